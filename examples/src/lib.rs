@@ -1,0 +1,1 @@
+//! Programs that link the runtime; see `src/bin`.

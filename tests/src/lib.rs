@@ -1,0 +1,1 @@
+//! Whole-program tests of `hyc`; see the files beside this folder.
