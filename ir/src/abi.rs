@@ -54,8 +54,7 @@ pub struct StepContext {
 /// `operands[i]` is the base address of the step's i-th operand, in the order that
 /// [`StepOp::signature`](crate::plan::StepOp::signature) gives; `scratch` belongs to the calling thread,
 /// is aligned to 64 bytes and holds the bytes that the kernel's plan entry asks for.
-pub type KernelFn =
-    unsafe extern "C" fn(*const StepContext, *const *mut u8, u64, u64, *mut u8);
+pub type KernelFn = unsafe extern "C" fn(*const StepContext, *const *mut u8, u64, u64, *mut u8);
 
 /// `n` rounded up to a multiple of `to`.
 pub const fn round_up(n: u64, to: u64) -> u64 {

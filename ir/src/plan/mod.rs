@@ -12,9 +12,7 @@ mod verify;
 use serde::{Deserialize, Serialize};
 
 pub use spec::{CacheSpec, KernelSpec, OperandSpec};
-pub use step::{
-    AttnShape, Epilogue, GateMode, Grid, GridDim, Role, RopeSpec, SelectShape, StepOp,
-};
+pub use step::{AttnShape, Epilogue, GateMode, Grid, GridDim, Role, RopeSpec, SelectShape, StepOp};
 pub use verify::PlanError;
 
 use crate::abi::{PANEL, ROW_ALIGN, V_ALIGN, round_up};
