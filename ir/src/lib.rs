@@ -1,4 +1,11 @@
 //! The graph IR of `hyc` and the Plan it becomes.
 
 pub mod abi;
+pub mod graph;
+pub mod op;
 pub mod plan;
+pub mod types;
+
+pub use graph::{Graph, Header, OpData, OpId, ValueId};
+pub use op::{Attr, Op};
+pub use types::{CacheType, Dim, SelectionType, Sym, Type};
