@@ -4,6 +4,7 @@ pub mod abi;
 pub mod graph;
 pub mod op;
 pub mod plan;
+pub mod text;
 pub mod types;
 
 pub use graph::{Graph, Header, OpData, OpId, ValueId};

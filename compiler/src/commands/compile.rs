@@ -1,0 +1,246 @@
+//! `hyc compile`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::ValueEnum;
+use hyc_ir::plan::Plan;
+use hyc_kernels::cpu::Level;
+use hyc_passes::PASSES;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::signal;
+use crate::driver::{self, Lowered};
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::{Expected, WeightSource, Weights};
+use crate::summary::{self, Summary};
+use crate::write::{self, Artefact};
+
+/// Compile a model into one file
+///
+/// Examples:
+///   hyc compile model.toml                          writes NAME.hyc beside the model
+///   hyc compile model.toml -o out/model.hyc
+///   hyc compile --plan-only model.toml              sizes, chains and the KV table; no weights needed
+///   hyc compile --print-ir-after=fuse-topk model.toml
+///   hyc compile --emit graph model.toml -o g.hyir   a dump ...
+///   hyc compile --plan-only g.hyir                  ... is accepted in place of a model.toml
+///   hyc compile --emit obj model.toml -o kernels.o  a relocatable object
+///   hyc compile --random-weights 1 model.toml       random weights, to measure speed
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    /// A model.toml, or a graph dump
+    input: PathBuf,
+    /// Where to write; `-` is standard output for --emit
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Target kind; overrides the model's
+    #[arg(long, value_name = "KIND")]
+    target: Option<String>,
+    /// Instructions that the code may use
+    #[arg(long, value_enum, default_value = "native")]
+    cpu: Cpu,
+    /// Stop at the plan: no weights are read and no code is generated
+    #[arg(long)]
+    plan_only: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+    /// Print the graph after this pass (may be repeated)
+    #[arg(long, value_name = "PASS")]
+    print_ir_after: Vec<String>,
+    /// Print the graph after every pass
+    #[arg(long)]
+    print_ir_after_all: bool,
+    /// Print one form of the model instead of writing an artefact
+    #[arg(long, value_enum)]
+    emit: Option<Emit>,
+    /// Random weights of this seed in place of the weight files
+    #[arg(long, value_name = "SEED")]
+    random_weights: Option<u64>,
+    /// Weight files for a dump, or in place of the model's (may be repeated)
+    #[arg(long, value_name = "FILE")]
+    weights: Vec<PathBuf>,
+    /// Tokenizer for a dump, or in place of the model's
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// No progress bar and no summary
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Cpu {
+    /// What this machine has
+    Native,
+    /// AVX2 and FMA (x86-64-v3)
+    V3,
+    /// SSE4.1 (every x86-64 since 2008)
+    Baseline,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Emit {
+    /// The graph after the passes, as text
+    Graph,
+    /// The plan as JSON
+    Plan,
+    /// The graph in Graphviz's language
+    Dot,
+    /// Disassembly of the generated kernels
+    Asm,
+    /// A relocatable object with the kernels
+    Obj,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let start = Instant::now();
+    check_pass_names(&args.print_ir_after)?;
+    signal::install(|| {})?;
+    let mut input = driver::load_input(&args.input)?;
+    if let Some(target) = &args.target {
+        driver::check_target(target)?;
+        input.graph.header.target = target.clone();
+    }
+    let level = match args.cpu {
+        Cpu::Native => hyc_kernels::cpu::CpuTarget::host().level,
+        Cpu::V3 => Level::V3,
+        Cpu::Baseline => Level::Baseline,
+    };
+    let mut dumps = String::new();
+    let lowered = driver::lower(input.graph, level, &mut |report| {
+        if args.print_ir_after_all || args.print_ir_after.iter().any(|name| name == report.name) {
+            dumps.push_str(&format!("; after {}: {} changes\n{}\n", report.name, report.changes, report.graph));
+        }
+    })?;
+    if !dumps.is_empty() || args.print_ir_after_all || !args.print_ir_after.is_empty() {
+        return emit(args.output.as_deref(), dumps.as_bytes());
+    }
+    if let Some(form) = args.emit {
+        return emit(args.output.as_deref(), &render(form, lowered, level)?);
+    }
+    if args.plan_only {
+        let mut summary = Summary::of(&lowered.plan, &lowered.passes);
+        summary.seconds = start.elapsed().as_secs_f64();
+        return print_summary(&args, &summary);
+    }
+    let files = if args.weights.is_empty() {
+        input.desc.as_ref().map(|desc| desc.weights.files.clone()).unwrap_or_default()
+    } else {
+        args.weights.clone()
+    };
+    let weights = open_weights(&args, &files, &lowered.plan)?;
+    let tokenizer_path =
+        args.tokenizer.clone().or_else(|| input.desc.as_ref().and_then(|desc| desc.tokenizer.clone()));
+    let tokenizer = driver::read_tokenizer(tokenizer_path.as_ref())?;
+    let output = args.output.clone().unwrap_or_else(|| default_output(&args.input, &lowered.plan));
+    let mut summary = write_artefact(&args, lowered, level, &weights, tokenizer, &output)?;
+    summary.seconds = start.elapsed().as_secs_f64();
+    print_summary(&args, &summary)
+}
+
+fn check_pass_names(names: &[String]) -> Result<()> {
+    match names.iter().find(|name| !PASSES.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Error::new(ErrorKind::Usage, format!("no pass is named `{name}`"))
+            .help(format!("the passes are: {}", PASSES.join(", ")))),
+    }
+}
+
+fn default_output(input: &Path, plan: &Plan) -> PathBuf {
+    input.parent().unwrap_or(Path::new(".")).join(format!("{}.hyc", plan.model.name))
+}
+
+fn render(form: Emit, mut lowered: Lowered, level: Level) -> Result<Vec<u8>> {
+    Ok(match form {
+        Emit::Graph => lowered.graph.to_string().into_bytes(),
+        Emit::Dot => driver::dot(&lowered.graph).into_bytes(),
+        Emit::Plan => write::plan_json(&lowered.plan, true)?.into_bytes(),
+        Emit::Asm => driver::generate_code(&mut lowered.plan, level, true)?.asm.into_bytes(),
+        Emit::Obj => driver::object(&lowered.plan, level)?,
+    })
+}
+
+/// To standard output, or atomically to the file that `-o` names.
+fn emit(output: Option<&Path>, bytes: &[u8]) -> Result<()> {
+    match output {
+        Some(path) if path != Path::new("-") => write::file(path, bytes),
+        _ => match std::io::stdout().lock().write_all(bytes) {
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(Error::new(ErrorKind::Resource, format!("cannot write to standard output: {e}")))
+            }
+            _ => Ok(()),
+        },
+    }
+}
+
+fn open_weights(args: &Args, files: &[PathBuf], plan: &Plan) -> Result<Weights> {
+    if let Some(seed) = args.random_weights {
+        return Ok(Weights::Random { seed });
+    }
+    if files.is_empty() {
+        return Err(Error::input(format!("{} names no weight files", args.input.display()))
+            .help("add `--weights FILE`, `--random-weights SEED`, or `--plan-only`"));
+    }
+    let source = WeightSource::open(files)?;
+    let expected: Vec<Expected> =
+        plan.weights.iter().map(|w| Expected { name: w.name.clone(), shape: w.shape.clone() }).collect();
+    source.check(&expected)?;
+    Ok(Weights::Files(source))
+}
+
+fn write_artefact(
+    args: &Args,
+    mut lowered: Lowered,
+    level: Level,
+    weights: &Weights,
+    tokenizer: Option<Vec<u8>>,
+    output: &Path,
+) -> Result<Summary> {
+    let code = driver::generate_code(&mut lowered.plan, level, true)?;
+    lowered.plan.verify().map_err(|errors| {
+        let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", list.join("; ")))
+    })?;
+    let total: u64 = lowered.plan.weights.iter().map(hyc_ir::plan::Weight::bytes).sum();
+    let bar = progress(args.quiet, total, "packing");
+    let graph = lowered.graph.to_string();
+    let artefact = Artefact {
+        plan: &lowered.plan,
+        code: &code.blob,
+        graph: &graph,
+        asm: &code.asm,
+        tokenizer: tokenizer.as_deref(),
+    };
+    let size = write::artefact(output, &artefact, weights, &mut |bytes| {
+        bar.inc(bytes);
+        signal::check("packing the weights")
+    })?;
+    bar.finish_and_clear();
+    let mut summary = Summary::of(&lowered.plan, &lowered.passes);
+    summary.code_seconds = Some(code.seconds);
+    summary.file = Some((output.to_path_buf(), size));
+    Ok(summary)
+}
+
+/// A byte progress bar on standard error; hidden where it is no terminal, or where quiet.
+pub fn progress(quiet: bool, total: u64, what: &str) -> ProgressBar {
+    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(total) };
+    if let Ok(style) = ProgressStyle::with_template("{msg:>10} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(what.to_string());
+    bar
+}
+
+fn print_summary(args: &Args, summary: &Summary) -> Result<()> {
+    if args.json {
+        return emit(None, format!("{:#}\n", summary::json(summary)).as_bytes());
+    }
+    if args.quiet {
+        return Ok(());
+    }
+    emit(None, summary::text(summary).as_bytes())
+}

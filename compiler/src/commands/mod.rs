@@ -1,0 +1,78 @@
+//! The command line: one file a command; the doc comment on its arguments is its help.
+
+mod bench;
+mod check;
+mod compile;
+mod completions;
+mod diff;
+mod inspect;
+mod run;
+mod signal;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::error::Result;
+
+/// An ahead-of-time compiler for HySparse language models.
+///
+/// Examples:
+///   hyc check model.toml                       say what is wrong with a description, all at once
+///   hyc compile model.toml -o model.hyc        compile a model and its weights into one file
+///   hyc run model.hyc --prompt "Once upon"     stream a continuation
+///   hyc compile --plan-only --json model.toml  sizes and KV table without weights
+///   hyc inspect model.hyc kv                   what is in an artefact
+#[derive(Debug, Parser)]
+#[command(name = "hyc", version, verbatim_doc_comment, max_term_width = 100)]
+pub struct Cli {
+    /// When to colour errors and tables
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Color {
+    /// Whether to colour output that goes to a terminal, or not.
+    pub fn enabled(self, terminal: bool) -> bool {
+        match self {
+            Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none(),
+            Color::Always => true,
+            Color::Never => false,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Args),
+    Compile(compile::Args),
+    Run(run::Args),
+    Inspect(inspect::Args),
+    Bench(bench::Args),
+    Diff(diff::Args),
+    Completions(completions::Args),
+}
+
+/// Runs the command that the arguments name.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Check(args) => check::run(args),
+        Command::Compile(args) => compile::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Diff(args) => diff::run(args),
+        Command::Completions(args) => completions::run(args),
+    }
+}

@@ -1,0 +1,26 @@
+//! Ctrl-C: the first asks the work in hand to stop between two steps, the second ends the process.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, ErrorKind, Result};
+
+static PRESSED: AtomicBool = AtomicBool::new(false);
+
+/// Installs the handler; `on_press` runs in the handler's thread at the first Ctrl-C.
+pub fn install(on_press: impl Fn() + Send + 'static) -> Result<()> {
+    ctrlc::set_handler(move || {
+        if PRESSED.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(ErrorKind::Cancelled.exit_code()));
+        }
+        on_press();
+    })
+    .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot install the Ctrl-C handler: {e}")))
+}
+
+/// The error of a cancelled phase, where Ctrl-C was pressed.
+pub fn check(phase: &str) -> Result<()> {
+    if PRESSED.load(Ordering::SeqCst) {
+        return Err(Error::new(ErrorKind::Cancelled, format!("cancelled while {phase}; nothing was written")));
+    }
+    Ok(())
+}

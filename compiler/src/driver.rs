@@ -1,0 +1,193 @@
+//! From an input file to a Plan with code: front end, passes, code generation.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use hyc_ir::plan::Plan;
+use hyc_ir::{Graph, text};
+use hyc_kernels::cpu::{self, CpuTarget};
+use hyc_passes::{PassReport, PipelineOptions};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::frontend::{self, ModelDesc};
+
+/// The target kinds that this build carries.
+pub const TARGETS: &[&str] = &["cpu"];
+
+/// What `hyc compile` may start from.
+pub struct Input {
+    /// The unfused graph, or the graph of a dump.
+    pub graph: Graph,
+    /// The description; `None` for a dump.
+    pub desc: Option<ModelDesc>,
+}
+
+/// Reads a `model.toml`, or a graph dump (any file whose first word is `graph`).
+pub fn load_input(path: &Path) -> Result<Input> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        Error::input(format!("{} is not text: byte {} is not UTF-8", path.display(), e.utf8_error().valid_up_to()))
+            .help("give a model.toml or a graph dump; a .hyc artefact goes to `hyc run` or `hyc inspect`")
+    })?;
+    if is_dump(&text) {
+        return Ok(Input { graph: parse_dump(path, &text)?, desc: None });
+    }
+    let desc = frontend::parse_model(path, &text)?;
+    check_target(&desc.target.kind)?;
+    Ok(Input { graph: frontend::build_graph(&desc), desc: Some(desc) })
+}
+
+fn is_dump(text: &str) -> bool {
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with(';'));
+    first.is_some_and(|line| line.starts_with("graph ") || line.starts_with("graph\""))
+}
+
+fn parse_dump(path: &Path, source: &str) -> Result<Graph> {
+    let graph = text::parse(source).map_err(|errors| {
+        let list: Vec<String> = errors
+            .iter()
+            .take(12)
+            .map(|e| {
+                let help = e.help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default();
+                format!("{}:{}:{}: {}{help}", path.display(), e.line, e.column, e.message)
+            })
+            .collect();
+        Error::input(format!("the dump does not parse:\n  {}", list.join("\n  ")))
+    })?;
+    check_target(&graph.header.target)?;
+    hyc_ir::verify::verify(&graph).map_err(|violations| {
+        let list: Vec<String> = violations.iter().take(12).map(|v| format!("{}: {v}", path.display())).collect();
+        Error::input(format!("the graph is not valid:\n  {}", list.join("\n  ")))
+    })?;
+    Ok(graph)
+}
+
+/// A target that this build does not carry is an error that says so.
+pub fn check_target(kind: &str) -> Result<()> {
+    if TARGETS.contains(&kind) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unsupported, format!("this build of hyc has no target `{kind}`"))
+        .help(format!("it carries: {}", TARGETS.join(", "))))
+}
+
+/// How a pass went.
+pub struct PassTime {
+    /// The pass.
+    pub name: &'static str,
+    /// Rewrites that it made.
+    pub changes: usize,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// A lowered model.
+pub struct Lowered {
+    /// The graph after the last graph pass.
+    pub graph: Graph,
+    /// The Plan, without code.
+    pub plan: Plan,
+    /// Time a pass.
+    pub passes: Vec<PassTime>,
+}
+
+/// Runs the passes. `observer` sees the graph after each of them.
+pub fn lower(graph: Graph, level: cpu::Level, observer: &mut dyn FnMut(&PassReport)) -> Result<Lowered> {
+    let target = CpuTarget { level };
+    let mut passes = Vec::new();
+    let options = PipelineOptions::cpu(&cpu::supports, target.features());
+    let compiled = hyc_passes::run(graph, &options, &mut |report| {
+        passes.push(PassTime { name: report.name, changes: report.changes, seconds: report.seconds });
+        observer(report);
+    })
+    .map_err(|e| Error { help: e.help.clone(), ..Error::input(e.to_string()) })?;
+    Ok(Lowered { graph: compiled.graph, plan: compiled.plan, passes })
+}
+
+/// The machine code of all kernels of a plan.
+pub struct Code {
+    /// Kernels one after the other, each aligned to 64 bytes.
+    pub blob: Vec<u8>,
+    /// Disassembly, where it was asked for.
+    pub asm: String,
+    /// Wall time of code generation.
+    pub seconds: f64,
+}
+
+/// Generates the kernels and writes their places into `plan`.
+pub fn generate_code(plan: &mut Plan, level: cpu::Level, want_asm: bool) -> Result<Code> {
+    let start = Instant::now();
+    let target = CpuTarget { level };
+    let mut code = Code { blob: Vec::new(), asm: String::new(), seconds: 0.0 };
+    for index in 0..plan.kernels.len() {
+        let Some(step) = plan.steps.iter().find(|step| step.kernel.index() == index) else { continue };
+        let spec = plan.spec(step);
+        let name = plan.kernels[index].name.clone();
+        let kernel = cpu::compile(&spec, &target, want_asm)
+            .map_err(|e| Error::new(ErrorKind::Internal, format!("kernel {name}: {e}")))?;
+        code.blob.resize(code.blob.len().next_multiple_of(64), 0);
+        let entry = &mut plan.kernels[index];
+        entry.code_offset = code.blob.len() as u64;
+        entry.code_bytes = kernel.code.len() as u64;
+        entry.scratch_bytes = kernel.scratch_bytes;
+        code.blob.extend_from_slice(&kernel.code);
+        if let Some(asm) = kernel.asm {
+            code.asm.push_str(&format!("{name}:\n{asm}\n"));
+        }
+    }
+    code.seconds = start.elapsed().as_secs_f64();
+    Ok(code)
+}
+
+/// A relocatable object with one symbol a kernel, for the system's linker.
+pub fn object(plan: &Plan, level: cpu::Level) -> Result<Vec<u8>> {
+    let specs: Vec<_> = (0..plan.kernels.len())
+        .filter_map(|index| {
+            let step = plan.steps.iter().find(|step| step.kernel.index() == index)?;
+            Some((plan.kernels[index].name.clone(), plan.spec(step)))
+        })
+        .collect();
+    let kernels: Vec<_> = specs.iter().map(|(name, spec)| (name.clone(), spec)).collect();
+    cpu::emit_object(&kernels, &CpuTarget { level })
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("object file: {e}")))
+}
+
+/// The graph in Graphviz's language: ops as boxes, one cluster a layer.
+pub fn dot(graph: &Graph) -> String {
+    let mut out = String::from("digraph hyc {\n  node [shape=box, fontname=monospace];\n");
+    let label = |id: hyc_ir::OpId| {
+        let data = graph.op(id);
+        let names: Vec<&str> = data.results.iter().map(|v| graph.name(*v)).collect();
+        format!("{}\\n{}", data.op.name(), names.join(", "))
+    };
+    let ids: std::collections::HashMap<_, _> = graph.ops().enumerate().map(|(i, id)| (id, i)).collect();
+    let mut layers: std::collections::BTreeMap<Option<u32>, Vec<hyc_ir::OpId>> = Default::default();
+    for id in graph.ops() {
+        layers.entry(graph.op(id).layer).or_default().push(id);
+    }
+    for (layer, ops) in &layers {
+        if let Some(layer) = layer {
+            out.push_str(&format!("  subgraph cluster_{layer} {{ label=\"layer {layer}\";\n"));
+        }
+        for id in ops {
+            out.push_str(&format!("  n{} [label=\"{}\"];\n", ids[id], label(*id)));
+        }
+        if layer.is_some() {
+            out.push_str("  }\n");
+        }
+    }
+    for id in graph.ops() {
+        for operand in &graph.op(id).operands {
+            for (def, _) in graph.defs(*operand) {
+                out.push_str(&format!("  n{} -> n{} [label=\"{}\"];\n", ids[def], ids[&id], graph.ty(*operand)));
+            }
+        }
+    }
+    out.push_str("}\n");
+    out
+}
+
+/// The tokenizer file that an input names, read whole.
+pub fn read_tokenizer(path: Option<&PathBuf>) -> Result<Option<Vec<u8>>> {
+    path.map(|path| std::fs::read(path).map_err(|e| Error::io("read the tokenizer", path, e))).transpose()
+}

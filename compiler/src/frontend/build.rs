@@ -1,0 +1,369 @@
+//! The graph of a model description: every layer on its own, nothing fused, nothing shared.
+//!
+//! What is emitted for each kind of layer is the mathematics of the papers op by op; which oracle a sparse
+//! layer listens to, which cache is an alias and what runs in one kernel is left to the passes.
+
+use hyc_ir::plan::{CachePolicy, Elem, GateMode, SelectShape};
+use hyc_ir::{CacheType, Dim, Graph, Header, Op, OpData, SelectionType, Sym, Type, ValueId};
+
+use super::desc::{Ffn, Gate, Kind, LayerKind, ModelDesc, SparseKv, WeightDtype};
+
+/// The page map that all growing caches share.
+const PAGES: &str = "pages";
+
+/// The unfused graph of `desc`. The description must be valid, as every front end leaves it.
+pub fn build_graph(desc: &ModelDesc) -> Graph {
+    let header = Header {
+        name: desc.name.clone(),
+        layers: desc.layers as u64,
+        hidden: desc.hidden as u64,
+        vocab: desc.vocab as u64,
+        max_context: desc.target.max_context as u64,
+        max_batch: desc.target.max_batch as u64,
+        chunk: desc.target.chunk as u64,
+        max_outputs: desc.target.max_outputs as u64,
+        target: desc.target.kind.clone(),
+    };
+    let mut b = Builder { graph: Graph::new(header), desc, layer: None };
+    let mut x = b.embed();
+    for layer in 0..desc.layers {
+        b.layer = Some(layer as u32);
+        x = b.attention_block(x, desc.attention.layers[layer]);
+        x = b.ffn_block(x);
+    }
+    b.layer = None;
+    b.logits(x);
+    b.graph
+}
+
+struct Builder<'a> {
+    graph: Graph,
+    desc: &'a ModelDesc,
+    layer: Option<u32>,
+}
+
+fn elem(dtype: WeightDtype) -> Elem {
+    match dtype {
+        WeightDtype::F32 => Elem::F32,
+        WeightDtype::Bf16 => Elem::Bf16,
+    }
+}
+
+/// What the attention branches of one layer start from.
+struct Branch {
+    q: ValueId,
+    /// The normalised layer input, which gates are projected from.
+    h: ValueId,
+}
+
+impl Builder<'_> {
+    fn op(&mut self, op: Op, operands: &[ValueId], results: &[(&str, Type)]) -> Vec<ValueId> {
+        let results: Vec<ValueId> = results
+            .iter()
+            .map(|(name, ty)| {
+                let name = match self.layer {
+                    Some(layer) => format!("L{layer}.{name}"),
+                    None => name.to_string(),
+                };
+                self.graph.new_value(&name, ty.clone())
+            })
+            .collect();
+        self.graph.push(OpData {
+            op,
+            operands: operands.to_vec(),
+            results: results.clone(),
+            layer: self.layer,
+            chain: None,
+            line: None,
+        });
+        results
+    }
+
+    fn one(&mut self, op: Op, operands: &[ValueId], name: &str, ty: Type) -> ValueId {
+        self.op(op, operands, &[(name, ty)])[0]
+    }
+
+    /// The weight of that full name; made at its first use.
+    fn weight(&mut self, name: &str, dims: &[usize], elem: Elem) -> ValueId {
+        if let Some(value) = self.graph.value(name) {
+            return value;
+        }
+        let dims = dims.iter().map(|dim| *dim as u64).collect();
+        let value = self.graph.new_value(name, Type::Weight { elem, dims });
+        self.graph.push(OpData {
+            op: Op::Weight {},
+            operands: vec![],
+            results: vec![value],
+            layer: self.layer,
+            chain: None,
+            line: None,
+        });
+        value
+    }
+
+    fn layer_name(&self, tail: &str) -> String {
+        match self.layer {
+            Some(layer) => format!("model.layers.{layer}.{tail}"),
+            None => format!("model.{tail}"),
+        }
+    }
+
+    fn matrix(&mut self, tail: &str, dims: &[usize]) -> ValueId {
+        let (name, dtype) = (self.layer_name(tail), elem(self.desc.weights.dtype));
+        self.weight(&name, dims, dtype)
+    }
+
+    fn vector(&mut self, tail: &str, len: usize) -> ValueId {
+        let name = self.layer_name(tail);
+        self.weight(&name, &[len], Elem::F32)
+    }
+
+    fn tokens(&self, width: usize) -> Type {
+        Type::rows(Sym::Tokens, width as u64)
+    }
+
+    fn embed(&mut self) -> ValueId {
+        let table = self.matrix("embed_tokens.weight", &[self.desc.vocab, self.desc.hidden]);
+        self.one(Op::Embed {}, &[table], "x", self.tokens(self.desc.hidden))
+    }
+
+    fn norm(&mut self, x: ValueId, tail: &str, len: usize, name: &str) -> ValueId {
+        let weight = self.vector(tail, len);
+        let ty = self.graph.ty(x).clone();
+        self.one(Op::RmsNorm { eps: self.desc.norm_eps }, &[x, weight], name, ty)
+    }
+
+    fn linear(&mut self, x: ValueId, tail: &str, inn: usize, out: usize, name: &str) -> ValueId {
+        let weight = self.matrix(tail, &[out, inn]);
+        self.one(Op::Linear {}, &[x, weight], name, self.tokens(out))
+    }
+
+    fn add(&mut self, a: ValueId, b: ValueId, name: &str) -> ValueId {
+        let ty = self.graph.ty(a).clone();
+        self.one(Op::Add {}, &[a, b], name, ty)
+    }
+
+    fn attention_block(&mut self, x: ValueId, kind: LayerKind) -> ValueId {
+        let d = self.desc;
+        let h = self.norm(x, "input_layernorm.weight", d.hidden, "h");
+        let q = self.head_projection(h, "q", d.heads);
+        let branch = Branch { q, h };
+        let out = match kind {
+            LayerKind::Full => self.full_attention(&branch),
+            LayerKind::Sparse if d.attention.kind == Kind::Swa => {
+                let own = self.own_cache(h);
+                self.window_branch(&branch, own)
+            }
+            LayerKind::Sparse => self.sparse_attention(&branch),
+        };
+        let y = self.linear(out, "self_attn.o_proj.weight", d.heads * d.v_dim, d.hidden, "o");
+        self.add(x, y, "x")
+    }
+
+    /// W_q or W_k with QK-norm and RoPE.
+    fn head_projection(&mut self, h: ValueId, which: &str, heads: usize) -> ValueId {
+        let d = self.desc;
+        let mut y =
+            self.linear(h, &format!("self_attn.{which}_proj.weight"), d.hidden, heads * d.qk_dim, which);
+        if d.qk_norm {
+            y = self.norm(y, &format!("self_attn.{which}_norm.weight"), d.qk_dim, &format!("{which}_normed"));
+        }
+        let op = Op::Rope { heads: heads as u64, theta: d.rope.theta, dims: d.rope.dims as u64 };
+        self.one(op, &[y], &format!("{which}_rot"), self.tokens(heads * d.qk_dim))
+    }
+
+    /// k, v of this layer, appended to a cache of its own.
+    fn own_cache(&mut self, h: ValueId) -> ValueId {
+        let d = self.desc;
+        let k = self.head_projection(h, "k", d.kv_heads);
+        let v = self.linear(h, "self_attn.v_proj.weight", d.hidden, d.kv_heads * d.v_dim, "v");
+        let ty = self.cache_type();
+        let owner = u64::from(self.layer.unwrap_or(0));
+        let before = self.one(Op::Cache { owner }, &[], "cache", ty.clone());
+        self.one(Op::Append {}, &[before, k, v], "kv", ty)
+    }
+
+    fn cache_type(&self) -> Type {
+        let d = self.desc;
+        Type::Cache(CacheType {
+            kv_heads: d.kv_heads as u64,
+            qk_dim: d.qk_dim as u64,
+            v_dim: d.v_dim as u64,
+            elem: elem(d.target.kv_dtype),
+            page: d.attention.block as u64,
+            policy: CachePolicy::Growing,
+            map: PAGES.to_string(),
+        })
+    }
+
+    fn selection_type(&self) -> Type {
+        let d = self.desc;
+        Type::Selection(SelectionType {
+            shape: SelectShape {
+                kv_heads: d.kv_heads as u64,
+                block: d.attention.block as u64,
+                blocks: (d.attention.top_k / d.attention.block) as u64,
+            },
+            map: PAGES.to_string(),
+        })
+    }
+
+    fn full_attention(&mut self, branch: &Branch) -> ValueId {
+        let d = self.desc;
+        let cache = self.own_cache(branch.h);
+        let mut operands = vec![branch.q, cache];
+        if d.attention.full_sink {
+            operands.push(self.vector("self_attn.sink", d.heads));
+        }
+        let scores = d.attention.kind == Kind::HySparse;
+        let op = Op::Attention { heads: d.heads as u64, sink: d.attention.full_sink, scores };
+        let out = ("attn", self.tokens(d.heads * d.v_dim));
+        let mut result = if scores {
+            let probs = ("probs", self.score_type(d.heads, Dim::Sym(Sym::Context)));
+            let results = self.op(op, &operands, &[out, probs]);
+            self.select(results[1]);
+            results[0]
+        } else {
+            self.op(op, &operands, &[out])[0]
+        };
+        if d.attention.full_gate {
+            result = self.gate(branch, result, "self_attn.gate.weight", "gate");
+        }
+        result
+    }
+
+    fn score_type(&self, heads: usize, last: Dim) -> Type {
+        Type::Tensor { elem: Elem::F32, dims: vec![Dim::Sym(Sym::Tokens), Dim::Const(heads as u64), last] }
+    }
+
+    /// Block maxima, their maximum over the group, and the best blocks (HySparse 2602.03560, eq. 3).
+    fn select(&mut self, probs: ValueId) -> ValueId {
+        let d = self.desc;
+        let block = d.attention.block as u64;
+        let blocks = Dim::CeilDiv(Sym::Context, block);
+        let ty = self.score_type(d.heads, blocks);
+        let block_max = self.one(Op::BlockMax { block }, &[probs], "block_max", ty);
+        let ty = self.score_type(d.kv_heads, blocks);
+        let group_max =
+            self.one(Op::GroupMax { kv_heads: d.kv_heads as u64 }, &[block_max], "group_max", ty);
+        let ty = self.selection_type();
+        self.one(Op::TopK { blocks: (d.attention.top_k / d.attention.block) as u64 }, &[group_max], "sel", ty)
+    }
+
+    fn sparse_attention(&mut self, branch: &Branch) -> ValueId {
+        let d = self.desc;
+        let a = &d.attention;
+        let needs_own = a.sparse_kv == SparseKv::Own || (a.sparse_kv == SparseKv::Shared && a.window_branch);
+        let own = needs_own.then(|| self.own_cache(branch.h));
+        let ty = self.selection_type();
+        let selection = self.one(Op::ChainSelection {}, &[], "sel", ty);
+        let cache = match (a.sparse_kv, own) {
+            (SparseKv::Own, Some(own)) => own,
+            _ => {
+                let ty = self.cache_type();
+                let shared = self.one(Op::ChainCache {}, &[], "oracle_kv", ty.clone());
+                self.one(Op::KvShare {}, &[shared], "shared_kv", ty)
+            }
+        };
+        let sink = self.vector("self_attn.sink_select", d.heads);
+        let op = Op::SparseAttention { heads: d.heads as u64, sink: true };
+        let ty = self.tokens(d.heads * d.v_dim);
+        let mut out = self.one(op, &[branch.q, cache, selection, sink], "selected", ty);
+        out = self.gate(branch, out, "self_attn.gate_select.weight", "gate_select");
+        if !a.window_branch {
+            return out;
+        }
+        let window = self.window_branch(branch, own.unwrap_or(cache));
+        let window = self.gate(branch, window, "self_attn.gate_window.weight", "gate_window");
+        self.add(out, window, "attn")
+    }
+
+    fn window_branch(&mut self, branch: &Branch, cache: ValueId) -> ValueId {
+        let d = self.desc;
+        let sink = self.vector("self_attn.sink_window", d.heads);
+        let op =
+            Op::WindowAttention { heads: d.heads as u64, window: d.attention.window as u64, sink: true };
+        let ty = self.tokens(d.heads * d.v_dim);
+        self.one(op, &[branch.q, cache, sink], "window", ty)
+    }
+
+    /// `x * sigmoid(W h)`, or x itself where the model has no gates.
+    fn gate(&mut self, branch: &Branch, x: ValueId, tail: &str, name: &str) -> ValueId {
+        let d = self.desc;
+        let (mode, width) = match d.attention.gate {
+            Gate::None => return x,
+            Gate::Head => (GateMode::Head, d.heads),
+            Gate::Elementwise => (GateMode::Elementwise, d.heads * d.v_dim),
+        };
+        let g = self.linear(branch.h, tail, d.hidden, width, name);
+        let ty = self.graph.ty(x).clone();
+        self.one(Op::Gate { heads: d.heads as u64, mode }, &[x, g], &format!("{name}d"), ty)
+    }
+
+    fn ffn_block(&mut self, x: ValueId) -> ValueId {
+        let d = self.desc;
+        let h = self.norm(x, "post_attention_layernorm.weight", d.hidden, "h2");
+        match d.ffn {
+            Ffn::Dense { ffn } => {
+                let y = self.swiglu(h, "mlp", ffn);
+                self.add(x, y, "x")
+            }
+            Ffn::Moe { experts, active, expert_ffn, shared_ffn } => {
+                let routed = self.experts(h, experts, active, expert_ffn);
+                let x = match shared_ffn {
+                    0 => x,
+                    ffn => {
+                        let shared = self.swiglu(h, "mlp.shared_expert", ffn);
+                        self.add(x, shared, "x_shared")
+                    }
+                };
+                self.add(x, routed, "x")
+            }
+        }
+    }
+
+    fn swiglu(&mut self, h: ValueId, prefix: &str, ffn: usize) -> ValueId {
+        let hidden = self.desc.hidden;
+        let gate = self.linear(h, &format!("{prefix}.gate_proj.weight"), hidden, ffn, "ffn_gate");
+        let up = self.linear(h, &format!("{prefix}.up_proj.weight"), hidden, ffn, "ffn_up");
+        let mid = self.one(Op::SiluMul {}, &[gate, up], "ffn_mid", self.tokens(ffn));
+        self.linear(mid, &format!("{prefix}.down_proj.weight"), ffn, hidden, "ffn")
+    }
+
+    fn experts(&mut self, h: ValueId, experts: usize, active: usize, ffn: usize) -> ValueId {
+        let hidden = self.desc.hidden;
+        let logits = self.linear(h, "mlp.router.weight", hidden, experts, "router");
+        let index = Type::Tensor {
+            elem: Elem::I32,
+            dims: vec![Dim::Sym(Sym::Tokens), Dim::Const(active as u64)],
+        };
+        let routed = self.op(
+            Op::Router { active: active as u64 },
+            &[logits],
+            &[("expert", index), ("expert_weight", self.tokens(active))],
+        );
+        let gate = self.matrix("mlp.experts.gate_proj.weight", &[experts, ffn, hidden]);
+        let up = self.matrix("mlp.experts.up_proj.weight", &[experts, ffn, hidden]);
+        let down = self.matrix("mlp.experts.down_proj.weight", &[experts, hidden, ffn]);
+        let ty = self.tokens(active * ffn);
+        let mid = self.one(Op::ExpertsUp {}, &[h, routed[0], gate, up], "expert_mid", ty);
+        let ty = self.tokens(hidden);
+        let op = Op::ExpertsDown { residual: false };
+        self.one(op, &[mid, routed[0], routed[1], down], "experts", ty)
+    }
+
+    fn logits(&mut self, x: ValueId) {
+        let d = self.desc;
+        let ty = Type::rows(Sym::Outputs, d.hidden as u64);
+        let x = self.one(Op::GatherRows {}, &[x], "last", ty);
+        let x = self.norm(x, "norm.weight", d.hidden, "last_normed");
+        let head = if d.tie_embeddings {
+            self.matrix("embed_tokens.weight", &[d.vocab, d.hidden])
+        } else {
+            self.weight("lm_head.weight", &[d.vocab, d.hidden], elem(d.weights.dtype))
+        };
+        let ty = Type::rows(Sym::Outputs, d.vocab as u64);
+        let logits = self.one(Op::Linear {}, &[x, head], "logits", ty);
+        self.op(Op::Output {}, &[logits], &[]);
+    }
+}

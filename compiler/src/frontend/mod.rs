@@ -1,0 +1,18 @@
+//! Front ends: each ends in one [`ModelDesc`].
+
+mod build;
+mod desc;
+mod diagnostic;
+mod model_toml;
+mod reader;
+
+#[cfg(test)]
+mod tests;
+
+pub use build::build_graph;
+pub use desc::{
+    AttentionDesc, Ffn, Gate, Kind, LayerKind, ModelDesc, Rope, SparseKv, TargetDesc, WeightDtype, WeightSpec,
+    WeightsDesc,
+};
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use model_toml::parse_model;

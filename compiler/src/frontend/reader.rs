@@ -1,0 +1,254 @@
+//! A typed reader over a spanned TOML table that notes every fault and goes on.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::Diagnostic;
+
+/// A size above this is a slip of the pen; products of four sizes still fit in 128 bits, and those that
+/// matter in 64.
+pub const MAX_SIZE: i64 = 1 << 24;
+
+/// The faults found so far.
+#[derive(Default)]
+pub struct Faults(RefCell<Vec<Diagnostic>>);
+
+impl Faults {
+    /// Notes a fault.
+    pub fn add(&self, span: Range<usize>, message: impl Into<String>, label: impl Into<String>, help: &str) {
+        self.0.borrow_mut().push(Diagnostic {
+            message: message.into(),
+            span,
+            label: label.into(),
+            help: (!help.is_empty()).then(|| help.to_string()),
+        });
+    }
+
+    /// All faults by place.
+    pub fn finish(self) -> Vec<Diagnostic> {
+        let mut list = self.0.into_inner();
+        list.sort_by_key(|d| d.span.start);
+        list
+    }
+}
+
+/// A value with its place.
+#[derive(Debug, Clone)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Its bytes in the text.
+    pub span: Range<usize>,
+}
+
+/// One table being read.
+pub struct Section<'a, 'i> {
+    name: &'a str,
+    table: Option<&'a DeTable<'i>>,
+    span: Range<usize>,
+    faults: &'a Faults,
+}
+
+impl<'a, 'i> Section<'a, 'i> {
+    /// The table `name`, all of whose keys must be among `keys`.
+    pub fn new(
+        name: &'a str,
+        table: Option<&'a Spanned<DeValue<'i>>>,
+        keys: &[&str],
+        faults: &'a Faults,
+    ) -> Section<'a, 'i> {
+        let span = table.map_or(0..0, |t| t.span());
+        let inner = table.and_then(|t| t.get_ref().as_table());
+        if table.is_some() && inner.is_none() {
+            faults.add(span.clone(), format!("`{name}` must be a table"), "not a table", &format!("write `[{name}]`"));
+        }
+        let section = Section { name, table: inner, span, faults };
+        section.check_keys(keys);
+        section
+    }
+
+    fn check_keys(&self, keys: &[&str]) {
+        for (key, _) in self.table.into_iter().flatten() {
+            let word: &str = key.get_ref();
+            if !keys.contains(&word) {
+                let help = match nearest(word, keys) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("[{}] takes: {}", self.name, keys.join(", ")),
+                };
+                self.faults.add(key.span(), format!("unknown key `{word}` in [{}]", self.name), "unknown key", &help);
+            }
+        }
+    }
+
+    /// Whether the section is there.
+    pub fn present(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// Where the section stands, for faults of what is missing.
+    pub fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
+    /// The raw value of a key.
+    pub fn get(&self, key: &str) -> Option<&'a Spanned<DeValue<'i>>> {
+        self.table.and_then(|t| t.iter().find(|(k, _)| k.get_ref() == key).map(|(_, v)| v))
+    }
+
+    fn wrong(&self, key: &str, value: &Spanned<DeValue<'i>>, want: &str, example: &str) {
+        let found = value.get_ref().type_str();
+        self.faults.add(
+            value.span(),
+            format!("`{key}` must be {want}"),
+            format!("this is {} {found}", if found.starts_with(['a', 'i']) { "an" } else { "a" }),
+            &format!("write `{key} = {example}`"),
+        );
+    }
+
+    /// A required key's fault.
+    pub fn missing(&self, key: &str, example: &str) {
+        let at = self.span.start..self.span.start + 1;
+        self.faults.add(
+            at,
+            format!("[{}] needs `{key}`", self.name),
+            "this section",
+            &format!("add `{key} = {example}`"),
+        );
+    }
+
+    /// A size from 1 to [`MAX_SIZE`]; `None` where absent or faulty.
+    pub fn size(&self, key: &str, example: &str) -> Option<At<usize>> {
+        self.integer(key, 1, example)
+    }
+
+    /// An integer from `least` to [`MAX_SIZE`].
+    pub fn integer(&self, key: &str, least: i64, example: &str) -> Option<At<usize>> {
+        let value = self.get(key)?;
+        let Some(raw) = value.get_ref().as_integer() else {
+            self.wrong(key, value, "an integer", example);
+            return None;
+        };
+        match i64::from_str_radix(raw.as_str(), raw.radix()) {
+            Ok(n) if (least..=MAX_SIZE).contains(&n) => Some(At { value: n as usize, span: value.span() }),
+            _ => {
+                self.faults.add(
+                    value.span(),
+                    format!("`{key}` must be between {least} and {MAX_SIZE}"),
+                    "out of range",
+                    &format!("write for example `{key} = {example}`"),
+                );
+                None
+            }
+        }
+    }
+
+    /// A required size.
+    pub fn need_size(&self, key: &str, example: &str) -> Option<At<usize>> {
+        if self.get(key).is_none() {
+            self.missing(key, example);
+        }
+        self.size(key, example)
+    }
+
+    /// A finite number above zero.
+    pub fn positive(&self, key: &str, example: &str) -> Option<At<f64>> {
+        let value = self.get(key)?;
+        let number = match value.get_ref() {
+            DeValue::Float(f) => f.as_str().replace('_', "").parse::<f64>().ok(),
+            DeValue::Integer(i) => i64::from_str_radix(i.as_str(), i.radix()).ok().map(|n| n as f64),
+            _ => {
+                self.wrong(key, value, "a number", example);
+                return None;
+            }
+        };
+        match number {
+            Some(x) if x.is_finite() && x > 0.0 => Some(At { value: x, span: value.span() }),
+            _ => {
+                self.faults.add(
+                    value.span(),
+                    format!("`{key}` must be a finite number above 0"),
+                    "out of range",
+                    &format!("write for example `{key} = {example}`"),
+                );
+                None
+            }
+        }
+    }
+
+    /// A flag with its default.
+    pub fn flag(&self, key: &str, default: bool) -> bool {
+        let Some(value) = self.get(key) else { return default };
+        value.get_ref().as_bool().unwrap_or_else(|| {
+            self.wrong(key, value, "true or false", if default { "false" } else { "true" });
+            default
+        })
+    }
+
+    /// A string.
+    pub fn string(&self, key: &str, example: &str) -> Option<At<String>> {
+        let value = self.get(key)?;
+        match value.get_ref().as_str() {
+            Some(s) => Some(At { value: s.to_string(), span: value.span() }),
+            None => {
+                self.wrong(key, value, "a string", &format!("\"{example}\""));
+                None
+            }
+        }
+    }
+
+    /// One of a few words; the default where absent or faulty.
+    pub fn word<T: Copy>(&self, key: &str, words: &[(&str, T)], default: T) -> T {
+        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+        let Some(given) = self.string(key, names[0]) else { return default };
+        match words.iter().find(|(name, _)| *name == given.value) {
+            Some((_, value)) => *value,
+            None => {
+                let list: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+                self.faults.add(
+                    given.span,
+                    format!("`{key}` cannot be \"{}\"", given.value),
+                    "unknown value",
+                    &format!("write one of {}", list.join(", ")),
+                );
+                default
+            }
+        }
+    }
+
+    /// A fault where a key is given that means nothing here.
+    pub fn refuse(&self, key: &str, why: &str) {
+        if let Some(value) = self.get(key) {
+            self.faults.add(
+                value.span(),
+                format!("`{key}` has no meaning here: {why}"),
+                "would be ignored",
+                &format!("remove `{key}`"),
+            );
+        }
+    }
+}
+
+/// The word most like `word`, where one is near.
+pub fn nearest<'w>(word: &str, words: &[&'w str]) -> Option<&'w str> {
+    let best = words.iter().map(|w| (distance(word, w), *w)).min()?;
+    (best.0 <= 1 + word.chars().count() / 3).then_some(best.1)
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let next = (diagonal + usize::from(ca != *cb)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = row[j + 1];
+            row[j + 1] = next;
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,21 @@
+//! The text form: what every dump is, and what every dump can be read back from.
+//!
+//! ```text
+//! graph "tiny" {
+//!   layers = 9, hidden = 256, vocab = 4096, max_context = 4096, max_batch = 4, chunk = 256, max_outputs = 4, target = cpu
+//! }
+//! @model.embed_tokens.weight = weight() : weight<4096 x 256 x bf16>
+//! %x = embed(@model.embed_tokens.weight) : tensor<tokens x 256 x f32>
+//! %L0.kv, %L0.sel = some_op(%x) {heads = 8} layer 0 chain 0 : type, type
+//! output(%logits)
+//! ```
+//! One op a line; `;` starts a comment. Weights are written `@name`, all other values `%name`. The parser
+//! accepts uses before definitions and double definitions: they are the verifier's to report.
+
+mod lex;
+mod parse;
+mod print;
+mod types;
+
+pub use parse::{ParseError, parse};
+pub use print::print;
