@@ -6,6 +6,7 @@ pub mod op;
 pub mod plan;
 pub mod text;
 pub mod types;
+pub mod verify;
 
 pub use graph::{Graph, Header, OpData, OpId, ValueId};
 pub use op::{Attr, Op};

@@ -1,1 +1,148 @@
-//! todo
+//! The passes of `hyc`: graph in, graph out, and at the end a Plan. Nothing here knows a target; what a
+//! target supports is asked through [`PipelineOptions::supports`].
+
+mod detect_chains;
+mod error;
+mod fuse_branches;
+mod fuse_epilogues;
+mod fuse_topk;
+mod kv_table;
+mod lower;
+mod plan_kv;
+mod plan_memory;
+mod rewrite;
+mod schedule;
+mod select_kernels;
+
+use std::time::Instant;
+
+use hyc_ir::plan::{KernelSpec, Plan};
+use hyc_ir::{Graph, verify};
+
+pub use error::PassError;
+pub use kv_table::{KvRow, KvTable, kv_table};
+pub use plan_memory::{Arena, Placement};
+
+/// The passes in their order.
+pub const PASSES: &[&str] = &[
+    "detect-chains",
+    "plan-kv",
+    "fuse-topk",
+    "fuse-branches",
+    "fuse-epilogues",
+    "plan-memory",
+    "select-kernels",
+    "schedule",
+];
+
+/// The passes that rewrite the graph; the others compute side tables from it.
+const REWRITES: &[(&str, fn(&mut Graph) -> Result<usize, PassError>)] = &[
+    ("detect-chains", detect_chains::run),
+    ("plan-kv", plan_kv::run),
+    ("fuse-topk", fuse_topk::run),
+    ("fuse-branches", fuse_branches::run),
+    ("fuse-epilogues", fuse_epilogues::run),
+];
+
+/// What the pipeline needs to know of the target.
+pub struct PipelineOptions<'a> {
+    /// Whether the target has a kernel for this; the reason where it has none.
+    pub supports: &'a dyn Fn(&KernelSpec) -> Result<(), String>,
+    /// Architecture that the Plan will say its code is for, as Rust names it.
+    pub arch: String,
+    /// Processor features that the Plan will ask for.
+    pub features: Vec<String>,
+}
+
+/// What happened in one pass.
+pub struct PassReport<'a> {
+    /// The pass.
+    pub name: &'static str,
+    /// The graph after it.
+    pub graph: &'a Graph,
+    /// Rewrites made; for the last three passes buffers, kernels and steps.
+    pub changes: usize,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// The pipeline's result.
+pub struct Compiled {
+    /// The graph after the last rewrite.
+    pub graph: Graph,
+    /// The Plan, without code.
+    pub plan: Plan,
+}
+
+/// Runs all passes, with the verifier after each.
+pub fn run(
+    mut graph: Graph,
+    options: &PipelineOptions<'_>,
+    observer: &mut dyn FnMut(&PassReport<'_>),
+) -> Result<Compiled, PassError> {
+    check("input", &graph)?;
+    for (name, pass) in REWRITES {
+        let start = Instant::now();
+        let changes = pass(&mut graph)?;
+        check(name, &graph)?;
+        observer(&PassReport { name, graph: &graph, changes, seconds: start.elapsed().as_secs_f64() });
+    }
+    let start = Instant::now();
+    let arena = plan_memory::run(&graph)?;
+    let changes = arena.placements.len();
+    observer(&PassReport {
+        name: "plan-memory",
+        graph: &graph,
+        changes,
+        seconds: start.elapsed().as_secs_f64(),
+    });
+
+    let start = Instant::now();
+    let selected = select_kernels::run(&graph, options.supports)?;
+    let changes = selected.kernels.len();
+    observer(&PassReport {
+        name: "select-kernels",
+        graph: &graph,
+        changes,
+        seconds: start.elapsed().as_secs_f64(),
+    });
+
+    let start = Instant::now();
+    let plan = schedule::run(&graph, &arena, &selected, options)?;
+    let changes = plan.steps.len();
+    observer(&PassReport {
+        name: "schedule",
+        graph: &graph,
+        changes,
+        seconds: start.elapsed().as_secs_f64(),
+    });
+    Ok(Compiled { graph, plan })
+}
+
+/// Runs one rewriting pass, and the verifier after it. Returns the rewrites made.
+pub fn run_named(name: &str, graph: &mut Graph) -> Result<usize, PassError> {
+    let Some((name, pass)) = REWRITES.iter().find(|(pass, _)| *pass == name) else {
+        let names: Vec<&str> = REWRITES.iter().map(|(name, _)| *name).collect();
+        return Err(PassError::new("pipeline", format!("no rewriting pass is named `{name}`"))
+            .help(format!("they are: {}", names.join(", "))));
+    };
+    let changes = pass(graph)?;
+    check(name, graph)?;
+    Ok(changes)
+}
+
+/// Where the arena's buffers are placed for this graph, for reports and tests.
+pub fn plan_memory(graph: &Graph) -> Result<Arena, PassError> {
+    plan_memory::run(graph)
+}
+
+fn check(pass: &'static str, graph: &Graph) -> Result<(), PassError> {
+    verify::verify(graph).map_err(|violations| {
+        let list: Vec<String> = violations.iter().take(12).map(ToString::to_string).collect();
+        let message = match pass {
+            "input" => format!("the graph is not valid: {}", list.join("; ")),
+            _ => format!("the graph is not valid after this pass: {}", list.join("; ")),
+        };
+        PassError::new(pass, message)
+    })
+}

@@ -211,19 +211,18 @@ impl<'t> Cursor<'t> {
     }
 }
 
+/// The lines up to the closing brace, comments left out, read as one.
 fn header<'t>(lines: &mut impl Iterator<Item = (usize, &'t str)>) -> Result<Header, ParseError> {
     let mut text = String::new();
     let mut first = 1;
     for (number, line) in lines.by_ref() {
-        let line = line.split(';').next().unwrap_or("");
+        let line = line.split(';').next().unwrap_or("").trim();
         if text.is_empty() {
             first = number;
         }
-        text.push_str(line.trim());
-        text.push(' ');
-        text.truncate(text.trim_start().len().max(usize::from(!text.trim().is_empty())));
-        if text.trim().is_empty() {
-            text.clear();
+        if !line.is_empty() {
+            text.push_str(line);
+            text.push(' ');
         }
         if line.contains('}') || text.len() > 4096 {
             break;

@@ -1,0 +1,18 @@
+//! `fuse-epilogues`: what stands before and after a matrix product joins it.
+//!
+//! In this order, each in its own file: q, k, v projections with QK-norm, RoPE and append ([`qkv`]); gate
+//! and up projections with SwiGLU, and sums with a product ([`product`]); norms whose every user is a
+//! product ([`norm`]). Gates' projections stay products of their own: an attention applies the sigmoid.
+
+mod norm;
+mod product;
+mod qkv;
+
+use hyc_ir::Graph;
+
+use crate::error::PassError;
+
+/// Runs all fusions. Returns the rewrites made.
+pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
+    Ok(qkv::run(graph) + product::swiglu(graph) + product::residual(graph) + norm::run(graph))
+}

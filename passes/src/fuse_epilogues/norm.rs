@@ -1,0 +1,62 @@
+//! A norm whose every user is a product joins each of them.
+//!
+//! ```text
+//! %h = rmsnorm(%x, @n) {eps = 1e-6}
+//! %q = qkv_append(%h, @wq, ..)          =>  %q = qkv_append(%x, @n, @wq, ..) {norm = 1e-6}
+//! %g = linear(%h, @wg)                      %g = fused_linear(%x, @n, @wg) {norm = 1e-6, epilogue = store}
+//! ```
+//! A row's norm costs little beside a product, so each user computes it again. Left alone where any user is
+//! something else (the experts of a MoE read the normalised row itself), or the norm is over heads.
+
+use hyc_ir::plan::Epilogue;
+use hyc_ir::{Graph, Op, OpId, ValueId};
+
+/// Fuses norms. Returns the rewrites made.
+pub fn run(graph: &mut Graph) -> usize {
+    let mut changes = 0;
+    for id in graph.ops().collect::<Vec<_>>() {
+        let data = graph.op(id);
+        let Op::RmsNorm { eps } = data.op else { continue };
+        let (x, weight, normed) = (data.operands[0], data.operands[1], data.results[0]);
+        let uses = graph.uses(normed);
+        if uses.is_empty()
+            || !whole_row(graph, x, weight)
+            || !uses.iter().all(|use_| takes_norm(graph, *use_))
+        {
+            continue;
+        }
+        for (user, _) in uses {
+            let data = graph.op(user);
+            let mut operands = data.operands.clone();
+            operands[0] = x;
+            operands.insert(1, weight);
+            let op = match data.op.clone() {
+                Op::QkvAppend { heads, kv_heads, qk_norm, theta, dims, own_kv, .. } => {
+                    Op::QkvAppend { heads, kv_heads, norm: Some(eps), qk_norm, theta, dims, own_kv }
+                }
+                Op::FusedLinear { epilogue, .. } => Op::FusedLinear { norm: Some(eps), epilogue },
+                _ => Op::FusedLinear { norm: Some(eps), epilogue: Epilogue::Store },
+            };
+            graph.rewrite(user, op, operands);
+        }
+        graph.remove(id);
+        changes += 1;
+    }
+    changes
+}
+
+fn takes_norm(graph: &Graph, (user, operand): (OpId, usize)) -> bool {
+    operand == 0
+        && matches!(
+            graph.op(user).op,
+            Op::Linear {} | Op::FusedLinear { norm: None, .. } | Op::QkvAppend { norm: None, .. }
+        )
+}
+
+/// Whether the norm's weight is as long as a row (QK-norm's is as long as a head).
+fn whole_row(graph: &Graph, x: ValueId, weight: ValueId) -> bool {
+    match graph.ty(weight) {
+        hyc_ir::Type::Weight { dims, .. } => graph.ty(x).width() == dims.first().copied(),
+        _ => false,
+    }
+}

@@ -1,0 +1,154 @@
+//! `plan-memory`: one arena for all activations and selections.
+//!
+//! A value lives from the op that makes it to its last reader, both included: an op's operands and results
+//! never share bytes, since a kernel runs on several threads. Largest first, each value takes the lowest
+//! offset where nothing that lives at the same time lies. Weights and caches are not in the arena.
+
+use std::collections::HashMap;
+
+use hyc_ir::abi::{ROW_ALIGN, round_up};
+use hyc_ir::plan::Rows;
+use hyc_ir::{Dim, Graph, OpId, Sym, Type, ValueId};
+
+use crate::error::PassError;
+
+const PASS: &str = "plan-memory";
+
+/// Offsets start at multiples of this many bytes: a cache line, and a vector of any width.
+const ALIGN: u64 = 64;
+
+/// Where a value lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// The value.
+    pub value: ValueId,
+    /// Byte offset.
+    pub offset: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// What its rows follow.
+    pub rows: Rows,
+    /// Elements of a row that mean something.
+    pub width: u64,
+    /// Execution places of its producer and its last reader.
+    pub live: (usize, usize),
+}
+
+/// The arena.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arena {
+    /// In the order of the values' producers.
+    pub placements: Vec<Placement>,
+    /// Bytes of the arena.
+    pub bytes: u64,
+    /// The most bytes that live at once: no arena can be smaller.
+    pub peak: u64,
+}
+
+/// Places every tensor and selection.
+pub fn run(graph: &Graph) -> Result<Arena, PassError> {
+    let mut placements = lifetimes(graph)?;
+    let mut order: Vec<usize> = (0..placements.len()).collect();
+    order.sort_by_key(|i| (std::cmp::Reverse(placements[*i].bytes), placements[*i].live, *i));
+    let mut placed: Vec<usize> = Vec::with_capacity(order.len());
+    let mut bytes = 0;
+    for i in order {
+        let (live, size) = (placements[i].live, placements[i].bytes);
+        let mut taken: Vec<(u64, u64)> = placed
+            .iter()
+            .map(|j| &placements[*j])
+            .filter(|p| p.live.0 <= live.1 && live.0 <= p.live.1)
+            .map(|p| (p.offset, p.offset + p.bytes))
+            .collect();
+        taken.sort_unstable();
+        let mut offset: u64 = 0;
+        for (start, end) in taken {
+            if offset + size <= start {
+                break;
+            }
+            offset = offset.max(end);
+        }
+        placements[i].offset = offset;
+        bytes = bytes.max(offset + size);
+        placed.push(i);
+    }
+    let peak = peak(&placements);
+    Ok(Arena { placements, bytes, peak })
+}
+
+fn lifetimes(graph: &Graph) -> Result<Vec<Placement>, PassError> {
+    let place: HashMap<OpId, usize> = graph.ops().enumerate().map(|(i, id)| (id, i)).collect();
+    let mut placements = Vec::new();
+    let mut total: u64 = 0;
+    for (id, start) in graph.ops().zip(0..) {
+        for value in &graph.op(id).results {
+            let Some((rows, width)) = row(graph, id, *value)? else { continue };
+            let max_rows = match rows {
+                Rows::Tokens => graph.header.chunk,
+                Rows::Outputs => graph.header.max_outputs,
+            };
+            let bytes = width.checked_next_multiple_of(ROW_ALIGN).and_then(|stride| {
+                stride.checked_mul(4)?.checked_mul(max_rows)?.checked_next_multiple_of(ALIGN)
+            });
+            let bytes = bytes.filter(|bytes| *bytes < 1 << 44);
+            total = total.saturating_add(bytes.unwrap_or(u64::MAX));
+            let (Some(bytes), true) = (bytes, total < 1 << 62) else {
+                let name = graph.name(*value);
+                return Err(PassError::at(PASS, graph, id, format!("%{name} would take more than 16 TiB"))
+                    .help("make `chunk` or the model's widths smaller"));
+            };
+            let end = graph.uses(*value).iter().map(|(user, _)| place[user]).max().unwrap_or(start);
+            placements.push(Placement {
+                value: *value,
+                offset: 0,
+                bytes,
+                rows,
+                width,
+                live: (start, end.max(start)),
+            });
+        }
+    }
+    Ok(placements)
+}
+
+/// Rows and width of a value in the arena; `None` for weights and caches.
+fn row(graph: &Graph, id: OpId, value: ValueId) -> Result<Option<(Rows, u64)>, PassError> {
+    match graph.ty(value) {
+        Type::Weight { .. } | Type::Cache(_) => Ok(None),
+        Type::Selection(s) => Ok(Some((Rows::Tokens, s.shape.kv_heads.saturating_mul(s.shape.blocks)))),
+        Type::Tensor { dims, .. } => match dims[..] {
+            [Dim::Sym(Sym::Tokens), Dim::Const(width)] => Ok(Some((Rows::Tokens, width))),
+            [Dim::Sym(Sym::Outputs), Dim::Const(width)] => Ok(Some((Rows::Outputs, width))),
+            _ => {
+                let message = format!(
+                    "%{} is a {}: the arena holds rows of constant width only",
+                    graph.name(value),
+                    graph.ty(value)
+                );
+                Err(PassError::at(PASS, graph, id, message).help(
+                    "attention probabilities are never kept: let no other op use them, so that fuse-topk can fuse",
+                ))
+            }
+        },
+    }
+}
+
+fn peak(placements: &[Placement]) -> u64 {
+    let last = placements.iter().map(|p| p.live.1).max().unwrap_or(0);
+    let mut change = vec![0i128; last + 2];
+    for p in placements {
+        change[p.live.0] += i128::from(p.bytes);
+        change[p.live.1 + 1] -= i128::from(p.bytes);
+    }
+    let mut now = 0;
+    let most = change.iter().map(|c| {
+        now += c;
+        now
+    });
+    most.max().unwrap_or(0) as u64
+}
+
+/// Elements from row to row.
+pub fn stride(width: u64) -> u64 {
+    round_up(width, ROW_ALIGN)
+}

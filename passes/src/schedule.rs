@@ -1,0 +1,222 @@
+//! `schedule`: the Plan.
+//!
+//! Steps stand in the graph's order, which keeps a layer's values together. Buffers get the places that
+//! plan-memory found, caches one entry an owner (aliases are readers of it), weights one entry each in the
+//! order of their first use. What comes out passes the Plan's own verifier.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use hyc_ir::plan::{
+    Buffer, BufferId, Cache, CacheId, Chain, Elem, Kernel, KernelId, ModelInfo, Operand, PLAN_VERSION, Plan,
+    Rows, Step, TargetInfo, Weight, WeightId,
+};
+use hyc_ir::{Graph, Op, OpId, Type, ValueId};
+
+use crate::PipelineOptions;
+use crate::error::PassError;
+use crate::plan_memory::Arena;
+use crate::rewrite::{cache_reads, cache_root};
+use crate::select_kernels::Selected;
+
+const PASS: &str = "schedule";
+
+/// Assembles the Plan.
+pub fn run(
+    graph: &Graph,
+    arena: &Arena,
+    selected: &Selected,
+    options: &PipelineOptions<'_>,
+) -> Result<Plan, PassError> {
+    let mut ids: HashMap<ValueId, Operand> = HashMap::new();
+    let buffers = buffers(graph, arena, &mut ids);
+    let weights = weights(graph, selected, &mut ids);
+    let caches = caches(graph, &mut ids)?;
+    let logits =
+        graph.ops().find(|id| graph.op(*id).op == (Op::Output {})).map(|id| graph.op(id).operands[0]);
+    let Some(Operand::Buffer(logits)) = logits.and_then(|value| ids.get(&value).copied()) else {
+        return Err(PassError::new(PASS, "the graph has no output"));
+    };
+    let mut plan = Plan {
+        version: PLAN_VERSION,
+        model: model_info(graph, &caches)?,
+        target: TargetInfo {
+            kind: graph.header.target.clone(),
+            arch: options.arch.clone(),
+            features: options.features.clone(),
+        },
+        arena_bytes: arena.bytes,
+        buffers,
+        weights,
+        caches,
+        steps: Vec::new(),
+        kernels: selected
+            .kernels
+            .iter()
+            .map(|k| Kernel { name: k.name.clone(), code_offset: 0, code_bytes: 0, scratch_bytes: 0 })
+            .collect(),
+        chains: chains(graph),
+        logits,
+    };
+    for (id, lowered, kernel) in &selected.steps {
+        let operands: Option<Vec<Operand>> = lowered.operands.iter().map(|v| ids.get(v).copied()).collect();
+        let operands = operands.ok_or_else(|| PassError::at(PASS, graph, *id, "an operand has no place"))?;
+        plan.steps.push(step(graph, &plan, *id, lowered.op, operands, *kernel));
+    }
+    plan.verify().map_err(|errors| {
+        let list: Vec<String> = errors.iter().take(12).map(ToString::to_string).collect();
+        PassError::new(PASS, format!("the plan is not valid: {}", list.join("; ")))
+    })?;
+    Ok(plan)
+}
+
+fn step(
+    graph: &Graph,
+    plan: &Plan,
+    id: OpId,
+    op: hyc_ir::plan::StepOp,
+    operands: Vec<Operand>,
+    kernel: usize,
+) -> Step {
+    let layer = graph.op(id).layer;
+    let name = match layer {
+        Some(layer) => format!("L{layer}.{}", op.name()),
+        None => op.name().to_string(),
+    };
+    let panels = operands.iter().find_map(|operand| match operand {
+        Operand::Weight(id) => Some(plan.weights[id.index()].layout.panels()).filter(|panels| *panels > 0),
+        _ => None,
+    });
+    let rows = operands.iter().rev().find_map(|operand| match operand {
+        Operand::Buffer(id) => Some(plan.buffers[id.index()].rows),
+        _ => None,
+    });
+    let grid = op.grid(panels.unwrap_or(0), rows.unwrap_or(Rows::Tokens));
+    Step { name, layer, op, operands, grid, kernel: KernelId(kernel as u32) }
+}
+
+fn buffers(graph: &Graph, arena: &Arena, ids: &mut HashMap<ValueId, Operand>) -> Vec<Buffer> {
+    let mut buffers = Vec::new();
+    for place in &arena.placements {
+        ids.insert(place.value, Operand::Buffer(BufferId(buffers.len() as u32)));
+        let (elem, selection) = match graph.ty(place.value) {
+            Type::Selection(selection) => (Elem::I32, Some(selection.shape)),
+            Type::Tensor { elem, .. } => (*elem, None),
+            _ => (Elem::F32, None),
+        };
+        let max_rows = match place.rows {
+            Rows::Tokens => graph.header.chunk,
+            Rows::Outputs => graph.header.max_outputs,
+        };
+        buffers.push(Buffer {
+            name: graph.name(place.value).to_string(),
+            offset: place.offset,
+            rows: place.rows,
+            max_rows,
+            width: place.width,
+            elem,
+            selection,
+        });
+    }
+    buffers
+}
+
+fn weights(graph: &Graph, selected: &Selected, ids: &mut HashMap<ValueId, Operand>) -> Vec<Weight> {
+    let mut weights = Vec::new();
+    for id in graph.ops().filter(|id| graph.op(*id).op == (Op::Weight {})) {
+        let value = graph.op(id).results[0];
+        let (Type::Weight { elem, dims }, Some(layout)) = (graph.ty(value), selected.layouts.get(&value))
+        else {
+            continue;
+        };
+        ids.insert(value, Operand::Weight(WeightId(weights.len() as u32)));
+        weights.push(Weight {
+            name: graph.name(value).to_string(),
+            shape: dims.clone(),
+            elem: *elem,
+            layout: *layout,
+        });
+    }
+    weights
+}
+
+fn caches(graph: &Graph, ids: &mut HashMap<ValueId, Operand>) -> Result<Vec<Cache>, PassError> {
+    let mut caches = Vec::new();
+    let mut of_root: HashMap<ValueId, CacheId> = HashMap::new();
+    for id in graph.ops() {
+        let Op::Cache { owner } = graph.op(id).op else { continue };
+        let root = graph.op(id).results[0];
+        let Type::Cache(ty) = graph.ty(root) else { continue };
+        let owner =
+            u32::try_from(owner).map_err(|_| PassError::at(PASS, graph, id, "the owner is no layer"))?;
+        of_root.insert(root, CacheId(caches.len() as u32));
+        caches.push(Cache {
+            name: graph.name(root).to_string(),
+            owner,
+            readers: Vec::new(),
+            kv_heads: ty.kv_heads,
+            qk_dim: ty.qk_dim,
+            v_dim: ty.v_dim,
+            elem: ty.elem,
+            page: ty.page,
+            policy: ty.policy,
+        });
+    }
+    for value in graph.values().filter(|v| matches!(graph.ty(*v), Type::Cache(_)) && graph.def(*v).is_some())
+    {
+        if let Some(id) = cache_root(graph, value).and_then(|root| of_root.get(&root)) {
+            ids.insert(value, Operand::Cache(*id));
+        }
+    }
+    let mut readers: BTreeMap<CacheId, BTreeSet<u32>> = BTreeMap::new();
+    for id in graph.ops() {
+        for value in cache_reads(graph, id) {
+            if let (Some(Operand::Cache(cache)), Some(layer)) = (ids.get(&value), graph.op(id).layer) {
+                readers.entry(*cache).or_default().insert(layer);
+            }
+        }
+    }
+    for (cache, layers) in readers {
+        caches[cache.index()].readers = layers.into_iter().collect();
+    }
+    Ok(caches)
+}
+
+fn model_info(graph: &Graph, caches: &[Cache]) -> Result<ModelInfo, PassError> {
+    let h = &graph.header;
+    let pages: BTreeSet<u64> = caches.iter().map(|cache| cache.page).collect();
+    let page = match pages.len() {
+        0 => 64,
+        1 => pages.into_iter().next().unwrap_or(64),
+        _ => return Err(PassError::new(PASS, "the caches have pages of different sizes")),
+    };
+    Ok(ModelInfo {
+        name: h.name.clone(),
+        layers: u32::try_from(h.layers).map_err(|_| PassError::new(PASS, "too many layers"))?,
+        hidden: h.hidden,
+        vocab: h.vocab,
+        max_context: h.max_context,
+        max_batch: h.max_batch,
+        chunk: h.chunk,
+        max_outputs: h.max_outputs,
+        page,
+    })
+}
+
+/// Who selects for whom, from the selections' uses.
+fn chains(graph: &Graph) -> Vec<Chain> {
+    let mut chains = Vec::new();
+    for id in graph.ops() {
+        let data = graph.op(id);
+        let (Op::OracleAttention { .. }, Some(oracle)) = (&data.op, data.layer) else { continue };
+        let root = cache_root(graph, data.operands[1]);
+        let readers: Vec<OpId> = graph.uses(data.results[1]).into_iter().map(|(user, _)| user).collect();
+        let shared = |reader: &OpId| cache_root(graph, graph.op(*reader).operands[1]) == root;
+        let sparse: BTreeSet<u32> = readers.iter().filter_map(|reader| graph.op(*reader).layer).collect();
+        chains.push(Chain {
+            oracle,
+            sparse: sparse.into_iter().collect(),
+            shared_kv: !readers.is_empty() && readers.iter().all(shared),
+        });
+    }
+    chains
+}
