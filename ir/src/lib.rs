@@ -3,6 +3,7 @@
 pub mod abi;
 pub mod graph;
 pub mod op;
+pub mod pack;
 pub mod plan;
 pub mod text;
 pub mod types;

@@ -1,0 +1,52 @@
+//! The meaning of every step, in plain Rust.
+//!
+//! f32 in memory, f64 in every sum. The attention is the textbook's: all probabilities of one row in a
+//! vector, no streaming, selection by sorting. It reads and writes the memory that generated kernels do
+//! (`hyc_ir::abi`), so that the two can run one after the other on the same buffers.
+
+mod attention;
+mod linear;
+mod moe;
+mod pointwise;
+mod view;
+
+use hyc_ir::abi::StepContext;
+use hyc_ir::plan::{KernelSpec, StepOp};
+
+pub use attention::select_top;
+use view::Views;
+
+/// Executes the whole grid of one step.
+///
+/// # Safety
+/// `context` and `operands` must be as `hyc_ir::abi` says for `spec`: every pointer valid for the sizes that
+/// the spec and the context's counts give, the outputs not shared with anything else meanwhile.
+pub unsafe fn run(spec: &KernelSpec, context: &StepContext, operands: &[*mut u8]) {
+    // SAFETY: passed on from the caller.
+    let views = unsafe { Views::new(spec, context, operands) };
+    let v = &views;
+    match spec.op {
+        StepOp::Embed { hidden, .. } => pointwise::embed(v, hidden),
+        StepOp::RmsNorm { groups, width, eps } => pointwise::rmsnorm(v, groups, width, eps),
+        StepOp::Linear { inn, out, norm, epilogue } => linear::linear(v, inn, out, norm, epilogue),
+        StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv } => {
+            linear::qkv_append(v, &linear::Qkv { inn, shape, norm, qk_norm, rope, own_kv });
+        }
+        StepOp::Rope { heads, dim, rope } => pointwise::rope(v, heads, dim, rope),
+        StepOp::Append { kv_heads, qk_dim, v_dim } => pointwise::append(v, kv_heads, qk_dim, v_dim),
+        StepOp::Add { width } => pointwise::binary(v, width, |a, b| a + b),
+        StepOp::SiluMul { width } => pointwise::binary(v, width, |a, b| a * pointwise::sigmoid(a) * b),
+        StepOp::Gate { heads, v_dim, mode } => pointwise::gate(v, heads, v_dim, mode),
+        StepOp::FullAttention { shape, sink } => attention::full(v, shape, sink, None),
+        StepOp::OracleAttention { shape, sink, select } => attention::full(v, shape, sink, Some(select)),
+        StepOp::WindowAttention { shape, window, sink } => attention::window(v, shape, window, sink),
+        StepOp::SparseAttention { shape, select, sink } => attention::sparse(v, shape, select, sink),
+        StepOp::HybridAttention { shape, select, window, gate } => {
+            attention::hybrid(v, shape, select, window, gate);
+        }
+        StepOp::Router { experts, active } => moe::router(v, experts, active),
+        StepOp::ExpertsUp { active, inn, ffn, .. } => moe::up(v, active, inn, ffn),
+        StepOp::ExpertsDown { active, out, ffn, .. } => moe::down(v, active, out, ffn),
+        StepOp::GatherRows { width } => pointwise::gather(v, width),
+    }
+}

@@ -1,0 +1,209 @@
+//! Checked views of a step's memory: the only unsafe code of the reference.
+
+use std::cell::Cell;
+
+use hyc_ir::abi::StepContext;
+use hyc_ir::pack;
+use hyc_ir::plan::{CachePolicy, CacheSpec, Elem, KernelSpec, Layout, OperandSpec, Rows};
+
+/// All operands of one step.
+pub struct Views<'a> {
+    spec: &'a KernelSpec,
+    context: &'a StepContext,
+    operands: &'a [*mut u8],
+}
+
+impl<'a> Views<'a> {
+    /// # Safety
+    /// As for [`super::run`].
+    pub unsafe fn new(spec: &'a KernelSpec, context: &'a StepContext, operands: &'a [*mut u8]) -> Views<'a> {
+        assert_eq!(spec.operands.len(), operands.len());
+        Views { spec, context, operands }
+    }
+
+    /// Rows of the step's tensors.
+    pub fn rows(&self) -> u64 {
+        match self.spec.rows {
+            Rows::Tokens => self.context.tokens,
+            Rows::Outputs => self.context.outputs,
+        }
+    }
+
+    fn int(&self, table: *const i32, at: u64, len: u64) -> i32 {
+        assert!(at < len);
+        // SAFETY: the tables have the lengths that the context states, checked above.
+        unsafe { *table.add(at as usize) }
+    }
+
+    /// Token id of a row.
+    pub fn token_id(&self, row: u64) -> u64 {
+        self.int(self.context.token_ids, row, self.context.tokens) as u64
+    }
+
+    /// Position of a row.
+    pub fn position(&self, row: u64) -> u64 {
+        self.int(self.context.positions, row, self.context.tokens) as u64
+    }
+
+    /// Sequence of a row.
+    pub fn sequence(&self, row: u64) -> u64 {
+        self.int(self.context.sequence, row, self.context.tokens) as u64
+    }
+
+    /// Row of an output.
+    pub fn out_row(&self, output: u64) -> u64 {
+        self.int(self.context.out_rows, output, self.context.outputs) as u64
+    }
+
+    fn cell<T>(&self, i: usize, row: u64, col: u64) -> &Cell<T> {
+        let OperandSpec::Tensor { width, stride, .. } = self.spec.operands[i] else {
+            panic!("operand {i} is no tensor")
+        };
+        // GatherRows alone reads rows that are not its own; `out_row` has checked nothing of them.
+        assert!(col < width && row < self.context.tokens.max(self.context.outputs));
+        // SAFETY: the tensor has the rows and the stride that the spec states; elements are 4 bytes.
+        unsafe { &*self.operands[i].cast::<Cell<T>>().add((row * stride + col) as usize) }
+    }
+
+    /// An element of an f32 tensor.
+    pub fn get(&self, i: usize, row: u64, col: u64) -> f64 {
+        f64::from(self.cell::<f32>(i, row, col).get())
+    }
+
+    /// Stores into an f32 tensor.
+    pub fn set(&self, i: usize, row: u64, col: u64, value: f64) {
+        self.cell::<f32>(i, row, col).set(value as f32);
+    }
+
+    /// An element of an i32 tensor.
+    pub fn get_int(&self, i: usize, row: u64, col: u64) -> i32 {
+        self.cell::<i32>(i, row, col).get()
+    }
+
+    /// Stores into an i32 tensor.
+    pub fn set_int(&self, i: usize, row: u64, col: u64, value: i32) {
+        self.cell::<i32>(i, row, col).set(value);
+    }
+
+    /// `width` elements of a row.
+    pub fn row(&self, i: usize, row: u64, width: u64) -> Vec<f64> {
+        (0..width).map(|col| self.get(i, row, col)).collect()
+    }
+
+    /// A weight.
+    pub fn weight(&self, i: usize) -> WeightView<'a> {
+        let OperandSpec::Weight { elem, layout } = self.spec.operands[i] else {
+            panic!("operand {i} is no weight")
+        };
+        let len = (layout.elements() * elem.bytes()) as usize;
+        // SAFETY: the weight has the bytes that its layout states, and nobody writes weights.
+        let bytes = unsafe { std::slice::from_raw_parts(self.operands[i], len) };
+        WeightView { elem, layout, bytes }
+    }
+
+    /// A cache.
+    pub fn cache(&self, i: usize) -> CacheView<'_> {
+        let OperandSpec::Cache(spec) = self.spec.operands[i] else { panic!("operand {i} is no cache") };
+        CacheView { views: self, spec, base: self.operands[i] }
+    }
+}
+
+/// A weight in any layout.
+pub struct WeightView<'a> {
+    elem: Elem,
+    layout: Layout,
+    bytes: &'a [u8],
+}
+
+impl WeightView<'_> {
+    /// Element (`row`, `col`); a vector has row 0 alone.
+    pub fn get(&self, row: u64, col: u64) -> f64 {
+        f64::from(pack::load(self.elem, self.bytes, pack::index(self.layout, self.elem, row, col)))
+    }
+
+    /// Row `row` times `x`.
+    pub fn dot(&self, row: u64, x: &[f64]) -> f64 {
+        x.iter().zip(0..).map(|(x, col)| x * self.get(row, col)).sum()
+    }
+}
+
+/// A KV cache.
+pub struct CacheView<'a> {
+    views: &'a Views<'a>,
+    /// Its constants.
+    pub spec: CacheSpec,
+    base: *mut u8,
+}
+
+impl CacheView<'_> {
+    /// Element index of the page that holds a position.
+    fn page(&self, sequence: u64, position: u64) -> u64 {
+        let context = self.views.context;
+        let logical = position / self.spec.page;
+        assert!(sequence < context.batch);
+        let physical = match self.spec.policy {
+            CachePolicy::Growing => {
+                assert!(logical < context.max_pages);
+                let at = sequence * context.max_pages + logical;
+                self.views.int(context.page_table, at, context.batch * context.max_pages) as u64
+            }
+            CachePolicy::Ring { pages, .. } => {
+                let slot = self.views.int(context.ring_slot, sequence, context.batch) as u64;
+                slot * pages + logical % pages
+            }
+        };
+        physical * self.spec.page_elements()
+    }
+
+    fn key_index(&self, sequence: u64, position: u64, head: u64, dim: u64) -> u64 {
+        assert!(head < self.spec.kv_heads && dim < self.spec.qk_dim);
+        let tile = self.page(sequence, position) + self.spec.k_offset(head);
+        tile + dim * self.spec.page + position % self.spec.page
+    }
+
+    fn value_index(&self, sequence: u64, position: u64, head: u64, dim: u64) -> u64 {
+        assert!(head < self.spec.kv_heads && dim < self.spec.v_dim);
+        let tile = self.page(sequence, position) + self.spec.v_offset(head);
+        tile + position % self.spec.page * self.spec.v_pad() + dim
+    }
+
+    fn load(&self, index: u64) -> f64 {
+        // SAFETY: the index lies in a page that the step's page table or ring slot names.
+        match self.spec.elem {
+            Elem::Bf16 => {
+                f64::from(pack::bf16_to_f32(unsafe { *self.base.cast::<u16>().add(index as usize) }))
+            }
+            _ => f64::from(unsafe { *self.base.cast::<f32>().add(index as usize) }),
+        }
+    }
+
+    fn store(&self, index: u64, value: f64) {
+        // SAFETY: as in `load`; the step that appends is the only one that runs.
+        match self.spec.elem {
+            Elem::Bf16 => unsafe {
+                *self.base.cast::<u16>().add(index as usize) = pack::f32_to_bf16(value as f32)
+            },
+            _ => unsafe { *self.base.cast::<f32>().add(index as usize) = value as f32 },
+        }
+    }
+
+    /// An element of a key.
+    pub fn key(&self, sequence: u64, position: u64, head: u64, dim: u64) -> f64 {
+        self.load(self.key_index(sequence, position, head, dim))
+    }
+
+    /// An element of a value.
+    pub fn value(&self, sequence: u64, position: u64, head: u64, dim: u64) -> f64 {
+        self.load(self.value_index(sequence, position, head, dim))
+    }
+
+    /// Stores a key's element.
+    pub fn set_key(&self, sequence: u64, position: u64, head: u64, dim: u64, value: f64) {
+        self.store(self.key_index(sequence, position, head, dim), value);
+    }
+
+    /// Stores a value's element.
+    pub fn set_value(&self, sequence: u64, position: u64, head: u64, dim: u64, value: f64) {
+        self.store(self.value_index(sequence, position, head, dim), value);
+    }
+}
