@@ -1,0 +1,80 @@
+//! `Linear`: y = W x with a fused norm before and SwiGLU or a residual sum after.
+//!
+//! Item: one panel of 16 outputs, all rows. Reference: `reference::linear::linear`. Scratch: the normalised
+//! rows, where there is a norm; each call makes them anew, which costs one row's norm per `out / 16 / calls`
+//! panels of products.
+
+use cranelift_codegen::ir::Value;
+use hyc_ir::abi::{PANEL, ROW_ALIGN, round_up};
+use hyc_ir::plan::{Epilogue, KernelSpec};
+
+use super::emit::Emit;
+use super::kernel::{stride, weight};
+use super::product::Product;
+
+/// The input rows of a product: operand 0, or its normalised rows in scratch. Returns address and stride.
+pub fn input(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, norm: Option<f64>) -> (Value, u64) {
+    let x = e.operand(0);
+    let Some(eps) = norm else { return (x, stride(spec, 0)) };
+    let bytes = 4 * round_up(inn, ROW_ALIGN);
+    let to = e.scratch(spec.max_rows * bytes);
+    let weight = e.operand(1);
+    let (zero, rows) = (e.int(0), e.rows(spec));
+    e.each(zero, rows, 1, |e, row| {
+        let (x, to) = (e.at(x, row, stride(spec, 0)), e.at(to, row, bytes));
+        e.normalise(x, weight, to, inn, eps);
+    });
+    (to, bytes)
+}
+
+/// Emits the kernel.
+pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, norm: Option<f64>, epilogue: Epilogue) {
+    let (x, x_stride) = input(e, spec, inn, norm);
+    let at = 1 + usize::from(norm.is_some());
+    let product = Product { elem: weight(spec, at).0, inn, x_stride };
+    let out_at = spec.operands.len() - 1;
+    let (w, out, rows) = (e.operand(at), e.operand(out_at), e.rows(spec));
+    let second = (epilogue != Epilogue::Store).then(|| e.operand(at + 1));
+    let (begin, end) = (e.begin, e.end);
+    e.each(begin, end, 1, |e, panel| {
+        let w = e.at(w, panel, product.panel_bytes());
+        let column = e.mul_const(panel, 4 * PANEL);
+        let out = e.add(out, column);
+        let place = |e: &mut Emit<'_>, base: Value, operand: usize, row: Value| {
+            e.at(base, row, stride(spec, operand))
+        };
+        match (epilogue, second) {
+            (Epilogue::Residual, Some(residual)) => {
+                let residual = e.add(residual, column);
+                product.all_rows(e, x, rows, w, &|e, quad| {
+                    let (to, from) = (place(e, out, out_at, quad.row), place(e, residual, at + 1, quad.row));
+                    let offset = 16 * quad.vector as i32;
+                    let r = e.load4(from, offset);
+                    let y = e.fadd(quad.sum, r);
+                    e.store(y, to, offset);
+                });
+            }
+            (Epilogue::SwiGlu, Some(up)) => {
+                // The gate's products wait in the output for those of up: both tiles at once do not fit
+                // in sixteen registers.
+                product.all_rows(e, x, rows, w, &|e, quad| {
+                    let to = place(e, out, out_at, quad.row);
+                    e.store(quad.sum, to, 16 * quad.vector as i32);
+                });
+                let up = e.at(up, panel, product.panel_bytes());
+                product.all_rows(e, x, rows, up, &|e, quad| {
+                    let to = place(e, out, out_at, quad.row);
+                    let offset = 16 * quad.vector as i32;
+                    let gate = e.load4(to, offset);
+                    let gate = e.silu4(gate);
+                    let y = e.fmul(gate, quad.sum);
+                    e.store(y, to, offset);
+                });
+            }
+            _ => product.all_rows(e, x, rows, w, &|e, quad| {
+                let to = place(e, out, out_at, quad.row);
+                e.store(quad.sum, to, 16 * quad.vector as i32);
+            }),
+        }
+    });
+}

@@ -1,0 +1,153 @@
+//! `Router`, `ExpertsUp`, `ExpertsDown`.
+//!
+//! Items: a row; (expert, panel), expert-major; a panel. An item of the experts goes through the rows and
+//! takes those routed to it, so an expert's panel is read once a step however many rows want it.
+//! Reference: `reference::moe`.
+
+use cranelift_codegen::ir::Value;
+use cranelift_codegen::ir::condcodes::IntCC;
+use hyc_ir::abi::{PANEL, ROW_ALIGN, round_up};
+use hyc_ir::plan::KernelSpec;
+
+use super::emit::Emit;
+use super::kernel::{stride, weight};
+use super::product::Product;
+use super::topk::Best;
+
+/// Emits `Router`.
+pub fn emit_router(e: &mut Emit<'_>, spec: &KernelSpec, experts: u64, active: u64) {
+    let (logits, index, share) = (e.operand(0), e.operand(1), e.operand(2));
+    let best = Best::new(e, active);
+    let (begin, end) = (e.begin, e.end);
+    e.each(begin, end, 1, |e, row| {
+        let logits = e.at(logits, row, stride(spec, 0));
+        let index = e.at(index, row, stride(spec, 1));
+        let share = e.at(share, row, stride(spec, 2));
+        best.clear(e, index);
+        let (zero, end) = (e.int(0), e.int(experts as i64));
+        e.each(zero, end, 1, |e, expert| {
+            let at = e.at(logits, expert, 4);
+            let score = e.load(at, 0);
+            best.offer(e, expert, score, index);
+        });
+        // The first is the largest: the chosen shares of the whole softmax, made to sum to 1.
+        let top = best.score(e, 0);
+        let mut sum = e.float(0.0);
+        for i in 0..active {
+            let score = best.score(e, i);
+            let x = e.fsub(score, top);
+            let x = e.exp(x);
+            e.store(x, share, 4 * i as i32);
+            sum = e.fadd(sum, x);
+        }
+        for i in 0..active {
+            let x = e.load(share, 4 * i as i32);
+            let x = e.fdiv(x, sum);
+            e.store(x, share, 4 * i as i32);
+        }
+    });
+}
+
+/// Runs `body` with (row, slot) for each row and slot that chose `expert`.
+fn routed(
+    e: &mut Emit<'_>,
+    spec: &KernelSpec,
+    active: u64,
+    expert: Value,
+    body: impl FnOnce(&mut Emit<'_>, Value, Value),
+) {
+    let index = e.operand(1);
+    let (zero, rows) = (e.int(0), e.rows(spec));
+    e.each(zero, rows, 1, |e, row| {
+        let index = e.at(index, row, stride(spec, 1));
+        let (zero, slots) = (e.int(0), e.int(active as i64));
+        e.each(zero, slots, 1, |e, slot| {
+            let chosen = e.load_index(index, slot);
+            let hit = e.cmp(IntCC::Equal, chosen, expert);
+            e.when(hit, |e| body(e, row, slot));
+        });
+    });
+}
+
+/// Emits `ExpertsUp`.
+pub fn emit_up(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, ffn: u64, active: u64) {
+    let (elem, layout) = weight(spec, 2);
+    let product = Product { elem, inn, x_stride: stride(spec, 0) };
+    let (x, gate, up, out) = (e.operand(0), e.operand(2), e.operand(3), e.operand(4));
+    let sums = e.scratch(4 * PANEL);
+    let (begin, end) = (e.begin, e.end);
+    e.each(begin, end, 1, |e, item| {
+        let (expert, panel) = e.div_rem(item, layout.panels());
+        let (gate, up) = (e.at(gate, item, product.panel_bytes()), e.at(up, item, product.panel_bytes()));
+        routed(e, spec, active, expert, |e, row, slot| {
+            let x = e.at(x, row, stride(spec, 0));
+            product.one_row(e, x, gate, &|e, quad| e.store(quad.sum, sums, 16 * quad.vector as i32));
+            product.one_row(e, x, up, &|e, quad| {
+                let g = e.load4(sums, 16 * quad.vector as i32);
+                let g = e.silu4(g);
+                let y = e.fmul(g, quad.sum);
+                e.store(y, sums, 16 * quad.vector as i32);
+            });
+            let out = e.at(out, row, stride(spec, 4));
+            let out = e.at(out, slot, 4 * ffn);
+            store_panel(e, sums, out, panel, ffn);
+        });
+    });
+}
+
+/// Copies a panel's outputs to their columns, as many as the matrix has: what follows is the next slot's.
+fn store_panel(e: &mut Emit<'_>, sums: Value, out: Value, panel: Value, width: u64) {
+    let first = e.mul_const(panel, PANEL);
+    let left = e.int(width as i64);
+    let left = e.sub(left, first);
+    let whole = e.int(PANEL as i64);
+    let count = e.min(left, whole);
+    let out = e.at(out, first, 4);
+    let zero = e.int(0);
+    e.each(zero, count, 1, |e, i| {
+        let (from, to) = (e.at(sums, i, 4), e.at(out, i, 4));
+        let x = e.load(from, 0);
+        e.store(x, to, 0);
+    });
+}
+
+/// Emits `ExpertsDown`.
+pub fn emit_down(e: &mut Emit<'_>, spec: &KernelSpec, active: u64, ffn: u64) {
+    let (elem, layout) = weight(spec, 3);
+    let product = Product { elem, inn: ffn, x_stride: 4 * round_up(ffn, ROW_ALIGN) };
+    let matrix_bytes = layout.panels() * product.panel_bytes();
+    let (h, index, share) = (e.operand(0), e.operand(1), e.operand(2));
+    let (down, residual, out) = (e.operand(3), e.operand(4), e.operand(5));
+    let (begin, end) = (e.begin, e.end);
+    e.each(begin, end, 1, |e, panel| {
+        let (zero, rows) = (e.int(0), e.rows(spec));
+        e.each(zero, rows, 1, |e, row| {
+            let out = e.at(out, row, stride(spec, 5));
+            let out = e.at(out, panel, 4 * PANEL);
+            let residual = e.at(residual, row, stride(spec, 4));
+            let residual = e.at(residual, panel, 4 * PANEL);
+            for vector in 0..4 {
+                let r = e.load4(residual, 16 * vector);
+                e.store(r, out, 16 * vector);
+            }
+            let (h, index, share) = (
+                e.at(h, row, stride(spec, 0)),
+                e.at(index, row, stride(spec, 1)),
+                e.at(share, row, stride(spec, 2)),
+            );
+            let (zero, slots) = (e.int(0), e.int(active as i64));
+            e.each(zero, slots, 1, |e, slot| {
+                let expert = e.load_index(index, slot);
+                let matrix = e.at(down, expert, matrix_bytes);
+                let w = e.at(matrix, panel, product.panel_bytes());
+                let (h, share) = (e.at(h, slot, 4 * ffn), e.at(share, slot, 4));
+                let share = e.load_splat(share, 0);
+                product.one_row(e, h, w, &|e, quad| {
+                    let old = e.load4(out, 16 * quad.vector as i32);
+                    let y = e.fma(share, quad.sum, old);
+                    e.store(y, out, 16 * quad.vector as i32);
+                });
+            });
+        });
+    });
+}

@@ -1,0 +1,146 @@
+//! Rows in, rows out: an item is a row. Reference: `reference::pointwise`.
+
+use cranelift_codegen::ir::Value;
+use hyc_ir::plan::{GateMode, KernelSpec, Layout};
+
+use super::emit::Emit;
+use super::kernel::{stride, weight};
+
+/// Runs `body` with the addresses of a row in each tensor operand of `operands`.
+fn rows(
+    e: &mut Emit<'_>,
+    spec: &KernelSpec,
+    operands: &[usize],
+    body: impl FnOnce(&mut Emit<'_>, Value, Vec<Value>),
+) {
+    let bases: Vec<Value> = operands.iter().map(|i| e.operand(*i)).collect();
+    let (begin, end) = (e.begin, e.end);
+    e.each(begin, end, 1, |e, row| {
+        let at = bases.iter().zip(operands).map(|(base, i)| e.at(*base, row, stride(spec, *i))).collect();
+        body(e, row, at);
+    });
+}
+
+/// Emits `Embed`, from rows or from a product's panels.
+pub fn emit_embed(e: &mut Emit<'_>, spec: &KernelSpec, hidden: u64) {
+    let (elem, layout) = weight(spec, 0);
+    let table = e.operand(0);
+    rows(e, spec, &[1], |e, row, at| {
+        let id = e.token_id(row);
+        let (zero, end) = (e.int(0), e.int(hidden as i64));
+        match layout {
+            Layout::Panels { inn, .. } => {
+                let (panel, lane) = e.div_rem(id, 16);
+                let slot = match elem {
+                    hyc_ir::plan::Elem::Bf16 => bf16_slot(e, lane),
+                    _ => lane,
+                };
+                let from = e.at(table, panel, inn * 16 * elem.bytes());
+                let from = e.at(from, slot, elem.bytes());
+                e.each(zero, end, 1, |e, i| {
+                    let (from, to) = (e.at(from, i, 16 * elem.bytes()), e.at(at[0], i, 4));
+                    let x = e.load_elem(elem, from, 0);
+                    e.store(x, to, 0);
+                });
+            }
+            _ => {
+                let from = e.at(table, id, hidden * elem.bytes());
+                e.each(zero, end, 1, |e, i| {
+                    let (from, to) = (e.at(from, i, elem.bytes()), e.at(at[0], i, 4));
+                    let x = e.load_elem(elem, from, 0);
+                    e.store(x, to, 0);
+                });
+            }
+        }
+    });
+}
+
+/// Where a panel of bf16 keeps a lane: 8 (lane / 8) + 2 (lane % 4) + (lane % 8) / 4.
+fn bf16_slot(e: &mut Emit<'_>, lane: Value) -> Value {
+    let (half, inside) = e.div_rem(lane, 8);
+    let (high, word) = e.div_rem(inside, 4);
+    let (half, word) = (e.mul_const(half, 8), e.mul_const(word, 2));
+    let slot = e.add(half, word);
+    e.add(slot, high)
+}
+
+/// Emits `RmsNorm`.
+pub fn emit_rmsnorm(e: &mut Emit<'_>, spec: &KernelSpec, groups: u64, width: u64, eps: f64) {
+    let weight = e.operand(1);
+    rows(e, spec, &[0, 2], |e, _, at| {
+        let (zero, end) = (e.int(0), e.int(groups as i64));
+        e.each(zero, end, 1, |e, group| {
+            let (x, to) = (e.at(at[0], group, 4 * width), e.at(at[1], group, 4 * width));
+            e.normalise(x, weight, to, width, eps);
+        });
+    });
+}
+
+/// Emits an op that maps two rows to one, element by element; the scalar form computes on a splat.
+pub fn emit_binary(
+    e: &mut Emit<'_>,
+    spec: &KernelSpec,
+    width: u64,
+    op: impl Fn(&mut Emit<'_>, Value, Value) -> Value,
+) {
+    rows(e, spec, &[0, 1, 2], |e, _, at| {
+        e.row_loop(
+            width,
+            |e, i| {
+                let (a, b, to) = (e.at(at[0], i, 4), e.at(at[1], i, 4), e.at(at[2], i, 4));
+                let (a, b) = (e.load4(a, 0), e.load4(b, 0));
+                let y = op(e, a, b);
+                e.store(y, to, 0);
+            },
+            |e, i| {
+                let (a, b, to) = (e.at(at[0], i, 4), e.at(at[1], i, 4), e.at(at[2], i, 4));
+                let (a, b) = (e.load_splat(a, 0), e.load_splat(b, 0));
+                let y = op(e, a, b);
+                let y = e.lane(y, 0);
+                e.store(y, to, 0);
+            },
+        );
+    });
+}
+
+/// Emits `Gate`.
+pub fn emit_gate(e: &mut Emit<'_>, spec: &KernelSpec, heads: u64, v_dim: u64, mode: GateMode) {
+    if mode != GateMode::Head {
+        return emit_binary(e, spec, heads * v_dim, |e, x, g| {
+            let g = e.sigmoid4(g);
+            e.fmul(x, g)
+        });
+    }
+    rows(e, spec, &[0, 1, 2], |e, _, at| {
+        let (zero, end) = (e.int(0), e.int(heads as i64));
+        e.each(zero, end, 1, |e, head| {
+            let g = e.at(at[1], head, 4);
+            let g = e.load_splat(g, 0);
+            let g = e.sigmoid4(g);
+            let g = e.lane(g, 0);
+            let (from, to) = (e.at(at[0], head, 4 * v_dim), e.at(at[2], head, 4 * v_dim));
+            let (zero, end) = (e.int(0), e.int(v_dim as i64));
+            e.each(zero, end, 1, |e, i| {
+                let (from, to) = (e.at(from, i, 4), e.at(to, i, 4));
+                let x = e.load(from, 0);
+                let y = e.fmul(x, g);
+                e.store(y, to, 0);
+            });
+        });
+    });
+}
+
+/// Emits `GatherRows`.
+pub fn emit_gather(e: &mut Emit<'_>, spec: &KernelSpec, width: u64) {
+    let x = e.operand(0);
+    rows(e, spec, &[1], |e, output, at| {
+        let row = e.out_row(output);
+        let from = e.at(x, row, stride(spec, 0));
+        let (zero, end) = (e.int(0), e.int(width as i64));
+        e.each(zero, end, 1, |e, i| {
+            let (from, to) = (e.at(from, i, 4), e.at(at[0], i, 4));
+            let x = e.load(from, 0);
+            e.store(x, to, 0);
+        });
+    });
+}
