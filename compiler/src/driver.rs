@@ -26,8 +26,12 @@ pub struct Input {
 pub fn load_input(path: &Path) -> Result<Input> {
     let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
     let text = String::from_utf8(bytes).map_err(|e| {
-        Error::input(format!("{} is not text: byte {} is not UTF-8", path.display(), e.utf8_error().valid_up_to()))
-            .help("give a model.toml or a graph dump; a .hyc artefact goes to `hyc run` or `hyc inspect`")
+        Error::input(format!(
+            "{} is not text: byte {} is not UTF-8",
+            path.display(),
+            e.utf8_error().valid_up_to()
+        ))
+        .help("give a model.toml or a graph dump; a .hyc artefact goes to `hyc run` or `hyc inspect`")
     })?;
     if is_dump(&text) {
         return Ok(Input { graph: parse_dump(path, &text)?, desc: None });
@@ -56,7 +60,8 @@ fn parse_dump(path: &Path, source: &str) -> Result<Graph> {
     })?;
     check_target(&graph.header.target)?;
     hyc_ir::verify::verify(&graph).map_err(|violations| {
-        let list: Vec<String> = violations.iter().take(12).map(|v| format!("{}: {v}", path.display())).collect();
+        let list: Vec<String> =
+            violations.iter().take(12).map(|v| format!("{}: {v}", path.display())).collect();
         Error::input(format!("the graph is not valid:\n  {}", list.join("\n  ")))
     })?;
     Ok(graph)
@@ -95,7 +100,11 @@ pub struct Lowered {
 pub fn lower(graph: Graph, level: cpu::Level, observer: &mut dyn FnMut(&PassReport)) -> Result<Lowered> {
     let target = CpuTarget { level };
     let mut passes = Vec::new();
-    let options = PipelineOptions::cpu(&cpu::supports, target.features());
+    let options = PipelineOptions {
+        supports: &cpu::supports,
+        arch: target.arch().to_string(),
+        features: target.features(),
+    };
     let compiled = hyc_passes::run(graph, &options, &mut |report| {
         passes.push(PassTime { name: report.name, changes: report.changes, seconds: report.seconds });
         observer(report);
@@ -179,7 +188,12 @@ pub fn dot(graph: &Graph) -> String {
     for id in graph.ops() {
         for operand in &graph.op(id).operands {
             for (def, _) in graph.defs(*operand) {
-                out.push_str(&format!("  n{} -> n{} [label=\"{}\"];\n", ids[def], ids[&id], graph.ty(*operand)));
+                out.push_str(&format!(
+                    "  n{} -> n{} [label=\"{}\"];\n",
+                    ids[def],
+                    ids[&id],
+                    graph.ty(*operand)
+                ));
             }
         }
     }

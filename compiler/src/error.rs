@@ -69,7 +69,9 @@ impl Error {
             std::io::ErrorKind::NotFound => "check the path",
             std::io::ErrorKind::PermissionDenied => "check the permissions of the file and its folder",
             std::io::ErrorKind::StorageFull => "free some space, or name another place with `-o`",
-            _ => return Error::new(ErrorKind::Resource, format!("cannot {what} {}: {error}", path.display())),
+            _ => {
+                return Error::new(ErrorKind::Resource, format!("cannot {what} {}: {error}", path.display()));
+            }
         };
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound => ErrorKind::Input,
@@ -101,5 +103,18 @@ impl From<crate::frontend::Diagnostics> for Error {
         let mut error = Error::input("the model description is not valid");
         error.rendered = Some(diagnostics);
         error
+    }
+}
+
+impl From<hyc_runtime::Error> for Error {
+    fn from(error: hyc_runtime::Error) -> Error {
+        use hyc_runtime::ErrorKind as Runtime;
+        let kind = match error.kind {
+            Runtime::BadInput | Runtime::BadArtefact | Runtime::BadNumbers => ErrorKind::Input,
+            Runtime::Unsupported => ErrorKind::Unsupported,
+            Runtime::Resource => ErrorKind::Resource,
+            Runtime::Cancelled => ErrorKind::Cancelled,
+        };
+        Error { help: error.help, ..Error::new(kind, error.message) }
     }
 }

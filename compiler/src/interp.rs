@@ -5,7 +5,7 @@
 
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{KernelSpec, Plan, Step};
-use hyc_runtime::{Executor, Error};
+use hyc_runtime::{Error, Executor};
 
 /// An executor on `hyc_kernels::reference`.
 #[derive(Debug, Default)]

@@ -1,1 +1,14 @@
-//! todo
+//! The compiler as a library; the `hyc` command is [`commands`] over it.
+
+mod bandwidth;
+pub mod commands;
+mod cost;
+pub mod diff;
+pub mod driver;
+pub mod error;
+pub mod frontend;
+pub mod interp;
+pub mod report;
+pub mod source;
+pub mod summary;
+pub mod write;

@@ -4,7 +4,11 @@
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let columns = header.len();
     let width = |i: usize| {
-        rows.iter().map(|row| row.get(i).map_or(0, |c| c.chars().count())).max().unwrap_or(0).max(header[i].chars().count())
+        rows.iter()
+            .map(|row| row.get(i).map_or(0, |c| c.chars().count()))
+            .max()
+            .unwrap_or(0)
+            .max(header[i].chars().count())
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {

@@ -44,7 +44,9 @@ fn random_rows(seed: u64, name: &str, cols: u64, first: u64, count: u64, out: &m
         return;
     }
     let scale = if name.contains("sink") { 1.0 } else { 1.0 / (cols as f32).sqrt() };
-    let tensor = name.bytes().fold(seed ^ 0x9e37_79b9_7f4a_7c15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let tensor = name
+        .bytes()
+        .fold(seed ^ 0x9e37_79b9_7f4a_7c15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     for row in first..first + count {
         let mut state = tensor ^ row.wrapping_mul(0xd134_2543_de82_ef95);
         out.extend((0..cols).map(|_| normal(&mut state) * scale));
@@ -137,7 +139,10 @@ impl WeightSource {
                     want.name, tensor.shape, want.shape
                 )),
                 Some(tensor) if element_bytes(tensor.dtype).is_none() => {
-                    faults.push(format!("dtype of `{}` is {:?}, not F32, BF16 or F16", want.name, tensor.dtype));
+                    faults.push(format!(
+                        "dtype of `{}` is {:?}, not F32, BF16 or F16",
+                        want.name, tensor.dtype
+                    ));
                 }
                 Some(_) => {}
             }
@@ -171,7 +176,9 @@ impl WeightSource {
             .map_err(|e| Error::io("read", path, e))?;
         out.clear();
         match tensor.dtype {
-            Dtype::F32 => out.extend(raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+            Dtype::F32 => {
+                out.extend(raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+            }
             Dtype::BF16 => {
                 out.extend(raw.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()));
             }

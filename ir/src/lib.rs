@@ -1,6 +1,7 @@
 //! The graph IR of `hyc` and the Plan it becomes.
 
 pub mod abi;
+pub mod artefact;
 pub mod graph;
 pub mod op;
 pub mod pack;

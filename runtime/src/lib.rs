@@ -1,1 +1,44 @@
-//! todo
+//! Loads a `hyc` artefact and runs it; contains no compiler.
+//!
+//! ```no_run
+//! use hyc_runtime::{CancelToken, GenerateOptions, LoadOptions, Model, Session, SessionOptions, Tokenizer, generate};
+//!
+//! # fn main() -> Result<(), hyc_runtime::Error> {
+//! let model = Model::load("tiny.hyc", &LoadOptions::default())?;
+//! let tokenizer = Tokenizer::of(&model)?;
+//! let mut session = Session::new(&model, &SessionOptions::default())?;
+//! let prompt = tokenizer.encode("The garbage collector")?;
+//! let options = GenerateOptions { max_new_tokens: 64, ..GenerateOptions::default() };
+//! let done = generate(&mut session, &tokenizer, &prompt, &options, &CancelToken::new(), &mut |event| {
+//!     if let hyc_runtime::Event::Text(text) = event {
+//!         print!("{text}");
+//!     }
+//! })?;
+//! println!("\n{} tokens", done.tokens.len());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Session`] holds several sequences at once: [`Session::add_sequence`], [`Session::feed`],
+//! [`Session::step`]. What it takes of memory is known before anything is allocated ([`MemoryPlan`]).
+
+mod engine;
+mod error;
+mod exec;
+mod generate;
+mod memory;
+mod model;
+mod pool;
+mod sampling;
+mod session;
+mod tokenizer;
+
+pub use engine::{Engine, StepInput, Values};
+pub use error::{Error, ErrorKind, Result};
+pub use exec::{Executor, NativeExecutor};
+pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate};
+pub use memory::MemoryPlan;
+pub use model::{LoadOptions, Model, Verify, stored_shape};
+pub use sampling::{Sampler, Sampling};
+pub use session::{SequenceId, Session, SessionOptions, StepOutput};
+pub use tokenizer::{TextStream, Tokenizer};

@@ -51,7 +51,12 @@ fn check(args: &Args) -> Result<()> {
         WeightSource::open(&desc.weights.files)?.check(&expected)?;
     }
     if !args.json {
-        println!("{}: {} layers, {} ops, no fault found", args.input.display(), graph.header.layers, graph.len());
+        println!(
+            "{}: {} layers, {} ops, no fault found",
+            args.input.display(),
+            graph.header.layers,
+            graph.len()
+        );
     }
     Ok(())
 }

@@ -112,7 +112,10 @@ pub fn run(args: Args) -> Result<()> {
     let mut dumps = String::new();
     let lowered = driver::lower(input.graph, level, &mut |report| {
         if args.print_ir_after_all || args.print_ir_after.iter().any(|name| name == report.name) {
-            dumps.push_str(&format!("; after {}: {} changes\n{}\n", report.name, report.changes, report.graph));
+            dumps.push_str(&format!(
+                "; after {}: {} changes\n{}\n",
+                report.name, report.changes, report.graph
+            ));
         }
     })?;
     if !dumps.is_empty() || args.print_ir_after_all || !args.print_ir_after.is_empty() {
@@ -228,7 +231,9 @@ fn write_artefact(
 /// A byte progress bar on standard error; hidden where it is no terminal, or where quiet.
 pub fn progress(quiet: bool, total: u64, what: &str) -> ProgressBar {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(total) };
-    if let Ok(style) = ProgressStyle::with_template("{msg:>10} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg:>10} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec}")
+    {
         bar.set_style(style.progress_chars("=> "));
     }
     bar.set_message(what.to_string());

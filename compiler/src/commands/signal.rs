@@ -20,7 +20,10 @@ pub fn install(on_press: impl Fn() + Send + 'static) -> Result<()> {
 /// The error of a cancelled phase, where Ctrl-C was pressed.
 pub fn check(phase: &str) -> Result<()> {
     if PRESSED.load(Ordering::SeqCst) {
-        return Err(Error::new(ErrorKind::Cancelled, format!("cancelled while {phase}; nothing was written")));
+        return Err(Error::new(
+            ErrorKind::Cancelled,
+            format!("cancelled while {phase}; nothing was written"),
+        ));
     }
     Ok(())
 }

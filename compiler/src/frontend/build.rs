@@ -244,8 +244,7 @@ impl Builder<'_> {
         let ty = self.score_type(d.heads, blocks);
         let block_max = self.one(Op::BlockMax { block }, &[probs], "block_max", ty);
         let ty = self.score_type(d.kv_heads, blocks);
-        let group_max =
-            self.one(Op::GroupMax { kv_heads: d.kv_heads as u64 }, &[block_max], "group_max", ty);
+        let group_max = self.one(Op::GroupMax { kv_heads: d.kv_heads as u64 }, &[block_max], "group_max", ty);
         let ty = self.selection_type();
         self.one(Op::TopK { blocks: (d.attention.top_k / d.attention.block) as u64 }, &[group_max], "sel", ty)
     }
@@ -281,8 +280,7 @@ impl Builder<'_> {
     fn window_branch(&mut self, branch: &Branch, cache: ValueId) -> ValueId {
         let d = self.desc;
         let sink = self.vector("self_attn.sink_window", d.heads);
-        let op =
-            Op::WindowAttention { heads: d.heads as u64, window: d.attention.window as u64, sink: true };
+        let op = Op::WindowAttention { heads: d.heads as u64, window: d.attention.window as u64, sink: true };
         let ty = self.tokens(d.heads * d.v_dim);
         self.one(op, &[branch.q, cache, sink], "window", ty)
     }
@@ -333,10 +331,8 @@ impl Builder<'_> {
     fn experts(&mut self, h: ValueId, experts: usize, active: usize, ffn: usize) -> ValueId {
         let hidden = self.desc.hidden;
         let logits = self.linear(h, "mlp.router.weight", hidden, experts, "router");
-        let index = Type::Tensor {
-            elem: Elem::I32,
-            dims: vec![Dim::Sym(Sym::Tokens), Dim::Const(active as u64)],
-        };
+        let index =
+            Type::Tensor { elem: Elem::I32, dims: vec![Dim::Sym(Sym::Tokens), Dim::Const(active as u64)] };
         let routed = self.op(
             Op::Router { active: active as u64 },
             &[logits],

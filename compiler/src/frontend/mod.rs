@@ -11,8 +11,8 @@ mod tests;
 
 pub use build::build_graph;
 pub use desc::{
-    AttentionDesc, Ffn, Gate, Kind, LayerKind, ModelDesc, Rope, SparseKv, TargetDesc, WeightDtype, WeightSpec,
-    WeightsDesc,
+    AttentionDesc, Ffn, Gate, Kind, LayerKind, ModelDesc, Rope, SparseKv, TargetDesc, WeightDtype,
+    WeightSpec, WeightsDesc,
 };
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use model_toml::parse_model;

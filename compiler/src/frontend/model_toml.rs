@@ -10,11 +10,32 @@ use super::reader::{At, Faults, Section, nearest};
 
 const SECTIONS: &[&str] = &["model", "attention", "moe", "weights", "tokenizer", "target"];
 const MODEL: &[&str] = &[
-    "name", "layers", "hidden", "heads", "kv_heads", "head_dim", "qk_head_dim", "v_head_dim", "ffn", "vocab",
-    "norm_eps", "rope", "qk_norm", "tie_embeddings",
+    "name",
+    "layers",
+    "hidden",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "qk_head_dim",
+    "v_head_dim",
+    "ffn",
+    "vocab",
+    "norm_eps",
+    "rope",
+    "qk_norm",
+    "tie_embeddings",
 ];
 const ATTENTION: &[&str] = &[
-    "kind", "pattern", "full", "block", "top_k", "window", "gate", "sparse_kv", "window_branch", "full_gate",
+    "kind",
+    "pattern",
+    "full",
+    "block",
+    "top_k",
+    "window",
+    "gate",
+    "sparse_kv",
+    "window_branch",
+    "full_gate",
     "full_sink",
 ];
 const MOE: &[&str] = &["experts", "active", "expert_ffn", "shared_ffn"];
@@ -64,7 +85,12 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
     let find = |name: &str| root.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value);
     for name in ["model", "attention"] {
         if find(name).is_none() {
-            faults.add(0..0, format!("section [{name}] is missing"), "in this file", &format!("add `[{name}]`"));
+            faults.add(
+                0..0,
+                format!("section [{name}] is missing"),
+                "in this file",
+                &format!("add `[{name}]`"),
+            );
         }
     }
     let model = Section::new("model", find("model"), MODEL, faults);
@@ -165,7 +191,11 @@ fn read_base(model: &Section, faults: &Faults) -> Base {
 fn read_name(model: &Section, faults: &Faults) -> Option<String> {
     let name = model.string("name", "my-model")?;
     let ok = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if name.value.is_empty() || name.value.len() > 100 || name.value.starts_with('.') || !name.value.chars().all(ok) {
+    if name.value.is_empty()
+        || name.value.len() > 100
+        || name.value.starts_with('.')
+        || !name.value.chars().all(ok)
+    {
         faults.add(
             name.span,
             "`name` becomes a file name",
@@ -203,7 +233,11 @@ fn read_rope(model: &Section, qk_dim: Option<usize>, faults: &Faults) -> Option<
 }
 
 fn read_attention(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<AttentionDesc> {
-    let kind = a.word("kind", &[("hysparse", Kind::HySparse), ("full", Kind::Full), ("swa", Kind::Swa)], Kind::HySparse);
+    let kind = a.word(
+        "kind",
+        &[("hysparse", Kind::HySparse), ("full", Kind::Full), ("swa", Kind::Swa)],
+        Kind::HySparse,
+    );
     let (why_full, why_swa) = ("every layer is full", "a hybrid SWA model selects nothing");
     if kind == Kind::Full {
         for key in ["pattern", "full", "window", "sparse_kv", "window_branch"] {
@@ -363,8 +397,12 @@ fn read_full_list(value: &toml::Spanned<DeValue>, layers: usize, faults: &Faults
         let n = item.get_ref().as_integer().and_then(|i| usize::from_str_radix(i.as_str(), i.radix()).ok());
         let fault = match n {
             None => Some("a layer is an integer from 0".to_string()),
-            Some(n) if n >= layers => Some(format!("layer {n} is out of range: layers are 0 to {}", layers - 1)),
-            Some(n) if last.is_some_and(|last| n <= last) => Some("layers must ascend, each once".to_string()),
+            Some(n) if n >= layers => {
+                Some(format!("layer {n} is out of range: layers are 0 to {}", layers - 1))
+            }
+            Some(n) if last.is_some_and(|last| n <= last) => {
+                Some("layers must ascend, each once".to_string())
+            }
             Some(n) => {
                 kinds[n] = LayerKind::Full;
                 last = Some(n);

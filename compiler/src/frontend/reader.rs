@@ -63,7 +63,12 @@ impl<'a, 'i> Section<'a, 'i> {
         let span = table.map_or(0..0, |t| t.span());
         let inner = table.and_then(|t| t.get_ref().as_table());
         if table.is_some() && inner.is_none() {
-            faults.add(span.clone(), format!("`{name}` must be a table"), "not a table", &format!("write `[{name}]`"));
+            faults.add(
+                span.clone(),
+                format!("`{name}` must be a table"),
+                "not a table",
+                &format!("write `[{name}]`"),
+            );
         }
         let section = Section { name, table: inner, span, faults };
         section.check_keys(keys);
@@ -78,7 +83,12 @@ impl<'a, 'i> Section<'a, 'i> {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("[{}] takes: {}", self.name, keys.join(", ")),
                 };
-                self.faults.add(key.span(), format!("unknown key `{word}` in [{}]", self.name), "unknown key", &help);
+                self.faults.add(
+                    key.span(),
+                    format!("unknown key `{word}` in [{}]", self.name),
+                    "unknown key",
+                    &help,
+                );
             }
         }
     }

@@ -1,0 +1,51 @@
+//! `hyc diff`.
+
+use std::path::PathBuf;
+
+use hyc_runtime::{LoadOptions, Model, SessionOptions};
+
+use crate::diff::{Difference, Options, diff};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Run the generated code beside the plan interpreter and name the first step that differs
+///
+/// Both run the artefact's own plan on the same tokens, step by step; the interpreter computes each step in
+/// plain Rust. It is slow: some tokens are enough.
+///
+/// Examples:
+///   hyc diff model.hyc
+///   hyc diff model.hyc --tokens 100 --tolerance 1e-4
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    /// An artefact
+    model: PathBuf,
+    /// Random tokens to run
+    #[arg(long, default_value_t = 40)]
+    tokens: usize,
+    /// Seed of the tokens
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Largest relative error of a step's output that counts as equal
+    #[arg(long, default_value_t = 1e-3)]
+    tolerance: f64,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let model = Model::load(&args.model, &LoadOptions::default())?;
+    let options = Options { tokens: args.tokens, seed: args.seed, tolerance: args.tolerance };
+    let report = diff(&model, &SessionOptions::default(), &options)?;
+    match report.first {
+        None => super::print(&format!(
+            "{} steps over {} tokens agree; largest relative error {:.1e} in {}\n",
+            report.steps, args.tokens, report.worst, report.worst_step
+        )),
+        Some(Difference { step, operand, element, ours, reference, error }) => Err(Error::new(
+            ErrorKind::Differs,
+            format!(
+                "{step} differs first: `{operand}` has relative error {error:.1e}; element {element} is {ours}, \
+                 the interpreter has {reference}"
+            ),
+        )),
+    }
+}

@@ -1,0 +1,153 @@
+//! `hyc inspect`.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use hyc_ir::plan::{CachePolicy, Operand, Plan};
+use hyc_passes::kv_table;
+use hyc_runtime::{LoadOptions, MemoryPlan, Model, Verify};
+use serde_json::json;
+
+use crate::error::{Error, Result};
+use crate::report::{bytes, table};
+use crate::{summary, write};
+
+/// Print a part of an artefact
+///
+/// Examples:
+///   hyc inspect model.hyc            what is in it
+///   hyc inspect model.hyc graph      the scheduled graph, as `hyc compile` takes it back
+///   hyc inspect model.hyc plan       the steps
+///   hyc inspect model.hyc kv         the KV caches and their bytes
+///   hyc inspect model.hyc memory     what a session takes
+///   hyc inspect model.hyc asm        disassembly
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    /// An artefact
+    model: PathBuf,
+    /// What to print
+    #[arg(value_enum, default_value = "summary")]
+    part: Part,
+    /// JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Sizes, chains, KV table
+    Summary,
+    /// The scheduled graph
+    Graph,
+    /// The steps with their operands
+    Plan,
+    /// KV caches
+    Kv,
+    /// What a session takes
+    Memory,
+    /// Disassembly of the kernels
+    Asm,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let model = Model::load(&args.model, &LoadOptions { verify: Verify::Header })?;
+    let text = if args.json { json_of(&model, args.part)? } else { text_of(&model, args.part)? };
+    super::print(&text)
+}
+
+fn absent(what: &str) -> Error {
+    Error::input(format!("this artefact has no {what}")).help("compile the model again with this build")
+}
+
+fn text_of(model: &Model, part: Part) -> Result<String> {
+    let plan = model.plan();
+    Ok(match part {
+        Part::Summary => {
+            let mut s = summary::Summary::of(plan, &[]);
+            s.file = Some((model.path().to_path_buf(), model.file_bytes()));
+            summary::text(&s)
+        }
+        Part::Graph => model.graph_text().ok_or_else(|| absent("graph"))?.to_string(),
+        Part::Asm => model.asm_text().ok_or_else(|| absent("disassembly"))?.to_string(),
+        Part::Plan => steps(plan),
+        Part::Kv => format!("{}\n{}", summary::kv_text(&kv_table(plan)), caches(plan)),
+        Part::Memory => memory(model),
+    })
+}
+
+fn json_of(model: &Model, part: Part) -> Result<String> {
+    let plan = model.plan();
+    let value = match part {
+        Part::Summary => summary::json(&summary::Summary::of(plan, &[])),
+        Part::Plan => return write::plan_json(plan, true),
+        Part::Graph => json!({ "graph": model.graph_text() }),
+        Part::Asm => json!({ "asm": model.asm_text() }),
+        Part::Kv => json!({ "table": summary::kv_json(&kv_table(plan)), "caches": plan.caches }),
+        Part::Memory => {
+            let m = whole_session(model);
+            json!({ "weights": m.weights, "arena": m.arena, "caches": m.caches, "scratch_a_thread": m.scratch })
+        }
+    };
+    Ok(format!("{value:#}\n"))
+}
+
+fn steps(plan: &Plan) -> String {
+    let operand = |operand: &Operand| match operand {
+        Operand::Buffer(id) => format!("{id}:{}", plan.buffers[id.index()].name),
+        Operand::Weight(id) => format!("{id}:{}", plan.weights[id.index()].name),
+        Operand::Cache(id) => format!("{id}:{}", plan.caches[id.index()].name),
+    };
+    let mut out = String::new();
+    for (i, step) in plan.steps.iter().enumerate() {
+        let roles = step.op.signature();
+        let list: Vec<String> = step
+            .operands
+            .iter()
+            .zip(&roles)
+            .map(|(o, role)| format!("{}={}", role.name, operand(o)))
+            .collect();
+        out.push_str(&format!(
+            "{i:4} {} {} ({})\n",
+            step.name,
+            plan.kernels[step.kernel.index()].name,
+            list.join(", ")
+        ));
+    }
+    out
+}
+
+fn caches(plan: &Plan) -> String {
+    let rows: Vec<Vec<String>> = plan
+        .caches
+        .iter()
+        .map(|c| {
+            let policy = match c.policy {
+                CachePolicy::Growing => "growing".to_string(),
+                CachePolicy::Ring { window, pages } => format!("ring of {window}, {pages} pages"),
+            };
+            let readers: Vec<String> = c.readers.iter().map(ToString::to_string).collect();
+            vec![c.name.clone(), policy, bytes(c.token_bytes()), bytes(c.page_bytes()), readers.join(" ")]
+        })
+        .collect();
+    table(&["cache", "keeps", "a token", "a page", "read by layers"], &rows)
+}
+
+fn whole_session(model: &Model) -> MemoryPlan {
+    let m = &model.plan().model;
+    let pages = m.max_batch * m.max_context.div_ceil(m.page);
+    MemoryPlan::new(model.plan(), model.file_bytes(), pages, m.max_batch, 1)
+}
+
+fn memory(model: &Model) -> String {
+    let m = whole_session(model);
+    let info = &model.plan().model;
+    let rows = vec![
+        vec!["weights, mapped".into(), bytes(m.weights)],
+        vec!["activations".into(), bytes(m.arena)],
+        vec![format!("KV caches, {} sequences of {}", info.max_batch, info.max_context), bytes(m.caches)],
+        vec!["scratch, each thread".into(), bytes(m.scratch)],
+        vec!["total with one thread".into(), bytes(m.total())],
+    ];
+    table(&["memory", "bytes"], &rows)
+}

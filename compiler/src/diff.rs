@@ -1,0 +1,129 @@
+//! Two executors on one plan, step by step.
+
+use hyc_ir::plan::{BufferId, Operand, Plan};
+use hyc_runtime::{Engine, Model, NativeExecutor, SessionOptions, StepInput, Values};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::interp::Interpreter;
+
+/// What to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Random tokens.
+    pub tokens: usize,
+    /// Their seed.
+    pub seed: u64,
+    /// Largest relative error that counts as equal.
+    pub tolerance: f64,
+}
+
+/// How the two compare.
+#[derive(Debug)]
+pub struct Report {
+    /// Steps compared.
+    pub steps: usize,
+    /// Largest relative error met.
+    pub worst: f64,
+    /// Where.
+    pub worst_step: String,
+    /// The first step that differs.
+    pub first: Option<Difference>,
+}
+
+/// The first difference.
+#[derive(Debug)]
+pub struct Difference {
+    /// Step, as `L3.hybrid_attention`.
+    pub step: String,
+    /// Which of its results.
+    pub operand: &'static str,
+    /// Index of the element that differs most.
+    pub element: usize,
+    /// Ours.
+    pub ours: f64,
+    /// The interpreter's.
+    pub reference: f64,
+    /// ||ours - reference|| / ||reference||.
+    pub error: f64,
+}
+
+/// Runs both on random tokens of one sequence, in chunks. Both executors compute each step from their own
+/// earlier results, so an error that grows is met where it passes the tolerance.
+pub fn diff(model: &Model, session: &SessionOptions, options: &Options) -> Result<Report> {
+    let m = &model.plan().model;
+    let tokens = (options.tokens as u64).clamp(1, m.max_context);
+    let pages = m.max_context.div_ceil(m.page);
+    let threads =
+        session.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let mut ours = Engine::new(model, Box::new(NativeExecutor::new(model, threads)?), pages, 1)?;
+    let mut reference = Engine::new(model, Box::new(Interpreter), pages, 1)?;
+    let mut report = Report { steps: 0, worst: 0.0, worst_step: String::new(), first: None };
+    let mut state = options.seed;
+    let mut begin = 0;
+    while begin < tokens {
+        let end = tokens.min(begin + m.chunk);
+        let input = chunk(begin..end, pages, m.vocab, &mut state);
+        ours.begin(input.clone())?;
+        reference.begin(input)?;
+        for (index, step) in model.plan().steps.iter().enumerate() {
+            ours.run_step(index)?;
+            reference.run_step(index)?;
+            report.steps += 1;
+            for (operand, role) in step.operands.iter().zip(step.op.signature()) {
+                let (Operand::Buffer(id), true) = (operand, role.write) else { continue };
+                let found = compare(model.plan(), &ours, &reference, *id);
+                if found.error > report.worst {
+                    report.worst = found.error;
+                    report.worst_step.clone_from(&step.name);
+                }
+                if found.error > options.tolerance || found.error.is_nan() {
+                    report.first = Some(Difference { step: step.name.clone(), operand: role.name, ..found });
+                    return Ok(report);
+                }
+            }
+        }
+        begin = end;
+    }
+    if report.steps == 0 {
+        return Err(Error::new(ErrorKind::Input, "the plan has no steps"));
+    }
+    Ok(report)
+}
+
+fn chunk(range: std::ops::Range<u64>, pages: u64, vocab: u64, state: &mut u64) -> StepInput {
+    let mut next = || {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((*state >> 33) % vocab) as i32
+    };
+    let rows = range.end - range.start;
+    StepInput {
+        token_ids: (0..rows).map(|_| next()).collect(),
+        positions: range.map(|p| p as i32).collect(),
+        sequence: vec![0; rows as usize],
+        page_table: (0..pages as i32).collect(),
+        ring_slot: vec![0],
+        out_rows: vec![rows as i32 - 1],
+    }
+}
+
+fn compare(plan: &Plan, ours: &Engine<'_>, reference: &Engine<'_>, id: BufferId) -> Difference {
+    let flat = |values: Values| -> Vec<f64> {
+        match values {
+            Values::F32(list) => list.into_iter().map(f64::from).collect(),
+            Values::I32(list) => list.into_iter().map(f64::from).collect(),
+        }
+    };
+    let (a, b) = (flat(ours.buffer(id)), flat(reference.buffer(id)));
+    let norm: f64 = b.iter().map(|x| x * x).sum();
+    let distance: f64 = a.iter().zip(&b).map(|(x, y)| (x - y) * (x - y)).sum();
+    let worst =
+        (0..a.len()).max_by(|i, j| (a[*i] - b[*i]).abs().total_cmp(&(a[*j] - b[*j]).abs())).unwrap_or(0);
+    Difference {
+        step: plan.buffers[id.index()].name.clone(),
+        operand: "",
+        element: worst,
+        ours: a.get(worst).copied().unwrap_or(0.0),
+        reference: b.get(worst).copied().unwrap_or(0.0),
+        error: (distance / norm.max(1e-30)).sqrt(),
+    }
+}

@@ -1,0 +1,306 @@
+//! Writing files: artefacts, and whatever `-o` names. A file is whole or not there.
+//!
+//! Everything goes to a nameless file in the target's folder (O_TMPFILE), which gets its name when it is
+//! complete and on disk; a killed compile leaves nothing behind. Where the file system has no nameless
+//! files, a temporary name is used and removed on every error.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use hyc_ir::artefact::{
+    ALIGN, ASM, CODE, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, PLAN_KEY, TOKENIZER, VERSION, VERSION_KEY,
+};
+use hyc_ir::pack::{pack_panel, pack_row};
+use hyc_ir::plan::{Elem, Layout, Plan, Weight};
+use hyc_runtime::stored_shape;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::Weights;
+
+/// What goes into an artefact beside the weights.
+pub struct Artefact<'a> {
+    /// The plan, with the kernels' places in the code.
+    pub plan: &'a Plan,
+    /// The code.
+    pub code: &'a [u8],
+    /// The scheduled graph's text.
+    pub graph: &'a str,
+    /// The kernels' disassembly.
+    pub asm: &'a str,
+    /// tokenizer.json.
+    pub tokenizer: Option<&'a [u8]>,
+}
+
+/// The plan as JSON.
+pub fn plan_json(plan: &Plan, pretty: bool) -> Result<String> {
+    let json = if pretty {
+        serde_json::to_string_pretty(plan).map(|s| s + "\n")
+    } else {
+        serde_json::to_string(plan)
+    };
+    json.map_err(|e| Error::new(ErrorKind::Internal, format!("the plan does not serialise: {e}")))
+}
+
+/// Writes `bytes` to `path`, whole or not at all.
+pub fn file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut out = Whole::create(path)?;
+    out.file.write_all(bytes).map_err(|e| Error::io("write", path, e))?;
+    out.finish()
+}
+
+/// One tensor of the file.
+struct Entry<'a> {
+    name: String,
+    dtype: &'static str,
+    shape: Vec<usize>,
+    bytes: u64,
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    Weight(&'a Weight),
+    Bytes(&'a [u8]),
+    Zeros,
+}
+
+/// Writes an artefact and returns its size. `progress` gets the bytes of each piece as it is written and
+/// may end the writing with an error.
+pub fn artefact(
+    path: &Path,
+    artefact: &Artefact<'_>,
+    weights: &Weights,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<u64> {
+    let entries = entries(artefact);
+    let mut digests: BTreeMap<String, String> =
+        entries.iter().map(|entry| (entry.name.clone(), NO_HASH.to_string())).collect();
+    let blank = header(&entries, artefact.plan, &digests, NO_HASH)?;
+    let mut whole = Whole::create(path)?;
+    let fail = |e| Error::io("write", path, e);
+    let mut out = BufWriter::with_capacity(1 << 20, &mut whole.file);
+    out.write_all(&blank).map_err(fail)?;
+    let mut size = blank.len() as u64;
+    for entry in &entries {
+        let mut digest = Sha256::new();
+        let mut sink = |piece: &[u8]| {
+            digest.update(piece);
+            out.write_all(piece).map_err(fail)
+        };
+        match entry.content {
+            Content::Weight(weight) => {
+                pack_weight(weight, weights, &mut sink, progress)?;
+            }
+            Content::Bytes(bytes) => sink(bytes)?,
+            Content::Zeros => sink(&vec![0; entry.bytes as usize])?,
+        }
+        digests.insert(entry.name.clone(), hex(&digest.finalize()));
+        size += entry.bytes;
+    }
+    out.flush().map_err(fail)?;
+    drop(out);
+    let unsigned = header(&entries, artefact.plan, &digests, NO_HASH)?;
+    let hash = hex(&Sha256::digest(&unsigned[8..]));
+    let signed = header(&entries, artefact.plan, &digests, &hash)?;
+    whole.file.seek(SeekFrom::Start(0)).map_err(fail)?;
+    whole.file.write_all(&signed).map_err(fail)?;
+    whole.finish()?;
+    Ok(size)
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Every tensor in file order, with what keeps the next one aligned.
+fn entries<'a>(artefact: &Artefact<'a>) -> Vec<Entry<'a>> {
+    let mut list: Vec<Entry<'a>> = Vec::new();
+    let mut push = |entry: Entry<'a>| {
+        let pad = entry.bytes.next_multiple_of(ALIGN) - entry.bytes;
+        list.push(entry);
+        if pad > 0 {
+            let name = format!("hyc.pad.{}", list.len());
+            list.push(Entry {
+                name,
+                dtype: "U8",
+                shape: vec![pad as usize],
+                bytes: pad,
+                content: Content::Zeros,
+            });
+        }
+    };
+    for weight in &artefact.plan.weights {
+        push(Entry {
+            name: weight.name.clone(),
+            dtype: if weight.elem == Elem::Bf16 { "BF16" } else { "F32" },
+            shape: stored_shape(weight.layout),
+            bytes: weight.bytes(),
+            content: Content::Weight(weight),
+        });
+    }
+    let blobs = [
+        (CODE, Some(artefact.code)),
+        (GRAPH, Some(artefact.graph.as_bytes())),
+        (ASM, Some(artefact.asm.as_bytes())),
+        (TOKENIZER, artefact.tokenizer),
+    ];
+    for (name, bytes) in blobs {
+        let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else { continue };
+        push(Entry {
+            name: name.to_string(),
+            dtype: "U8",
+            shape: vec![bytes.len()],
+            bytes: bytes.len() as u64,
+            content: Content::Bytes(bytes),
+        });
+    }
+    list
+}
+
+/// The file's beginning: length and header, padded so that the data is aligned. Its length does not depend
+/// on the digests' or the hash's digits.
+fn header(
+    entries: &[Entry<'_>],
+    plan: &Plan,
+    digests: &BTreeMap<String, String>,
+    hash: &str,
+) -> Result<Vec<u8>> {
+    let metadata = serde_json::json!({
+        VERSION_KEY: VERSION.to_string(),
+        PLAN_KEY: plan_json(plan, false)?,
+        DIGESTS_KEY: serde_json::json!(digests).to_string(),
+        HASH_KEY: hash,
+    });
+    let mut map = serde_json::Map::new();
+    map.insert("__metadata__".to_string(), metadata);
+    let mut at = 0;
+    for entry in entries {
+        let place = serde_json::json!({
+            "dtype": entry.dtype, "shape": entry.shape, "data_offsets": [at, at + entry.bytes],
+        });
+        map.insert(entry.name.clone(), place);
+        at += entry.bytes;
+    }
+    let mut json = serde_json::Value::Object(map).to_string().into_bytes();
+    json.resize((json.len() + 8).next_multiple_of(ALIGN as usize) - 8, b' ');
+    let mut out = (json.len() as u64).to_le_bytes().to_vec();
+    out.extend(json);
+    Ok(out)
+}
+
+/// Reads, converts and writes a weight some rows at a time.
+fn pack_weight(
+    weight: &Weight,
+    source: &Weights,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<()> {
+    let (mut rows, mut packed) = (Vec::new(), Vec::new());
+    let mut emit = |packed: &mut Vec<u8>| {
+        sink(packed)?;
+        progress(packed.len() as u64)?;
+        packed.clear();
+        Ok(())
+    };
+    match weight.layout {
+        Layout::Vector { len } => {
+            source.rows(&weight.name, len, 0, 1, &mut rows)?;
+            pack_row(weight.elem, &rows, &mut packed);
+            emit(&mut packed)
+        }
+        Layout::Rows { rows: count, cols } => {
+            for row in 0..count {
+                source.rows(&weight.name, cols, row, 1, &mut rows)?;
+                pack_row(weight.elem, &rows, &mut packed);
+                if packed.len() >= 1 << 20 || row + 1 == count {
+                    emit(&mut packed)?;
+                }
+            }
+            Ok(())
+        }
+        Layout::Panels { count, out, inn, group } => {
+            for first in (0..count * out).step_by(group as usize) {
+                for panel in (first..first + group).step_by(hyc_ir::abi::PANEL as usize) {
+                    let lanes = (first + group - panel).min(hyc_ir::abi::PANEL);
+                    source.rows(&weight.name, inn, panel, lanes, &mut rows)?;
+                    pack_panel(weight.elem, inn as usize, &rows, &mut packed);
+                    emit(&mut packed)?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A file that appears under its name when it is complete.
+struct Whole {
+    file: File,
+    path: PathBuf,
+    /// The temporary name, where the file has one.
+    named: Option<tempfile::TempPath>,
+}
+
+impl Whole {
+    fn create(path: &Path) -> Result<Whole> {
+        if path.is_dir() {
+            return Err(Error::new(ErrorKind::Usage, format!("{} is a folder", path.display()))
+                .help("name a file with `-o`"));
+        }
+        let folder = folder(path);
+        if let Ok(file) = tempfile::tempfile_in(folder)
+            && nameless(&file)
+        {
+            return Ok(Whole { file, path: path.to_path_buf(), named: None });
+        }
+        let file = tempfile::Builder::new()
+            .prefix(".hyc-")
+            .tempfile_in(folder)
+            .map_err(|e| Error::io("create", path, e.into()))?;
+        let (file, named) = file.into_parts();
+        Ok(Whole { file, path: path.to_path_buf(), named: Some(named) })
+    }
+
+    /// Brings the content to disk and gives the file its name, in place of what had it before.
+    fn finish(self) -> Result<()> {
+        let fail = |e: std::io::Error| Error::io("write", &self.path, e);
+        self.file.sync_all().map_err(fail)?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        self.file.set_permissions(mode).map_err(fail)?;
+        match self.named {
+            Some(named) => named.persist(&self.path).map_err(|e| Error::io("write", &self.path, e.error)),
+            None => {
+                // A link cannot replace a file, a rename can.
+                let temporary = folder(&self.path).join(format!(".hyc-{}", std::process::id()));
+                let _ = std::fs::remove_file(&temporary);
+                link(&self.file, &temporary).map_err(fail)?;
+                std::fs::rename(&temporary, &self.path).map_err(|e| {
+                    let _ = std::fs::remove_file(&temporary);
+                    fail(e)
+                })
+            }
+        }
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether the file can be given a name later: it has none now, and /proc can reach it.
+fn nameless(file: &File) -> bool {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
+    let target = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    // A file that was unlinked after its creation also has no name, but can never get one again.
+    let tmpfile = target.is_ok_and(|t| t.file_name().is_some_and(|n| n.to_string_lossy().starts_with('#')));
+    file.metadata().is_ok_and(|m| m.nlink() == 0) && tmpfile
+}
+
+fn link(file: &File, to: &Path) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(rustix::fs::CWD, from, rustix::fs::CWD, to, rustix::fs::AtFlags::SYMLINK_FOLLOW)?;
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! What an artefact file is, for the compiler that writes it and the runtime that reads it.
+//!
+//! `NAME.hyc` is a valid safetensors file: eight bytes with the header's length N (little-endian), N bytes
+//! of JSON, then the tensors' bytes without gaps. `8 + N` and every tensor's offset are multiples of
+//! [`ALIGN`]; spaces end the header, and tensors named `hyc.pad.I` fill up what is missing. In the header's
+//! `__metadata__`:
+//!
+//! * [`VERSION_KEY`]: the format's version, in decimal;
+//! * [`PLAN_KEY`]: the Plan as JSON;
+//! * [`DIGESTS_KEY`]: a JSON object with the SHA-256 of each tensor's bytes, in hexadecimal;
+//! * [`HASH_KEY`]: the SHA-256 of the N header bytes, with the 64 digits of this value itself written as
+//!   zeros. So the hash covers the plan, every tensor's place and, through the digests, every byte.
+//!
+//! Weights are named as in the Plan and hold their packed layout; beside them [`CODE`], and where the
+//! compiler had them [`TOKENIZER`], [`GRAPH`] and [`ASM`], as U8.
+
+/// The version that this build writes and reads.
+pub const VERSION: u32 = 1;
+/// Alignment of tensors in the file, in bytes.
+pub const ALIGN: u64 = 64;
+/// Metadata key of the version.
+pub const VERSION_KEY: &str = "hyc.version";
+/// Metadata key of the Plan.
+pub const PLAN_KEY: &str = "hyc.plan";
+/// Metadata key of the tensors' digests.
+pub const DIGESTS_KEY: &str = "hyc.digests";
+/// Metadata key of the header's hash.
+pub const HASH_KEY: &str = "hyc.hash";
+/// Tensor with the kernels' machine code.
+pub const CODE: &str = "hyc.code";
+/// Tensor with tokenizer.json.
+pub const TOKENIZER: &str = "hyc.tokenizer";
+/// Tensor with the text of the scheduled graph.
+pub const GRAPH: &str = "hyc.graph";
+/// Tensor with the kernels' disassembly.
+pub const ASM: &str = "hyc.asm";
+/// What stands for the hash while the header is hashed.
+pub const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";

@@ -1,0 +1,234 @@
+//! One forward pass over the plan: arena, caches, and an executor.
+
+use hyc_ir::abi::StepContext;
+use hyc_ir::plan::{BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::Executor;
+use crate::memory::{Aligned, cache_pages};
+use crate::model::Model;
+
+/// What a step runs on: rows of one or more sequences.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StepInput {
+    /// `[tokens]` vocabulary ids.
+    pub token_ids: Vec<i32>,
+    /// `[tokens]` positions.
+    pub positions: Vec<i32>,
+    /// `[tokens]` index of the row's sequence, `0..batch`.
+    pub sequence: Vec<i32>,
+    /// `[batch][max_pages]` physical pages.
+    pub page_table: Vec<i32>,
+    /// `[batch]` ring slots.
+    pub ring_slot: Vec<i32>,
+    /// `[outputs]` rows whose logits are wanted.
+    pub out_rows: Vec<i32>,
+}
+
+/// A buffer's rows.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// Activations.
+    F32(Vec<f32>),
+    /// Indices.
+    I32(Vec<i32>),
+}
+
+/// Memory and executor of a model.
+pub struct Engine<'m> {
+    model: &'m Model,
+    specs: Vec<KernelSpec>,
+    arena: Aligned,
+    caches: Vec<Aligned>,
+    cache_pages: Vec<u64>,
+    executor: Box<dyn Executor + 'm>,
+    input: StepInput,
+    max_pages: u64,
+}
+
+impl<'m> Engine<'m> {
+    /// Allocates the arena and the caches: `pages` pages in each growing cache, `sequences` ring slots.
+    pub fn new(
+        model: &'m Model,
+        executor: Box<dyn Executor + 'm>,
+        pages: u64,
+        sequences: u64,
+    ) -> Result<Engine<'m>> {
+        let plan = model.plan();
+        let counts: Vec<u64> = plan.caches.iter().map(|c| cache_pages(c.policy, pages, sequences)).collect();
+        let caches = plan.caches.iter().zip(&counts).map(|(c, n)| {
+            let bytes = n.checked_mul(c.page_bytes());
+            Aligned::zeroed(bytes.ok_or_else(|| Error::new(ErrorKind::Resource, "the caches are too large"))?)
+        });
+        Ok(Engine {
+            model,
+            specs: plan.steps.iter().map(|step| plan.spec(step)).collect(),
+            arena: Aligned::zeroed(plan.arena_bytes)?,
+            caches: caches.collect::<Result<_>>()?,
+            cache_pages: counts,
+            executor,
+            input: StepInput::default(),
+            max_pages: 0,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// Takes a step's input, after checking all of it: ids, positions, pages and rows in range.
+    pub fn begin(&mut self, input: StepInput) -> Result<()> {
+        let (m, batch) = (&self.model.plan().model, input.ring_slot.len());
+        let bad = |what: String| Err(Error::new(ErrorKind::BadInput, what));
+        let tokens = input.token_ids.len();
+        if tokens == 0 || tokens as u64 > m.chunk || batch as u64 > m.max_batch || batch == 0 {
+            return bad(format!(
+                "a step of {tokens} tokens in {batch} sequences; at most {} in {}",
+                m.chunk, m.max_batch
+            ));
+        }
+        if input.out_rows.len() as u64 > m.max_outputs {
+            return bad(format!(
+                "{} rows of logits in a step; at most {}",
+                input.out_rows.len(),
+                m.max_outputs
+            ));
+        }
+        if input.positions.len() != tokens
+            || input.sequence.len() != tokens
+            || input.page_table.len() % batch != 0
+        {
+            return bad("the parts of a step's input differ in length".to_string());
+        }
+        let max_pages = input.page_table.len() / batch;
+        if let Some(id) = input.token_ids.iter().find(|id| **id < 0 || **id as u64 >= m.vocab) {
+            return bad(format!("token id {id} is not in the vocabulary of {}", m.vocab))
+                .map_err(|e: Error| e.help("is the tokenizer this model's?"));
+        }
+        let pages = self.growing_pages();
+        for (position, sequence) in input.positions.iter().zip(&input.sequence) {
+            let place = usize::try_from(*sequence).ok().filter(|s| *s < batch);
+            let logical =
+                usize::try_from(*position).ok().map(|p| p / m.page as usize).filter(|l| *l < max_pages);
+            let (Some(place), Some(logical), true) = (place, logical, (*position as u64) < m.max_context)
+            else {
+                return bad(format!("position {position} of sequence {sequence} is out of range"));
+            };
+            let row = &input.page_table[place * max_pages..=place * max_pages + logical];
+            if row.iter().any(|page| *page < 0 || *page as u64 >= pages) {
+                return bad(format!("sequence {sequence} has no page for position {position}"));
+            }
+        }
+        let slots = self.ring_slots();
+        if input.ring_slot.iter().any(|slot| *slot < 0 || *slot as u64 >= slots) {
+            return bad("a ring slot is out of range".to_string());
+        }
+        if input.out_rows.iter().any(|row| *row < 0 || *row as usize >= tokens) {
+            return bad("a row of logits is out of range".to_string());
+        }
+        self.max_pages = max_pages as u64;
+        self.input = input;
+        Ok(())
+    }
+
+    fn growing_pages(&self) -> u64 {
+        let caches = self.model.plan().caches.iter().zip(&self.cache_pages);
+        caches.filter(|(c, _)| c.policy == CachePolicy::Growing).map(|(_, n)| *n).min().unwrap_or(u64::MAX)
+    }
+
+    fn ring_slots(&self) -> u64 {
+        let slots =
+            self.model.plan().caches.iter().zip(&self.cache_pages).filter_map(|(c, n)| match c.policy {
+                CachePolicy::Ring { pages, .. } => n.checked_div(pages),
+                CachePolicy::Growing => None,
+            });
+        slots.min().unwrap_or(u64::MAX)
+    }
+
+    /// The context of the step in hand.
+    fn context(&self) -> StepContext {
+        let i = &self.input;
+        StepContext {
+            tokens: i.token_ids.len() as u64,
+            batch: i.ring_slot.len() as u64,
+            outputs: i.out_rows.len() as u64,
+            max_pages: self.max_pages,
+            token_ids: i.token_ids.as_ptr(),
+            positions: i.positions.as_ptr(),
+            sequence: i.sequence.as_ptr(),
+            page_table: i.page_table.as_ptr(),
+            ring_slot: i.ring_slot.as_ptr(),
+            out_rows: i.out_rows.as_ptr(),
+        }
+    }
+
+    /// Runs step `index` of the plan on the input in hand.
+    pub fn run_step(&mut self, index: usize) -> Result<()> {
+        let plan = self.model.plan();
+        let step = &plan.steps[index];
+        let operands: Vec<*mut u8> = step.operands.iter().map(|operand| self.address(operand)).collect();
+        let context = self.context();
+        self.executor.run(plan, index, step, &self.specs[index], &context, &operands)
+    }
+
+    fn address(&self, operand: &Operand) -> *mut u8 {
+        match *operand {
+            Operand::Buffer(id) => {
+                let offset = self.model.plan().buffers[id.index()].offset as usize;
+                self.arena.as_ptr().wrapping_add(offset)
+            }
+            Operand::Weight(id) => self.model.weight(id).as_ptr().cast_mut(),
+            Operand::Cache(id) => self.caches[id.index()].as_ptr(),
+        }
+    }
+
+    /// The rows of a buffer that this step has written, without padding.
+    pub fn buffer(&self, id: BufferId) -> Values {
+        let buffer = &self.model.plan().buffers[id.index()];
+        let rows = match buffer.rows {
+            Rows::Tokens => self.input.token_ids.len() as u64,
+            Rows::Outputs => self.input.out_rows.len() as u64,
+        };
+        let words = (0..rows).flat_map(|row| {
+            let at = buffer.offset + row * buffer.stride() * 4;
+            self.arena.slice(at, buffer.width * 4).chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]])
+        });
+        match buffer.elem {
+            Elem::I32 => Values::I32(words.map(i32::from_le_bytes).collect()),
+            _ => Values::F32(words.map(f32::from_le_bytes).collect()),
+        }
+    }
+
+    /// One row of an f32 buffer.
+    pub fn row(&self, id: BufferId, row: u64) -> Vec<f32> {
+        let buffer = &self.model.plan().buffers[id.index()];
+        let bytes = self.arena.slice(buffer.offset + row * buffer.stride() * 4, buffer.width * 4);
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+
+    /// Key and value, `[kv_heads][dim]` each, of a position of row `sequence` of the step in hand.
+    pub fn cache_kv(&self, id: CacheId, sequence: usize, position: u64) -> (Vec<f32>, Vec<f32>) {
+        let cache = &self.model.plan().caches[id.index()];
+        let logical = position / cache.page;
+        let physical = match cache.policy {
+            CachePolicy::Growing => {
+                self.input.page_table[sequence * self.max_pages as usize + logical as usize] as u64
+            }
+            CachePolicy::Ring { pages, .. } => {
+                self.input.ring_slot[sequence] as u64 * pages + logical % pages
+            }
+        };
+        let page = self.caches[id.index()].slice(physical * cache.page_bytes(), cache.page_bytes());
+        let v_pad = hyc_ir::abi::round_up(cache.v_dim, hyc_ir::abi::V_ALIGN);
+        let place = position % cache.page;
+        let load = |index: u64| hyc_ir::pack::load(cache.elem, page, index);
+        let key = |h: u64, d: u64| load((h * cache.qk_dim + d) * cache.page + place);
+        let values = cache.kv_heads * cache.qk_dim * cache.page;
+        let value = |h: u64, d: u64| load(values + (h * cache.page + place) * v_pad + d);
+        let all = |dim: u64, f: &dyn Fn(u64, u64) -> f32| {
+            (0..cache.kv_heads).flat_map(|h| (0..dim).map(move |d| (h, d))).map(|(h, d)| f(h, d)).collect()
+        };
+        (all(cache.qk_dim, &key), all(cache.v_dim, &value))
+    }
+}

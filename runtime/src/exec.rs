@@ -1,0 +1,112 @@
+//! Executors: who runs a step.
+
+use hyc_ir::abi::{KernelFn, StepContext};
+use hyc_ir::plan::{GridDim, KernelSpec, Plan, Step};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Aligned;
+use crate::model::Model;
+use crate::pool::Pool;
+
+/// Runs one step of a plan on memory that the engine keeps.
+pub trait Executor: Send {
+    /// Executes the whole grid of `step`. `operands[i]` is the address of its i-th operand; the memory is
+    /// as `hyc_ir::abi` says for `spec`.
+    fn run(
+        &mut self,
+        plan: &Plan,
+        index: usize,
+        step: &Step,
+        spec: &KernelSpec,
+        context: &StepContext,
+        operands: &[*mut u8],
+    ) -> Result<()>;
+
+    /// Bytes of scratch that it keeps.
+    fn scratch_bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// Runs the artefact's generated code on a pool of threads.
+pub struct NativeExecutor {
+    kernels: Vec<KernelFn>,
+    pool: Pool,
+    scratch: Vec<Aligned>,
+}
+
+/// Scratch bytes of `threads` threads for a plan.
+pub fn scratch_bytes(plan: &Plan, threads: usize) -> u64 {
+    let most = plan.kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0);
+    most.next_multiple_of(64).saturating_mul(threads as u64)
+}
+
+impl NativeExecutor {
+    /// Prepares the kernels of `model`, which must outlive the executor's use. Errors: an artefact without code.
+    pub fn new(model: &Model, threads: usize) -> Result<NativeExecutor> {
+        let Some(code) = &model.code else {
+            let message = format!("{} has no code for this machine", model.path().display());
+            return Err(Error::new(ErrorKind::Unsupported, message).help("compile it without `--plan-only`"));
+        };
+        let entry = |kernel: &hyc_ir::plan::Kernel| {
+            // SAFETY: `Model::load` has seen that the kernel lies in the code, whose bytes have the digest
+            // that the compiler wrote: it is a function of this type.
+            unsafe {
+                std::mem::transmute::<*const u8, KernelFn>(code.as_ptr().add(kernel.code_offset as usize))
+            }
+        };
+        let kernels = model.plan().kernels.iter().map(entry).collect();
+        let pool = Pool::new(threads);
+        let most = scratch_bytes(model.plan(), 1);
+        let scratch = (0..pool.threads()).map(|_| Aligned::zeroed(most)).collect::<Result<_>>()?;
+        Ok(NativeExecutor { kernels, pool, scratch })
+    }
+}
+
+/// Operand addresses, shared with the workers.
+struct Call<'c> {
+    context: &'c StepContext,
+    operands: &'c [*mut u8],
+    scratch: &'c [Aligned],
+}
+
+// SAFETY: kernels write disjoint parts for disjoint items, and each worker has its own scratch.
+unsafe impl Sync for Call<'_> {}
+
+impl Call<'_> {
+    fn run(&self, kernel: KernelFn, worker: usize, begin: u64, end: u64) {
+        // SAFETY: the engine made the operands for this kernel's step; the plan was verified.
+        unsafe { kernel(self.context, self.operands.as_ptr(), begin, end, self.scratch[worker].as_ptr()) };
+    }
+}
+
+impl Executor for NativeExecutor {
+    fn run(
+        &mut self,
+        _plan: &Plan,
+        _index: usize,
+        step: &Step,
+        _spec: &KernelSpec,
+        context: &StepContext,
+        operands: &[*mut u8],
+    ) -> Result<()> {
+        let count = match step.grid.dim {
+            GridDim::One => 1,
+            GridDim::Tokens => context.tokens,
+            GridDim::Outputs => context.outputs,
+        };
+        let items = count * step.grid.per;
+        // A product's call normalises its rows first: few long ranges. Rows of an attention cost what their
+        // context is long: many short ones.
+        let ranges = self.pool.threads() as u64 * if step.grid.dim == GridDim::One { 2 } else { 8 };
+        let call = Call { context, operands, scratch: &self.scratch };
+        let kernel = self.kernels[step.kernel.index()];
+        self.pool
+            .run(items, items.div_ceil(ranges), &|worker, begin, end| call.run(kernel, worker, begin, end));
+        Ok(())
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        self.scratch.iter().map(Aligned::len).sum()
+    }
+}

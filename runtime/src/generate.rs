@@ -1,0 +1,176 @@
+//! From a prompt to a continuation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sampling::{Sampler, Sampling};
+use crate::session::{SequenceId, Session};
+use crate::tokenizer::{TextStream, Tokenizer};
+
+/// Asks a running generation to stop; it does between two steps.
+#[derive(Debug, Clone, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// A token that nobody has pulled.
+    pub fn new() -> CancelToken {
+        CancelToken::default()
+    }
+
+    /// Asks to stop. From any thread, at any time.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// How to continue a prompt.
+#[derive(Debug, Clone, Default)]
+pub struct GenerateOptions {
+    /// Most new tokens; the context's end stops as well.
+    pub max_new_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Seed of the choice.
+    pub seed: u64,
+    /// Texts that end the continuation; they are not part of it.
+    pub stop: Vec<String>,
+    /// Tokens that end the continuation.
+    pub stop_tokens: Vec<u32>,
+}
+
+/// What happens meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// So many of the prompt's tokens are through.
+    Prefill {
+        /// Tokens through.
+        done: u64,
+        /// Tokens of the prompt.
+        total: u64,
+    },
+    /// A token was chosen.
+    Token(u32),
+    /// Text that is certain now.
+    Text(String),
+}
+
+/// Why a continuation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// `max_new_tokens` were made.
+    Length,
+    /// A stop string or token came.
+    Stop,
+    /// The context is full.
+    Context,
+}
+
+/// A continuation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generated {
+    /// The new tokens.
+    pub tokens: Vec<u32>,
+    /// Their text, up to the stop string.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// Continues `prompt` in a sequence of its own, which is removed at the end, however it ends.
+///
+/// Errors: an empty prompt or one longer than the context, `Cancelled`, and those of [`Session::step`].
+pub fn generate(
+    session: &mut Session<'_>,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    cancel: &CancelToken,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<Generated> {
+    if prompt.is_empty() {
+        return Err(Error::new(ErrorKind::BadInput, "the prompt is empty").help("give at least one token"));
+    }
+    let id = session.add_sequence()?;
+    let result = run(session, id, tokenizer, prompt, options, cancel, on_event);
+    session.remove_sequence(id);
+    result
+}
+
+fn run(
+    session: &mut Session<'_>,
+    id: SequenceId,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    cancel: &CancelToken,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<Generated> {
+    session.feed(id, prompt)?;
+    let total = prompt.len() as u64;
+    let mut logits = advance(session, id, cancel, &mut |left| {
+        on_event(Event::Prefill { done: total - left, total });
+    })?;
+    let max_context = session.model().plan().model.max_context;
+    let mut sampler = Sampler::new(options.sampling, options.seed);
+    let mut stream = TextStream::new(tokenizer, &options.stop);
+    let mut done = Generated { tokens: Vec::new(), text: String::new(), finish: Finish::Length };
+    while done.tokens.len() < options.max_new_tokens {
+        let token = sampler.sample(&logits);
+        if options.stop_tokens.contains(&token) {
+            done.finish = Finish::Stop;
+            break;
+        }
+        done.tokens.push(token);
+        on_event(Event::Token(token));
+        let (text, ended) = stream.push(token)?;
+        show(&mut done, text, on_event);
+        if ended {
+            done.finish = Finish::Stop;
+            return Ok(done);
+        }
+        if done.tokens.len() == options.max_new_tokens {
+            break;
+        }
+        if session.len(id)? >= max_context {
+            done.finish = Finish::Context;
+            break;
+        }
+        session.feed(id, &[token])?;
+        logits = advance(session, id, cancel, &mut |_| {})?;
+    }
+    let rest = stream.finish()?;
+    show(&mut done, rest, on_event);
+    Ok(done)
+}
+
+fn show(done: &mut Generated, text: String, on_event: &mut dyn FnMut(Event)) {
+    if !text.is_empty() {
+        done.text.push_str(&text);
+        on_event(Event::Text(text));
+    }
+}
+
+/// Steps until the sequence's logits are there; `progress` gets the tokens that are left.
+fn advance(
+    session: &mut Session<'_>,
+    id: SequenceId,
+    cancel: &CancelToken,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Vec<f32>> {
+    loop {
+        if cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
+        }
+        let output = session.step()?;
+        progress(session.pending(id)?);
+        if let Some((_, logits)) = output.logits.into_iter().find(|(sequence, _)| *sequence == id) {
+            return Ok(logits);
+        }
+    }
+}

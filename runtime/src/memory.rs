@@ -1,0 +1,136 @@
+//! Memory that kernels work on, and what a session will take of it.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+
+use hyc_ir::plan::{CachePolicy, Plan};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Zeroed bytes at a multiple of 64. The system commits pages as they are touched.
+pub struct Aligned {
+    pointer: *mut u8,
+    len: u64,
+}
+
+// SAFETY: the memory is owned; who writes it when is decided by the engine.
+unsafe impl Send for Aligned {}
+// SAFETY: as above.
+unsafe impl Sync for Aligned {}
+
+impl Aligned {
+    /// Allocates; an error where the system has no room.
+    pub fn zeroed(len: u64) -> Result<Aligned> {
+        let fail = || Error::new(ErrorKind::Resource, format!("cannot allocate {len} bytes"));
+        let layout = layout(len).ok_or_else(fail)?;
+        // SAFETY: the layout's size is not zero.
+        let pointer = unsafe { alloc_zeroed(layout) };
+        if pointer.is_null() { Err(fail()) } else { Ok(Aligned { pointer, len }) }
+    }
+
+    /// The first byte.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.pointer
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// `len` bytes from `at`. Panics where they are not inside.
+    pub fn slice(&self, at: u64, len: u64) -> &[u8] {
+        assert!(at.checked_add(len).is_some_and(|end| end <= self.len));
+        // SAFETY: inside the allocation, checked above; no kernel runs while the engine is read.
+        unsafe { std::slice::from_raw_parts(self.pointer.add(at as usize), len as usize) }
+    }
+}
+
+fn layout(len: u64) -> Option<Layout> {
+    Layout::from_size_align(usize::try_from(len.max(64)).ok()?, 64).ok()
+}
+
+impl Drop for Aligned {
+    fn drop(&mut self) {
+        if let Some(layout) = layout(self.len) {
+            // SAFETY: allocated with this layout.
+            unsafe { dealloc(self.pointer, layout) };
+        }
+    }
+}
+
+/// Bytes that a session takes, known before anything is allocated and never exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// The mapped artefact.
+    pub weights: u64,
+    /// Activations.
+    pub arena: u64,
+    /// KV caches.
+    pub caches: u64,
+    /// Scratch of all threads.
+    pub scratch: u64,
+}
+
+impl MemoryPlan {
+    /// For a plan, with `pages` pages in each growing cache and `sequences` ring slots.
+    pub fn new(plan: &Plan, file_bytes: u64, pages: u64, sequences: u64, threads: usize) -> MemoryPlan {
+        let caches = plan
+            .caches
+            .iter()
+            .map(|cache| cache_pages(cache.policy, pages, sequences).saturating_mul(cache.page_bytes()));
+        MemoryPlan {
+            weights: file_bytes,
+            arena: plan.arena_bytes,
+            caches: caches.fold(0, u64::saturating_add),
+            scratch: crate::exec::scratch_bytes(plan, threads),
+        }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights.saturating_add(self.allocated())
+    }
+
+    /// What is allocated beside the mapped file.
+    pub fn allocated(&self) -> u64 {
+        self.arena.saturating_add(self.caches).saturating_add(self.scratch)
+    }
+
+    /// An error where the machine has less to give.
+    pub fn check(&self, plan: &Plan) -> Result<()> {
+        let Some(free) = available() else { return Ok(()) };
+        if self.allocated() <= free {
+            return Ok(());
+        }
+        let mib = |n: u64| n >> 20;
+        let message = format!(
+            "the session needs {} MiB ({} of KV caches, {} of activations, {} of scratch), {} MiB are free",
+            mib(self.allocated()),
+            mib(self.caches),
+            mib(self.arena),
+            mib(self.scratch),
+            mib(free)
+        );
+        let pages_a_sequence = plan.model.max_context.div_ceil(plan.model.page.max(1));
+        Err(Error::new(ErrorKind::Resource, message).help(format!(
+            "allow fewer tokens or sequences (a sequence of {} tokens takes {pages_a_sequence} pages), or \
+             compile with a smaller max_context or chunk",
+            plan.model.max_context
+        )))
+    }
+}
+
+/// Pages in a cache's pool.
+pub fn cache_pages(policy: CachePolicy, pages: u64, sequences: u64) -> u64 {
+    match policy {
+        CachePolicy::Growing => pages,
+        CachePolicy::Ring { pages, .. } => pages.saturating_mul(sequences),
+    }
+}
+
+/// Bytes that the system can still give, where it says so.
+fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+}

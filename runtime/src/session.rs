@@ -1,0 +1,269 @@
+//! Sequences with their pages, and the steps that advance them.
+
+use hyc_ir::plan::Step;
+
+use crate::engine::{Engine, StepInput};
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{Executor, NativeExecutor};
+use crate::memory::MemoryPlan;
+use crate::model::Model;
+
+/// A sequence of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SequenceId(usize);
+
+/// How a session is set up.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// Threads; `None`: one a core.
+    pub threads: Option<usize>,
+    /// Sequences at a time; `None`: the plan's `max_batch`.
+    pub max_sequences: Option<u64>,
+    /// Tokens of all sequences together; `None`: every sequence may reach `max_context`.
+    pub max_tokens: Option<u64>,
+}
+
+/// What a step gave.
+#[derive(Debug, Clone, Default)]
+pub struct StepOutput {
+    /// Logits after the last token that was fed to a sequence, for those that are through with theirs;
+    /// with [`Session::set_all_logits`] one entry for each row, in order.
+    pub logits: Vec<(SequenceId, Vec<f32>)>,
+    /// Tokens that went through.
+    pub tokens: u64,
+}
+
+struct Sequence {
+    /// Tokens in the caches.
+    len: u64,
+    pending: std::collections::VecDeque<u32>,
+    pages: Vec<i32>,
+    slot: i32,
+}
+
+/// Several sequences on one model.
+pub struct Session<'m> {
+    engine: Engine<'m>,
+    memory: MemoryPlan,
+    sequences: Vec<Option<Sequence>>,
+    free_pages: Vec<i32>,
+    all_logits: bool,
+}
+
+impl<'m> Session<'m> {
+    /// Sets up memory and threads. Errors: options out of range; less memory free than the session takes.
+    pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>> {
+        let threads =
+            options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let threads = threads.clamp(1, 1024);
+        let (pages, sequences) = sizes(model, options)?;
+        let memory = MemoryPlan::new(model.plan(), model.file_bytes(), pages, sequences, threads);
+        memory.check(model.plan())?;
+        let executor = Box::new(NativeExecutor::new(model, threads)?);
+        Session::build(model, executor, memory, pages, sequences)
+    }
+
+    /// The same with another executor, such as an interpreter.
+    pub fn with_executor(
+        model: &'m Model,
+        executor: Box<dyn Executor + 'm>,
+        options: &SessionOptions,
+    ) -> Result<Session<'m>> {
+        let (pages, sequences) = sizes(model, options)?;
+        let memory = MemoryPlan::new(model.plan(), model.file_bytes(), pages, sequences, 0);
+        memory.check(model.plan())?;
+        Session::build(model, executor, memory, pages, sequences)
+    }
+
+    fn build(
+        model: &'m Model,
+        executor: Box<dyn Executor + 'm>,
+        memory: MemoryPlan,
+        pages: u64,
+        sequences: u64,
+    ) -> Result<Session<'m>> {
+        let engine = Engine::new(model, executor, pages, sequences)?;
+        Ok(Session {
+            engine,
+            memory,
+            sequences: (0..sequences).map(|_| None).collect(),
+            free_pages: (0..pages as i32).rev().collect(),
+            all_logits: false,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.engine.model()
+    }
+
+    /// Arena and caches, to look at after a step.
+    pub fn engine(&self) -> &Engine<'m> {
+        &self.engine
+    }
+
+    /// What the session takes.
+    pub fn memory(&self) -> &MemoryPlan {
+        &self.memory
+    }
+
+    /// Whether steps return logits for every row; such a step takes at most `max_outputs` rows.
+    pub fn set_all_logits(&mut self, all: bool) {
+        self.all_logits = all;
+    }
+
+    /// A new, empty sequence. Errors: all are in use.
+    pub fn add_sequence(&mut self) -> Result<SequenceId> {
+        let Some(slot) = self.sequences.iter().position(Option::is_none) else {
+            let message = format!("all {} sequences are in use", self.sequences.len());
+            return Err(Error::new(ErrorKind::Resource, message)
+                .help("remove one, or compile with a larger max_batch"));
+        };
+        self.sequences[slot] =
+            Some(Sequence { len: 0, pending: Default::default(), pages: Vec::new(), slot: slot as i32 });
+        Ok(SequenceId(slot))
+    }
+
+    /// Drops a sequence; its pages are free again.
+    pub fn remove_sequence(&mut self, id: SequenceId) {
+        if let Some(sequence) = self.sequences.get_mut(id.0).and_then(Option::take) {
+            self.free_pages.extend(sequence.pages.into_iter().rev());
+        }
+    }
+
+    fn sequence(&mut self, id: SequenceId) -> Result<&mut Sequence> {
+        let found = self.sequences.get_mut(id.0).and_then(Option::as_mut);
+        found.ok_or_else(|| Error::new(ErrorKind::BadInput, format!("there is no sequence {}", id.0)))
+    }
+
+    /// Tokens of a sequence, those that wait included.
+    pub fn len(&mut self, id: SequenceId) -> Result<u64> {
+        self.sequence(id).map(|s| s.len + s.pending.len() as u64)
+    }
+
+    /// Tokens of a sequence that wait for a step.
+    pub fn pending(&mut self, id: SequenceId) -> Result<u64> {
+        self.sequence(id).map(|s| s.pending.len() as u64)
+    }
+
+    /// Gives a sequence tokens and the pages for them. Errors: a context longer than the model's, a token
+    /// outside the vocabulary, no free pages; nothing has changed then.
+    pub fn feed(&mut self, id: SequenceId, tokens: &[u32]) -> Result<()> {
+        let m = self.model().plan().model.clone();
+        if let Some(token) = tokens.iter().find(|t| u64::from(**t) >= m.vocab) {
+            let message = format!("token {token} is not in the model's vocabulary of {}", m.vocab);
+            return Err(Error::new(ErrorKind::BadInput, message).help("is the tokenizer this model's?"));
+        }
+        let free = self.free_pages.len();
+        let s = self.sequence(id)?;
+        let total = s.len + (s.pending.len() + tokens.len()) as u64;
+        if total > m.max_context {
+            let message = format!("{total} tokens do not fit: the model was compiled for {}", m.max_context);
+            return Err(Error::new(ErrorKind::BadInput, message)
+                .help("shorten the prompt, or compile with a larger [target] max_context"));
+        }
+        let missing = (total.div_ceil(m.page) as usize).saturating_sub(s.pages.len());
+        if missing > free {
+            let message = format!("{missing} pages of {} tokens are needed, {free} are free", m.page);
+            return Err(Error::new(ErrorKind::Resource, message)
+                .help("remove a sequence, or allow the session more tokens (`max_tokens`)"));
+        }
+        s.pending.extend(tokens);
+        let pages = self.free_pages.split_off(free - missing);
+        self.sequence(id)?.pages.extend(pages.into_iter().rev());
+        Ok(())
+    }
+
+    /// Runs one step over what waits: decode rows first, then prompts in chunks.
+    pub fn step(&mut self) -> Result<StepOutput> {
+        self.step_observed(&mut |_, _| {})
+    }
+
+    /// The same; `observer` sees the engine after each step of the plan.
+    pub fn step_observed(&mut self, observer: &mut dyn FnMut(&Step, &Engine<'_>)) -> Result<StepOutput> {
+        let (input, taken, outputs) = self.schedule();
+        if input.token_ids.is_empty() {
+            return Ok(StepOutput::default());
+        }
+        let tokens = input.token_ids.len() as u64;
+        self.engine.begin(input)?;
+        let plan = self.model().plan();
+        for (index, step) in plan.steps.iter().enumerate() {
+            self.engine.run_step(index)?;
+            observer(step, &self.engine);
+        }
+        for (id, count) in taken {
+            if let Some(s) = self.sequences[id.0].as_mut() {
+                s.pending.drain(..count);
+                s.len += count as u64;
+            }
+        }
+        let mut logits = Vec::with_capacity(outputs.len());
+        for (row, id) in outputs.into_iter().enumerate() {
+            let values = self.engine.row(plan.logits, row as u64);
+            if let Some(at) = values.iter().position(|x| !x.is_finite()) {
+                let message =
+                    format!("the logit of token {at} is {}: the model's numbers have overflowed", values[at]);
+                return Err(Error::new(ErrorKind::BadNumbers, message)
+                    .help("`hyc diff` names the first step that goes wrong"));
+            }
+            logits.push((id, values));
+        }
+        Ok(StepOutput { logits, tokens })
+    }
+
+    /// The next step's rows, how many tokens each sequence gives, and whose logits come out.
+    fn schedule(&self) -> (StepInput, Vec<(SequenceId, usize)>, Vec<SequenceId>) {
+        let m = &self.model().plan().model;
+        let mut order: Vec<(usize, &Sequence)> =
+            self.sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref()?))).collect();
+        order.retain(|(_, s)| !s.pending.is_empty());
+        order.sort_by_key(|(i, s)| (s.pending.len() > 1, *i));
+        order.truncate(m.max_batch as usize);
+        let max_pages = order.iter().map(|(_, s)| s.pages.len()).max().unwrap_or(0);
+        let limit = if self.all_logits { m.chunk.min(m.max_outputs) } else { m.chunk } as usize;
+        let (mut input, mut taken, mut outputs) = (StepInput::default(), Vec::new(), Vec::new());
+        for (i, s) in order {
+            let count = s.pending.len().min(limit - input.token_ids.len());
+            let ends = count == s.pending.len();
+            if count == 0 || (ends && !self.all_logits && outputs.len() as u64 == m.max_outputs) {
+                continue;
+            }
+            let index = input.ring_slot.len() as i32;
+            for (offset, token) in s.pending.iter().take(count).enumerate() {
+                if self.all_logits || (ends && offset + 1 == count) {
+                    input.out_rows.push(input.token_ids.len() as i32);
+                    outputs.push(SequenceId(i));
+                }
+                input.token_ids.push(*token as i32);
+                input.positions.push((s.len + offset as u64) as i32);
+                input.sequence.push(index);
+            }
+            let row = s.pages.iter().copied().chain(std::iter::repeat(-1)).take(max_pages);
+            input.page_table.extend(row);
+            input.ring_slot.push(s.slot);
+            taken.push((SequenceId(i), count));
+        }
+        (input, taken, outputs)
+    }
+}
+
+/// Pages of a growing cache, and ring slots.
+fn sizes(model: &Model, options: &SessionOptions) -> Result<(u64, u64)> {
+    let m = &model.plan().model;
+    let sequences = options.max_sequences.unwrap_or(m.max_batch);
+    if sequences == 0 || sequences > m.max_batch {
+        let message = format!("{sequences} sequences: the model was compiled for 1 to {}", m.max_batch);
+        return Err(Error::new(ErrorKind::BadInput, message).help("compile with a larger [target] max_batch"));
+    }
+    let whole = sequences * m.max_context.div_ceil(m.page);
+    // A page more a sequence than the tokens fill: each sequence's last page may be partly empty.
+    let pages = options.max_tokens.map_or(whole, |tokens| (tokens.div_ceil(m.page) + sequences).min(whole));
+    if pages > i32::MAX as u64 {
+        return Err(Error::new(
+            ErrorKind::BadInput,
+            format!("{pages} pages are more than a page table can name"),
+        ));
+    }
+    Ok((pages, sequences))
+}
