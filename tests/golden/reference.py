@@ -246,8 +246,7 @@ class Decoder:
         return out if self.config.gate == "none" else self.gated(out, i, h, "gate_" + name)
 
     def window_mask(self, h: Tensor) -> Tensor:
-        mask = causal(len(h), h.device)
-        return mask & mask.T.tril(self.config.window - 1)
+        return causal(len(h), h.device).triu(1 - self.config.window)
 
     def sparse_attention(self, i: int, h: Tensor, oracle: Oracle) -> Tensor:
         raise NotImplementedError
@@ -314,7 +313,7 @@ class Moe:
         c, at = self.config, f"layers.{i}.mlp"
         acc = wide(h.dtype)
         logits = F.linear(h.to(acc), self.weight(at + ".router.weight").to(acc))
-        ranked, index = logits.sort(-1, descending=True, stable=True)
+        ranked, index = logits.sort(dim=-1, descending=True, stable=True)
         if c.active < c.experts:
             self.record.router_gap[i] = ranked[:, c.active - 1] - ranked[:, c.active]
         chosen = index[:, :c.active]

@@ -1,0 +1,147 @@
+"""Makes the golden tensors: python make.py [NAME ...].
+
+Each folder gets model.toml, model.safetensors (values that bf16 holds exactly, so that float32 and bfloat16
+runs share one file) and golden.safetensors: tokens, logits of every position, and by layer the selected
+blocks with the margin ln S(k-th) - ln S(k+1-th), and the keys and values that the layer projects.
+"""
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+import reference
+
+HERE = Path(__file__).parent
+BASE = dict(layers=6, hidden=44, heads=6, kv_heads=2, head_dim=20, ffn=56, vocab=97)
+SPARSE = dict(pattern='"1:3"', block=8, top_k=32, window=11)
+TARGET = dict(max_context=211, max_batch=3, chunk=64, max_outputs=64)
+
+
+def case(seed, tokens=203, model=None, attention=None, moe=None, dtype="f32", target=None):
+    return dict(seed=seed, tokens=tokens, model=BASE | (model or {}), attention=SPARSE if attention is None else attention,
+                moe=moe, dtype=dtype, target=TARGET | (target or {}))
+
+
+WIDE = dict(head_dim=None, qk_head_dim=24, v_head_dim=12, norm_eps=1e-5, qk_norm="true", tie_embeddings="true",
+            rope="{ theta = 10000.0, dims = 16 }")
+EXPERTS = dict(experts=12, active=3, expert_ffn=20, shared_ffn=24)
+CASES = {
+    "dense": case(1),
+    "wide": case(2, model=WIDE, attention=SPARSE | dict(gate='"head"', full_gate="true", full_sink="true")),
+    "moe": case(3, moe=EXPERTS),
+    "full": case(4, attention=dict(kind='"full"', block=8)),
+    "swa": case(5, attention=dict(kind='"swa"', pattern='"1:3"', block=8, window=11)),
+    "own": case(6, attention=SPARSE | dict(sparse_kv='"own"')),
+    "shared-both": case(7, attention=SPARSE | dict(sparse_kv='"shared-both"')),
+    "no-window": case(8, attention={k: v for k, v in SPARSE.items() if k != "window"} | dict(window_branch="false")),
+    "block64": case(9, tokens=301, model=dict(layers=5, heads=4, kv_heads=1, head_dim=32, hidden=48),
+                    attention=dict(full="[0, 4]", block=64, top_k=128, window=70, gate='"none"'),
+                    target=dict(max_context=301)),
+    "dense-bf16": case(10, dtype="bf16"),
+    "moe-bf16": case(11, moe=EXPERTS, dtype="bf16"),
+}
+
+
+def toml(name, c):
+    def section(title, values):
+        return f"[{title}]\n" + "".join(f"{k} = {v}\n" for k, v in values.items() if v is not None) + "\n"
+    ffn = {} if c["moe"] is None else dict(ffn=None)
+    model = dict(name=f'"{name}"') | c["model"] | ffn
+    model.setdefault("rope", "{ theta = 640000.0 }")
+    text = section("model", model) + section("attention", c["attention"])
+    if c["moe"]:
+        text += section("moe", c["moe"])
+    text += section("weights", dict(files='["model.safetensors"]', dtype=f'"{c["dtype"]}"'))
+    return text + section("target", dict(kind='"cpu"') | c["target"]).rstrip() + "\n"
+
+
+def random_weights(config, seed):
+    """Peaked attention, open gates and strong sinks: everything must matter to the logits."""
+    random = torch.Generator().manual_seed(seed)
+    c, weights = config, {}
+
+    def matrix(name, *shape, gain=1.0):
+        w = torch.randn(shape, generator=random) * gain / shape[-1] ** 0.5
+        weights[name] = w.to(torch.bfloat16)
+
+    def vector(name, n, mean=1.0, spread=0.2):
+        weights[name] = (mean + spread * torch.randn(n, generator=random)).to(torch.bfloat16)
+
+    matrix("model.embed_tokens.weight", c.vocab, c.hidden, gain=c.hidden ** 0.5 * 0.7)
+    for i in range(c.layers):
+        at, full = f"model.layers.{i}.", i in c.full
+        own = full or c.kind == "swa" or c.sparse_kv == "own" or (c.sparse_kv == "shared" and c.window_branch)
+        vector(at + "input_layernorm.weight", c.hidden)
+        vector(at + "post_attention_layernorm.weight", c.hidden)
+        a = at + "self_attn."
+        matrix(a + "q_proj.weight", c.heads * c.qk_dim, c.hidden, gain=1.6)
+        if own:
+            matrix(a + "k_proj.weight", c.kv_heads * c.qk_dim, c.hidden, gain=1.6)
+            matrix(a + "v_proj.weight", c.kv_heads * c.v_dim, c.hidden)
+        matrix(a + "o_proj.weight", c.hidden, c.heads * c.v_dim, gain=0.8)
+        if c.qk_norm:
+            vector(a + "q_norm.weight", c.qk_dim, 1.5)
+            if own:
+                vector(a + "k_norm.weight", c.qk_dim, 1.5)
+        width = c.heads * (c.v_dim if c.gate == "elementwise" else 1)
+        select = not full and c.kind == "hysparse"
+        window = not full and (c.kind == "swa" or c.window_branch)
+        for branch, there in [("select", select), ("window", window)]:
+            if there:
+                vector(a + f"sink_{branch}", c.heads, 0.0, 1.5)
+                if c.gate != "none" and c.kind != "swa":
+                    matrix(a + f"gate_{branch}.weight", width, c.hidden, gain=1.5)
+        if full and c.full_gate:
+            matrix(a + "gate.weight", width, c.hidden, gain=1.5)
+        if full and c.full_sink:
+            vector(a + "sink", c.heads, 0.0, 1.5)
+        m = at + "mlp."
+        if c.experts:
+            matrix(m + "router.weight", c.experts, c.hidden, gain=2.0)
+            for p, shape in [("gate", (c.expert_ffn, c.hidden)), ("up", (c.expert_ffn, c.hidden)),
+                             ("down", (c.hidden, c.expert_ffn))]:
+                matrix(m + f"experts.{p}_proj.weight", c.experts, *shape)
+        prefix, width = (m + "shared_expert.", c.shared_ffn) if c.experts else (m, c.ffn)
+        if width:
+            matrix(prefix + "gate_proj.weight", width, c.hidden)
+            matrix(prefix + "up_proj.weight", width, c.hidden)
+            matrix(prefix + "down_proj.weight", c.hidden, width)
+    vector("model.norm.weight", c.hidden)
+    if not c.tied:
+        matrix("lm_head.weight", c.vocab, c.hidden, gain=2.0)
+    return weights
+
+
+def make(name, c):
+    folder = HERE / name
+    folder.mkdir(exist_ok=True)
+    text = toml(name, c)
+    (folder / "model.toml").write_text(text)
+    config = reference.Config.load(folder / "model.toml")
+    weights = random_weights(config, c["seed"])
+    save_file(weights, folder / "model.safetensors")
+    tokens = torch.randint(config.vocab, (c["tokens"],), generator=torch.Generator().manual_seed(c["seed"] + 100))
+    dtype = torch.bfloat16 if c["dtype"] == "bf16" else torch.float32
+    logits, record = reference.build(config, weights, dtype).forward(tokens)
+    exact, _ = reference.build(config, weights, torch.float64).forward(tokens)
+    golden = dict(tokens=tokens.to(torch.int32), logits=logits.float().contiguous())
+    for i, selected in record.selected.items():
+        golden[f"layer{i}.selected"] = selected.contiguous()
+        golden[f"layer{i}.margin"] = record.margin[i].float().contiguous()
+    if c["dtype"] == "f32":
+        # The first two layers, and the last: an oracle, a sparse layer and what came of all.
+        for i in {0, 1, config.layers - 1} & set(record.k):
+            golden[f"layer{i}.k"] = record.k[i].float().contiguous()
+            golden[f"layer{i}.v"] = record.v[i].float().contiguous()
+    save_file(golden, folder / "golden.safetensors")
+    error = ((logits - exact).norm() / exact.norm()).item()
+    margin = min((m.min().item() for m in record.margin.values()), default=float("nan"))
+    print(f"{name:12} {config.layers} layers, {len(tokens)} tokens, error against float64 {error:.1e}, "
+          f"least margin {margin:.1e}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    for name in sys.argv[1:] or CASES:
+        make(name, CASES[name])
