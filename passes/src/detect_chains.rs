@@ -1,10 +1,11 @@
 //! `detect-chains`: which full layer selects for which sparse layers.
 //!
 //! ```text
-//! %L0.sel = topk(%L0.group_max) ...             %L0.sel = topk(%L0.group_max) ... chain 0
+//! %L0.sel = topk(%L0.group_max) layer 0         %L0.sel = topk(%L0.group_max) layer 0 chain 0
 //! %L1.sel = chain_selection() layer 1      =>
-//! %L1.kv  = chain_cache() layer 1
-//! %L1.s   = sparse_attention(.., %L1.sel)       %L1.s = sparse_attention(.., %L0.sel) ... chain 0
+//! %L1.c   = chain_cache() layer 1
+//! %L1.kv  = kv_share(%L1.c)                     %L1.kv = kv_share(%L0.kv)
+//! %L1.s   = sparse_attention(.., %L1.sel)       %L1.s = sparse_attention(.., %L0.sel) layer 1 chain 0
 //! ```
 //!
 //! The front end leaves `chain_selection` and `chain_cache` open, layer by layer; here they become the
@@ -23,34 +24,26 @@ const PASS: &str = "detect-chains";
 struct Oracle {
     selection: ValueId,
     cache: ValueId,
-    attention: OpId,
 }
 
-/// Resolves every chain. Returns the rewrites made.
+/// Resolves every chain. Returns the rewrites made. Errors: a sparse layer without an oracle before it, or
+/// with one whose selection or cache is not of the declared type.
 pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
     let mut oracle: Option<Oracle> = None;
     let mut changes = 0;
     for id in graph.ops().collect::<Vec<_>>() {
         let data = graph.op(id);
-        match data.op {
-            Op::TopK { .. } => oracle = trace(graph, id).or(oracle),
-            Op::OracleAttention { .. } => {
-                oracle = Some(Oracle { selection: data.results[1], cache: data.operands[1], attention: id });
-            }
+        let selects = match data.op {
+            Op::TopK { .. } | Op::OracleAttention { .. } => true,
             Op::ChainSelection {} | Op::ChainCache {} => {
-                let Some(oracle) = oracle else {
-                    let message = "this sparse layer has no oracle: no full layer stands before it";
-                    return Err(PassError::at(PASS, graph, id, message).help(
-                        "make layer 0 full: sparse layers reuse the selection of a full layer before them",
-                    ));
-                };
-                let wanted = if data.op == (Op::ChainSelection {}) { oracle.selection } else { oracle.cache };
-                let placeholder = data.results[0];
-                graph.replace_uses(placeholder, wanted);
-                graph.remove(id);
+                resolve(graph, id, oracle)?;
                 changes += 1;
+                false
             }
-            _ => {}
+            _ => false,
+        };
+        if selects {
+            oracle = trace(graph, id);
         }
     }
     changes += drop_unheard(graph);
@@ -58,13 +51,45 @@ pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
     Ok(changes)
 }
 
-/// The attention and cache behind a top-k.
-fn trace(graph: &Graph, topk: OpId) -> Option<Oracle> {
-    let (_, group_max) = graph.def_op(*graph.op(topk).operands.first()?)?;
-    let (_, block_max) = graph.def_op(*group_max.operands.first()?)?;
-    let (attention, data) = graph.def_op(*block_max.operands.first()?)?;
-    let cache = *data.operands.get(1)?;
-    Some(Oracle { selection: graph.op(topk).results[0], cache, attention })
+/// Puts the oracle's selection or cache in the place of an open reference.
+fn resolve(graph: &mut Graph, id: OpId, oracle: Option<Oracle>) -> Result<(), PassError> {
+    let Some(oracle) = oracle else {
+        let message = "this sparse layer has no oracle: no full layer that selects stands before it";
+        return Err(PassError::at(PASS, graph, id, message)
+            .help("make layer 0 full: sparse layers reuse the selection of a full layer before them"));
+    };
+    let data = graph.op(id);
+    let open = data.results[0];
+    let meant = if data.op == (Op::ChainSelection {}) { oracle.selection } else { oracle.cache };
+    if graph.ty(open) != graph.ty(meant) {
+        let (name, is, said) = (graph.name(meant), graph.ty(meant), graph.ty(open));
+        let message = format!("its oracle's %{name} is a {is}, declared is a {said}");
+        return Err(PassError::at(PASS, graph, id, message).help("declare the oracle's type"));
+    }
+    graph.replace_uses(open, meant);
+    graph.remove(id);
+    Ok(())
+}
+
+/// The ops that make a selection: an oracle alone, or a top-k and what stands before it up to the attention,
+/// which comes last.
+fn makers(graph: &Graph, selects: OpId) -> Vec<OpId> {
+    let mut ops = vec![selects];
+    while let Op::TopK { .. } | Op::GroupMax { .. } | Op::BlockMax { .. } = graph.op(ops[ops.len() - 1]).op {
+        let scores = graph.op(ops[ops.len() - 1]).operands.first();
+        match scores.and_then(|value| graph.def(*value)) {
+            Some(producer) => ops.push(producer),
+            None => break,
+        }
+    }
+    ops
+}
+
+/// The selection that an op makes, and the cache behind it.
+fn trace(graph: &Graph, selects: OpId) -> Option<Oracle> {
+    let attention = graph.op(*makers(graph, selects).last()?);
+    let (Op::Attention { .. } | Op::OracleAttention { .. }) = attention.op else { return None };
+    Some(Oracle { selection: *graph.op(selects).results.last()?, cache: *attention.operands.get(1)? })
 }
 
 /// Takes the selection away from oracles that nobody listens to.
@@ -78,13 +103,15 @@ fn drop_unheard(graph: &mut Graph) -> usize {
                 graph.remove(id);
                 changes += 1;
             }
-            Op::Attention { heads, sink, scores: true } if unused(data.results[1]) => {
-                let op = Op::Attention { heads, sink, scores: false };
-                keep_first_result(graph, id, op);
-                changes += 1;
-            }
-            Op::OracleAttention { heads, sink, .. } if unused(data.results[1]) => {
-                keep_first_result(graph, id, Op::Attention { heads, sink, scores: false });
+            Op::Attention { heads, sink, scores: true } | Op::OracleAttention { heads, sink, .. }
+                if unused(data.results[1]) =>
+            {
+                let mut plain = data.clone();
+                plain.op = Op::Attention { heads, sink, scores: false };
+                plain.results.truncate(1);
+                let place = graph.position(id);
+                graph.remove(id);
+                graph.insert(place, plain);
                 changes += 1;
             }
             _ => {}
@@ -93,28 +120,19 @@ fn drop_unheard(graph: &mut Graph) -> usize {
     changes
 }
 
-fn keep_first_result(graph: &mut Graph, id: OpId, op: Op) {
-    let mut data = graph.op(id).clone();
-    let place = graph.position(id);
-    graph.remove(id);
-    data.op = op;
-    data.results.truncate(1);
-    graph.insert(place, data);
-}
-
-/// Numbers the oracles with listeners, and marks their ops and their listeners' attentions.
+/// Numbers the oracles with listeners, and marks the ops that make their selections and those that read them.
 fn number_chains(graph: &mut Graph) {
+    let ops: Vec<OpId> = graph.ops().collect();
+    ops.iter().for_each(|id| graph.set_chain(*id, None));
     let mut chain = 0;
-    for id in graph.ops().collect::<Vec<_>>() {
-        let (selection, attention) = match graph.op(id).op {
-            Op::TopK { .. } => (graph.op(id).results[0], trace(graph, id).map_or(id, |o| o.attention)),
-            Op::OracleAttention { .. } => (graph.op(id).results[1], id),
+    for id in ops {
+        let selection = match (&graph.op(id).op, &graph.op(id).results[..]) {
+            (Op::TopK { .. }, [selection]) | (Op::OracleAttention { .. }, [_, selection]) => *selection,
             _ => continue,
         };
-        graph.set_chain(id, Some(chain));
-        graph.set_chain(attention, Some(chain));
-        for (reader, _) in graph.uses(selection) {
-            graph.set_chain(reader, Some(chain));
+        let readers = graph.uses(selection).into_iter().map(|(reader, _)| reader);
+        for member in makers(graph, id).into_iter().chain(readers) {
+            graph.set_chain(member, Some(chain));
         }
         chain += 1;
     }

@@ -4,13 +4,17 @@ use std::fmt;
 
 use hyc_ir::{Graph, OpId};
 
-/// A graph that a pass cannot take.
+/// A graph that a pass cannot take, or that a pass has broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassError {
     /// The pass.
     pub pass: &'static str,
-    /// The op with its results, its layer and its line, where the fault is one op's.
-    pub place: Option<String>,
+    /// The op with its results, where the fault is one op's.
+    pub op: Option<String>,
+    /// The op's layer.
+    pub layer: Option<u32>,
+    /// The line of the text that the op was parsed from.
+    pub line: Option<u32>,
     /// What is wrong.
     pub message: String,
     /// What to do.
@@ -20,21 +24,18 @@ pub struct PassError {
 impl PassError {
     /// A fault of the graph as a whole.
     pub fn new(pass: &'static str, message: impl Into<String>) -> PassError {
-        PassError { pass, place: None, message: message.into(), help: None }
+        PassError { pass, op: None, layer: None, line: None, message: message.into(), help: None }
     }
 
     /// A fault at an op.
     pub fn at(pass: &'static str, graph: &Graph, id: OpId, message: impl Into<String>) -> PassError {
         let data = graph.op(id);
         let results: Vec<String> = data.results.iter().map(|v| format!("%{}", graph.name(*v))).collect();
-        let mut place = format!("{} ({})", data.op.name(), results.join(", "));
-        if let Some(layer) = data.layer {
-            place.push_str(&format!(" of layer {layer}"));
-        }
-        if let Some(line) = data.line {
-            place.push_str(&format!(", line {line}"));
-        }
-        PassError { place: Some(place), ..PassError::new(pass, message) }
+        let op = match results.is_empty() {
+            true => data.op.name().to_string(),
+            false => format!("{} = {}", results.join(", "), data.op.name()),
+        };
+        PassError { op: Some(op), layer: data.layer, line: data.line, ..PassError::new(pass, message) }
     }
 
     /// Adds what to do.
@@ -47,7 +48,9 @@ impl PassError {
 impl fmt::Display for PassError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.pass)?;
-        self.place.iter().try_for_each(|place| write!(f, "{place}: "))?;
+        self.line.iter().try_for_each(|line| write!(f, "line {line}: "))?;
+        self.layer.iter().try_for_each(|layer| write!(f, "layer {layer}: "))?;
+        self.op.iter().try_for_each(|op| write!(f, "{op}: "))?;
         f.write_str(&self.message)
     }
 }

@@ -9,10 +9,10 @@
 //! ```
 //!
 //! The same without gates. Left alone where a branch has another user, the branches read different queries,
-//! one lacks its sink, the gates differ in width, or there is one branch alone.
+//! one lacks its sink, the gates differ in width, the caches differ in shape, or there is one branch alone.
 
 use hyc_ir::plan::GateMode;
-use hyc_ir::{Graph, Op, OpId, ValueId};
+use hyc_ir::{Graph, Op, OpId, Type, ValueId};
 
 use crate::error::PassError;
 use crate::rewrite::{fuse, sole_producer};
@@ -21,15 +21,16 @@ use crate::rewrite::{fuse, sole_producer};
 struct Branch {
     ops: Vec<OpId>,
     attention: OpId,
-    gate: Option<(GateMode, ValueId)>,
+    /// Heads, mode and logits.
+    gate: Option<(u64, GateMode, ValueId)>,
 }
 
 /// Fuses every pair of branches that can be. Returns the rewrites made.
 pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
     let mut changes = 0;
     for add in graph.ops().collect::<Vec<_>>() {
-        if graph.op(add).op == (Op::Add {}) && fuse_sum(graph, add) {
-            changes += 1;
+        if graph.op(add).op == (Op::Add {}) {
+            changes += usize::from(fuse_sum(graph, add).unwrap_or(false));
         }
     }
     Ok(changes)
@@ -37,41 +38,43 @@ pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
 
 fn branch(graph: &Graph, value: ValueId) -> Option<Branch> {
     let (id, data) = sole_producer(graph, value)?;
-    match data.op {
-        Op::Gate { mode, .. } => {
-            let (attention, _) = sole_producer(graph, data.operands[0])?;
-            Some(Branch { ops: vec![attention, id], attention, gate: Some((mode, data.operands[1])) })
-        }
-        _ => Some(Branch { ops: vec![id], attention: id, gate: None }),
-    }
+    let Op::Gate { heads, mode } = data.op else {
+        return Some(Branch { ops: vec![id], attention: id, gate: None });
+    };
+    let (attention, _) = sole_producer(graph, data.operands[0])?;
+    Some(Branch { ops: vec![attention, id], attention, gate: Some((heads, mode, data.operands[1])) })
 }
 
-fn fuse_sum(graph: &mut Graph, add: OpId) -> bool {
-    let data = graph.op(add);
-    let (Some(a), Some(b)) = (branch(graph, data.operands[0]), branch(graph, data.operands[1])) else {
-        return false;
-    };
-    let is_sparse =
-        |branch: &Branch| matches!(graph.op(branch.attention).op, Op::SparseAttention { sink: true, .. });
-    let (sparse, window) = if is_sparse(&a) { (a, b) } else { (b, a) };
-    if !is_sparse(&sparse) {
-        return false;
-    }
-    let Op::WindowAttention { heads, window: width, sink: true } = graph.op(window.attention).op else {
-        return false;
-    };
-    let gate = match (sparse.gate, window.gate) {
+fn fuse_sum(graph: &mut Graph, add: OpId) -> Option<bool> {
+    let [a, b] = graph.op(add).operands[..] else { return None };
+    let (a, b) = (branch(graph, a)?, branch(graph, b)?);
+    let is_sparse = |branch: &Branch| matches!(graph.op(branch.attention).op, Op::SparseAttention { .. });
+    let (sparse, local) = if is_sparse(&a) { (a, b) } else { (b, a) };
+    let (s, l) = (graph.op(sparse.attention), graph.op(local.attention));
+    let Op::SparseAttention { heads, sink: true } = s.op else { return None };
+    let Op::WindowAttention { heads: local_heads, window, sink: true } = l.op else { return None };
+    let gate = match (&sparse.gate, &local.gate) {
         (None, None) => GateMode::None,
-        (Some((a, _)), Some((b, _))) if a == b => a,
-        _ => return false,
+        (Some((n, mode, _)), Some((m, other, _))) if (n, m, other) == (&heads, &heads, mode) => *mode,
+        _ => return None,
     };
-    let (s, w) = (&graph.op(sparse.attention).operands, &graph.op(window.attention).operands);
-    if s[0] != w[0] {
-        return false;
+    if heads != local_heads || s.operands[0] != l.operands[0] || !alike(graph, s.operands[1], l.operands[1]) {
+        return None;
     }
-    let mut operands = vec![s[0], s[1], s[2], s[3], w[1], w[2]];
-    operands.extend(sparse.gate.iter().chain(&window.gate).map(|(_, logits)| *logits));
+    let mut operands = s.operands.clone();
+    operands.extend(&l.operands[1..]);
+    operands.extend(sparse.gate.iter().chain(&local.gate).map(|(_, _, logits)| *logits));
     let results = graph.op(add).results.clone();
-    let old: Vec<OpId> = sparse.ops.into_iter().chain(window.ops).chain([add]).collect();
-    fuse(graph, &old, Op::HybridAttention { heads, window: width, gate }, operands, results)
+    let old: Vec<OpId> = sparse.ops.into_iter().chain(local.ops).chain([add]).collect();
+    Some(fuse(graph, &old, Op::HybridAttention { heads, window, gate }, operands, results))
+}
+
+/// Whether two caches agree in heads and widths.
+fn alike(graph: &Graph, a: ValueId, b: ValueId) -> bool {
+    match (graph.ty(a), graph.ty(b)) {
+        (Type::Cache(a), Type::Cache(b)) => {
+            (a.kv_heads, a.qk_dim, a.v_dim) == (b.kv_heads, b.qk_dim, b.v_dim)
+        }
+        _ => false,
+    }
 }

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! The probabilities, `tokens x heads x context`, must never be in memory: the fused op keeps one maximum a
-//! head and block. Left alone where anybody else uses the probabilities or either maximum.
+//! head and block. Left alone where anybody else uses the probabilities or either maximum, or the blocks are not the cache's
+//! pages; no target has a kernel for what is left.
 
-use hyc_ir::{Graph, Op};
+use hyc_ir::{Graph, Op, OpId, Type};
 
 use crate::error::PassError;
 use crate::rewrite::{fuse, sole_producer};
@@ -18,19 +19,30 @@ use crate::rewrite::{fuse, sole_producer};
 /// Fuses every selection that can be. Returns the rewrites made.
 pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
     let mut changes = 0;
-    for topk in graph.ops().collect::<Vec<_>>() {
-        let data = graph.op(topk);
-        let Op::TopK { blocks } = data.op else { continue };
-        let selection = data.results[0];
-        let Some((group, group_data)) = sole_producer(graph, data.operands[0]) else { continue };
-        let Op::GroupMax { .. } = group_data.op else { continue };
-        let Some((block, block_data)) = sole_producer(graph, group_data.operands[0]) else { continue };
-        let Op::BlockMax { .. } = block_data.op else { continue };
-        let Some((attention, data)) = sole_producer(graph, block_data.operands[0]) else { continue };
-        let Op::Attention { heads, sink, scores: true } = data.op else { continue };
-        let (operands, results) = (data.operands.clone(), vec![data.results[0], selection]);
-        let op = Op::OracleAttention { heads, sink, blocks };
-        changes += usize::from(fuse(graph, &[attention, block, group, topk], op, operands, results));
+    for id in graph.ops().collect::<Vec<_>>() {
+        changes += usize::from(fuse_one(graph, id).unwrap_or(false));
     }
     Ok(changes)
+}
+
+fn fuse_one(graph: &mut Graph, topk: OpId) -> Option<bool> {
+    let data = graph.op(topk);
+    let Op::TopK { blocks } = data.op else { return None };
+    let selection = data.results[0];
+    let (group, data) = sole_producer(graph, data.operands[0])?;
+    let Op::GroupMax { .. } = data.op else { return None };
+    let (block, data) = sole_producer(graph, data.operands[0])?;
+    let Op::BlockMax { .. } = data.op else { return None };
+    let (attention, data) = sole_producer(graph, data.operands[0])?;
+    let Op::Attention { heads, sink, scores: true } = data.op else { return None };
+    let (operands, results) = (data.operands.clone(), vec![data.results[0], selection]);
+    let (Type::Cache(cache), Type::Selection(selected)) = (graph.ty(operands[1]), graph.ty(selection)) else {
+        return None;
+    };
+    let (shape, pages) = (selected.shape, (cache.kv_heads, cache.page, &cache.map));
+    if (shape.kv_heads, shape.block, &selected.map) != pages {
+        return None;
+    }
+    let op = Op::OracleAttention { heads, sink, blocks };
+    Some(fuse(graph, &[attention, block, group, topk], op, operands, results))
 }

@@ -6,7 +6,9 @@ mod error;
 mod fuse_branches;
 mod fuse_epilogues;
 mod fuse_topk;
+mod kernel_name;
 mod kv_table;
+mod limits;
 mod lower;
 mod plan_kv;
 mod plan_memory;
@@ -23,7 +25,7 @@ pub use error::PassError;
 pub use kv_table::{KvRow, KvTable, kv_table};
 pub use plan_memory::{Arena, Placement};
 
-/// The passes in their order.
+/// The passes in their order; each one's file says what it does, with the graph before and after.
 pub const PASSES: &[&str] = &[
     "detect-chains",
     "plan-kv",
@@ -74,58 +76,50 @@ pub struct Compiled {
     pub plan: Plan,
 }
 
-/// Runs all passes, with the verifier after each.
+/// Runs all passes, with the verifier after each rewrite. A dump printed after any pass may come in again:
+/// passes that have run before find nothing to do.
+///
+/// Errors: a graph that the verifier refuses, before or after a pass; sizes beyond the [`limits`]; an op that
+/// the target has no kernel for.
 pub fn run(
     mut graph: Graph,
     options: &PipelineOptions<'_>,
     observer: &mut dyn FnMut(&PassReport<'_>),
 ) -> Result<Compiled, PassError> {
     check("input", &graph)?;
-    for (name, pass) in REWRITES {
+    limits::check(&graph)?;
+    for (name, rewrite) in REWRITES {
         let start = Instant::now();
-        let changes = pass(&mut graph)?;
+        let changes = rewrite(&mut graph)?;
         check(name, &graph)?;
         observer(&PassReport { name, graph: &graph, changes, seconds: start.elapsed().as_secs_f64() });
     }
+    let mut report = |name, changes, start: Instant| {
+        observer(&PassReport { name, graph: &graph, changes, seconds: start.elapsed().as_secs_f64() });
+    };
     let start = Instant::now();
     let arena = plan_memory::run(&graph)?;
-    let changes = arena.placements.len();
-    observer(&PassReport {
-        name: "plan-memory",
-        graph: &graph,
-        changes,
-        seconds: start.elapsed().as_secs_f64(),
-    });
+    report("plan-memory", arena.placements.len(), start);
 
     let start = Instant::now();
     let selected = select_kernels::run(&graph, options.supports)?;
-    let changes = selected.kernels.len();
-    observer(&PassReport {
-        name: "select-kernels",
-        graph: &graph,
-        changes,
-        seconds: start.elapsed().as_secs_f64(),
-    });
+    report("select-kernels", selected.kernels.len(), start);
 
     let start = Instant::now();
     let plan = schedule::run(&graph, &arena, &selected, options)?;
-    let changes = plan.steps.len();
-    observer(&PassReport {
-        name: "schedule",
-        graph: &graph,
-        changes,
-        seconds: start.elapsed().as_secs_f64(),
-    });
+    report("schedule", plan.steps.len(), start);
     Ok(Compiled { graph, plan })
 }
 
-/// Runs one rewriting pass, and the verifier after it. Returns the rewrites made.
+/// Runs one rewriting pass, with the verifier before and after it. Returns the rewrites made.
 pub fn run_named(name: &str, graph: &mut Graph) -> Result<usize, PassError> {
     let Some((name, pass)) = REWRITES.iter().find(|(pass, _)| *pass == name) else {
         let names: Vec<&str> = REWRITES.iter().map(|(name, _)| *name).collect();
         return Err(PassError::new("pipeline", format!("no rewriting pass is named `{name}`"))
             .help(format!("they are: {}", names.join(", "))));
     };
+    check("input", graph)?;
+    limits::check(graph)?;
     let changes = pass(graph)?;
     check(name, graph)?;
     Ok(changes)
@@ -138,11 +132,23 @@ pub fn plan_memory(graph: &Graph) -> Result<Arena, PassError> {
 
 fn check(pass: &'static str, graph: &Graph) -> Result<(), PassError> {
     verify::verify(graph).map_err(|violations| {
-        let list: Vec<String> = violations.iter().take(12).map(ToString::to_string).collect();
-        let message = match pass {
-            "input" => format!("the graph is not valid: {}", list.join("; ")),
-            _ => format!("the graph is not valid after this pass: {}", list.join("; ")),
-        };
-        PassError::new(pass, message)
+        // The first one's line is the error's own.
+        let mut listed = violations.clone();
+        let line = listed.first_mut().and_then(|violation| violation.line.take());
+        let list: Vec<String> = listed.iter().take(12).map(ToString::to_string).collect();
+        let when = if pass == "input" { "" } else { " after this pass" };
+        let message = format!("the graph is not valid{when}: {}", list.join("; "));
+        PassError { line, ..PassError::new(pass, message) }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rewrites_are_the_first_passes() {
+        let rewrites: Vec<&str> = REWRITES.iter().map(|(name, _)| *name).collect();
+        assert_eq!(rewrites, PASSES[..rewrites.len()]);
+    }
 }

@@ -9,18 +9,20 @@
 //!
 //! A `kv_share` is an alias where its owner appends nothing more before the copy is last read; otherwise it
 //! stays, and no target has a kernel for it. A cache that window attentions alone read needs no more than
-//! the window and one step's rows: it becomes a ring. A cache that nobody reads is dropped with its append.
-//! Nothing here merges the caches of different owners.
-
-use std::collections::BTreeSet;
+//! the widest window and one step's rows: it becomes a ring. A cache that nobody reads is dropped with its
+//! appends, and with the projections that only they used. Nothing here merges the caches of different owners.
 
 use hyc_ir::plan::CachePolicy;
-use hyc_ir::{Graph, Op, OpId, Type, ValueId};
+use hyc_ir::{CacheType, Graph, Op, OpId, Type, ValueId};
 
 use crate::error::PassError;
-use crate::rewrite::{cache_reads, cache_root};
+use crate::limits;
+use crate::rewrite::{appended, appends, cache_root};
 
-/// Aliases and sizes the caches. Returns the rewrites made.
+const PASS: &str = "plan-kv";
+
+/// Aliases, drops and sizes the caches. Returns the rewrites made. Errors: a page of more bytes than can be
+/// addressed, a ring too short for a step.
 pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
     let mut changes = 0;
     for id in graph.ops().collect::<Vec<_>>() {
@@ -28,23 +30,30 @@ pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
             changes += 1;
         }
     }
-    for id in graph.ops().collect::<Vec<_>>() {
-        if let Op::Cache { owner } = graph.op(id).op {
-            changes += usize::from(shrink(graph, graph.op(id).results[0], owner)?);
+    for id in graph.ops().filter(|id| is_cache(graph, *id)).collect::<Vec<_>>() {
+        let versions = versions(graph, graph.op(id).results[0]);
+        if unread(graph, &versions) {
+            drop_cache(graph, id, &versions);
+            changes += 1;
+        } else {
+            changes += usize::from(shrink(graph, id, &versions));
         }
     }
+    for id in graph.ops().filter(|id| is_cache(graph, *id)) {
+        check_sizes(graph, id)?;
+    }
     Ok(changes)
+}
+
+fn is_cache(graph: &Graph, id: OpId) -> bool {
+    matches!(graph.op(id).op, Op::Cache { .. })
 }
 
 /// Reads the shared cache itself, where the version stays the newest until the copy's last read.
 fn alias(graph: &mut Graph, id: OpId) -> bool {
     let (source, copy) = (graph.op(id).operands[0], graph.op(id).results[0]);
     let last_read = graph.uses(copy).iter().map(|(user, _)| graph.position(*user)).max().unwrap_or(0);
-    let overwritten = graph
-        .uses(source)
-        .iter()
-        .any(|(user, _)| is_append(&graph.op(*user).op) && graph.position(*user) < last_read);
-    if overwritten {
+    if appends(graph, source).iter().any(|append| graph.position(*append) < last_read) {
         return false;
     }
     graph.replace_uses(copy, source);
@@ -52,47 +61,90 @@ fn alias(graph: &mut Graph, id: OpId) -> bool {
     true
 }
 
-fn is_append(op: &Op) -> bool {
-    matches!(op, Op::Append {} | Op::QkvAppend { .. })
+/// All versions of a cache, the state itself first.
+fn versions(graph: &Graph, root: ValueId) -> Vec<ValueId> {
+    let live = graph.values().filter(|v| matches!(graph.ty(*v), Type::Cache(_)) && graph.def(*v).is_some());
+    live.filter(|version| cache_root(graph, *version) == Some(root)).collect()
+}
+
+fn readers(graph: &Graph, version: ValueId) -> impl Iterator<Item = (OpId, usize)> + '_ {
+    graph.uses(version).into_iter().filter(|(user, _)| appended(graph.op(*user)).is_none())
+}
+
+/// Whether nobody reads any version, and every append is an op that can go.
+fn unread(graph: &Graph, versions: &[ValueId]) -> bool {
+    versions.iter().all(|version| {
+        let plain = |id: &OpId| graph.op(*id).op == (Op::Append {});
+        readers(graph, *version).next().is_none() && appends(graph, *version).iter().all(plain)
+    })
+}
+
+/// Removes the cache, its appends, and whatever nothing else uses of what led to them.
+fn drop_cache(graph: &mut Graph, cache: OpId, versions: &[ValueId]) {
+    let mut dead: Vec<OpId> = versions.iter().flat_map(|version| appends(graph, *version)).collect();
+    dead.push(cache);
+    while let Some(id) = dead.pop() {
+        let operands = graph.op(id).operands.clone();
+        graph.remove(id);
+        for value in operands {
+            let Some((producer, data)) = graph.def_op(value) else { continue };
+            let pure =
+                matches!(data.op, Op::Linear {} | Op::Rope { .. } | Op::RmsNorm { .. } | Op::Weight {});
+            if pure && graph.uses(value).is_empty() && !dead.contains(&producer) {
+                dead.push(producer);
+            }
+        }
+    }
 }
 
 /// Turns a growing cache that window attentions alone read into a ring.
-fn shrink(graph: &mut Graph, root: ValueId, owner: u64) -> Result<bool, PassError> {
-    let versions: Vec<ValueId> = graph
-        .values()
-        .filter(|v| matches!(graph.ty(*v), Type::Cache(_)) && graph.def(*v).is_some())
-        .filter(|v| cache_root(graph, *v) == Some(root))
-        .collect();
-    let mut windows = BTreeSet::new();
-    for id in graph.ops() {
-        let reads = cache_reads(graph, id);
-        if !reads.iter().any(|v| versions.contains(v)) {
-            continue;
-        }
+fn shrink(graph: &mut Graph, cache: OpId, versions: &[ValueId]) -> bool {
+    let Op::Cache { owner } = graph.op(cache).op else { return false };
+    let mut widest = 0;
+    for (id, operand) in versions.iter().flat_map(|version| readers(graph, *version)) {
         match graph.op(id).op {
-            Op::WindowAttention { window, .. } => windows.insert(window),
-            // The window operand of a fused layer alone lets the cache be a ring.
-            Op::HybridAttention { window, .. } if !versions.contains(&graph.op(id).operands[1]) => {
-                windows.insert(window)
-            }
-            _ => return Ok(false),
-        };
-    }
-    let Some(window) = windows.last().copied() else { return Ok(false) };
-    let chunk = graph.header.chunk;
-    let mut changed = false;
-    for version in versions {
-        let Type::Cache(mut ty) = graph.ty(version).clone() else { continue };
-        if ty.policy != CachePolicy::Growing || ty.page == 0 {
-            continue;
+            Op::WindowAttention { window, .. } => widest = widest.max(window),
+            // The window's operand of a fused layer; the selected blocks need the whole context.
+            Op::HybridAttention { window, .. } if operand == 4 => widest = widest.max(window),
+            _ => return false,
         }
-        let span = window.checked_add(chunk).ok_or_else(|| {
-            PassError::new("plan-kv", format!("a window of {window} and a chunk of {chunk} tokens overflow"))
-        })?;
-        ty.policy = CachePolicy::Ring { window, pages: span.div_ceil(ty.page) + 1 };
-        ty.map = format!("ring.L{owner}");
-        graph.set_ty(version, Type::Cache(ty));
-        changed = true;
     }
-    Ok(changed)
+    let Type::Cache(ty) = graph.ty(versions[0]).clone() else { return false };
+    // No reader at all: a cache that its owner's fused projection must append to.
+    if widest == 0 || ty.policy != CachePolicy::Growing {
+        return false;
+    }
+    let span = widest.saturating_add(graph.header.chunk);
+    let policy = CachePolicy::Ring { window: widest, pages: span.div_ceil(ty.page) + 1 };
+    let ring = CacheType { policy, map: format!("ring.L{owner}"), ..ty };
+    for version in versions {
+        graph.set_ty(*version, Type::Cache(ring.clone()));
+    }
+    true
+}
+
+/// A page must be addressable, and a ring hold the window before a step's first row and all its rows.
+fn check_sizes(graph: &Graph, id: OpId) -> Result<(), PassError> {
+    let cache = graph.op(id).results[0];
+    let Type::Cache(ty) = graph.ty(cache) else { return Ok(()) };
+    let printed = graph.ty(cache);
+    // v_dim padded to V_ALIGN is at most 8 more.
+    let row = ty.qk_dim.saturating_add(ty.v_dim).saturating_add(8);
+    if limits::bytes(&[ty.kv_heads, ty.page, row, ty.elem.bytes()]).is_none() {
+        return Err(PassError::at(PASS, graph, id, format!("a page of {printed} takes more than 1 PiB")));
+    }
+    let CachePolicy::Ring { window, pages } = ty.policy else { return Ok(()) };
+    // window - 1 tokens before the first of chunk rows, starting anywhere in a page.
+    let chunk = graph.header.chunk;
+    let enough = window.saturating_add(chunk).saturating_sub(2).div_ceil(ty.page) + 1;
+    if pages < enough {
+        let message =
+            format!("{pages} pages are too few for a window of {window} and steps of {chunk} tokens");
+        return Err(PassError::at(PASS, graph, id, message)
+            .help(format!("say ring({window}, {enough}), or growing: plan-kv finds the pages")));
+    }
+    if limits::bytes(&[ty.kv_heads, ty.page, row, ty.elem.bytes(), pages]).is_none() {
+        return Err(PassError::at(PASS, graph, id, format!("{printed} takes more than 1 PiB a sequence")));
+    }
+    Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! Steps stand in the graph's order, which keeps a layer's values together. Buffers get the places that
 //! plan-memory found, caches one entry an owner (aliases are readers of it), weights one entry each in the
-//! order of their first use. What comes out passes the Plan's own verifier.
+//! order of the graph. What comes out passes the Plan's own verifier, and every step has the very constants
+//! that its kernel was selected for. Nothing is reordered and no kernel is chosen here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -60,7 +61,12 @@ pub fn run(
     for (id, lowered, kernel) in &selected.steps {
         let operands: Option<Vec<Operand>> = lowered.operands.iter().map(|v| ids.get(v).copied()).collect();
         let operands = operands.ok_or_else(|| PassError::at(PASS, graph, *id, "an operand has no place"))?;
-        plan.steps.push(step(graph, &plan, *id, lowered.op, operands, *kernel));
+        let step = step(graph, &plan, *id, lowered.op, operands, *kernel);
+        if plan.spec(&step) != selected.kernels[*kernel].spec {
+            return Err(PassError::at(PASS, graph, *id, "the step is not what its kernel was selected for")
+                .help("this is a bug of hyc"));
+        }
+        plan.steps.push(step);
     }
     plan.verify().map_err(|errors| {
         let list: Vec<String> = errors.iter().take(12).map(ToString::to_string).collect();
@@ -139,6 +145,7 @@ fn weights(graph: &Graph, selected: &Selected, ids: &mut HashMap<ValueId, Operan
     weights
 }
 
+/// One entry for each `cache()`; all its versions are that entry.
 fn caches(graph: &Graph, ids: &mut HashMap<ValueId, Operand>) -> Result<Vec<Cache>, PassError> {
     let mut caches = Vec::new();
     let mut of_root: HashMap<ValueId, CacheId> = HashMap::new();
@@ -152,7 +159,8 @@ fn caches(graph: &Graph, ids: &mut HashMap<ValueId, Operand>) -> Result<Vec<Cach
         caches.push(Cache {
             name: graph.name(root).to_string(),
             owner,
-            readers: Vec::new(),
+            // The owner counts as a reader, whoever else there is.
+            readers: vec![owner],
             kv_heads: ty.kv_heads,
             qk_dim: ty.qk_dim,
             v_dim: ty.v_dim,
@@ -176,7 +184,9 @@ fn caches(graph: &Graph, ids: &mut HashMap<ValueId, Operand>) -> Result<Vec<Cach
         }
     }
     for (cache, layers) in readers {
-        caches[cache.index()].readers = layers.into_iter().collect();
+        let cache = &mut caches[cache.index()];
+        cache.readers =
+            layers.into_iter().chain([cache.owner]).collect::<BTreeSet<u32>>().into_iter().collect();
     }
     Ok(caches)
 }

@@ -1,17 +1,21 @@
 //! `select-kernels`: one kernel for each distinct op and shape.
 //!
 //! Every op becomes a step with the layouts that its weights shall have; steps that agree in everything a
-//! kernel may depend on share one kernel. The target is asked whether it supports each of them, so that what
+//! kernel may depend on share one kernel, named by what it does. The target is asked whether it supports each of them, so that what
 //! it cannot run is said here, by op, and never met by code generation.
 
 use std::collections::HashMap;
 
+use hyc_ir::abi::PANEL;
 use hyc_ir::plan::{CacheSpec, Elem, KernelSpec, Layout, OperandSpec, Rows};
-use hyc_ir::{Graph, OpId, Sym, Type, ValueId};
+use hyc_ir::{Dim, Graph, OpId, Sym, Type, ValueId};
 
 use crate::error::PassError;
+use crate::kernel_name;
+use crate::limits;
 use crate::lower::{Lowered, lower};
 use crate::plan_memory::stride;
+use crate::rewrite::{appends, cache_reads};
 
 const PASS: &str = "select-kernels";
 
@@ -33,26 +37,19 @@ pub struct KernelChoice {
     pub spec: KernelSpec,
 }
 
-/// Chooses the kernels.
+/// Chooses the kernels. Errors: an op that no step stands for or that the target refuses; a cache that is
+/// read after it was overwritten; a weight that is wanted in two layouts or is too large.
 pub fn run(
     graph: &Graph,
     supports: &dyn Fn(&KernelSpec) -> Result<(), String>,
 ) -> Result<Selected, PassError> {
+    let places: HashMap<OpId, usize> = graph.ops().enumerate().map(|(place, id)| (id, place)).collect();
     let mut lowered = Vec::new();
-    let mut layouts: HashMap<ValueId, Layout> = HashMap::new();
     for id in graph.ops() {
-        let Some(step) = lower(graph, id)? else { continue };
-        for (value, layout) in &step.layouts {
-            if let Some(other) = layouts.insert(*value, *layout)
-                && other != *layout
-            {
-                let message =
-                    format!("@{} is wanted in two layouts: {other:?} and {layout:?}", graph.name(*value));
-                return Err(PassError::at(PASS, graph, id, message).help("give each use a weight of its own"));
-            }
-        }
-        lowered.push((id, step));
+        check_reads(graph, id, &places)?;
+        lowered.extend(lower(graph, id)?.map(|step| (id, step)));
     }
+    let layouts = layouts(graph, &lowered)?;
     let mut selected = Selected { steps: Vec::new(), kernels: Vec::new(), layouts };
     for (id, step) in lowered {
         let spec = spec(graph, id, &step, &selected.layouts)?;
@@ -61,8 +58,9 @@ pub fn run(
             None => {
                 supports(&spec).map_err(|reason| {
                     PassError::at(PASS, graph, id, format!("the target has no kernel for this: {reason}"))
+                        .help(format!("choose a shape that target `{}` has kernels for", graph.header.target))
                 })?;
-                let name = format!("k{}_{}", selected.kernels.len(), spec.op.name());
+                let name = kernel_name::unique(&spec, |name| selected.kernels.iter().any(|k| k.name == name));
                 selected.kernels.push(KernelChoice { name, spec });
                 selected.kernels.len() - 1
             }
@@ -70,6 +68,62 @@ pub fn run(
         selected.steps.push((id, step, kernel));
     }
     Ok(selected)
+}
+
+/// A Plan has one cache for all versions, updated in place: a version can be read until the next append.
+fn check_reads(graph: &Graph, id: OpId, places: &HashMap<OpId, usize>) -> Result<(), PassError> {
+    for version in cache_reads(graph, id) {
+        if let Some(append) = appends(graph, version).into_iter().find(|append| places[append] < places[&id])
+        {
+            let by =
+                graph.op(append).layer.map_or("another op".to_string(), |layer| format!("layer {layer}"));
+            let message = format!("%{} is read after {by} has overwritten it", graph.name(version));
+            return Err(PassError::at(PASS, graph, id, message)
+                .help("read it before the next append, or read the newest version"));
+        }
+    }
+    Ok(())
+}
+
+/// The one layout of every weight.
+fn layouts(graph: &Graph, steps: &[(OpId, Lowered)]) -> Result<HashMap<ValueId, Layout>, PassError> {
+    let mut layouts: HashMap<ValueId, Layout> = HashMap::new();
+    let mut total: u64 = 0;
+    for (id, step) in steps {
+        for (value, layout) in &step.layouts {
+            match layouts.insert(*value, *layout) {
+                Some(other) if other == *layout => {}
+                Some(other) => {
+                    let name = graph.name(*value);
+                    let message = format!("@{name} is wanted in two layouts: {other:?} and {layout:?}");
+                    return Err(
+                        PassError::at(PASS, graph, *id, message).help("give each use a weight of its own")
+                    );
+                }
+                None => {
+                    let bytes = layout_bytes(layout).and_then(|bytes| total.checked_add(bytes));
+                    total = bytes.filter(|total| *total <= limits::MAX_BYTES).ok_or_else(|| {
+                        let message =
+                            format!("with @{} the weights take more than 1 PiB", graph.name(*value));
+                        PassError::at(PASS, graph, *id, message)
+                    })?;
+                }
+            }
+        }
+    }
+    Ok(layouts)
+}
+
+/// At least the bytes that a weight of this layout takes; `None` beyond the limit.
+fn layout_bytes(layout: &Layout) -> Option<u64> {
+    match *layout {
+        Layout::Vector { len } => limits::bytes(&[len, 4]),
+        Layout::Rows { rows, cols } => limits::bytes(&[rows, cols, 4]),
+        Layout::Panels { count, out, inn, group } => {
+            let padded = group.checked_next_multiple_of(PANEL)?;
+            limits::bytes(&[count, out.checked_div(group)?, padded, inn, 4])
+        }
+    }
 }
 
 fn spec(
@@ -85,7 +139,7 @@ fn spec(
             Type::Tensor { elem, dims } => {
                 // The rows of a step are those of its results, which come last.
                 rows = match dims.first() {
-                    Some(hyc_ir::Dim::Sym(Sym::Outputs)) => Rows::Outputs,
+                    Some(Dim::Sym(Sym::Outputs)) => Rows::Outputs,
                     _ => Rows::Tokens,
                 };
                 let width = graph.ty(*value).width().unwrap_or(0);

@@ -6,7 +6,8 @@
 //! %v = linear(%h, @wv)   %kv = append(%cache, %kr, %v)
 //! ```
 //! A layer without keys of its own: `%qr = qkv_append(%h, @wq)`. Left alone where an inner value has another
-//! user, the three read different inputs, or q and k differ in RoPE or QK-norm.
+//! user, the three read different inputs, q and k differ in RoPE or QK-norm, the heads are not the cache's, or
+//! a norm is over the whole row.
 
 use hyc_ir::{Graph, Op, OpId, Type, ValueId};
 
@@ -23,17 +24,17 @@ struct Projection {
     result: ValueId,
 }
 
+/// Fuses projections: first those that append, then queries alone. Returns the rewrites made.
 pub fn run(graph: &mut Graph) -> usize {
     let mut changes = 0;
-    for id in graph.ops().collect::<Vec<_>>() {
-        if graph.ops().any(|live| live == id) && graph.op(id).op == (Op::Append {}) && fuse_own(graph, id) {
-            changes += 1;
-        }
+    let appends: Vec<OpId> = graph.ops().filter(|id| graph.op(*id).op == (Op::Append {})).collect();
+    for id in appends {
+        changes += usize::from(fuse_own(graph, id).unwrap_or(false));
     }
-    for id in graph.ops().collect::<Vec<_>>() {
-        if matches!(graph.op(id).op, Op::Rope { .. }) && feeds_attention(graph, id) && fuse_query(graph, id) {
-            changes += 1;
-        }
+    let ropes = graph.ops().filter(|id| matches!(graph.op(*id).op, Op::Rope { .. }));
+    let ropes: Vec<OpId> = ropes.filter(|id| feeds_attention(graph, *id)).collect();
+    for id in ropes {
+        changes += usize::from(fuse_query(graph, id).unwrap_or(false));
     }
     changes
 }
@@ -91,49 +92,53 @@ fn query_of(graph: &Graph, append: OpId, key: &Projection) -> Option<Projection>
         })
 }
 
-fn fuse_own(graph: &mut Graph, append: OpId) -> bool {
-    let [cache, k, v] = graph.op(append).operands[..] else { return false };
-    let Some(key) = sole_producer(graph, k).and_then(|(rope, _)| projection(graph, rope)) else {
-        return false;
-    };
-    let Some((value, data)) = sole_producer(graph, v) else { return false };
+/// Whether the projection is `heads` heads of `dim`, and its norm, where there is one, over a head.
+fn fits(graph: &Graph, projection: &Projection, dim: u64) -> bool {
+    let over_head =
+        |weight: &ValueId| matches!(graph.ty(*weight), Type::Weight { dims, .. } if dims[..] == [dim]);
+    graph.ty(projection.result).width() == projection.heads.checked_mul(dim)
+        && projection.norm.iter().all(|(_, weight)| over_head(weight))
+}
+
+fn fuse_own(graph: &mut Graph, append: OpId) -> Option<bool> {
+    let [cache, k, v] = graph.op(append).operands[..] else { return None };
+    let Type::Cache(ty) = graph.ty(cache) else { return None };
+    let (rope, _) = sole_producer(graph, k)?;
+    let key = projection(graph, rope)?;
+    let (value, data) = sole_producer(graph, v)?;
     if data.op != (Op::Linear {}) || data.operands[0] != key.input {
-        return false;
+        return None;
     }
     let wv = data.operands[1];
-    let Some(query) = query_of(graph, append, &key) else { return false };
-    let op = Op::QkvAppend {
-        heads: query.heads,
-        kv_heads: key.heads,
-        norm: None,
-        qk_norm: query.norm.map(|(eps, _)| eps),
-        theta: query.rope.0,
-        dims: query.rope.1,
-        own_kv: true,
-    };
+    let query = query_of(graph, append, &key)?;
+    if key.heads != ty.kv_heads || !fits(graph, &key, ty.qk_dim) || !fits(graph, &query, ty.qk_dim) {
+        return None;
+    }
     let mut operands = vec![query.input, query.weight, key.weight, wv];
     operands.extend(query.norm.iter().chain(&key.norm).map(|(_, weight)| *weight));
     operands.push(cache);
+    let op = fused(&query, ty.kv_heads, true);
     let results = vec![query.result, graph.op(append).results[0]];
     let old: Vec<OpId> = query.ops.into_iter().chain(key.ops).chain([value, append]).collect();
-    fuse(graph, &old, op, operands, results)
+    Some(fuse(graph, &old, op, operands, results))
 }
 
-/// A query whose layer has no keys of its own: the cache it is used with says the KV heads.
-fn fuse_query(graph: &mut Graph, rope: OpId) -> bool {
-    let Some(query) = projection(graph, rope) else { return false };
-    let Some((user, _)) = graph.uses(query.result).first().copied() else { return false };
-    let Some(Type::Cache(cache)) = graph.op(user).operands.get(1).map(|v| graph.ty(*v)) else { return false };
-    let op = Op::QkvAppend {
-        heads: query.heads,
-        kv_heads: cache.kv_heads,
-        norm: None,
-        qk_norm: query.norm.map(|(eps, _)| eps),
-        theta: query.rope.0,
-        dims: query.rope.1,
-        own_kv: false,
-    };
+/// A query whose layer has no keys of its own: the cache that it meets says the KV heads.
+fn fuse_query(graph: &mut Graph, rope: OpId) -> Option<bool> {
+    let query = projection(graph, rope)?;
+    let (user, _) = *graph.uses(query.result).first()?;
+    let Type::Cache(ty) = graph.ty(*graph.op(user).operands.get(1)?) else { return None };
+    if !fits(graph, &query, ty.qk_dim) {
+        return None;
+    }
     let mut operands = vec![query.input, query.weight];
     operands.extend(query.norm.map(|(_, weight)| weight));
-    fuse(graph, &query.ops, op, operands, vec![query.result])
+    let op = fused(&query, ty.kv_heads, false);
+    Some(fuse(graph, &query.ops, op, operands, vec![query.result]))
+}
+
+fn fused(query: &Projection, kv_heads: u64, own_kv: bool) -> Op {
+    let (heads, (theta, dims)) = (query.heads, query.rope);
+    let qk_norm = query.norm.map(|(eps, _)| eps);
+    Op::QkvAppend { heads, kv_heads, norm: None, qk_norm, theta, dims, own_kv }
 }

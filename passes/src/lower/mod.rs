@@ -1,9 +1,16 @@
 //! A graph op as a Plan step: its [`StepOp`], and its operands in the order of the step's signature.
+//!
+//! Every op is listed: those that no step stands for are refused, each with what to do. Nothing is chosen
+//! here but the order of a weight's elements; [`products`] does that for the ops that multiply matrices.
 
 use hyc_ir::plan::{AttnShape, Epilogue, GateMode, Layout, RopeSpec, SelectShape, StepOp};
-use hyc_ir::{CacheType, Graph, Op, OpData, OpId, Type, ValueId};
+use hyc_ir::{CacheType, Dim, Graph, Op, OpData, OpId, Sym, Type, ValueId};
+
+use products::Projections;
 
 use crate::error::PassError;
+
+mod products;
 
 const PASS: &str = "select-kernels";
 
@@ -27,6 +34,7 @@ struct Ctx<'g> {
 /// The step of an op; `None` for ops that only name values.
 pub fn lower(graph: &Graph, id: OpId) -> Result<Option<Lowered>, PassError> {
     let c = Ctx { graph, id, data: graph.op(id) };
+    c.check_rows()?;
     let step = match c.data.op.clone() {
         Op::Weight {} | Op::Cache { .. } | Op::Output {} => return Ok(None),
         Op::Embed {} => c.embed(),
@@ -38,7 +46,8 @@ pub fn lower(graph: &Graph, id: OpId) -> Result<Option<Lowered>, PassError> {
         Op::Linear {} => c.linear(None, Epilogue::Store),
         Op::FusedLinear { norm, epilogue } => c.linear(norm, epilogue),
         Op::QkvAppend { heads, kv_heads, norm, qk_norm, theta, dims, own_kv } => {
-            c.qkv(heads, kv_heads, norm, qk_norm, RopeSpec { theta, dims }, own_kv)
+            let rope = RopeSpec { theta, dims };
+            c.qkv(&Projections { heads, kv_heads, norm, qk_norm, rope, own_kv })
         }
         Op::Rope { heads, theta, dims } => {
             let dim = c.width(c.result(0))? / heads.max(1);
@@ -105,6 +114,31 @@ impl<'g> Ctx<'g> {
         PassError::at(PASS, self.graph, self.id, format!("no kernel for this: {what}"))
     }
 
+    /// What looks at positions or caches has one row a token of the step: gathered rows have neither.
+    fn check_rows(&self) -> Result<(), PassError> {
+        let by_token = matches!(
+            self.data.op,
+            Op::Rope { .. }
+                | Op::Append {}
+                | Op::QkvAppend { .. }
+                | Op::Attention { .. }
+                | Op::OracleAttention { .. }
+                | Op::WindowAttention { .. }
+                | Op::SparseAttention { .. }
+                | Op::HybridAttention { .. }
+        );
+        let gathered = |value: &ValueId| match self.graph.ty(*value) {
+            Type::Tensor { dims, .. } => dims.first() != Some(&Dim::Sym(Sym::Tokens)),
+            _ => false,
+        };
+        if by_token && self.data.operands.iter().chain(&self.data.results).any(gathered) {
+            return Err(self
+                .refuse("rows that are not the step's tokens")
+                .help("only norms, products and pointwise ops may follow gather_rows"));
+        }
+        Ok(())
+    }
+
     fn operand(&self, i: usize) -> ValueId {
         self.data.operands[i]
     }
@@ -168,67 +202,6 @@ impl<'g> Ctx<'g> {
         Ok((self.operand(i), Layout::Vector { len: self.weight_dims(i)?[0] }))
     }
 
-    /// The table keeps its rows where nothing else wants it, and is read from a product's panels otherwise.
-    fn embed(&self) -> Result<Lowered, PassError> {
-        let [vocab, hidden] = *self.weight_dims(0)? else {
-            return Err(self.refuse("a table that is no matrix"));
-        };
-        let mut layouts = Vec::new();
-        if self.graph.uses(self.operand(0)).len() == 1 {
-            layouts.push((self.operand(0), Layout::Rows { rows: vocab, cols: hidden }));
-        }
-        self.step(StepOp::Embed { vocab, hidden }, &[0], layouts)
-    }
-
-    fn linear(&self, norm: Option<f64>, epilogue: Epilogue) -> Result<Lowered, PassError> {
-        let (inn, out) = (self.width(self.operand(0))?, self.width(self.result(0))?);
-        let first = 1 + usize::from(norm.is_some());
-        let mut layouts = vec![self.panels(first, None)?];
-        if norm.is_some() {
-            layouts.push(self.vector(1)?);
-        }
-        if epilogue == Epilogue::SwiGlu {
-            layouts.push(self.panels(first + 1, None)?);
-        }
-        let reads: Vec<usize> = (0..self.data.operands.len()).collect();
-        self.step(StepOp::Linear { inn, out, norm, epilogue }, &reads, layouts)
-    }
-
-    fn qkv(
-        &self,
-        heads: u64,
-        kv_heads: u64,
-        norm: Option<f64>,
-        qk_norm: Option<f64>,
-        rope: RopeSpec,
-        own_kv: bool,
-    ) -> Result<Lowered, PassError> {
-        let inn = self.width(self.operand(0))?;
-        let qk_dim = self.width(self.result(0))? / heads.max(1);
-        let wq = 1 + usize::from(norm.is_some());
-        let mut layouts = vec![self.panels(wq, Some(qk_dim))?];
-        let mut v_dim = qk_dim;
-        if norm.is_some() {
-            layouts.push(self.vector(1)?);
-        }
-        let mut next = wq + 1;
-        if own_kv {
-            v_dim = self.weight_dims(wq + 2)?[0] / kv_heads.max(1);
-            layouts.push(self.panels(wq + 1, Some(qk_dim))?);
-            layouts.push(self.panels(wq + 2, Some(v_dim))?);
-            next = wq + 3;
-        }
-        if qk_norm.is_some() {
-            for i in next..next + 1 + usize::from(own_kv) {
-                layouts.push(self.vector(i)?);
-            }
-            next += 1 + usize::from(own_kv);
-        }
-        let shape = AttnShape { heads, kv_heads, qk_dim, v_dim };
-        let reads: Vec<usize> = (0..next).collect();
-        self.step(StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv }, &reads, layouts)
-    }
-
     /// An attention whose optional sink is operand `sink_at`.
     fn attention(&self, sink: bool, sink_at: usize, op: StepOp) -> Result<Lowered, PassError> {
         let layouts = if sink { vec![self.vector(sink_at)?] } else { vec![] };
@@ -241,23 +214,5 @@ impl<'g> Ctx<'g> {
             StepOp::HybridAttention { shape: self.shape(heads)?, select: self.selection(2)?, window, gate };
         let reads: Vec<usize> = (0..self.data.operands.len()).collect();
         self.step(op, &reads, vec![self.vector(3)?, self.vector(5)?])
-    }
-
-    fn experts_up(&self) -> Result<Lowered, PassError> {
-        let [experts, ffn, inn] = *self.weight_dims(2)? else {
-            return Err(self.refuse("experts that are no matrices"));
-        };
-        let active = self.width(self.operand(1))?;
-        let layouts = vec![self.panels(2, None)?, self.panels(3, None)?];
-        self.step(StepOp::ExpertsUp { experts, active, inn, ffn }, &[0, 1, 2, 3], layouts)
-    }
-
-    fn experts_down(&self) -> Result<Lowered, PassError> {
-        let [experts, out, ffn] = *self.weight_dims(3)? else {
-            return Err(self.refuse("experts that are no matrices"));
-        };
-        let active = self.width(self.operand(1))?;
-        let layouts = vec![self.panels(3, None)?];
-        self.step(StepOp::ExpertsDown { experts, active, out, ffn }, &[0, 1, 2, 3, 4], layouts)
     }
 }

@@ -1,0 +1,89 @@
+//! Names of kernels, such as `linear_256x576_swiglu`: what a profile or a disassembly is read by.
+
+use hyc_ir::plan::{
+    AttnShape, CachePolicy, CacheSpec, Epilogue, GateMode, KernelSpec, OperandSpec, Rows, StepOp,
+};
+
+/// A name for `spec` that `taken` does not hold yet: a number follows where kernels differ in what the name
+/// does not say (weight type, limits).
+pub fn unique(spec: &KernelSpec, taken: impl Fn(&str) -> bool) -> String {
+    let base = base(spec);
+    if !taken(&base) {
+        return base;
+    }
+    let numbered = (2u64..).map(|n| format!("{base}_n{n}")).find(|name| !taken(name));
+    numbered.unwrap_or(base)
+}
+
+fn base(spec: &KernelSpec) -> String {
+    let op = spec.op.name();
+    let mut name = match spec.op {
+        StepOp::Linear { inn, out, norm, epilogue } => {
+            let norm = if norm.is_some() { "_norm" } else { "" };
+            let epilogue = match epilogue {
+                Epilogue::Store => "",
+                Epilogue::Residual => "_residual",
+                Epilogue::SwiGlu => "_swiglu",
+            };
+            format!("{op}_{inn}x{out}{norm}{epilogue}")
+        }
+        StepOp::QkvAppend { inn, shape, norm, qk_norm, own_kv, .. } => {
+            let kind = if own_kv { op } else { "q" };
+            let norm = if norm.is_some() { "_norm" } else { "" };
+            let qk_norm = if qk_norm.is_some() { "_qknorm" } else { "" };
+            format!("{kind}_{inn}_{}{norm}{qk_norm}", heads(shape))
+        }
+        StepOp::Embed { hidden: width, .. }
+        | StepOp::Add { width }
+        | StepOp::SiluMul { width }
+        | StepOp::GatherRows { width } => format!("{op}_{width}"),
+        StepOp::RmsNorm { groups, width, .. } => format!("{op}_{groups}x{width}"),
+        StepOp::Rope { heads, dim, .. } => format!("{op}_{heads}x{dim}"),
+        StepOp::Append { kv_heads, qk_dim, v_dim } => format!("{op}_{kv_heads}x{qk_dim}_{v_dim}"),
+        StepOp::Gate { heads, v_dim, .. } => format!("{op}_{heads}x{v_dim}"),
+        StepOp::FullAttention { shape, sink } => format!("{op}_{}{}", heads(shape), sunk(sink)),
+        StepOp::OracleAttention { shape, sink, select } => {
+            format!("{op}_{}_top{}{}", heads(shape), select.blocks, sunk(sink))
+        }
+        StepOp::SparseAttention { shape, select, sink } => {
+            format!("{op}_{}_top{}{}", heads(shape), select.blocks, sunk(sink))
+        }
+        StepOp::WindowAttention { shape, window, sink } => {
+            format!("{op}_{}_w{window}{}", heads(shape), sunk(sink))
+        }
+        StepOp::HybridAttention { shape, select, window, gate } => {
+            let gate = match gate {
+                GateMode::None => "",
+                GateMode::Head => "_headgate",
+                GateMode::Elementwise => "_gate",
+            };
+            format!("{op}_{}_top{}_w{window}{gate}", heads(shape), select.blocks)
+        }
+        StepOp::Router { experts, active } => format!("{op}_{active}of{experts}"),
+        StepOp::ExpertsUp { experts, active, inn, ffn } => format!("{op}_{active}of{experts}_{inn}x{ffn}"),
+        StepOp::ExpertsDown { experts, active, out, ffn } => format!("{op}_{active}of{experts}_{ffn}x{out}"),
+    };
+    let ring = |operand: &OperandSpec| {
+        matches!(operand, OperandSpec::Cache(CacheSpec { policy: CachePolicy::Ring { .. }, .. }))
+    };
+    if matches!(spec.op, StepOp::Append { .. } | StepOp::QkvAppend { .. }) && spec.operands.iter().any(ring) {
+        name.push_str("_ring");
+    }
+    if spec.rows == Rows::Outputs {
+        name.push_str("_outputs");
+    }
+    name
+}
+
+/// `32q8_128`: query heads, KV heads, widths (one number where keys and values are alike).
+fn heads(shape: AttnShape) -> String {
+    let AttnShape { heads, kv_heads, qk_dim, v_dim } = shape;
+    match qk_dim == v_dim {
+        true => format!("{heads}q{kv_heads}_{qk_dim}"),
+        false => format!("{heads}q{kv_heads}_{qk_dim}v{v_dim}"),
+    }
+}
+
+fn sunk(sink: bool) -> &'static str {
+    if sink { "_sink" } else { "" }
+}
