@@ -10,7 +10,7 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use hyc_ir::artefact::{
-    ALIGN, ASM, CODE, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, PLAN_KEY, TOKENIZER, VERSION, VERSION_KEY,
+    ALIGN, ASM, CODE, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, PAD, PLAN_KEY, TOKENIZER, VERSION, VERSION_KEY,
 };
 use hyc_ir::pack::{pack_panel, pack_row};
 use hyc_ir::plan::{Elem, Layout, Plan, Weight};
@@ -121,7 +121,7 @@ fn entries<'a>(artefact: &Artefact<'a>) -> Vec<Entry<'a>> {
         let pad = entry.bytes.next_multiple_of(ALIGN) - entry.bytes;
         list.push(entry);
         if pad > 0 {
-            let name = format!("hyc.pad.{}", list.len());
+            let name = format!("{PAD}{}", list.len());
             list.push(Entry {
                 name,
                 dtype: "U8",

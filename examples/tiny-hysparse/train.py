@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 HERE = Path(__file__).resolve().parent
@@ -188,7 +188,7 @@ def train(args, model, data, device):
         total += round(share * args.steps)
         bounds.append((total, length, batch))
     start = time.time()
-    for step in range(bounds[-1][0]):
+    for step in range(args.start, bounds[-1][0]):
         _, length, batch = next(b for b in bounds if step < b[0])
         lr = args.lr * min(1, (step + 1) / 150) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / bounds[-1][0])))
         for group in optimizer.param_groups:
@@ -257,6 +257,8 @@ def main():
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--eval", type=int, default=64)
+    parser.add_argument("--resume", type=Path, help="weights to go on from; the optimiser starts anew")
+    parser.add_argument("--start", type=int, default=0, help="the step to go on from")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -270,6 +272,9 @@ def main():
         train_tokenizer((args.corpus / "train.txt").read_text(), model.c.vocab).save(str(path))
     tokenizer = Tokenizer.from_file(str(path))
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.resume:
+        for name, value in load_file(args.resume).items():
+            model.w[name.replace(".", "/")].data.copy_(value)
     model.to(device)
     train(args, model, Data(args.corpus, tokenizer, "train"), device)
     evaluate(args, model, Data(args.corpus, tokenizer, "valid"), device)

@@ -1,8 +1,8 @@
 //! What an artefact file is, for the compiler that writes it and the runtime that reads it.
 //!
 //! `NAME.hyc` is a valid safetensors file: eight bytes with the header's length N (little-endian), N bytes
-//! of JSON, then the tensors' bytes without gaps. `8 + N` and every tensor's offset are multiples of
-//! [`ALIGN`]; spaces end the header, and tensors named `hyc.pad.I` fill up what is missing. In the header's
+//! of JSON, then the tensors' bytes without gaps. `8 + N` and every other tensor's offset are multiples of
+//! [`ALIGN`]; spaces end the header, and tensors named [`PAD`]`I` fill up what is missing behind one. In the header's
 //! `__metadata__`:
 //!
 //! * [`VERSION_KEY`]: the format's version, in decimal;
@@ -34,5 +34,7 @@ pub const TOKENIZER: &str = "hyc.tokenizer";
 pub const GRAPH: &str = "hyc.graph";
 /// Tensor with the kernels' disassembly.
 pub const ASM: &str = "hyc.asm";
+/// How the names of padding tensors begin.
+pub const PAD: &str = "hyc.pad.";
 /// What stands for the hash while the header is hashed.
 pub const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";

@@ -37,8 +37,11 @@ pub const PASSES: &[&str] = &[
     "schedule",
 ];
 
+/// Rewrites a graph and says how often.
+type Rewrite = fn(&mut Graph) -> Result<usize, PassError>;
+
 /// The passes that rewrite the graph; the others compute side tables from it.
-const REWRITES: &[(&str, fn(&mut Graph) -> Result<usize, PassError>)] = &[
+const REWRITES: &[(&str, Rewrite)] = &[
     ("detect-chains", detect_chains::run),
     ("plan-kv", plan_kv::run),
     ("fuse-topk", fuse_topk::run),

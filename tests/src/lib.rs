@@ -1,1 +1,96 @@
-//! Whole-program tests of `hyc`; see the files beside this folder.
+//! What the whole-program tests share.
+
+use std::path::{Path, PathBuf};
+
+use hyc::driver;
+use hyc::frontend::ModelDesc;
+use hyc::source::{WeightSource, Weights};
+use hyc::write::{self, Artefact};
+use hyc_kernels::cpu::{CpuTarget, Level};
+use hyc_runtime::{LoadOptions, Model};
+use safetensors::SafeTensors;
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The folders of tests/golden.
+pub fn golden_names() -> Vec<String> {
+    let entries = std::fs::read_dir(root().join("tests/golden")).expect("tests/golden");
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.join("golden.safetensors").exists())
+        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Compiles a model.toml into `out`, after `edit` has changed its description.
+pub fn compile(model: &Path, out: &Path, level: Level, edit: impl FnOnce(&mut ModelDesc)) {
+    let text = std::fs::read_to_string(model).expect("a model.toml");
+    let mut desc = hyc::frontend::parse_model(model, &text).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    edit(&mut desc);
+    let lowered = driver::lower(hyc::frontend::build_graph(&desc), level, &mut |_| {}).expect("lowers");
+    let mut plan = lowered.plan;
+    let code = driver::generate_code(&mut plan, level, false).expect("generates code");
+    let weights = Weights::Files(WeightSource::open(&desc.weights.files).expect("opens the weights"));
+    let tokenizer = driver::read_tokenizer(desc.tokenizer.as_ref()).expect("reads the tokenizer");
+    let artefact = Artefact {
+        plan: &plan,
+        code: &code.blob,
+        graph: &lowered.graph.to_string(),
+        asm: "",
+        tokenizer: tokenizer.as_deref(),
+    };
+    write::artefact(out, &artefact, &weights, &mut |_| Ok(())).expect("writes the artefact");
+}
+
+/// Compiles one of tests/golden for this machine and loads it.
+pub fn golden_model(name: &str, folder: &Path) -> Model {
+    let out = folder.join(format!("{name}.hyc"));
+    compile(
+        &root().join("tests/golden").join(name).join("model.toml"),
+        &out,
+        CpuTarget::host().level,
+        |_| {},
+    );
+    Model::load(&out, &LoadOptions::default()).expect("loads")
+}
+
+/// The golden tensors of one model.
+pub struct Golden {
+    bytes: Vec<u8>,
+}
+
+impl Golden {
+    /// Reads them.
+    pub fn open(path: &Path) -> Golden {
+        Golden { bytes: std::fs::read(path).expect("a safetensors file") }
+    }
+
+    fn words(&self, name: &str) -> Option<(Vec<usize>, Vec<[u8; 4]>)> {
+        let tensors = SafeTensors::deserialize(&self.bytes).expect("a safetensors file");
+        let view = tensors.tensor(name).ok()?;
+        let words = view.data().chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]).collect();
+        Some((view.shape().to_vec(), words))
+    }
+
+    /// Shape and elements of an f32 tensor.
+    pub fn f32(&self, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
+        self.words(name).map(|(shape, words)| (shape, words.into_iter().map(f32::from_le_bytes).collect()))
+    }
+
+    /// Shape and elements of an i32 tensor.
+    pub fn i32(&self, name: &str) -> Option<(Vec<usize>, Vec<i32>)> {
+        self.words(name).map(|(shape, words)| (shape, words.into_iter().map(i32::from_le_bytes).collect()))
+    }
+}
+
+/// ||a - b|| / ||b||.
+pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let distance: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    (distance / b.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>()).sqrt()
+}

@@ -1,0 +1,91 @@
+//! What the tests of the passes share: a Plan as text, and a check of how its steps use the arena.
+#![allow(dead_code)] // Each test file uses its own part.
+
+use std::fmt::Write;
+
+use hyc_ir::plan::{Buffer, CachePolicy, Operand, Plan};
+
+/// A Plan as text: one line an entry.
+pub fn describe_plan(plan: &Plan) -> String {
+    let mut out = format!("arena {} bytes, page {} tokens\n", plan.arena_bytes, plan.model.page);
+    for chain in &plan.chains {
+        let kv = if chain.shared_kv { "shared" } else { "own" };
+        writeln!(out, "chain: oracle {}, sparse {:?}, {kv} kv", chain.oracle, chain.sparse).unwrap();
+    }
+    for (i, cache) in plan.caches.iter().enumerate() {
+        let kept = match cache.policy {
+            CachePolicy::Growing => "growing".to_string(),
+            CachePolicy::Ring { window, pages } => format!("ring({window}, {pages})"),
+        };
+        writeln!(out, "c{i} {}: owner {}, readers {:?}, {kept}", cache.name, cache.owner, cache.readers)
+            .unwrap();
+    }
+    for (i, weight) in plan.weights.iter().enumerate() {
+        writeln!(out, "w{i} {} {:?} {:?}", weight.name, weight.shape, weight.layout).unwrap();
+    }
+    for (i, b) in plan.buffers.iter().enumerate() {
+        let selection =
+            b.selection.map_or(String::new(), |s| format!(" selection {}x{}", s.kv_heads, s.blocks));
+        writeln!(out, "b{i} {}: {}x{} {} at {}{selection}", b.name, b.max_rows, b.width, b.elem, b.offset)
+            .unwrap();
+    }
+    for step in &plan.steps {
+        let roles = step.op.signature();
+        let operand = |(operand, role): (&Operand, &hyc_ir::plan::Role)| {
+            let place = match operand {
+                Operand::Buffer(id) => id.to_string(),
+                Operand::Weight(id) => id.to_string(),
+                Operand::Cache(id) => id.to_string(),
+            };
+            format!("{}{}{place}", role.name, if role.write { " => " } else { " " })
+        };
+        let operands: Vec<String> = step.operands.iter().zip(&roles).map(operand).collect();
+        let kernel = &plan.kernels[step.kernel.index()].name;
+        let grid = format!("{:?} {}", step.grid.dim, step.grid.per);
+        writeln!(out, "{} ({}) grid {grid} by {kernel}", step.name, operands.join(", ")).unwrap();
+    }
+    writeln!(out, "logits {}", plan.logits).unwrap();
+    out
+}
+
+fn range(buffer: &Buffer) -> (u64, u64) {
+    (buffer.offset, buffer.offset + buffer.bytes())
+}
+
+/// Runs a plan's steps on an arena that remembers, byte range by byte range, whose value lies there: every
+/// read finds its own value whole, and no step writes over what it reads or over another of its results.
+pub fn check_arena_use(plan: &Plan) {
+    let mut written: Vec<bool> = vec![false; plan.buffers.len()];
+    for step in &plan.steps {
+        let roles = step.op.signature();
+        assert_eq!(roles.len(), step.operands.len(), "{}", step.name);
+        let buffers = |write: bool| {
+            let of_role = step.operands.iter().zip(&roles).filter(move |(_, role)| role.write == write);
+            of_role.filter_map(|(operand, _)| match operand {
+                Operand::Buffer(id) => Some(id.index()),
+                _ => None,
+            })
+        };
+        for read in buffers(false) {
+            assert!(
+                written[read],
+                "{} reads {} after it was overwritten",
+                step.name, plan.buffers[read].name
+            );
+        }
+        for write in buffers(true) {
+            let (start, end) = range(&plan.buffers[write]);
+            assert!(end <= plan.arena_bytes, "{} ends behind the arena", plan.buffers[write].name);
+            for other in buffers(false).chain(buffers(true).filter(|other| *other != write)) {
+                let (from, to) = range(&plan.buffers[other]);
+                assert!(to <= start || end <= from, "{}: operands share bytes", step.name);
+            }
+            for (other, live) in written.iter_mut().enumerate() {
+                let (from, to) = range(&plan.buffers[other]);
+                *live &= to <= start || end <= from;
+            }
+            written[write] = true;
+        }
+    }
+    assert!(written[plan.logits.index()], "the logits are overwritten");
+}
