@@ -153,6 +153,7 @@ fn passes_match_their_files() {
     for pass in hyc_passes::PASSES.iter().chain(&["pipeline"]) {
         for path in sorted(&root.join(pass)) {
             count += 1;
+            println!("{}", path.display()); // Shown where an assertion in the pass or in this file fails.
             if let Err(why) = check(pass, &path, bless) {
                 failures.push(format!("{}: {why}", path.strip_prefix(&root).unwrap().display()));
             }
