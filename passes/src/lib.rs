@@ -22,7 +22,7 @@ use hyc_ir::plan::{KernelSpec, Plan};
 use hyc_ir::{Graph, verify};
 
 pub use error::PassError;
-pub use kv_table::{KvRow, KvTable, kv_table};
+pub use kv_table::{CONTEXTS, KvRow, KvTable, kv_table};
 pub use plan_memory::{Arena, Placement};
 
 /// The passes in their order; each one's file says what it does, with the graph before and after.
@@ -82,7 +82,7 @@ pub struct Compiled {
 /// Runs all passes, with the verifier after each rewrite. A dump printed after any pass may come in again:
 /// passes that have run before find nothing to do.
 ///
-/// Errors: a graph that the verifier refuses, before or after a pass; sizes beyond the [`limits`]; an op that
+/// Errors: a graph that the verifier refuses, before or after a pass; sizes beyond all limits; an op that
 /// the target has no kernel for.
 pub fn run(
     mut graph: Graph,
