@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Passes the tests.
+set -euo pipefail
+cd "$(dirname "$0")"
+. ./setup.sh
+cargo test --workspace --locked
