@@ -46,7 +46,7 @@ pub struct Error {
     /// What to do about it.
     pub help: Option<String>,
     /// A message that is laid out already (diagnostics with carets); printed instead of `message`.
-    pub rendered: Option<crate::frontend::Diagnostics>,
+    pub rendered: Option<Box<crate::frontend::Diagnostics>>,
 }
 
 /// What fallible functions of this crate return.
@@ -101,7 +101,7 @@ impl std::error::Error for Error {}
 impl From<crate::frontend::Diagnostics> for Error {
     fn from(diagnostics: crate::frontend::Diagnostics) -> Error {
         let mut error = Error::input("the model description is not valid");
-        error.rendered = Some(diagnostics);
+        error.rendered = Some(Box::new(diagnostics));
         error
     }
 }

@@ -257,7 +257,7 @@ impl Whole {
         let file = tempfile::Builder::new()
             .prefix(".hyc-")
             .tempfile_in(folder)
-            .map_err(|e| Error::io("create", path, e.into()))?;
+            .map_err(|e| Error::io("create", path, e))?;
         let (file, named) = file.into_parts();
         Ok(Whole { file, path: path.to_path_buf(), named: Some(named) })
     }

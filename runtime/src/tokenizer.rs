@@ -86,7 +86,8 @@ impl<'t> TextStream<'t> {
         let before = self.tokenizer.decode(&self.tokens[self.prefix..self.taken])?;
         let now = self.tokenizer.decode(&self.tokens[self.prefix..])?;
         if let Some(rest) = now.get(before.len()..) {
-            self.held.push_str(rest);
+            // A character that the last tokens only began is left out.
+            self.held.push_str(rest.trim_end_matches('\u{fffd}'));
         }
         Ok(self.held)
     }

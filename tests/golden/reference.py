@@ -246,7 +246,6 @@ class Decoder:
         return out if self.config.gate == "none" else self.gated(out, i, h, "gate_" + name)
 
     def window_mask(self, h: Tensor) -> Tensor:
-        return causal(len(h), h.device).triu(1 - self.config.window)
 
     def sparse_attention(self, i: int, h: Tensor, oracle: Oracle) -> Tensor:
         raise NotImplementedError

@@ -153,14 +153,14 @@ fn a_ragged_batch_equals_one_at_a_time() {
             session.feed(*id, part).unwrap();
         }
         let mut together: BTreeMap<_, Vec<f32>> = BTreeMap::new();
-        for round in 0..4 {
+        for next in [Some(tokens[0]), Some(tokens[1]), Some(tokens[2]), None] {
             while ids.iter().any(|id| session.pending(*id).unwrap() > 0) {
                 session.step().unwrap().logits.into_iter().for_each(|(id, row)| {
                     together.entry(id).or_default().extend(row);
                 });
             }
-            if round < 3 {
-                ids.iter().for_each(|id| session.feed(*id, &[tokens[round]]).unwrap());
+            if let Some(token) = next {
+                ids.iter().for_each(|id| session.feed(*id, &[token]).unwrap());
             }
         }
         for (id, part) in ids.iter().zip(parts) {
@@ -168,12 +168,12 @@ fn a_ragged_batch_equals_one_at_a_time() {
             let sequence = alone.add_sequence().unwrap();
             let mut logits: Vec<f32> = Vec::new();
             alone.feed(sequence, part).unwrap();
-            for round in 0..4 {
+            for next in [Some(tokens[0]), Some(tokens[1]), Some(tokens[2]), None] {
                 while alone.pending(sequence).unwrap() > 0 {
                     alone.step().unwrap().logits.iter().for_each(|(_, row)| logits.extend(row));
                 }
-                if round < 3 {
-                    alone.feed(sequence, &[tokens[round]]).unwrap();
+                if let Some(token) = next {
+                    alone.feed(sequence, &[token]).unwrap();
                 }
             }
             assert!(together[id] == logits, "{name}: the batch changes a sequence of {} tokens", part.len());

@@ -271,15 +271,14 @@ impl StepOp {
     /// The operands in order: reads first, then writes.
     pub fn signature(&self) -> Vec<Role> {
         let mut reads: Vec<&'static str> = Vec::new();
-        let writes: &[&'static str];
-        match *self {
+        let writes: &[&'static str] = match *self {
             StepOp::Embed { .. } => {
                 reads.push("table");
-                writes = &["out"];
+                &["out"]
             }
             StepOp::RmsNorm { .. } => {
                 reads.extend(["x", "weight"]);
-                writes = &["out"];
+                &["out"]
             }
             StepOp::Linear { norm, epilogue, .. } => {
                 reads.push("x");
@@ -290,7 +289,7 @@ impl StepOp {
                     Epilogue::Residual => reads.push("residual"),
                     Epilogue::SwiGlu => reads.push("up"),
                 }
-                writes = &["out"];
+                &["out"]
             }
             StepOp::QkvAppend { norm, qk_norm, own_kv, .. } => {
                 reads.push("x");
@@ -303,59 +302,59 @@ impl StepOp {
                     reads.push("q_norm");
                     reads.extend(own_kv.then_some("k_norm"));
                 }
-                writes = if own_kv { &["q", "cache"] } else { &["q"] };
+                if own_kv { &["q", "cache"] } else { &["q"] }
             }
             StepOp::Rope { .. } | StepOp::GatherRows { .. } => {
                 reads.push("x");
-                writes = &["out"];
+                &["out"]
             }
             StepOp::Append { .. } => {
                 reads.extend(["k", "v"]);
-                writes = &["cache"];
+                &["cache"]
             }
             StepOp::Add { .. } | StepOp::SiluMul { .. } => {
                 reads.extend(["a", "b"]);
-                writes = &["out"];
+                &["out"]
             }
             StepOp::Gate { .. } => {
                 reads.extend(["x", "gate"]);
-                writes = &["out"];
+                &["out"]
             }
             StepOp::FullAttention { sink, .. } | StepOp::WindowAttention { sink, .. } => {
                 reads.extend(["q", "cache"]);
                 reads.extend(sink.then_some("sink"));
-                writes = &["out"];
+                &["out"]
             }
             StepOp::OracleAttention { sink, .. } => {
                 reads.extend(["q", "cache"]);
                 reads.extend(sink.then_some("sink"));
-                writes = &["out", "sel"];
+                &["out", "sel"]
             }
             StepOp::SparseAttention { sink, .. } => {
                 reads.extend(["q", "cache", "sel"]);
                 reads.extend(sink.then_some("sink"));
-                writes = &["out"];
+                &["out"]
             }
             StepOp::HybridAttention { gate, .. } => {
                 reads.extend(["q", "shared", "sel", "sink_select", "own", "sink_window"]);
                 if gate != GateMode::None {
                     reads.extend(["gate_select", "gate_window"]);
                 }
-                writes = &["out"];
+                &["out"]
             }
             StepOp::Router { .. } => {
                 reads.push("logits");
-                writes = &["index", "weight"];
+                &["index", "weight"]
             }
             StepOp::ExpertsUp { .. } => {
                 reads.extend(["x", "index", "gate", "up"]);
-                writes = &["h"];
+                &["h"]
             }
             StepOp::ExpertsDown { .. } => {
                 reads.extend(["h", "index", "weight", "down", "residual"]);
-                writes = &["out"];
+                &["out"]
             }
-        }
+        };
         let role = |write| move |name: &&'static str| Role { name, write };
         reads.iter().map(role(false)).chain(writes.iter().map(role(true))).collect()
     }

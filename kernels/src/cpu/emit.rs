@@ -331,7 +331,7 @@ impl<'f> Emit<'f> {
     }
 
     /// An i64 as f64.
-    pub fn to_double(&mut self, a: Value) -> Value {
+    pub fn double_of(&mut self, a: Value) -> Value {
         self.b.ins().fcvt_from_sint(F64, a)
     }
 
@@ -405,13 +405,8 @@ impl<'f> Emit<'f> {
         self.b.ins().band_imm_u(a, n)
     }
 
-    /// a | n.
-    pub fn or_const(&mut self, a: Value, n: i64) -> Value {
-        self.b.ins().bor_imm_u(a, n)
-    }
-
     /// An i64 as f32.
-    pub fn to_float(&mut self, a: Value) -> Value {
+    pub fn float_of(&mut self, a: Value) -> Value {
         self.b.ins().fcvt_from_sint(F32, a)
     }
 
@@ -451,11 +446,6 @@ impl<'f> Emit<'f> {
     /// Stores any float value.
     pub fn store(&mut self, value: Value, address: Value, offset: i32) {
         self.b.ins().store(MEM, value, address, offset);
-    }
-
-    /// An f64.
-    pub fn load_double(&mut self, address: Value, offset: i32) -> Value {
-        self.b.ins().load(F64, MEM, address, offset)
     }
 
     /// An f32 in all four lanes.

@@ -67,7 +67,7 @@ impl Emit<'_> {
         let fraction = self.and_const(moved, 0x007f_ffff);
         let fraction = self.add_const(fraction, 0x3f35_04f3);
         let m = self.bits_float(fraction);
-        let e = self.to_float(exponent);
+        let e = self.float_of(exponent);
         let one = self.float(1.0);
         let (above, below) = (self.fsub(m, one), self.fadd(m, one));
         let s = self.fdiv(above, below);

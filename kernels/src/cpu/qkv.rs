@@ -31,7 +31,7 @@ fn angles(e: &mut Emit<'_>, spec: &KernelSpec, rope: RopeSpec) -> Angles {
     let (zero, rows) = (e.int(0), e.rows(spec));
     e.each(zero, rows, 1, |e, row| {
         let position = e.position(row);
-        let position = e.to_double(position);
+        let position = e.double_of(position);
         let to = e.at(table, row, row_bytes);
         let one = e.double(1.0);
         let frequency = e.var(F64, one);

@@ -167,23 +167,24 @@ impl CacheView<'_> {
         tile + position % self.spec.page * self.spec.v_pad() + dim
     }
 
+    /// The address of an element.
+    fn at<T>(&self, index: u64) -> &Cell<T> {
+        // SAFETY: the index lies in a page that the step's page table or ring slot names, and the step that
+        // appends is the only one that runs.
+        unsafe { &*self.base.cast::<Cell<T>>().add(index as usize) }
+    }
+
     fn load(&self, index: u64) -> f64 {
-        // SAFETY: the index lies in a page that the step's page table or ring slot names.
         match self.spec.elem {
-            Elem::Bf16 => {
-                f64::from(pack::bf16_to_f32(unsafe { *self.base.cast::<u16>().add(index as usize) }))
-            }
-            _ => f64::from(unsafe { *self.base.cast::<f32>().add(index as usize) }),
+            Elem::Bf16 => f64::from(pack::bf16_to_f32(self.at::<u16>(index).get())),
+            _ => f64::from(self.at::<f32>(index).get()),
         }
     }
 
     fn store(&self, index: u64, value: f64) {
-        // SAFETY: as in `load`; the step that appends is the only one that runs.
         match self.spec.elem {
-            Elem::Bf16 => unsafe {
-                *self.base.cast::<u16>().add(index as usize) = pack::f32_to_bf16(value as f32)
-            },
-            _ => unsafe { *self.base.cast::<f32>().add(index as usize) = value as f32 },
+            Elem::Bf16 => self.at(index).set(pack::f32_to_bf16(value as f32)),
+            _ => self.at(index).set(value as f32),
         }
     }
 

@@ -31,7 +31,6 @@ impl Rng {
 
 /// Where the rows of a step stand: (tokens in the cache before, rows of this step) a sequence.
 pub struct Batch {
-    pub page: u64,
     pub sequences: Vec<(u64, u64)>,
     pub max_pages: u64,
     positions: Vec<i32>,
@@ -51,7 +50,6 @@ impl Batch {
             physical.swap(i, rng.below(i as u64 + 1) as usize);
         }
         let mut batch = Batch {
-            page,
             sequences: sequences.to_vec(),
             max_pages,
             positions: vec![],

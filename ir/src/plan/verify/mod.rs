@@ -1,0 +1,179 @@
+//! The rules of a Plan, checked when it is made and again when an artefact is loaded. A Plan that passes lets
+//! kernels touch only memory that is theirs; it may come from a hostile file, so nothing here trusts a number.
+//!
+//! * sizes: counts from 1 to 2^31, element counts that fit; the version is this build's;
+//! * ids: every id names something; kernels' and grids' are the step's own ([`operands`]);
+//! * buffers lie in the arena, at multiples of 64, and have the rows that their count may reach;
+//! * operands have the kind, the width and the element type that the op's signature wants ([`operands`]);
+//! * order: a buffer is read after it was written in the pass, and nothing overlapping was written since; no
+//!   step's reads and writes overlap ([`order`]);
+//! * caches: a read follows the owner's append, a ring is read within its window, rings hold window and chunk;
+//! * selections: each read has one producer in the pass, of the same shape, whose bytes nobody overwrote, made
+//!   over the very cache that is read, or read over the layer's own ([`order`]).
+
+mod operands;
+mod order;
+
+use std::fmt;
+
+use super::{CachePolicy, Elem, Layout, PLAN_VERSION, Plan, Rows};
+
+/// One broken rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanError {
+    /// Where: a step's name, a buffer, ...
+    pub place: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+/// Collects broken rules.
+struct Report(Vec<PlanError>);
+
+impl Report {
+    fn add(&mut self, place: impl Into<String>, message: impl Into<String>) {
+        self.0.push(PlanError { place: place.into(), message: message.into() });
+    }
+}
+
+/// No count of a plan is above this.
+const MAX_COUNT: u64 = i32::MAX as u64;
+/// No tensor, page or arena has more elements or bytes than this; sums of many still fit.
+const MAX_BYTES: u64 = 1 << 50;
+
+/// Whether the product of all factors is at most [`MAX_BYTES`].
+fn fits(factors: &[u64]) -> bool {
+    factors.iter().try_fold(1u64, |n, f| n.checked_mul(*f)).is_some_and(|n| n <= MAX_BYTES)
+}
+
+pub(super) fn verify(plan: &Plan) -> Result<(), Vec<PlanError>> {
+    let mut report = Report(Vec::new());
+    sizes(plan, &mut report);
+    weights(plan, &mut report);
+    caches(plan, &mut report);
+    // What follows computes with the numbers above, and indexes.
+    if report.0.is_empty() {
+        buffers(plan, &mut report);
+        plan.steps.iter().for_each(|step| operands::check(plan, step, &mut report));
+    }
+    if report.0.is_empty() {
+        order::check(plan, &mut report);
+    }
+    if report.0.is_empty() { Ok(()) } else { Err(report.0) }
+}
+
+fn sizes(plan: &Plan, report: &mut Report) {
+    let m = &plan.model;
+    if plan.version != PLAN_VERSION {
+        report.add("plan", format!("version {}, this build knows {PLAN_VERSION}", plan.version));
+    }
+    let counts = [
+        ("layers", u64::from(m.layers)),
+        ("hidden", m.hidden),
+        ("vocab", m.vocab),
+        ("max_context", m.max_context),
+        ("max_batch", m.max_batch),
+        ("chunk", m.chunk),
+        ("max_outputs", m.max_outputs),
+        ("page", m.page),
+    ];
+    for (name, count) in counts {
+        if count == 0 || count > MAX_COUNT {
+            report.add("model", format!("{name} = {count} is not from 1 to {MAX_COUNT}"));
+        }
+    }
+    if plan.arena_bytes > MAX_BYTES {
+        report.add("arena", format!("{} bytes are too many", plan.arena_bytes));
+    }
+    for kernel in &plan.kernels {
+        if kernel.scratch_bytes > MAX_BYTES || kernel.code_offset.checked_add(kernel.code_bytes).is_none() {
+            report.add(&kernel.name, "impossible sizes");
+        }
+    }
+}
+
+fn weights(plan: &Plan, report: &mut Report) {
+    let mut names = std::collections::HashSet::new();
+    for weight in &plan.weights {
+        if !names.insert(&weight.name) {
+            report.add(&weight.name, "two weights have this name");
+        }
+        let possible = match weight.layout {
+            Layout::Vector { len } => len > 0 && fits(&[len, 4]) && weight.elem == Elem::F32,
+            Layout::Rows { rows, cols } => rows > 0 && cols > 0 && fits(&[rows, cols, 4]),
+            Layout::Panels { count, out, inn, group } => {
+                // A group of less than a panel grows to one.
+                [count, out, inn, group].iter().all(|n| *n > 0)
+                    && fits(&[count, out, inn, 4 * 16])
+                    && group <= out
+                    && out % group == 0
+            }
+        };
+        if !possible || weight.elem == Elem::I32 {
+            report.add(&weight.name, format!("{:?} of {} is not possible", weight.layout, weight.elem));
+        }
+    }
+}
+
+fn caches(plan: &Plan, report: &mut Report) {
+    for cache in &plan.caches {
+        let sizes = [cache.kv_heads, cache.qk_dim, cache.v_dim, cache.page];
+        let small = sizes.iter().all(|n| (1..1 << 24).contains(n));
+        if !small
+            || cache.elem == Elem::I32
+            || !fits(&[cache.kv_heads, cache.page, cache.qk_dim + cache.v_dim + 8, 4])
+        {
+            report.add(&cache.name, "impossible sizes");
+            continue;
+        }
+        if let CachePolicy::Ring { window, pages } = cache.policy {
+            let held = window.checked_add(plan.model.chunk).map(|n| n.div_ceil(cache.page) + 1);
+            if window == 0 || pages > MAX_COUNT || held.is_none_or(|held| pages < held) {
+                report.add(
+                    &cache.name,
+                    format!("a ring of {pages} pages does not hold {window} tokens and a chunk"),
+                );
+            }
+        } else if cache.page != plan.model.page {
+            report.add(&cache.name, format!("pages of {}, the model's have {}", cache.page, plan.model.page));
+        }
+    }
+}
+
+fn buffers(plan: &Plan, report: &mut Report) {
+    for buffer in &plan.buffers {
+        let rows = match buffer.rows {
+            Rows::Tokens => plan.model.chunk,
+            Rows::Outputs => plan.model.max_outputs,
+        };
+        let possible =
+            buffer.width > 0 && fits(&[buffer.width.saturating_add(16), rows, 4]) && buffer.max_rows == rows;
+        if !possible || buffer.elem == Elem::Bf16 {
+            report.add(&buffer.name, "impossible sizes");
+        } else if buffer.offset % 64 != 0
+            || buffer.offset.checked_add(buffer.bytes()).is_none_or(|end| end > plan.arena_bytes)
+        {
+            report.add(&buffer.name, "not inside the arena");
+        }
+        if let Some(s) = buffer.selection
+            && (s.kv_heads.checked_mul(s.blocks) != Some(buffer.width)
+                || s.block == 0
+                || buffer.elem != Elem::I32)
+        {
+            report.add(&buffer.name, "its selection has another shape");
+        }
+    }
+    match plan.buffers.get(plan.logits.index()) {
+        Some(b) if b.rows == Rows::Outputs && b.width == plan.model.vocab && b.elem == Elem::F32 => {}
+        _ => report.add("logits", "not a buffer of rows of logits"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! A small valid plan, and one thing broken at a time.
+
+use super::super::*;
+
+const SHAPE: AttnShape = AttnShape { heads: 2, kv_heads: 1, qk_dim: 8, v_dim: 8 };
+const SELECT: SelectShape = SelectShape { kv_heads: 1, block: 8, blocks: 2 };
+
+fn buffer(name: &str, at: u64, rows: Rows, width: u64, elem: Elem) -> Buffer {
+    let selection = (elem == Elem::I32).then_some(SELECT);
+    Buffer { name: name.into(), offset: at * 1024, rows, max_rows: 16, width, elem, selection }
+}
+
+fn weight(name: &str, layout: Layout) -> Weight {
+    Weight { name: name.into(), shape: vec![], elem: Elem::F32, layout }
+}
+
+fn step(name: &str, layer: Option<u32>, op: StepOp, operands: Vec<Operand>, panels: u64, rows: Rows) -> Step {
+    Step { name: name.into(), layer, op, operands, grid: op.grid(panels, rows), kernel: KernelId(0) }
+}
+
+/// embed; layer 0: project, append, select; layer 1: read the selection; gather; logits.
+fn plan() -> Plan {
+    let b = |i| Operand::Buffer(BufferId(i));
+    let w = |i| Operand::Weight(WeightId(i));
+    let cache = Operand::Cache(CacheId(0));
+    let panels = |out, inn, group| Layout::Panels { count: 1, out, inn, group };
+    let qkv = |own_kv| StepOp::QkvAppend {
+        inn: 16,
+        shape: SHAPE,
+        norm: None,
+        qk_norm: None,
+        rope: RopeSpec { theta: 1e4, dims: 8 },
+        own_kv,
+    };
+    let linear = StepOp::Linear { inn: 16, out: 32, norm: None, epilogue: Epilogue::Store };
+    let (tokens, outputs) = (Rows::Tokens, Rows::Outputs);
+    Plan {
+        version: PLAN_VERSION,
+        model: ModelInfo {
+            name: "t".into(),
+            layers: 2,
+            hidden: 16,
+            vocab: 32,
+            max_context: 64,
+            max_batch: 2,
+            chunk: 16,
+            max_outputs: 16,
+            page: 8,
+        },
+        target: TargetInfo { kind: "cpu".into(), arch: "x86_64".into(), features: vec![] },
+        arena_bytes: 16 * 1024,
+        buffers: vec![
+            buffer("x", 0, tokens, 16, Elem::F32),
+            buffer("q", 1, tokens, 16, Elem::F32),
+            buffer("o", 2, tokens, 16, Elem::F32),
+            buffer("sel", 3, tokens, 2, Elem::I32),
+            buffer("s", 4, tokens, 16, Elem::F32),
+            buffer("last", 5, outputs, 16, Elem::F32),
+            buffer("logits", 6, outputs, 32, Elem::F32),
+        ],
+        weights: vec![
+            weight("table", Layout::Rows { rows: 32, cols: 16 }),
+            weight("wq", panels(16, 16, 8)),
+            weight("wk", panels(8, 16, 8)),
+            weight("wv", panels(8, 16, 8)),
+            weight("sink", Layout::Vector { len: 2 }),
+            weight("head", panels(32, 16, 32)),
+        ],
+        caches: vec![Cache {
+            name: "kv".into(),
+            owner: 0,
+            readers: vec![0, 1],
+            kv_heads: 1,
+            qk_dim: 8,
+            v_dim: 8,
+            elem: Elem::F32,
+            page: 8,
+            policy: CachePolicy::Growing,
+        }],
+        steps: vec![
+            step("embed", None, StepOp::Embed { vocab: 32, hidden: 16 }, vec![w(0), b(0)], 0, tokens),
+            step("L0.qkv", Some(0), qkv(true), vec![b(0), w(1), w(2), w(3), b(1), cache], 2, tokens),
+            step(
+                "L0.oracle",
+                Some(0),
+                StepOp::OracleAttention { shape: SHAPE, sink: false, select: SELECT },
+                vec![b(1), cache, b(2), b(3)],
+                0,
+                tokens,
+            ),
+            step(
+                "L1.sparse",
+                Some(1),
+                StepOp::SparseAttention { shape: SHAPE, select: SELECT, sink: true },
+                vec![b(1), cache, b(3), w(4), b(4)],
+                0,
+                tokens,
+            ),
+            step("gather", None, StepOp::GatherRows { width: 16 }, vec![b(4), b(5)], 0, outputs),
+            step("logits", None, linear, vec![b(5), w(5), b(6)], 2, outputs),
+        ],
+        kernels: vec![Kernel { name: "k".into(), code_offset: 0, code_bytes: 0, scratch_bytes: 0 }],
+        chains: vec![],
+        logits: BufferId(6),
+    }
+}
+
+/// Breaks one thing; some violation must then say `words`.
+fn broken(words: &str, change: impl FnOnce(&mut Plan)) {
+    let mut plan = plan();
+    change(&mut plan);
+    let errors = plan.verify().expect_err(words);
+    assert!(errors.iter().any(|e| e.to_string().contains(words)), "{words}: {errors:?}");
+}
+
+#[test]
+fn the_plan_is_valid() {
+    assert_eq!(plan().verify(), Ok(()));
+}
+
+#[test]
+fn sizes_and_places() {
+    broken("version", |p| p.version = 9);
+    broken("chunk = 0", |p| p.model.chunk = 0);
+    broken("not inside the arena", |p| p.buffers[2].offset = 16 * 1024);
+    broken("not inside the arena", |p| p.buffers[2].offset = u64::MAX - 63);
+    broken("impossible sizes", |p| p.buffers[2].width = u64::MAX);
+    broken("is not possible", |p| {
+        p.weights[1].layout = Layout::Panels { count: 1, out: 16, inn: 16, group: 0 }
+    });
+    broken("is not possible", |p| p.weights[0].layout = Layout::Rows { rows: u64::MAX, cols: 2 });
+    broken("no kernel", |p| p.steps[0].kernel = KernelId(7));
+    broken("rows of logits", |p| p.logits = BufferId(99));
+    broken("does not hold 4 tokens", |p| p.caches[0].policy = CachePolicy::Ring { window: 4, pages: 1 });
+}
+
+#[test]
+fn operands() {
+    broken("operand `x`", |p| p.steps[5].operands[0] = Operand::Buffer(BufferId(0)));
+    broken("operand `weight`", |p| p.steps[5].operands[1] = Operand::Weight(WeightId(77)));
+    broken("operand `wq`", |p| {
+        p.weights[1].layout = Layout::Panels { count: 1, out: 16, inn: 16, group: 16 }
+    });
+    broken("operand `cache`", |p| p.caches[0].v_dim = 16);
+    broken("operand `sel`", |p| p.buffers[3].selection = None);
+    broken("its grid", |p| p.steps[2].grid.per = 3);
+    broken("operands for", |p| {
+        p.steps[4].operands.pop();
+    });
+}
+
+#[test]
+fn order_and_overlap() {
+    broken("does not hold", |p| p.steps.swap(4, 5));
+    broken("overlaps another operand", |p| p.buffers[4].offset = 1024);
+    broken("does not hold what was written", |p| p.buffers[2].offset = 1024);
+    broken("second time", |p| {
+        let again = p.steps[1].clone();
+        p.steps.insert(2, again);
+    });
+}
+
+#[test]
+fn selection_provenance() {
+    // Another op's output lies over the list between its producer and its reader.
+    broken("reads b3", |p| {
+        let op = StepOp::Add { width: 16 };
+        let operands =
+            vec![Operand::Buffer(BufferId(0)), Operand::Buffer(BufferId(2)), Operand::Buffer(BufferId(7))];
+        p.buffers.push(buffer("t", 3, Rows::Tokens, 16, Elem::F32));
+        p.steps.insert(3, step("L0.add", Some(0), op, operands, 0, Rows::Tokens));
+    });
+    broken("reads b3", |p| p.steps.swap(2, 3));
+    broken("pages of 8", |p| {
+        let wide = SelectShape { block: 16, ..SELECT };
+        p.buffers[3].selection = Some(wide);
+        for step in &mut p.steps {
+            match &mut step.op {
+                StepOp::OracleAttention { select, .. } | StepOp::SparseAttention { select, .. } => {
+                    *select = wide
+                }
+                _ => {}
+            }
+        }
+    });
+    // Layer 1 reads the blocks that layer 0 selected over its own cache in another layer's.
+    broken("selected over cache c0", |p| {
+        p.caches.push(Cache { name: "other".into(), ..p.caches[0].clone() });
+        let mut append = p.steps[1].clone();
+        append.operands[4] = Operand::Buffer(BufferId(7));
+        append.operands[5] = Operand::Cache(CacheId(1));
+        p.buffers.push(buffer("q2", 8, Rows::Tokens, 16, Elem::F32));
+        p.steps.insert(3, append);
+        p.steps[4].operands[1] = Operand::Cache(CacheId(1));
+    });
+    broken("before its owner", |p| {
+        p.steps.remove(1);
+    });
+}
+
+/// Any numbers in a serialised plan give an answer, never a panic.
+#[test]
+fn mutated_plans_do_not_panic() {
+    let text = serde_json::to_string(&plan()).unwrap();
+    let mut state = 1u64;
+    let mut next = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    let numbers: Vec<usize> = (1..text.len())
+        .filter(|i| text.as_bytes()[*i].is_ascii_digit() && !text.as_bytes()[i - 1].is_ascii_alphanumeric())
+        .collect();
+    let values = ["0", "1", "7", "4294967295", "18446744073709551615", "1099511627776", "33"];
+    for _ in 0..20_000 {
+        let mut text = text.clone();
+        let mut places: Vec<usize> = (0..1 + next(3)).map(|_| numbers[next(numbers.len())]).collect();
+        places.sort_unstable();
+        places.dedup();
+        for at in places.into_iter().rev() {
+            let end = at + text[at..].find(|c: char| !c.is_ascii_digit()).unwrap_or(1);
+            text.replace_range(at..end, values[next(values.len())]);
+        }
+        if let Ok(plan) = serde_json::from_str::<Plan>(&text) {
+            let _ = plan.verify();
+        }
+    }
+}
