@@ -4,7 +4,7 @@
 //! * `ssa-producer`: a value that is read has a producer; `ssa-two-producers`: and no second one.
 //! * `ssa-order`: the producer stands before the reader.
 //! * `arity`: an op has the operands and results that its kind and attributes say.
-//! * `type`: operands and results have the types and widths that the op's kind says (see [`rules`]).
+//! * `type`: operands and results have the types and widths that the op's kind says (see `rules.rs`).
 //! * `attribute`: attributes are possible (no zero heads, a finite eps above 0, ...).
 //! * `output`: exactly one `output`, the last op.
 //!
