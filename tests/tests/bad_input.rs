@@ -1,0 +1,244 @@
+//! Damaged files, impossible requests, unwritable places: one clear error each, exit codes by whose fault,
+//! and nothing lost.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use hyc_kernels::cpu::CpuTarget;
+use hyc_runtime::{ErrorKind, LoadOptions, Model, Session, SessionOptions};
+use hyc_tests::{compile, root};
+
+fn golden(name: &str) -> PathBuf {
+    root().join("tests/golden").join(name).join("model.toml")
+}
+
+fn artefact(folder: &Path) -> PathBuf {
+    let out = folder.join("model.hyc");
+    compile(&golden("dense"), &out, CpuTarget::host().level, |_| {});
+    out
+}
+
+fn load_error(path: &Path) -> (ErrorKind, String) {
+    match Model::load(path, &LoadOptions::default()) {
+        Ok(_) => panic!("{} loads", path.display()),
+        Err(error) => (error.kind, error.message),
+    }
+}
+
+fn hyc(args: &[&str]) -> Output {
+    Command::new(hyc_binary()).args(args).output().expect("runs")
+}
+
+/// The command beside this test's own executable: cargo builds it for `--workspace`, and here where it is
+/// missing.
+fn hyc_binary() -> PathBuf {
+    let test = std::env::current_exe().expect("a path");
+    let folder = test.parent().and_then(Path::parent).expect("target/PROFILE");
+    static BUILD: std::sync::Once = std::sync::Once::new();
+    BUILD.call_once(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "-q", "-p", "hyc", "--locked"]).current_dir(root());
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().expect("cargo").success());
+    });
+    folder.join("hyc")
+}
+
+fn fails(args: &[&str], code: i32, words: &[&str]) {
+    let output = hyc(args);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "hyc {args:?}: {text}");
+    assert!(!text.contains("panicked"), "hyc {args:?}: {text}");
+    for word in words {
+        assert!(text.contains(word), "hyc {args:?} does not say {word:?}: {text}");
+    }
+}
+
+#[test]
+fn a_truncated_artefact_is_an_error_wherever_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = artefact(folder.path());
+    let whole = std::fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize + 8;
+    for end in [0, 1, 7, 8, 9, header / 2, header - 1, header, header + 1, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..end]).unwrap();
+        assert!(matches!(load_error(&path).0, ErrorKind::BadArtefact | ErrorKind::BadInput), "cut at {end}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_an_error_wherever_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = artefact(folder.path());
+    let whole = std::fs::read(&path).unwrap();
+    let mut state = 5u64;
+    for i in 0..400usize {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // The first bytes are the header's length; then all over the file.
+        let at = if i < 64 { i / 8 } else { (state >> 20) as usize % whole.len() };
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (state >> 61);
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(load_error(&path).0, ErrorKind::BadArtefact, "bit {} of byte {at}", state >> 61);
+    }
+}
+
+#[test]
+fn other_files_and_versions_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = artefact(folder.path());
+    let whole = std::fs::read(&path).unwrap();
+    let at = whole.windows(17).position(|w| w == br#""hyc.version":"1""#).unwrap() + 15;
+    let mut bytes = whole.clone();
+    bytes[at] = b'7';
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(load_error(&path).1.contains("format version 7; this build reads 1"));
+    std::fs::write(&path, b"plain text, and some more of it").unwrap();
+    assert!(load_error(&path).1.contains("no hyc artefact"));
+    let weights = root().join("tests/golden/dense/model.safetensors");
+    assert!(load_error(&weights).1.contains("no hyc artefact"));
+    assert_eq!(load_error(&folder.path().join("absent.hyc")).0, ErrorKind::BadInput);
+}
+
+#[test]
+fn equal_input_gives_equal_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = std::fs::read(artefact(folder.path())).unwrap();
+    let second = std::fs::read(artefact(folder.path())).unwrap();
+    assert!(first == second);
+}
+
+#[test]
+fn requests_beyond_the_model_are_refused_and_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Model::load(artefact(folder.path()), &LoadOptions::default()).unwrap();
+    let options = SessionOptions { max_tokens: Some(40), max_sequences: Some(2), threads: Some(1) };
+    let mut session = Session::new(&model, &options).unwrap();
+    let id = session.add_sequence().unwrap();
+    let too_long = vec![1; 300];
+    assert!(session.feed(id, &too_long).unwrap_err().message.contains("compiled for 211"));
+    assert!(session.feed(id, &[97]).unwrap_err().message.contains("vocabulary of 97"));
+    assert!(session.feed(id, &[1; 100]).unwrap_err().message.contains("pages"));
+    assert_eq!(session.len(id).unwrap(), 0);
+    session.feed(id, &[1; 40]).unwrap();
+    assert_eq!(session.step().unwrap().logits.len(), 1);
+    session.add_sequence().unwrap();
+    assert!(session.add_sequence().unwrap_err().message.contains("in use"));
+    let many = SessionOptions { max_sequences: Some(9), ..SessionOptions::default() };
+    assert!(Session::new(&model, &many).err().unwrap().message.contains("9 sequences"));
+}
+
+/// A copy of a golden model whose weight file `edit` changes.
+fn damaged_weights(
+    folder: &Path,
+    edit: impl Fn(&str) -> Option<(String, Vec<usize>)>,
+    fill: Option<u16>,
+) -> PathBuf {
+    use safetensors::SafeTensors;
+    use safetensors::tensor::TensorView;
+    let source = golden("dense");
+    std::fs::copy(&source, folder.join("model.toml")).unwrap();
+    let bytes = std::fs::read(source.with_file_name("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut data: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (name, view) in tensors.tensors() {
+        let Some((name, shape)) =
+            edit(&name).map(|(n, s)| (n, if s.is_empty() { view.shape().to_vec() } else { s }))
+        else {
+            continue;
+        };
+        let mut content = view.data()[..2 * shape.iter().product::<usize>()].to_vec();
+        if let (Some(fill), true) = (fill, name.contains("layers.2.mlp.up")) {
+            content[10..12].copy_from_slice(&fill.to_le_bytes());
+        }
+        data.push((name, shape, content));
+    }
+    let views = data
+        .iter()
+        .map(|(n, s, d)| (n.clone(), TensorView::new(safetensors::Dtype::BF16, s.clone(), d).unwrap()));
+    std::fs::write(folder.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    folder.join("model.toml")
+}
+
+#[test]
+fn weights_that_do_not_fit_are_all_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.hyc");
+    let same = |name: &str| Some((name.to_string(), vec![]));
+    let check = |model: &Path, words: &[&str]| {
+        fails(&["compile", model.to_str().unwrap(), "-o", out.to_str().unwrap()], 3, words);
+        assert!(!out.exists(), "a failed compile left a file");
+    };
+    let missing = damaged_weights(
+        folder.path(),
+        |n| if n.contains("layers.1.self_attn.q") { None } else { same(n) },
+        None,
+    );
+    check(&missing, &["missing: `model.layers.1.self_attn.q_proj.weight` [120, 44]"]);
+    let extra = |n: &str| if n == "lm_head.weight" { Some(("head.weight".into(), vec![])) } else { same(n) };
+    let extra = damaged_weights(folder.path(), extra, None);
+    check(&extra, &["missing: `lm_head.weight`", "not used by the model: `head.weight`"]);
+    let shape = |n: &str| if n == "model.norm.weight" { Some((n.into(), vec![43])) } else { same(n) };
+    let shape = damaged_weights(folder.path(), shape, None);
+    check(&shape, &["wrong shape: `model.norm.weight` is [43], the model needs [44]"]);
+    let nan = damaged_weights(folder.path(), same, Some(0x7fc0));
+    check(&nan, &["`model.layers.2.mlp.up_proj.weight`", "holds NaN at row 0, column 5"]);
+    let model = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&model).unwrap();
+    std::fs::write(&model, &bytes[..bytes.len() / 2]).unwrap();
+    check(&nan, &["not a whole safetensors file"]);
+}
+
+#[test]
+fn the_command_says_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let model = golden("dense");
+    let model = model.to_str().unwrap();
+    fails(&["compile", &at("absent.toml")], 3, &["cannot read", "check the path"]);
+    fails(&["compile", model, "--target", "sm_90a"], 4, &["no target `sm_90a`", "it carries: cpu"]);
+    fails(&["compile", model, "--print-ir-after", "fuse-topkk"], 2, &["no pass is named", "fuse-topk"]);
+    fails(&["compile", model, "-o", "/proc/nothing/x.hyc"], 3, &["/proc/nothing/x.hyc"]);
+    fails(&["compile", model, "-o", folder.path().to_str().unwrap()], 2, &["is a folder"]);
+    std::fs::write(at("dump.hyir"), "graph \"t\" {\n  layers = 1\n}\n").unwrap();
+    fails(&["compile", &at("dump.hyir")], 3, &["the header needs"]);
+    std::fs::write(at("binary.toml"), [0xff, 0xfe, 0]).unwrap();
+    fails(&["check", &at("binary.toml")], 3, &["is not text"]);
+    fails(&["run", model, "--prompt", "x"], 3, &["no hyc artefact"]);
+    assert!(hyc(&["compile", model, "-o", &at("m.hyc"), "--quiet"]).status.success());
+    fails(&["run", &at("m.hyc"), "--prompt", "x"], 3, &["has no tokenizer"]);
+    fails(&["bench", &at("m.hyc"), "--context", "5000"], 2, &["compiled for 211"]);
+    fails(&["run", &at("m.hyc"), "--prompt", "x", "--top-p", "7"], 2, &["--top-p 7 is out of range"]);
+}
+
+/// Every dump goes back in and gives the plan that the model gives.
+#[test]
+fn dumps_are_accepted_in_place_of_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = golden("moe");
+    let model = model.to_str().unwrap();
+    let plan = hyc(&["compile", "--emit", "plan", model]).stdout;
+    assert!(!plan.is_empty());
+    for pass in ["detect-chains", "plan-kv", "fuse-topk", "fuse-branches", "fuse-epilogues", "schedule"] {
+        let dump = folder.path().join("dump.hyir");
+        let dump = dump.to_str().unwrap();
+        assert!(hyc(&["compile", "--print-ir-after", pass, model, "-o", dump]).status.success());
+        assert!(hyc(&["compile", "--emit", "plan", dump]).stdout == plan, "after {pass}");
+    }
+    let object = folder.path().join("kernels.o");
+    assert!(hyc(&["compile", "--emit", "obj", model, "-o", object.to_str().unwrap()]).status.success());
+    let main = folder.path().join("main.c");
+    let symbol = String::from_utf8_lossy(&plan).split("\"name\": \"").find_map(|part| {
+        let name = part.split('"').next()?;
+        name.contains("router").then(|| name.to_string()).filter(|name| !name.contains('.'))
+    });
+    let symbol = symbol.expect("a router kernel");
+    std::fs::write(&main, format!("extern void {symbol}(void); int main(void) {{ return {symbol} == 0; }}"))
+        .unwrap();
+    let program = folder.path().join("program");
+    let linked = Command::new("cc").arg(&main).arg(&object).arg("-o").arg(&program).status().expect("cc");
+    assert!(linked.success());
+    assert!(Command::new(&program).status().unwrap().success());
+}
