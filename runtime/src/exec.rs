@@ -1,7 +1,10 @@
 //! Executors: who runs a step.
 
+use std::sync::Arc;
+
 use hyc_ir::abi::{KernelFn, StepContext};
 use hyc_ir::plan::{GridDim, KernelSpec, Plan, Step};
+use memmap2::Mmap;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Aligned;
@@ -31,6 +34,8 @@ pub trait Executor: Send {
 /// Runs the artefact's generated code on a pool of threads.
 pub struct NativeExecutor {
     kernels: Vec<KernelFn>,
+    /// What `kernels` point into; kept so that the executor may outlive its model.
+    _code: Arc<Mmap>,
     pool: Pool,
     scratch: Vec<Aligned>,
 }
@@ -42,7 +47,7 @@ pub fn scratch_bytes(plan: &Plan, threads: usize) -> u64 {
 }
 
 impl NativeExecutor {
-    /// Prepares the kernels of `model`, which must outlive the executor's use. Errors: an artefact without code.
+    /// Prepares the kernels of `model`. Errors: an artefact without code, no memory for scratch.
     pub fn new(model: &Model, threads: usize) -> Result<NativeExecutor> {
         let Some(code) = &model.code else {
             let message = format!("{} has no code for this machine", model.path().display());
@@ -59,7 +64,7 @@ impl NativeExecutor {
         let pool = Pool::new(threads);
         let most = scratch_bytes(model.plan(), 1);
         let scratch = (0..pool.threads()).map(|_| Aligned::zeroed(most)).collect::<Result<_>>()?;
-        Ok(NativeExecutor { kernels, pool, scratch })
+        Ok(NativeExecutor { kernels, _code: code.clone(), pool, scratch })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hyc_ir::artefact::{
     ALIGN, ASM, CODE, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, PAD, PLAN_KEY, TOKENIZER, VERSION, VERSION_KEY,
@@ -21,7 +22,7 @@ pub enum Verify {
     /// Every byte: reads the whole file.
     #[default]
     Full,
-    /// The header alone: a damaged weight gives wrong answers.
+    /// The header and the machine code: a damaged weight gives wrong answers.
     Header,
 }
 
@@ -39,7 +40,7 @@ pub struct Model {
     plan: Plan,
     weights: Vec<usize>,
     places: BTreeMap<String, (usize, usize)>,
-    pub(crate) code: Option<Mmap>,
+    pub(crate) code: Option<Arc<Mmap>>,
 }
 
 fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
@@ -64,9 +65,9 @@ impl Model {
         check_version(path, &metadata)?;
         let places = places(path, &map, header)?;
         check_hash(path, &map[8..header], &metadata)?;
-        if options.verify == Verify::Full {
-            check_digests(path, &map, &places, &metadata)?;
-        }
+        // Damaged code is never run, however little is checked.
+        let checked = |name: &str| options.verify == Verify::Full || name == CODE;
+        check_digests(path, &map, &places, &metadata, &checked)?;
         let plan: Plan =
             metadata.get(PLAN_KEY).ok_or_else(|| damaged(path, "it has no plan")).and_then(|json| {
                 serde_json::from_str(json).map_err(|e| damaged(path, format!("its plan: {e}")))
@@ -185,20 +186,21 @@ fn check_hash(path: &Path, header: &[u8], metadata: &BTreeMap<String, String>) -
     Err(damaged(path, "its header does not have the hash that it states"))
 }
 
-/// Every tensor has its digest. Tensors are shared out to two threads a core pair at most: the file is
-/// read at the disk's speed long before that.
+/// Every tensor that `checked` names has its digest. Tensors are shared out to eight threads at most: the
+/// file is read at the disk's speed long before that.
 fn check_digests(
     path: &Path,
     map: &[u8],
     places: &BTreeMap<String, (usize, usize)>,
     metadata: &BTreeMap<String, String>,
+    checked: &dyn Fn(&str) -> bool,
 ) -> Result<()> {
     let digests: BTreeMap<String, String> = metadata
         .get(DIGESTS_KEY)
         .and_then(|json| serde_json::from_str(json).ok())
         .ok_or_else(|| damaged(path, "it has no digests"))?;
     let next = std::sync::atomic::AtomicUsize::new(0);
-    let list: Vec<(&String, &(usize, usize))> = places.iter().collect();
+    let list: Vec<(&String, &(usize, usize))> = places.iter().filter(|(name, _)| checked(name)).collect();
     let work = || -> Option<String> {
         loop {
             let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -299,7 +301,7 @@ fn code(
     map: &[u8],
     plan: &Plan,
     places: &BTreeMap<String, (usize, usize)>,
-) -> Result<Option<Mmap>> {
+) -> Result<Option<Arc<Mmap>>> {
     let Some((start, end)) = places.get(CODE).copied() else { return Ok(None) };
     let len = (end - start) as u64;
     for kernel in &plan.kernels {
@@ -312,5 +314,5 @@ fn code(
         |e: std::io::Error| Error::new(ErrorKind::Resource, format!("cannot map memory for the code: {e}"));
     let mut memory = memmap2::MmapMut::map_anon(len.max(1) as usize).map_err(io)?;
     memory[..len as usize].copy_from_slice(&map[start..end]);
-    memory.make_exec().map(Some).map_err(io)
+    memory.make_exec().map(|code| Some(Arc::new(code))).map_err(io)
 }

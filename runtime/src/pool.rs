@@ -14,7 +14,7 @@ type Job<'a> = dyn Fn(usize, u64, u64) + Sync + 'a;
 const SPINS: u32 = 20_000;
 
 struct Shared {
-    /// Counts jobs; odd while one is open.
+    /// Counts jobs.
     epoch: AtomicU64,
     /// The open job, valid until every worker has left it.
     job: Mutex<Option<(*const Job<'static>, u64, u64)>>,
@@ -83,10 +83,32 @@ impl Pool {
             let _guard = s.sleep.lock().unwrap_or_else(|e| e.into_inner());
             s.wake.notify_all();
         }
+        // Waits when dropped: a job that panics here must not end while the workers still run it.
+        let _wait = Wait(&s.busy);
         take(&s.next, items, grain, |begin, end| job(0, begin, end));
-        while s.busy.load(Ordering::Acquire) != 0 {
-            std::hint::spin_loop();
+    }
+}
+
+/// Waits for the workers when it is dropped.
+struct Wait<'b>(&'b AtomicUsize);
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let mut spins = 0;
+        while self.0.load(Ordering::Acquire) != 0 {
+            spins += 1;
+            // With more threads than cores, the worker that is waited for may need this core.
+            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
+    }
+}
+
+/// Lowers the count when it is dropped: a job that panics must not leave the caller waiting for ever.
+struct Leave<'b>(&'b AtomicUsize);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -120,12 +142,12 @@ fn worker(index: usize, s: &Shared) {
         }
         seen = s.epoch.load(Ordering::Acquire);
         let job = *s.job.lock().unwrap_or_else(|e| e.into_inner());
+        let _leave = Leave(&s.busy);
         if let Some((job, items, grain)) = job {
             // SAFETY: `run` waits for `busy`, which this worker lowers after its last use of the job.
             let job = unsafe { &*job };
             take(&s.next, items, grain, |begin, end| job(index, begin, end));
         }
-        s.busy.fetch_sub(1, Ordering::Release);
     }
 }
 

@@ -1,0 +1,106 @@
+//! tests/filetests/verify: text IR with the rule that each marked line breaks.
+
+use std::path::{Path, PathBuf};
+
+use hyc_ir::{text, verify};
+
+fn files() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filetests/verify");
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|e| e == "hyir")).collect();
+    files.sort();
+    assert!(files.len() > 10);
+    files
+}
+
+/// The rules that `; error:` comments name, by line; a rule on an `ssa-`-typed value may bring `type` with it.
+fn expected(source: &str) -> Vec<(u32, String)> {
+    let marked =
+        source.lines().zip(1..).filter_map(|(line, number)| Some((number, line.split_once("; error: ")?.1)));
+    marked.map(|(number, rule)| (number, rule.trim().to_string())).collect()
+}
+
+#[test]
+fn marked_lines_break_their_rules_and_no_others_do() {
+    for path in files() {
+        let source = std::fs::read_to_string(&path).unwrap();
+        let graph = text::parse(&source).unwrap_or_else(|e| panic!("{}: {}", path.display(), e[0]));
+        let want = expected(&source);
+        let found: Vec<(u32, String)> = match verify::verify(&graph) {
+            Ok(()) => vec![],
+            Err(violations) => violations.iter().map(|v| (v.line.unwrap_or(0), v.rule.to_string())).collect(),
+        };
+        for one in &want {
+            assert!(
+                found.contains(one),
+                "{}: line {} must break {}: {found:?}",
+                path.display(),
+                one.0,
+                one.1
+            );
+        }
+        let stray = found.iter().find(|(line, _)| !want.iter().any(|(at, _)| at == line));
+        assert!(stray.is_none(), "{}: {stray:?} is not expected", path.display());
+        assert_eq!(want.is_empty(), found.is_empty(), "{}", path.display());
+    }
+}
+
+#[test]
+fn text_goes_round() {
+    for path in files() {
+        let source = std::fs::read_to_string(&path).unwrap();
+        let graph = text::parse(&source).unwrap();
+        let printed = text::print(&graph);
+        let again = text::parse(&printed).unwrap_or_else(|e| panic!("{}: {}", path.display(), e[0]));
+        assert_eq!(printed, text::print(&again), "{}", path.display());
+        assert!(graph == again, "{}", path.display());
+    }
+}
+
+/// Damaged text gives errors, or a graph that the verifier judges: never a panic.
+#[test]
+fn damaged_text_does_not_panic() {
+    let sources: Vec<String> = files().iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let mut state = 11u64;
+    let mut next = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n.max(1)
+    };
+    let pieces = [
+        "0",
+        "18446744073709551615",
+        "%",
+        "@x",
+        "(",
+        ")",
+        "{",
+        "}",
+        "<",
+        ">",
+        ",",
+        ":",
+        "=",
+        "/",
+        "x",
+        "é",
+        "\"",
+        "\n",
+        "NaN",
+        "e9",
+    ];
+    let mut valid = 0;
+    for _ in 0..20_000 {
+        let mut text: Vec<char> = sources[next(sources.len())].chars().collect();
+        for _ in 0..1 + next(3) {
+            let at = next(text.len());
+            let end = (at + next(4)).min(text.len());
+            text.splice(at..end, pieces[next(pieces.len())].chars());
+        }
+        let text: String = text.into_iter().collect();
+        if let Ok(graph) = text::parse(&text) {
+            valid += usize::from(verify::verify(&graph).is_ok());
+        }
+    }
+    assert!(valid > 0, "some damage is harmless");
+}
