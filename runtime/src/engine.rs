@@ -1,7 +1,7 @@
 //! One forward pass over the plan: arena, caches, and an executor.
 
 use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows};
+use hyc_ir::plan::{BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::Executor;
@@ -198,6 +198,20 @@ impl<'m> Engine<'m> {
             Elem::I32 => Values::I32(words.map(i32::from_le_bytes).collect()),
             _ => Values::F32(words.map(f32::from_le_bytes).collect()),
         }
+    }
+
+    /// Row and value of the first f32 element that `step` has written and that is not finite.
+    pub(crate) fn first_bad_number(&self, step: &Step) -> Option<(u64, f32)> {
+        let roles = step.op.signature();
+        let written = step.operands.iter().zip(&roles).filter(|(_, role)| role.write);
+        written.filter_map(|(operand, _)| self.bad_in(operand)).next()
+    }
+
+    fn bad_in(&self, operand: &Operand) -> Option<(u64, f32)> {
+        let Operand::Buffer(id) = *operand else { return None };
+        let Values::F32(values) = self.buffer(id) else { return None };
+        let at = values.iter().position(|x| !x.is_finite())?;
+        Some((at as u64 / self.model.plan().buffers[id.index()].width, values[at]))
     }
 
     /// One row of an f32 buffer.

@@ -84,7 +84,7 @@ pub struct Generated {
 
 /// Continues `prompt` in a sequence of its own, which is removed at the end, however it ends.
 ///
-/// Errors: an empty prompt or one longer than the context, `Cancelled`, and those of [`Session::step`].
+/// Errors: an empty prompt or one longer than the context, sampling out of range, `Cancelled`, and those of [`Session::step`].
 pub fn generate(
     session: &mut Session<'_>,
     tokenizer: &Tokenizer,
@@ -96,6 +96,7 @@ pub fn generate(
     if prompt.is_empty() {
         return Err(Error::new(ErrorKind::BadInput, "the prompt is empty").help("give at least one token"));
     }
+    options.sampling.check()?;
     let id = session.add_sequence()?;
     let result = run(session, id, tokenizer, prompt, options, cancel, on_event);
     session.remove_sequence(id);
@@ -144,7 +145,10 @@ fn run(
         session.feed(id, &[token])?;
         logits = advance(session, id, cancel, &mut |_| {})?;
     }
-    let rest = stream.finish()?;
+    let (rest, ended) = stream.finish()?;
+    if ended {
+        done.finish = Finish::Stop;
+    }
     show(&mut done, rest, on_event);
     Ok(done)
 }

@@ -3,6 +3,7 @@
 //! A decode step launches hundreds of kernels of a few microseconds, so a worker that has just finished
 //! spins for a while before it sleeps.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -20,6 +21,7 @@ struct Shared {
     job: Mutex<Option<(*const Job<'static>, u64, u64)>>,
     next: AtomicU64,
     busy: AtomicUsize,
+    panicked: AtomicBool,
     stop: AtomicBool,
     sleep: Mutex<()>,
     wake: Condvar,
@@ -45,6 +47,7 @@ impl Pool {
             job: Mutex::new(None),
             next: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
@@ -62,8 +65,9 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `job` over `0..items` in ranges of `grain`, on all threads; returns when all are done.
-    pub fn run(&self, items: u64, grain: u64, job: &Job<'_>) {
+    /// Runs `job` over `0..items` in ranges of `grain`, on all threads; returns when all are done. Panics
+    /// where the job does, after all threads have left it; generated code never does.
+    pub fn run(&mut self, items: u64, grain: u64, job: &Job<'_>) {
         let grain = grain.max(1);
         if self.workers.is_empty() || items <= grain {
             if items > 0 {
@@ -84,8 +88,10 @@ impl Pool {
             s.wake.notify_all();
         }
         // Waits when dropped: a job that panics here must not end while the workers still run it.
-        let _wait = Wait(&s.busy);
+        let wait = Wait(&s.busy);
         take(&s.next, items, grain, |begin, end| job(0, begin, end));
+        drop(wait);
+        assert!(!s.panicked.swap(false, Ordering::Relaxed), "a worker panicked");
     }
 }
 
@@ -100,15 +106,6 @@ impl Drop for Wait<'_> {
             // With more threads than cores, the worker that is waited for may need this core.
             if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
-    }
-}
-
-/// Lowers the count when it is dropped: a job that panics must not leave the caller waiting for ever.
-struct Leave<'b>(&'b AtomicUsize);
-
-impl Drop for Leave<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -142,12 +139,16 @@ fn worker(index: usize, s: &Shared) {
         }
         seen = s.epoch.load(Ordering::Acquire);
         let job = *s.job.lock().unwrap_or_else(|e| e.into_inner());
-        let _leave = Leave(&s.busy);
         if let Some((job, items, grain)) = job {
             // SAFETY: `run` waits for `busy`, which this worker lowers after its last use of the job.
             let job = unsafe { &*job };
-            take(&s.next, items, grain, |begin, end| job(index, begin, end));
+            // The worker has to live on and to lower `busy`, or the caller would wait for ever.
+            let work = || take(&s.next, items, grain, |begin, end| job(index, begin, end));
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                s.panicked.store(true, Ordering::Relaxed);
+            }
         }
+        s.busy.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn every_item_runs_once() {
-        let pool = Pool::new(4);
+        let mut pool = Pool::new(4);
         for items in [0u64, 1, 2, 7, 100, 1001] {
             for _ in 0..50 {
                 let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
@@ -183,5 +184,36 @@ mod tests {
                 assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1), "{items} items");
             }
         }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let mut pool = Pool::new(3);
+        for bad in [0, 5, 63] {
+            let run = AssertUnwindSafe(|| pool.run(64, 1, &|_, begin, _| assert_ne!(begin, bad)));
+            assert!(catch_unwind(run).is_err());
+            let sum = AtomicU64::new(0);
+            pool.run(64, 1, &|_, begin, _| {
+                sum.fetch_add(begin, Ordering::Relaxed);
+            });
+            assert_eq!(sum.load(Ordering::Relaxed), 63 * 64 / 2);
+        }
+    }
+
+    #[test]
+    fn sleeping_workers_wake_and_stop() {
+        let mut pool = Pool::new(3);
+        for _ in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let seen = AtomicU64::new(0);
+            pool.run(3, 1, &|_, _, _| {
+                seen.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(seen.load(Ordering::Relaxed), 3);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let shared = Arc::downgrade(&pool.shared);
+        drop(pool);
+        assert!(shared.upgrade().is_none(), "a worker has not ended");
     }
 }

@@ -1,5 +1,7 @@
 //! From logits to a token.
 
+use crate::error::{Error, ErrorKind, Result};
+
 /// How to choose. The filters apply in this order: temperature, top-k, top-p, min-p.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
@@ -19,6 +21,25 @@ impl Default for Sampling {
     }
 }
 
+impl Sampling {
+    /// Errors: a temperature that is negative or no number, `top_p` or `min_p` outside 0..=1.
+    pub fn check(&self) -> Result<()> {
+        let ranges = [
+            ("temperature", self.temperature, f32::MAX),
+            ("top_p", self.top_p, 1.0),
+            ("min_p", self.min_p, 1.0),
+        ];
+        for (name, value, most) in ranges {
+            if !(0.0..=most).contains(&value) {
+                let message = format!("{name} = {value} is out of range");
+                let help = if most == 1.0 { "give a number from 0 to 1" } else { "give a finite number from 0 up" };
+                return Err(Error::new(ErrorKind::BadInput, message).help(help));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A seeded sampler: equal seeds and logits give equal tokens.
 #[derive(Debug, Clone)]
 pub struct Sampler {
@@ -27,7 +48,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler of that seed.
+    /// A sampler of that seed, for options that pass [`Sampling::check`].
     pub fn new(sampling: Sampling, seed: u64) -> Sampler {
         Sampler { sampling, state: seed }
     }
@@ -106,6 +127,28 @@ mod tests {
 
     fn kept(sampling: Sampling) -> Vec<u32> {
         filter(&LOGITS, &Sampling { temperature: 1.0, ..sampling }).into_iter().map(|(t, _)| t).collect()
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused() {
+        let s = Sampling::default();
+        assert!(s.check().is_ok());
+        for bad in [
+            Sampling { temperature: -0.1, ..s },
+            Sampling { temperature: f32::NAN, ..s },
+            Sampling { temperature: f32::INFINITY, ..s },
+            Sampling { top_p: 1.5, ..s },
+            Sampling { top_p: f32::NAN, ..s },
+            Sampling { min_p: 1.01, ..s },
+        ] {
+            assert_eq!(bad.check().unwrap_err().kind, ErrorKind::BadInput, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_tiny_temperature_is_greedy() {
+        let sampling = Sampling { temperature: 1e-30, top_k: 1, ..Sampling::default() };
+        assert_eq!(Sampler::new(sampling, 3).sample(&LOGITS), 1);
     }
 
     #[test]

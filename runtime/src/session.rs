@@ -8,9 +8,9 @@ use crate::exec::{Executor, NativeExecutor};
 use crate::memory::MemoryPlan;
 use crate::model::Model;
 
-/// A sequence of a session.
+/// A sequence of a session. A session never gives out the same one twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SequenceId(usize);
+pub struct SequenceId(u64);
 
 /// How a session is set up.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +34,7 @@ pub struct StepOutput {
 }
 
 struct Sequence {
+    id: SequenceId,
     /// Tokens in the caches.
     len: u64,
     pending: std::collections::VecDeque<u32>,
@@ -48,6 +49,8 @@ pub struct Session<'m> {
     sequences: Vec<Option<Sequence>>,
     free_pages: Vec<i32>,
     all_logits: bool,
+    /// Ids given out.
+    ids: u64,
 }
 
 impl<'m> Session<'m> {
@@ -89,6 +92,7 @@ impl<'m> Session<'m> {
             sequences: (0..sequences).map(|_| None).collect(),
             free_pages: (0..pages as i32).rev().collect(),
             all_logits: false,
+            ids: 0,
         })
     }
 
@@ -119,30 +123,43 @@ impl<'m> Session<'m> {
             return Err(Error::new(ErrorKind::Resource, message)
                 .help("remove one, or compile with a larger max_batch"));
         };
-        self.sequences[slot] =
-            Some(Sequence { len: 0, pending: Default::default(), pages: Vec::new(), slot: slot as i32 });
-        Ok(SequenceId(slot))
+        let id = SequenceId(self.ids);
+        self.ids += 1;
+        let pending = Default::default();
+        self.sequences[slot] = Some(Sequence { id, len: 0, pending, pages: Vec::new(), slot: slot as i32 });
+        Ok(id)
     }
 
-    /// Drops a sequence; its pages are free again.
+    /// Drops a sequence; its pages are free again. One that is gone already is left alone.
     pub fn remove_sequence(&mut self, id: SequenceId) {
-        if let Some(sequence) = self.sequences.get_mut(id.0).and_then(Option::take) {
+        let slot = self.sequences.iter_mut().find(|s| s.as_ref().is_some_and(|s| s.id == id));
+        if let Some(sequence) = slot.and_then(Option::take) {
             self.free_pages.extend(sequence.pages.into_iter().rev());
         }
     }
 
-    fn sequence(&mut self, id: SequenceId) -> Result<&mut Sequence> {
-        let found = self.sequences.get_mut(id.0).and_then(Option::as_mut);
+    fn sequence(&self, id: SequenceId) -> Result<&Sequence> {
+        let found = self.sequences.iter().flatten().find(|s| s.id == id);
         found.ok_or_else(|| Error::new(ErrorKind::BadInput, format!("there is no sequence {}", id.0)))
     }
 
+    fn sequence_mut(&mut self, id: SequenceId) -> Result<&mut Sequence> {
+        let found = self.sequences.iter_mut().flatten().find(|s| s.id == id);
+        found.ok_or_else(|| Error::new(ErrorKind::BadInput, format!("there is no sequence {}", id.0)))
+    }
+
+    /// Pages of the growing caches that no sequence has.
+    pub fn free_pages(&self) -> u64 {
+        self.free_pages.len() as u64
+    }
+
     /// Tokens of a sequence, those that wait included.
-    pub fn len(&mut self, id: SequenceId) -> Result<u64> {
+    pub fn len(&self, id: SequenceId) -> Result<u64> {
         self.sequence(id).map(|s| s.len + s.pending.len() as u64)
     }
 
     /// Tokens of a sequence that wait for a step.
-    pub fn pending(&mut self, id: SequenceId) -> Result<u64> {
+    pub fn pending(&self, id: SequenceId) -> Result<u64> {
         self.sequence(id).map(|s| s.pending.len() as u64)
     }
 
@@ -168,13 +185,17 @@ impl<'m> Session<'m> {
             return Err(Error::new(ErrorKind::Resource, message)
                 .help("remove a sequence, or allow the session more tokens (`max_tokens`)"));
         }
-        s.pending.extend(tokens);
         let pages = self.free_pages.split_off(free - missing);
-        self.sequence(id)?.pages.extend(pages.into_iter().rev());
+        let s = self.sequence_mut(id)?;
+        s.pending.extend(tokens);
+        s.pages.extend(pages.into_iter().rev());
         Ok(())
     }
 
     /// Runs one step over what waits: decode rows first, then prompts in chunks.
+    ///
+    /// Errors: a step that computes something that is no number, which the message names. Every sequence
+    /// stands as before then, with its tokens waiting: remove one, and the others go on.
     pub fn step(&mut self) -> Result<StepOutput> {
         self.step_observed(&mut |_, _| {})
     }
@@ -192,38 +213,50 @@ impl<'m> Session<'m> {
             self.engine.run_step(index)?;
             observer(step, &self.engine);
         }
-        for (id, count) in taken {
-            if let Some(s) = self.sequences[id.0].as_mut() {
-                s.pending.drain(..count);
-                s.len += count as u64;
-            }
+        let rows = outputs.into_iter().enumerate();
+        let logits: Vec<(SequenceId, Vec<f32>)> =
+            rows.map(|(row, id)| (id, self.engine.row(plan.logits, row as u64))).collect();
+        if let Some((id, _)) = logits.iter().find(|(_, values)| values.iter().any(|x| !x.is_finite())) {
+            return Err(self.not_finite(*id));
         }
-        let mut logits = Vec::with_capacity(outputs.len());
-        for (row, id) in outputs.into_iter().enumerate() {
-            let values = self.engine.row(plan.logits, row as u64);
-            if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-                let message =
-                    format!("the logit of token {at} is {}: the model's numbers have overflowed", values[at]);
-                return Err(Error::new(ErrorKind::BadNumbers, message)
-                    .help("`hyc diff` names the first step that goes wrong"));
-            }
-            logits.push((id, values));
+        for (id, count) in taken {
+            let s = self.sequence_mut(id)?;
+            s.pending.drain(..count);
+            s.len += count as u64;
         }
         Ok(StepOutput { logits, tokens })
+    }
+
+    /// Runs the step in hand again, which writes the same to the same places, and looks at every result for
+    /// the first that is no number.
+    fn not_finite(&mut self, id: SequenceId) -> Error {
+        let plan = self.model().plan();
+        let mut place = "the logits".to_string();
+        for (index, step) in plan.steps.iter().enumerate() {
+            if let Err(error) = self.engine.run_step(index) {
+                return error;
+            }
+            if let Some((row, value)) = self.engine.first_bad_number(step) {
+                place = format!("row {row} of step {} ({value})", step.name);
+                break;
+            }
+        }
+        let message = format!("sequence {}: {place} is no number: the model's values have overflowed", id.0);
+        Error::new(ErrorKind::BadNumbers, message)
+            .help("check the weights of that layer; `hyc diff` says whether the reference does the same")
     }
 
     /// The next step's rows, how many tokens each sequence gives, and whose logits come out.
     fn schedule(&self) -> (StepInput, Vec<(SequenceId, usize)>, Vec<SequenceId>) {
         let m = &self.model().plan().model;
-        let mut order: Vec<(usize, &Sequence)> =
-            self.sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref()?))).collect();
-        order.retain(|(_, s)| !s.pending.is_empty());
-        order.sort_by_key(|(i, s)| (s.pending.len() > 1, *i));
+        let mut order: Vec<&Sequence> =
+            self.sequences.iter().flatten().filter(|s| !s.pending.is_empty()).collect();
+        order.sort_by_key(|s| (s.pending.len() > 1, s.id));
         order.truncate(m.max_batch as usize);
-        let max_pages = order.iter().map(|(_, s)| s.pages.len()).max().unwrap_or(0);
+        let max_pages = order.iter().map(|s| s.pages.len()).max().unwrap_or(0);
         let limit = if self.all_logits { m.chunk.min(m.max_outputs) } else { m.chunk } as usize;
         let (mut input, mut taken, mut outputs) = (StepInput::default(), Vec::new(), Vec::new());
-        for (i, s) in order {
+        for s in order {
             let count = s.pending.len().min(limit - input.token_ids.len());
             let ends = count == s.pending.len();
             if count == 0 || (ends && !self.all_logits && outputs.len() as u64 == m.max_outputs) {
@@ -233,7 +266,7 @@ impl<'m> Session<'m> {
             for (offset, token) in s.pending.iter().take(count).enumerate() {
                 if self.all_logits || (ends && offset + 1 == count) {
                     input.out_rows.push(input.token_ids.len() as i32);
-                    outputs.push(SequenceId(i));
+                    outputs.push(s.id);
                 }
                 input.token_ids.push(*token as i32);
                 input.positions.push((s.len + offset as u64) as i32);
@@ -242,7 +275,7 @@ impl<'m> Session<'m> {
             let row = s.pages.iter().copied().chain(std::iter::repeat(-1)).take(max_pages);
             input.page_table.extend(row);
             input.ring_slot.push(s.slot);
-            taken.push((SequenceId(i), count));
+            taken.push((s.id, count));
         }
         (input, taken, outputs)
     }

@@ -81,15 +81,18 @@ impl<'t> TextStream<'t> {
         Ok(self.release())
     }
 
-    /// What was held back, when no more tokens come.
-    pub fn finish(mut self) -> Result<String> {
+    /// What was held back, when no more tokens come, and whether a stop string ends it.
+    pub fn finish(mut self) -> Result<(String, bool)> {
         let before = self.tokenizer.decode(&self.tokens[self.prefix..self.taken])?;
         let now = self.tokenizer.decode(&self.tokens[self.prefix..])?;
         if let Some(rest) = now.get(before.len()..) {
             // A character that the last tokens only began is left out.
             self.held.push_str(rest.trim_end_matches('\u{fffd}'));
         }
-        Ok(self.held)
+        // A token that ended inside a character may have brought a whole stop string before it.
+        let (mut text, ended) = self.release();
+        text.push_str(&self.held);
+        Ok((text, ended))
     }
 
     fn release(&mut self) -> (String, bool) {
@@ -118,9 +121,14 @@ mod tests {
 
     /// A byte-level tokenizer: token b is byte b.
     fn bytes() -> Tokenizer {
-        let table = byte_table();
+        bytes_and(&[])
+    }
+
+    /// The same with more entries, in GPT-2's spelling of bytes.
+    fn bytes_and(more: &[&str]) -> Tokenizer {
+        let table: Vec<String> = byte_table().iter().map(ToString::to_string).collect();
         let vocab: serde_json::Map<String, serde_json::Value> =
-            table.iter().enumerate().map(|(i, c)| (c.to_string(), serde_json::json!(i))).collect();
+            table.iter().map(String::as_str).chain(more.iter().copied()).zip(0..).map(|(s, i): (&str, u32)| (s.to_string(), serde_json::json!(i))).collect();
         let json = serde_json::json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
@@ -130,7 +138,7 @@ mod tests {
                 "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
                 "vocab": vocab, "merges": []},
         });
-        Tokenizer::from_json(json.to_string().as_bytes(), 256).unwrap()
+        Tokenizer::from_json(json.to_string().as_bytes(), 256 + more.len() as u64).unwrap()
     }
 
     /// GPT-2's printable stand-in for each byte.
@@ -159,8 +167,9 @@ mod tests {
                 return (parts, true);
             }
         }
-        parts.push(stream.finish().unwrap());
-        (parts, false)
+        let (part, ended) = stream.finish().unwrap();
+        parts.push(part);
+        (parts, ended)
     }
 
     #[test]
@@ -177,6 +186,17 @@ mod tests {
         let (parts, ended) = stream("one ENough", &["END"]);
         assert!(!ended);
         assert_eq!(parts.concat(), "one ENough");
+    }
+
+    #[test]
+    fn a_stop_string_before_an_unfinished_character_is_not_shown() {
+        // Token 256 is "END" and the first byte of a character.
+        let tokenizer = bytes_and(&["END\u{e2}"]);
+        let mut stream = TextStream::new(&tokenizer, &["END".to_string()]);
+        assert_eq!(stream.push(u32::from(b'a')).unwrap(), ("a".to_string(), false));
+        let (part, ended) = stream.push(256).unwrap();
+        let (rest, ended) = if ended { (String::new(), true) } else { stream.finish().unwrap() };
+        assert_eq!((part + &rest, ended), (String::new(), true));
     }
 
     #[test]

@@ -37,6 +37,12 @@ pub fn check(plan: &Plan, step: &Step, report: &mut Report) {
     let Some(wants) = wants(&step.op) else {
         return report.add(&step.name, "the op's sizes are not possible");
     };
+    // The runtime checks token ids against the model's vocabulary.
+    if let StepOp::Embed { vocab, .. } = step.op
+        && vocab != plan.model.vocab
+    {
+        report.add(&step.name, format!("a table of {vocab} rows for a vocabulary of {}", plan.model.vocab));
+    }
     let roles = step.op.signature();
     if roles.len() != step.operands.len() || roles.len() != wants.len() {
         return report.add(&step.name, format!("{} operands for {}", step.operands.len(), roles.len()));
