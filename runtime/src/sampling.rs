@@ -32,7 +32,8 @@ impl Sampling {
         for (name, value, most) in ranges {
             if !(0.0..=most).contains(&value) {
                 let message = format!("{name} = {value} is out of range");
-                let help = if most == 1.0 { "give a number from 0 to 1" } else { "give a finite number from 0 up" };
+                let help =
+                    if most == 1.0 { "give a number from 0 to 1" } else { "give a finite number from 0 up" };
                 return Err(Error::new(ErrorKind::BadInput, message).help(help));
             }
         }

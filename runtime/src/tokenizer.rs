@@ -127,8 +127,13 @@ mod tests {
     /// The same with more entries, in GPT-2's spelling of bytes.
     fn bytes_and(more: &[&str]) -> Tokenizer {
         let table: Vec<String> = byte_table().iter().map(ToString::to_string).collect();
-        let vocab: serde_json::Map<String, serde_json::Value> =
-            table.iter().map(String::as_str).chain(more.iter().copied()).zip(0..).map(|(s, i): (&str, u32)| (s.to_string(), serde_json::json!(i))).collect();
+        let vocab: serde_json::Map<String, serde_json::Value> = table
+            .iter()
+            .map(String::as_str)
+            .chain(more.iter().copied())
+            .zip(0..)
+            .map(|(s, i): (&str, u32)| (s.to_string(), serde_json::json!(i)))
+            .collect();
         let json = serde_json::json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},

@@ -136,6 +136,7 @@ fn sizes_and_places() {
 
 #[test]
 fn operands() {
+    broken("a table of 32 rows for a vocabulary of 33", |p| p.model.vocab = 33);
     broken("operand `x`", |p| p.steps[5].operands[0] = Operand::Buffer(BufferId(0)));
     broken("operand `weight`", |p| p.steps[5].operands[1] = Operand::Weight(WeightId(77)));
     broken("operand `wq`", |p| {

@@ -1,0 +1,420 @@
+//! A hand-made artefact and an executor in plain Rust: what the runtime's tests run without a compiler.
+//!
+//! The model: x = table[token]; a = causal attention of x over all x before it (a growing cache); b = the
+//! same over the last [`WINDOW`] (a ring); logits = W (a + b). [`naive`] computes it from the tokens alone.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use hyc_ir::abi::StepContext;
+use hyc_ir::artefact::{ALIGN, CODE, DIGESTS_KEY, HASH_KEY, NO_HASH, PAD, PLAN_KEY, TOKENIZER, VERSION_KEY};
+use hyc_ir::plan::*;
+use hyc_runtime::{Error, Executor, LoadOptions, Model};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+pub const VOCAB: usize = 16;
+pub const WIDTH: usize = 16;
+pub const WINDOW: usize = 5;
+/// A token whose embedding is infinite.
+pub const BAD_TOKEN: u32 = 15;
+
+/// A small generator of test data.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+
+    /// Tokens with finite embeddings.
+    pub fn tokens(&mut self, n: usize) -> Vec<u32> {
+        (0..n).map(|_| self.below(BAD_TOKEN as usize) as u32).collect()
+    }
+}
+
+fn table() -> Vec<f32> {
+    let mut random = Random(1);
+    let mut list: Vec<f32> = (0..VOCAB * WIDTH).map(|_| random.below(2000) as f32 / 1000.0 - 1.0).collect();
+    list[BAD_TOKEN as usize * WIDTH..].fill(f32::INFINITY);
+    list
+}
+
+/// `[out][inn]`. The bad token's logit is zero, so that greedy decoding never chooses it.
+fn head() -> Vec<f32> {
+    let mut random = Random(2);
+    let mut list: Vec<f32> = (0..VOCAB * WIDTH).map(|_| random.below(2000) as f32 / 1000.0 - 1.0).collect();
+    list[BAD_TOKEN as usize * WIDTH..].fill(0.0);
+    list
+}
+
+fn attend(q: &[f32], keys: &[&[f32]], values: &[&[f32]]) -> Vec<f32> {
+    let dot = |k: &&[f32]| q.iter().zip(*k).map(|(a, b)| a * b).sum::<f32>() / (q.len() as f32).sqrt();
+    let scores: Vec<f32> = keys.iter().map(dot).collect();
+    let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f32> = scores.iter().map(|s| (s - top).exp()).collect();
+    let total: f32 = weights.iter().sum();
+    (0..q.len()).map(|d| weights.iter().zip(values).map(|(w, v)| w * v[d]).sum::<f32>() / total).collect()
+}
+
+/// Logits after the last of `tokens`, without caches or chunks.
+pub fn naive(tokens: &[u32]) -> Vec<f32> {
+    let (table, head) = (table(), head());
+    let rows: Vec<&[f32]> = tokens.iter().map(|t| &table[*t as usize * WIDTH..][..WIDTH]).collect();
+    let q = rows[rows.len() - 1];
+    let recent = &rows[rows.len().saturating_sub(WINDOW)..];
+    let (a, b) = (attend(q, &rows, &rows), attend(q, recent, recent));
+    let s: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+    (0..VOCAB).map(|o| head[o * WIDTH..][..WIDTH].iter().zip(&s).map(|(w, x)| w * x).sum()).collect()
+}
+
+pub fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    let far = found.iter().zip(expected).any(|(a, b)| (a - b).abs() > 1e-4 * (1.0 + b.abs()));
+    assert!(found.len() == expected.len() && !far, "{what}: {found:?} is not {expected:?}");
+}
+
+/// Three sequences of at most 40 tokens, 8 rows a step, pages of 4.
+pub fn plan() -> Plan {
+    let (b, w, c) =
+        (|i| Operand::Buffer(BufferId(i)), |i| Operand::Weight(WeightId(i)), |i| Operand::Cache(CacheId(i)));
+    let (tokens, outputs) = (Rows::Tokens, Rows::Outputs);
+    let width = WIDTH as u64;
+    let shape = AttnShape { heads: 1, kv_heads: 1, qk_dim: width, v_dim: width };
+    let append = StepOp::Append { kv_heads: 1, qk_dim: width, v_dim: width };
+    let step = |name: &str, layer, op: StepOp, operands, rows| Step {
+        name: name.into(),
+        layer,
+        op,
+        operands,
+        grid: op.grid(1, rows),
+        kernel: KernelId(0),
+    };
+    let buffer = |(i, (name, rows)): (usize, (&str, Rows))| Buffer {
+        name: name.into(),
+        offset: i as u64 * 512,
+        rows,
+        max_rows: 8,
+        width,
+        elem: Elem::F32,
+        selection: None,
+    };
+    let cache = |owner: u32, policy| Cache {
+        name: format!("kv{owner}"),
+        owner,
+        readers: vec![owner],
+        kv_heads: 1,
+        qk_dim: width,
+        v_dim: width,
+        elem: Elem::F32,
+        page: 4,
+        policy,
+    };
+    let weight =
+        |name: &str, layout| Weight { name: name.into(), shape: vec![width, width], elem: Elem::F32, layout };
+    let names = ["x", "a", "b", "s", "last", "logits"].into_iter();
+    let rows = [tokens, tokens, tokens, tokens, outputs, outputs];
+    let window = WINDOW as u64;
+    Plan {
+        version: PLAN_VERSION,
+        model: ModelInfo {
+            name: "hand-made".into(),
+            layers: 2,
+            hidden: width,
+            vocab: VOCAB as u64,
+            max_context: 40,
+            max_batch: 3,
+            chunk: 8,
+            max_outputs: 8,
+            page: 4,
+        },
+        target: TargetInfo { kind: "cpu".into(), arch: std::env::consts::ARCH.into(), features: vec![] },
+        arena_bytes: 6 * 512,
+        buffers: names.zip(rows).enumerate().map(buffer).collect(),
+        weights: vec![
+            weight("table", Layout::Rows { rows: VOCAB as u64, cols: width }),
+            weight("head", Layout::Panels { count: 1, out: VOCAB as u64, inn: width, group: VOCAB as u64 }),
+        ],
+        caches: vec![cache(0, CachePolicy::Growing), cache(1, CachePolicy::Ring { window, pages: 5 })],
+        steps: vec![
+            step(
+                "embed",
+                None,
+                StepOp::Embed { vocab: VOCAB as u64, hidden: width },
+                vec![w(0), b(0)],
+                tokens,
+            ),
+            step("L0.append", Some(0), append, vec![b(0), b(0), c(0)], tokens),
+            step(
+                "L0.full",
+                Some(0),
+                StepOp::FullAttention { shape, sink: false },
+                vec![b(0), c(0), b(1)],
+                tokens,
+            ),
+            step("L1.append", Some(1), append, vec![b(0), b(0), c(1)], tokens),
+            step(
+                "L1.window",
+                Some(1),
+                StepOp::WindowAttention { shape, window, sink: false },
+                vec![b(0), c(1), b(2)],
+                tokens,
+            ),
+            step("add", Some(1), StepOp::Add { width }, vec![b(1), b(2), b(3)], tokens),
+            step("gather", None, StepOp::GatherRows { width }, vec![b(3), b(4)], outputs),
+            step(
+                "logits",
+                None,
+                StepOp::Linear { inn: width, out: VOCAB as u64, norm: None, epilogue: Epilogue::Store },
+                vec![b(4), w(1), b(5)],
+                outputs,
+            ),
+        ],
+        kernels: vec![Kernel { name: "k0".into(), code_offset: 0, code_bytes: 0, scratch_bytes: 0 }],
+        chains: vec![],
+        logits: BufferId(5),
+    }
+}
+
+/// One tensor of a file in the making.
+#[derive(Clone)]
+pub struct Tensor {
+    pub name: String,
+    pub dtype: &'static str,
+    pub shape: Vec<usize>,
+    pub bytes: Vec<u8>,
+}
+
+/// What a file in the making holds.
+#[derive(Clone)]
+pub struct Parts {
+    pub version: String,
+    pub plan: Plan,
+    pub tensors: Vec<Tensor>,
+}
+
+fn le(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
+    values.into_iter().flat_map(f32::to_le_bytes).collect()
+}
+
+impl Parts {
+    pub fn new() -> Parts {
+        let head = head();
+        // [panel][inn][lane]
+        let panels = (0..WIDTH).flat_map(|i| (0..16).map(move |o| (o, i))).map(|(o, i)| head[o * WIDTH + i]);
+        let tensor =
+            |name: &str, shape: Vec<usize>, bytes| Tensor { name: name.into(), dtype: "F32", shape, bytes };
+        Parts {
+            version: "1".into(),
+            plan: plan(),
+            tensors: vec![
+                tensor("table", vec![VOCAB, WIDTH], le(table())),
+                tensor("head", vec![1, WIDTH, 16], le(panels)),
+            ],
+        }
+    }
+
+    pub fn with_bytes(mut self, name: &str, bytes: Vec<u8>) -> Parts {
+        self.tensors.push(Tensor { name: name.into(), dtype: "U8", shape: vec![bytes.len()], bytes });
+        self
+    }
+
+    /// Code of the one kernel: 40 bytes, so that a pad must follow.
+    pub fn with_code(mut self) -> Parts {
+        self.plan.kernels[0].code_bytes = 40;
+        self.with_bytes(CODE, vec![0xc3; 40])
+    }
+
+    /// A tokenizer whose token i is the i-th letter.
+    pub fn with_tokenizer(self) -> Parts {
+        let vocab: Map<String, Value> =
+            (0..VOCAB as u8).map(|i| (char::from(b'a' + i).to_string(), json!(i))).collect();
+        let json = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null, "decoder": {"type": "Fuse"},
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "a"},
+        });
+        self.with_bytes(TOKENIZER, json.to_string().into_bytes())
+    }
+
+    /// The file, written after the words of `hyc_ir::artefact` alone.
+    pub fn file(&self) -> Vec<u8> {
+        let (mut header, mut digests, mut data) = (Map::new(), Map::new(), Vec::new());
+        for (i, tensor) in self.tensors.iter().enumerate() {
+            let len = tensor.bytes.len();
+            let pad = len.next_multiple_of(ALIGN as usize) - len;
+            let mut put = |name: &str, dtype: &str, shape: &[usize], bytes: &[u8]| {
+                let offsets = [data.len(), data.len() + bytes.len()];
+                header.insert(
+                    name.to_string(),
+                    json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}),
+                );
+                digests.insert(name.to_string(), json!(hex(bytes)));
+                data.extend_from_slice(bytes);
+            };
+            put(&tensor.name, tensor.dtype, &tensor.shape, &tensor.bytes);
+            if pad > 0 {
+                put(&format!("{PAD}{i}"), "U8", &[pad], &vec![0; pad]);
+            }
+        }
+        let plan = serde_json::to_string(&self.plan).unwrap();
+        let text = |hash: &str| {
+            let mut header = header.clone();
+            header.insert(
+                "__metadata__".into(),
+                json!({VERSION_KEY: self.version, PLAN_KEY: plan, HASH_KEY: hash,
+                    DIGESTS_KEY: serde_json::to_string(&digests).unwrap()}),
+            );
+            let mut text = serde_json::to_string(&header).unwrap();
+            let end = (8 + text.len()).next_multiple_of(ALIGN as usize) - 8;
+            text.push_str(&" ".repeat(end - text.len()));
+            text
+        };
+        let signed = text(&hex(text(NO_HASH).as_bytes()));
+        [&(signed.len() as u64).to_le_bytes()[..], signed.as_bytes(), &data].concat()
+    }
+
+    pub fn save(&self, folder: &Path) -> PathBuf {
+        let path = folder.join("hand-made.hyc");
+        std::fs::write(&path, self.file()).unwrap();
+        path
+    }
+
+    pub fn load(&self) -> Result<Model, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        Model::load(self.save(folder.path()), &LoadOptions::default())
+    }
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The ops of [`plan`] in plain Rust. Panics where a step's page table gives a page to two sequences.
+pub struct Plain;
+
+/// The lists of a step.
+struct Lists<'c> {
+    context: &'c StepContext,
+    tokens: &'c [i32],
+    positions: &'c [i32],
+    sequence: &'c [i32],
+    pages: &'c [i32],
+    slots: &'c [i32],
+    outputs: &'c [i32],
+}
+
+impl Lists<'_> {
+    /// Element offset of the page of `position`, for a cache of this policy.
+    fn page(&self, policy: CachePolicy, sequence: usize, position: usize, elements: usize) -> usize {
+        let logical = position / 4;
+        let physical = match policy {
+            CachePolicy::Growing => self.pages[sequence * self.context.max_pages as usize + logical] as usize,
+            CachePolicy::Ring { pages, .. } => {
+                self.slots[sequence] as usize * pages as usize + logical % pages as usize
+            }
+        };
+        physical * elements
+    }
+}
+
+impl Executor for Plain {
+    fn run(
+        &mut self,
+        plan: &Plan,
+        _index: usize,
+        step: &Step,
+        spec: &KernelSpec,
+        context: &StepContext,
+        operands: &[*mut u8],
+    ) -> Result<(), Error> {
+        // SAFETY: the engine keeps these lists, of these lengths, while a step runs.
+        let list = |p: *const i32, n: u64| unsafe { std::slice::from_raw_parts(p, n as usize) };
+        let lists = Lists {
+            context,
+            tokens: list(context.token_ids, context.tokens),
+            positions: list(context.positions, context.tokens),
+            sequence: list(context.sequence, context.tokens),
+            pages: list(context.page_table, context.batch * context.max_pages),
+            slots: list(context.ring_slot, context.batch),
+            outputs: list(context.out_rows, context.outputs),
+        };
+        let mut seen = HashSet::new();
+        assert!(lists.pages.iter().all(|p| *p < 0 || seen.insert(*p)), "a page of two sequences");
+        // SAFETY: operands are f32 rows of 16, matrices of 16 x 16 or caches; their lengths are the plan's.
+        let floats =
+            |i: usize, n: usize| unsafe { std::slice::from_raw_parts_mut(operands[i].cast::<f32>(), n) };
+        let cache = |i: usize| match (step.operands[i], spec.operands[i]) {
+            (Operand::Cache(id), OperandSpec::Cache(spec)) => (plan.caches[id.index()].policy, spec),
+            other => panic!("{other:?} is no cache"),
+        };
+        let (rows, outs) = (lists.tokens.len() * WIDTH, lists.outputs.len() * WIDTH);
+        match step.op {
+            StepOp::Embed { .. } => {
+                for (row, token) in floats(1, rows).chunks_mut(WIDTH).zip(lists.tokens) {
+                    row.copy_from_slice(&floats(0, VOCAB * WIDTH)[*token as usize * WIDTH..][..WIDTH]);
+                }
+            }
+            StepOp::Append { .. } => {
+                let (policy, spec) = cache(2);
+                for (t, x) in floats(0, rows).chunks(WIDTH).enumerate() {
+                    let (sequence, position) = (lists.sequence[t] as usize, lists.positions[t] as usize);
+                    let at = lists.page(policy, sequence, position, spec.page_elements() as usize);
+                    // SAFETY: the page is inside the pool, which the engine has checked.
+                    let page =
+                        unsafe { std::slice::from_raw_parts_mut(operands[2].cast::<f32>().add(at), 128) };
+                    for (d, x) in x.iter().enumerate() {
+                        page[d * 4 + position % 4] = *x;
+                        page[64 + position % 4 * WIDTH + d] = *x;
+                    }
+                }
+            }
+            StepOp::FullAttention { .. } | StepOp::WindowAttention { .. } => {
+                let (policy, spec) = cache(1);
+                for (t, (q, out)) in
+                    floats(0, rows).chunks(WIDTH).zip(floats(2, rows).chunks_mut(WIDTH)).enumerate()
+                {
+                    let (sequence, position) = (lists.sequence[t] as usize, lists.positions[t] as usize);
+                    let first = match step.op {
+                        StepOp::WindowAttention { window, .. } => {
+                            (position + 1).saturating_sub(window as usize)
+                        }
+                        _ => 0,
+                    };
+                    let (mut keys, mut values) = (Vec::new(), Vec::new());
+                    for j in first..=position {
+                        let at = lists.page(policy, sequence, j, spec.page_elements() as usize);
+                        // SAFETY: as above.
+                        let page =
+                            unsafe { std::slice::from_raw_parts(operands[1].cast::<f32>().add(at), 128) };
+                        keys.push((0..WIDTH).map(|d| page[d * 4 + j % 4]).collect::<Vec<f32>>());
+                        values.push(page[64 + j % 4 * WIDTH..][..WIDTH].to_vec());
+                    }
+                    let keys: Vec<&[f32]> = keys.iter().map(Vec::as_slice).collect();
+                    let values: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
+                    out.copy_from_slice(&attend(q, &keys, &values));
+                }
+            }
+            StepOp::Add { .. } => {
+                for ((a, b), out) in floats(0, rows).iter().zip(&*floats(1, rows)).zip(floats(2, rows)) {
+                    *out = a + b;
+                }
+            }
+            StepOp::GatherRows { .. } => {
+                for (out, row) in floats(1, outs).chunks_mut(WIDTH).zip(lists.outputs) {
+                    out.copy_from_slice(&floats(0, rows)[*row as usize * WIDTH..][..WIDTH]);
+                }
+            }
+            StepOp::Linear { .. } => {
+                for (x, out) in floats(0, outs).chunks(WIDTH).zip(floats(2, outs).chunks_mut(WIDTH)) {
+                    for (o, y) in out.iter_mut().enumerate() {
+                        *y = (0..WIDTH).map(|i| floats(1, VOCAB * WIDTH)[i * 16 + o] * x[i]).sum();
+                    }
+                }
+            }
+            other => panic!("{other:?} is not in the hand-made plan"),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,215 @@
+//! Sequences, pages and steps, on the hand-made model.
+
+mod common;
+
+use std::collections::HashMap;
+
+use common::{BAD_TOKEN, Parts, Plain, Random, VOCAB, assert_close, naive};
+use hyc_runtime::{ErrorKind, Model, SequenceId, Session, SessionOptions};
+
+fn session<'m>(model: &'m Model, options: &SessionOptions) -> Session<'m> {
+    Session::with_executor(model, Box::new(Plain), options).unwrap()
+}
+
+/// Steps until nothing waits; the last logits of each sequence.
+fn drain(session: &mut Session<'_>) -> HashMap<SequenceId, Vec<f32>> {
+    let mut all = HashMap::new();
+    loop {
+        let output = session.step().unwrap();
+        if output.tokens == 0 {
+            return all;
+        }
+        assert!(output.tokens <= 8, "{} rows in a step of at most 8", output.tokens);
+        all.extend(output.logits);
+    }
+}
+
+#[test]
+fn chunked_prefill_equals_the_whole() {
+    let model = Parts::new().load().unwrap();
+    let mut session = session(&model, &SessionOptions::default());
+    for len in [1, 7, 8, 9, 16, 17, 39, 40] {
+        let tokens = Random(len).tokens(len as usize);
+        let id = session.add_sequence().unwrap();
+        session.feed(id, &tokens).unwrap();
+        let logits = drain(&mut session).remove(&id).unwrap();
+        assert_close(&logits, &naive(&tokens), &format!("{len} tokens"));
+        session.remove_sequence(id);
+    }
+}
+
+/// Sequences come, grow by prompts and single tokens, and go, in any order; each one's logits are those of its
+/// own tokens alone (`Plain` refuses a page of two sequences), and no page is lost.
+#[test]
+fn ragged_batches_do_not_mix() {
+    let model = Parts::new().load().unwrap();
+    for seed in 0..20 {
+        let mut random = Random(seed);
+        let options = SessionOptions { max_tokens: Some(60), ..SessionOptions::default() };
+        let mut session = session(&model, &options);
+        let whole = session.free_pages();
+        let mut history: HashMap<SequenceId, Vec<u32>> = HashMap::new();
+        for _ in 0..200 {
+            let ids: Vec<SequenceId> = history.keys().copied().collect();
+            match random.below(8) {
+                0 => match session.add_sequence() {
+                    Ok(id) => assert!(history.insert(id, Vec::new()).is_none(), "an id came twice"),
+                    Err(error) => assert!(ids.len() == 3 && error.kind == ErrorKind::Resource, "{error}"),
+                },
+                1 if !ids.is_empty() => {
+                    let id = ids[random.below(ids.len())];
+                    session.remove_sequence(id);
+                    history.remove(&id);
+                }
+                2..=4 if !ids.is_empty() => {
+                    let id = ids[random.below(ids.len())];
+                    let count = [1, 1, 3, 12][random.below(4)];
+                    let tokens = random.tokens(count);
+                    let (free, before) = (session.free_pages(), session.len(id).unwrap());
+                    match session.feed(id, &tokens) {
+                        Ok(()) => history.get_mut(&id).unwrap().extend(tokens),
+                        Err(_) => {
+                            assert_eq!((free, before), (session.free_pages(), session.len(id).unwrap()))
+                        }
+                    }
+                }
+                _ => {
+                    for (id, logits) in session.step().unwrap().logits {
+                        assert_eq!(session.pending(id).unwrap(), 0);
+                        assert_close(&logits, &naive(&history[&id]), &format!("seed {seed}"));
+                    }
+                }
+            }
+            let held: u64 = history.values().map(|tokens| tokens.len().div_ceil(4) as u64).sum();
+            assert_eq!(session.free_pages() + held, whole);
+        }
+        for (id, logits) in drain(&mut session) {
+            assert_close(&logits, &naive(&history[&id]), &format!("seed {seed}, the end"));
+        }
+    }
+}
+
+#[test]
+fn decode_rows_go_before_prompts() {
+    let model = Parts::new().load().unwrap();
+    let mut session = session(&model, &SessionOptions::default());
+    let (long, short) = (session.add_sequence().unwrap(), session.add_sequence().unwrap());
+    session.feed(long, &Random(1).tokens(20)).unwrap();
+    session.feed(short, &[3]).unwrap();
+    let output = session.step().unwrap();
+    assert_eq!(output.tokens, 8);
+    assert_eq!(output.logits.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [short]);
+    assert_eq!((session.pending(long).unwrap(), session.pending(short).unwrap()), (13, 0));
+}
+
+#[test]
+fn all_logits_are_those_of_each_prefix() {
+    let model = Parts::new().load().unwrap();
+    let mut session = session(&model, &SessionOptions::default());
+    session.set_all_logits(true);
+    let tokens = Random(9).tokens(21);
+    let id = session.add_sequence().unwrap();
+    session.feed(id, &tokens).unwrap();
+    let mut rows = Vec::new();
+    while session.pending(id).unwrap() > 0 {
+        rows.extend(session.step().unwrap().logits);
+    }
+    assert_eq!(rows.len(), 21);
+    for (i, (_, logits)) in rows.iter().enumerate() {
+        assert_close(logits, &naive(&tokens[..=i]), &format!("row {i}"));
+    }
+}
+
+#[test]
+fn requests_that_cannot_be_met_change_nothing() {
+    let model = Parts::new().load().unwrap();
+    let options =
+        SessionOptions { max_sequences: Some(2), max_tokens: Some(16), ..SessionOptions::default() };
+    let mut session = session(&model, &options);
+    let (a, b) = (session.add_sequence().unwrap(), session.add_sequence().unwrap());
+    assert_eq!(session.add_sequence().unwrap_err().kind, ErrorKind::Resource);
+    session.feed(a, &[1, 2, 3]).unwrap();
+
+    let error = session.feed(a, &[0; 38]).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::BadInput);
+    assert!(error.message.contains("41 tokens") && error.message.contains("40"), "{error}");
+    let error = session.feed(a, &[1, VOCAB as u32]).unwrap_err();
+    assert!(error.message.contains("token 16"), "{error}");
+    let error = session.feed(b, &[0; 24]).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Resource);
+    assert!(error.message.contains("6 pages") && error.message.contains("5 are free"), "{error}");
+
+    assert_eq!((session.len(a).unwrap(), session.len(b).unwrap()), (3, 0));
+    let logits = drain(&mut session);
+    assert_close(&logits[&a], &naive(&[1, 2, 3]), "after the refusals");
+
+    session.remove_sequence(a);
+    let again = session.add_sequence().unwrap();
+    assert_ne!(a, again);
+    assert_eq!(session.feed(a, &[1]).unwrap_err().kind, ErrorKind::BadInput);
+    session.remove_sequence(a);
+    assert_eq!(session.len(again).unwrap(), 0, "an old id reached the new sequence");
+    for n in [0, 4] {
+        let options = SessionOptions { max_sequences: Some(n), ..SessionOptions::default() };
+        let error = Session::with_executor(&model, Box::new(Plain), &options).err().unwrap();
+        assert_eq!(error.kind, ErrorKind::BadInput);
+    }
+}
+
+#[test]
+fn numbers_that_overflow_are_an_error_that_names_the_step() {
+    let model = Parts::new().load().unwrap();
+    let mut session = session(&model, &SessionOptions::default());
+    let (good, bad) = (session.add_sequence().unwrap(), session.add_sequence().unwrap());
+    session.feed(good, &[1, 2]).unwrap();
+    session.feed(bad, &[3, BAD_TOKEN]).unwrap();
+    let error = session.step().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::BadNumbers);
+    assert!(error.message.contains("row 3 of step embed"), "{error}");
+    assert_eq!((session.pending(good).unwrap(), session.pending(bad).unwrap()), (2, 2));
+    session.remove_sequence(bad);
+    assert_close(&drain(&mut session)[&good], &naive(&[1, 2]), "the other sequence");
+    // Its pages and slot, full of infinities, serve the next one.
+    let next = session.add_sequence().unwrap();
+    session.feed(next, &[4, 5, 6]).unwrap();
+    assert_close(&drain(&mut session)[&next], &naive(&[4, 5, 6]), "the next one");
+}
+
+#[test]
+fn too_little_memory_is_told_before_anything_is_allocated() {
+    let mut parts = Parts::new();
+    parts.plan.model.max_context = 1 << 30;
+    let model = parts.load().unwrap();
+    let error = Session::with_executor(&model, Box::new(Plain), &SessionOptions::default()).err().unwrap();
+    assert_eq!(error.kind, ErrorKind::Resource);
+    // 3 sequences of 2^28 pages of 512 bytes.
+    assert!(error.message.contains("393216 of KV caches") && error.message.contains("are free"), "{error}");
+    assert!(error.help.unwrap().contains("max_context"));
+    let options = SessionOptions { max_tokens: Some(1000), ..SessionOptions::default() };
+    let session = session(&model, &options);
+    // 250 + 3 pages of the growing cache, 3 rings of 5.
+    assert_eq!(session.memory().caches, (253 + 15) * 512);
+    assert_eq!(session.memory().arena, parts.plan.arena_bytes);
+}
+
+#[test]
+fn an_observer_sees_buffers_and_caches() {
+    let model = Parts::new().load().unwrap();
+    let mut session = session(&model, &SessionOptions::default());
+    let id = session.add_sequence().unwrap();
+    session.feed(id, &[7, 2]).unwrap();
+    let mut names = Vec::new();
+    session
+        .step_observed(&mut |step, engine| {
+            names.push(step.name.clone());
+            if step.name == "L1.append" {
+                let row = engine.row(hyc_ir::plan::BufferId(0), 1);
+                for cache in [0, 1] {
+                    let (k, v) = engine.cache_kv(hyc_ir::plan::CacheId(cache), 0, 1);
+                    assert_eq!((&k, &v), (&row, &row), "cache {cache}");
+                }
+            }
+        })
+        .unwrap();
+    assert_eq!(names, model.plan().steps.iter().map(|s| s.name.clone()).collect::<Vec<_>>());
+}
