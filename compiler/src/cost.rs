@@ -64,11 +64,25 @@ impl Cost<'_> {
         caches.into_iter().zip(tokens).collect()
     }
 
+    /// Bytes of keys and values that `step` reads for one token at `context`.
+    fn kv_bytes(&self, step: &Step, context: u64) -> u64 {
+        let kv = self.reads(step, context).into_iter();
+        kv.map(|(id, tokens)| tokens * self.plan.caches[id.index()].token_bytes()).sum()
+    }
+
     /// Bytes that one decode step of one sequence reads: the weights, and keys and values.
     pub fn decode_bytes(&self, context: u64) -> u64 {
-        let kv = self.plan.steps.iter().flat_map(|step| self.reads(step, context));
-        self.weight_bytes
-            + kv.map(|(id, tokens)| tokens * self.plan.caches[id.index()].token_bytes()).sum::<u64>()
+        self.weight_bytes + self.plan.steps.iter().map(|step| self.kv_bytes(step, context)).sum::<u64>()
+    }
+
+    /// The part of [`Cost::decode_bytes`] that one step of the plan reads.
+    pub fn step_bytes(&self, step: &Step, context: u64) -> u64 {
+        let weights = step.operands.iter().filter_map(|operand| match operand {
+            Operand::Weight(id) => Some(self.plan.weights[id.index()].bytes()),
+            _ => None,
+        });
+        let whole = if matches!(step.op, StepOp::Embed { .. }) { 0 } else { weights.sum::<u64>() };
+        whole - unread_experts(self.plan, step) + self.kv_bytes(step, context)
     }
 
     /// Operations of a prefill of `context` tokens; a multiply-add counts as two. Logits are for one row.
@@ -76,7 +90,8 @@ impl Cost<'_> {
         self.plan.steps.iter().map(|step| self.step_flop(step, context)).sum()
     }
 
-    fn step_flop(&self, step: &Step, context: u64) -> f64 {
+    /// The part of [`Cost::prefill_flop`] that one step of the plan computes.
+    pub fn step_flop(&self, step: &Step, context: u64) -> f64 {
         let n = context as f64;
         let matrices: f64 = match step.op {
             StepOp::Linear { inn, out, epilogue, .. } => {

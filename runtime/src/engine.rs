@@ -77,6 +77,19 @@ impl<'m> Engine<'m> {
         self.model
     }
 
+    /// Writes `value`s to all keys and values of all caches: a context without a prefill, to measure with.
+    pub fn fill_caches(&mut self, mut value: impl FnMut() -> f32) {
+        for (cache, memory) in self.model.plan().caches.iter().zip(&mut self.caches) {
+            let bytes = cache.elem.bytes() as usize;
+            let mut element = Vec::with_capacity(bytes);
+            for place in memory.bytes_mut().chunks_exact_mut(bytes) {
+                element.clear();
+                hyc_ir::pack::pack_row(cache.elem, &[value()], &mut element);
+                place.copy_from_slice(&element);
+            }
+        }
+    }
+
     /// Takes a step's input, after checking all of it: ids, positions, pages and rows in range.
     pub fn begin(&mut self, input: StepInput) -> Result<()> {
         let (m, batch) = (&self.model.plan().model, input.ring_slot.len());

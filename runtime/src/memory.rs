@@ -43,6 +43,12 @@ impl Aligned {
         // SAFETY: inside the allocation, checked above; no kernel runs while the engine is read.
         unsafe { std::slice::from_raw_parts(self.pointer.add(at as usize), len as usize) }
     }
+
+    /// All bytes, to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the allocation is owned and borrowed mutably; no kernel runs meanwhile.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer, self.len as usize) }
+    }
 }
 
 fn layout(len: u64) -> Option<Layout> {

@@ -13,6 +13,10 @@ use hyc_ir::plan::Elem;
 /// Memory accesses neither trap nor promise alignment.
 const MEM: MemFlagsData = MemFlagsData::new().with_notrap();
 
+/// A load that may move down to its use, which keeps its value out of registers. Cranelift also merges and
+/// hoists such loads: the address must change with the innermost loop, which must not write that memory.
+const READ_ONLY: MemFlagsData = MEM.with_readonly().with_can_move();
+
 /// The kernel function being built.
 pub struct Emit<'f> {
     b: FunctionBuilder<'f>,
@@ -192,6 +196,36 @@ impl<'f> Emit<'f> {
         self.b.ins().jump(head, &[BlockArg::Value(next)]);
         self.b.switch_to_block(after);
         i
+    }
+
+    /// Runs `body` `count` times over pointers that advance by their strides; returns where they end up.
+    pub fn walk<const N: usize>(
+        &mut self,
+        count: u64,
+        starts: [(Value, u64); N],
+        body: impl FnOnce(&mut Self, [Value; N]),
+    ) -> [Value; N] {
+        if count == 0 {
+            return starts.map(|(start, _)| start);
+        }
+        let (head, after) = (self.b.create_block(), self.b.create_block());
+        let left = self.b.append_block_param(head, I64);
+        let pointers = [(); N].map(|()| self.b.append_block_param(head, I64));
+        let count = self.int(count as i64);
+        let first: Vec<BlockArg> =
+            std::iter::once(count).chain(starts.map(|s| s.0)).map(BlockArg::Value).collect();
+        self.b.ins().jump(head, &first);
+        self.b.switch_to_block(head);
+        body(self, pointers);
+        let mut next = pointers;
+        for (pointer, (_, stride)) in next.iter_mut().zip(starts) {
+            *pointer = self.add_const(*pointer, stride as i64);
+        }
+        let left = self.add_const(left, -1);
+        let args: Vec<BlockArg> = std::iter::once(left).chain(next).map(BlockArg::Value).collect();
+        self.b.ins().brif(left, head, &args, after, &[]);
+        self.b.switch_to_block(after);
+        next
     }
 
     /// `while condition { body }`.
@@ -454,6 +488,12 @@ impl<'f> Emit<'f> {
         self.splat(x)
     }
 
+    /// An f32 in all four lanes; [`READ_ONLY`]'s terms hold.
+    pub fn load_fixed_splat(&mut self, address: Value, offset: i32) -> Value {
+        let x = self.b.ins().load(F32, READ_ONLY, address, offset);
+        self.splat(x)
+    }
+
     /// One element of f32 or bf16 as f32.
     pub fn load_elem(&mut self, elem: Elem, address: Value, offset: i32) -> Value {
         if elem != Elem::Bf16 {
@@ -465,12 +505,12 @@ impl<'f> Emit<'f> {
         self.b.ins().bitcast(F32, MemFlagsData::new(), bits)
     }
 
-    /// Four consecutive elements of f32 or bf16 as f32x4.
-    pub fn load_elem4(&mut self, elem: Elem, address: Value, offset: i32) -> Value {
+    /// Four consecutive elements of f32 or bf16 as f32x4; [`READ_ONLY`]'s terms hold.
+    pub fn load_fixed4(&mut self, elem: Elem, address: Value, offset: i32) -> Value {
         if elem != Elem::Bf16 {
-            return self.load4(address, offset);
+            return self.b.ins().load(F32X4, READ_ONLY, address, offset);
         }
-        let bits = self.b.ins().uload16x4(MEM, address, offset);
+        let bits = self.b.ins().uload16x4(READ_ONLY, address, offset);
         let n = self.b.ins().iconst(I32, 16);
         let bits = self.b.ins().ishl(bits, n);
         self.b.ins().bitcast(F32X4, little(), bits)
@@ -490,18 +530,23 @@ impl<'f> Emit<'f> {
         self.b.ins().istore16(MEM, rounded, address, offset);
     }
 
-    /// The eight lanes of a panel's half-column as two f32x4 in lane order; see `Layout::Panels`.
-    pub fn load_half(&mut self, elem: Elem, address: Value, offset: i32) -> (Value, Value) {
+    /// Vector `v` (0..4) of a panel's column at address + offset, in lane order; see `Layout::Panels`.
+    /// [`READ_ONLY`]'s terms hold.
+    pub fn load_quad(&mut self, elem: Elem, address: Value, offset: i32, v: u64) -> Value {
         if elem != Elem::Bf16 {
-            return (self.load4(address, offset), self.load4(address, offset + 16));
+            return self.b.ins().load(F32X4, READ_ONLY, address, offset + 16 * v as i32);
         }
-        let words = self.b.ins().load(I32X4, MEM, address, offset);
-        let n = self.b.ins().iconst(I32, 16);
-        let low = self.b.ins().ishl(words, n);
-        let mask = self.b.ins().iconst(I32, i64::from(0xffff_0000u32 as i32));
-        let mask = self.b.ins().splat(I32X4, mask);
-        let high = self.b.ins().band(words, mask);
-        (self.b.ins().bitcast(F32X4, little(), low), self.b.ins().bitcast(F32X4, little(), high))
+        // A word holds a lane of an even vector in its low half, and one of the next in its high half.
+        let words = self.b.ins().load(I32X4, READ_ONLY, address, offset + 16 * (v / 2) as i32);
+        let bits = if v % 2 == 0 {
+            let n = self.b.ins().iconst(I32, 16);
+            self.b.ins().ishl(words, n)
+        } else {
+            let mask = self.b.ins().iconst(I32, i64::from(0xffff_0000u32 as i32));
+            let mask = self.b.ins().splat(I32X4, mask);
+            self.b.ins().band(words, mask)
+        };
+        self.b.ins().bitcast(F32X4, little(), bits)
     }
 }
 

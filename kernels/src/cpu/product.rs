@@ -1,8 +1,8 @@
 //! One panel of a matrix product, for any number of rows: the inner loop of every linear.
 //!
 //! ```text
-//!            k ->                    16 outputs: two halves of two f32x4
-//! rows  x: [ r0 ......... ]     panel: [k][16]        6 rows x 1 half, then 2 rows x 2 halves, then 1 x 2
+//!            k ->                    16 outputs: four f32x4
+//! rows  x: [ r0 ......... ]     panel: [k][16]        tiles of 10 rows x 1 vector, then 2 x 4, then 1 x 4
 //!          [ r1 ......... ]
 //! ```
 //! Each output is one chain of multiply-adds over k in order, whatever the tile: a row's result does not
@@ -36,8 +36,12 @@ pub struct Quad {
     pub sum: Value,
 }
 
-/// k steps between two tests of the loop.
-const UNROLL: u64 = 4;
+/// Rows of the tall tile: with one vector of weights and one of x, its sums fill the sixteen registers.
+const TALL: u64 = 10;
+
+/// k steps between two tests of the loop. Cranelift orders an unrolled body sum by sum, so more steps make
+/// longer chains of dependent multiply-adds: two were the fastest on Zen 4.
+const UNROLL: u64 = 2;
 
 impl Product {
     /// Bytes from k to k + 1 of a panel.
@@ -60,18 +64,19 @@ impl Product {
         sink: &dyn Fn(&mut Emit<'_>, Quad),
     ) {
         let zero = e.int(0);
-        let rest = e.each(zero, rows, 6, |e, row| {
-            self.tile(e, x, row, 6, panel, 0..1, sink);
-            self.tile(e, x, row, 6, panel, 1..2, sink);
+        let rest = e.each(zero, rows, TALL as i64, |e, row| {
+            for vector in 0..4 {
+                self.tile(e, x, row, TALL, panel, vector..vector + 1, sink);
+            }
         });
-        let rest = e.each(rest, rows, 2, |e, row| self.tile(e, x, row, 2, panel, 0..2, sink));
-        e.each(rest, rows, 1, |e, row| self.tile(e, x, row, 1, panel, 0..2, sink));
+        let rest = e.each(rest, rows, 2, |e, row| self.tile(e, x, row, 2, panel, 0..4, sink));
+        e.each(rest, rows, 1, |e, row| self.tile(e, x, row, 1, panel, 0..4, sink));
     }
 
     /// Multiplies one row of x, at its own address, with a panel.
     pub fn one_row(&self, e: &mut Emit<'_>, x: Value, panel: Value, sink: &dyn Fn(&mut Emit<'_>, Quad)) {
         let zero = e.int(0);
-        self.tile(e, x, zero, 1, panel, 0..2, sink);
+        self.tile(e, x, zero, 1, panel, 0..4, sink);
     }
 
     #[allow(clippy::too_many_arguments, reason = "a tile is a place in two matrices and two sizes")]
@@ -82,37 +87,30 @@ impl Product {
         first: Value,
         rows: u64,
         panel: Value,
-        halves: std::ops::Range<u64>,
+        vectors: std::ops::Range<u64>,
         sink: &dyn Fn(&mut Emit<'_>, Quad),
     ) {
         let x = e.at(x, first, self.x_stride);
-        let vectors = 2 * (halves.end - halves.start);
-        let sums: Vec<Variable> = (0..rows * vectors).map(|_| e.zero4_var()).collect();
-        let half_bytes = (PANEL / 2 * self.elem.bytes()) as i32;
-        let step = |e: &mut Emit<'_>, k: Value, offset: u64| {
-            let x_at = e.at(x, k, 4);
-            let w_at = e.at(panel, k, self.k_bytes());
-            let mut weights = Vec::new();
-            for half in halves.clone() {
-                let offset = (offset * self.k_bytes()) as i32 + half as i32 * half_bytes;
-                let (low, high) = e.load_half(self.elem, w_at, offset);
-                weights.extend([low, high]);
-            }
+        let wide = vectors.end - vectors.start;
+        let sums: Vec<Variable> = (0..rows * wide).map(|_| e.zero4_var()).collect();
+        let step = |e: &mut Emit<'_>, x: Value, w: Value, k: u64| {
+            let weights: Vec<Value> =
+                vectors.clone().map(|v| e.load_quad(self.elem, w, (k * self.k_bytes()) as i32, v)).collect();
             for row in 0..rows {
-                let x = e.load_splat(x_at, (row * self.x_stride + 4 * offset) as i32);
-                for (weight, v) in weights.iter().zip(0..) {
-                    e.accumulate(sums[(row * vectors + v) as usize], x, *weight);
+                let x = e.load_fixed_splat(x, (row * self.x_stride + 4 * k) as i32);
+                for (sum, weight) in sums[(row * wide) as usize..].iter().zip(&weights) {
+                    e.accumulate(*sum, x, *weight);
                 }
             }
         };
-        let (zero, inn) = (e.int(0), e.int(self.inn as i64));
-        let rest = e.each(zero, inn, UNROLL as i64, |e, k| (0..UNROLL).for_each(|i| step(e, k, i)));
-        e.each(rest, inn, 1, |e, k| step(e, k, 0));
+        let pairs = [(x, 4 * UNROLL), (panel, UNROLL * self.k_bytes())];
+        let [x, w] = e.walk(self.inn / UNROLL, pairs, |e, [x, w]| (0..UNROLL).for_each(|k| step(e, x, w, k)));
+        e.walk(self.inn % UNROLL, [(x, 4), (w, self.k_bytes())], |e, [x, w]| step(e, x, w, 0));
         for row in 0..rows {
-            for v in 0..vectors {
-                let sum = e.get(sums[(row * vectors + v) as usize]);
+            for v in 0..wide {
+                let sum = e.get(sums[(row * wide + v) as usize]);
                 let row = e.add_const(first, row as i64);
-                sink(e, Quad { row, vector: 2 * halves.start + v, sum });
+                sink(e, Quad { row, vector: vectors.start + v, sum });
             }
         }
     }

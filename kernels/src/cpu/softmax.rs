@@ -39,6 +39,9 @@ pub struct Span {
 const TILE_HEADS: u64 = 4;
 const TILE_TOKENS: u64 = 8;
 
+/// Steps of an inner loop between two tests of its end.
+const UNROLL: u64 = 2;
+
 impl Softmax {
     /// Reserves the state.
     pub fn new(e: &mut Emit<'_>, shape: AttnShape, cache: CacheSpec) -> Softmax {
@@ -119,25 +122,23 @@ impl Softmax {
         let elem = self.cache.elem;
         let count = heads.end - heads.start;
         let sums: Vec<Variable> = (0..2 * count).map(|_| e.zero4_var()).collect();
-        let step = |e: &mut Emit<'_>, d: Value, offset: u64| {
-            let k = e.at(k, d, self.cache.page * elem.bytes());
-            let row = (offset * self.cache.page * elem.bytes()) as i32;
-            let near = e.load_elem4(elem, k, row);
-            let far = e.load_elem4(elem, k, row + 4 * elem.bytes() as i32);
-            let q = e.at(q, d, 4);
+        let row = self.cache.page * elem.bytes();
+        let step = |e: &mut Emit<'_>, k: Value, q: Value, d: u64| {
+            let at = (d * row) as i32;
+            let near = e.load_fixed4(elem, k, at);
+            let far = e.load_fixed4(elem, k, at + 4 * elem.bytes() as i32);
             for i in 0..count {
-                let at = 4 * ((heads.start + i) * self.shape.qk_dim + offset) as i32;
-                let q = e.load_splat(q, at);
+                let at = 4 * ((heads.start + i) * self.shape.qk_dim + d) as i32;
+                let q = e.load_fixed_splat(q, at);
                 e.accumulate(sums[2 * i as usize], q, near);
                 e.accumulate(sums[2 * i as usize + 1], q, far);
             }
         };
-        let (zero, dim) = (e.int(0), e.int(self.cache.qk_dim as i64));
-        let rest = e.each(zero, dim, 2, |e, d| {
-            step(e, d, 0);
-            step(e, d, 1);
+        let dim = self.cache.qk_dim;
+        let [k, q] = e.walk(dim / UNROLL, [(k, UNROLL * row), (q, UNROLL * 4)], |e, [k, q]| {
+            (0..UNROLL).for_each(|d| step(e, k, q, d));
         });
-        e.each(rest, dim, 1, |e, d| step(e, d, 0));
+        e.walk(dim % UNROLL, [(k, row), (q, 4)], |e, [k, q]| step(e, k, q, 0));
         let scale = e.splat_const(1.0 / (self.cache.qk_dim as f32).sqrt());
         for i in 0..count {
             for vector in 0..2 {
@@ -223,16 +224,25 @@ impl Softmax {
                         e.var(cranelift_codegen::ir::types::F32X4, start)
                     })
                     .collect();
-                e.each(span.lo, span.hi, 1, |e, token| {
-                    let v = e.at(v, token, self.cache.v_pad() * elem.bytes());
-                    let near = e.load_elem4(elem, v, 0);
-                    let far = e.load_elem4(elem, v, 4 * elem.bytes() as i32);
-                    let p = e.at(self.p, token, 4);
+                let row = self.cache.v_pad() * elem.bytes();
+                let step = |e: &mut Emit<'_>, v: Value, p: Value, token: u64| {
+                    let at = (token * row) as i32;
+                    let near = e.load_fixed4(elem, v, at);
+                    let far = e.load_fixed4(elem, v, at + 4 * elem.bytes() as i32);
                     for i in 0..heads {
-                        let p = e.load_splat(p, (4 * (first + i) * self.cache.page) as i32);
+                        let at = 4 * ((first + i) * self.cache.page + token) as i32;
+                        let p = e.load_fixed_splat(p, at);
                         e.accumulate(sums[2 * i as usize], p, near);
                         e.accumulate(sums[2 * i as usize + 1], p, far);
                     }
+                };
+                let rest = e.each(span.lo, span.hi, UNROLL as i64, |e, token| {
+                    let (v, p) = (e.at(v, token, row), e.at(self.p, token, 4));
+                    (0..UNROLL).for_each(|token| step(e, v, p, token));
+                });
+                e.each(rest, span.hi, 1, |e, token| {
+                    let (v, p) = (e.at(v, token, row), e.at(self.p, token, 4));
+                    step(e, v, p, 0);
                 });
                 for i in 0..2 * heads {
                     let sum = e.get(sums[i as usize]);

@@ -1,0 +1,61 @@
+//! Where the time of a step goes: an executor that runs the generated code with a clock beside it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use hyc_ir::abi::StepContext;
+use hyc_ir::plan::{KernelSpec, Plan, Step};
+use hyc_runtime::{Executor, Model, NativeExecutor};
+
+use crate::error::Result;
+
+/// Seconds spent in each step of the plan, in its order, since the last [`Clock::take`].
+#[derive(Debug, Clone, Default)]
+pub struct Clock(Arc<Mutex<Vec<f64>>>);
+
+impl Clock {
+    /// What was counted; counting starts anew.
+    pub fn take(&self) -> Vec<f64> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, index: usize, seconds: f64) {
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if list.len() <= index {
+            list.resize(index + 1, 0.0);
+        }
+        list[index] += seconds;
+    }
+}
+
+struct Timed {
+    inner: NativeExecutor,
+    clock: Clock,
+}
+
+/// The generated code of `model` on `threads` threads, and its clock.
+pub fn executor(model: &Model, threads: usize) -> Result<(Box<dyn Executor>, Clock)> {
+    let (inner, clock) = (NativeExecutor::new(model, threads)?, Clock::default());
+    Ok((Box::new(Timed { inner, clock: clock.clone() }), clock))
+}
+
+impl Executor for Timed {
+    fn run(
+        &mut self,
+        plan: &Plan,
+        index: usize,
+        step: &Step,
+        spec: &KernelSpec,
+        context: &StepContext,
+        operands: &[*mut u8],
+    ) -> hyc_runtime::Result<()> {
+        let start = Instant::now();
+        let result = self.inner.run(plan, index, step, spec, context, operands);
+        self.clock.add(index, start.elapsed().as_secs_f64());
+        result
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        self.inner.scratch_bytes()
+    }
+}
