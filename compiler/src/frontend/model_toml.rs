@@ -40,6 +40,8 @@ const ATTENTION: &[&str] = &[
 ];
 const MOE: &[&str] = &["experts", "active", "expert_ffn", "shared_ffn"];
 const TARGET: &[&str] = &["kind", "max_context", "max_batch", "chunk", "max_outputs", "kv_dtype"];
+/// Targets that a description may name; whether this build carries one is asked when it compiles.
+const TARGETS: &[(&str, &str)] = &[("cpu", "cpu"), ("sm_90a", "sm_90a")];
 const DTYPES: &[(&str, WeightDtype)] = &[("bf16", WeightDtype::Bf16), ("f32", WeightDtype::F32)];
 
 /// Reads a model description. `path` is named in faults, and files are found relative to its folder.
@@ -190,12 +192,7 @@ fn read_base(model: &Section, faults: &Faults) -> Base {
 
 fn read_name(model: &Section, faults: &Faults) -> Option<String> {
     let name = model.string("name", "my-model")?;
-    let ok = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if name.value.is_empty()
-        || name.value.len() > 100
-        || name.value.starts_with('.')
-        || !name.value.chars().all(ok)
-    {
+    if !hyc_ir::text::is_model_name(&name.value) {
         faults.add(
             name.span,
             "`name` becomes a file name",
@@ -503,7 +500,7 @@ fn read_target(
     }
     let max_batch = size("max_batch", 4, "4").map(|at| at.value);
     Some(TargetDesc {
-        kind: target.string("kind", "cpu").map_or("cpu".to_string(), |at| at.value),
+        kind: target.word("kind", TARGETS, "cpu").to_string(),
         max_context: max_context?.value,
         max_batch: max_batch?,
         chunk: size("chunk", 256, "256")?.value,

@@ -19,3 +19,10 @@ mod types;
 
 pub use parse::{ParseError, parse};
 pub use print::print;
+
+/// Whether a model may have this name, which becomes a file's: 1 to 100 letters, digits, `.`, `_` and `-`,
+/// without a point in front.
+pub fn is_model_name(name: &str) -> bool {
+    let ok = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    !name.is_empty() && name.len() <= 100 && !name.starts_with('.') && name.chars().all(ok)
+}

@@ -234,7 +234,11 @@ fn header<'t>(lines: &mut impl Iterator<Item = (usize, &'t str)>) -> Result<Head
 fn parse_header(text: &str) -> Result<Header, Fail> {
     let mut c = Cursor::new(text)?;
     c.keyword("graph")?;
+    let name_at = c.column();
     let name = c.next(Kind::Str, "the model's name in quotes")?.to_string();
+    if !super::is_model_name(&name) {
+        return Err(Fail::new(name_at, "the name becomes a file's: letters, digits, `.`, `_` and `-` only"));
+    }
     let at = c.column();
     c.punct("{")?;
     let attrs = c.attrs()?;

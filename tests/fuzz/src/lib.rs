@@ -1,0 +1,74 @@
+//! What the fuzz targets share.
+
+use hyc_ir::Graph;
+use hyc_passes::PipelineOptions;
+
+/// Runs the passes; a Plan that comes out must verify. Errors are fine.
+pub fn compile(graph: Graph) {
+    let options =
+        PipelineOptions { supports: &|_| Ok(()), arch: std::env::consts::ARCH.into(), features: vec![] };
+    if let Ok(compiled) = hyc_passes::run(graph, &options, &mut |_| {}) {
+        compiled.plan.verify().expect("the passes make valid plans");
+        let text = serde_json::to_string(&compiled.plan).expect("a plan is JSON");
+        let again = serde_json::from_str(&text).expect("a plan's JSON is a plan");
+        assert_eq!(compiled.plan, again);
+    }
+}
+
+/// The parts of an artefact's file that a reader has to trust: the tensors' table and the Plan, as two lines
+/// of JSON. [`file`] makes a file of them whose version, digests and hash are right, so that damage reaches
+/// what is behind those checks.
+pub mod artefact {
+    use hyc_ir::artefact::{ALIGN, DIGESTS_KEY, HASH_KEY, NO_HASH, PLAN_KEY, VERSION, VERSION_KEY};
+    use serde_json::{Map, Value, json};
+    use sha2::{Digest, Sha256};
+
+    /// Most bytes of tensors.
+    const MOST: u64 = 1 << 20;
+
+    /// The two lines of an artefact.
+    pub fn parts(file: &[u8]) -> Option<String> {
+        let length = u64::from_le_bytes(file.get(..8)?.try_into().ok()?) as usize;
+        let mut header: Map<String, Value> = serde_json::from_slice(file.get(8..8 + length)?).ok()?;
+        let metadata = header.remove("__metadata__")?;
+        let plan = metadata.get(PLAN_KEY)?.as_str()?;
+        Some(format!("{}\n{plan}", Value::Object(header)))
+    }
+
+    /// A file of two lines.
+    pub fn file(parts: &str) -> Option<Vec<u8>> {
+        let (table, plan) = parts.split_once('\n')?;
+        let mut header: Map<String, Value> = serde_json::from_str(table).ok()?;
+        let place = |tensor: &Value| {
+            let offsets = tensor.get("data_offsets")?.as_array()?;
+            let (start, end) = (offsets.first()?.as_u64()?, offsets.get(1)?.as_u64()?);
+            (start <= end && end <= MOST).then_some((start as usize, end as usize))
+        };
+        let bytes = header.values().filter_map(place).map(|(_, end)| end).max().unwrap_or(0);
+        let data = vec![0u8; bytes];
+        let digest = |tensor: &Value| {
+            let (start, end) = place(tensor)?;
+            Some(json!(hex(&data[start..end])))
+        };
+        let digests: Map<String, Value> =
+            header.iter().filter_map(|(name, tensor)| Some((name.clone(), digest(tensor)?))).collect();
+        let digests = Value::Object(digests).to_string();
+        let mut text = |hash: &str| {
+            let metadata = json!({
+                VERSION_KEY: VERSION.to_string(), PLAN_KEY: plan, HASH_KEY: hash, DIGESTS_KEY: digests,
+            });
+            header.insert("__metadata__".into(), metadata);
+            let mut text = Value::Object(header.clone()).to_string();
+            let end = (8 + text.len()).next_multiple_of(ALIGN as usize) - 8;
+            text.push_str(&" ".repeat(end - text.len()));
+            text
+        };
+        let hash = hex(text(NO_HASH).as_bytes());
+        let text = text(&hash);
+        Some([&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &data].concat())
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    }
+}

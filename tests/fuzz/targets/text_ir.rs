@@ -1,0 +1,13 @@
+//! The text IR: any text gives errors, or a graph that prints to a fixed point; one that verifies goes
+//! through the passes to a Plan that verifies, or to an error.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    let Ok(graph) = hyc_ir::text::parse(text) else { return };
+    let printed = hyc_ir::text::print(&graph);
+    let again = hyc_ir::text::parse(&printed).expect("what was printed can be read");
+    assert_eq!(printed, hyc_ir::text::print(&again));
+    if hyc_ir::verify::verify(&graph).is_ok() {
+        hyc_fuzz::compile(graph);
+    }
+});
