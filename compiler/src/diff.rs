@@ -33,7 +33,7 @@ pub struct Report {
 /// The first difference.
 #[derive(Debug)]
 pub struct Difference {
-    /// Step, as `L3.hybrid_attention`.
+    /// Step of the plan, as `step 31, L3.hybrid_attention`.
     pub step: String,
     /// Which of its results.
     pub operand: &'static str,
@@ -74,10 +74,11 @@ pub fn diff(model: &Model, session: &SessionOptions, options: &Options) -> Resul
                 let found = compare(model.plan(), &ours, &reference, *id);
                 if found.error > report.worst {
                     report.worst = found.error;
-                    report.worst_step.clone_from(&step.name);
+                    report.worst_step = format!("step {index}, {}", step.name);
                 }
                 if found.error > options.tolerance || found.error.is_nan() {
-                    report.first = Some(Difference { step: step.name.clone(), operand: role.name, ..found });
+                    let step = format!("step {index}, {}", step.name);
+                    report.first = Some(Difference { step, operand: role.name, ..found });
                     return Ok(report);
                 }
             }

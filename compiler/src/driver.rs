@@ -201,7 +201,13 @@ pub fn dot(graph: &Graph) -> String {
     out
 }
 
-/// The tokenizer file that an input names, read whole.
-pub fn read_tokenizer(path: Option<&PathBuf>) -> Result<Option<Vec<u8>>> {
-    path.map(|path| std::fs::read(path).map_err(|e| Error::io("read the tokenizer", path, e))).transpose()
+/// The tokenizer file that an input names, read whole. Errors: one of a larger vocabulary than `vocab`.
+pub fn read_tokenizer(path: Option<&PathBuf>, vocab: u64) -> Result<Option<Vec<u8>>> {
+    let Some(path) = path else { return Ok(None) };
+    let json = std::fs::read(path).map_err(|e| Error::io("read the tokenizer", path, e))?;
+    hyc_runtime::Tokenizer::from_json(&json, vocab).map_err(|e| {
+        let error = Error::from(e);
+        Error { message: format!("{}: {}", path.display(), error.message), ..error }
+    })?;
+    Ok(Some(json))
 }

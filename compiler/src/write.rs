@@ -44,8 +44,11 @@ pub fn plan_json(plan: &Plan, pretty: bool) -> Result<String> {
     json.map_err(|e| Error::new(ErrorKind::Internal, format!("the plan does not serialise: {e}")))
 }
 
-/// Writes `bytes` to `path`, whole or not at all.
+/// Writes `bytes` to `path`, whole or not at all; straight into a device or a pipe.
 pub fn file(path: &Path, bytes: &[u8]) -> Result<()> {
+    if special(path) {
+        return std::fs::write(path, bytes).map_err(|e| Error::io("write", path, e));
+    }
     let mut out = Whole::create(path)?;
     out.file.write_all(bytes).map_err(|e| Error::io("write", path, e))?;
     out.finish()
@@ -248,6 +251,12 @@ impl Whole {
             return Err(Error::new(ErrorKind::Usage, format!("{} is a folder", path.display()))
                 .help("name a file with `-o`"));
         }
+        if special(path) {
+            let message = format!("{} is a device or a pipe", path.display());
+            return Err(
+                Error::new(ErrorKind::Usage, message).help("an artefact needs a file: name one with `-o`")
+            );
+        }
         let folder = folder(path);
         if let Ok(file) = tempfile::tempfile_in(folder)
             && nameless(&file)
@@ -282,6 +291,11 @@ impl Whole {
             }
         }
     }
+}
+
+/// Something that is no file and must not be replaced by one.
+fn special(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
 }
 
 fn folder(path: &Path) -> &Path {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
 use hyc_ir::artefact::{
     ALIGN, ASM, CODE, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, PAD, PLAN_KEY, TOKENIZER, VERSION, VERSION_KEY,
@@ -52,6 +53,16 @@ impl Model {
     /// Maps a file and checks it. Errors: a file that cannot be read, is no artefact, is truncated, damaged
     /// or of another version; a Plan that breaks a rule; a processor without the features of the code.
     pub fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Model> {
+        Model::load_observed(path, options, &mut |_, _| true)
+    }
+
+    /// The same; `progress` gets the bytes checked so far and those to check, every few MiB, and ends the
+    /// loading with [`ErrorKind::Cancelled`] where it returns false.
+    pub fn load_observed(
+        path: impl AsRef<Path>,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Model> {
         let path = path.as_ref();
         let io = |e: std::io::Error| {
             Error::new(ErrorKind::BadInput, format!("cannot read {}: {e}", path.display()))
@@ -67,7 +78,7 @@ impl Model {
         check_hash(path, &map[8..header], &metadata)?;
         // Damaged code is never run, however little is checked.
         let checked = |name: &str| options.verify == Verify::Full || name == CODE;
-        check_digests(path, &map, &places, &metadata, &checked)?;
+        check_digests(path, &map, &places, &metadata, &checked, progress)?;
         let plan: Plan =
             metadata.get(PLAN_KEY).ok_or_else(|| damaged(path, "it has no plan")).and_then(|json| {
                 serde_json::from_str(json).map_err(|e| damaged(path, format!("its plan: {e}")))
@@ -194,28 +205,57 @@ fn check_digests(
     places: &BTreeMap<String, (usize, usize)>,
     metadata: &BTreeMap<String, String>,
     checked: &dyn Fn(&str) -> bool,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<()> {
+    const PIECE: usize = 4 << 20;
     let digests: BTreeMap<String, String> = metadata
         .get(DIGESTS_KEY)
         .and_then(|json| serde_json::from_str(json).ok())
         .ok_or_else(|| damaged(path, "it has no digests"))?;
-    let next = std::sync::atomic::AtomicUsize::new(0);
     let list: Vec<(&String, &(usize, usize))> = places.iter().filter(|(name, _)| checked(name)).collect();
-    let work = || -> Option<String> {
+    let total: usize = list.iter().map(|(_, (start, end))| end - start).sum();
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let work = |pieces: mpsc::Sender<usize>| -> Option<String> {
         loop {
-            let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let i = next.fetch_add(1, Ordering::Relaxed);
             let (name, (start, end)) = list.get(i)?;
-            if digests.get(*name) != Some(&hex(&Sha256::digest(&map[*start..*end]))) {
+            let mut digest = Sha256::new();
+            for piece in map[*start..*end].chunks(PIECE) {
+                digest.update(piece);
+                // Nobody listens any more only where the loading is being cancelled.
+                let _ = pieces.send(piece.len());
+                if stop.load(Ordering::Relaxed) {
+                    return None;
+                }
+            }
+            if digests.get(*name) != Some(&hex(&digest.finalize())) {
                 return Some((*name).clone());
             }
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
     let bad = std::thread::scope(|scope| {
-        let handles: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mine = work();
-        handles.into_iter().filter_map(|handle| handle.join().ok().flatten()).chain(mine).min()
+        let (sender, pieces) = mpsc::channel();
+        let work = &work;
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                let sender = sender.clone();
+                scope.spawn(move || work(sender))
+            })
+            .collect();
+        drop(sender);
+        let mut done = 0;
+        for piece in pieces {
+            done += piece;
+            if !stop.load(Ordering::Relaxed) && !progress(done as u64, total as u64) {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        workers.into_iter().filter_map(|worker| worker.join().ok().flatten()).min()
     });
+    if stop.into_inner() {
+        return Err(Error::new(ErrorKind::Cancelled, format!("cancelled while loading {}", path.display())));
+    }
     match bad {
         None => Ok(()),
         Some(name) => Err(damaged(path, format!("tensor `{name}` does not have the digest that is stated"))),

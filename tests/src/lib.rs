@@ -6,6 +6,7 @@ use hyc::driver;
 use hyc::frontend::ModelDesc;
 use hyc::source::{WeightSource, Weights};
 use hyc::write::{self, Artefact};
+use hyc_ir::plan::Plan;
 use hyc_kernels::cpu::{CpuTarget, Level};
 use hyc_runtime::{LoadOptions, Model};
 use safetensors::SafeTensors;
@@ -29,14 +30,27 @@ pub fn golden_names() -> Vec<String> {
 
 /// Compiles a model.toml into `out`, after `edit` has changed its description.
 pub fn compile(model: &Path, out: &Path, level: Level, edit: impl FnOnce(&mut ModelDesc)) {
+    compile_wrongly(model, out, level, edit, |_| {});
+}
+
+/// The same; `spoil` changes the plan behind the code's back.
+pub fn compile_wrongly(
+    model: &Path,
+    out: &Path,
+    level: Level,
+    edit: impl FnOnce(&mut ModelDesc),
+    spoil: impl FnOnce(&mut Plan),
+) {
     let text = std::fs::read_to_string(model).expect("a model.toml");
     let mut desc = hyc::frontend::parse_model(model, &text).unwrap_or_else(|e| panic!("{}", e.render(false)));
     edit(&mut desc);
     let lowered = driver::lower(hyc::frontend::build_graph(&desc), level, &mut |_| {}).expect("lowers");
     let mut plan = lowered.plan;
     let code = driver::generate_code(&mut plan, level, false).expect("generates code");
+    spoil(&mut plan);
     let weights = Weights::Files(WeightSource::open(&desc.weights.files).expect("opens the weights"));
-    let tokenizer = driver::read_tokenizer(desc.tokenizer.as_ref()).expect("reads the tokenizer");
+    let tokenizer =
+        driver::read_tokenizer(desc.tokenizer.as_ref(), plan.model.vocab).expect("reads the tokenizer");
     let artefact = Artefact {
         plan: &plan,
         code: &code.blob,

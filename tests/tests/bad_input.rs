@@ -1,9 +1,12 @@
 //! Damaged files, impossible requests, unwritable places: one clear error each, exit codes by whose fault,
 //! and nothing lost.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use common::hyc_binary;
 use hyc_kernels::cpu::CpuTarget;
 use hyc_runtime::{ErrorKind, LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::{compile, root};
@@ -27,23 +30,6 @@ fn load_error(path: &Path) -> (ErrorKind, String) {
 
 fn hyc(args: &[&str]) -> Output {
     Command::new(hyc_binary()).args(args).output().expect("runs")
-}
-
-/// The command beside this test's own executable: cargo builds it for `--workspace`, and here where it is
-/// missing.
-fn hyc_binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a path");
-    let folder = test.parent().and_then(Path::parent).expect("target/PROFILE");
-    static BUILD: std::sync::Once = std::sync::Once::new();
-    BUILD.call_once(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "-q", "-p", "hyc", "--locked"]).current_dir(root());
-        if folder.ends_with("release") {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().expect("cargo").success());
-    });
-    folder.join("hyc")
 }
 
 fn fails(args: &[&str], code: i32, words: &[&str]) {
@@ -209,6 +195,18 @@ fn the_command_says_what_is_wrong() {
     fails(&["run", model, "--prompt", "x"], 3, &["no hyc artefact"]);
     assert!(hyc(&["compile", model, "-o", &at("m.hyc"), "--quiet"]).status.success());
     fails(&["run", &at("m.hyc"), "--prompt", "x"], 3, &["has no tokenizer"]);
+    let tiny = root().join("examples/tiny-hysparse");
+    let tokenizer = tiny.join("tokenizer.json");
+    let tokenizer = tokenizer.to_str().unwrap();
+    let words = ["tokenizer.json: the tokenizer has 4096 entries, the model's vocabulary 97"];
+    fails(&["compile", model, "--tokenizer", tokenizer, "-o", &at("x.hyc")], 3, &words);
+    fails(&["compile", model, "--tokenizer", model, "-o", &at("x.hyc")], 3, &["the tokenizer does not load"]);
+    let tiny = tiny.join("model.toml");
+    assert!(hyc(&["compile", tiny.to_str().unwrap(), "-o", &at("tiny.hyc"), "--quiet"]).status.success());
+    std::fs::write(at("long.txt"), "the kernel and the compiler ".repeat(1500)).unwrap();
+    let words = ["tokens do not fit: the model was compiled for 4608", "max_context"];
+    fails(&["run", &at("tiny.hyc"), "--prompt-file", &at("long.txt")], 3, &words);
+    fails(&["run", &at("tiny.hyc"), "--prompt", ""], 3, &["empty"]);
     fails(&["bench", &at("m.hyc"), "--context", "5000"], 2, &["compiled for 211"]);
     fails(&["run", &at("m.hyc"), "--prompt", "x", "--top-p", "7"], 2, &["--top-p 7 is out of range"]);
 }

@@ -1,8 +1,10 @@
 //! `hyc diff`: generated code beside the plan interpreter, on every architecture.
 
 use hyc::diff::{Options, diff};
-use hyc_runtime::SessionOptions;
-use hyc_tests::{golden_model, golden_names};
+use hyc_ir::plan::StepOp;
+use hyc_kernels::cpu::CpuTarget;
+use hyc_runtime::{LoadOptions, Model, SessionOptions};
+use hyc_tests::{compile_wrongly, golden_model, golden_names, root};
 
 #[test]
 fn generated_code_agrees_with_the_interpreter_step_by_step() {
@@ -16,4 +18,34 @@ fn generated_code_agrees_with_the_interpreter_step_by_step() {
         assert!(report.first.is_none(), "{name}: {:?}", report.first);
         assert!(report.steps > 20 && report.worst > 0.0, "{name}: nothing was compared");
     }
+}
+
+/// Code whose window is not the plan's: the first step that has it is named, and its layer.
+#[test]
+fn the_first_step_that_differs_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("wrong.hyc");
+    let model = root().join("tests/golden/dense/model.toml");
+    let mut expected = None;
+    compile_wrongly(
+        &model,
+        &out,
+        CpuTarget::host().level,
+        |_| {},
+        |plan| {
+            let steps = plan.steps.len();
+            for (index, step) in plan.steps.iter_mut().enumerate().skip(steps / 2) {
+                if let StepOp::HybridAttention { window, .. } = &mut step.op {
+                    *window -= 1;
+                    expected = Some(format!("step {index}, {}", step.name));
+                    break;
+                }
+            }
+        },
+    );
+    let model = Model::load(&out, &LoadOptions::default()).unwrap();
+    let options = Options { tokens: 70, seed: 3, tolerance: 1e-4 };
+    let first = diff(&model, &SessionOptions::default(), &options).unwrap().first.expect("a difference");
+    assert_eq!(Some(first.step), expected);
+    assert_eq!(first.operand, "out");
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use hyc_runtime::{Engine, LoadOptions, MemoryPlan, Model, StepInput, Verify};
+use hyc_runtime::{Engine, MemoryPlan, Model, StepInput, Verify};
 use serde_json::json;
 
 use super::signal;
@@ -51,13 +51,14 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     signal::install(|| {})?;
     let start = Instant::now();
-    let model = Model::load(&args.model, &LoadOptions { verify: Verify::Header })?;
+    let model = super::load(&args.model, Verify::Header, false)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let longest = args.context.iter().chain(&args.prefill).copied().max().unwrap_or(1);
+    let lengths = || args.context.iter().chain(&args.prefill).copied();
+    let longest = lengths().max().unwrap_or(1);
     let limit = model.plan().model.max_context;
-    if longest > limit || args.context.iter().chain(&args.prefill).any(|n| *n == 0) {
-        return Err(Error::new(ErrorKind::Usage, format!("a context of {longest} tokens does not fit"))
-            .help(format!("the model was compiled for 1 to {limit}")));
+    if let Some(wrong) = lengths().find(|n| *n == 0 || *n > limit) {
+        return Err(Error::new(ErrorKind::Usage, format!("a context of {wrong} tokens cannot be measured"))
+            .help(format!("the model was compiled for {limit}; give 1 to {limit}")));
     }
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let limits = bandwidth::measure(threads);

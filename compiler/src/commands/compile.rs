@@ -8,7 +8,6 @@ use clap::ValueEnum;
 use hyc_ir::plan::Plan;
 use hyc_kernels::cpu::Level;
 use hyc_passes::PASSES;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::signal;
 use crate::driver::{self, Lowered};
@@ -137,7 +136,7 @@ pub fn run(args: Args) -> Result<()> {
     let weights = open_weights(&args, &files, &lowered.plan)?;
     let tokenizer_path =
         args.tokenizer.clone().or_else(|| input.desc.as_ref().and_then(|desc| desc.tokenizer.clone()));
-    let tokenizer = driver::read_tokenizer(tokenizer_path.as_ref())?;
+    let tokenizer = driver::read_tokenizer(tokenizer_path.as_ref(), lowered.plan.model.vocab)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(&args.input, &lowered.plan));
     let mut summary = write_artefact(&args, lowered, level, &weights, tokenizer, &output)?;
     summary.seconds = start.elapsed().as_secs_f64();
@@ -208,7 +207,7 @@ fn write_artefact(
         Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", list.join("; ")))
     })?;
     let total: u64 = lowered.plan.weights.iter().map(hyc_ir::plan::Weight::bytes).sum();
-    let bar = progress(args.quiet, total, "packing");
+    let bar = super::progress(!args.quiet, total, "packing", super::BYTES);
     let graph = lowered.graph.to_string();
     let artefact = Artefact {
         plan: &lowered.plan,
@@ -226,18 +225,6 @@ fn write_artefact(
     summary.code_seconds = Some(code.seconds);
     summary.file = Some((output.to_path_buf(), size));
     Ok(summary)
-}
-
-/// A byte progress bar on standard error; hidden where it is no terminal, or where quiet.
-pub fn progress(quiet: bool, total: u64, what: &str) -> ProgressBar {
-    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(total) };
-    if let Ok(style) =
-        ProgressStyle::with_template("{msg:>10} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec}")
-    {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar.set_message(what.to_string());
-    bar
 }
 
 fn print_summary(args: &Args, summary: &Summary) -> Result<()> {

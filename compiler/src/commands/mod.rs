@@ -10,6 +10,8 @@ mod run;
 mod signal;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use hyc_runtime::{LoadOptions, Model, Verify};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::Result;
 
@@ -75,6 +77,34 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Diff(args) => diff::run(args),
         Command::Completions(args) => completions::run(args),
     }
+}
+
+/// Loads an artefact with a progress bar where `show` says so; Ctrl-C ends it.
+fn load(path: &std::path::Path, verify: Verify, show: bool) -> Result<Model> {
+    let mut bar = None;
+    let model = Model::load_observed(path, &LoadOptions { verify }, &mut |done, total| {
+        let bar = bar.get_or_insert_with(|| progress(show, total, "loading", BYTES));
+        bar.set_position(done);
+        !signal::pressed()
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    Ok(model?)
+}
+
+/// What a progress bar says of bytes, and of tokens.
+const BYTES: &str = "{bytes}/{total_bytes} {bytes_per_sec}";
+const TOKENS: &str = "{pos}/{len} tokens {per_sec}";
+
+/// A progress bar on standard error; hidden where it is no terminal, or where `show` is false.
+fn progress(show: bool, total: u64, what: &str, figures: &str) -> ProgressBar {
+    let bar = if show { ProgressBar::new(total) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template(&format!("{{msg:>10}} [{{bar:32}}] {figures}")) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(what.to_string());
+    bar
 }
 
 /// Prints to standard output; a reader that has gone is no error.

@@ -1,12 +1,12 @@
 //! `hyc run`.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use hyc_runtime::{
-    CancelToken, Event, Finish, GenerateOptions, LoadOptions, Model, Sampling, Session, SessionOptions,
-    Tokenizer, Verify, generate,
+    CancelToken, Event, Finish, GenerateOptions, Sampling, Session, SessionOptions, Tokenizer, Verify,
+    generate,
 };
 use serde_json::json;
 
@@ -75,7 +75,8 @@ pub fn run(args: Args) -> Result<()> {
     check_range("min-p", args.min_p, 0.0, 1.0)?;
     let start = Instant::now();
     let verify = if args.fast_load { Verify::Header } else { Verify::Full };
-    let model = Model::load(&args.model, &LoadOptions { verify })?;
+    let show = !args.quiet && !args.json;
+    let model = super::load(&args.model, verify, show)?;
     let tokenizer = Tokenizer::of(&model)?;
     let options = SessionOptions { threads: args.threads, max_sequences: Some(1), max_tokens: None };
     let mut session = Session::new(&model, &options)?;
@@ -94,13 +95,7 @@ pub fn run(args: Args) -> Result<()> {
         stop: args.stop.clone(),
         stop_tokens: vec![],
     };
-    let show = !args.quiet && !args.json && std::io::stderr().is_terminal();
-    let bar = if show {
-        indicatif::ProgressBar::new(tokens.len() as u64)
-    } else {
-        indicatif::ProgressBar::hidden()
-    };
-    bar.set_message("prefill");
+    let bar = super::progress(show, tokens.len() as u64, "prefill", super::TOKENS);
     let mut times = (Instant::now(), 0.0);
     let mut broken = None;
     let done = generate(&mut session, &tokenizer, &tokens, &options, &cancel, &mut |event| match event {

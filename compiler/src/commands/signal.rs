@@ -17,9 +17,14 @@ pub fn install(on_press: impl Fn() + Send + 'static) -> Result<()> {
     .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot install the Ctrl-C handler: {e}")))
 }
 
+/// Whether Ctrl-C was pressed.
+pub fn pressed() -> bool {
+    PRESSED.load(Ordering::SeqCst)
+}
+
 /// The error of a cancelled phase, where Ctrl-C was pressed.
 pub fn check(phase: &str) -> Result<()> {
-    if PRESSED.load(Ordering::SeqCst) {
+    if pressed() {
         return Err(Error::new(
             ErrorKind::Cancelled,
             format!("cancelled while {phase}; nothing was written"),
