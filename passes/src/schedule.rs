@@ -53,7 +53,13 @@ pub fn run(
         kernels: selected
             .kernels
             .iter()
-            .map(|k| Kernel { name: k.name.clone(), code_offset: 0, code_bytes: 0, scratch_bytes: 0 })
+            .map(|k| Kernel {
+                name: k.name.clone(),
+                code_offset: 0,
+                code_bytes: 0,
+                scratch_bytes: 0,
+                launches: vec![],
+            })
             .collect(),
         chains: chains(graph),
         logits,

@@ -334,8 +334,53 @@ pub struct Kernel {
     pub code_offset: u64,
     /// Bytes of code; 0 in a plan without code.
     pub code_bytes: u64,
-    /// Scratch a thread needs.
+    /// Scratch a thread needs; on a GPU, of the whole kernel, in device memory.
     pub scratch_bytes: u64,
+    /// On a GPU: the functions that make up the kernel, in launch order. Empty on a CPU.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub launches: Vec<Launch>,
+}
+
+/// One function of a GPU kernel. Its parameters are the device address of the
+/// [`StepContext`](crate::abi::StepContext), of each operand in order, and of the kernel's scratch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The function's name in the PTX.
+    pub entry: String,
+    /// Blocks in x and y.
+    pub grid: [Extent; 2],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+}
+
+/// Blocks of a launch along one axis: `ceil(count * per / each)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// Whose count; 1 for [`GridDim::One`].
+    pub dim: GridDim,
+    /// Items for each.
+    pub per: u64,
+    /// Items a block.
+    pub each: u64,
+}
+
+impl Extent {
+    /// `n` blocks, whatever the step's size.
+    pub const fn fixed(n: u64) -> Extent {
+        Extent { dim: GridDim::One, per: n, each: 1 }
+    }
+
+    /// Blocks of a step with these counts.
+    pub fn blocks(&self, tokens: u64, outputs: u64) -> u64 {
+        let count = match self.dim {
+            GridDim::One => 1,
+            GridDim::Tokens => tokens,
+            GridDim::Outputs => outputs,
+        };
+        (count * self.per).div_ceil(self.each)
+    }
 }
 
 /// One hybrid block: an oracle and the sparse layers that reuse its selection and cache.

@@ -171,7 +171,13 @@ pub fn plan() -> Plan {
                 outputs,
             ),
         ],
-        kernels: vec![Kernel { name: "k0".into(), code_offset: 0, code_bytes: 0, scratch_bytes: 0 }],
+        kernels: vec![Kernel {
+            name: "k0".into(),
+            code_offset: 0,
+            code_bytes: 0,
+            scratch_bytes: 0,
+            launches: vec![],
+        }],
         chains: vec![],
         logits: BufferId(5),
     }

@@ -44,6 +44,8 @@ impl Report {
 
 /// No count of a plan is above this.
 const MAX_COUNT: u64 = i32::MAX as u64;
+/// Dynamic shared memory of a block on the largest card.
+const MAX_SHARED_BYTES: u32 = 227 << 10;
 /// No tensor, page or arena has more elements or bytes than this; sums of many still fit.
 const MAX_BYTES: u64 = 1 << 50;
 
@@ -94,6 +96,13 @@ fn sizes(plan: &Plan, report: &mut Report) {
     for kernel in &plan.kernels {
         if kernel.scratch_bytes > MAX_BYTES || kernel.code_offset.checked_add(kernel.code_bytes).is_none() {
             report.add(&kernel.name, "impossible sizes");
+        }
+        for launch in &kernel.launches {
+            // Counts are at most MAX_COUNT, so that products below stay in 64 bits.
+            let extents = launch.grid.iter().all(|e| (1..=MAX_COUNT).contains(&e.per) && e.each > 0);
+            if !extents || !(1..=1024).contains(&launch.threads) || launch.shared_bytes > MAX_SHARED_BYTES {
+                report.add(&kernel.name, format!("`{}` cannot be launched", launch.entry));
+            }
         }
     }
 }

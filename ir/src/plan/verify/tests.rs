@@ -99,7 +99,13 @@ fn plan() -> Plan {
             step("gather", None, StepOp::GatherRows { width: 16 }, vec![b(4), b(5)], 0, outputs),
             step("logits", None, linear, vec![b(5), w(5), b(6)], 2, outputs),
         ],
-        kernels: vec![Kernel { name: "k".into(), code_offset: 0, code_bytes: 0, scratch_bytes: 0 }],
+        kernels: vec![Kernel {
+            name: "k".into(),
+            code_offset: 0,
+            code_bytes: 0,
+            scratch_bytes: 0,
+            launches: vec![],
+        }],
         chains: vec![],
         logits: BufferId(6),
     }
