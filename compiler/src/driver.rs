@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
 
 /// The target kinds that this build carries.
-pub const TARGETS: &[&str] = &["cpu"];
+pub const TARGETS: &[&str] = if cfg!(feature = "llvm") { &["cpu", "sm_90a"] } else { &["cpu"] };
 
 /// What `hyc compile` may start from.
 pub struct Input {
@@ -72,8 +72,9 @@ pub fn check_target(kind: &str) -> Result<()> {
     if TARGETS.contains(&kind) {
         return Ok(());
     }
+    let more = if cfg!(feature = "llvm") { "" } else { "; GPU targets need a build with the feature `llvm`" };
     Err(Error::new(ErrorKind::Unsupported, format!("this build of hyc has no target `{kind}`"))
-        .help(format!("it carries: {}", TARGETS.join(", "))))
+        .help(format!("it carries: {}{more}", TARGETS.join(", "))))
 }
 
 /// How a pass went.
@@ -98,13 +99,8 @@ pub struct Lowered {
 
 /// Runs the passes. `observer` sees the graph after each of them.
 pub fn lower(graph: Graph, level: cpu::Level, observer: &mut dyn FnMut(&PassReport)) -> Result<Lowered> {
-    let target = CpuTarget { level };
     let mut passes = Vec::new();
-    let options = PipelineOptions {
-        supports: &cpu::supports,
-        arch: target.arch().to_string(),
-        features: target.features(),
-    };
+    let options = pipeline_options(&graph.header.target, level);
     let compiled = hyc_passes::run(graph, &options, &mut |report| {
         passes.push(PassTime { name: report.name, changes: report.changes, seconds: report.seconds });
         observer(report);
@@ -113,9 +109,24 @@ pub fn lower(graph: Graph, level: cpu::Level, observer: &mut dyn FnMut(&PassRepo
     Ok(Lowered { graph: compiled.graph, plan: compiled.plan, passes })
 }
 
-/// The machine code of all kernels of a plan.
+#[cfg(feature = "llvm")]
+fn gpu_options() -> PipelineOptions<'static> {
+    PipelineOptions { supports: &hyc_kernels::gpu::supports, arch: String::new(), features: Vec::new() }
+}
+
+fn pipeline_options(kind: &str, level: cpu::Level) -> PipelineOptions<'static> {
+    #[cfg(feature = "llvm")]
+    if kind != "cpu" {
+        return gpu_options();
+    }
+    let _ = kind;
+    let target = CpuTarget { level };
+    PipelineOptions { supports: &cpu::supports, arch: target.arch().to_string(), features: target.features() }
+}
+
+/// The code of all kernels of a plan.
 pub struct Code {
-    /// Kernels one after the other, each aligned to 64 bytes.
+    /// Machine code, kernels one after the other, each aligned to 64 bytes; for a GPU its PTX.
     pub blob: Vec<u8>,
     /// Disassembly, where it was asked for.
     pub asm: String,
@@ -126,6 +137,12 @@ pub struct Code {
 /// Generates the kernels and writes their places into `plan`.
 pub fn generate_code(plan: &mut Plan, level: cpu::Level, want_asm: bool) -> Result<Code> {
     let start = Instant::now();
+    #[cfg(feature = "llvm")]
+    if plan.target.kind != "cpu" {
+        let ptx = gpu_code(plan)?;
+        let seconds = start.elapsed().as_secs_f64();
+        return Ok(Code { blob: ptx.text.into_bytes(), asm: String::new(), seconds });
+    }
     let target = CpuTarget { level };
     let mut code = Code { blob: Vec::new(), asm: String::new(), seconds: 0.0 };
     for index in 0..plan.kernels.len() {
@@ -148,14 +165,33 @@ pub fn generate_code(plan: &mut Plan, level: cpu::Level, want_asm: bool) -> Resu
     Ok(code)
 }
 
-/// A relocatable object with one symbol a kernel, for the system's linker.
-pub fn object(plan: &Plan, level: cpu::Level) -> Result<Vec<u8>> {
-    let specs: Vec<_> = (0..plan.kernels.len())
+/// Generates a GPU plan's kernels and writes how they are launched into `plan`.
+#[cfg(feature = "llvm")]
+pub fn gpu_code(plan: &mut Plan) -> Result<hyc_kernels::gpu::Ptx> {
+    let ptx = hyc_kernels::gpu::compile(&specs(plan))
+        .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+    for (entry, kernel) in plan.kernels.iter_mut().zip(&ptx.kernels) {
+        entry.code_offset = 0;
+        entry.code_bytes = ptx.text.len() as u64;
+        entry.scratch_bytes = kernel.scratch_bytes;
+        entry.launches.clone_from(&kernel.launches);
+    }
+    Ok(ptx)
+}
+
+/// Name and spec of each kernel.
+fn specs(plan: &Plan) -> Vec<(String, hyc_ir::plan::KernelSpec)> {
+    (0..plan.kernels.len())
         .filter_map(|index| {
             let step = plan.steps.iter().find(|step| step.kernel.index() == index)?;
             Some((plan.kernels[index].name.clone(), plan.spec(step)))
         })
-        .collect();
+        .collect()
+}
+
+/// A relocatable object with one symbol a kernel, for the system's linker.
+pub fn object(plan: &Plan, level: cpu::Level) -> Result<Vec<u8>> {
+    let specs = specs(plan);
     let kernels: Vec<_> = specs.iter().map(|(name, spec)| (name.clone(), spec)).collect();
     cpu::emit_object(&kernels, &CpuTarget { level })
         .map_err(|e| Error::new(ErrorKind::Internal, format!("object file: {e}")))

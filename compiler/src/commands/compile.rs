@@ -92,6 +92,10 @@ enum Emit {
     Asm,
     /// A relocatable object with the kernels
     Obj,
+    /// A GPU's kernels as LLVM builds them, before optimisation
+    Llvm,
+    /// A GPU's kernels as PTX
+    Ptx,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -160,9 +164,29 @@ fn render(form: Emit, mut lowered: Lowered, level: Level) -> Result<Vec<u8>> {
         Emit::Graph => lowered.graph.to_string().into_bytes(),
         Emit::Dot => driver::dot(&lowered.graph).into_bytes(),
         Emit::Plan => write::plan_json(&lowered.plan, true)?.into_bytes(),
+        Emit::Llvm | Emit::Ptx => gpu_text(form, &mut lowered.plan)?.into_bytes(),
+        Emit::Asm | Emit::Obj if lowered.plan.target.kind != "cpu" => {
+            return Err(Error::new(ErrorKind::Usage, "asm and obj are forms of host code")
+                .help("for a GPU: `--emit llvm` or `--emit ptx`"));
+        }
         Emit::Asm => driver::generate_code(&mut lowered.plan, level, true)?.asm.into_bytes(),
         Emit::Obj => driver::object(&lowered.plan, level)?,
     })
+}
+
+fn gpu_text(form: Emit, plan: &mut Plan) -> Result<String> {
+    if plan.target.kind == "cpu" {
+        let message = format!("{} is a form of GPU code", if form == Emit::Ptx { "ptx" } else { "llvm" });
+        return Err(Error::new(ErrorKind::Usage, message).help("add `--target sm_90a`"));
+    }
+    #[cfg(feature = "llvm")]
+    {
+        let code = driver::gpu_code(plan)?;
+        Ok(if form == Emit::Ptx { code.text } else { code.llvm })
+    }
+    // A plan for a GPU does not come this far without the feature.
+    #[cfg(not(feature = "llvm"))]
+    driver::check_target(&plan.target.kind).map(|()| String::new())
 }
 
 /// To standard output, or atomically to the file that `-o` names.

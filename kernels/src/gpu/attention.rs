@@ -1,0 +1,424 @@
+//! The attentions. Block: one (token, KV head); four warps share the pages of its context.
+//!
+//! ```text
+//! warp w takes pages w, w + 4, ...     lane: tokens lane, lane + 32 of a page      (scores: K is [dim][token])
+//!   s = scale q K, masked              lane: elements lane, lane + 32, ... of V    (V is [token][dim])
+//!   running maximum, sum, accumulator  (Milakov and Gimelshein, 1805.02867)
+//! the warps' states are merged in shared memory, with the sink
+//! ```
+//! A group's query heads go in tiles of four. Reference: `reference::attention`.
+
+use std::mem::offset_of;
+
+use hyc_ir::abi::StepContext;
+use hyc_ir::plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, SelectShape};
+
+use super::emit::{Emit, Float, Int, LANES, Ptr, Var, WARP};
+use super::qkv::{page_offset, spec_cache};
+use super::{Maker, stride, topk};
+
+/// Warps and threads of a block.
+pub const WARPS: u64 = 4;
+pub const THREADS: u64 = WARPS * WARP;
+/// Query heads at a time: their sums stay in registers.
+const TILE: u64 = 4;
+
+/// The (token, KV head) of a block.
+#[derive(Clone, Copy)]
+struct Item<'c> {
+    row: Int<'c>,
+    kv_head: Int<'c>,
+    position: Int<'c>,
+    sequence: Int<'c>,
+}
+
+/// Which pages a branch reads.
+#[derive(Clone, Copy)]
+enum Source<'c> {
+    /// All from this token on.
+    From(Int<'c>),
+    /// Those that a list names.
+    Listed(Ptr<'c>, SelectShape),
+}
+
+/// One softmax over one cache.
+struct Branch<'c> {
+    shape: AttnShape,
+    cache: CacheSpec,
+    cache_at: usize,
+    source: Source<'c>,
+    sink: Option<usize>,
+    /// `[group][max_blocks]` that get each page's largest logit.
+    block_max: Option<(Ptr<'c>, u64)>,
+    /// `[group]` in shared memory that get the log-sum-exp.
+    lse: Option<Ptr<'c>>,
+}
+
+/// What a block keeps in shared memory.
+struct Shared<'c> {
+    /// `[group][qk_dim]`
+    q: Ptr<'c>,
+    /// `[warp][TILE][page]`
+    p: Ptr<'c>,
+    /// `[warp][TILE]` each.
+    max: Ptr<'c>,
+    sum: Ptr<'c>,
+    /// `[warp][TILE][v_dim]`
+    acc: Ptr<'c>,
+}
+
+fn group(shape: AttnShape) -> u64 {
+    shape.heads / shape.kv_heads
+}
+
+/// The block's item, with the group's queries in shared memory.
+fn begin<'c>(e: &Emit<'c>, spec: &KernelSpec, shape: AttnShape, page: u64) -> (Item<'c>, Shared<'c>) {
+    let (row, kv_head) = e.div_rem(e.block_x(), shape.kv_heads);
+    let list = |offset| e.load_int(e.list(offset), row);
+    let position = list(offset_of!(StepContext, positions));
+    let sequence = list(offset_of!(StepContext, sequence));
+    let shared = Shared {
+        q: e.shared(group(shape) * shape.qk_dim),
+        p: e.shared(WARPS * TILE * page),
+        max: e.shared(WARPS * TILE),
+        sum: e.shared(WARPS * TILE),
+        acc: e.shared(WARPS * TILE * shape.v_dim),
+    };
+    let width = group(shape) * shape.qk_dim;
+    let q = e.at(e.operand(0), e.add(e.mul_const(row, stride(spec, 0)), e.mul_const(kv_head, width)));
+    e.each(e.thread(), e.int(width), THREADS, |e, i| e.store(shared.q, i, e.load(q, i).into()));
+    e.barrier();
+    (Item { row, kv_head, position, sequence }, shared)
+}
+
+/// The state of one warp for one tile of heads.
+struct State<'c> {
+    max: Vec<Var<'c>>,
+    sum: Vec<Var<'c>>,
+    /// `[head][ceil(v_dim / 32)]`
+    acc: Vec<Vec<Var<'c>>>,
+}
+
+impl<'c> Branch<'c> {
+    /// Runs the branch; `out` gets (head of the group, element, value), each exactly once a block and always
+    /// in the same thread.
+    fn run(
+        &self,
+        e: &Emit<'c>,
+        item: Item<'c>,
+        s: &Shared<'c>,
+        out: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>),
+    ) {
+        for first in (0..group(self.shape)).step_by(TILE as usize) {
+            let heads = TILE.min(group(self.shape) - first);
+            let slots = self.shape.v_dim.div_ceil(WARP);
+            let state = State {
+                max: (0..heads).map(|_| e.float_var(f32::NEG_INFINITY)).collect(),
+                sum: (0..heads).map(|_| e.float_var(0.0)).collect(),
+                acc: (0..heads).map(|_| (0..slots).map(|_| e.float_var(0.0)).collect()).collect(),
+            };
+            self.pages(e, item, s, first, &state);
+            self.merge(e, item, s, first, &state, out);
+        }
+    }
+
+    fn pages(&self, e: &Emit<'c>, item: Item<'c>, s: &Shared<'c>, first: u64, state: &State<'c>) {
+        let warp = e.div_rem(e.thread(), WARP).0;
+        let page = self.cache.page;
+        let zero = e.int(0);
+        let seen = e.add_const(item.position, 1);
+        match self.source {
+            Source::From(from) => {
+                let begin = e.div_rem(from, page).0;
+                let end = e.add_const(e.div_rem(item.position, page).0, 1);
+                e.each(e.add(begin, warp), end, WARPS, |e, logical| {
+                    let start = e.mul_const(logical, page);
+                    let lo = e.max(e.sub(from, start), zero);
+                    let hi = e.min(e.sub(seen, start), e.int(page));
+                    self.page(e, item, s, first, state, logical, (lo, hi));
+                });
+            }
+            Source::Listed(list, select) => e.each(warp, e.int(select.blocks), WARPS, |e, slot| {
+                let logical = e.load_int(list, slot);
+                let start = e.mul_const(logical, page);
+                let visible = e.and(e.ge(logical, zero), e.lt(start, seen));
+                e.when(visible, |e| {
+                    let hi = e.min(e.sub(seen, start), e.int(page));
+                    self.page(e, item, s, first, state, logical, (zero, hi));
+                });
+            }),
+        }
+    }
+
+    /// Takes in one page, of which tokens lo..hi are visible; there is at least one.
+    #[allow(clippy::too_many_arguments, reason = "a page, its span, and the state it goes into")]
+    fn page(
+        &self,
+        e: &Emit<'c>,
+        item: Item<'c>,
+        s: &Shared<'c>,
+        first: u64,
+        state: &State<'c>,
+        logical: Int<'c>,
+        (lo, hi): (Int<'c>, Int<'c>),
+    ) {
+        let (warp, lane) = e.div_rem(e.thread(), WARP);
+        let (cache, heads) = (&self.cache, state.max.len() as u64);
+        let base =
+            e.at_elem(cache.elem, e.operand(self.cache_at), page_offset(e, cache, item.sequence, logical));
+        let keys = e.at_elem(cache.elem, base, e.mul_const(item.kv_head, cache.qk_dim * cache.page));
+        let values = e.mul_const(item.kv_head, cache.page * cache.v_pad());
+        let values = e.at_elem(cache.elem, base, e.add_const(values, cache.v_offset(0) as i64));
+        let tokens: Vec<Int<'c>> =
+            (0..cache.page.div_ceil(WARP)).map(|j| e.add_const(lane, (32 * j) as i64)).collect();
+        let scores: Vec<Vec<Var<'c>>> =
+            (0..heads).map(|_| tokens.iter().map(|_| e.float_var(0.0)).collect()).collect();
+        let inside: Vec<Int<'c>> = tokens.iter().map(|t| e.min(*t, e.int(cache.page - 1))).collect();
+        e.each(e.int(0), e.int(cache.qk_dim), 1, |e, d| {
+            let row = e.mul_const(d, cache.page);
+            let k: Vec<Float<'c>> =
+                inside.iter().map(|t| e.load_elem(cache.elem, keys, e.add(row, *t))).collect();
+            for (h, scores) in scores.iter().enumerate() {
+                let q = e.load(s.q, e.add_const(d, ((first + h as u64) * cache.qk_dim) as i64));
+                scores.iter().zip(&k).for_each(|(score, k)| e.accumulate(*score, q, *k));
+            }
+        });
+        let scale = e.float(1.0 / (cache.qk_dim as f32).sqrt());
+        let none = e.float(f32::NEG_INFINITY);
+        let p = e.at(s.p, e.mul_const(warp, TILE * cache.page));
+        for (h, scores) in scores.iter().enumerate() {
+            let masked: Vec<Float<'c>> = scores
+                .iter()
+                .zip(&tokens)
+                .map(|(score, t)| {
+                    let visible = e.and(e.ge(*t, lo), e.lt(*t, hi));
+                    e.pick_float(visible, e.fmul(e.get_float(*score), scale), none)
+                })
+                .collect();
+            let most = e.warp_max(masked.iter().fold(none, |most, x| e.fmax(most, *x)));
+            if let Some((table, blocks)) = self.block_max {
+                let at = e.add_const(logical, ((first + h as u64) * blocks) as i64);
+                e.when(e.eq(lane, e.int(0)), |e| e.store(table, at, most.into()));
+            }
+            let old = e.get_float(state.max[h]);
+            let new = e.fmax(old, most);
+            let shrink = e.exp(e.fsub(old, new));
+            let mut added = e.float(0.0);
+            for (x, t) in masked.iter().zip(&tokens) {
+                let y = e.exp(e.fsub(*x, new));
+                added = e.fadd(added, y);
+                let at = e.add_const(*t, (h as u64 * cache.page) as i64);
+                e.when(e.lt(*t, e.int(cache.page)), |e| e.store(p, at, y.into()));
+            }
+            let added = e.warp_sum(added, &LANES);
+            e.set(state.max[h], new.into());
+            e.set(state.sum[h], e.fma(e.get_float(state.sum[h]), shrink, added).into());
+            for acc in &state.acc[h] {
+                e.set(*acc, e.fmul(e.get_float(*acc), shrink).into());
+            }
+        }
+        e.warp_barrier();
+        e.each(lo, hi, 1, |e, t| {
+            let row = e.mul_const(t, cache.v_pad());
+            for slot in 0..state.acc[0].len() {
+                let element = e.min(e.add_const(lane, 32 * slot as i64), e.int(cache.v_dim - 1));
+                let v = e.load_elem(cache.elem, values, e.add(row, element));
+                for (h, acc) in state.acc.iter().enumerate() {
+                    let p = e.load(p, e.add_const(t, (h as u64 * cache.page) as i64));
+                    e.accumulate(acc[slot], p, v);
+                }
+            }
+        });
+        e.warp_barrier();
+    }
+
+    /// Merges the warps' states and gives the results.
+    fn merge(
+        &self,
+        e: &Emit<'c>,
+        item: Item<'c>,
+        s: &Shared<'c>,
+        first: u64,
+        state: &State<'c>,
+        out: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>),
+    ) {
+        let (warp, lane) = e.div_rem(e.thread(), WARP);
+        let (heads, v_dim) = (state.max.len() as u64, self.shape.v_dim);
+        for h in 0..heads as usize {
+            let at = e.add_const(e.mul_const(warp, TILE), h as i64);
+            e.when(e.eq(lane, e.int(0)), |e| {
+                e.store(s.max, at, e.get(state.max[h]));
+                e.store(s.sum, at, e.get(state.sum[h]));
+            });
+            for (slot, acc) in state.acc[h].iter().enumerate() {
+                let element = e.add_const(lane, 32 * slot as i64);
+                e.when(e.lt(element, e.int(v_dim)), |e| {
+                    e.store(s.acc, e.add(e.mul_const(at, v_dim), element), e.get(*acc));
+                });
+            }
+        }
+        e.barrier();
+        // (maximum, sum, factors of the warps) of head h of the tile, the sink included.
+        let closed = |e: &Emit<'c>, h: Int<'c>| {
+            let places: Vec<Int<'c>> = (0..WARPS).map(|w| e.add_const(h, (w * TILE) as i64)).collect();
+            let sink = self.sink.map(|at| {
+                let head = e.add(e.mul_const(item.kv_head, group(self.shape)), e.add_const(h, first as i64));
+                e.load(e.operand(at), head)
+            });
+            let most = places.iter().map(|at| e.load(s.max, *at));
+            let most = most.fold(sink.unwrap_or(e.float(f32::NEG_INFINITY)), |most, x| e.fmax(most, x));
+            let factors: Vec<Float<'c>> =
+                places.iter().map(|at| e.exp(e.fsub(e.load(s.max, *at), most))).collect();
+            let extra = sink.map_or(e.float(0.0), |sink| e.exp(e.fsub(sink, most)));
+            let sum = places.iter().zip(&factors);
+            let sum = sum.fold(extra, |sum, (at, factor)| e.fma(e.load(s.sum, *at), *factor, sum));
+            (most, sum, factors)
+        };
+        e.each(e.thread(), e.int(heads * v_dim), THREADS, |e, i| {
+            let (h, element) = e.div_rem(i, v_dim);
+            let (_, sum, factors) = closed(e, h);
+            let total = factors.iter().enumerate().fold(e.float(0.0), |total, (w, factor)| {
+                let at = e.mul_const(e.add_const(h, (w as u64 * TILE) as i64), v_dim);
+                e.fma(e.load(s.acc, e.add(at, element)), *factor, total)
+            });
+            out(e, e.add_const(h, first as i64), element, e.fdiv(total, sum));
+        });
+        if let Some(lse) = self.lse {
+            e.when(e.lt(e.thread(), e.int(heads)), |e| {
+                let (most, sum, _) = closed(e, e.thread());
+                e.store(lse, e.add_const(e.thread(), first as i64), e.fadd(most, e.ln(sum)).into());
+            });
+        }
+        e.barrier();
+    }
+}
+
+/// Where (head of the group, element) of the block's item lies in output operand `at`.
+fn place<'c>(
+    e: &Emit<'c>,
+    spec: &KernelSpec,
+    shape: AttnShape,
+    at: usize,
+    item: Item<'c>,
+    h: Int<'c>,
+) -> Int<'c> {
+    let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
+    e.add(e.mul_const(item.row, stride(spec, at)), e.mul_const(head, shape.v_dim))
+}
+
+/// The first token that a window sees.
+fn window_start<'c>(e: &Emit<'c>, item: Item<'c>, width: u64) -> Int<'c> {
+    e.max(e.add_const(item.position, 1 - width as i64), e.int(0))
+}
+
+/// The item's list in selection operand `at`.
+fn list<'c>(e: &Emit<'c>, spec: &KernelSpec, item: Item<'c>, at: usize, select: SelectShape) -> Ptr<'c> {
+    let index = e.add(e.mul_const(item.row, stride(spec, at)), e.mul_const(item.kv_head, select.blocks));
+    e.at(e.operand(at), index)
+}
+
+fn grid(k: &Maker<'_, '_>, shape: AttnShape) -> [Extent; 2] {
+    [k.rows(shape.kv_heads, 1), Extent::fixed(1)]
+}
+
+/// `FullAttention`, and `OracleAttention` where there is something to select.
+pub fn full(k: &mut Maker<'_, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
+    let spec = k.spec;
+    let cache = spec_cache(spec, 1);
+    let blocks = spec.max_context.div_ceil(cache.page);
+    let scores = group(shape) * blocks;
+    let scratch = if select.is_some() { k.scratch(4 * spec.max_rows * shape.kv_heads * scores) } else { 0 };
+    let (out_at, sink_at) = (2 + usize::from(sink), sink.then_some(2));
+    k.launch("", grid(k, shape), THREADS, |e| {
+        let (item, shared) = begin(e, spec, shape, cache.page);
+        let table = e.at(e.at(e.scratch(), e.int(scratch)), e.mul_const(e.wide(e.block_x()), scores));
+        let lse = select.map(|_| e.shared(group(shape)));
+        let branch = Branch {
+            shape,
+            cache,
+            cache_at: 1,
+            source: Source::From(e.int(0)),
+            sink: sink_at,
+            block_max: select.map(|_| (table, blocks)),
+            lse,
+        };
+        branch.run(e, item, &shared, &|e, h, element, y| {
+            let at = e.add(place(e, spec, shape, out_at, item, h), element);
+            e.store(e.operand(out_at), at, y.into());
+        });
+        if let (Some(select), Some(lse)) = (select, lse) {
+            let visible = e.add_const(e.div_rem(item.position, cache.page).0, 1);
+            let scores = topk::Scores { table, blocks, group: group(shape), lse };
+            scores.select(e, visible, select.blocks, list(e, spec, item, out_at + 1, select));
+        }
+    });
+}
+
+/// `WindowAttention`.
+pub fn window(k: &mut Maker<'_, '_>, shape: AttnShape, window: u64, sink: bool) {
+    let spec = k.spec;
+    let cache = spec_cache(spec, 1);
+    let (out_at, sink_at) = (2 + usize::from(sink), sink.then_some(2));
+    k.launch("", grid(k, shape), THREADS, |e| {
+        let (item, shared) = begin(e, spec, shape, cache.page);
+        let source = Source::From(window_start(e, item, window));
+        let branch = Branch { shape, cache, cache_at: 1, source, sink: sink_at, block_max: None, lse: None };
+        branch.run(e, item, &shared, &|e, h, element, y| {
+            let at = e.add(place(e, spec, shape, out_at, item, h), element);
+            e.store(e.operand(out_at), at, y.into());
+        });
+    });
+}
+
+/// `SparseAttention`.
+pub fn sparse(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, sink: bool) {
+    let spec = k.spec;
+    let cache = spec_cache(spec, 1);
+    let (out_at, sink_at) = (3 + usize::from(sink), sink.then_some(3));
+    k.launch("", grid(k, shape), THREADS, |e| {
+        let (item, shared) = begin(e, spec, shape, cache.page);
+        let source = Source::Listed(list(e, spec, item, 2, select), select);
+        let branch = Branch { shape, cache, cache_at: 1, source, sink: sink_at, block_max: None, lse: None };
+        branch.run(e, item, &shared, &|e, h, element, y| {
+            let at = e.add(place(e, spec, shape, out_at, item, h), element);
+            e.store(e.operand(out_at), at, y.into());
+        });
+    });
+}
+
+/// `HybridAttention`: both branches, each with its gate, summed.
+pub fn hybrid(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, window: u64, mode: GateMode) {
+    let spec = k.spec;
+    let (far, near) = (spec_cache(spec, 1), spec_cache(spec, 4));
+    let out_at = spec.operands.len() - 1;
+    k.launch("", grid(k, shape), THREADS, |e| {
+        let (item, shared) = begin(e, spec, shape, far.page.max(near.page));
+        let branches = [
+            (far, 1, Source::Listed(list(e, spec, item, 2, select), select), 3, 6),
+            (near, 4, Source::From(window_start(e, item, window)), 5, 7),
+        ];
+        for (i, (cache, cache_at, source, sink, gate_at)) in branches.into_iter().enumerate() {
+            let branch =
+                Branch { shape, cache, cache_at, source, sink: Some(sink), block_max: None, lse: None };
+            branch.run(e, item, &shared, &|e, h, element, y| {
+                let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
+                let column = match mode {
+                    GateMode::None => None,
+                    GateMode::Head => Some(head),
+                    GateMode::Elementwise => Some(e.add(e.mul_const(head, shape.v_dim), element)),
+                };
+                let mut y = y;
+                if let Some(column) = column {
+                    let at = e.add(e.mul_const(item.row, stride(spec, gate_at)), column);
+                    y = e.fmul(y, e.sigmoid(e.load(e.operand(gate_at), at)));
+                }
+                let at = e.add(place(e, spec, shape, out_at, item, h), element);
+                if i > 0 {
+                    // The first branch's value: written by this thread.
+                    y = e.fadd(y, e.load(e.operand(out_at), at));
+                }
+                e.store(e.operand(out_at), at, y.into());
+            });
+        }
+    });
+}

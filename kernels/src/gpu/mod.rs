@@ -1,0 +1,209 @@
+//! GPU kernels through LLVM: PTX for `sm_90a`, shapes constant.
+//!
+//! A kernel takes the addresses of the step's context, of its operands and of its scratch, laid out as
+//! [`hyc_ir::abi`] says: weights, caches and activations are those of the CPU's kernels, so one reference
+//! serves both.
+
+mod attention;
+mod emit;
+mod linear;
+mod moe;
+mod pointwise;
+mod product;
+mod qkv;
+mod topk;
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+
+use hyc_ir::plan::{Elem, Extent, GridDim, KernelSpec, Launch, Layout, OperandSpec, Rows, StepOp};
+use inkwell::OptimizationLevel;
+use inkwell::context::Context;
+use inkwell::module::Module;
+use inkwell::passes::PassBuilderOptions;
+use inkwell::targets::{
+    CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetTriple,
+};
+
+use emit::Emit;
+
+/// The targets that this back end knows.
+pub const TARGETS: [&str; 1] = ["sm_90a"];
+
+/// Why no code came out; each is a bug of this back end, since [`supports`] was asked first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuError(String);
+
+impl fmt::Display for GpuError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GPU code generation failed: {}", self.0)
+    }
+}
+
+impl std::error::Error for GpuError {}
+
+/// All kernels of a plan.
+#[derive(Debug, Clone)]
+pub struct Ptx {
+    /// The PTX of all functions.
+    pub text: String,
+    /// LLVM's text before optimisation.
+    pub llvm: String,
+    /// One entry a spec, in order.
+    pub kernels: Vec<GpuKernel>,
+}
+
+/// How one kernel is launched.
+#[derive(Debug, Clone, Default)]
+pub struct GpuKernel {
+    /// Functions, in order.
+    pub launches: Vec<Launch>,
+    /// Scratch of the whole kernel in device memory, in bytes.
+    pub scratch_bytes: u64,
+}
+
+/// Whether there is a kernel for this; the reason where there is none.
+pub fn supports(spec: &KernelSpec) -> Result<(), String> {
+    let wide = |what: &str, n: u64, most: u64| {
+        if n > most { Err(format!("{what} of {n}: the GPU kernels take {most} at most")) } else { Ok(()) }
+    };
+    for operand in &spec.operands {
+        match operand {
+            OperandSpec::Weight { layout: Layout::Panels { count, out, inn, .. }, .. } => {
+                // Indices inside a matrix are 32 bits.
+                wide("a matrix", count.saturating_mul(*out).saturating_mul(*inn) / 16, 1 << 31)?;
+            }
+            OperandSpec::Cache(cache) => {
+                wide("a head", cache.qk_dim.max(cache.v_dim), 256)?;
+                wide("a page", cache.page, 128)?;
+            }
+            _ => {}
+        }
+    }
+    match spec.op {
+        StepOp::Router { experts, active } => {
+            wide("a router", experts, 4096)?;
+            wide("a router's choice", active, 64)
+        }
+        StepOp::FullAttention { shape, .. }
+        | StepOp::OracleAttention { shape, .. }
+        | StepOp::WindowAttention { shape, .. }
+        | StepOp::SparseAttention { shape, .. }
+        | StepOp::HybridAttention { shape, .. } => wide("a group", shape.heads / shape.kv_heads, 32),
+        _ => Ok(()),
+    }
+}
+
+/// A kernel being made: its spec, its name, and the functions so far.
+pub(crate) struct Maker<'c, 's> {
+    context: &'c Context,
+    module: &'c Module<'c>,
+    name: &'s str,
+    spec: &'s KernelSpec,
+    kernel: GpuKernel,
+}
+
+impl<'c> Maker<'c, '_> {
+    /// Adds one function; `part` tells it from others of this kernel.
+    fn launch(&mut self, part: &str, grid: [Extent; 2], threads: u64, body: impl FnOnce(&Emit<'c>)) {
+        let entry = format!("{}{part}", self.name);
+        let e = Emit::new(self.context, self.module, &entry, self.spec.operands.len(), threads as u32);
+        body(&e);
+        e.finish();
+        self.kernel.launches.push(Launch { entry, grid, threads: threads as u32, shared_bytes: 0 });
+    }
+
+    /// `per` items a row, `each` of them a block.
+    fn rows(&self, per: u64, each: u64) -> Extent {
+        let dim = if self.spec.rows == Rows::Tokens { GridDim::Tokens } else { GridDim::Outputs };
+        Extent { dim, per, each }
+    }
+
+    /// Bytes of scratch, aligned; returns their offset in 4-byte elements.
+    fn scratch(&mut self, bytes: u64) -> u64 {
+        let at = self.kernel.scratch_bytes;
+        self.kernel.scratch_bytes += bytes.next_multiple_of(256);
+        at / 4
+    }
+}
+
+fn machine() -> Result<TargetMachine, GpuError> {
+    Target::initialize_nvptx(&InitializationConfig::default());
+    let triple = TargetTriple::create("nvptx64-nvidia-cuda");
+    let target = Target::from_triple(&triple).map_err(|e| GpuError(e.to_string()))?;
+    let options = (OptimizationLevel::Aggressive, RelocMode::Default, CodeModel::Default);
+    target
+        .create_target_machine(&triple, "sm_90a", "+ptx87", options.0, options.1, options.2)
+        .ok_or_else(|| GpuError("this LLVM has no target machine for sm_90a".into()))
+}
+
+/// Generates the kernels of `specs` as one PTX text. Names must be unique.
+pub fn compile(specs: &[(String, KernelSpec)]) -> Result<Ptx, GpuError> {
+    let machine = machine()?;
+    let context = Context::create();
+    // The context owns the module and frees it.
+    let module = ManuallyDrop::new(context.create_module("hyc"));
+    module.set_triple(&machine.get_triple());
+    module.set_data_layout(&machine.get_target_data().get_data_layout());
+    let mut kernels = Vec::with_capacity(specs.len());
+    for (name, spec) in specs {
+        // PTX names take letters, digits, `_` and `$`.
+        let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let mut maker =
+            Maker { context: &context, module: &module, name: &name, spec, kernel: GpuKernel::default() };
+        build(&mut maker);
+        kernels.push(maker.kernel);
+    }
+    let llvm = module.print_to_string().to_string();
+    module.verify().map_err(|e| GpuError(e.to_string()))?;
+    module
+        .run_passes("default<O3>", &machine, PassBuilderOptions::create())
+        .map_err(|e| GpuError(e.to_string()))?;
+    let text =
+        machine.write_to_memory_buffer(&module, FileType::Assembly).map_err(|e| GpuError(e.to_string()))?;
+    let text = String::from_utf8_lossy(text.as_slice()).trim_end_matches('\0').to_string();
+    Ok(Ptx { text, llvm, kernels })
+}
+
+fn build(k: &mut Maker<'_, '_>) {
+    match k.spec.op {
+        StepOp::Embed { hidden, .. } => pointwise::embed(k, hidden),
+        StepOp::RmsNorm { groups, width, eps } => pointwise::rms_norm(k, groups, width, eps),
+        StepOp::Linear { inn, norm, epilogue, .. } => linear::linear(k, inn, norm, epilogue),
+        StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv } => {
+            qkv::qkv_append(k, &qkv::Qkv { inn, shape, norm, qk_norm, rope, own_kv });
+        }
+        StepOp::Rope { heads, dim, rope } => qkv::rope(k, heads, dim, rope),
+        StepOp::Append { kv_heads, qk_dim, v_dim } => qkv::append(k, kv_heads, qk_dim, v_dim),
+        StepOp::Add { width } => pointwise::binary(k, width, |e, a, b| e.fadd(a, b)),
+        StepOp::SiluMul { width } => pointwise::binary(k, width, |e, a, b| e.fmul(e.silu(a), b)),
+        StepOp::Gate { heads, v_dim, mode } => pointwise::gate(k, heads, v_dim, mode),
+        StepOp::FullAttention { shape, sink } => attention::full(k, shape, sink, None),
+        StepOp::OracleAttention { shape, sink, select } => attention::full(k, shape, sink, Some(select)),
+        StepOp::WindowAttention { shape, window, sink } => attention::window(k, shape, window, sink),
+        StepOp::SparseAttention { shape, select, sink } => attention::sparse(k, shape, select, sink),
+        StepOp::HybridAttention { shape, select, window, gate } => {
+            attention::hybrid(k, shape, select, window, gate);
+        }
+        StepOp::Router { experts, active } => moe::router(k, experts, active),
+        StepOp::ExpertsUp { inn, ffn, active, .. } => moe::up(k, inn, ffn, active),
+        StepOp::ExpertsDown { active, ffn, out, .. } => moe::down(k, active, ffn, out),
+        StepOp::GatherRows { width } => pointwise::gather(k, width),
+    }
+}
+
+/// Elements from row to row of tensor operand `i`.
+pub(crate) fn stride(spec: &KernelSpec, i: usize) -> u64 {
+    match spec.operands[i] {
+        OperandSpec::Tensor { stride, .. } => stride,
+        _ => 0,
+    }
+}
+
+/// Element type and panels of one matrix of weight operand `i`.
+pub(crate) fn weight(spec: &KernelSpec, i: usize) -> (Elem, Layout) {
+    match spec.operands[i] {
+        OperandSpec::Weight { elem, layout } => (elem, layout),
+        _ => (Elem::F32, Layout::Vector { len: 0 }),
+    }
+}

@@ -1,0 +1,259 @@
+//! `QkvAppend`, `Rope`, `Append`. Reference: `reference::linear::qkv_append`, `reference::pointwise`.
+//!
+//! Two functions: the projections of all heads, a panel a block, to scratch `[rows][all heads' columns]`; then
+//! a warp a (row, head) normalises, rotates, and stores q or appends to the cache.
+
+use std::mem::offset_of;
+
+use hyc_ir::abi::{PANEL, StepContext};
+use hyc_ir::plan::{AttnShape, CachePolicy, CacheSpec, Extent, OperandSpec, RopeSpec};
+
+use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
+use super::linear::{input, mine, panel_at, tile};
+use super::product::{self, THREADS};
+use super::{Maker, stride, weight};
+
+/// The op's attributes.
+pub struct Qkv {
+    pub inn: u64,
+    pub shape: AttnShape,
+    pub norm: Option<f64>,
+    pub qk_norm: Option<f64>,
+    pub rope: RopeSpec,
+    pub own_kv: bool,
+}
+
+/// One of q, k, v in scratch: its heads, their width, and its first column.
+#[derive(Clone, Copy)]
+struct Part {
+    heads: u64,
+    dim: u64,
+    column: u64,
+}
+
+impl Part {
+    /// Panels of a head: none crosses heads.
+    fn panels(self) -> u64 {
+        self.dim.div_ceil(PANEL)
+    }
+}
+
+/// Makes `QkvAppend`.
+pub fn qkv_append(k: &mut Maker<'_, '_>, c: &Qkv) {
+    let (spec, s) = (k.spec, c.shape);
+    let weights = 1 + usize::from(c.norm.is_some());
+    let q = Part { heads: s.heads, dim: s.qk_dim, column: 0 };
+    let keys = Part { heads: s.kv_heads, dim: s.qk_dim, column: q.heads * q.dim };
+    let values = Part { heads: s.kv_heads, dim: s.v_dim, column: keys.column + keys.heads * keys.dim };
+    let parts = if c.own_kv { vec![q, keys, values] } else { vec![q] };
+    let columns: u64 = parts.iter().map(|p| p.heads * p.dim).sum();
+    let scratch = k.scratch(4 * columns * spec.max_rows);
+    let panels: u64 = parts.iter().map(|p| p.heads * p.panels()).sum();
+    let grid = [Extent::fixed(panels), k.rows(1, tile(spec))];
+    k.launch("_project", grid, THREADS, |e| {
+        let (input, first) = input(e, spec, c.inn, c.norm);
+        let all = e.at(e.scratch(), e.int(scratch));
+        // Which part this block's panel is of; all weights have one element type.
+        let (mut begin, mut matrix, mut local) = (0, e.operand(weights), e.block_x());
+        let (mut dim, mut head_panels, mut column) = (e.int(q.dim), e.int(q.panels()), e.int(0));
+        for (i, part) in parts.iter().enumerate().skip(1) {
+            begin += parts[i - 1].heads * parts[i - 1].panels();
+            let here = e.ge(e.block_x(), e.int(begin));
+            matrix = e.pick_ptr(here, e.operand(weights + i), matrix);
+            local = e.pick(here, e.add_const(e.block_x(), -(begin as i64)), local);
+            dim = e.pick(here, e.int(part.dim), dim);
+            head_panels = e.pick(here, e.int(part.panels()), head_panels);
+            column = e.pick(here, e.int(part.column), column);
+        }
+        let elem = weight(spec, weights).0;
+        let (place, sum) = product::panel(e, elem, panel_at(e, elem, matrix, local, c.inn), &input);
+        let head = e.quotient(local, head_panels);
+        let inside_head = e.add(e.mul_const(e.sub(local, e.mul(head, head_panels)), PANEL), place.column);
+        let (inside, row) = mine(e, spec, first, &place);
+        e.when(e.and(inside, e.lt(inside_head, dim)), |e| {
+            let at = e.add(e.add(column, e.mul(head, dim)), inside_head);
+            e.store(all, e.add(e.mul_const(row, columns), at), sum.into());
+        });
+    });
+    let norms = weights + parts.len();
+    let q_at = norms + if c.qk_norm.is_some() { if c.own_kv { 2 } else { 1 } } else { 0 };
+    let heads: u64 = parts.iter().map(|p| p.heads).sum();
+    let grid = [k.rows(1, 1), Extent::fixed(heads)];
+    k.launch("_append", grid, WARP, |e| {
+        let (row, head) = (e.block_x(), e.block_y());
+        let all = e.at(e.at(e.scratch(), e.int(scratch)), e.mul_const(row, columns));
+        let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
+        let table = angles(e, c.rope);
+        let mut begin = 0;
+        for (i, part) in parts.iter().enumerate() {
+            let here = e.and(e.ge(head, e.int(begin)), e.lt(head, e.int(begin + part.heads)));
+            let local = e.add_const(head, -(begin as i64));
+            begin += part.heads;
+            let x = e.at(all, e.add_const(e.mul_const(local, part.dim), part.column as i64));
+            e.when(here, |e| match i {
+                0 => {
+                    let to = e.add(e.mul_const(row, stride(spec, q_at)), e.mul_const(local, part.dim));
+                    let to = e.at(e.operand(q_at), to);
+                    let norm = c.qk_norm.map(|eps| (eps, e.operand(norms)));
+                    rotated(e, x, part.dim, norm, Some((c.rope, table, position)), |e, d, y| {
+                        e.store(to, d, y.into());
+                    });
+                }
+                1 => {
+                    let norm = c.qk_norm.map(|eps| (eps, e.operand(norms + 1)));
+                    let store = key_store(e, spec_cache(spec, q_at + 1), q_at + 1, row, position, local);
+                    rotated(e, x, part.dim, norm, Some((c.rope, table, position)), store);
+                }
+                _ => {
+                    let store = value_store(e, spec_cache(spec, q_at + 1), q_at + 1, row, position, local);
+                    rotated(e, x, part.dim, None, None, store);
+                }
+            });
+        }
+    });
+}
+
+/// Cache operand `i`; the op's signature says that it is one.
+pub fn spec_cache(spec: &hyc_ir::plan::KernelSpec, i: usize) -> CacheSpec {
+    match spec.operands[i] {
+        OperandSpec::Cache(cache) => cache,
+        _ => unreachable!("the signature has a cache there"),
+    }
+}
+
+/// Turns a position of pair i: theta^(-2i/dims) / 2 pi.
+fn angles<'c>(e: &Emit<'c>, rope: RopeSpec) -> Ptr<'c> {
+    let pairs = (rope.dims / 2).max(1);
+    let turn = |i: u64| rope.theta.powf(-2.0 * i as f64 / rope.dims as f64) / std::f64::consts::TAU;
+    e.table(&(0..pairs).map(turn).collect::<Vec<_>>())
+}
+
+/// Normalises and rotates one head with a warp; `store` gets each element.
+fn rotated<'c>(
+    e: &Emit<'c>,
+    x: Ptr<'c>,
+    dim: u64,
+    norm: Option<(f64, Ptr<'c>)>,
+    rope: Option<(RopeSpec, Ptr<'c>, Int<'c>)>,
+    store: impl Fn(&Emit<'c>, Int<'c>, Float<'c>),
+) {
+    let lane = e.thread();
+    let scale = norm.map(|(eps, weight)| {
+        let sum = e.float_var(0.0);
+        e.each(lane, e.int(dim), WARP, |e, d| {
+            let x = e.load(x, d);
+            e.accumulate(sum, x, x);
+        });
+        let mean = e.fdiv(e.warp_sum(e.get_float(sum), &LANES), e.float(dim as f32));
+        (e.inverse_sqrt(e.fadd(mean, e.float(eps as f32))), weight)
+    });
+    let load = |e: &Emit<'c>, d: Int<'c>| {
+        let value = e.load(x, d);
+        match scale {
+            Some((scale, weight)) => e.fmul(e.fmul(value, scale), e.load(weight, d)),
+            None => value,
+        }
+    };
+    let dims = rope.map_or(0, |(rope, ..)| rope.dims);
+    if let Some((_, table, position)) = rope {
+        e.each(lane, e.int(dims / 2), WARP, |e, i| {
+            let (sin, cos) = e.sin_cos_turns(e.turns(table, i, position));
+            let far = e.add_const(i, (dims / 2) as i64);
+            let (a, b) = (load(e, i), load(e, far));
+            store(e, i, e.fsub(e.fmul(a, cos), e.fmul(b, sin)));
+            store(e, far, e.fadd(e.fmul(b, cos), e.fmul(a, sin)));
+        });
+    }
+    e.each(e.add_const(lane, dims as i64), e.int(dim), WARP, |e, d| store(e, d, load(e, d)));
+}
+
+/// The page of a position, as an element offset into the cache's pool (i64).
+pub fn page_offset<'c>(e: &Emit<'c>, cache: &CacheSpec, sequence: Int<'c>, logical: Int<'c>) -> Int<'c> {
+    let physical = match cache.policy {
+        CachePolicy::Growing => {
+            let row = e.count(offset_of!(StepContext, max_pages));
+            e.load_int(e.list(offset_of!(StepContext, page_table)), e.add(e.mul(sequence, row), logical))
+        }
+        CachePolicy::Ring { pages, .. } => {
+            let slot = e.load_int(e.list(offset_of!(StepContext, ring_slot)), sequence);
+            e.add(e.mul_const(slot, pages), e.div_rem(logical, pages).1)
+        }
+    };
+    e.mul_const(e.wide(physical), cache.page_elements())
+}
+
+fn page_of<'c>(
+    e: &Emit<'c>,
+    cache: &CacheSpec,
+    at: usize,
+    row: Int<'c>,
+    position: Int<'c>,
+) -> (Ptr<'c>, Int<'c>) {
+    let sequence = e.load_int(e.list(offset_of!(StepContext, sequence)), row);
+    let (logical, place) = e.div_rem(position, cache.page);
+    let offset = page_offset(e, cache, sequence, logical);
+    (e.at_elem(cache.elem, e.operand(at), offset), place)
+}
+
+fn key_store<'c>(
+    e: &Emit<'c>,
+    cache: CacheSpec,
+    at: usize,
+    row: Int<'c>,
+    position: Int<'c>,
+    head: Int<'c>,
+) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
+    let (page, place) = page_of(e, &cache, at, row, position);
+    let base = e.mul_const(head, cache.qk_dim * cache.page);
+    move |e, d, y| {
+        let index = e.add(base, e.add(e.mul_const(d, cache.page), place));
+        e.store_elem(cache.elem, page, index, y);
+    }
+}
+
+fn value_store<'c>(
+    e: &Emit<'c>,
+    cache: CacheSpec,
+    at: usize,
+    row: Int<'c>,
+    position: Int<'c>,
+    head: Int<'c>,
+) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
+    let (page, place) = page_of(e, &cache, at, row, position);
+    let base = e.add_const(e.mul_const(head, cache.page * cache.v_pad()), cache.v_offset(0) as i64);
+    move |e, d, y| {
+        let index = e.add(base, e.add(e.mul_const(place, cache.v_pad()), d));
+        e.store_elem(cache.elem, page, index, y);
+    }
+}
+
+/// Makes `Rope`.
+pub fn rope(k: &mut Maker<'_, '_>, heads: u64, dim: u64, rope: RopeSpec) {
+    let spec = k.spec;
+    let grid = [k.rows(1, 1), Extent::fixed(heads)];
+    k.launch("", grid, WARP, |e| {
+        let (row, head) = (e.block_x(), e.block_y());
+        let at =
+            |i: usize| e.at(e.operand(i), e.add(e.mul_const(row, stride(spec, i)), e.mul_const(head, dim)));
+        let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
+        let to = at(1);
+        let table = angles(e, rope);
+        rotated(e, at(0), dim, None, Some((rope, table, position)), |e, d, y| e.store(to, d, y.into()));
+    });
+}
+
+/// Makes `Append`.
+pub fn append(k: &mut Maker<'_, '_>, kv_heads: u64, qk_dim: u64, v_dim: u64) {
+    let spec = k.spec;
+    let cache = spec_cache(spec, 2);
+    let grid = [k.rows(1, 1), Extent::fixed(kv_heads)];
+    k.launch("", grid, WARP, |e| {
+        let (row, head) = (e.block_x(), e.block_y());
+        let at = |i: usize, dim: u64| {
+            e.at(e.operand(i), e.add(e.mul_const(row, stride(spec, i)), e.mul_const(head, dim)))
+        };
+        let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
+        rotated(e, at(0, qk_dim), qk_dim, None, None, key_store(e, cache, 2, row, position, head));
+        rotated(e, at(1, v_dim), v_dim, None, None, value_store(e, cache, 2, row, position, head));
+    });
+}
