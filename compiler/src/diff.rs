@@ -1,7 +1,7 @@
 //! Two executors on one plan, step by step.
 
 use hyc_ir::plan::{BufferId, Operand, Plan};
-use hyc_runtime::{Engine, Model, NativeExecutor, SessionOptions, StepInput, Values};
+use hyc_runtime::{Engine, MemoryPlan, Model, SessionOptions, StepInput, Values, open_executor};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::interp::Interpreter;
@@ -55,7 +55,8 @@ pub fn diff(model: &Model, session: &SessionOptions, options: &Options) -> Resul
     let pages = m.max_context.div_ceil(m.page);
     let threads =
         session.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let mut ours = Engine::new(model, Box::new(NativeExecutor::new(model, threads)?), pages, 1)?;
+    let memory = MemoryPlan::new(model.plan(), model.file_bytes(), pages, 1, threads);
+    let mut ours = Engine::new(model, open_executor(model, threads, &memory)?, pages, 1)?;
     let mut reference = Engine::new(model, Box::new(Interpreter), pages, 1)?;
     let mut report = Report { steps: 0, worst: 0.0, worst_step: String::new(), first: None };
     let mut state = options.seed;
@@ -71,7 +72,7 @@ pub fn diff(model: &Model, session: &SessionOptions, options: &Options) -> Resul
             report.steps += 1;
             for (operand, role) in step.operands.iter().zip(step.op.signature()) {
                 let (Operand::Buffer(id), true) = (operand, role.write) else { continue };
-                let found = compare(model.plan(), &ours, &reference, *id);
+                let found = compare(model.plan(), &ours, &reference, *id)?;
                 if found.error > report.worst {
                     report.worst = found.error;
                     report.worst_step = format!("step {index}, {}", step.name);
@@ -107,24 +108,24 @@ fn chunk(range: std::ops::Range<u64>, pages: u64, vocab: u64, state: &mut u64) -
     }
 }
 
-fn compare(plan: &Plan, ours: &Engine<'_>, reference: &Engine<'_>, id: BufferId) -> Difference {
+fn compare(plan: &Plan, ours: &Engine<'_>, reference: &Engine<'_>, id: BufferId) -> Result<Difference> {
     let flat = |values: Values| -> Vec<f64> {
         match values {
             Values::F32(list) => list.into_iter().map(f64::from).collect(),
             Values::I32(list) => list.into_iter().map(f64::from).collect(),
         }
     };
-    let (a, b) = (flat(ours.buffer(id)), flat(reference.buffer(id)));
+    let (a, b) = (flat(ours.buffer(id)?), flat(reference.buffer(id)?));
     let norm: f64 = b.iter().map(|x| x * x).sum();
     let distance: f64 = a.iter().zip(&b).map(|(x, y)| (x - y) * (x - y)).sum();
     let worst =
         (0..a.len()).max_by(|i, j| (a[*i] - b[*i]).abs().total_cmp(&(a[*j] - b[*j]).abs())).unwrap_or(0);
-    Difference {
+    Ok(Difference {
         step: plan.buffers[id.index()].name.clone(),
         operand: "",
         element: worst,
         ours: a.get(worst).copied().unwrap_or(0.0),
         reference: b.get(worst).copied().unwrap_or(0.0),
         error: (distance / norm.max(1e-30)).sqrt(),
-    }
+    })
 }

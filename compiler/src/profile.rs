@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{KernelSpec, Plan, Step};
-use hyc_runtime::{Executor, Model, NativeExecutor};
+use hyc_ir::plan::{KernelSpec, Plan, Step, WeightId};
+use hyc_runtime::{Block, Executor, MemoryPlan, Model, open_executor};
 
 use crate::error::Result;
 
@@ -29,13 +29,13 @@ impl Clock {
 }
 
 struct Timed {
-    inner: NativeExecutor,
+    inner: Box<dyn Executor>,
     clock: Clock,
 }
 
 /// The generated code of `model` on `threads` threads, and its clock.
-pub fn executor(model: &Model, threads: usize) -> Result<(Box<dyn Executor>, Clock)> {
-    let (inner, clock) = (NativeExecutor::new(model, threads)?, Clock::default());
+pub fn executor(model: &Model, threads: usize, memory: &MemoryPlan) -> Result<(Box<dyn Executor>, Clock)> {
+    let (inner, clock) = (open_executor(model, threads, memory)?, Clock::default());
     Ok((Box::new(Timed { inner, clock: clock.clone() }), clock))
 }
 
@@ -51,11 +51,28 @@ impl Executor for Timed {
     ) -> hyc_runtime::Result<()> {
         let start = Instant::now();
         let result = self.inner.run(plan, index, step, spec, context, operands);
+        let result = result.and_then(|()| self.inner.synchronise());
         self.clock.add(index, start.elapsed().as_secs_f64());
         result
     }
 
     fn scratch_bytes(&self) -> u64 {
         self.inner.scratch_bytes()
+    }
+
+    fn zeroed(&self, bytes: u64) -> hyc_runtime::Result<Box<dyn Block>> {
+        self.inner.zeroed(bytes)
+    }
+
+    fn weight(&self, model: &Model, id: WeightId) -> *mut u8 {
+        self.inner.weight(model, id)
+    }
+
+    fn begin(&mut self, context: &StepContext) -> hyc_runtime::Result<()> {
+        self.inner.begin(context)
+    }
+
+    fn synchronise(&mut self) -> hyc_runtime::Result<()> {
+        self.inner.synchronise()
     }
 }

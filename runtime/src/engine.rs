@@ -5,7 +5,7 @@ use hyc_ir::plan::{BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Ro
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::Executor;
-use crate::memory::{Aligned, cache_pages};
+use crate::memory::{Block, cache_pages};
 use crate::model::Model;
 
 /// What a step runs on: rows of one or more sequences.
@@ -38,8 +38,8 @@ pub enum Values {
 pub struct Engine<'m> {
     model: &'m Model,
     specs: Vec<KernelSpec>,
-    arena: Aligned,
-    caches: Vec<Aligned>,
+    arena: Box<dyn Block>,
+    caches: Vec<Box<dyn Block>>,
     cache_pages: Vec<u64>,
     executor: Box<dyn Executor + 'm>,
     input: StepInput,
@@ -58,13 +58,14 @@ impl<'m> Engine<'m> {
         let counts: Vec<u64> = plan.caches.iter().map(|c| cache_pages(c.policy, pages, sequences)).collect();
         let caches = plan.caches.iter().zip(&counts).map(|(c, n)| {
             let bytes = n.checked_mul(c.page_bytes());
-            Aligned::zeroed(bytes.ok_or_else(|| Error::new(ErrorKind::Resource, "the caches are too large"))?)
+            executor.zeroed(bytes.ok_or_else(|| Error::new(ErrorKind::Resource, "the caches are too large"))?)
         });
+        let caches = caches.collect::<Result<_>>()?;
         Ok(Engine {
             model,
             specs: plan.steps.iter().map(|step| plan.spec(step)).collect(),
-            arena: Aligned::zeroed(plan.arena_bytes)?,
-            caches: caches.collect::<Result<_>>()?,
+            arena: executor.zeroed(plan.arena_bytes)?,
+            caches,
             cache_pages: counts,
             executor,
             input: StepInput::default(),
@@ -78,16 +79,20 @@ impl<'m> Engine<'m> {
     }
 
     /// Writes `value`s to all keys and values of all caches: a context without a prefill, to measure with.
-    pub fn fill_caches(&mut self, mut value: impl FnMut() -> f32) {
-        for (cache, memory) in self.model.plan().caches.iter().zip(&mut self.caches) {
-            let bytes = cache.elem.bytes() as usize;
-            let mut element = Vec::with_capacity(bytes);
-            for place in memory.bytes_mut().chunks_exact_mut(bytes) {
-                element.clear();
-                hyc_ir::pack::pack_row(cache.elem, &[value()], &mut element);
-                place.copy_from_slice(&element);
+    pub fn fill_caches(&mut self, mut value: impl FnMut() -> f32) -> Result<()> {
+        const PIECE: u64 = 1 << 20;
+        let caches = self.model.plan().caches.iter().zip(&mut self.caches).zip(&self.cache_pages);
+        for ((cache, memory), pages) in caches {
+            let bytes = pages * cache.page_bytes();
+            for begin in (0..bytes).step_by(PIECE as usize) {
+                let count = PIECE.min(bytes - begin) / cache.elem.bytes();
+                let row: Vec<f32> = (0..count).map(|_| value()).collect();
+                let mut piece = Vec::new();
+                hyc_ir::pack::pack_row(cache.elem, &row, &mut piece);
+                memory.write(begin, &piece)?;
             }
         }
+        Ok(())
     }
 
     /// Takes a step's input, after checking all of it: ids, positions, pages and rows in range.
@@ -142,7 +147,8 @@ impl<'m> Engine<'m> {
         }
         self.max_pages = max_pages as u64;
         self.input = input;
-        Ok(())
+        let context = self.context();
+        self.executor.begin(&context)
     }
 
     fn growing_pages(&self) -> u64 {
@@ -189,53 +195,61 @@ impl<'m> Engine<'m> {
         match *operand {
             Operand::Buffer(id) => {
                 let offset = self.model.plan().buffers[id.index()].offset as usize;
-                self.arena.as_ptr().wrapping_add(offset)
+                self.arena.address().wrapping_add(offset)
             }
-            Operand::Weight(id) => self.model.weight(id).as_ptr().cast_mut(),
-            Operand::Cache(id) => self.caches[id.index()].as_ptr(),
+            Operand::Weight(id) => self.executor.weight(self.model, id),
+            Operand::Cache(id) => self.caches[id.index()].address(),
         }
     }
 
-    /// The rows of a buffer that this step has written, without padding.
-    pub fn buffer(&self, id: BufferId) -> Values {
+    /// Waits for what was started. Errors: a kernel that failed meanwhile.
+    pub fn synchronise(&mut self) -> Result<()> {
+        self.executor.synchronise()
+    }
+
+    /// The rows of a buffer that this step has written, without padding. Errors: a kernel before it failed.
+    pub fn buffer(&self, id: BufferId) -> Result<Values> {
         let buffer = &self.model.plan().buffers[id.index()];
         let rows = match buffer.rows {
-            Rows::Tokens => self.input.token_ids.len() as u64,
-            Rows::Outputs => self.input.out_rows.len() as u64,
+            Rows::Tokens => self.input.token_ids.len(),
+            Rows::Outputs => self.input.out_rows.len(),
         };
-        let words = (0..rows).flat_map(|row| {
-            let at = buffer.offset + row * buffer.stride() * 4;
-            self.arena.slice(at, buffer.width * 4).chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]])
-        });
-        match buffer.elem {
+        let mut bytes = vec![0; rows * buffer.stride() as usize * 4];
+        self.arena.read(buffer.offset, &mut bytes)?;
+        let words = bytes
+            .chunks_exact(buffer.stride() as usize * 4)
+            .flat_map(|row| row[..buffer.width as usize * 4].chunks_exact(4))
+            .map(|b| [b[0], b[1], b[2], b[3]]);
+        Ok(match buffer.elem {
             Elem::I32 => Values::I32(words.map(i32::from_le_bytes).collect()),
             _ => Values::F32(words.map(f32::from_le_bytes).collect()),
-        }
+        })
     }
 
     /// Row and value of the first f32 element that `step` has written and that is not finite.
-    pub(crate) fn first_bad_number(&self, step: &Step) -> Option<(u64, f32)> {
-        let roles = step.op.signature();
-        let written = step.operands.iter().zip(&roles).filter(|(_, role)| role.write);
-        written.filter_map(|(operand, _)| self.bad_in(operand)).next()
+    pub(crate) fn first_bad_number(&self, step: &Step) -> Result<Option<(u64, f32)>> {
+        for (operand, role) in step.operands.iter().zip(step.op.signature()) {
+            if let (true, Operand::Buffer(id)) = (role.write, *operand)
+                && let Values::F32(values) = self.buffer(id)?
+                && let Some(at) = values.iter().position(|x| !x.is_finite())
+            {
+                return Ok(Some((at as u64 / self.model.plan().buffers[id.index()].width, values[at])));
+            }
+        }
+        Ok(None)
     }
 
-    fn bad_in(&self, operand: &Operand) -> Option<(u64, f32)> {
-        let Operand::Buffer(id) = *operand else { return None };
-        let Values::F32(values) = self.buffer(id) else { return None };
-        let at = values.iter().position(|x| !x.is_finite())?;
-        Some((at as u64 / self.model.plan().buffers[id.index()].width, values[at]))
-    }
-
-    /// One row of an f32 buffer.
-    pub fn row(&self, id: BufferId, row: u64) -> Vec<f32> {
+    /// One row of an f32 buffer. Errors: a kernel before it failed.
+    pub fn row(&self, id: BufferId, row: u64) -> Result<Vec<f32>> {
         let buffer = &self.model.plan().buffers[id.index()];
-        let bytes = self.arena.slice(buffer.offset + row * buffer.stride() * 4, buffer.width * 4);
-        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        let mut bytes = vec![0; buffer.width as usize * 4];
+        self.arena.read(buffer.offset + row * buffer.stride() * 4, &mut bytes)?;
+        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
-    /// Key and value, `[kv_heads][dim]` each, of a position of row `sequence` of the step in hand.
-    pub fn cache_kv(&self, id: CacheId, sequence: usize, position: u64) -> (Vec<f32>, Vec<f32>) {
+    /// Key and value, `[kv_heads][dim]` each, of a position of row `sequence` of the step in hand. Errors: a
+    /// kernel before it failed.
+    pub fn cache_kv(&self, id: CacheId, sequence: usize, position: u64) -> Result<(Vec<f32>, Vec<f32>)> {
         let cache = &self.model.plan().caches[id.index()];
         let logical = position / cache.page;
         let physical = match cache.policy {
@@ -246,16 +260,17 @@ impl<'m> Engine<'m> {
                 self.input.ring_slot[sequence] as u64 * pages + logical % pages
             }
         };
-        let page = self.caches[id.index()].slice(physical * cache.page_bytes(), cache.page_bytes());
+        let mut page = vec![0; cache.page_bytes() as usize];
+        self.caches[id.index()].read(physical * cache.page_bytes(), &mut page)?;
         let v_pad = hyc_ir::abi::round_up(cache.v_dim, hyc_ir::abi::V_ALIGN);
         let place = position % cache.page;
-        let load = |index: u64| hyc_ir::pack::load(cache.elem, page, index);
+        let load = |index: u64| hyc_ir::pack::load(cache.elem, &page, index);
         let key = |h: u64, d: u64| load((h * cache.qk_dim + d) * cache.page + place);
         let values = cache.kv_heads * cache.qk_dim * cache.page;
         let value = |h: u64, d: u64| load(values + (h * cache.page + place) * v_pad + d);
         let all = |dim: u64, f: &dyn Fn(u64, u64) -> f32| {
             (0..cache.kv_heads).flat_map(|h| (0..dim).map(move |d| (h, d))).map(|(h, d)| f(h, d)).collect()
         };
-        (all(cache.qk_dim, &key), all(cache.v_dim, &value))
+        Ok((all(cache.qk_dim, &key), all(cache.v_dim, &value)))
     }
 }

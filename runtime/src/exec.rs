@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use hyc_ir::abi::{KernelFn, StepContext};
-use hyc_ir::plan::{GridDim, KernelSpec, Plan, Step};
+use hyc_ir::plan::{GridDim, KernelSpec, Plan, Step, WeightId};
 use memmap2::Mmap;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::Aligned;
+use crate::memory::{Aligned, Block, MemoryPlan};
 use crate::model::Model;
 use crate::pool::Pool;
 
@@ -29,6 +29,45 @@ pub trait Executor: Send {
     fn scratch_bytes(&self) -> u64 {
         0
     }
+
+    /// Zeroed memory that its kernels can address.
+    fn zeroed(&self, bytes: u64) -> Result<Box<dyn Block>> {
+        Ok(Box::new(Aligned::zeroed(bytes)?))
+    }
+
+    /// A weight's address for its kernels: the mapped file's, unless it keeps copies.
+    fn weight(&self, model: &Model, id: WeightId) -> *mut u8 {
+        model.weight(id).as_ptr().cast_mut()
+    }
+
+    /// Takes the lists of a forward pass, before its steps run.
+    fn begin(&mut self, _context: &StepContext) -> Result<()> {
+        Ok(())
+    }
+
+    /// Waits for what was started. Errors: a kernel that failed meanwhile.
+    fn synchronise(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The executor that an artefact's target needs: the host's generated code on `threads` threads, or a GPU.
+/// `memory` is what the caller will allocate beside. Errors: a target that this build of the runtime does not
+/// carry; no such device; too little memory.
+pub fn open_executor(model: &Model, threads: usize, memory: &MemoryPlan) -> Result<Box<dyn Executor>> {
+    let kind = model.plan().target.kind.as_str();
+    if kind == "cpu" {
+        memory.check(model.plan())?;
+        return Ok(Box::new(NativeExecutor::new(model, threads)?));
+    }
+    #[cfg(feature = "cuda")]
+    return Ok(Box::new(crate::cuda::CudaExecutor::new(model, memory)?));
+    #[cfg(not(feature = "cuda"))]
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        format!("this build of the runtime does not execute `{kind}` code"),
+    )
+    .help("build it with the feature `cuda`, or compile the model with `--target cpu`"))
 }
 
 /// Runs the artefact's generated code on a pool of threads.

@@ -22,6 +22,8 @@
 //! A [`Session`] holds several sequences at once: [`Session::add_sequence`], [`Session::feed`],
 //! [`Session::step`]. What it takes of memory is known before anything is allocated ([`MemoryPlan`]).
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod engine;
 mod error;
 mod exec;
@@ -35,9 +37,9 @@ mod tokenizer;
 
 pub use engine::{Engine, StepInput, Values};
 pub use error::{Error, ErrorKind, Result};
-pub use exec::{Executor, NativeExecutor};
+pub use exec::{Executor, NativeExecutor, open_executor};
 pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate};
-pub use memory::MemoryPlan;
+pub use memory::{Block, MemoryPlan};
 pub use model::{LoadOptions, Model, Verify, stored_shape};
 pub use sampling::{Sampler, Sampling};
 pub use session::{SequenceId, Session, SessionOptions, StepOutput};

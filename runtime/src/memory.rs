@@ -6,6 +6,46 @@ use hyc_ir::plan::{CachePolicy, Plan};
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// Memory that an executor's kernels work on: the host's, or a device's.
+pub trait Block: Send {
+    /// The first byte, as kernels address it; on a device not for the host to follow.
+    fn address(&self) -> *mut u8;
+
+    /// Copies `out.len()` bytes from `at`. Errors: they are not inside; a kernel before it has failed.
+    fn read(&self, at: u64, out: &mut [u8]) -> Result<()>;
+
+    /// Copies `bytes` to `at`. Errors: they do not fit.
+    fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()>;
+}
+
+/// The range of `len` bytes from `at` in a block of `all`.
+pub(crate) fn inside(at: u64, len: usize, all: u64) -> Result<std::ops::Range<usize>> {
+    match at.checked_add(len as u64).filter(|end| *end <= all) {
+        Some(end) => Ok(at as usize..end as usize),
+        None => {
+            Err(Error::new(ErrorKind::BadInput, format!("{len} bytes at {at} are outside a block of {all}")))
+        }
+    }
+}
+
+impl Block for Aligned {
+    fn address(&self) -> *mut u8 {
+        self.pointer
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        let range = inside(at, out.len(), self.len)?;
+        out.copy_from_slice(&self.bytes()[range]);
+        Ok(())
+    }
+
+    fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let range = inside(at, bytes.len(), self.len)?;
+        self.bytes_mut()[range].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
 /// Zeroed bytes at a multiple of 64. The system commits pages as they are touched.
 pub struct Aligned {
     pointer: *mut u8,
@@ -37,15 +77,14 @@ impl Aligned {
         self.len
     }
 
-    /// `len` bytes from `at`. Panics where they are not inside.
-    pub fn slice(&self, at: u64, len: u64) -> &[u8] {
-        assert!(at.checked_add(len).is_some_and(|end| end <= self.len));
-        // SAFETY: inside the allocation, checked above; no kernel runs while the engine is read.
-        unsafe { std::slice::from_raw_parts(self.pointer.add(at as usize), len as usize) }
+    /// All bytes.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the allocation is owned; no kernel runs while the engine is read.
+        unsafe { std::slice::from_raw_parts(self.pointer, self.len as usize) }
     }
 
     /// All bytes, to write.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
+    fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: the allocation is owned and borrowed mutably; no kernel runs meanwhile.
         unsafe { std::slice::from_raw_parts_mut(self.pointer, self.len as usize) }
     }
@@ -102,16 +141,20 @@ impl MemoryPlan {
         self.arena.saturating_add(self.caches).saturating_add(self.scratch)
     }
 
-    /// An error where the machine has less to give.
+    /// An error where this machine's memory has less to give than is allocated.
     pub fn check(&self, plan: &Plan) -> Result<()> {
-        let Some(free) = available() else { return Ok(()) };
-        if self.allocated() <= free {
+        self.check_against(plan, self.allocated(), available().unwrap_or(u64::MAX))
+    }
+
+    /// An error where `needed` bytes, all or a part of this, are more than are `free`.
+    pub(crate) fn check_against(&self, plan: &Plan, needed: u64, free: u64) -> Result<()> {
+        if needed <= free {
             return Ok(());
         }
         let mib = |n: u64| n >> 20;
         let message = format!(
             "the session needs {} MiB ({} of KV caches, {} of activations, {} of scratch), {} MiB are free",
-            mib(self.allocated()),
+            mib(needed),
             mib(self.caches),
             mib(self.arena),
             mib(self.scratch),

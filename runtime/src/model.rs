@@ -115,6 +115,12 @@ impl Model {
         self.places.get(name).map(|(start, end)| &self.map[*start..*end])
     }
 
+    /// The PTX of an artefact for a GPU.
+    pub fn ptx(&self) -> Option<&str> {
+        let code = self.tensor(CODE).filter(|_| self.plan.target.kind != "cpu");
+        code.and_then(|bytes| std::str::from_utf8(bytes).ok())
+    }
+
     /// tokenizer.json, where the artefact has one.
     pub fn tokenizer_json(&self) -> Option<&[u8]> {
         self.tensor(TOKENIZER)
@@ -298,10 +304,16 @@ pub fn stored_shape(layout: Layout) -> Vec<usize> {
 }
 
 fn check_machine(plan: &Plan) -> Result<()> {
-    if plan.target.kind != "cpu" {
-        let message =
-            format!("this artefact is for target `{}`, which this runtime does not carry", plan.target.kind);
-        return Err(Error::new(ErrorKind::Unsupported, message).help("compile the model with `--target cpu`"));
+    match plan.target.kind.as_str() {
+        "cpu" => {}
+        // Whether there is such a device is seen when a session opens it.
+        "sm_90a" => return Ok(()),
+        kind => {
+            let message = format!("this artefact is for target `{kind}`, which this runtime does not know");
+            return Err(
+                Error::new(ErrorKind::Unsupported, message).help("compile the model with `--target cpu`")
+            );
+        }
     }
     if plan.target.arch != std::env::consts::ARCH {
         let message = format!(
@@ -349,6 +361,9 @@ fn code(
         if !inside || kernel.code_bytes == 0 || kernel.code_offset % ALIGN != 0 {
             return Err(damaged(path, format!("kernel {} is not inside the code", kernel.name)));
         }
+    }
+    if plan.target.kind != "cpu" {
+        return Ok(None);
     }
     let io =
         |e: std::io::Error| Error::new(ErrorKind::Resource, format!("cannot map memory for the code: {e}"));

@@ -4,7 +4,7 @@ use hyc_ir::plan::Step;
 
 use crate::engine::{Engine, StepInput};
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Executor, NativeExecutor};
+use crate::exec::{Executor, open_executor};
 use crate::memory::MemoryPlan;
 use crate::model::Model;
 
@@ -61,8 +61,7 @@ impl<'m> Session<'m> {
         let threads = threads.clamp(1, 1024);
         let (pages, sequences) = sizes(model, options)?;
         let memory = MemoryPlan::new(model.plan(), model.file_bytes(), pages, sequences, threads);
-        memory.check(model.plan())?;
-        let executor = Box::new(NativeExecutor::new(model, threads)?);
+        let executor = open_executor(model, threads, &memory)?;
         Session::build(model, executor, memory, pages, sequences)
     }
 
@@ -214,8 +213,9 @@ impl<'m> Session<'m> {
             observer(step, &self.engine);
         }
         let rows = outputs.into_iter().enumerate();
-        let logits: Vec<(SequenceId, Vec<f32>)> =
-            rows.map(|(row, id)| (id, self.engine.row(plan.logits, row as u64))).collect();
+        let logits: Vec<(SequenceId, Vec<f32>)> = rows
+            .map(|(row, id)| Ok((id, self.engine.row(plan.logits, row as u64)?)))
+            .collect::<Result<_>>()?;
         if let Some((id, _)) = logits.iter().find(|(_, values)| values.iter().any(|x| !x.is_finite())) {
             return Err(self.not_finite(*id));
         }
@@ -236,9 +236,13 @@ impl<'m> Session<'m> {
             if let Err(error) = self.engine.run_step(index) {
                 return error;
             }
-            if let Some((row, value)) = self.engine.first_bad_number(step) {
-                place = format!("row {row} of step {} ({value})", step.name);
-                break;
+            match self.engine.first_bad_number(step) {
+                Ok(None) => {}
+                Ok(Some((row, value))) => {
+                    place = format!("row {row} of step {} ({value})", step.name);
+                    break;
+                }
+                Err(error) => return error,
             }
         }
         let message = format!("sequence {}: {place} is no number: the model's values have overflowed", id.0);

@@ -88,7 +88,7 @@ fn other_versions_and_machines_are_told_apart() {
     let error = wrong(|p| p.plan.version = 77);
     assert!(error.message.contains("version 77"), "{error}");
     for change in [
-        |p: &mut Parts| p.plan.target.kind = "sm_90a".into(),
+        |p: &mut Parts| p.plan.target.kind = "tpu".into(),
         |p: &mut Parts| p.plan.target.arch = "pdp11".into(),
         |p: &mut Parts| p.plan.target.features = vec!["avx9000".into()],
     ] {

@@ -203,9 +203,9 @@ fn an_observer_sees_buffers_and_caches() {
         .step_observed(&mut |step, engine| {
             names.push(step.name.clone());
             if step.name == "L1.append" {
-                let row = engine.row(hyc_ir::plan::BufferId(0), 1);
+                let row = engine.row(hyc_ir::plan::BufferId(0), 1).unwrap();
                 for cache in [0, 1] {
-                    let (k, v) = engine.cache_kv(hyc_ir::plan::CacheId(cache), 0, 1);
+                    let (k, v) = engine.cache_kv(hyc_ir::plan::CacheId(cache), 0, 1).unwrap();
                     assert_eq!((&k, &v), (&row, &row), "cache {cache}");
                 }
             }

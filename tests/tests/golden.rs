@@ -24,7 +24,7 @@ fn run(session: &mut Session<'_>, tokens: &[u32]) -> Run {
             .step_observed(&mut |step, engine| {
                 if let (StepOp::OracleAttention { .. }, Some(Operand::Buffer(at))) =
                     (step.op, step.operands.last())
-                    && let Values::I32(list) = engine.buffer(*at)
+                    && let Ok(Values::I32(list)) = engine.buffer(*at)
                 {
                     selected.entry(step.layer.unwrap()).or_default().extend(list);
                 }
@@ -67,7 +67,7 @@ fn check_caches(name: &str, model: &Model, session: &Session<'_>, golden: &Golde
         };
         let (mut ours_k, mut ours_v) = (Vec::new(), Vec::new());
         for position in first..count {
-            let (k, v) = session.engine().cache_kv(CacheId(i as u32), 0, position);
+            let (k, v) = session.engine().cache_kv(CacheId(i as u32), 0, position).unwrap();
             ours_k.extend(k);
             ours_v.extend(v);
         }

@@ -64,7 +64,7 @@ pub fn run(args: Args) -> Result<()> {
     let limits = bandwidth::measure(threads);
     let mut bench = Bench::new(&model, threads, longest)?;
     let prefill = args.prefill.iter().map(|n| bench.prefill(*n)).collect::<Result<Vec<_>>>()?;
-    bench.fill();
+    bench.fill()?;
     let decode =
         args.context.iter().map(|n| bench.decode(*n, args.steps.max(1))).collect::<Result<Vec<_>>>()?;
     if args.json {
@@ -202,20 +202,21 @@ impl<'m> Bench<'m> {
     fn new(model: &'m Model, threads: usize, tokens: u64) -> Result<Bench<'m>> {
         let plan = model.plan();
         let pages = tokens.div_ceil(plan.model.page);
-        MemoryPlan::new(plan, model.file_bytes(), pages, 1, threads).check(plan)?;
-        let (executor, clock) = profile::executor(model, threads)?;
+        let memory = MemoryPlan::new(plan, model.file_bytes(), pages, 1, threads);
+        let (executor, clock) = profile::executor(model, threads, &memory)?;
         let engine = Engine::new(model, executor, pages, 1)?;
         let pages = i32::try_from(pages).map_err(|_| Error::new(ErrorKind::Usage, "too many tokens"))?;
         Ok(Bench { model, engine, clock, cost: cost::of(plan), pages })
     }
 
     /// Fills the caches with uniform noise of about unit variance.
-    fn fill(&mut self) {
+    fn fill(&mut self) -> Result<()> {
         let mut state = 1u64;
         self.engine.fill_caches(|| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1 << 22) as f32 - 2.0
-        });
+        })?;
+        Ok(())
     }
 
     /// Runs positions `begin..end`, with the logits of the last row where they are wanted.
@@ -235,6 +236,7 @@ impl<'m> Bench<'m> {
         for index in 0..self.model.plan().steps.len() {
             self.engine.run_step(index)?;
         }
+        self.engine.synchronise()?;
         Ok(start.elapsed().as_secs_f64())
     }
 

@@ -90,7 +90,7 @@ fn run(model: &Model, prompt: &[u32]) -> Result<BTreeMap<u32, Selected>, AnyErro
         session.step_observed(&mut |step, engine| {
             let (StepOp::OracleAttention { select, .. }, Some(layer)) = (step.op, step.layer) else { return };
             let Some(Operand::Buffer(at)) = step.operands.last() else { return };
-            let Values::I32(list) = engine.buffer(*at) else { return };
+            let Ok(Values::I32(list)) = engine.buffer(*at) else { return };
             let tokens = list.chunks((select.kv_heads * select.blocks) as usize);
             let sets = |token: &[i32]| {
                 let heads = token.chunks(select.blocks as usize);
