@@ -111,7 +111,12 @@ pub fn lower(graph: Graph, level: cpu::Level, observer: &mut dyn FnMut(&PassRepo
 
 #[cfg(feature = "llvm")]
 fn gpu_options() -> PipelineOptions<'static> {
-    PipelineOptions { supports: &hyc_kernels::gpu::supports, arch: String::new(), features: Vec::new() }
+    PipelineOptions {
+        supports: &hyc_kernels::gpu::supports,
+        tiles: true,
+        arch: String::new(),
+        features: Vec::new(),
+    }
 }
 
 fn pipeline_options(kind: &str, level: cpu::Level) -> PipelineOptions<'static> {
@@ -121,7 +126,12 @@ fn pipeline_options(kind: &str, level: cpu::Level) -> PipelineOptions<'static> {
     }
     let _ = kind;
     let target = CpuTarget { level };
-    PipelineOptions { supports: &cpu::supports, arch: target.arch().to_string(), features: target.features() }
+    PipelineOptions {
+        supports: &cpu::supports,
+        tiles: false,
+        arch: target.arch().to_string(),
+        features: target.features(),
+    }
 }
 
 /// The code of all kernels of a plan.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use hyc_ir::artefact::{
     ALIGN, ASM, CODE, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, PAD, PLAN_KEY, TOKENIZER, VERSION, VERSION_KEY,
 };
-use hyc_ir::pack::{pack_panel, pack_row};
+use hyc_ir::pack::{pack_panel, pack_row, pack_tiles};
 use hyc_ir::plan::{Elem, Layout, Plan, Weight};
 use hyc_runtime::stored_shape;
 use sha2::{Digest, Sha256};
@@ -229,6 +229,17 @@ fn pack_weight(
                     let lanes = (first + group - panel).min(hyc_ir::abi::PANEL);
                     source.rows(&weight.name, inn, panel, lanes, &mut rows)?;
                     pack_panel(weight.elem, inn as usize, &rows, &mut packed);
+                    emit(&mut packed)?;
+                }
+            }
+            Ok(())
+        }
+        Layout::Tiles { count, out, inn } => {
+            for first in (0..count * out).step_by(out as usize) {
+                for row in (first..first + out).step_by(hyc_ir::abi::TILE as usize) {
+                    let lanes = (first + out - row).min(hyc_ir::abi::TILE);
+                    source.rows(&weight.name, inn, row, lanes, &mut rows)?;
+                    pack_tiles(inn as usize, &rows, &mut packed);
                     emit(&mut packed)?;
                 }
             }

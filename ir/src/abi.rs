@@ -14,12 +14,19 @@
 //!   `[kv_head][page][v_pad]`, `v_pad` being v_dim rounded up to [`V_ALIGN`]. bf16 elements are stored in
 //!   their natural order. A growing cache finds page `pos / page` of a sequence through
 //!   [`StepContext::page_table`]; a ring finds it at
-//!   `ring_slot[sequence] * ring_pages + (pos / page) % ring_pages`.
+//!   `ring_slot[sequence] * ring_pages + (pos / page) % ring_pages`. A *tiled* cache (bf16, pages of
+//!   [`TILE`] tokens) has the same parts at the same offsets, but K as `[kv_head][qk_dim/64][64 tokens][64
+//!   dims]` and V as `[kv_head][v_dim][64 tokens]`, rows of 128 bytes swizzled by
+//!   [`pack::swizzle`](crate::pack::swizzle): both products of an attention then read their right operand
+//!   along its inner dimension, straight from a copied page.
 
 /// Rows of arena tensors start at multiples of this many elements.
 pub const ROW_ALIGN: u64 = 16;
 /// Output features per weight panel; see [`Layout::Panels`](crate::plan::Layout::Panels).
 pub const PANEL: u64 = 16;
+/// Rows and columns of a tile of a tiled weight or cache: a row of 64 bf16 is 128 bytes, the width of the
+/// tensor cores' widest swizzle.
+pub const TILE: u64 = 64;
 /// The V rows of a cache page are padded to this many elements.
 pub const V_ALIGN: u64 = 8;
 

@@ -1,6 +1,6 @@
 //! Weights between row-major order and the artefact's layouts; see [`Layout`] for what each one is.
 
-use crate::abi::PANEL;
+use crate::abi::{PANEL, TILE};
 use crate::plan::{Elem, Layout};
 
 const LANES: usize = PANEL as usize;
@@ -49,6 +49,27 @@ pub fn pack_panel(elem: Elem, inn: usize, rows: &[f32], out: &mut Vec<u8>) {
     }
 }
 
+/// Element offset of (`row`, `col`), `col < 64`, in rows of 64 bf16: the 16-byte chunks of a row are exchanged
+/// by the row's number, the 128-byte swizzle of PTX's matrix descriptors (PTX ISA 8.7, 9.7.15.5.1).
+pub const fn swizzle(row: u64, col: u64) -> u64 {
+    row * TILE + (((col / 8) ^ (row % 8)) * 8) + col % 8
+}
+
+/// Appends the tiles of up to [`TILE`] rows of `inn` elements, zero-padded.
+pub fn pack_tiles(inn: usize, rows: &[f32], out: &mut Vec<u8>) {
+    const SIDE: usize = TILE as usize;
+    let mut tile = [0f32; SIDE * SIDE];
+    for first in (0..inn).step_by(SIDE) {
+        tile.fill(0.0);
+        for (r, row) in rows.chunks_exact(inn).take(SIDE).enumerate() {
+            for (c, x) in row[first..inn.min(first + SIDE)].iter().enumerate() {
+                tile[swizzle(r as u64, c as u64) as usize] = *x;
+            }
+        }
+        pack_row(Elem::Bf16, &tile, out);
+    }
+}
+
 /// A whole weight. `data` is row-major; for panels `[count][out][inn]`.
 pub fn pack(layout: Layout, elem: Elem, data: &[f32]) -> Vec<u8> {
     let mut out = Vec::with_capacity((layout.elements() * elem.bytes()) as usize);
@@ -58,6 +79,12 @@ pub fn pack(layout: Layout, elem: Elem, data: &[f32]) -> Vec<u8> {
             let (inn, group) = (inn as usize, group as usize);
             for rows in data.chunks(inn * group) {
                 rows.chunks(inn * LANES).for_each(|panel| pack_panel(elem, inn, panel, &mut out));
+            }
+        }
+        Layout::Tiles { out: outputs, inn, .. } => {
+            let (inn, outputs) = (inn as usize, outputs as usize);
+            for matrix in data.chunks(inn * outputs) {
+                matrix.chunks(inn * TILE as usize).for_each(|rows| pack_tiles(inn, rows, &mut out));
             }
         }
     }
@@ -73,6 +100,11 @@ pub fn index(layout: Layout, elem: Elem, row: u64, col: u64) -> u64 {
             let panel = (row / group) * group.div_ceil(PANEL) + (row % group) / PANEL;
             let lane = (row % group) % PANEL;
             (panel * inn + col) * PANEL + slot(elem, lane as usize) as u64
+        }
+        Layout::Tiles { out, inn, .. } => {
+            let (matrix, row) = (row / out, row % out);
+            let tile = (matrix * out.div_ceil(TILE) + row / TILE) * inn.div_ceil(TILE) + col / TILE;
+            tile * TILE * TILE + swizzle(row % TILE, col % TILE)
         }
     }
 }
@@ -101,9 +133,10 @@ mod tests {
 
     #[test]
     fn every_element_is_found_where_it_was_put() {
-        for (count, out, inn, group) in [(1, 16, 3, 16), (1, 40, 5, 20), (3, 7, 4, 7), (2, 33, 1, 33)] {
-            for elem in [Elem::F32, Elem::Bf16] {
-                let layout = Layout::Panels { count, out, inn, group };
+        for (count, out, inn, group) in [(1, 16, 3, 16), (1, 40, 5, 20), (3, 7, 4, 7), (2, 130, 70, 130)] {
+            let panels = Layout::Panels { count, out, inn, group };
+            let tiles = Layout::Tiles { count, out, inn };
+            for (layout, elem) in [(panels, Elem::F32), (panels, Elem::Bf16), (tiles, Elem::Bf16)] {
                 let data: Vec<f32> = (0..count * out * inn).map(|i| i as f32).collect();
                 let bytes = pack(layout, elem, &data);
                 assert_eq!(bytes.len() as u64, layout.elements() * elem.bytes());

@@ -72,6 +72,7 @@ fn caches(shape: AttnShape, page: u64, elem: Elem) -> [CacheSpec; 2] {
         elem,
         page,
         policy: CachePolicy::Growing,
+        tiled: false,
     };
     let ring = CachePolicy::Ring { window: 11, pages: (11 + 64u64).div_ceil(page) + 1 };
     [growing, CacheSpec { policy: ring, ..growing }]

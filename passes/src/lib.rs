@@ -53,6 +53,8 @@ const REWRITES: &[(&str, Rewrite)] = &[
 pub struct PipelineOptions<'a> {
     /// Whether the target has a kernel for this; the reason where it has none.
     pub supports: &'a dyn Fn(&KernelSpec) -> Result<(), String>,
+    /// Whether bf16 matrices and caches are stored as tensor cores read them, where their shapes allow it.
+    pub tiles: bool,
     /// Architecture that the Plan will say its code is for, as Rust names it.
     pub arch: String,
     /// Processor features that the Plan will ask for.
@@ -105,7 +107,7 @@ pub fn run(
     report("plan-memory", arena.placements.len(), start);
 
     let start = Instant::now();
-    let selected = select_kernels::run(&graph, options.supports)?;
+    let selected = select_kernels::run(&graph, options)?;
     report("select-kernels", selected.kernels.len(), start);
 
     let start = Instant::now();

@@ -17,7 +17,7 @@ use crate::PipelineOptions;
 use crate::error::PassError;
 use crate::plan_memory::Arena;
 use crate::rewrite::{cache_reads, cache_root};
-use crate::select_kernels::Selected;
+use crate::select_kernels::{Selected, cache_spec};
 
 const PASS: &str = "schedule";
 
@@ -31,7 +31,7 @@ pub fn run(
     let mut ids: HashMap<ValueId, Operand> = HashMap::new();
     let buffers = buffers(graph, arena, &mut ids);
     let weights = weights(graph, selected, &mut ids);
-    let caches = caches(graph, &mut ids)?;
+    let caches = caches(graph, options.tiles, &mut ids)?;
     let logits =
         graph.ops().find(|id| graph.op(*id).op == (Op::Output {})).map(|id| graph.op(id).operands[0]);
     let Some(Operand::Buffer(logits)) = logits.and_then(|value| ids.get(&value).copied()) else {
@@ -152,7 +152,7 @@ fn weights(graph: &Graph, selected: &Selected, ids: &mut HashMap<ValueId, Operan
 }
 
 /// One entry for each `cache()`; all its versions are that entry.
-fn caches(graph: &Graph, ids: &mut HashMap<ValueId, Operand>) -> Result<Vec<Cache>, PassError> {
+fn caches(graph: &Graph, tiles: bool, ids: &mut HashMap<ValueId, Operand>) -> Result<Vec<Cache>, PassError> {
     let mut caches = Vec::new();
     let mut of_root: HashMap<ValueId, CacheId> = HashMap::new();
     for id in graph.ops() {
@@ -173,6 +173,7 @@ fn caches(graph: &Graph, ids: &mut HashMap<ValueId, Operand>) -> Result<Vec<Cach
             elem: ty.elem,
             page: ty.page,
             policy: ty.policy,
+            tiled: cache_spec(ty, tiles).tiled,
         });
     }
     for value in graph.values().filter(|v| matches!(graph.ty(*v), Type::Cache(_)) && graph.def(*v).is_some())

@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 
-use hyc_ir::abi::PANEL;
+use hyc_ir::abi::{PANEL, TILE};
 use hyc_ir::plan::{CacheSpec, Elem, KernelSpec, Layout, OperandSpec, Rows};
-use hyc_ir::{Dim, Graph, OpId, Sym, Type, ValueId};
+use hyc_ir::{CacheType, Dim, Graph, OpId, Sym, Type, ValueId};
 
+use crate::PipelineOptions;
 use crate::error::PassError;
 use crate::kernel_name;
 use crate::limits;
@@ -39,24 +40,21 @@ pub struct KernelChoice {
 
 /// Chooses the kernels. Errors: an op that no step stands for or that the target refuses; a cache that is
 /// read after it was overwritten; a weight that is wanted in two layouts or is too large.
-pub fn run(
-    graph: &Graph,
-    supports: &dyn Fn(&KernelSpec) -> Result<(), String>,
-) -> Result<Selected, PassError> {
+pub fn run(graph: &Graph, options: &PipelineOptions<'_>) -> Result<Selected, PassError> {
     let places: HashMap<OpId, usize> = graph.ops().enumerate().map(|(place, id)| (id, place)).collect();
     let mut lowered = Vec::new();
     for id in graph.ops() {
         check_reads(graph, id, &places)?;
-        lowered.extend(lower(graph, id)?.map(|step| (id, step)));
+        lowered.extend(lower(graph, id, options.tiles)?.map(|step| (id, step)));
     }
     let layouts = layouts(graph, &lowered)?;
     let mut selected = Selected { steps: Vec::new(), kernels: Vec::new(), layouts };
     for (id, step) in lowered {
-        let spec = spec(graph, id, &step, &selected.layouts)?;
+        let spec = spec(graph, id, &step, &selected.layouts, options.tiles)?;
         let kernel = match selected.kernels.iter().position(|kernel| kernel.spec == spec) {
             Some(kernel) => kernel,
             None => {
-                supports(&spec).map_err(|reason| {
+                (options.supports)(&spec).map_err(|reason| {
                     PassError::at(PASS, graph, id, format!("the target has no kernel for this: {reason}"))
                         .help(format!("choose a shape that target `{}` has kernels for", graph.header.target))
                 })?;
@@ -123,7 +121,27 @@ fn layout_bytes(layout: &Layout) -> Option<u64> {
             let padded = group.checked_next_multiple_of(PANEL)?;
             limits::bytes(&[count, out.checked_div(group)?, padded, inn, 4])
         }
+        Layout::Tiles { count, out, inn } => limits::bytes(&[
+            count,
+            out.checked_next_multiple_of(TILE)?,
+            inn.checked_next_multiple_of(TILE)?,
+            2,
+        ]),
     }
+}
+
+/// What kernels know of a cache, tiled where the target wants that and its shape allows it.
+pub fn cache_spec(cache: &CacheType, tiles: bool) -> CacheSpec {
+    let spec = CacheSpec {
+        kv_heads: cache.kv_heads,
+        qk_dim: cache.qk_dim,
+        v_dim: cache.v_dim,
+        elem: cache.elem,
+        page: cache.page,
+        policy: cache.policy,
+        tiled: false,
+    };
+    CacheSpec { tiled: tiles && spec.can_tile(), ..spec }
 }
 
 fn spec(
@@ -131,6 +149,7 @@ fn spec(
     id: OpId,
     step: &Lowered,
     layouts: &HashMap<ValueId, Layout>,
+    tiles: bool,
 ) -> Result<KernelSpec, PassError> {
     let mut rows = Rows::Tokens;
     let mut operands = Vec::with_capacity(step.operands.len());
@@ -156,14 +175,7 @@ fn spec(
                     return Err(PassError::at(PASS, graph, id, message));
                 }
             },
-            Type::Cache(cache) => OperandSpec::Cache(CacheSpec {
-                kv_heads: cache.kv_heads,
-                qk_dim: cache.qk_dim,
-                v_dim: cache.v_dim,
-                elem: cache.elem,
-                page: cache.page,
-                policy: cache.policy,
-            }),
+            Type::Cache(cache) => OperandSpec::Cache(cache_spec(cache, tiles)),
         };
         operands.push(operand);
     }

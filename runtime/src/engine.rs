@@ -262,12 +262,11 @@ impl<'m> Engine<'m> {
         };
         let mut page = vec![0; cache.page_bytes() as usize];
         self.caches[id.index()].read(physical * cache.page_bytes(), &mut page)?;
-        let v_pad = hyc_ir::abi::round_up(cache.v_dim, hyc_ir::abi::V_ALIGN);
+        let spec = cache.spec();
         let place = position % cache.page;
         let load = |index: u64| hyc_ir::pack::load(cache.elem, &page, index);
-        let key = |h: u64, d: u64| load((h * cache.qk_dim + d) * cache.page + place);
-        let values = cache.kv_heads * cache.qk_dim * cache.page;
-        let value = |h: u64, d: u64| load(values + (h * cache.page + place) * v_pad + d);
+        let key = |h: u64, d: u64| load(spec.key_index(h, place, d));
+        let value = |h: u64, d: u64| load(spec.value_index(h, place, d));
         let all = |dim: u64, f: &dyn Fn(u64, u64) -> f32| {
             (0..cache.kv_heads).flat_map(|h| (0..dim).map(move |d| (h, d))).map(|(h, d)| f(h, d)).collect()
         };

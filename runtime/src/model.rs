@@ -299,6 +299,10 @@ pub fn stored_shape(layout: Layout) -> Vec<usize> {
         Layout::Vector { len } => vec![len],
         Layout::Rows { rows, cols } => vec![rows, cols],
         Layout::Panels { count, inn, .. } => vec![count * layout.panels(), inn, hyc_ir::abi::PANEL],
+        Layout::Tiles { count, out, inn } => {
+            let tiles = |n: u64| n.div_ceil(hyc_ir::abi::TILE);
+            vec![count * tiles(out), tiles(inn), hyc_ir::abi::TILE, hyc_ir::abi::TILE]
+        }
     };
     dims.into_iter().map(|dim| dim as usize).collect()
 }

@@ -15,7 +15,7 @@ pub use spec::{CacheSpec, KernelSpec, OperandSpec};
 pub use step::{AttnShape, Epilogue, GateMode, Grid, GridDim, Role, RopeSpec, SelectShape, StepOp};
 pub use verify::PlanError;
 
-use crate::abi::{PANEL, ROW_ALIGN, V_ALIGN, round_up};
+use crate::abi::{PANEL, ROW_ALIGN, TILE, V_ALIGN, round_up};
 
 /// The format that this build writes and reads.
 pub const PLAN_VERSION: u32 = 1;
@@ -203,6 +203,17 @@ pub enum Layout {
         /// Output features that share panels.
         group: u64,
     },
+    /// A linear's `[out, inn]` in bf16, `count` of them one after the other, as tensor cores read it: tiles
+    /// `[count][ceil(out/64)][ceil(inn/64)][64 outputs][64 inputs]` of 8 KiB, zero-padded, each swizzled as
+    /// [`pack::swizzle`](crate::pack::swizzle) says. A tile is copied to shared memory as it lies.
+    Tiles {
+        /// Matrices stored one after the other.
+        count: u64,
+        /// Output features of one matrix.
+        out: u64,
+        /// Input features.
+        inn: u64,
+    },
 }
 
 impl Layout {
@@ -214,12 +225,14 @@ impl Layout {
             Layout::Panels { count, out, inn, group } => {
                 count * (out / group) * group.div_ceil(PANEL) * PANEL * inn
             }
+            Layout::Tiles { count, out, inn } => count * round_up(out, TILE) * round_up(inn, TILE),
         }
     }
 
-    /// Panels of one matrix of a [`Layout::Panels`]; 0 for the others.
+    /// Panels or rows of tiles of one matrix; 0 for what is no matrix of a product.
     pub fn panels(&self) -> u64 {
         match *self {
+            Layout::Tiles { out, .. } => out.div_ceil(TILE),
             Layout::Panels { out, group, .. } => (out / group) * group.div_ceil(PANEL),
             _ => 0,
         }
@@ -282,9 +295,25 @@ pub struct Cache {
     pub page: u64,
     /// Growing or ring.
     pub policy: CachePolicy,
+    /// Whether pages are stored as tensor cores read them; see [`crate::abi`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tiled: bool,
 }
 
 impl Cache {
+    /// What a kernel knows of it.
+    pub fn spec(&self) -> CacheSpec {
+        CacheSpec {
+            kv_heads: self.kv_heads,
+            qk_dim: self.qk_dim,
+            v_dim: self.v_dim,
+            elem: self.elem,
+            page: self.page,
+            policy: self.policy,
+            tiled: self.tiled,
+        }
+    }
+
     /// Bytes of one page, padding included.
     pub fn page_bytes(&self) -> u64 {
         self.kv_heads * self.page * (self.qk_dim + round_up(self.v_dim, V_ALIGN)) * self.elem.bytes()
@@ -353,6 +382,34 @@ pub struct Launch {
     pub threads: u32,
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
+    /// Rows of a step for which this function is launched; it is skipped for others. All, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
+}
+
+/// A range of a step's row count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct When {
+    /// Whose count.
+    pub dim: GridDim,
+    /// The least.
+    pub least: u64,
+    /// The most.
+    pub most: u64,
+}
+
+impl Launch {
+    /// Whether a step with these counts has this launch.
+    pub fn applies(&self, tokens: u64, outputs: u64) -> bool {
+        self.when.is_none_or(|when| {
+            let count = match when.dim {
+                GridDim::One => 1,
+                GridDim::Tokens => tokens,
+                GridDim::Outputs => outputs,
+            };
+            (when.least..=when.most).contains(&count)
+        })
+    }
 }
 
 /// Blocks of a launch along one axis: `ceil(count * per / each)`.

@@ -1,7 +1,8 @@
 //! What a kernel is compiled from: an op and what is constant about its operands.
 
 use super::{CachePolicy, Elem, Layout, Operand, Plan, Rows, Step, StepOp};
-use crate::abi::{V_ALIGN, round_up};
+use crate::abi::{TILE, V_ALIGN, round_up};
+use crate::pack::swizzle;
 
 /// Everything constant that a kernel may depend on. Two steps with equal specs share one kernel.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +57,8 @@ pub struct CacheSpec {
     pub page: u64,
     /// Growing or ring.
     pub policy: CachePolicy,
+    /// Whether pages are stored as tensor cores read them.
+    pub tiled: bool,
 }
 
 impl CacheSpec {
@@ -64,14 +67,35 @@ impl CacheSpec {
         round_up(self.v_dim, V_ALIGN)
     }
 
-    /// Element offset of the K tile of `kv_head` in its page: `[qk_dim][page]`.
+    /// Whether a cache of these constants can be stored as tensor cores read it: bf16, pages of 64 tokens,
+    /// keys of whole tiles, values of whole swizzle atoms.
+    pub fn can_tile(&self) -> bool {
+        self.elem == Elem::Bf16 && self.page == TILE && self.qk_dim % TILE == 0 && self.v_dim % 16 == 0
+    }
+
+    /// Element offset of the K part of `kv_head` in its page.
     pub fn k_offset(&self, kv_head: u64) -> u64 {
         kv_head * self.qk_dim * self.page
     }
 
-    /// Element offset of the V tile of `kv_head` in its page: `[page][v_pad]`.
+    /// Element offset of the V part of `kv_head` in its page.
     pub fn v_offset(&self, kv_head: u64) -> u64 {
         self.kv_heads * self.qk_dim * self.page + kv_head * self.page * self.v_pad()
+    }
+
+    /// Element offset of dim `dim` of the key of `kv_head` at token `place` of its page.
+    pub fn key_index(&self, kv_head: u64, place: u64, dim: u64) -> u64 {
+        self.k_offset(kv_head)
+            + if self.tiled {
+                dim / TILE * TILE * self.page + swizzle(place, dim % TILE)
+            } else {
+                dim * self.page + place
+            }
+    }
+
+    /// Element offset of dim `dim` of the value of `kv_head` at token `place` of its page.
+    pub fn value_index(&self, kv_head: u64, place: u64, dim: u64) -> u64 {
+        self.v_offset(kv_head) + if self.tiled { swizzle(dim, place) } else { place * self.v_pad() + dim }
     }
 
     /// Elements of a page.
@@ -106,14 +130,7 @@ pub(super) fn of(plan: &Plan, step: &Step) -> KernelSpec {
             }
             Operand::Cache(id) => {
                 let cache = &plan.caches[id.index()];
-                OperandSpec::Cache(CacheSpec {
-                    kv_heads: cache.kv_heads,
-                    qk_dim: cache.qk_dim,
-                    v_dim: cache.v_dim,
-                    elem: cache.elem,
-                    page: cache.page,
-                    policy: cache.policy,
-                })
+                OperandSpec::Cache(cache.spec())
             }
         })
         .collect();

@@ -110,7 +110,13 @@ impl<'c> Maker<'c, '_> {
         let e = Emit::new(self.context, self.module, &entry, self.spec.operands.len(), threads as u32);
         body(&e);
         e.finish();
-        self.kernel.launches.push(Launch { entry, grid, threads: threads as u32, shared_bytes: 0 });
+        self.kernel.launches.push(Launch {
+            entry,
+            grid,
+            threads: threads as u32,
+            shared_bytes: 0,
+            when: None,
+        });
     }
 
     /// `per` items a row, `each` of them a block.

@@ -157,14 +157,12 @@ impl CacheView<'_> {
 
     fn key_index(&self, sequence: u64, position: u64, head: u64, dim: u64) -> u64 {
         assert!(head < self.spec.kv_heads && dim < self.spec.qk_dim);
-        let tile = self.page(sequence, position) + self.spec.k_offset(head);
-        tile + dim * self.spec.page + position % self.spec.page
+        self.page(sequence, position) + self.spec.key_index(head, position % self.spec.page, dim)
     }
 
     fn value_index(&self, sequence: u64, position: u64, head: u64, dim: u64) -> u64 {
         assert!(head < self.spec.kv_heads && dim < self.spec.v_dim);
-        let tile = self.page(sequence, position) + self.spec.v_offset(head);
-        tile + position % self.spec.page * self.spec.v_pad() + dim
+        self.page(sequence, position) + self.spec.value_index(head, position % self.spec.page, dim)
     }
 
     /// The address of an element.

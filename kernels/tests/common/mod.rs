@@ -135,7 +135,9 @@ fn operand_memory(
             let count = match layout {
                 Layout::Vector { len } => len,
                 Layout::Rows { rows, cols } => rows * cols,
-                Layout::Panels { count, out, inn, .. } => count * out * inn,
+                Layout::Panels { count, out, inn, .. } | Layout::Tiles { count, out, inn } => {
+                    count * out * inn
+                }
             };
             let data: Vec<f32> = (0..count).map(|_| rng.normal()).collect();
             pack::pack(layout, elem, &data)
@@ -182,12 +184,10 @@ fn cache_memory(rng: &mut Rng, cache: &CacheSpec, batch: &Batch, role: &Role) ->
             let base = physical * cache.page_elements();
             for head in 0..cache.kv_heads {
                 for d in 0..cache.qk_dim {
-                    data[(base + cache.k_offset(head) + d * cache.page + position % cache.page) as usize] =
-                        rng.normal();
+                    data[(base + cache.key_index(head, position % cache.page, d)) as usize] = rng.normal();
                 }
                 for d in 0..cache.v_pad() {
-                    let at = base + cache.v_offset(head) + position % cache.page * cache.v_pad() + d;
-                    data[at as usize] = rng.normal();
+                    data[(base + cache.value_index(head, position % cache.page, d)) as usize] = rng.normal();
                 }
             }
         }

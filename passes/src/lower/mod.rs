@@ -3,7 +3,7 @@
 //! Every op is listed: those that no step stands for are refused, each with what to do. Nothing is chosen
 //! here but the order of a weight's elements; [`products`] does that for the ops that multiply matrices.
 
-use hyc_ir::plan::{AttnShape, Epilogue, GateMode, Layout, RopeSpec, SelectShape, StepOp};
+use hyc_ir::plan::{AttnShape, Elem, Epilogue, GateMode, Layout, RopeSpec, SelectShape, StepOp};
 use hyc_ir::{CacheType, Dim, Graph, Op, OpData, OpId, Sym, Type, ValueId};
 
 use products::Projections;
@@ -29,11 +29,13 @@ struct Ctx<'g> {
     graph: &'g Graph,
     id: OpId,
     data: &'g OpData,
+    tiles: bool,
 }
 
 /// The step of an op; `None` for ops that only name values.
-pub fn lower(graph: &Graph, id: OpId) -> Result<Option<Lowered>, PassError> {
-    let c = Ctx { graph, id, data: graph.op(id) };
+/// With `tiles`, bf16 matrices are wanted as tensor cores read them.
+pub fn lower(graph: &Graph, id: OpId, tiles: bool) -> Result<Option<Lowered>, PassError> {
+    let c = Ctx { graph, id, data: graph.op(id), tiles };
     c.check_rows()?;
     let step = match c.data.op.clone() {
         Op::Weight {} | Op::Cache { .. } | Op::Output {} => return Ok(None),
@@ -190,7 +192,13 @@ impl<'g> Ctx<'g> {
     }
 
     fn panels(&self, i: usize, group: Option<u64>) -> Result<(ValueId, Layout), PassError> {
+        let elem = match self.graph.ty(self.operand(i)) {
+            Type::Weight { elem, .. } => *elem,
+            _ => Elem::F32,
+        };
         let layout = match *self.weight_dims(i)? {
+            [out, inn] if self.tiles && elem == Elem::Bf16 => Layout::Tiles { count: 1, out, inn },
+            [count, out, inn] if self.tiles && elem == Elem::Bf16 => Layout::Tiles { count, out, inn },
             [out, inn] => Layout::Panels { count: 1, out, inn, group: group.unwrap_or(out) },
             [count, out, inn] => Layout::Panels { count, out, inn, group: group.unwrap_or(out) },
             _ => return Err(self.refuse("a weight that is no matrix")),

@@ -228,6 +228,9 @@ impl Executor for CudaExecutor {
         let mut params: Vec<*mut c_void> =
             values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
         for (function, launch) in &self.kernels[step.kernel.index()] {
+            if !launch.applies(context.tokens, context.outputs) {
+                continue;
+            }
             let [x, y] = launch.grid.map(|extent| extent.blocks(context.tokens, context.outputs));
             if x == 0 || y == 0 {
                 continue;

@@ -110,6 +110,7 @@ pub fn plan() -> Plan {
         elem: Elem::F32,
         page: 4,
         policy,
+        tiled: false,
     };
     let weight =
         |name: &str, layout| Weight { name: name.into(), shape: vec![width, width], elem: Elem::F32, layout };

@@ -123,6 +123,11 @@ fn weights(plan: &Plan, report: &mut Report) {
                     && group <= out
                     && out % group == 0
             }
+            Layout::Tiles { count, out, inn } => {
+                [count, out, inn].iter().all(|n| *n > 0)
+                    && fits(&[count, out, inn, 64 * 64 * 2])
+                    && weight.elem == Elem::Bf16
+            }
         };
         if !possible || weight.elem == Elem::I32 {
             report.add(&weight.name, format!("{:?} of {} is not possible", weight.layout, weight.elem));
@@ -136,6 +141,7 @@ fn caches(plan: &Plan, report: &mut Report) {
         let small = sizes.iter().all(|n| (1..1 << 24).contains(n));
         if !small
             || cache.elem == Elem::I32
+            || (cache.tiled && !cache.spec().can_tile())
             || !fits(&[cache.kv_heads, cache.page, cache.qk_dim + cache.v_dim + 8, 4])
         {
             report.add(&cache.name, "impossible sizes");

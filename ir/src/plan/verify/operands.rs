@@ -18,7 +18,7 @@ enum Want {
     Selection(SelectShape),
     /// An f32 vector.
     Vector(u64),
-    /// Matrices `[count][out, inn]` in panels of `group`.
+    /// Matrices `[count][out, inn]` in panels of `group`, or in tiles.
     Panels { count: u64, out: Option<u64>, inn: u64, group: Option<u64> },
     /// A table of rows, in either layout.
     Table { rows: u64, cols: u64 },
@@ -106,6 +106,10 @@ fn weight_holds(elem: Elem, layout: Layout, want: &Want) -> bool {
         (Layout::Panels { count, out, inn, group }, Want::Panels { count: c, out: o, inn: i, group: g }) => {
             (count, Some(out), inn) == (*c, *o, *i) && Some(group) == g.or(*o)
         }
+        (Layout::Tiles { count, out, inn }, Want::Panels { count: c, out: o, inn: i, .. }) => {
+            (count, Some(out), inn) == (*c, *o, *i)
+        }
+        (Layout::Tiles { count: 1, out, inn }, Want::Table { rows, cols }) => (out, inn) == (*rows, *cols),
         (Layout::Rows { rows, cols }, Want::Table { rows: r, cols: c }) => (rows, cols) == (*r, *c),
         (Layout::Panels { count: 1, out, inn, group }, Want::Table { rows, cols }) => {
             (out, inn, group) == (*rows, *cols, *rows)

@@ -76,6 +76,7 @@ fn plan() -> Plan {
             elem: Elem::F32,
             page: 8,
             policy: CachePolicy::Growing,
+            tiled: false,
         }],
         steps: vec![
             step("embed", None, StepOp::Embed { vocab: 32, hidden: 16 }, vec![w(0), b(0)], 0, tokens),
