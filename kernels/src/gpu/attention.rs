@@ -14,7 +14,7 @@ use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, SelectShape};
 
 use super::emit::{Emit, Float, Int, LANES, Ptr, Var, WARP};
-use super::qkv::{page_offset, spec_cache};
+use super::qkv::{key_index, page_offset, spec_cache, value_index};
 use super::{Maker, stride, topk};
 
 /// Warps and threads of a block.
@@ -166,18 +166,14 @@ impl<'c> Branch<'c> {
         let (cache, heads) = (&self.cache, state.max.len() as u64);
         let base =
             e.at_elem(cache.elem, e.operand(self.cache_at), page_offset(e, cache, item.sequence, logical));
-        let keys = e.at_elem(cache.elem, base, e.mul_const(item.kv_head, cache.qk_dim * cache.page));
-        let values = e.mul_const(item.kv_head, cache.page * cache.v_pad());
-        let values = e.at_elem(cache.elem, base, e.add_const(values, cache.v_offset(0) as i64));
         let tokens: Vec<Int<'c>> =
             (0..cache.page.div_ceil(WARP)).map(|j| e.add_const(lane, (32 * j) as i64)).collect();
         let scores: Vec<Vec<Var<'c>>> =
             (0..heads).map(|_| tokens.iter().map(|_| e.float_var(0.0)).collect()).collect();
         let inside: Vec<Int<'c>> = tokens.iter().map(|t| e.min(*t, e.int(cache.page - 1))).collect();
         e.each(e.int(0), e.int(cache.qk_dim), 1, |e, d| {
-            let row = e.mul_const(d, cache.page);
-            let k: Vec<Float<'c>> =
-                inside.iter().map(|t| e.load_elem(cache.elem, keys, e.add(row, *t))).collect();
+            let key = |t: &Int<'c>| e.load_elem(cache.elem, base, key_index(e, cache, item.kv_head, *t, d));
+            let k: Vec<Float<'c>> = inside.iter().map(key).collect();
             for (h, scores) in scores.iter().enumerate() {
                 let q = e.load(s.q, e.add_const(d, ((first + h as u64) * cache.qk_dim) as i64));
                 scores.iter().zip(&k).for_each(|(score, k)| e.accumulate(*score, q, *k));
@@ -219,10 +215,9 @@ impl<'c> Branch<'c> {
         }
         e.warp_barrier();
         e.each(lo, hi, 1, |e, t| {
-            let row = e.mul_const(t, cache.v_pad());
             for slot in 0..state.acc[0].len() {
                 let element = e.min(e.add_const(lane, 32 * slot as i64), e.int(cache.v_dim - 1));
-                let v = e.load_elem(cache.elem, values, e.add(row, element));
+                let v = e.load_elem(cache.elem, base, value_index(e, cache, item.kv_head, t, element));
                 for (h, acc) in state.acc.iter().enumerate() {
                     let p = e.load(p, e.add_const(t, (h as u64 * cache.page) as i64));
                     e.accumulate(acc[slot], p, v);

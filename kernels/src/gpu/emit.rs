@@ -10,7 +10,7 @@ use inkwell::attributes::AttributeLoc;
 use inkwell::builder::{Builder, BuilderError};
 use inkwell::context::Context;
 use inkwell::module::Module;
-use inkwell::types::{BasicTypeEnum, FunctionType};
+use inkwell::types::{BasicTypeEnum, FloatType, FunctionType, IntType, StructType, VoidType};
 use inkwell::values::{
     BasicMetadataValueEnum, BasicValue, BasicValueEnum, FloatValue, FunctionValue, IntValue, PointerValue,
 };
@@ -142,7 +142,8 @@ impl<'c> Emit<'c> {
         self.asm(ty, &format!("mov.u32 $0, %{register};"), "=r", false, &[]).into_int_value()
     }
 
-    fn asm(
+    /// Inline PTX; with `effects` it is neither moved nor dropped.
+    pub(super) fn asm(
         &self,
         ty: FunctionType<'c>,
         text: &str,
@@ -246,6 +247,21 @@ impl<'c> Emit<'c> {
         ok(self.b.build_int_compare(IntPredicate::SLT, a, b, ""))
     }
 
+    /// The condition that never holds.
+    pub fn no(&self) -> Int<'c> {
+        self.context.bool_type().const_zero()
+    }
+
+    /// a < b, unsigned.
+    pub fn lt_unsigned(&self, a: Int<'c>, b: Int<'c>) -> Int<'c> {
+        ok(self.b.build_int_compare(IntPredicate::ULT, a, b, ""))
+    }
+
+    /// a > b, unsigned.
+    pub fn above_unsigned(&self, a: Int<'c>, b: Int<'c>) -> Int<'c> {
+        self.lt_unsigned(b, a)
+    }
+
     /// a >= b, signed.
     pub fn ge(&self, a: Int<'c>, b: Int<'c>) -> Int<'c> {
         ok(self.b.build_int_compare(IntPredicate::SGE, a, b, ""))
@@ -295,7 +311,11 @@ impl<'c> Emit<'c> {
 
     /// `for i in (begin..end).step_by(step) { body }`, of i32.
     pub fn each(&self, begin: Int<'c>, end: Int<'c>, step: u64, body: impl FnOnce(&Self, Int<'c>)) {
-        let i = self.var(begin.into());
+        self.advance(self.var(begin.into()), end, step, body);
+    }
+
+    /// `while *i < end { body(*i); *i += step }`, of i32.
+    pub fn advance(&self, i: Var<'c>, end: Int<'c>, step: u64, body: impl FnOnce(&Self, Int<'c>)) {
         let (head, inside, after) = (self.block(), self.block(), self.block());
         ok(self.b.build_unconditional_branch(head));
         self.b.position_at_end(head);
@@ -305,6 +325,19 @@ impl<'c> Emit<'c> {
         body(self, now);
         self.set(i, self.add_const(now, step as i64).into());
         ok(self.b.build_unconditional_branch(head));
+        self.b.position_at_end(after);
+    }
+
+    /// `if condition { then } else { other }`.
+    pub fn either(&self, condition: Int<'c>, then: impl FnOnce(&Self), other: impl FnOnce(&Self)) {
+        let (yes, no, after) = (self.block(), self.block(), self.block());
+        ok(self.b.build_conditional_branch(condition, yes, no));
+        self.b.position_at_end(yes);
+        then(self);
+        ok(self.b.build_unconditional_branch(after));
+        self.b.position_at_end(no);
+        other(self);
+        ok(self.b.build_unconditional_branch(after));
         self.b.position_at_end(after);
     }
 
@@ -395,7 +428,7 @@ impl<'c> Emit<'c> {
 
     /// The larger.
     pub fn fmax(&self, a: Float<'c>, b: Float<'c>) -> Float<'c> {
-        self.pick_float(self.above(a, b), a, b)
+        self.float_asm("max.f32 $0, $1, $2;", &[a, b])
     }
 
     /// a * b + c, rounded once.
@@ -415,6 +448,16 @@ impl<'c> Emit<'c> {
         let constraints = format!("=f{}", ",f".repeat(args.len()));
         let args: Vec<BasicMetadataValueEnum<'c>> = args.iter().map(|x| (*x).into()).collect();
         self.asm(ty, text, &constraints, false, &args).into_float_value()
+    }
+
+    /// 2^x, to two units in the last place; 2^-inf is 0.
+    pub fn exp2(&self, x: Float<'c>) -> Float<'c> {
+        self.float_asm("ex2.approx.ftz.f32 $0, $1;", &[x])
+    }
+
+    /// log2 x.
+    pub fn log2(&self, x: Float<'c>) -> Float<'c> {
+        self.float_asm("lg2.approx.f32 $0, $1;", &[x])
     }
 
     /// e^x, to two units in the last place; e^-inf is 0.
@@ -538,8 +581,112 @@ impl<'c> Emit<'c> {
         ok(self.b.build_store(self.at(base, index), value));
     }
 
+    // Types and raw values, for the files beside this one.
+
+    pub(super) fn i32(&self) -> IntType<'c> {
+        self.context.i32_type()
+    }
+
+    pub(super) fn i64(&self) -> IntType<'c> {
+        self.context.i64_type()
+    }
+
+    pub(super) fn f32(&self) -> FloatType<'c> {
+        self.context.f32_type()
+    }
+
+    pub(super) fn void(&self) -> VoidType<'c> {
+        self.context.void_type()
+    }
+
+    pub(super) fn structure(&self, fields: &[BasicTypeEnum<'c>]) -> StructType<'c> {
+        self.context.struct_type(fields, false)
+    }
+
+    /// The first `count` fields of a struct.
+    pub(super) fn fields(
+        &self,
+        of: BasicValueEnum<'c>,
+        count: usize,
+    ) -> impl Iterator<Item = BasicValueEnum<'c>> {
+        let of = of.into_struct_value();
+        (0..count as u32).map(move |i| ok(self.b.build_extract_value(of, i, "")))
+    }
+
+    pub(super) fn pointer_int(&self, p: Ptr<'c>, ty: IntType<'c>) -> Int<'c> {
+        ok(self.b.build_ptr_to_int(p, ty, ""))
+    }
+
+    /// base + offset bytes.
+    pub fn byte_offset(&self, base: Ptr<'c>, offset: Int<'c>) -> Ptr<'c> {
+        self.element(self.context.i8_type().into(), base, offset)
+    }
+
+    /// The module's one array of shared memory whose size a launch gives.
+    pub(super) fn external_shared(&self, name: &str) -> Ptr<'c> {
+        let global = self.module.get_global(name).unwrap_or_else(|| {
+            let ty = self.context.i8_type().array_type(0);
+            let global = self.module.add_global(ty, Some(AddressSpace::from(SHARED)), name);
+            global.set_alignment(1024);
+            global
+        });
+        global.as_pointer_value()
+    }
+
+    /// `loop { if body() { break } }`
+    pub(super) fn repeat(&self, body: impl FnOnce(&Self) -> Int<'c>) {
+        let (inside, after) = (self.block(), self.block());
+        ok(self.b.build_unconditional_branch(inside));
+        self.b.position_at_end(inside);
+        let done = body(self);
+        ok(self.b.build_conditional_branch(done, after, inside));
+        self.b.position_at_end(after);
+    }
+
+    /// An f32's bits.
+    pub fn bits(&self, x: Float<'c>) -> Int<'c> {
+        ok(self.b.build_bit_cast(x, self.context.i32_type(), "")).into_int_value()
+    }
+
+    /// a ^ b.
+    pub fn xor(&self, a: Int<'c>, b: Int<'c>) -> Int<'c> {
+        ok(self.b.build_xor(a, b, ""))
+    }
+
+    /// a >> n, sign kept.
+    pub fn shift_right(&self, a: Int<'c>, n: u64) -> Int<'c> {
+        ok(self.b.build_right_shift(a, a.get_type().const_int(n, false), true, ""))
+    }
+
+    /// a << n.
+    pub fn shift_left(&self, a: Int<'c>, n: u64) -> Int<'c> {
+        ok(self.b.build_left_shift(a, a.get_type().const_int(n, false), ""))
+    }
+
+    /// Four f32 or i32 words at `base[index ..]`, aligned to 16 bytes.
+    pub fn load4(&self, base: Ptr<'c>, index: Int<'c>) -> [Int<'c>; 4] {
+        let load = ok(self.b.build_load(self.context.i32_type().vec_type(4), self.at(base, index), ""));
+        if let Some(instruction) = load.as_instruction_value() {
+            // The instruction is a load, for which this cannot fail.
+            let _ = instruction.set_alignment(16);
+        }
+        let load = load.into_vector_value();
+        [0, 1, 2, 3].map(|i| ok(self.b.build_extract_element(load, self.int(i), "")).into_int_value())
+    }
+
+    /// Stores words to `base[index ..]`, aligned to their size: two or four.
+    pub fn store_words(&self, base: Ptr<'c>, index: Int<'c>, words: &[Int<'c>]) {
+        let ty = self.context.i32_type().vec_type(words.len() as u32);
+        let vector = words.iter().enumerate().fold(ty.get_poison(), |vector, (i, word)| {
+            ok(self.b.build_insert_element(vector, *word, self.int(i as u64), ""))
+        });
+        let store = ok(self.b.build_store(self.at(base, index), vector));
+        // A store, for which this cannot fail.
+        let _ = store.set_alignment(4 * words.len() as u32);
+    }
+
     /// The upper half of an f32's bits as that f32.
-    fn widen(&self, bits: Int<'c>) -> Float<'c> {
+    pub(super) fn widen(&self, bits: Int<'c>) -> Float<'c> {
         ok(self.b.build_bit_cast(bits, self.context.f32_type(), "")).into_float_value()
     }
 

@@ -5,6 +5,7 @@
 use hyc_ir::abi::PANEL;
 use hyc_ir::plan::{Elem, Epilogue, Extent, KernelSpec, Layout};
 
+use super::dense::{self, Matrix};
 use super::emit::{Emit, Int, Ptr};
 use super::product::{self, Input, Place, THREADS};
 use super::{Maker, stride, weight};
@@ -55,12 +56,33 @@ pub fn mine<'c>(e: &Emit<'c>, spec: &KernelSpec, first: Int<'c>, place: &Place<'
     (inside, row)
 }
 
+/// The kernel for weights in tiles.
+fn tiled(k: &mut Maker<'_, '_>, inn: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
+    let spec = k.spec;
+    let at = 1 + usize::from(norm.is_some());
+    let out_at = spec.operands.len() - 1;
+    let up = (epilogue == Epilogue::SwiGlu).then_some(at + 1);
+    let matrices = vec![Matrix { at, out, column: 0 }];
+    dense::product(k, inn, norm, matrices, up, &|e, row, column, value| {
+        let place = |i: usize| e.add(e.mul_const(row, stride(spec, i)), column);
+        let value = match epilogue {
+            Epilogue::Residual => e.fadd(value, e.load(e.operand(at + 1), place(at + 1))),
+            _ => value,
+        };
+        e.store(e.operand(out_at), place(out_at), value.into());
+    });
+}
+
 /// Makes the kernel.
 pub fn linear(k: &mut Maker<'_, '_>, inn: u64, norm: Option<f64>, epilogue: Epilogue) {
     let spec = k.spec;
     let at = 1 + usize::from(norm.is_some());
     let (elem, layout) = weight(spec, at);
-    let Layout::Panels { out, .. } = layout else { return };
+    let out = match layout {
+        Layout::Panels { out, .. } => out,
+        Layout::Tiles { out, .. } => return tiled(k, inn, out, norm, epilogue),
+        _ => return,
+    };
     let grid = [Extent::fixed(layout.panels()), k.rows(1, tile(spec))];
     k.launch("", grid, THREADS, |e| {
         let (input, first) = input(e, spec, inn, norm);

@@ -4,19 +4,28 @@
 //! [`hyc_ir::abi`] says: weights, caches and activations are those of the CPU's kernels, so one reference
 //! serves both.
 
+mod attend;
 mod attention;
+mod decode;
+mod dense;
 mod emit;
+mod flash;
 mod linear;
 mod moe;
+mod pipe;
 mod pointwise;
 mod product;
 mod qkv;
+mod tensor;
 mod topk;
 
 use std::fmt;
 use std::mem::ManuallyDrop;
 
-use hyc_ir::plan::{Elem, Extent, GridDim, KernelSpec, Launch, Layout, OperandSpec, Rows, StepOp};
+use hyc_ir::plan::{
+    AttnShape, Elem, Extent, GridDim, KernelSpec, Launch, Layout, OperandSpec, Rows, SelectShape, StepOp,
+    When,
+};
 use inkwell::OptimizationLevel;
 use inkwell::context::Context;
 use inkwell::module::Module;
@@ -106,17 +115,37 @@ pub(crate) struct Maker<'c, 's> {
 impl<'c> Maker<'c, '_> {
     /// Adds one function; `part` tells it from others of this kernel.
     fn launch(&mut self, part: &str, grid: [Extent; 2], threads: u64, body: impl FnOnce(&Emit<'c>)) {
+        self.launch_with(part, grid, threads, None, 0, body);
+    }
+
+    /// The same for some row counts alone.
+    fn launch_when(
+        &mut self,
+        part: &str,
+        grid: [Extent; 2],
+        threads: u64,
+        when: Option<When>,
+        body: impl FnOnce(&Emit<'c>),
+    ) {
+        self.launch_with(part, grid, threads, when, 0, body);
+    }
+
+    /// The same with `shared` bytes of dynamic shared memory.
+    fn launch_with(
+        &mut self,
+        part: &str,
+        grid: [Extent; 2],
+        threads: u64,
+        when: Option<When>,
+        shared: u64,
+        body: impl FnOnce(&Emit<'c>),
+    ) {
         let entry = format!("{}{part}", self.name);
         let e = Emit::new(self.context, self.module, &entry, self.spec.operands.len(), threads as u32);
         body(&e);
         e.finish();
-        self.kernel.launches.push(Launch {
-            entry,
-            grid,
-            threads: threads as u32,
-            shared_bytes: 0,
-            when: None,
-        });
+        let shared_bytes = shared as u32;
+        self.kernel.launches.push(Launch { entry, grid, threads: threads as u32, shared_bytes, when });
     }
 
     /// `per` items a row, `each` of them a block.
@@ -172,6 +201,16 @@ pub fn compile(specs: &[(String, KernelSpec)]) -> Result<Ptx, GpuError> {
 }
 
 fn build(k: &mut Maker<'_, '_>) {
+    if attend::takes(k.spec) {
+        return match k.spec.op {
+            StepOp::FullAttention { shape, sink } => whole(k, shape, sink, None),
+            StepOp::OracleAttention { shape, sink, select } => whole(k, shape, sink, Some(select)),
+            StepOp::WindowAttention { shape, .. }
+            | StepOp::SparseAttention { shape, .. }
+            | StepOp::HybridAttention { shape, .. } => attend::by_query(k, shape),
+            _ => {}
+        };
+    }
     match k.spec.op {
         StepOp::Embed { hidden, .. } => pointwise::embed(k, hidden),
         StepOp::RmsNorm { groups, width, eps } => pointwise::rms_norm(k, groups, width, eps),
@@ -212,4 +251,11 @@ pub(crate) fn weight(spec: &KernelSpec, i: usize) -> (Elem, Layout) {
         OperandSpec::Weight { elem, layout } => (elem, layout),
         _ => (Elem::F32, Layout::Vector { len: 0 }),
     }
+}
+
+/// Attention over whole contexts on tensor cores: one function for few rows, one for many.
+fn whole(k: &mut Maker<'_, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
+    let sink = sink.then_some(2);
+    decode::decode(k, shape, sink, select);
+    flash::prefill(k, shape, sink, select);
 }

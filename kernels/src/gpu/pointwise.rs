@@ -2,7 +2,7 @@
 
 use std::mem::offset_of;
 
-use hyc_ir::abi::StepContext;
+use hyc_ir::abi::{StepContext, TILE};
 use hyc_ir::pack;
 use hyc_ir::plan::{Elem, Extent, GateMode, Layout};
 
@@ -37,6 +37,14 @@ pub fn embed(k: &mut Maker<'_, '_>, hidden: u64) {
                     });
                     let at = e.add(e.mul_const(panel, inn), e.wide(column));
                     e.add(e.mul_const(at, hyc_ir::abi::PANEL), slot)
+                }
+                Layout::Tiles { inn, .. } => {
+                    let ((tile, row), (k, col)) = (e.div_rem(token, TILE), e.div_rem(column, TILE));
+                    let tile = e.add(e.mul_const(tile, inn.div_ceil(TILE)), e.wide(k));
+                    let (chunk, rest) = e.div_rem(e.wide(col), 8);
+                    let chunk = e.xor(chunk, e.div_rem(row, 8).1);
+                    let inside = e.add(e.mul_const(row, TILE), e.add(e.mul_const(chunk, 8), rest));
+                    e.add(e.mul_const(tile, TILE * TILE), inside)
                 }
                 _ => e.add(e.mul_const(token, hidden), e.wide(column)),
             };

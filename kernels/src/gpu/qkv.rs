@@ -5,9 +5,10 @@
 
 use std::mem::offset_of;
 
-use hyc_ir::abi::{PANEL, StepContext};
-use hyc_ir::plan::{AttnShape, CachePolicy, CacheSpec, Extent, OperandSpec, RopeSpec};
+use hyc_ir::abi::{PANEL, StepContext, TILE};
+use hyc_ir::plan::{AttnShape, CachePolicy, CacheSpec, Extent, Layout, OperandSpec, RopeSpec};
 
+use super::dense::{self, Matrix};
 use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
 use super::linear::{input, mine, panel_at, tile};
 use super::product::{self, THREADS};
@@ -48,33 +49,18 @@ pub fn qkv_append(k: &mut Maker<'_, '_>, c: &Qkv) {
     let parts = if c.own_kv { vec![q, keys, values] } else { vec![q] };
     let columns: u64 = parts.iter().map(|p| p.heads * p.dim).sum();
     let scratch = k.scratch(4 * columns * spec.max_rows);
-    let panels: u64 = parts.iter().map(|p| p.heads * p.panels()).sum();
-    let grid = [Extent::fixed(panels), k.rows(1, tile(spec))];
-    k.launch("_project", grid, THREADS, |e| {
-        let (input, first) = input(e, spec, c.inn, c.norm);
-        let all = e.at(e.scratch(), e.int(scratch));
-        // Which part this block's panel is of; all weights have one element type.
-        let (mut begin, mut matrix, mut local) = (0, e.operand(weights), e.block_x());
-        let (mut dim, mut head_panels, mut column) = (e.int(q.dim), e.int(q.panels()), e.int(0));
-        for (i, part) in parts.iter().enumerate().skip(1) {
-            begin += parts[i - 1].heads * parts[i - 1].panels();
-            let here = e.ge(e.block_x(), e.int(begin));
-            matrix = e.pick_ptr(here, e.operand(weights + i), matrix);
-            local = e.pick(here, e.add_const(e.block_x(), -(begin as i64)), local);
-            dim = e.pick(here, e.int(part.dim), dim);
-            head_panels = e.pick(here, e.int(part.panels()), head_panels);
-            column = e.pick(here, e.int(part.column), column);
+    match weight(spec, weights).1 {
+        Layout::Tiles { .. } => {
+            let matrix =
+                |(i, p): (usize, &Part)| Matrix { at: weights + i, out: p.heads * p.dim, column: p.column };
+            let matrices = parts.iter().enumerate().map(matrix).collect();
+            dense::product(k, c.inn, c.norm, matrices, None, &|e, row, column, value| {
+                let all = e.at(e.scratch(), e.int(scratch));
+                e.store(all, e.add(e.mul_const(row, columns), column), value.into());
+            });
         }
-        let elem = weight(spec, weights).0;
-        let (place, sum) = product::panel(e, elem, panel_at(e, elem, matrix, local, c.inn), &input);
-        let head = e.quotient(local, head_panels);
-        let inside_head = e.add(e.mul_const(e.sub(local, e.mul(head, head_panels)), PANEL), place.column);
-        let (inside, row) = mine(e, spec, first, &place);
-        e.when(e.and(inside, e.lt(inside_head, dim)), |e| {
-            let at = e.add(e.add(column, e.mul(head, dim)), inside_head);
-            e.store(all, e.add(e.mul_const(row, columns), at), sum.into());
-        });
-    });
+        _ => project(k, c, &parts, columns, scratch),
+    }
     let norms = weights + parts.len();
     let q_at = norms + if c.qk_norm.is_some() { if c.own_kv { 2 } else { 1 } } else { 0 };
     let heads: u64 = parts.iter().map(|p| p.heads).sum();
@@ -110,6 +96,40 @@ pub fn qkv_append(k: &mut Maker<'_, '_>, c: &Qkv) {
                 }
             });
         }
+    });
+}
+
+/// The projections of weights in panels, a panel a block.
+fn project(k: &mut Maker<'_, '_>, c: &Qkv, parts: &[Part], columns: u64, scratch: u64) {
+    let spec = k.spec;
+    let weights = 1 + usize::from(c.norm.is_some());
+    let q = parts[0];
+    let panels: u64 = parts.iter().map(|p| p.heads * p.panels()).sum();
+    let grid = [Extent::fixed(panels), k.rows(1, tile(spec))];
+    k.launch("_project", grid, THREADS, |e| {
+        let (input, first) = input(e, spec, c.inn, c.norm);
+        let all = e.at(e.scratch(), e.int(scratch));
+        // Which part this block's panel is of; all weights have one element type.
+        let (mut begin, mut matrix, mut local) = (0, e.operand(weights), e.block_x());
+        let (mut dim, mut head_panels, mut column) = (e.int(q.dim), e.int(q.panels()), e.int(0));
+        for (i, part) in parts.iter().enumerate().skip(1) {
+            begin += parts[i - 1].heads * parts[i - 1].panels();
+            let here = e.ge(e.block_x(), e.int(begin));
+            matrix = e.pick_ptr(here, e.operand(weights + i), matrix);
+            local = e.pick(here, e.add_const(e.block_x(), -(begin as i64)), local);
+            dim = e.pick(here, e.int(part.dim), dim);
+            head_panels = e.pick(here, e.int(part.panels()), head_panels);
+            column = e.pick(here, e.int(part.column), column);
+        }
+        let elem = weight(spec, weights).0;
+        let (place, sum) = product::panel(e, elem, panel_at(e, elem, matrix, local, c.inn), &input);
+        let head = e.quotient(local, head_panels);
+        let inside_head = e.add(e.mul_const(e.sub(local, e.mul(head, head_panels)), PANEL), place.column);
+        let (inside, row) = mine(e, spec, first, &place);
+        e.when(e.and(inside, e.lt(inside_head, dim)), |e| {
+            let at = e.add(e.add(column, e.mul(head, dim)), inside_head);
+            e.store(all, e.add(e.mul_const(row, columns), at), sum.into());
+        });
     });
 }
 
@@ -169,7 +189,12 @@ fn rotated<'c>(
 
 /// The page of a position, as an element offset into the cache's pool (i64).
 pub fn page_offset<'c>(e: &Emit<'c>, cache: &CacheSpec, sequence: Int<'c>, logical: Int<'c>) -> Int<'c> {
-    let physical = match cache.policy {
+    e.mul_const(e.wide(physical_page(e, cache, sequence, logical)), cache.page_elements())
+}
+
+/// The number of a page in its pool.
+pub fn physical_page<'c>(e: &Emit<'c>, cache: &CacheSpec, sequence: Int<'c>, logical: Int<'c>) -> Int<'c> {
+    match cache.policy {
         CachePolicy::Growing => {
             let row = e.count(offset_of!(StepContext, max_pages));
             e.load_int(e.list(offset_of!(StepContext, page_table)), e.add(e.mul(sequence, row), logical))
@@ -178,8 +203,39 @@ pub fn page_offset<'c>(e: &Emit<'c>, cache: &CacheSpec, sequence: Int<'c>, logic
             let slot = e.load_int(e.list(offset_of!(StepContext, ring_slot)), sequence);
             e.add(e.mul_const(slot, pages), e.div_rem(logical, pages).1)
         }
-    };
-    e.mul_const(e.wide(physical), cache.page_elements())
+    }
+}
+
+/// `CacheSpec::key_index`.
+pub fn key_index<'c>(e: &Emit<'c>, cache: &CacheSpec, head: Int<'c>, place: Int<'c>, d: Int<'c>) -> Int<'c> {
+    let base = e.mul_const(head, cache.qk_dim * cache.page);
+    if !cache.tiled {
+        return e.add(base, e.add(e.mul_const(d, cache.page), place));
+    }
+    let (tile, d) = e.div_rem(d, TILE);
+    e.add(base, e.add(e.mul_const(tile, TILE * cache.page), swizzle(e, place, d)))
+}
+
+/// `CacheSpec::value_index`.
+pub fn value_index<'c>(
+    e: &Emit<'c>,
+    cache: &CacheSpec,
+    head: Int<'c>,
+    place: Int<'c>,
+    d: Int<'c>,
+) -> Int<'c> {
+    let base = e.add_const(e.mul_const(head, cache.page * cache.v_pad()), cache.v_offset(0) as i64);
+    if cache.tiled {
+        return e.add(base, swizzle(e, d, place));
+    }
+    e.add(base, e.add(e.mul_const(place, cache.v_pad()), d))
+}
+
+/// `pack::swizzle`.
+fn swizzle<'c>(e: &Emit<'c>, row: Int<'c>, col: Int<'c>) -> Int<'c> {
+    let (chunk, rest) = e.div_rem(col, 8);
+    let chunk = e.xor(chunk, e.and(row, e.int(7)));
+    e.add(e.mul_const(row, TILE), e.add(e.mul_const(chunk, 8), rest))
 }
 
 fn page_of<'c>(
@@ -204,11 +260,7 @@ fn key_store<'c>(
     head: Int<'c>,
 ) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
     let (page, place) = page_of(e, &cache, at, row, position);
-    let base = e.mul_const(head, cache.qk_dim * cache.page);
-    move |e, d, y| {
-        let index = e.add(base, e.add(e.mul_const(d, cache.page), place));
-        e.store_elem(cache.elem, page, index, y);
-    }
+    move |e, d, y| e.store_elem(cache.elem, page, key_index(e, &cache, head, place, d), y)
 }
 
 fn value_store<'c>(
@@ -220,11 +272,7 @@ fn value_store<'c>(
     head: Int<'c>,
 ) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
     let (page, place) = page_of(e, &cache, at, row, position);
-    let base = e.add_const(e.mul_const(head, cache.page * cache.v_pad()), cache.v_offset(0) as i64);
-    move |e, d, y| {
-        let index = e.add(base, e.add(e.mul_const(place, cache.v_pad()), d));
-        e.store_elem(cache.elem, page, index, y);
-    }
+    move |e, d, y| e.store_elem(cache.elem, page, value_index(e, &cache, head, place, d), y)
 }
 
 /// Makes `Rope`.

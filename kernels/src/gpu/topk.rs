@@ -1,7 +1,7 @@
 //! The k best blocks of a block's (token, KV head): HySparse 2602.03560, Algorithm 1 and equation 3, in logs.
 
 use super::attention::{THREADS, WARPS};
-use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
+use super::emit::{Emit, Float, Int, LANES, Ptr, Var, WARP};
 
 /// `[group][blocks]` largest logits of each visible block, in device memory of this block alone, and the heads'
 /// log-sum-exps in shared memory.
@@ -70,4 +70,103 @@ pub fn argmax<'c>(e: &Emit<'c>, values: Ptr<'c>, count: Int<'c>, threads: u64) -
     e.barrier();
     let of = |w: u64| (e.load(maxima, e.int(w)), e.load_int(places, e.int(w)));
     (1..WARPS).fold(of(0), |best, w| better(e, best, of(w)))
+}
+
+/// Pages that a warp looks at together: sixteen a lane.
+pub const CHUNK: u64 = 512;
+
+/// The best blocks so far of one warp: lane i has the i-th, as a key and an index.
+///
+/// A key is a score as an unsigned int of the same order, so that the warp finds a maximum with one instruction;
+/// 0 stands for none.
+pub struct Best<'c> {
+    key: Var<'c>,
+    index: Var<'c>,
+}
+
+impl<'c> Best<'c> {
+    /// None yet.
+    pub fn none(e: &Emit<'c>) -> Best<'c> {
+        Best { key: e.var(e.int(0).into()), index: e.var(e.minus_one().into()) }
+    }
+
+    /// Takes in pages `begin..end`, at most [`CHUNK`], and keeps the `count` best.
+    pub fn take(
+        &self,
+        e: &Emit<'c>,
+        (begin, end): (Int<'c>, Int<'c>),
+        count: u64,
+        score: &dyn Fn(&Emit<'c>, Int<'c>) -> Float<'c>,
+    ) {
+        let lane = e.and(e.thread(), e.int(WARP - 1));
+        let mut candidates = vec![(self.key, self.index)];
+        for i in 0..CHUNK / WARP {
+            let page = e.add(begin, e.add_const(lane, (i * WARP) as i64));
+            let key = ordered(e, score(e, e.min(page, e.add_const(end, -1))));
+            let key = e.pick(e.lt(page, end), key, e.int(0));
+            candidates.push((e.var(key.into()), e.var(page.into())));
+        }
+        self.choose(e, &candidates, count);
+    }
+
+    /// The `count` best of all lanes' candidates become the list.
+    fn choose(&self, e: &Emit<'c>, candidates: &[(Var<'c>, Var<'c>)], count: u64) {
+        let lane = e.and(e.thread(), e.int(WARP - 1));
+        let (key, index) = (e.var(e.int(0).into()), e.var(e.minus_one().into()));
+        let int = |e: &Emit<'c>, var: Var<'c>| e.get(var).into_int_value();
+        e.each(e.int(0), e.int(count), 1, |e, slot| {
+            let all = candidates.iter().map(|(key, index)| (int(e, *key), int(e, *index)));
+            let mine = all.reduce(|a, b| {
+                let take = e.or(e.above_unsigned(b.0, a.0), e.and(e.eq(b.0, a.0), e.lt_unsigned(b.1, a.1)));
+                (e.pick(take, b.0, a.0), e.pick(take, b.1, a.1))
+            });
+            let Some(mine) = mine else { return };
+            let most = e.warp_max_unsigned(mine.0);
+            let first = e.warp_min_unsigned(e.pick(e.eq(mine.0, most), mine.1, e.minus_one()));
+            let here = e.eq(lane, slot);
+            e.set(key, e.pick(here, most, int(e, key)).into());
+            e.set(index, e.pick(here, first, int(e, index)).into());
+            for (key, index) in candidates {
+                let taken = e.eq(int(e, *index), first);
+                e.set(*key, e.pick(taken, e.int(0), int(e, *key)).into());
+            }
+        });
+        e.set(self.key, e.get(key));
+        e.set(self.index, e.get(index));
+    }
+
+    /// Leaves the warp's list at `[lane]` of both places.
+    pub fn leave(&self, e: &Emit<'c>, keys: Ptr<'c>, indices: Ptr<'c>) {
+        let lane = e.and(e.thread(), e.int(WARP - 1));
+        e.store(keys, lane, e.get(self.key));
+        e.store(indices, lane, e.get(self.index));
+    }
+
+    /// Merges `lists` that were left one after the other.
+    pub fn merge(&self, e: &Emit<'c>, keys: Ptr<'c>, indices: Ptr<'c>, lists: u64, count: u64) {
+        let lane = e.and(e.thread(), e.int(WARP - 1));
+        let candidates: Vec<(Var<'c>, Var<'c>)> = (0..lists)
+            .map(|i| {
+                let at = e.add_const(lane, (i * WARP) as i64);
+                (e.var(e.load_int(keys, at).into()), e.var(e.load_int(indices, at).into()))
+            })
+            .collect();
+        self.choose(e, &candidates, count);
+    }
+
+    /// Writes the list: `count` indices, -1 where there are fewer.
+    pub fn write(&self, e: &Emit<'c>, count: u64, to: Ptr<'c>) {
+        let lane = e.and(e.thread(), e.int(WARP - 1));
+        e.when(e.lt(lane, e.int(count)), |e| {
+            let found = e.above_unsigned(e.get(self.key).into_int_value(), e.int(0));
+            e.store(to, lane, e.pick(found, e.get(self.index).into_int_value(), e.minus_one()).into());
+        });
+    }
+}
+
+/// An f32 as an unsigned int of the same order, above 0.
+fn ordered<'c>(e: &Emit<'c>, x: Float<'c>) -> Int<'c> {
+    let bits = e.bits(x);
+    let flip = e.or(e.shift_right(bits, 31), e.int(0x8000_0000));
+    e.xor(bits, flip)
 }

@@ -1,0 +1,544 @@
+//! Attention of one (token, KV head) a block on tensor cores, over tiled caches: decode, and sparse and window
+//! layers of a prefill.
+//!
+//! ```text
+//! S = Q K^T     A: the group's heads as rows (16, the rest repeats), in registers for good
+//!               B: 32 tokens as 4 column tiles; column n of tile j is token 8 (n / 2) + 2 j + n % 2
+//! O += P V      A: P, which then lies as the first product left it: a lane has tokens 8t .. 8t + 8
+//!               B: V is stored [dim][token], so eight tokens of a dim are one 16-byte load
+//! ```
+//! K and V go from memory straight into fragments. Warps take pages in turn, each with a softmax of its own
+//! (Milakov and Gimelshein, 1805.02867), in units of log2; their states are merged in shared memory. Decode over a
+//! whole context also splits it over blocks, and a second function merges those (Dao et al., Flash-Decoding) and
+//! selects (`decode`). Reference: `reference::attention`.
+
+use std::mem::offset_of;
+
+use hyc_ir::abi::StepContext;
+use hyc_ir::plan::{AttnShape, CacheSpec, GateMode, KernelSpec, OperandSpec, SelectShape, StepOp};
+
+use super::emit::{Emit, Float, Int, Ptr, Var, WARP};
+use super::qkv::{physical_page, spec_cache};
+use super::tensor::{Chunk, TILE_BYTES};
+use super::{Maker, stride};
+
+/// Heads of a group that one fragment takes.
+pub const HEADS: u64 = 16;
+/// Column tiles of V that are loaded at a time.
+const AT_ONCE: usize = 8;
+/// Blocks of a selection: a lane each.
+const MOST_BLOCKS: u64 = 32;
+pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
+
+/// Whether the kernels of this file and of `flash` take the op.
+pub fn takes(spec: &KernelSpec) -> bool {
+    let tiled = spec.operands.iter().all(|operand| match operand {
+        OperandSpec::Cache(cache) => cache.tiled && cache.qk_dim <= 256 && cache.v_dim <= 256,
+        _ => true,
+    });
+    let fits = |shape: AttnShape, blocks| shape.heads / shape.kv_heads <= HEADS && blocks <= MOST_BLOCKS;
+    tiled
+        && match spec.op {
+            StepOp::FullAttention { shape, .. } | StepOp::WindowAttention { shape, .. } => fits(shape, 1),
+            StepOp::OracleAttention { shape, select, .. }
+            | StepOp::SparseAttention { shape, select, .. }
+            | StepOp::HybridAttention { shape, select, .. } => fits(shape, select.blocks),
+            _ => false,
+        }
+}
+
+pub fn group(shape: AttnShape) -> u64 {
+    shape.heads / shape.kv_heads
+}
+
+/// The (token, KV head) of a block.
+#[derive(Clone, Copy)]
+pub struct Item<'c> {
+    pub row: Int<'c>,
+    pub kv_head: Int<'c>,
+    pub position: Int<'c>,
+    pub sequence: Int<'c>,
+}
+
+impl<'c> Item<'c> {
+    /// Item `index`, token-major.
+    pub fn new(e: &Emit<'c>, index: Int<'c>, kv_heads: u64) -> Item<'c> {
+        let (row, kv_head) = e.div_rem(index, kv_heads);
+        let list = |offset| e.load_int(e.list(offset), row);
+        let position = list(offset_of!(StepContext, positions));
+        Item { row, kv_head, position, sequence: list(offset_of!(StepContext, sequence)) }
+    }
+}
+
+/// A cache as one branch reads it.
+#[derive(Clone, Copy)]
+pub struct Reader {
+    pub shape: AttnShape,
+    pub cache: CacheSpec,
+    /// Its operand.
+    pub at: usize,
+    /// Warps of a block.
+    pub warps: u64,
+}
+
+/// The pages of a branch, in shared memory: logical (or -1) and physical numbers.
+pub struct Pages<'c> {
+    logical: Ptr<'c>,
+    physical: Ptr<'c>,
+    count: Int<'c>,
+    /// First token that is visible.
+    from: Int<'c>,
+}
+
+/// One warp's softmax; `[half]` are rows g and g + 8.
+pub struct State<'c> {
+    max: Vec<Var<'c>>,
+    sum: Vec<Var<'c>>,
+    /// `[v_dim / 8][4]`
+    acc: Vec<Vec<Var<'c>>>,
+}
+
+/// Where warps leave their states: `[warp][group]` twice and `[warp][group][v_dim]`.
+pub struct Merge<'c> {
+    pub max: Ptr<'c>,
+    pub sum: Ptr<'c>,
+    pub acc: Ptr<'c>,
+}
+
+/// Query fragments: `[qk_dim / 32][half]` chunks.
+pub type Query<'c> = Vec<Vec<Chunk<'c>>>;
+
+impl Reader {
+    fn halves(&self) -> usize {
+        if group(self.shape) > 8 { 2 } else { 1 }
+    }
+
+    /// The group's query of operand 0 as fragments.
+    pub fn query<'c>(&self, e: &Emit<'c>, spec: &KernelSpec, item: Item<'c>) -> Query<'c> {
+        let (group, dim) = (group(self.shape), self.shape.qk_dim);
+        let (g, t) = e.lane_pair();
+        let width = e.mul_const(item.kv_head, group * dim);
+        let base = e.at(e.operand(0), e.wide(e.add(e.mul_const(item.row, stride(spec, 0)), width)));
+        let piece = |j: u64, half: usize| {
+            let head = e.min(e.add_const(g, 8 * half as i64), e.int(group - 1));
+            let at = e.add(e.mul_const(head, dim), e.add_const(e.mul_const(t, 8), 32 * j as i64));
+            let values = [e.load4(base, at), e.load4(base, e.add_const(at, 4))].concat();
+            let f = |i: usize| e.widen(values[i]);
+            [0, 2, 4, 6].map(|i| e.pack_bf16(f(i), f(i + 1)))
+        };
+        (0..dim / 32).map(|j| (0..self.halves()).map(|half| piece(j, half)).collect()).collect()
+    }
+
+    /// Looks up the physical pages of `count` slots (at most `most`); all threads of the block.
+    pub fn pages<'c>(
+        &self,
+        e: &Emit<'c>,
+        item: Item<'c>,
+        (count, most): (Int<'c>, u64),
+        from: Int<'c>,
+        logical: &dyn Fn(&Emit<'c>, Int<'c>) -> Int<'c>,
+    ) -> Pages<'c> {
+        let pages = Pages { logical: e.shared(most), physical: e.shared(most), count, from };
+        e.each(e.thread(), count, self.warps * WARP, |e, i| {
+            let page = logical(e, i);
+            let seen = e.and(e.ge(page, e.int(0)), e.ge(item.position, e.mul_const(page, self.cache.page)));
+            e.store(pages.logical, i, e.pick(seen, page, e.minus_one()).into());
+            e.when(seen, |e| {
+                e.store(pages.physical, i, physical_page(e, &self.cache, item.sequence, page).into());
+            });
+        });
+        e.barrier();
+        pages
+    }
+
+    /// The warp's share of the pages. `page_max` gets (page, row of the group, largest scaled logit), once each.
+    pub fn run<'c>(
+        &self,
+        e: &Emit<'c>,
+        item: Item<'c>,
+        q: &Query<'c>,
+        pages: &Pages<'c>,
+        page_max: Option<&dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>)>,
+    ) -> State<'c> {
+        let none = f32::NEG_INFINITY;
+        let state = State {
+            max: (0..self.halves()).map(|_| e.float_var(none)).collect(),
+            sum: (0..self.halves()).map(|_| e.float_var(0.0)).collect(),
+            acc: (0..self.shape.v_dim / 8).map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect(),
+        };
+        let warp = e.div_rem(e.thread(), WARP).0;
+        e.each(warp, pages.count, self.warps, |e, i| {
+            let logical = e.load_int(pages.logical, i);
+            e.when(e.ge(logical, e.int(0)), |e| {
+                let start = e.mul_const(logical, self.cache.page);
+                let lo = e.max(e.sub(pages.from, start), e.int(0));
+                let hi = e.min(e.sub(e.add_const(item.position, 1), start), e.int(self.cache.page));
+                let physical = e.wide(e.load_int(pages.physical, i));
+                let base = e.mul_const(physical, self.cache.page_bytes());
+                let base = e.byte_offset(e.operand(self.at), base);
+                let best: Vec<Var<'c>> = state.max.iter().map(|_| e.float_var(none)).collect();
+                for half in 0..2 {
+                    self.half(e, item, q, base, half, (lo, hi), &state, &best);
+                }
+                let Some(page_max) = page_max else { return };
+                let (g, t) = e.lane_pair();
+                for (half, best) in best.iter().enumerate() {
+                    let row = e.add_const(g, 8 * half as i64);
+                    let mine = e.and(e.eq(t, e.int(0)), e.lt(row, e.int(group(self.shape))));
+                    e.when(mine, |e| page_max(e, logical, row, e.get_float(*best)));
+                }
+            });
+        });
+        state
+    }
+
+    /// Takes in 32 tokens of a page.
+    #[allow(clippy::too_many_arguments, reason = "half a page, its span, and the state it goes into")]
+    fn half<'c>(
+        &self,
+        e: &Emit<'c>,
+        item: Item<'c>,
+        q: &Query<'c>,
+        base: Ptr<'c>,
+        half: u64,
+        (lo, hi): (Int<'c>, Int<'c>),
+        state: &State<'c>,
+        best: &[Var<'c>],
+    ) {
+        let (g, t) = e.lane_pair();
+        let (pair, odd) = e.div_rem(g, 2);
+        // K: token 8 (g / 2) + 2 j + g % 2 of the half is row j's; its number modulo eight swizzles the chunk.
+        let keys = e.wide(e.mul_const(item.kv_head, 2 * self.cache.k_offset(1)));
+        let places: Vec<[Int<'c>; 2]> = (0..4)
+            .map(|j| {
+                let low = e.add_const(odd, 2 * j);
+                let row = e.mul_const(e.add(e.mul_const(pair, 8), low), 128);
+                [0, 4].map(|first| {
+                    let chunk = e.xor(e.add_const(t, first), low);
+                    e.add(keys, e.wide(e.add(row, e.mul_const(chunk, 16))))
+                })
+            })
+            .collect();
+        let k: Vec<Vec<Chunk<'c>>> = places
+            .iter()
+            .map(|at| {
+                let piece =
+                    |j: u64| e.load_chunk(base, at[(j % 2) as usize], j / 2 * TILE_BYTES + half * 4096);
+                (0..self.shape.qk_dim / 32).map(piece).collect()
+            })
+            .collect();
+        let scores: Vec<Vec<Var<'c>>> = (0..4).map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect();
+        let early = self.shape.qk_dim + self.shape.v_dim <= 256;
+        let first = if early { self.values(e, item, base, half, 0) } else { vec![] };
+        let zero = e.int(0);
+        for (j, q) in q.iter().enumerate() {
+            for (scores, k) in scores.iter().zip(&k) {
+                for step in 0..2 {
+                    let high = |i: usize| q.get(1).map_or(zero, |q| q[i]);
+                    let a = [q[0][2 * step], high(2 * step), q[0][2 * step + 1], high(2 * step + 1)];
+                    e.mma(scores, a, [k[j][2 * step], k[j][2 * step + 1]]);
+                }
+            }
+        }
+        let p = self.softmax(e, half, (lo, hi), &scores, state, best);
+        let partial = e.or(e.lt(zero, lo), e.lt(hi, e.int(self.cache.page)));
+        let tokens = e.add_const(e.mul_const(t, 8), 32 * half as i64);
+        let inside = |token: Int<'c>| e.and(e.ge(token, lo), e.lt(token, hi));
+        for m in (0..self.shape.v_dim / 8).step_by(AT_ONCE) {
+            let v = if m == 0 && early { first.clone() } else { self.values(e, item, base, half, m) };
+            // What is masked may be no number: nothing times that would still be none.
+            let v: Vec<Vec<Var<'c>>> =
+                v.iter().map(|v| v.iter().map(|word| e.var((*word).into())).collect()).collect();
+            e.when(partial, |e| {
+                for i in 0..4 {
+                    let (a, b) = (e.add_const(tokens, 2 * i), e.add_const(tokens, 2 * i + 1));
+                    let low = e.pick(inside(a), e.int(0xffff), zero);
+                    let mask = e.or(low, e.pick(inside(b), e.int(0xffff_0000), zero));
+                    for v in &v {
+                        let word = v[i as usize];
+                        e.set(word, e.and(e.get(word).into_int_value(), mask).into());
+                    }
+                }
+            });
+            for (acc, v) in state.acc[m as usize..].iter().zip(&v) {
+                let word = |i: usize| e.get(v[i]).into_int_value();
+                for step in 0..2 {
+                    e.mma(acc, p[step], [word(2 * step), word(2 * step + 1)]);
+                }
+            }
+        }
+    }
+
+    /// Chunks of up to [`AT_ONCE`] column tiles of V from tile `m` on.
+    fn values<'c>(&self, e: &Emit<'c>, item: Item<'c>, base: Ptr<'c>, half: u64, m: u64) -> Vec<Chunk<'c>> {
+        let (g, t) = e.lane_pair();
+        let chunk = e.xor(e.add_const(t, 4 * half as i64), g);
+        let row = e.add(e.mul_const(g, 128), e.mul_const(chunk, 16));
+        let head = e.wide(e.mul_const(item.kv_head, 2 * self.cache.page * self.cache.v_pad()));
+        let at = e.add_const(e.add(head, e.wide(row)), 2 * self.cache.v_offset(0) as i64);
+        let last = (self.shape.v_dim / 8).min(m + AT_ONCE as u64);
+        (m..last).map(|m| e.load_chunk(base, at, m * 1024)).collect()
+    }
+
+    /// Masks and scales the scores, moves the state to the new maximum, and gives P as fragments of two steps.
+    fn softmax<'c>(
+        &self,
+        e: &Emit<'c>,
+        half: u64,
+        (lo, hi): (Int<'c>, Int<'c>),
+        scores: &[Vec<Var<'c>>],
+        state: &State<'c>,
+        best: &[Var<'c>],
+    ) -> [[Int<'c>; 4]; 2] {
+        let t = e.lane_pair().1;
+        let scale = e.float(LOG2_E / (self.shape.qk_dim as f32).sqrt());
+        let none = e.float(f32::NEG_INFINITY);
+        let zero = e.float(0.0);
+        let tokens = e.add_const(e.mul_const(t, 8), 32 * half as i64);
+        let visible: Vec<Int<'c>> = (0..8)
+            .map(|i| {
+                let token = e.add_const(tokens, i);
+                e.and(e.ge(token, lo), e.lt(token, hi))
+            })
+            .collect();
+        // p[half][token]
+        let mut p: Vec<Vec<Float<'c>>> = Vec::new();
+        for (rows, best) in best.iter().enumerate() {
+            let masked: Vec<Float<'c>> = (0..8)
+                .map(|i| {
+                    let score = e.get_float(scores[i / 2][2 * rows + i % 2]);
+                    e.pick_float(visible[i], e.fmul(score, scale), none)
+                })
+                .collect();
+            let most = masked.iter().fold(none, |most, x| e.fmax(most, *x));
+            let most = [1, 2].iter().fold(most, |most, mask| e.fmax(most, e.shuffle(most, *mask)));
+            e.set(*best, e.fmax(e.get_float(*best), most).into());
+            let old = e.get_float(state.max[rows]);
+            let new = e.fmax(old, most);
+            // Nothing visible yet: every exponential is of minus infinity all the same.
+            let origin = e.pick_float(e.above(new, none), new, zero);
+            let shrink = e.exp2(e.fsub(old, origin));
+            let row: Vec<Float<'c>> = masked.iter().map(|x| e.exp2(e.fsub(*x, origin))).collect();
+            let added = row.iter().fold(zero, |sum, x| e.fadd(sum, *x));
+            e.set(state.max[rows], new.into());
+            e.set(state.sum[rows], e.fma(e.get_float(state.sum[rows]), shrink, added).into());
+            for acc in &state.acc {
+                for acc in &acc[2 * rows..2 * rows + 2] {
+                    e.set(*acc, e.fmul(e.get_float(*acc), shrink).into());
+                }
+            }
+            p.push(row);
+        }
+        [0, 4].map(|first| {
+            let word = |rows: usize, i: usize| match p.get(rows) {
+                Some(p) => e.pack_bf16(p[first + i], p[first + i + 1]),
+                None => e.int(0),
+            };
+            [word(0, 0), word(1, 0), word(0, 2), word(1, 2)]
+        })
+    }
+
+    pub fn merge_memory<'c>(&self, e: &Emit<'c>) -> Merge<'c> {
+        let states = self.warps * group(self.shape);
+        Merge { max: e.shared(states), sum: e.shared(states), acc: e.shared(states * self.shape.v_dim) }
+    }
+
+    /// Leaves the warp's state in shared memory; a barrier of the block follows.
+    pub fn leave<'c>(&self, e: &Emit<'c>, state: &State<'c>, to: &Merge<'c>) {
+        let group = group(self.shape);
+        let (g, t) = e.lane_pair();
+        let warp = e.div_rem(e.thread(), WARP).0;
+        for half in 0..self.halves() {
+            let row = e.add_const(g, 8 * half as i64);
+            let sum = [1, 2]
+                .iter()
+                .fold(e.get_float(state.sum[half]), |sum, mask| e.fadd(sum, e.shuffle(sum, *mask)));
+            e.when(e.lt(row, e.int(group)), |e| {
+                let at = e.add(e.mul_const(warp, group), row);
+                e.when(e.eq(t, e.int(0)), |e| {
+                    e.store(to.max, at, e.get(state.max[half]));
+                    e.store(to.sum, at, sum.into());
+                });
+                for (m, acc) in state.acc.iter().enumerate() {
+                    let column = e.add_const(e.mul_const(t, 2), 8 * m as i64);
+                    let at = e.add(e.mul_const(at, self.shape.v_dim), column);
+                    let words = [0, 1].map(|i| e.bits(e.get_float(acc[2 * half + i])));
+                    e.store_words(to.acc, at, &words);
+                }
+            });
+        }
+        e.barrier();
+    }
+
+    /// (maximum, sum, factors) of head `h` over `count` states that `place` finds, with a sink.
+    pub fn closed<'c>(
+        &self,
+        e: &Emit<'c>,
+        places: &[Int<'c>],
+        from: (Ptr<'c>, Ptr<'c>),
+        sink: Option<Float<'c>>,
+    ) -> (Float<'c>, Float<'c>, Vec<Float<'c>>) {
+        let none = e.float(f32::NEG_INFINITY);
+        let most = places.iter().fold(sink.unwrap_or(none), |most, at| e.fmax(most, e.load(from.0, *at)));
+        let origin = e.pick_float(e.above(most, none), most, e.float(0.0));
+        let factors: Vec<Float<'c>> =
+            places.iter().map(|at| e.exp2(e.fsub(e.load(from.0, *at), origin))).collect();
+        let extra = sink.map_or(e.float(0.0), |sink| e.exp2(e.fsub(sink, origin)));
+        let sum = places.iter().zip(&factors).fold(extra, |sum, (at, f)| e.fma(e.load(from.1, *at), *f, sum));
+        (most, sum, factors)
+    }
+
+    /// The sink of head `h` of the group, in units of log2.
+    pub fn sink<'c>(&self, e: &Emit<'c>, item: Item<'c>, at: Option<usize>, h: Int<'c>) -> Option<Float<'c>> {
+        at.map(|at| {
+            let head = e.add(e.mul_const(item.kv_head, group(self.shape)), h);
+            e.fmul(e.load(e.operand(at), head), e.float(LOG2_E))
+        })
+    }
+
+    /// Merges the warps; `out` gets (head, element, value), each once and always in the same thread. A barrier of
+    /// the block follows.
+    fn finish<'c>(
+        &self,
+        e: &Emit<'c>,
+        item: Item<'c>,
+        from: &Merge<'c>,
+        sink: Option<usize>,
+        out: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>),
+    ) {
+        let (group, v_dim) = (group(self.shape), self.shape.v_dim);
+        e.each(e.thread(), e.int(group * v_dim), self.warps * WARP, |e, i| {
+            let (h, element) = e.div_rem(i, v_dim);
+            let places: Vec<Int<'c>> = (0..self.warps).map(|w| e.add_const(h, (w * group) as i64)).collect();
+            let (_, sum, factors) =
+                self.closed(e, &places, (from.max, from.sum), self.sink(e, item, sink, h));
+            let total = places.iter().zip(&factors).fold(e.float(0.0), |total, (at, factor)| {
+                e.fma(e.load(from.acc, e.add(e.mul_const(*at, v_dim), element)), *factor, total)
+            });
+            out(e, h, element, e.fdiv(total, sum));
+        });
+        e.barrier();
+    }
+}
+
+/// Where (head of the group, element) of an item lies in operand `at`.
+pub fn place<'c>(
+    e: &Emit<'c>,
+    spec: &KernelSpec,
+    shape: AttnShape,
+    at: usize,
+    item: Item<'c>,
+    h: Int<'c>,
+    element: Int<'c>,
+) -> Int<'c> {
+    let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
+    let row = e.wide(e.mul_const(item.row, stride(spec, at)));
+    e.add(row, e.wide(e.add(e.mul_const(head, shape.v_dim), element)))
+}
+
+/// The item's list in selection operand `at`.
+pub fn list<'c>(e: &Emit<'c>, spec: &KernelSpec, item: Item<'c>, at: usize, select: SelectShape) -> Ptr<'c> {
+    let index = e.add(e.mul_const(item.row, stride(spec, at)), e.mul_const(item.kv_head, select.blocks));
+    e.at(e.operand(at), index)
+}
+
+/// Which pages a branch reads.
+#[derive(Clone, Copy)]
+enum Source {
+    /// Those that selection operand `.0` names.
+    Listed(usize, SelectShape),
+    /// Those of a window of this many tokens.
+    Window(u64),
+}
+
+/// One softmax over one cache, gated.
+#[derive(Clone, Copy)]
+struct Branch {
+    at: usize,
+    source: Source,
+    sink: Option<usize>,
+    gate: Option<(usize, GateMode)>,
+}
+
+/// `SparseAttention`, `WindowAttention` and `HybridAttention`: one or two branches, summed.
+pub fn by_query(k: &mut Maker<'_, '_>, shape: AttnShape) {
+    let spec = k.spec;
+    let branches = match spec.op {
+        StepOp::WindowAttention { window, sink, .. } => {
+            vec![Branch { at: 1, source: Source::Window(window), sink: sink.then_some(2), gate: None }]
+        }
+        StepOp::SparseAttention { select, sink, .. } => {
+            vec![Branch { at: 1, source: Source::Listed(2, select), sink: sink.then_some(3), gate: None }]
+        }
+        StepOp::HybridAttention { select, window, gate, .. } => {
+            let gates = |at| (gate != GateMode::None).then_some((at, gate));
+            vec![
+                Branch { at: 1, source: Source::Listed(2, select), sink: Some(3), gate: gates(6) },
+                Branch { at: 4, source: Source::Window(window), sink: Some(5), gate: gates(7) },
+            ]
+        }
+        _ => return,
+    };
+    let grid = [k.rows(shape.kv_heads, 1), hyc_ir::plan::Extent::fixed(1)];
+    let out_at = spec.operands.len() - 1;
+    let warps = 4;
+    k.launch("", grid, warps * WARP, |e| {
+        let item = Item::new(e, e.block_x(), shape.kv_heads);
+        let reader = |at| Reader { shape, cache: spec_cache(spec, at), at, warps };
+        let first = reader(branches[0].at);
+        let q = first.query(e, spec, item);
+        let memory = first.merge_memory(e);
+        for (i, branch) in branches.iter().enumerate() {
+            let r = reader(branch.at);
+            let pages = branch.pages(e, spec, &r, item);
+            let state = r.run(e, item, &q, &pages, None);
+            r.leave(e, &state, &memory);
+            r.finish(e, item, &memory, branch.sink, &|e, h, element, y| {
+                let y = branch.gated(e, spec, shape, item, h, element, y);
+                let at = place(e, spec, shape, out_at, item, h, element);
+                // The first branch's value was written by this thread.
+                let y = if i > 0 { e.fadd(y, e.load(e.operand(out_at), at)) } else { y };
+                e.store(e.operand(out_at), at, y.into());
+            });
+        }
+    });
+}
+
+impl Branch {
+    fn pages<'c>(&self, e: &Emit<'c>, spec: &KernelSpec, r: &Reader, item: Item<'c>) -> Pages<'c> {
+        match self.source {
+            Source::Listed(at, select) => {
+                let list = list(e, spec, item, at, select);
+                r.pages(e, item, (e.int(select.blocks), select.blocks), e.int(0), &|e, i| e.load_int(list, i))
+            }
+            Source::Window(width) => {
+                let from = e.max(e.add_const(item.position, 1 - width as i64), e.int(0));
+                let begin = e.div_rem(from, r.cache.page).0;
+                let end = e.add_const(e.div_rem(item.position, r.cache.page).0, 1);
+                let most = width.div_ceil(r.cache.page) + 1;
+                r.pages(e, item, (e.sub(end, begin), most), from, &|e, i| e.add(begin, i))
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "an element and where it stands")]
+    fn gated<'c>(
+        &self,
+        e: &Emit<'c>,
+        spec: &KernelSpec,
+        shape: AttnShape,
+        item: Item<'c>,
+        h: Int<'c>,
+        element: Int<'c>,
+        y: Float<'c>,
+    ) -> Float<'c> {
+        let Some((at, mode)) = self.gate else { return y };
+        let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
+        let column = match mode {
+            GateMode::Head => head,
+            _ => e.add(e.mul_const(head, shape.v_dim), element),
+        };
+        let at_row = e.wide(e.mul_const(item.row, stride(spec, at)));
+        e.fmul(y, e.sigmoid(e.load(e.operand(at), e.add(at_row, e.wide(column)))))
+    }
+}

@@ -1,0 +1,461 @@
+//! Products of bf16 tiles on tensor cores: `y = W x` for a few rows (bound by the bytes of W) and for many
+//! (bound by the tensor cores).
+//!
+//! Rows are first written to scratch as bf16 tiles, normalised where the op says so ([`pack`]). Then
+//!
+//! ```text
+//! few rows, mma.sync                          many rows, wgmma
+//!   block: 16 outputs x 8 (or 32) rows          block: 128 rows x 256 outputs, two warp groups of 64 rows
+//!   warp w of 8: k tiles w, w + 8, ...          one warp keeps a ring of k tiles full with bulk copies:
+//!   W: 16-byte loads, straight into             rows 2 x 8 KiB, outputs 4 x 8 KiB a stage, as they lie
+//!   fragments: no shared memory
+//! ```
+//! The order of k inside a dot product is free, so that a lane takes eight neighbouring k's of its row with one
+//! load: words 0 and 1 are its pairs of one `mma` step, words 2 and 3 of the next. Both operands do the same.
+
+use hyc_ir::abi::TILE;
+use hyc_ir::plan::{Extent, GridDim, KernelSpec, Rows, When};
+
+use super::emit::{Emit, Float, Int, LANES, Ptr, Var};
+use super::linear::row_count;
+use super::pipe::Ring;
+use super::tensor::{Chunk, SHARED_SLACK, TILE_BYTES};
+use super::{Maker, stride};
+
+/// Rows that the kernel for few takes at most; more go to the other.
+pub const FEW: u64 = 64;
+/// Rows and outputs of a block of the kernel for many.
+const MANY_ROWS: u64 = 128;
+const MANY_OUT: u64 = 256;
+/// k tiles under way there.
+const STAGES: u64 = 4;
+/// Threads of the kernel for few, and k tiles that a warp loads before it multiplies.
+const THREADS: u64 = 256;
+const WARPS: u64 = THREADS / 32;
+const AHEAD: u64 = 4;
+/// Threads that pack one row.
+const PACKERS: u64 = 512;
+
+/// One weight operand of a product.
+#[derive(Clone, Copy)]
+pub struct Matrix {
+    /// Operand.
+    pub at: usize,
+    /// Outputs.
+    pub out: u64,
+    /// First column of its results among those of all matrices.
+    pub column: u64,
+}
+
+/// `y = [W0; W1; ...] x`, or with `up` `y = silu(W0 x) * (up x)`.
+pub struct Product {
+    /// Input features.
+    pub inn: u64,
+    /// The matrices, one below the other.
+    pub matrices: Vec<Matrix>,
+    /// A second weight operand, of the first one's shape.
+    pub up: Option<usize>,
+    /// The packed rows: offset in scratch, in 4-byte elements.
+    pub rows_at: u64,
+}
+
+/// Takes one result: (row, column among all, value).
+type Store<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>);
+
+fn k_tiles(inn: u64) -> u64 {
+    inn.div_ceil(TILE)
+}
+
+/// Bytes of `rows` packed rows.
+pub fn packed_bytes(rows: u64, inn: u64) -> u64 {
+    rows.next_multiple_of(MANY_ROWS) * k_tiles(inn) * TILE * 2
+}
+
+/// The part of the step's rows that a launch is for.
+pub fn when(spec: &KernelSpec, least: u64, most: u64) -> Option<When> {
+    let dim = if spec.rows == Rows::Tokens { GridDim::Tokens } else { GridDim::Outputs };
+    Some(When { dim, least, most })
+}
+
+/// Adds the launches of a product over the step's rows in f32 operand 0, with its norm in operand 1.
+pub fn product<'c>(
+    k: &mut Maker<'c, '_>,
+    inn: u64,
+    norm: Option<f64>,
+    matrices: Vec<Matrix>,
+    up: Option<usize>,
+    store: Store<'_, 'c>,
+) {
+    let spec = k.spec;
+    let rows_at = k.scratch(packed_bytes(spec.max_rows, inn));
+    pack(k, "_pack", k.rows(1, 1), inn, norm, rows_at, &|e, row| {
+        e.at(e.operand(0), e.mul_const(row, stride(spec, 0)))
+    });
+    let p = Product { inn, matrices, up, rows_at };
+    let max = spec.max_rows;
+    few(k, "_few", &p, 1, 1, FEW.min(8).min(max), store);
+    if max > 8 {
+        few(k, "_some", &p, 4, 9, FEW.min(max), store);
+    }
+    if max > FEW {
+        many(k, "_many", &p, FEW + 1, max, store);
+    }
+}
+
+/// Writes rows as bf16 tiles `[rows/64][inn/64][64][64]` at `to` in scratch. `source` gives a row's f32.
+pub fn pack<'c>(
+    k: &mut Maker<'c, '_>,
+    part: &str,
+    grid: Extent,
+    inn: u64,
+    norm: Option<f64>,
+    to: u64,
+    source: &dyn Fn(&Emit<'c>, Int<'c>) -> Ptr<'c>,
+) {
+    k.launch(part, [grid, Extent::fixed(1)], PACKERS, |e| {
+        let row = e.block_x();
+        let x = source(e, row);
+        let scale = norm.map(|eps| inverse_rms(e, x, inn, eps));
+        let (tile, place) = e.div_rem(row, TILE);
+        let tile = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES / 4);
+        let to = e.at(e.at(e.scratch(), e.int(to)), e.add(tile, e.wide(e.mul_const(place, TILE / 2))));
+        let swizzle = e.and(place, e.int(7));
+        e.each(e.thread(), e.int(k_tiles(inn) * 8), PACKERS, |e, chunk| {
+            let first = e.mul_const(chunk, 8);
+            let words: Vec<Var<'c>> = (0..4).map(|_| e.var(e.int(0).into())).collect();
+            let scaled = |e: &Emit<'c>, at: Int<'c>, value: Float<'c>| match scale {
+                Some(scale) => e.fmul(e.fmul(value, scale), e.load(e.operand(1), at)),
+                None => value,
+            };
+            let whole = |e: &Emit<'c>| {
+                let values = [e.load4(x, first), e.load4(x, e.add_const(first, 4))].concat();
+                let values: Vec<Float<'c>> = values
+                    .iter()
+                    .enumerate()
+                    .map(|(i, v)| scaled(e, e.add_const(first, i as i64), e.widen(*v)))
+                    .collect();
+                for (word, pair) in words.iter().zip(values.chunks(2)) {
+                    e.set(*word, e.pack_bf16(pair[0], pair[1]).into());
+                }
+            };
+            if inn % 8 == 0 && inn % TILE == 0 {
+                whole(e);
+            } else {
+                let inside = e.ge(e.int(inn), e.add_const(first, 8));
+                e.either(inside, whole, |e| {
+                    for (i, word) in words.iter().enumerate() {
+                        let one = |j: i64| {
+                            let at = e.add_const(first, j);
+                            let safe = e.min(at, e.int(inn - 1));
+                            let value = scaled(e, safe, e.load(x, safe));
+                            e.pick_float(e.lt(at, e.int(inn)), value, e.float(0.0))
+                        };
+                        e.set(*word, e.pack_bf16(one(2 * i as i64), one(2 * i as i64 + 1)).into());
+                    }
+                });
+            }
+            let (tile, piece) = e.div_rem(chunk, 8);
+            let at = e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(e.xor(piece, swizzle), 4));
+            let words: Vec<Int<'c>> = words.iter().map(|word| e.get(*word).into_int_value()).collect();
+            e.store_words(to, at, &words);
+        });
+    });
+}
+
+/// 1 / sqrt(mean(x^2) + eps) of a row, by a block of [`PACKERS`].
+fn inverse_rms<'c>(e: &Emit<'c>, x: Ptr<'c>, inn: u64, eps: f64) -> Float<'c> {
+    let sum = e.float_var(0.0);
+    let whole = inn / 4 * 4;
+    e.each(e.mul_const(e.thread(), 4), e.int(whole), 4 * PACKERS, |e, i| {
+        for word in e.load4(x, i) {
+            e.accumulate(sum, e.widen(word), e.widen(word));
+        }
+    });
+    e.each(e.add_const(e.thread(), whole as i64), e.int(inn), PACKERS, |e, i| {
+        e.accumulate(sum, e.load(x, i), e.load(x, i));
+    });
+    let partial = e.shared(PACKERS / 32);
+    let (warp, lane) = e.div_rem(e.thread(), 32);
+    let mine = e.warp_sum(e.get_float(sum), &LANES);
+    e.when(e.eq(lane, e.int(0)), |e| e.store(partial, warp, mine.into()));
+    e.barrier();
+    let all = (0..PACKERS / 32).fold(e.float(0.0), |sum, w| e.fadd(sum, e.load(partial, e.int(w))));
+    e.inverse_sqrt(e.fadd(e.fdiv(all, e.float(inn as f32)), e.float(eps as f32)))
+}
+
+/// Byte offsets of this lane's two 16-byte pieces of a row of a 64-wide tile, rows being `row % 8`.
+pub fn lane_pieces<'c>(e: &Emit<'c>, t: Int<'c>, row: Int<'c>) -> [Int<'c>; 2] {
+    [0, 4].map(|first| e.mul_const(e.xor(e.add_const(t, first), row), 16))
+}
+
+/// Sums of one block of 16 outputs by `8 * tiles` rows, by a warp, over its share of the k tiles.
+pub struct Strip<'c> {
+    /// Address of the 64 x 64 tiles that hold the outputs, k ascending.
+    pub weights: Ptr<'c>,
+    /// Which 16 of the 64 outputs.
+    pub quarter: Int<'c>,
+    /// Addresses of the tiles that hold each eight rows, and this lane's row in them.
+    pub rows: Vec<(Ptr<'c>, Int<'c>)>,
+    /// First k tile of this warp and their step.
+    pub first: Int<'c>,
+    /// Step from k tile to k tile.
+    pub step: u64,
+    /// k tiles in all.
+    pub tiles: u64,
+}
+
+impl<'c> Strip<'c> {
+    /// `[rows / 8][4]` sums: outputs g, g + 8 by rows 2t, 2t + 1.
+    pub fn sums(&self, e: &Emit<'c>) -> Vec<Vec<Var<'c>>> {
+        let sums: Vec<Vec<Var<'c>>> =
+            self.rows.iter().map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect();
+        let (g, t) = e.lane_pair();
+        let pieces = lane_pieces(e, t, g);
+        let row = e.add(e.mul_const(self.quarter, 2048), e.mul_const(g, 128));
+        let rows: Vec<(Ptr<'c>, Int<'c>, [Int<'c>; 2])> = self
+            .rows
+            .iter()
+            .map(|(tiles, row)| (*tiles, e.mul_const(*row, 128), lane_pieces(e, t, e.and(*row, e.int(7)))))
+            .collect();
+        let run = |e: &Emit<'c>, k: Int<'c>, count: u64| {
+            let mut loaded = Vec::new();
+            for i in 0..count {
+                let base = e.mul_const(e.wide(e.add_const(k, (i * self.step) as i64)), TILE_BYTES);
+                let weights = pieces.map(|piece| {
+                    let at = e.add(base, e.wide(e.add(row, piece)));
+                    [0, 1024].map(|low| e.load_chunk(self.weights, at, low))
+                });
+                loaded.push((base, weights));
+            }
+            for (base, weights) in loaded {
+                for (sums, (tiles, row, pieces)) in sums.iter().zip(&rows) {
+                    for (piece, w) in pieces.iter().zip(&weights) {
+                        let at = e.add(base, e.wide(e.add(*row, *piece)));
+                        multiply(e, sums, w, e.load_chunk_shared(*tiles, at));
+                    }
+                }
+            }
+        };
+        let k = e.var(self.first.into());
+        let ahead = AHEAD.min(self.tiles.div_ceil(self.step)).max(1);
+        let end = self.tiles as i64 - ((ahead - 1) * self.step) as i64;
+        if ahead > 1 && end > 0 {
+            e.advance(k, e.int(end as u64), ahead * self.step, |e, k| run(e, k, ahead));
+        }
+        e.advance(k, e.int(self.tiles), self.step, |e, k| run(e, k, 1));
+        sums
+    }
+}
+
+/// Two steps: 16 outputs by 8 rows by 32 k's.
+fn multiply<'c>(e: &Emit<'c>, sums: &[Var<'c>], w: &[Chunk<'c>; 2], x: Chunk<'c>) {
+    for step in 0..2 {
+        let a = [w[0][2 * step], w[1][2 * step], w[0][2 * step + 1], w[1][2 * step + 1]];
+        e.mma(sums, a, [x[2 * step], x[2 * step + 1]]);
+    }
+}
+
+/// Adds the warps' sums; thread i of the block gets result (row i / 16, output i % 16) for i < 128 * tiles.
+pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], parts: Ptr<'c>, warps: u64) -> Vec<Float<'c>> {
+    let count = 128 * sums.len() as u64;
+    let (g, t) = e.lane_pair();
+    let warp = e.div_rem(e.thread(), 32).0;
+    for (n, sums) in sums.iter().enumerate() {
+        for (i, sum) in sums.iter().enumerate() {
+            let row = e.add_const(e.mul_const(t, 2), (8 * n + i % 2) as i64);
+            let output = e.add_const(g, 8 * (i as i64 / 2));
+            let at = e.add(e.mul_const(warp, count), e.add(e.mul_const(row, 16), output));
+            e.store(parts, at, e.get(*sum));
+        }
+    }
+    e.barrier();
+    let rounds = count.div_ceil(THREADS);
+    let results = (0..rounds).map(|round| {
+        let mine = e.min(e.add_const(e.thread(), (round * THREADS) as i64), e.int(count - 1));
+        (0..warps)
+            .fold(e.float(0.0), |sum, w| e.fadd(sum, e.load(parts, e.add_const(mine, (w * count) as i64))))
+    });
+    results.collect()
+}
+
+/// The matrix that block `index` of `each` outputs is of: its operand, the block's number in it, its outputs and its
+/// first column.
+fn section<'c>(e: &Emit<'c>, p: &Product, index: Int<'c>, each: u64) -> (Ptr<'c>, Int<'c>, Int<'c>, Int<'c>) {
+    let first = p.matrices[0];
+    let (mut matrix, mut local) = (e.operand(first.at), index);
+    let (mut out, mut column) = (e.int(first.out), e.int(first.column));
+    let mut begin = 0;
+    for pair in p.matrices.windows(2) {
+        begin += pair[0].out.div_ceil(each);
+        let here = e.ge(index, e.int(begin));
+        matrix = e.pick_ptr(here, e.operand(pair[1].at), matrix);
+        local = e.pick(here, e.add_const(index, -(begin as i64)), local);
+        out = e.pick(here, e.int(pair[1].out), out);
+        column = e.pick(here, e.int(pair[1].column), column);
+    }
+    (matrix, local, out, column)
+}
+
+/// Blocks of `each` outputs over all matrices.
+fn blocks(p: &Product, each: u64) -> u64 {
+    p.matrices.iter().map(|m| m.out.div_ceil(each)).sum()
+}
+
+/// The kernel for few rows: `tiles` times eight a block.
+fn few<'c>(
+    k: &mut Maker<'c, '_>,
+    part: &str,
+    p: &Product,
+    tiles: u64,
+    least: u64,
+    most: u64,
+    store: Store<'_, 'c>,
+) {
+    let spec = k.spec;
+    let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, 8 * tiles)];
+    k.launch_when(part, grid, THREADS, when(spec, least, most), |e| {
+        let (matrix, block, out, column) = section(e, p, e.block_x(), 16);
+        let (tile, quarter) = e.div_rem(block, 4);
+        let warp = e.div_rem(e.thread(), 32).0;
+        let first_row = e.mul_const(e.block_y(), 8 * tiles);
+        let rows = packed_rows(e, p, first_row, tiles, e.add_const(row_count(e, spec), -1));
+        let weights_at = e.mul_const(e.wide(tile), k_tiles(p.inn) * TILE_BYTES);
+        let strip = |matrix: Ptr<'c>| Strip {
+            weights: e.byte_offset(matrix, weights_at),
+            quarter,
+            rows: rows.clone(),
+            first: warp,
+            step: WARPS,
+            tiles: k_tiles(p.inn),
+        };
+        let parts = e.shared(WARPS * 128 * tiles);
+        let mut results = reduce(e, &strip(matrix).sums(e), parts, WARPS);
+        if let Some(up) = p.up {
+            let sums = strip(e.operand(up)).sums(e);
+            e.barrier();
+            let ups = reduce(e, &sums, parts, WARPS);
+            results = results.iter().zip(ups).map(|(gate, up)| e.fmul(e.silu(*gate), up)).collect();
+        }
+        for (round, value) in results.iter().enumerate() {
+            let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
+            let (row, output) = e.div_rem(mine, 16);
+            let local = e.add(e.mul_const(block, 16), output);
+            let row_inside =
+                e.and(e.lt(row, e.int(8 * tiles)), e.lt(e.add(first_row, row), row_count(e, spec)));
+            e.when(e.and(row_inside, e.lt(local, out)), |e| {
+                store(e, e.add(first_row, row), e.add(column, local), *value);
+            });
+        }
+    });
+}
+
+/// For each eight rows from `first`: the address of their tiles and this lane's row in them (the last one again
+/// past the end).
+fn packed_rows<'c>(
+    e: &Emit<'c>,
+    p: &Product,
+    first: Int<'c>,
+    tiles: u64,
+    last: Int<'c>,
+) -> Vec<(Ptr<'c>, Int<'c>)> {
+    let packed = e.at(e.scratch(), e.int(p.rows_at));
+    let g = e.lane_pair().0;
+    (0..tiles)
+        .map(|i| {
+            let row = e.min(e.add(e.add_const(first, 8 * i as i64), g), last);
+            let (tile, place) = e.div_rem(row, TILE);
+            (e.byte_offset(packed, e.mul_const(e.wide(tile), k_tiles(p.inn) * TILE_BYTES)), place)
+        })
+        .collect()
+}
+
+/// The kernel for many rows.
+fn many<'c>(k: &mut Maker<'c, '_>, part: &str, p: &Product, least: u64, most: u64, store: Store<'_, 'c>) {
+    let spec = k.spec;
+    // With two weights a block has half the outputs of each, side by side.
+    let each = if p.up.is_some() { MANY_OUT / 2 } else { MANY_OUT };
+    let grid = [k.rows(1, MANY_ROWS), Extent::fixed(blocks(p, each))];
+    let rows_bytes = MANY_ROWS / TILE * TILE_BYTES;
+    let stage_bytes = rows_bytes + MANY_OUT / TILE * TILE_BYTES;
+    let shared = STAGES * stage_bytes + SHARED_SLACK;
+    k.launch_with(part, grid, 2 * 128 + 32, when(spec, least, most), shared, |e| {
+        let memory = e.shared_address(e.dynamic_shared());
+        let ring = Ring::new(e, STAGES, 2);
+        let (matrix, block, out, column) = section(e, p, e.block_y(), each);
+        let group = e.div_rem(e.thread(), 128).0;
+        let tiles = k_tiles(p.inn);
+        let is_producer = e.eq(group, e.int(2));
+        e.when(e.and(is_producer, e.eq(e.thread(), e.int(256))), |e| {
+            let packed = e.byte_offset(
+                e.at(e.scratch(), e.int(p.rows_at)),
+                e.mul_const(e.wide(e.block_x()), rows_bytes * tiles),
+            );
+            let last = e.add_const(e.div_rem(e.add_const(out, TILE as i64 - 1), TILE).0, -1);
+            // (operand, tile row) of each 64 outputs of the block.
+            let places: Vec<(Ptr<'c>, Int<'c>)> = (0..MANY_OUT / TILE)
+                .map(|i| {
+                    let half = each / TILE;
+                    let (from, i) = match p.up {
+                        Some(up) if i >= half => (e.operand(up), i - half),
+                        _ => (matrix, i),
+                    };
+                    let row = e.min(e.add_const(e.mul_const(block, each / TILE), i as i64), last);
+                    (e.byte_offset(from, e.mul_const(e.wide(row), tiles * TILE_BYTES)), row)
+                })
+                .collect();
+            e.each(e.int(0), e.int(tiles), 1, |e, k| {
+                let at = e.mul_const(e.wide(k), TILE_BYTES);
+                ring.produce(e, stage_bytes, |e, stage, full| {
+                    let to = e.add(memory, e.mul_const(stage, stage_bytes));
+                    for i in 0..MANY_ROWS / TILE {
+                        let from = e.add_const(at, (i * tiles * TILE_BYTES) as i64);
+                        let to = e.add_const(to, (i * TILE_BYTES) as i64);
+                        e.bulk_copy(to, e.byte_offset(packed, from), TILE_BYTES, full);
+                    }
+                    for (i, (from, _)) in places.iter().enumerate() {
+                        let to = e.add_const(to, (rows_bytes + i as u64 * TILE_BYTES) as i64);
+                        e.bulk_copy(to, e.byte_offset(*from, at), TILE_BYTES, full);
+                    }
+                });
+            });
+        });
+        e.when(e.lt(group, e.int(2)), |e| {
+            let sums: Vec<Var<'c>> = (0..MANY_OUT / 2).map(|_| e.float_var(0.0)).collect();
+            let leader = e.eq(e.and(e.thread(), e.int(127)), e.int(0));
+            let steps: Vec<(u64, u64)> = (0..4).map(|i| (32 * i, 32 * i)).collect();
+            let before = e.var(e.minus_one().into());
+            e.each(e.int(0), e.int(tiles), 1, |e, _| {
+                let stage = ring.full(e);
+                let base = e.add(memory, e.mul_const(stage, stage_bytes));
+                let a = e.descriptor(e.add(base, e.mul_const(group, TILE_BYTES)));
+                let b = e.descriptor(e.add_const(base, rows_bytes as i64));
+                e.wgmma_start(&sums, a, b, &steps);
+                e.wgmma_wait(&sums, 1);
+                let old = e.get(before).into_int_value();
+                ring.release_stage(e, old, e.and(leader, e.ge(old, e.int(0))));
+                e.set(before, stage.into());
+                ring.advance(e);
+            });
+            e.wgmma_wait(&sums, 0);
+            let (g, t) = e.lane_pair();
+            let warp = e.and(e.div_rem(e.thread(), 32).0, e.int(3));
+            let in_block = e.add(e.add(e.mul_const(group, 64), e.mul_const(warp, 16)), g);
+            let first = e.add(e.mul_const(e.block_x(), MANY_ROWS), in_block);
+            let rows = row_count(e, spec);
+            let value = |e: &Emit<'c>, i: usize| match p.up {
+                Some(_) => e.fmul(e.silu(e.get_float(sums[i])), e.get_float(sums[i + sums.len() / 2])),
+                None => e.get_float(sums[i]),
+            };
+            for j in 0..each as usize / 8 {
+                let local = e.add(e.mul_const(block, each), e.add_const(e.mul_const(t, 2), 8 * j as i64));
+                for i in 0..4 {
+                    let row = e.add_const(first, 8 * (i as i64 / 2));
+                    let local = e.add_const(local, i as i64 % 2);
+                    e.when(e.and(e.lt(row, rows), e.lt(local, out)), |e| {
+                        store(e, row, e.add(column, local), value(e, 4 * j + i));
+                    });
+                }
+            }
+        });
+    });
+}

@@ -1,0 +1,480 @@
+//! Prefill over a whole context on `wgmma`: `FullAttention` and `OracleAttention` of many rows.
+//!
+//! ```text
+//! item: (tile of tokens, KV head). Rows of the tile are (token, head of the group): G heads of 64 / G tokens are
+//! the 64 rows of a warp group; a block has two, and a warp that keeps a ring of pages full with bulk copies.
+//!   S = Q K^T       Q, K from shared memory: pages lie there as they lie in the cache
+//!   O += P V        P from registers, V from shared memory
+//! ```
+//! A page is one selection block, so that the running maximum of a row passes each block's maximum on its way: it is
+//! kept in scratch, `[page][row]` of this block alone. After the last page the row's lse is known, and a warp a token
+//! takes the group's maximum and the best (HySparse 2602.03560, equation 3, in logs). Blocks are as many as the
+//! multiprocessors and take items in turn, so scratch is bounded. Tiles that hold several sequences are gone through
+//! once for each. Softmax: Milakov and Gimelshein, 1805.02867; tiling: Dao, 2307.08691. Reference:
+//! `reference::attention::full`.
+
+use std::mem::offset_of;
+
+use hyc_ir::abi::StepContext;
+use hyc_ir::plan::{AttnShape, CacheSpec, Extent, KernelSpec, SelectShape};
+
+use super::attend::{Item, LOG2_E, group, list, place};
+use super::decode::MOST_ROWS;
+use super::emit::{Emit, Float, Int, Ptr, Var, WARP};
+use super::linear::row_count;
+use super::pipe::Ring;
+use super::qkv::{physical_page, spec_cache};
+use super::tensor::{SHARED_SLACK, TILE_BYTES};
+use super::topk::{Best, CHUNK};
+use super::{Maker, stride};
+
+/// Multiprocessors of an H100.
+const BLOCKS: u64 = 132;
+/// Rows of a warp group.
+const ROWS: u64 = 64;
+const GROUPS: u64 = 2;
+const CONSUMERS: u64 = GROUPS * 128;
+/// Shared memory that a block may have, less what is not the ring's or the queries'.
+const SHARED: u64 = 220 << 10;
+
+/// Sizes of the kernel.
+struct Flash<'s> {
+    spec: &'s KernelSpec,
+    shape: AttnShape,
+    cache: CacheSpec,
+    sink: Option<usize>,
+    select: Option<SelectShape>,
+    /// Scratch of the page maxima, in 4-byte elements.
+    tables: u64,
+    blocks: u64,
+    stages: u64,
+}
+
+/// A run of rows of one sequence in a tile.
+#[derive(Clone, Copy)]
+struct Segment<'c> {
+    begin: Int<'c>,
+    end: Int<'c>,
+    first: Int<'c>,
+    pages: Int<'c>,
+    sequence: Int<'c>,
+}
+
+/// What a warp group keeps in registers: rows g and g + 8 of each warp.
+struct State<'c> {
+    max: [Var<'c>; 2],
+    sum: [Var<'c>; 2],
+    acc: Vec<Var<'c>>,
+}
+
+/// Adds the function for steps of more than [`MOST_ROWS`] rows.
+pub fn prefill<'c>(
+    k: &mut Maker<'c, '_>,
+    shape: AttnShape,
+    sink: Option<usize>,
+    select: Option<SelectShape>,
+) {
+    let spec = k.spec;
+    if spec.max_rows <= MOST_ROWS {
+        return;
+    }
+    let cache = spec_cache(spec, 1);
+    let blocks = spec.max_context.div_ceil(cache.page);
+    let tables = if select.is_some() { k.scratch(4 * BLOCKS * blocks * GROUPS * ROWS) } else { 0 };
+    let mut f = Flash { spec, shape, cache, sink, select, tables, blocks, stages: 0 };
+    f.stages = ((SHARED - f.query_bytes()) / f.stage_bytes()).clamp(2, 6);
+    let shared = f.query_bytes() + f.stages * f.stage_bytes() + SHARED_SLACK;
+    let when = super::dense::when(spec, MOST_ROWS + 1, spec.max_rows);
+    let grid = [Extent::fixed(BLOCKS), Extent::fixed(1)];
+    k.launch_with("_prefill", grid, CONSUMERS + WARP, when, shared, |e| f.body(e));
+}
+
+impl Flash<'_> {
+    fn tokens(&self) -> u64 {
+        ROWS / group(self.shape)
+    }
+
+    /// Tokens of a tile.
+    fn tile(&self) -> u64 {
+        GROUPS * self.tokens()
+    }
+
+    fn key_bytes(&self) -> u64 {
+        self.shape.qk_dim * self.cache.page * 2
+    }
+
+    fn stage_bytes(&self) -> u64 {
+        self.key_bytes() + self.shape.v_dim * self.cache.page * 2
+    }
+
+    fn query_bytes(&self) -> u64 {
+        GROUPS * ROWS * self.shape.qk_dim * 2
+    }
+
+    fn body<'c>(&self, e: &Emit<'c>) {
+        let memory = e.dynamic_shared();
+        // lse of each row, for the selection.
+        let lse = e.shared(GROUPS * ROWS);
+        let ring = Ring::new(e, self.stages, GROUPS);
+        let pages_at = e.add_const(e.shared_address(memory), self.query_bytes() as i64);
+        let rows = row_count(e, self.spec);
+        let tiles = e.div_rem(e.add_const(rows, self.tile() as i64 - 1), self.tile()).0;
+        let items = e.mul_const(tiles, self.shape.kv_heads);
+        let producer = e.eq(e.thread(), e.int(CONSUMERS));
+        e.when(producer, |e| {
+            self.items(e, items, rows, &|e, segment, kv_head| {
+                self.copy(e, &ring, pages_at, segment, kv_head);
+            });
+        });
+        e.when(e.lt(e.thread(), e.int(CONSUMERS)), |e| {
+            self.items(e, items, rows, &|e, segment, kv_head| {
+                self.attend(e, &ring, (memory, pages_at), lse, segment, kv_head);
+            });
+        });
+    }
+
+    /// This block's items, and each one's segments, the longest contexts first.
+    fn items<'c>(
+        &self,
+        e: &Emit<'c>,
+        items: Int<'c>,
+        rows: Int<'c>,
+        body: &dyn Fn(&Emit<'c>, (Int<'c>, Segment<'c>), Int<'c>),
+    ) {
+        let load = |offset: usize, row: Int<'c>| e.load_int(e.list(offset), row);
+        let (positions, sequences) = (offset_of!(StepContext, positions), offset_of!(StepContext, sequence));
+        e.each(e.block_x(), items, BLOCKS, |e, index| {
+            let (tile, kv_head) = e.div_rem(e.add_const(e.sub(items, index), -1), self.shape.kv_heads);
+            let tile_begin = e.mul_const(tile, self.tile());
+            let tile_end = e.min(e.add_const(tile_begin, self.tile() as i64), rows);
+            let begin = e.var(tile_begin.into());
+            e.repeat(|e| {
+                let from = e.get(begin).into_int_value();
+                let sequence = load(sequences, from);
+                // Rows of a sequence stand together: count those of the tile.
+                let end = e.var(e.add_const(from, 1).into());
+                let whole = e.eq(load(sequences, e.add_const(tile_end, -1)), sequence);
+                e.either(
+                    whole,
+                    |e| e.set(end, tile_end.into()),
+                    |e| {
+                        e.repeat(|e| {
+                            let at = e.get(end).into_int_value();
+                            let same = e.eq(load(sequences, at), sequence);
+                            e.set(end, e.pick(same, e.add_const(at, 1), at).into());
+                            e.eq(same, e.no())
+                        });
+                    },
+                );
+                let end = e.get(end).into_int_value();
+                let last = load(positions, e.add_const(end, -1));
+                let pages = e.add_const(e.div_rem(last, self.cache.page).0, 1);
+                let first = load(positions, from);
+                body(e, (tile_begin, Segment { begin: from, end, first, pages, sequence }), kv_head);
+                e.set(begin, end.into());
+                e.ge(end, tile_end)
+            });
+        });
+    }
+
+    /// The producer: every page of the segment, K then V, as they lie.
+    fn copy<'c>(
+        &self,
+        e: &Emit<'c>,
+        ring: &Ring<'c>,
+        pages_at: Int<'c>,
+        (_, segment): (Int<'c>, Segment<'c>),
+        kv_head: Int<'c>,
+    ) {
+        let keys = e.wide(e.mul_const(kv_head, 2 * self.cache.k_offset(1)));
+        let values = e.wide(e.mul_const(kv_head, 2 * self.cache.page * self.cache.v_pad()));
+        let values = e.add_const(values, 2 * self.cache.v_offset(0) as i64);
+        e.each(e.int(0), segment.pages, 1, |e, page| {
+            let physical = e.wide(physical_page(e, &self.cache, segment.sequence, page));
+            let base = e.byte_offset(e.operand(1), e.mul_const(physical, self.cache.page_bytes()));
+            ring.produce(e, self.stage_bytes(), |e, stage, full| {
+                let to = e.add(pages_at, e.mul_const(stage, self.stage_bytes()));
+                e.bulk_copy(to, e.byte_offset(base, keys), self.key_bytes(), full);
+                let value_bytes = self.stage_bytes() - self.key_bytes();
+                let to = e.add_const(to, self.key_bytes() as i64);
+                e.bulk_copy(to, e.byte_offset(base, values), value_bytes, full);
+            });
+        });
+    }
+
+    /// Token and head of row `row` of the tile; whether there are such.
+    fn row<'c>(&self, e: &Emit<'c>, tile: Int<'c>, row: Int<'c>) -> (Int<'c>, Int<'c>, Int<'c>) {
+        let (part, inside) = e.div_rem(row, ROWS);
+        let (token, head) = e.div_rem(inside, group(self.shape));
+        let real = e.lt(token, e.int(self.tokens()));
+        (e.add(e.add(tile, e.mul_const(part, self.tokens())), token), head, real)
+    }
+
+    /// Queries of a warp group as swizzled rows of bf16: `[qk_dim / 64][128 rows][64]`.
+    fn load_queries<'c>(
+        &self,
+        e: &Emit<'c>,
+        to: Ptr<'c>,
+        tile: Int<'c>,
+        segment: &Segment<'c>,
+        kv_head: Int<'c>,
+    ) {
+        let (group, dim) = (group(self.shape), self.shape.qk_dim);
+        let (part, thread) = e.div_rem(e.thread(), 128);
+        let (sub, piece) = (e.div_rem(thread, 8).0, e.and(thread, e.int(7)));
+        e.each(sub, e.int(ROWS), 16, |e, i| {
+            let row = e.add(e.mul_const(part, ROWS), i);
+            let (token, head, real) = self.row(e, tile, row);
+            // Rows that are not this segment's multiply something real and are not looked at.
+            let inside = e.and(real, e.and(e.ge(token, segment.begin), e.lt(token, segment.end)));
+            let token = e.pick(inside, token, segment.begin);
+            let head = e.add(e.mul_const(kv_head, group), e.min(head, e.int(group - 1)));
+            let from =
+                e.add(e.mul_const(e.wide(token), stride(self.spec, 0)), e.wide(e.mul_const(head, dim)));
+            for tile in 0..dim / 64 {
+                let at = e.add(from, e.wide(e.add_const(e.mul_const(piece, 8), 64 * tile as i64)));
+                let values = [e.load4(e.operand(0), at), e.load4(e.operand(0), e.add_const(at, 4))].concat();
+                let f = |i: usize| e.widen(values[i]);
+                let words = [0, 2, 4, 6].map(|i| e.pack_bf16(f(i), f(i + 1)));
+                let chunk = e.xor(piece, e.and(i, e.int(7)));
+                let place = e.add(e.mul_const(row, 32), e.mul_const(chunk, 4));
+                let place = e.add_const(place, (tile * GROUPS * ROWS * 32) as i64);
+                e.store_words(to, place, &words);
+            }
+        });
+        e.async_fence();
+        e.named_barrier(e.add_const(part, 1), 128);
+    }
+
+    /// The consumers: one segment of one item.
+    fn attend<'c>(
+        &self,
+        e: &Emit<'c>,
+        ring: &Ring<'c>,
+        (memory, pages_at): (Ptr<'c>, Int<'c>),
+        lse: Ptr<'c>,
+        (tile, segment): (Int<'c>, Segment<'c>),
+        kv_head: Int<'c>,
+    ) {
+        self.load_queries(e, memory, tile, &segment, kv_head);
+        let part = e.div_rem(e.thread(), 128).0;
+        let (g, t) = e.lane_pair();
+        let warp = e.and(e.div_rem(e.thread(), WARP).0, e.int(3));
+        let row0 = e.add(e.add(e.mul_const(part, ROWS), e.mul_const(warp, 16)), g);
+        let rows = [row0, e.add_const(row0, 8)];
+        // The newest token that each row sees.
+        let positions = rows.map(|row| {
+            let (token, _, real) = self.row(e, tile, row);
+            let inside = e.and(real, e.and(e.ge(token, segment.begin), e.lt(token, segment.end)));
+            let token = e.pick(inside, token, segment.begin);
+            e.load_int(e.list(offset_of!(StepContext, positions)), token)
+        });
+        let state = State {
+            max: [e.float_var(f32::NEG_INFINITY), e.float_var(f32::NEG_INFINITY)],
+            sum: [e.float_var(0.0), e.float_var(0.0)],
+            acc: (0..self.shape.v_dim / 2).map(|_| e.float_var(0.0)).collect(),
+        };
+        let leader = e.eq(e.and(e.thread(), e.int(127)), e.int(0));
+        let query = e.add(e.shared_address(memory), e.mul_const(part, TILE_BYTES));
+        let query = e.descriptor(query);
+        let table = self.table(e);
+        let newest = e.load_int(e.list(offset_of!(StepContext, positions)), e.add_const(segment.end, -1));
+        e.each(e.int(0), segment.pages, 1, |e, page| {
+            let stage = ring.full(e);
+            let keys = e.add(pages_at, e.mul_const(stage, self.stage_bytes()));
+            let values = e.add_const(keys, self.key_bytes() as i64);
+            let scores: Vec<Var<'c>> = (0..32).map(|_| e.float_var(0.0)).collect();
+            let steps: Vec<(u64, u64)> = (0..self.shape.qk_dim / 16)
+                .map(|i| (i / 4 * GROUPS * TILE_BYTES + i % 4 * 32, i / 4 * TILE_BYTES + i % 4 * 32))
+                .collect();
+            e.wgmma(&scores, query, e.descriptor(keys), &steps, false);
+            let start = e.mul_const(page, self.cache.page);
+            let end = e.add_const(start, self.cache.page as i64 - 1);
+            e.when(e.lt(segment.first, end), |e| self.mask(e, &scores, start, positions, t));
+            // A page that ends after the newest token has places that nothing was written to.
+            e.when(e.lt(newest, end), |e| self.clear(e, values, e.add_const(e.sub(newest, start), 1)));
+            let p = self.softmax(e, &scores, &state, |e, i, most| {
+                if self.select.is_some() {
+                    let at = e.add(e.mul_const(e.wide(page), GROUPS * ROWS), e.wide(rows[i]));
+                    e.when(e.eq(t, e.int(0)), |e| e.store(table, at, most.into()));
+                }
+            });
+            e.wgmma_registers(&state.acc, &p, e.descriptor(values), &[0, 32, 64, 96]);
+            ring.release(e, leader);
+        });
+        self.finish(e, &state, rows, tile, &segment, kv_head, lse);
+        if let Some(select) = self.select {
+            // Both groups' tables and lses are whole; the next segment must not overwrite them before they are used.
+            e.named_barrier(e.int(3), CONSUMERS);
+            self.choose(e, select, tile, &segment, kv_head, lse);
+            e.named_barrier(e.int(3), CONSUMERS);
+        }
+    }
+
+    fn table<'c>(&self, e: &Emit<'c>) -> Ptr<'c> {
+        let own = e.mul_const(e.wide(e.block_x()), self.blocks * GROUPS * ROWS);
+        e.at(e.at(e.scratch(), e.int(self.tables)), own)
+    }
+
+    /// Minus infinity where a token is newer than the row's.
+    fn mask<'c>(
+        &self,
+        e: &Emit<'c>,
+        scores: &[Var<'c>],
+        start: Int<'c>,
+        positions: [Int<'c>; 2],
+        t: Int<'c>,
+    ) {
+        let first = e.add(start, e.mul_const(t, 2));
+        let none = e.float(f32::NEG_INFINITY);
+        for (i, score) in scores.iter().enumerate() {
+            let token = e.add_const(first, (i / 4 * 8 + i % 2) as i64);
+            let seen = e.ge(positions[i / 2 % 2], token);
+            e.set(*score, e.pick_float(seen, e.get_float(*score), none).into());
+        }
+    }
+
+    /// Zeroes the columns from `hi` on of V in shared memory: what stands there may be no number. Both warp groups
+    /// do half of the rows and wait for each other.
+    fn clear<'c>(&self, e: &Emit<'c>, values: Int<'c>, hi: Int<'c>) {
+        e.each(e.thread(), e.int(self.shape.v_dim * 8), CONSUMERS, |e, i| {
+            let (row, chunk) = e.div_rem(i, 8);
+            let first = e.mul_const(chunk, 8);
+            e.when(e.lt(hi, e.add_const(first, 8)), |e| {
+                let place = e.add(e.mul_const(row, 128), e.mul_const(e.xor(chunk, e.and(row, e.int(7))), 16));
+                let at = e.add(values, place);
+                for word in 0..4u64 {
+                    let token = e.add_const(first, 2 * word as i64);
+                    let low = e.pick(e.lt(token, hi), e.int(0xffff), e.int(0));
+                    let high = e.pick(e.lt(e.add_const(token, 1), hi), e.int(0xffff_0000), e.int(0));
+                    e.mask_shared(e.add_const(at, 4 * word as i64), e.or(low, high));
+                }
+            });
+        });
+        e.async_fence();
+        e.named_barrier(e.int(4), CONSUMERS);
+    }
+
+    /// Moves the state to the page's maxima; gives P as fragments. `page_max` gets each row's scaled maximum.
+    fn softmax<'c>(
+        &self,
+        e: &Emit<'c>,
+        scores: &[Var<'c>],
+        state: &State<'c>,
+        page_max: impl Fn(&Emit<'c>, usize, Float<'c>),
+    ) -> Vec<[Int<'c>; 4]> {
+        let scale = e.float(LOG2_E / (self.shape.qk_dim as f32).sqrt());
+        let none = e.float(f32::NEG_INFINITY);
+        let mut p = vec![e.float(0.0); scores.len()];
+        for half in 0..2 {
+            let mine: Vec<usize> = (0..scores.len()).filter(|i| i / 2 % 2 == half).collect();
+            let most = mine.iter().fold(none, |most, i| e.fmax(most, e.get_float(scores[*i])));
+            let most = [1, 2].iter().fold(most, |most, mask| e.fmax(most, e.shuffle(most, *mask)));
+            let most = e.fmul(most, scale);
+            page_max(e, half, most);
+            let old = e.get_float(state.max[half]);
+            let new = e.fmax(old, most);
+            // The first page has a visible token for every row.
+            let shrink = e.exp2(e.fsub(old, new));
+            let minus = e.fsub(e.float(0.0), new);
+            let sum = e.float(0.0);
+            let sum = mine.iter().fold(sum, |sum, i| {
+                p[*i] = e.exp2(e.fma(e.get_float(scores[*i]), scale, minus));
+                e.fadd(sum, p[*i])
+            });
+            e.set(state.max[half], new.into());
+            e.set(state.sum[half], e.fma(e.get_float(state.sum[half]), shrink, sum).into());
+            for (i, acc) in state.acc.iter().enumerate() {
+                if i / 2 % 2 == half {
+                    e.set(*acc, e.fmul(e.get_float(*acc), shrink).into());
+                }
+            }
+        }
+        let word = |i: usize| e.pack_bf16(p[i], p[i + 1]);
+        (0..4).map(|step| [0, 2, 4, 6].map(|i| word(8 * step + i))).collect()
+    }
+
+    /// Writes the outputs of the segment's rows, and every row's lse to shared memory.
+    #[allow(clippy::too_many_arguments, reason = "a state, where its rows stand and where they go")]
+    fn finish<'c>(
+        &self,
+        e: &Emit<'c>,
+        state: &State<'c>,
+        rows: [Int<'c>; 2],
+        tile: Int<'c>,
+        segment: &Segment<'c>,
+        kv_head: Int<'c>,
+        lse: Ptr<'c>,
+    ) {
+        let t = e.lane_pair().1;
+        let out_at = 2 + usize::from(self.sink.is_some());
+        for half in 0..2 {
+            let sum = [1, 2]
+                .iter()
+                .fold(e.get_float(state.sum[half]), |sum, mask| e.fadd(sum, e.shuffle(sum, *mask)));
+            let (token, head, real) = self.row(e, tile, rows[half]);
+            let inside = e.and(real, e.and(e.ge(token, segment.begin), e.lt(token, segment.end)));
+            let most = e.get_float(state.max[half]);
+            let global =
+                e.add(e.mul_const(kv_head, group(self.shape)), e.min(head, e.int(group(self.shape) - 1)));
+            let sum = match self.sink {
+                Some(at) => {
+                    let sink = e.fmul(e.load(e.operand(at), global), e.float(LOG2_E));
+                    e.fadd(sum, e.exp2(e.fsub(sink, most)))
+                }
+                None => sum,
+            };
+            e.when(e.eq(t, e.int(0)), |e| e.store(lse, rows[half], e.fadd(most, e.log2(sum)).into()));
+            let factor = e.fdiv(e.float(1.0), sum);
+            e.when(inside, |e| {
+                let item = Item { row: token, kv_head, position: token, sequence: token };
+                for m in 0..self.shape.v_dim as usize / 8 {
+                    let element = e.add_const(e.mul_const(t, 2), 8 * m as i64);
+                    let at = place(e, self.spec, self.shape, out_at, item, head, element);
+                    let words =
+                        [0, 1].map(|i| e.bits(e.fmul(e.get_float(state.acc[4 * m + 2 * half + i]), factor)));
+                    e.store_words(e.operand(out_at), at, &words);
+                }
+            });
+        }
+    }
+
+    /// The best blocks of each token of the segment: a warp a token.
+    fn choose<'c>(
+        &self,
+        e: &Emit<'c>,
+        select: SelectShape,
+        tile: Int<'c>,
+        segment: &Segment<'c>,
+        kv_head: Int<'c>,
+        lse: Ptr<'c>,
+    ) {
+        let out_at = 3 + usize::from(self.sink.is_some());
+        let group = group(self.shape);
+        let warp = e.div_rem(e.thread(), WARP).0;
+        let table = self.table(e);
+        e.each(warp, e.int(self.tile()), CONSUMERS / WARP, |e, i| {
+            let token = e.add(tile, i);
+            let inside = e.and(e.ge(token, segment.begin), e.lt(token, segment.end));
+            e.when(inside, |e| {
+                let (part, place) = e.div_rem(i, self.tokens());
+                let row = e.add(e.mul_const(part, ROWS), e.mul_const(place, group));
+                let position = e.load_int(e.list(offset_of!(StepContext, positions)), token);
+                let visible = e.add_const(e.div_rem(position, self.cache.page).0, 1);
+                let score = |e: &Emit<'c>, page: Int<'c>| {
+                    let at = e.add(e.mul_const(e.wide(page), GROUPS * ROWS), e.wide(row));
+                    (0..group).fold(e.float(f32::NEG_INFINITY), |score, h| {
+                        let raw = e.load(table, e.add_const(at, h as i64));
+                        e.fmax(score, e.fsub(raw, e.load(lse, e.add_const(row, h as i64))))
+                    })
+                };
+                let best = Best::none(e);
+                e.each(e.int(0), visible, CHUNK, |e, begin| {
+                    best.take(e, (begin, visible), select.blocks, &score);
+                });
+                let item = Item { row: token, kv_head, position, sequence: position };
+                best.write(e, select.blocks, list(e, self.spec, item, out_at, select));
+            });
+        });
+    }
+}

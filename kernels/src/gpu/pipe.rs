@@ -1,0 +1,147 @@
+//! Copies into shared memory by the copy engine, and the barriers that say when they are through.
+//!
+//! ```text
+//! producer, one thread                        consumers, whole warp groups
+//!   wait empty[s]                               wait full[s]
+//!   expect full[s] bytes, start copies          multiply stage s
+//!                                               one thread a group arrives at empty[s]
+//! ```
+//! A stage's barrier has a phase bit that flips each time it completes; both sides count rounds through the ring.
+
+use super::emit::{Emit, Int, Ptr, Var};
+
+/// A ring of stages in shared memory.
+pub struct Ring<'c> {
+    stages: u64,
+    /// Byte address of the first barrier; `full` first, then `empty`, 8 bytes each.
+    barriers: Int<'c>,
+    stage: Var<'c>,
+    phase: Var<'c>,
+}
+
+impl<'c> Ring<'c> {
+    /// Makes the barriers in 16 bytes a stage of shared memory; `consumers` arrivals empty a stage. Every thread of
+    /// the block must come here; a barrier of the block follows inside.
+    pub fn new(e: &Emit<'c>, stages: u64, consumers: u64) -> Ring<'c> {
+        let memory = e.shared(4 * stages);
+        let barriers = e.shared_address(memory);
+        e.when(e.eq(e.thread(), e.int(0)), |e| {
+            for i in 0..stages {
+                e.barrier_init(e.add_const(barriers, 8 * i as i64), 1);
+                e.barrier_init(e.add_const(barriers, 8 * (stages + i) as i64), consumers);
+            }
+            e.barrier_init_fence();
+        });
+        e.barrier();
+        Ring { stages, barriers, stage: e.var(e.int(0).into()), phase: e.var(e.int(0).into()) }
+    }
+
+    fn at(&self, e: &Emit<'c>) -> (Int<'c>, Int<'c>, Int<'c>) {
+        let stage = e.get(self.stage).into_int_value();
+        let full = e.add(self.barriers, e.mul_const(stage, 8));
+        (stage, full, e.add_const(full, 8 * self.stages as i64))
+    }
+
+    /// The producer's side: waits for an empty stage, announces `bytes`, and lets `copy` start copies into
+    /// (stage, its barrier). One thread.
+    pub fn produce(&self, e: &Emit<'c>, bytes: u64, copy: impl FnOnce(&Emit<'c>, Int<'c>, Int<'c>)) {
+        let (stage, full, empty) = self.at(e);
+        let phase = e.get(self.phase).into_int_value();
+        e.barrier_wait(empty, e.sub(e.int(1), phase));
+        e.barrier_expect(full, bytes);
+        copy(e, stage, full);
+        self.advance(e);
+    }
+
+    /// The consumers' side: waits for the stage in hand to be full, and returns it.
+    pub fn full(&self, e: &Emit<'c>) -> Int<'c> {
+        let (stage, full, _) = self.at(e);
+        e.barrier_wait(full, e.get(self.phase).into_int_value());
+        stage
+    }
+
+    /// Says that the stage in hand is used up (where `here` holds) and goes on to the next.
+    pub fn release(&self, e: &Emit<'c>, here: Int<'c>) {
+        let (_, _, empty) = self.at(e);
+        e.when(here, |e| e.barrier_arrive(empty));
+        self.advance(e);
+    }
+
+    /// Goes on to the next stage.
+    pub fn advance(&self, e: &Emit<'c>) {
+        let next = e.add_const(e.get(self.stage).into_int_value(), 1);
+        let wrap = e.ge(next, e.int(self.stages));
+        let phase = e.get(self.phase).into_int_value();
+        e.set(self.phase, e.pick(wrap, e.sub(e.int(1), phase), phase).into());
+        e.set(self.stage, e.pick(wrap, e.int(0), next).into());
+    }
+
+    /// Says that stage `stage` is used up, where `here` holds.
+    pub fn release_stage(&self, e: &Emit<'c>, stage: Int<'c>, here: Int<'c>) {
+        let empty = e.add(self.barriers, e.mul_const(e.add_const(stage, self.stages as i64), 8));
+        e.when(here, |e| e.barrier_arrive(empty));
+    }
+}
+
+impl<'c> Emit<'c> {
+    fn barrier_init(&self, barrier: Int<'c>, count: u64) {
+        self.effect("mbarrier.init.shared::cta.b64 [$0], $1;", "r,r", &[barrier, self.int(count)]);
+    }
+
+    fn barrier_init_fence(&self) {
+        self.effect("fence.mbarrier_init.release.cluster;", "", &[]);
+    }
+
+    fn barrier_expect(&self, barrier: Int<'c>, bytes: u64) {
+        let text = "mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;";
+        self.effect(text, "r,r", &[barrier, self.int(bytes)]);
+    }
+
+    fn barrier_arrive(&self, barrier: Int<'c>) {
+        self.effect("mbarrier.arrive.shared::cta.b64 _, [$0];", "r", &[barrier]);
+    }
+
+    /// Waits until the barrier has completed the phase of this parity.
+    fn barrier_wait(&self, barrier: Int<'c>, parity: Int<'c>) {
+        self.repeat(|e| {
+            let ty = e.i32().fn_type(&[e.i32().into(), e.i32().into()], false);
+            let text = "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [$1], $2; \
+                        selp.b32 $0, 1, 0, p; }";
+            let args = [barrier.into(), parity.into()];
+            let done = e.asm(ty, text, "=r,r,r,~{memory}", true, &args).into_int_value();
+            e.eq(done, e.int(1))
+        });
+    }
+
+    /// Starts a copy of `bytes` contiguous bytes of global memory to shared memory at `to`, counted by `barrier`.
+    /// Addresses and size are multiples of 16.
+    pub fn bulk_copy(&self, to: Int<'c>, from: Ptr<'c>, bytes: u64, barrier: Int<'c>) {
+        let text = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1], $2, [$3];";
+        self.effect(text, "r,l,r,r", &[to, self.address(from), self.int(bytes), barrier]);
+    }
+
+    /// Makes what this thread stored to shared memory visible to the copy engine and to `wgmma`.
+    pub fn async_fence(&self) {
+        self.effect("fence.proxy.async.shared::cta;", "", &[]);
+    }
+
+    /// Waits for `threads` threads at barrier `id` (1 to 15).
+    pub fn named_barrier(&self, id: Int<'c>, threads: u64) {
+        self.effect("bar.sync $0, $1;", "r,r", &[id, self.int(threads)]);
+    }
+
+    /// Keeps the bits of `mask` in a word of shared memory.
+    pub fn mask_shared(&self, at: Int<'c>, mask: Int<'c>) {
+        let text = "{ .reg .b32 x; ld.shared.b32 x, [$0]; and.b32 x, x, $1; st.shared.b32 [$0], x; }";
+        self.effect(text, "r,r", &[at, mask]);
+    }
+
+    /// Inline PTX without a result.
+    fn effect(&self, text: &str, constraints: &str, args: &[Int<'c>]) {
+        let params: Vec<_> = args.iter().map(|arg| arg.get_type().into()).collect();
+        let ty = self.void().fn_type(&params, false);
+        let list: Vec<_> = args.iter().map(|arg| (*arg).into()).collect();
+        let comma = if constraints.is_empty() { "" } else { "," };
+        self.asm(ty, text, &format!("{constraints}{comma}~{{memory}}"), true, &list);
+    }
+}
