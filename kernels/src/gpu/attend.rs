@@ -177,9 +177,10 @@ impl Reader {
                 let base = e.mul_const(physical, self.cache.page_bytes());
                 let base = e.byte_offset(e.operand(self.at), base);
                 let best: Vec<Var<'c>> = state.max.iter().map(|_| e.float_var(none)).collect();
-                for half in 0..2 {
+                // A loop that stays one: both halves at once would not fit the registers.
+                e.each(e.int(0), e.int(2), 1, |e, half| {
                     self.half(e, item, q, base, half, (lo, hi), &state, &best);
-                }
+                });
                 let Some(page_max) = page_max else { return };
                 let (g, t) = e.lane_pair();
                 for (half, best) in best.iter().enumerate() {
@@ -200,7 +201,7 @@ impl Reader {
         item: Item<'c>,
         q: &Query<'c>,
         base: Ptr<'c>,
-        half: u64,
+        half: Int<'c>,
         (lo, hi): (Int<'c>, Int<'c>),
         state: &State<'c>,
         best: &[Var<'c>],
@@ -208,7 +209,8 @@ impl Reader {
         let (g, t) = e.lane_pair();
         let (pair, odd) = e.div_rem(g, 2);
         // K: token 8 (g / 2) + 2 j + g % 2 of the half is row j's; its number modulo eight swizzles the chunk.
-        let keys = e.wide(e.mul_const(item.kv_head, 2 * self.cache.k_offset(1)));
+        let keys = e.mul_const(item.kv_head, 2 * self.cache.k_offset(1));
+        let keys = e.wide(e.add(keys, e.mul_const(half, 32 * 128)));
         let places: Vec<[Int<'c>; 2]> = (0..4)
             .map(|j| {
                 let low = e.add_const(odd, 2 * j);
@@ -222,8 +224,7 @@ impl Reader {
         let k: Vec<Vec<Chunk<'c>>> = places
             .iter()
             .map(|at| {
-                let piece =
-                    |j: u64| e.load_chunk(base, at[(j % 2) as usize], j / 2 * TILE_BYTES + half * 4096);
+                let piece = |j: u64| e.load_chunk(base, at[(j % 2) as usize], j / 2 * TILE_BYTES);
                 (0..self.shape.qk_dim / 32).map(piece).collect()
             })
             .collect();
@@ -242,7 +243,7 @@ impl Reader {
         }
         let p = self.softmax(e, half, (lo, hi), &scores, state, best);
         let partial = e.or(e.lt(zero, lo), e.lt(hi, e.int(self.cache.page)));
-        let tokens = e.add_const(e.mul_const(t, 8), 32 * half as i64);
+        let tokens = e.add(e.mul_const(t, 8), e.mul_const(half, 32));
         let inside = |token: Int<'c>| e.and(e.ge(token, lo), e.lt(token, hi));
         for m in (0..self.shape.v_dim / 8).step_by(AT_ONCE) {
             let v = if m == 0 && early { first.clone() } else { self.values(e, item, base, half, m) };
@@ -270,9 +271,16 @@ impl Reader {
     }
 
     /// Chunks of up to [`AT_ONCE`] column tiles of V from tile `m` on.
-    fn values<'c>(&self, e: &Emit<'c>, item: Item<'c>, base: Ptr<'c>, half: u64, m: u64) -> Vec<Chunk<'c>> {
+    fn values<'c>(
+        &self,
+        e: &Emit<'c>,
+        item: Item<'c>,
+        base: Ptr<'c>,
+        half: Int<'c>,
+        m: u64,
+    ) -> Vec<Chunk<'c>> {
         let (g, t) = e.lane_pair();
-        let chunk = e.xor(e.add_const(t, 4 * half as i64), g);
+        let chunk = e.xor(e.add(t, e.mul_const(half, 4)), g);
         let row = e.add(e.mul_const(g, 128), e.mul_const(chunk, 16));
         let head = e.wide(e.mul_const(item.kv_head, 2 * self.cache.page * self.cache.v_pad()));
         let at = e.add_const(e.add(head, e.wide(row)), 2 * self.cache.v_offset(0) as i64);
@@ -284,7 +292,7 @@ impl Reader {
     fn softmax<'c>(
         &self,
         e: &Emit<'c>,
-        half: u64,
+        half: Int<'c>,
         (lo, hi): (Int<'c>, Int<'c>),
         scores: &[Vec<Var<'c>>],
         state: &State<'c>,
@@ -294,7 +302,7 @@ impl Reader {
         let scale = e.float(LOG2_E / (self.shape.qk_dim as f32).sqrt());
         let none = e.float(f32::NEG_INFINITY);
         let zero = e.float(0.0);
-        let tokens = e.add_const(e.mul_const(t, 8), 32 * half as i64);
+        let tokens = e.add(e.mul_const(t, 8), e.mul_const(half, 32));
         let visible: Vec<Int<'c>> = (0..8)
             .map(|i| {
                 let token = e.add_const(tokens, i);

@@ -26,12 +26,12 @@ use super::{Maker, stride};
 pub const FEW: u64 = 64;
 /// Rows and outputs of a block of the kernel for many.
 const MANY_ROWS: u64 = 128;
-const MANY_OUT: u64 = 256;
+pub const MANY_OUT: u64 = 256;
 /// k tiles under way there.
-const STAGES: u64 = 4;
+pub const STAGES: u64 = 4;
 /// Threads of the kernel for few, and k tiles that a warp loads before it multiplies.
-const THREADS: u64 = 256;
-const WARPS: u64 = THREADS / 32;
+pub const THREADS: u64 = 256;
+pub const WARPS: u64 = THREADS / 32;
 const AHEAD: u64 = 4;
 /// Threads that pack one row.
 const PACKERS: u64 = 512;
@@ -62,7 +62,7 @@ pub struct Product {
 /// Takes one result: (row, column among all, value).
 type Store<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>);
 
-fn k_tiles(inn: u64) -> u64 {
+pub fn k_tiles(inn: u64) -> u64 {
     inn.div_ceil(TILE)
 }
 
@@ -88,8 +88,10 @@ pub fn product<'c>(
 ) {
     let spec = k.spec;
     let rows_at = k.scratch(packed_bytes(spec.max_rows, inn));
-    pack(k, "_pack", k.rows(1, 1), inn, norm, rows_at, &|e, row| {
-        e.at(e.operand(0), e.mul_const(row, stride(spec, 0)))
+    let rows = Packed { part: "_pack", grid: k.rows(1, 1), inn, norm, to: rows_at, when: None };
+    pack(k, &rows, &|e, row| {
+        let from = e.mul_const(e.wide(row), stride(spec, 0));
+        (e.at(e.operand(0), from), row)
     });
     let p = Product { inn, matrices, up, rows_at };
     let max = spec.max_rows;
@@ -102,19 +104,31 @@ pub fn product<'c>(
     }
 }
 
-/// Writes rows as bf16 tiles `[rows/64][inn/64][64][64]` at `to` in scratch. `source` gives a row's f32.
+/// A launch that packs rows.
+pub struct Packed<'s> {
+    /// Its name's end.
+    pub part: &'s str,
+    /// Rows.
+    pub grid: Extent,
+    /// Elements of a row.
+    pub inn: u64,
+    /// Fused RMSNorm, with its weight in operand 1.
+    pub norm: Option<f64>,
+    /// Offset in scratch, in 4-byte elements.
+    pub to: u64,
+    /// Steps that it is for.
+    pub when: Option<When>,
+}
+
+/// Writes rows as bf16 tiles `[rows/64][inn/64][64][64]`. `source` gives a row's f32 and the row that it becomes.
 pub fn pack<'c>(
     k: &mut Maker<'c, '_>,
-    part: &str,
-    grid: Extent,
-    inn: u64,
-    norm: Option<f64>,
-    to: u64,
-    source: &dyn Fn(&Emit<'c>, Int<'c>) -> Ptr<'c>,
+    p: &Packed<'_>,
+    source: &dyn Fn(&Emit<'c>, Int<'c>) -> (Ptr<'c>, Int<'c>),
 ) {
-    k.launch(part, [grid, Extent::fixed(1)], PACKERS, |e| {
-        let row = e.block_x();
-        let x = source(e, row);
+    let Packed { inn, norm, to, .. } = *p;
+    k.launch_when(p.part, [p.grid, Extent::fixed(1)], PACKERS, p.when, |e| {
+        let (x, row) = source(e, e.block_x());
         let scale = norm.map(|eps| inverse_rms(e, x, inn, eps));
         let (tile, place) = e.div_rem(row, TILE);
         let tile = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES / 4);

@@ -633,6 +633,13 @@ impl<'c> Emit<'c> {
         global.as_pointer_value()
     }
 
+    /// `*base[index] += 1`, and what was there before: i32, in shared or global memory.
+    pub(super) fn fetch_add_one(&self, base: Ptr<'c>, index: Int<'c>) -> Int<'c> {
+        let order = inkwell::AtomicOrdering::Monotonic;
+        let op = inkwell::AtomicRMWBinOp::Add;
+        ok(self.b.build_atomicrmw(op, self.at(base, index), self.int(1), order))
+    }
+
     /// `loop { if body() { break } }`
     pub(super) fn repeat(&self, body: impl FnOnce(&Self) -> Int<'c>) {
         let (inside, after) = (self.block(), self.block());
@@ -656,11 +663,6 @@ impl<'c> Emit<'c> {
     /// a >> n, sign kept.
     pub fn shift_right(&self, a: Int<'c>, n: u64) -> Int<'c> {
         ok(self.b.build_right_shift(a, a.get_type().const_int(n, false), true, ""))
-    }
-
-    /// a << n.
-    pub fn shift_left(&self, a: Int<'c>, n: u64) -> Int<'c> {
-        ok(self.b.build_left_shift(a, a.get_type().const_int(n, false), ""))
     }
 
     /// Four f32 or i32 words at `base[index ..]`, aligned to 16 bytes.

@@ -9,6 +9,7 @@ mod attention;
 mod decode;
 mod dense;
 mod emit;
+mod experts;
 mod flash;
 mod linear;
 mod moe;

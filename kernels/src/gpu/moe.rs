@@ -6,7 +6,7 @@ use hyc_ir::plan::{Extent, Layout};
 use super::emit::{Emit, Int, Ptr, WARP};
 use super::product::{self, Input, THREADS};
 use super::topk::argmax;
-use super::{Maker, stride, weight};
+use super::{Maker, experts, stride, weight};
 
 /// `Router`. Block: one warp, one row.
 pub fn router(k: &mut Maker<'_, '_>, experts: u64, active: u64) {
@@ -64,6 +64,9 @@ fn expert_panel<'c>(
 /// `ExpertsUp`. Block: one panel of one (row, chosen expert).
 pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
     let spec = k.spec;
+    if let Layout::Tiles { .. } = weight(spec, 2).1 {
+        return experts::up(k, inn, ffn, active);
+    }
     let grid = [Extent::fixed(weight(spec, 2).1.panels()), k.rows(active, 1)];
     k.launch("", grid, THREADS, |e| {
         let (row, slot) = e.div_rem(e.block_y(), active);
@@ -86,6 +89,9 @@ pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
 /// `ExpertsDown`. Block: one panel of one row, over its experts in order.
 pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
     let spec = k.spec;
+    if let Layout::Tiles { .. } = weight(spec, 3).1 {
+        return experts::down(k, active, ffn, out);
+    }
     let grid = [Extent::fixed(weight(spec, 3).1.panels()), k.rows(1, 1)];
     k.launch("", grid, THREADS, |e| {
         let (panel, row) = (e.block_x(), e.block_y());

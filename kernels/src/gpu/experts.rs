@@ -1,0 +1,369 @@
+//! `ExpertsUp` and `ExpertsDown` of bf16 tiles.
+//!
+//! ```text
+//! few rows    block: 16 outputs of one (row, chosen expert); down: of one row, a warp an expert
+//! many rows   dispatch   one block: pairs (row, choice) sorted by expert, each expert's padded to 64
+//!             pack       the pairs' inputs as bf16 tiles, in that order
+//!             grouped    wgmma: 64 pairs of one expert by 256 outputs an item, items in turn over the chip
+//!             combine    (down) the weighted sum over a row's choices, plus the residual
+//! ```
+//! Where a pair stands among its expert's does not change its result. Reference: `reference::moe`.
+
+use hyc_ir::abi::TILE;
+use hyc_ir::plan::{Extent, Layout};
+
+use super::dense::{
+    self, MANY_OUT, Packed, STAGES, Strip, THREADS, WARPS, k_tiles, packed_bytes, reduce, when,
+};
+use super::emit::{Emit, Float, Int, Ptr, Var};
+use super::pipe::Ring;
+use super::tensor::{SHARED_SLACK, TILE_BYTES};
+use super::{Maker, stride, weight};
+
+/// Rows up to which every (row, choice) reads its expert for itself.
+const FEW: u64 = 16;
+/// Multiprocessors of an H100.
+const BLOCKS: u64 = 132;
+/// Threads that sort.
+const SORTERS: u64 = 1024;
+
+/// What the functions for many rows share: offsets in scratch, in 4-byte elements.
+#[derive(Clone, Copy)]
+struct Dispatch {
+    experts: u64,
+    active: u64,
+    /// `[0]`: tiles of 64 pairs in all. From `[1]` on: the expert of each.
+    tiles: u64,
+    /// `[pair]`: where it stands.
+    place: u64,
+    /// `[place]`: the pair, or -1.
+    pair: u64,
+    /// Places in all.
+    most: u64,
+}
+
+/// Takes one result: (pair, output, value).
+type Store<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>);
+
+fn experts_of(layout: Layout) -> u64 {
+    match layout {
+        Layout::Tiles { count, .. } => count,
+        _ => 0,
+    }
+}
+
+/// The tiles of one expert's matrix in weight operand `at`.
+fn matrix<'c>(e: &Emit<'c>, at: usize, expert: Int<'c>, out: u64, inn: u64) -> Ptr<'c> {
+    let bytes = out.div_ceil(TILE) * k_tiles(inn) * TILE_BYTES;
+    e.byte_offset(e.operand(at), e.mul_const(e.wide(expert), bytes))
+}
+
+/// The address of packed row `row` at `at` in scratch, with the row's place in its tile.
+fn packed<'c>(e: &Emit<'c>, at: u64, row: Int<'c>, inn: u64) -> (Ptr<'c>, Int<'c>) {
+    let (tile, place) = e.div_rem(row, TILE);
+    let tiles = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES);
+    (e.byte_offset(e.at(e.scratch(), e.int(at)), tiles), place)
+}
+
+/// `ExpertsUp`.
+pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
+    let spec = k.spec;
+    let few = FEW.min(spec.max_rows);
+    let rows_at = k.scratch(packed_bytes(few, inn));
+    let rows =
+        Packed { part: "_pack", grid: k.rows(1, 1), inn, norm: None, to: rows_at, when: when(spec, 1, few) };
+    dense::pack(k, &rows, &|e, row| (e.at(e.operand(0), e.mul_const(e.wide(row), stride(spec, 0))), row));
+    let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
+    k.launch_when("_few", grid, THREADS, when(spec, 1, few), |e| {
+        let (row, slot) = e.div_rem(e.block_y(), active);
+        let expert = e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot));
+        let x = packed(e, rows_at, row, inn);
+        let warp = e.div_rem(e.thread(), 32).0;
+        let parts = e.shared(WARPS * 128);
+        let sums =
+            |at: usize| strip(e, matrix(e, at, expert, ffn, inn), e.block_x(), x, (warp, WARPS), inn).sums(e);
+        let gate = reduce(e, &sums(2), parts, WARPS)[0];
+        let ups = sums(3);
+        e.barrier();
+        let up = reduce(e, &ups, parts, WARPS)[0];
+        let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
+        e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(ffn))), |e| {
+            let at = e.add(e.mul_const(row, stride(spec, 4)), e.add(e.mul_const(slot, ffn), output));
+            e.store(e.operand(4), at, e.fmul(e.silu(gate), up).into());
+        });
+    });
+    if spec.max_rows <= FEW {
+        return;
+    }
+    let d = dispatch(k, experts_of(weight(spec, 2).1), active);
+    let sorted_at = gather(k, &d, inn, &|e, row, _| e.mul_const(e.wide(row), stride(spec, 0)));
+    grouped(k, &d, (inn, ffn), (2, Some(3)), sorted_at, &|e, pair, output, value| {
+        let (row, slot) = e.div_rem(pair, active);
+        let at = e.add(e.mul_const(slot, ffn), output);
+        e.store(e.operand(4), e.add(e.mul_const(e.wide(row), stride(spec, 4)), e.wide(at)), value.into());
+    });
+}
+
+/// The sums of 16 outputs by one row, over k tiles `first`, `first + step`, ...
+fn strip<'c>(
+    e: &Emit<'c>,
+    matrix: Ptr<'c>,
+    panel: Int<'c>,
+    x: (Ptr<'c>, Int<'c>),
+    (first, step): (Int<'c>, u64),
+    inn: u64,
+) -> Strip<'c> {
+    let (tile, quarter) = e.div_rem(panel, 4);
+    let at = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES);
+    Strip { weights: e.byte_offset(matrix, at), quarter, rows: vec![x], first, step, tiles: k_tiles(inn) }
+}
+
+/// `ExpertsDown`.
+pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
+    let spec = k.spec;
+    let few = FEW.min(spec.max_rows);
+    let rows_at = k.scratch(packed_bytes(few * active, ffn));
+    let rows = Packed {
+        part: "_pack",
+        grid: k.rows(active, 1),
+        inn: ffn,
+        norm: None,
+        to: rows_at,
+        when: when(spec, 1, few),
+    };
+    dense::pack(k, &rows, &|e, pair| {
+        let (row, slot) = e.div_rem(pair, active);
+        let at = e.add(e.mul_const(row, stride(spec, 0)), e.mul_const(slot, ffn));
+        (e.at(e.operand(0), e.wide(at)), pair)
+    });
+    let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
+    k.launch_when("_few", grid, THREADS, when(spec, 1, few), |e| {
+        let row = e.block_y();
+        let warp = e.div_rem(e.thread(), 32).0;
+        let totals: Vec<Var<'_>> = (0..4).map(|_| e.float_var(0.0)).collect();
+        e.each(warp, e.int(active), WARPS, |e, slot| {
+            let expert = e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot));
+            let share = e.load(e.operand(2), e.add(e.mul_const(row, stride(spec, 2)), slot));
+            let x = packed(e, rows_at, e.add(e.mul_const(row, active), slot), ffn);
+            let matrix = matrix(e, 3, expert, out, ffn);
+            let sums = strip(e, matrix, e.block_x(), x, (e.int(0), 1), ffn).sums(e);
+            for (total, sum) in totals.iter().zip(&sums[0]) {
+                e.accumulate(*total, share, e.get_float(*sum));
+            }
+        });
+        let sum = reduce(e, &[totals], e.shared(WARPS * 128), WARPS)[0];
+        let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
+        e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(out))), |e| {
+            let at = |i: usize| e.add(e.mul_const(row, stride(spec, i)), output);
+            let value = e.fadd(sum, e.load(e.operand(4), at(4)));
+            e.store(e.operand(5), at(5), value.into());
+        });
+    });
+    if spec.max_rows <= FEW {
+        return;
+    }
+    let d = dispatch(k, experts_of(weight(spec, 3).1), active);
+    let sorted_at = gather(k, &d, ffn, &|e, row, slot| {
+        let at = e.add(e.mul_const(row, stride(spec, 0)), e.mul_const(slot, ffn));
+        e.wide(at)
+    });
+    let products = k.scratch(4 * spec.max_rows * active * out);
+    grouped(k, &d, (ffn, out), (3, None), sorted_at, &|e, pair, output, value| {
+        let at = e.add(e.mul_const(e.wide(pair), out), e.wide(output));
+        e.store(e.at(e.scratch(), e.int(products)), at, value.into());
+    });
+    let grid = [k.rows(1, 1), Extent::fixed(1)];
+    k.launch_when("_combine", grid, THREADS, when(spec, FEW + 1, spec.max_rows), |e| {
+        let row = e.block_x();
+        let at = |i: usize| e.at(e.operand(i), e.wide(e.mul_const(row, stride(spec, i))));
+        let (shares, residual, to) = (at(2), at(4), at(5));
+        let products = e.at(e.scratch(), e.int(products));
+        let products = e.at(products, e.mul_const(e.wide(row), active * out));
+        e.each(e.thread(), e.int(out), THREADS, |e, output| {
+            let sum = (0..active).fold(e.load(residual, output), |sum, slot| {
+                let product = e.load(products, e.add_const(output, (slot * out) as i64));
+                e.fma(e.load(shares, e.int(slot)), product, sum)
+            });
+            e.store(to, output, sum.into());
+        });
+    });
+}
+
+/// Adds the function that sorts the pairs by expert.
+fn dispatch(k: &mut Maker<'_, '_>, experts: u64, active: u64) -> Dispatch {
+    let spec = k.spec;
+    let pairs = spec.max_rows * active;
+    // Every expert may waste all but one place of a tile.
+    let most = (pairs + experts.min(pairs) * (TILE - 1)).next_multiple_of(TILE);
+    let d = Dispatch {
+        experts,
+        active,
+        tiles: k.scratch(4 * (1 + most / TILE)),
+        place: k.scratch(4 * pairs),
+        pair: k.scratch(4 * most),
+        most,
+    };
+    let grid = [Extent::fixed(1), Extent::fixed(1)];
+    k.launch_when("_dispatch", grid, SORTERS, when(spec, FEW + 1, spec.max_rows), |e| {
+        let at = |offset: u64| e.at(e.scratch(), e.int(offset));
+        let (tiles, places, owners) = (at(d.tiles), at(d.place), at(d.pair));
+        let (counts, next) = (e.shared(experts), e.shared(experts));
+        let pairs = e.mul_const(super::linear::row_count(e, spec), active);
+        e.each(e.thread(), e.int(experts), SORTERS, |e, i| e.store(counts, i, e.int(0).into()));
+        e.each(e.thread(), e.int(d.most), SORTERS, |e, i| e.store(owners, i, e.minus_one().into()));
+        e.barrier();
+        e.each(e.thread(), pairs, SORTERS, |e, pair| {
+            let (row, slot) = e.div_rem(pair, active);
+            let expert = e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot));
+            e.fetch_add_one(counts, expert);
+        });
+        e.barrier();
+        // Experts are few: one thread lays out their tiles.
+        e.when(e.eq(e.thread(), e.int(0)), |e| {
+            let all = e.var(e.int(0).into());
+            e.each(e.int(0), e.int(experts), 1, |e, expert| {
+                let begin = e.get(all).into_int_value();
+                e.store(next, expert, e.mul_const(begin, TILE).into());
+                let count = e.div_rem(e.add_const(e.load_int(counts, expert), TILE as i64 - 1), TILE).0;
+                e.each(e.int(0), count, 1, |e, i| {
+                    e.store(tiles, e.add_const(e.add(begin, i), 1), expert.into());
+                });
+                e.set(all, e.add(begin, count).into());
+            });
+            e.store(tiles, e.int(0), e.get(all));
+        });
+        e.barrier();
+        e.each(e.thread(), pairs, SORTERS, |e, pair| {
+            let (row, slot) = e.div_rem(pair, active);
+            let expert = e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot));
+            let place = e.fetch_add_one(next, expert);
+            e.store(places, pair, place.into());
+            e.store(owners, place, pair.into());
+        });
+    });
+    d
+}
+
+/// Adds the function that packs the pairs' inputs in their order; `source` gives the offset of (row, choice) in
+/// operand 0. Returns where they are in scratch.
+fn gather<'c>(
+    k: &mut Maker<'c, '_>,
+    d: &Dispatch,
+    inn: u64,
+    source: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>) -> Int<'c>,
+) -> u64 {
+    let spec = k.spec;
+    let to = k.scratch(packed_bytes(d.most, inn));
+    let rows = Packed {
+        part: "_gather",
+        grid: k.rows(d.active, 1),
+        inn,
+        norm: None,
+        to,
+        when: when(spec, FEW + 1, spec.max_rows),
+    };
+    dense::pack(k, &rows, &|e, pair| {
+        let (row, slot) = e.div_rem(pair, d.active);
+        let place = e.load_int(e.at(e.scratch(), e.int(d.place)), pair);
+        (e.at(e.operand(0), source(e, row, slot)), place)
+    });
+    to
+}
+
+/// Adds the products of each expert's pairs with its matrix in operand `at`, or `silu(at x) * (up x)`.
+fn grouped<'c>(
+    k: &mut Maker<'c, '_>,
+    d: &Dispatch,
+    (inn, out): (u64, u64),
+    (at, up): (usize, Option<usize>),
+    sorted_at: u64,
+    store: Store<'_, 'c>,
+) {
+    let spec = k.spec;
+    let tiles = k_tiles(inn);
+    // Each warp group has 128 columns of B: with two weights, 64 outputs of each.
+    let each = if up.is_some() { MANY_OUT / 2 } else { MANY_OUT };
+    let columns = out.div_ceil(each);
+    let stage_bytes = TILE_BYTES * (1 + MANY_OUT / TILE);
+    let shared = STAGES * stage_bytes + SHARED_SLACK;
+    let grid = [Extent::fixed(BLOCKS), Extent::fixed(1)];
+    k.launch_with("_grouped", grid, 2 * 128 + 32, when(spec, FEW + 1, spec.max_rows), shared, |e| {
+        let memory = e.shared_address(e.dynamic_shared());
+        let ring = Ring::new(e, STAGES, 2);
+        let group = e.div_rem(e.thread(), 128).0;
+        let list = e.at(e.scratch(), e.int(d.tiles));
+        let items = e.mul_const(e.load_int(list, e.int(0)), columns);
+        let item = |e: &Emit<'c>, index: Int<'c>| {
+            let (tile, column) = e.div_rem(index, columns);
+            (tile, column, e.load_int(list, e.add_const(tile, 1)))
+        };
+        e.when(e.eq(e.thread(), e.int(256)), |e| {
+            e.each(e.block_x(), items, BLOCKS, |e, index| {
+                let (tile, column, expert) = item(e, index);
+                let rows = e.at(e.scratch(), e.int(sorted_at));
+                let rows = e.byte_offset(rows, e.mul_const(e.wide(tile), tiles * TILE_BYTES));
+                let places: Vec<Ptr<'c>> = (0..MANY_OUT / TILE)
+                    .map(|i| {
+                        let (from, i) = match up {
+                            Some(up) => (if i % 2 == 0 { at } else { up }, i / 2),
+                            None => (at, i),
+                        };
+                        let row = e.add_const(e.mul_const(column, each / TILE), i as i64);
+                        let row = e.min(row, e.int(out.div_ceil(TILE) - 1));
+                        let matrix = matrix(e, from, expert, out, inn);
+                        e.byte_offset(matrix, e.mul_const(e.wide(row), tiles * TILE_BYTES))
+                    })
+                    .collect();
+                e.each(e.int(0), e.int(tiles), 1, |e, k| {
+                    let at = e.mul_const(e.wide(k), TILE_BYTES);
+                    ring.produce(e, stage_bytes, |e, stage, full| {
+                        let to = e.add(memory, e.mul_const(stage, stage_bytes));
+                        e.bulk_copy(to, e.byte_offset(rows, at), TILE_BYTES, full);
+                        for (i, from) in places.iter().enumerate() {
+                            let to = e.add_const(to, ((1 + i as u64) * TILE_BYTES) as i64);
+                            e.bulk_copy(to, e.byte_offset(*from, at), TILE_BYTES, full);
+                        }
+                    });
+                });
+            });
+        });
+        e.when(e.lt(group, e.int(2)), |e| {
+            let leader = e.eq(e.and(e.thread(), e.int(127)), e.int(0));
+            let steps: Vec<(u64, u64)> = (0..4).map(|i| (32 * i, 32 * i)).collect();
+            let (g, t) = e.lane_pair();
+            let warp = e.and(e.div_rem(e.thread(), 32).0, e.int(3));
+            e.each(e.block_x(), items, BLOCKS, |e, index| {
+                let (tile, column, _) = item(e, index);
+                let sums: Vec<Var<'c>> = (0..MANY_OUT / 4).map(|_| e.float_var(0.0)).collect();
+                e.each(e.int(0), e.int(tiles), 1, |e, _| {
+                    let stage = ring.full(e);
+                    let base = e.add(memory, e.mul_const(stage, stage_bytes));
+                    let b = e.add(e.add_const(base, TILE_BYTES as i64), e.mul_const(group, 2 * TILE_BYTES));
+                    e.wgmma(&sums, e.descriptor(base), e.descriptor(b), &steps, true);
+                    ring.release(e, leader);
+                });
+                let own = MANY_OUT / 2 / if up.is_some() { 2 } else { 1 };
+                let first = e.add(e.mul_const(column, each), e.mul_const(group, own));
+                for half in 0..2 {
+                    let row = e.add_const(e.add(e.mul_const(warp, 16), g), 8 * half as i64);
+                    let place = e.add(e.mul_const(tile, TILE), row);
+                    let pair = e.load_int(e.at(e.scratch(), e.int(d.pair)), place);
+                    e.when(e.ge(pair, e.int(0)), |e| {
+                        for (j, i) in (0..own as usize / 8).flat_map(|j| [(j, 0), (j, 1)]) {
+                            let at = 4 * j + 2 * half + i;
+                            let output = e.add(first, e.add_const(e.mul_const(t, 2), (8 * j + i) as i64));
+                            let value = match up {
+                                Some(_) => {
+                                    let up = e.get_float(sums[at + sums.len() / 2]);
+                                    e.fmul(e.silu(e.get_float(sums[at])), up)
+                                }
+                                None => e.get_float(sums[at]),
+                            };
+                            e.when(e.lt(output, e.int(out)), |e| store(e, pair, output, value));
+                        }
+                    });
+                }
+            });
+        });
+    });
+}
