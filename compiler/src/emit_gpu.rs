@@ -58,9 +58,12 @@ fn one_kernel(form: Form, plan: &Plan, name: &str) -> Result<String> {
     Ok(if form == Form::Ptx { code.text } else { code.llvm })
 }
 
-fn mlir_kernel((name, _): &(String, KernelSpec)) -> Result<String> {
-    Err(Error::new(ErrorKind::Usage, format!("the kernel `{name}` is not written in MLIR"))
-        .help("row-wise kernels are (embed, rmsnorm, add, silu_mul, gate, gather_rows); try `--emit llvm`"))
+fn mlir_kernel((name, spec): &(String, KernelSpec)) -> Result<String> {
+    let not_mlir = || {
+        Error::new(ErrorKind::Usage, format!("the kernel `{name}` is not built with MLIR"))
+            .help("embed, rmsnorm, add, silu_mul, gate and gather_rows are; try `--emit llvm`")
+    };
+    hyc_kernels::mlir::kernel_text(name, spec).ok_or_else(not_mlir)?.map_err(internal)
 }
 
 /// Names the three kernels that are spelt most alike.

@@ -5,11 +5,16 @@
 //!   dialect and from there into the LLVM module that the other kernels are built in.
 
 mod graph;
+mod lower;
+mod norm;
+mod pointwise;
+mod text;
 
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
+use hyc_ir::plan::KernelSpec;
 use melior::Context;
 use melior::diagnostic::Diagnostic;
 use melior::dialect::DialectRegistry;
@@ -18,6 +23,9 @@ use melior::ir::operation::OperationLike;
 use melior::utility::{load_irdl_dialects, register_all_dialects, register_all_llvm_translations};
 
 pub use graph::graph_text;
+pub(crate) use lower::link;
+pub(crate) use pointwise::function;
+pub(crate) use text::THREADS;
 
 /// The `hysparse` dialect's declaration.
 const DIALECT: &str = include_str!("dialect.mlir");
@@ -93,6 +101,14 @@ fn describe(diagnostic: &Diagnostic<'_>) -> String {
         text.push_str(&format!(" ({note})"));
     }
     text
+}
+
+/// A row-wise kernel in MLIR's own dialects; `None` where LLVM is what it is built with.
+pub fn kernel_text(name: &str, spec: &KernelSpec) -> Option<Result<String, MlirError>> {
+    let functions = function(name, spec)?;
+    let mlir = Mlir::new();
+    let module = mlir.parse(&functions);
+    Some(module.map(|module| module.as_operation().to_string()))
 }
 
 /// Verifies a text in the `hysparse` dialect, as [`graph_text`] prints it.
