@@ -1,9 +1,31 @@
-# Sourced by the scripts beside it: installs what a build needs beyond Rust, where it is missing.
+# Sourced by the scripts beside it, or run: installs what a build needs beyond Rust, where it is missing.
+# With --llvm also LLVM and MLIR 22, which the feature `llvm` (GPU targets) needs.
 if ! command -v cargo >/dev/null; then
   echo "error: cargo is missing: install Rust 1.95 (https://rustup.rs) first" >&2
   exit 1
 fi
-if ! command -v cc >/dev/null; then
-  sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
-  $sudo apt-get update -q && $sudo apt-get install -y -q gcc libc6-dev
+needed=
+command -v cc >/dev/null || needed="gcc libc6-dev"
+if [ "${1:-}" = --llvm ]; then
+  # libpolly and libclang-common are needed even where all is linked dynamically.
+  for package in llvm-22-dev libmlir-22-dev libpolly-22-dev libclang1-22 libclang-common-22-dev \
+    zlib1g-dev libzstd-dev; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || needed="$needed $package"
+  done
 fi
+if [ -n "$needed" ]; then
+  sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
+  echo "installing Debian packages: $needed (LLVM and MLIR are 200 MB to download, 2 GB on disk)"
+  $sudo apt-get update -q
+  for package in $needed; do
+    if ! apt-cache show "$package" >/dev/null 2>&1; then
+      echo "error: no apt source has the package $package." >&2
+      echo "LLVM 22 is in Debian 12's security updates; add this line to /etc/apt/sources.list and repeat:" >&2
+      echo "  deb http://deb.debian.org/debian-security bookworm-security main" >&2
+      echo "On another system use https://apt.llvm.org (llvm-toolchain-CODENAME-22)." >&2
+      exit 1
+    fi
+  done
+  $sudo apt-get install -y -q --no-install-recommends $needed
+fi
+unset needed

@@ -190,7 +190,7 @@ pub fn gpu_code(plan: &mut Plan) -> Result<hyc_kernels::gpu::Ptx> {
 }
 
 /// Name and spec of each kernel.
-fn specs(plan: &Plan) -> Vec<(String, hyc_ir::plan::KernelSpec)> {
+pub(crate) fn specs(plan: &Plan) -> Vec<(String, hyc_ir::plan::KernelSpec)> {
     (0..plan.kernels.len())
         .filter_map(|index| {
             let step = plan.steps.iter().find(|step| step.kernel.index() == index)?;

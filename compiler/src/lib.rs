@@ -5,6 +5,8 @@ pub mod commands;
 mod cost;
 pub mod diff;
 pub mod driver;
+#[cfg(feature = "llvm")]
+mod emit_gpu;
 pub mod error;
 pub mod frontend;
 pub mod interp;

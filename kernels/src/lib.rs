@@ -3,4 +3,6 @@
 pub mod cpu;
 #[cfg(feature = "llvm")]
 pub mod gpu;
+#[cfg(feature = "llvm")]
+pub mod mlir;
 pub mod reference;

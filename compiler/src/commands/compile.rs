@@ -26,6 +26,7 @@ use crate::write::{self, Artefact};
 ///   hyc compile --emit graph model.toml -o g.hyir   a dump ...
 ///   hyc compile --plan-only g.hyir                  ... is accepted in place of a model.toml
 ///   hyc compile --emit obj model.toml -o kernels.o  a relocatable object
+///   hyc compile --emit mlir --plan-only model.toml  the graph in MLIR
 ///   hyc compile --random-weights 1 model.toml       random weights, to measure speed
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -56,6 +57,9 @@ pub struct Args {
     /// Print one form of the model instead of writing an artefact
     #[arg(long, value_enum)]
     emit: Option<Emit>,
+    /// Only this kernel of a GPU's, for `--emit mlir`, `llvm` and `ptx`
+    #[arg(long, value_name = "NAME", requires = "emit")]
+    kernel: Option<String>,
     /// Random weights of this seed in place of the weight files
     #[arg(long, value_name = "SEED")]
     random_weights: Option<u64>,
@@ -92,7 +96,9 @@ enum Emit {
     Asm,
     /// A relocatable object with the kernels
     Obj,
-    /// A GPU's kernels as LLVM builds them, before optimisation
+    /// The graph as a verified MLIR dialect; with --kernel a GPU's row-wise kernel
+    Mlir,
+    /// A GPU's kernels as LLVM gets them, before optimisation
     Llvm,
     /// A GPU's kernels as PTX
     Ptx,
@@ -125,7 +131,7 @@ pub fn run(args: Args) -> Result<()> {
         return emit(args.output.as_deref(), dumps.as_bytes());
     }
     if let Some(form) = args.emit {
-        return emit(args.output.as_deref(), &render(form, lowered, level)?);
+        return emit(args.output.as_deref(), &render(&args, form, lowered, level)?);
     }
     if args.plan_only {
         let mut summary = Summary::of(&lowered.plan, &lowered.passes);
@@ -159,12 +165,17 @@ fn default_output(input: &Path, plan: &Plan) -> PathBuf {
     input.parent().unwrap_or(Path::new(".")).join(format!("{}.hyc", plan.model.name))
 }
 
-fn render(form: Emit, mut lowered: Lowered, level: Level) -> Result<Vec<u8>> {
+fn render(args: &Args, form: Emit, mut lowered: Lowered, level: Level) -> Result<Vec<u8>> {
+    if args.kernel.is_some() && !matches!(form, Emit::Mlir | Emit::Llvm | Emit::Ptx) {
+        return Err(Error::new(ErrorKind::Usage, "`--kernel` goes with `--emit mlir`, `llvm` or `ptx`"));
+    }
     Ok(match form {
         Emit::Graph => lowered.graph.to_string().into_bytes(),
         Emit::Dot => driver::dot(&lowered.graph).into_bytes(),
         Emit::Plan => write::plan_json(&lowered.plan, true)?.into_bytes(),
-        Emit::Llvm | Emit::Ptx => gpu_text(form, &mut lowered.plan)?.into_bytes(),
+        Emit::Mlir | Emit::Llvm | Emit::Ptx => {
+            compiled_text(form, &mut lowered, args.kernel.as_deref())?.into_bytes()
+        }
         Emit::Asm | Emit::Obj if lowered.plan.target.kind != "cpu" => {
             return Err(Error::new(ErrorKind::Usage, "asm and obj are forms of host code")
                 .help("for a GPU: `--emit llvm` or `--emit ptx`"));
@@ -174,19 +185,21 @@ fn render(form: Emit, mut lowered: Lowered, level: Level) -> Result<Vec<u8>> {
     })
 }
 
-fn gpu_text(form: Emit, plan: &mut Plan) -> Result<String> {
-    if plan.target.kind == "cpu" {
-        let message = format!("{} is a form of GPU code", if form == Emit::Ptx { "ptx" } else { "llvm" });
-        return Err(Error::new(ErrorKind::Usage, message).help("add `--target sm_90a`"));
-    }
-    #[cfg(feature = "llvm")]
-    {
-        let code = driver::gpu_code(plan)?;
-        Ok(if form == Emit::Ptx { code.text } else { code.llvm })
-    }
-    // A plan for a GPU does not come this far without the feature.
-    #[cfg(not(feature = "llvm"))]
-    driver::check_target(&plan.target.kind).map(|()| String::new())
+#[cfg(feature = "llvm")]
+fn compiled_text(form: Emit, lowered: &mut Lowered, kernel: Option<&str>) -> Result<String> {
+    use crate::emit_gpu::{Form, text};
+    let form = match form {
+        Emit::Mlir => Form::Mlir,
+        Emit::Ptx => Form::Ptx,
+        _ => Form::Llvm,
+    };
+    text(form, lowered, kernel)
+}
+
+#[cfg(not(feature = "llvm"))]
+fn compiled_text(_: Emit, _: &mut Lowered, _: Option<&str>) -> Result<String> {
+    Err(Error::new(ErrorKind::Unsupported, "this build of hyc has no MLIR and no LLVM")
+        .help("build it with the feature `llvm`: `./build-gpu.sh`"))
 }
 
 /// To standard output, or atomically to the file that `-o` names.

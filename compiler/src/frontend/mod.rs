@@ -16,3 +16,5 @@ pub use desc::{
 };
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use model_toml::parse_model;
+#[cfg(feature = "llvm")]
+pub(crate) use reader::distance;

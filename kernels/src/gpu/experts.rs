@@ -30,7 +30,6 @@ const SORTERS: u64 = 1024;
 /// What the functions for many rows share: offsets in scratch, in 4-byte elements.
 #[derive(Clone, Copy)]
 struct Dispatch {
-    experts: u64,
     active: u64,
     /// `[0]`: tiles of 64 pairs in all. From `[1]` on: the expert of each.
     tiles: u64,
@@ -196,7 +195,6 @@ fn dispatch(k: &mut Maker<'_, '_>, experts: u64, active: u64) -> Dispatch {
     // Every expert may waste all but one place of a tile.
     let most = (pairs + experts.min(pairs) * (TILE - 1)).next_multiple_of(TILE);
     let d = Dispatch {
-        experts,
         active,
         tiles: k.scratch(4 * (1 + most / TILE)),
         place: k.scratch(4 * pairs),

@@ -14,7 +14,6 @@ mod flash;
 mod linear;
 mod moe;
 mod pipe;
-mod pointwise;
 mod product;
 mod qkv;
 mod tensor;
@@ -35,6 +34,7 @@ use inkwell::targets::{
     CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetTriple,
 };
 
+use crate::mlir;
 use emit::Emit;
 
 /// The targets that this back end knows.
@@ -111,6 +111,8 @@ pub(crate) struct Maker<'c, 's> {
     name: &'s str,
     spec: &'s KernelSpec,
     kernel: GpuKernel,
+    /// Functions that MLIR lowers.
+    mlir: String,
 }
 
 impl<'c> Maker<'c, '_> {
@@ -149,6 +151,18 @@ impl<'c> Maker<'c, '_> {
         self.kernel.launches.push(Launch { entry, grid, threads: threads as u32, shared_bytes, when });
     }
 
+    /// Adds the one function of a row-wise op: a block a row.
+    fn row_wise(&mut self) {
+        self.mlir.extend(mlir::function(self.name, self.spec));
+        self.kernel.launches.push(Launch {
+            entry: self.name.to_string(),
+            grid: [self.rows(1, 1), Extent::fixed(1)],
+            threads: mlir::THREADS as u32,
+            shared_bytes: 0,
+            when: None,
+        });
+    }
+
     /// `per` items a row, `each` of them a block.
     fn rows(&self, per: u64, each: u64) -> Extent {
         let dim = if self.spec.rows == Rows::Tokens { GridDim::Tokens } else { GridDim::Outputs };
@@ -182,13 +196,18 @@ pub fn compile(specs: &[(String, KernelSpec)]) -> Result<Ptx, GpuError> {
     module.set_triple(&machine.get_triple());
     module.set_data_layout(&machine.get_target_data().get_data_layout());
     let mut kernels = Vec::with_capacity(specs.len());
+    let mut row_wise = String::new();
     for (name, spec) in specs {
         // PTX names take letters, digits, `_` and `$`.
         let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-        let mut maker =
-            Maker { context: &context, module: &module, name: &name, spec, kernel: GpuKernel::default() };
+        let (kernel, mlir) = (GpuKernel::default(), String::new());
+        let mut maker = Maker { context: &context, module: &module, name: &name, spec, kernel, mlir };
         build(&mut maker);
+        row_wise.push_str(&maker.mlir);
         kernels.push(maker.kernel);
+    }
+    if !row_wise.is_empty() {
+        mlir::link(&row_wise, &context, &module).map_err(|e| GpuError(e.to_string()))?;
     }
     let llvm = module.print_to_string().to_string();
     module.verify().map_err(|e| GpuError(e.to_string()))?;
@@ -213,17 +232,18 @@ fn build(k: &mut Maker<'_, '_>) {
         };
     }
     match k.spec.op {
-        StepOp::Embed { hidden, .. } => pointwise::embed(k, hidden),
-        StepOp::RmsNorm { groups, width, eps } => pointwise::rms_norm(k, groups, width, eps),
+        StepOp::Embed { .. }
+        | StepOp::RmsNorm { .. }
+        | StepOp::Add { .. }
+        | StepOp::SiluMul { .. }
+        | StepOp::Gate { .. }
+        | StepOp::GatherRows { .. } => k.row_wise(),
         StepOp::Linear { inn, norm, epilogue, .. } => linear::linear(k, inn, norm, epilogue),
         StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv } => {
             qkv::qkv_append(k, &qkv::Qkv { inn, shape, norm, qk_norm, rope, own_kv });
         }
         StepOp::Rope { heads, dim, rope } => qkv::rope(k, heads, dim, rope),
         StepOp::Append { kv_heads, qk_dim, v_dim } => qkv::append(k, kv_heads, qk_dim, v_dim),
-        StepOp::Add { width } => pointwise::binary(k, width, |e, a, b| e.fadd(a, b)),
-        StepOp::SiluMul { width } => pointwise::binary(k, width, |e, a, b| e.fmul(e.silu(a), b)),
-        StepOp::Gate { heads, v_dim, mode } => pointwise::gate(k, heads, v_dim, mode),
         StepOp::FullAttention { shape, sink } => attention::full(k, shape, sink, None),
         StepOp::OracleAttention { shape, sink, select } => attention::full(k, shape, sink, Some(select)),
         StepOp::WindowAttention { shape, window, sink } => attention::window(k, shape, window, sink),
@@ -234,7 +254,6 @@ fn build(k: &mut Maker<'_, '_>) {
         StepOp::Router { experts, active } => moe::router(k, experts, active),
         StepOp::ExpertsUp { inn, ffn, active, .. } => moe::up(k, inn, ffn, active),
         StepOp::ExpertsDown { active, ffn, out, .. } => moe::down(k, active, ffn, out),
-        StepOp::GatherRows { width } => pointwise::gather(k, width),
     }
 }
 
