@@ -53,10 +53,9 @@ pub fn diff(model: &Model, session: &SessionOptions, options: &Options) -> Resul
     let m = &model.plan().model;
     let tokens = (options.tokens as u64).clamp(1, m.max_context);
     let pages = m.max_context.div_ceil(m.page);
-    let threads =
-        session.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let memory = MemoryPlan::new(model.plan(), model.file_bytes(), pages, 1, threads);
-    let mut ours = Engine::new(model, open_executor(model, threads, &memory)?, pages, 1)?;
+    let memory = MemoryPlan::new(model, pages, 1, session.thread_count());
+    let executor = open_executor(model, session, &memory, &mut |_, _| true)?;
+    let mut ours = Engine::new(model, executor, pages, 1)?;
     let mut reference = Engine::new(model, Box::new(Interpreter), pages, 1)?;
     let mut report = Report { steps: 0, worst: 0.0, worst_step: String::new(), first: None };
     let mut state = options.seed;

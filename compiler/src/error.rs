@@ -114,6 +114,7 @@ impl From<hyc_runtime::Error> for Error {
             Runtime::Unsupported => ErrorKind::Unsupported,
             Runtime::Resource => ErrorKind::Resource,
             Runtime::Cancelled => ErrorKind::Cancelled,
+            Runtime::Device => ErrorKind::Internal,
         };
         Error { help: error.help, ..Error::new(kind, error.message) }
     }

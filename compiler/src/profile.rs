@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{KernelSpec, Plan, Step, WeightId};
-use hyc_runtime::{Block, Executor, MemoryPlan, Model, open_executor};
+use hyc_runtime::{Block, Executor, MemoryPlan, Model, SessionOptions, open_executor};
 
 use crate::error::Result;
 
@@ -33,9 +33,13 @@ struct Timed {
     clock: Clock,
 }
 
-/// The generated code of `model` on `threads` threads, and its clock.
-pub fn executor(model: &Model, threads: usize, memory: &MemoryPlan) -> Result<(Box<dyn Executor>, Clock)> {
-    let (inner, clock) = (open_executor(model, threads, memory)?, Clock::default());
+/// The generated code of `model`, and its clock.
+pub fn executor(
+    model: &Model,
+    options: &SessionOptions,
+    memory: &MemoryPlan,
+) -> Result<(Box<dyn Executor>, Clock)> {
+    let (inner, clock) = (open_executor(model, options, memory, &mut |_, _| true)?, Clock::default());
     Ok((Box::new(Timed { inner, clock: clock.clone() }), clock))
 }
 
@@ -64,7 +68,7 @@ impl Executor for Timed {
         self.inner.zeroed(bytes)
     }
 
-    fn weight(&self, model: &Model, id: WeightId) -> *mut u8 {
+    fn weight(&self, model: &Model, id: WeightId) -> hyc_runtime::Result<*mut u8> {
         self.inner.weight(model, id)
     }
 

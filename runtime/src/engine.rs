@@ -4,7 +4,7 @@ use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::Executor;
+use crate::exec::{Executor, Pass};
 use crate::memory::{Block, cache_pages};
 use crate::model::Model;
 
@@ -34,6 +34,12 @@ pub enum Values {
     I32(Vec<i32>),
 }
 
+/// Addresses of each step's operands.
+struct Addresses(Vec<Vec<*mut u8>>);
+
+// SAFETY: they point into memory that the engine or its executor owns, or into weights that nobody writes.
+unsafe impl Send for Addresses {}
+
 /// Memory and executor of a model.
 pub struct Engine<'m> {
     model: &'m Model,
@@ -42,6 +48,7 @@ pub struct Engine<'m> {
     caches: Vec<Box<dyn Block>>,
     cache_pages: Vec<u64>,
     executor: Box<dyn Executor + 'm>,
+    operands: Addresses,
     input: StepInput,
     max_pages: u64,
 }
@@ -60,14 +67,23 @@ impl<'m> Engine<'m> {
             let bytes = n.checked_mul(c.page_bytes());
             executor.zeroed(bytes.ok_or_else(|| Error::new(ErrorKind::Resource, "the caches are too large"))?)
         });
-        let caches = caches.collect::<Result<_>>()?;
+        let caches: Vec<Box<dyn Block>> = caches.collect::<Result<_>>()?;
+        let arena = executor.zeroed(plan.arena_bytes)?;
+        let address = |operand: &Operand| match *operand {
+            Operand::Buffer(id) => Ok(arena.address().wrapping_add(plan.buffers[id.index()].offset as usize)),
+            Operand::Weight(id) => executor.weight(model, id),
+            Operand::Cache(id) => Ok(caches[id.index()].address()),
+        };
+        let operands = plan.steps.iter().map(|step| step.operands.iter().map(address).collect());
+        let operands = Addresses(operands.collect::<Result<_>>()?);
         Ok(Engine {
             model,
             specs: plan.steps.iter().map(|step| plan.spec(step)).collect(),
-            arena: executor.zeroed(plan.arena_bytes)?,
+            arena,
             caches,
             cache_pages: counts,
             executor,
+            operands,
             input: StepInput::default(),
             max_pages: 0,
         })
@@ -78,19 +94,16 @@ impl<'m> Engine<'m> {
         self.model
     }
 
-    /// Writes `value`s to all keys and values of all caches: a context without a prefill, to measure with.
+    /// Fills all keys and values of all caches with `value`s, some millions of them over and over: a context
+    /// without a prefill, to measure with.
     pub fn fill_caches(&mut self, mut value: impl FnMut() -> f32) -> Result<()> {
-        const PIECE: u64 = 1 << 20;
-        let caches = self.model.plan().caches.iter().zip(&mut self.caches).zip(&self.cache_pages);
-        for ((cache, memory), pages) in caches {
-            let bytes = pages * cache.page_bytes();
-            for begin in (0..bytes).step_by(PIECE as usize) {
-                let count = PIECE.min(bytes - begin) / cache.elem.bytes();
-                let row: Vec<f32> = (0..count).map(|_| value()).collect();
-                let mut piece = Vec::new();
-                hyc_ir::pack::pack_row(cache.elem, &row, &mut piece);
-                memory.write(begin, &piece)?;
-            }
+        // No multiple of a page, so that pages differ.
+        const ELEMENTS: usize = (1 << 21) + 24;
+        let row: Vec<f32> = (0..ELEMENTS).map(|_| value()).collect();
+        for (cache, memory) in self.model.plan().caches.iter().zip(&mut self.caches) {
+            let mut pattern = Vec::new();
+            hyc_ir::pack::pack_row(cache.elem, &row, &mut pattern);
+            memory.fill(&pattern)?;
         }
         Ok(())
     }
@@ -120,6 +133,9 @@ impl<'m> Engine<'m> {
             return bad("the parts of a step's input differ in length".to_string());
         }
         let max_pages = input.page_table.len() / batch;
+        if max_pages as u64 > m.max_context.div_ceil(m.page) {
+            return bad(format!("{max_pages} pages of a sequence are more than its context has"));
+        }
         if let Some(id) = input.token_ids.iter().find(|id| **id < 0 || **id as u64 >= m.vocab) {
             return bad(format!("token id {id} is not in the vocabulary of {}", m.vocab))
                 .map_err(|e: Error| e.help("is the tokenizer this model's?"));
@@ -185,21 +201,23 @@ impl<'m> Engine<'m> {
     /// Runs step `index` of the plan on the input in hand.
     pub fn run_step(&mut self, index: usize) -> Result<()> {
         let plan = self.model.plan();
-        let step = &plan.steps[index];
-        let operands: Vec<*mut u8> = step.operands.iter().map(|operand| self.address(operand)).collect();
-        let context = self.context();
-        self.executor.run(plan, index, step, &self.specs[index], &context, &operands)
+        let (step, context) = (&plan.steps[index], self.context());
+        self.executor.run(plan, index, step, &self.specs[index], &context, &self.operands.0[index])
     }
 
-    fn address(&self, operand: &Operand) -> *mut u8 {
-        match *operand {
-            Operand::Buffer(id) => {
-                let offset = self.model.plan().buffers[id.index()].offset as usize;
-                self.arena.address().wrapping_add(offset)
-            }
-            Operand::Weight(id) => self.executor.weight(self.model, id),
-            Operand::Cache(id) => self.caches[id.index()].address(),
+    /// Runs all steps of the plan on the input in hand, as fast as the executor can.
+    pub fn run_pass(&mut self) -> Result<()> {
+        let (plan, context) = (self.model.plan(), self.context());
+        let pass = Pass { plan, context: &context, operands: &self.operands.0 };
+        if self.executor.run_all(&pass)? {
+            return Ok(());
         }
+        (0..plan.steps.len()).try_for_each(|index| self.run_step(index))
+    }
+
+    /// The executor, to time its steps.
+    pub fn executor(&mut self) -> &mut (dyn Executor + 'm) {
+        self.executor.as_mut()
     }
 
     /// Waits for what was started. Errors: a kernel that failed meanwhile.

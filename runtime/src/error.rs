@@ -13,6 +13,8 @@ pub enum ErrorKind {
     Unsupported,
     /// Memory, pages, threads, files.
     Resource,
+    /// A kernel failed on its device, whose context is of no use from then on.
+    Device,
     /// The caller asked to stop.
     Cancelled,
     /// The model computed something that is no number.

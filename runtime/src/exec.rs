@@ -10,6 +10,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Aligned, Block, MemoryPlan};
 use crate::model::Model;
 use crate::pool::Pool;
+use crate::session::SessionOptions;
+
+/// A whole forward pass, as an executor that takes it at once sees it.
+pub struct Pass<'p> {
+    /// The plan.
+    pub plan: &'p Plan,
+    /// Counts and lists.
+    pub context: &'p StepContext,
+    /// Addresses of each step's operands, by its index in the plan.
+    pub operands: &'p [Vec<*mut u8>],
+}
 
 /// Runs one step of a plan on memory that the engine keeps.
 pub trait Executor: Send {
@@ -25,6 +36,12 @@ pub trait Executor: Send {
         operands: &[*mut u8],
     ) -> Result<()>;
 
+    /// Executes all steps of a pass, where it has a faster way than one by one; false: it has none for this
+    /// pass, and nothing has run.
+    fn run_all(&mut self, _pass: &Pass<'_>) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Bytes of scratch that it keeps.
     fn scratch_bytes(&self) -> u64 {
         0
@@ -35,9 +52,10 @@ pub trait Executor: Send {
         Ok(Box::new(Aligned::zeroed(bytes)?))
     }
 
-    /// A weight's address for its kernels: the mapped file's, unless it keeps copies.
-    fn weight(&self, model: &Model, id: WeightId) -> *mut u8 {
-        model.weight(id).as_ptr().cast_mut()
+    /// A weight's address for its kernels: the mapped file's, unless it keeps copies. Errors: no memory for
+    /// what is made up.
+    fn weight(&self, model: &Model, id: WeightId) -> Result<*mut u8> {
+        Ok(model.weight(id)?.as_ptr().cast_mut())
     }
 
     /// Takes the lists of a forward pass, before its steps run.
@@ -49,25 +67,45 @@ pub trait Executor: Send {
     fn synchronise(&mut self) -> Result<()> {
         Ok(())
     }
+
+    /// From now on times each step on the device's own clock, or stops that. Such a pass runs slower as a whole.
+    /// False: there is no such clock.
+    fn set_timing(&mut self, _plan: &Plan, _on: bool) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Seconds spent in each step of the plan, in its order, since the last call.
+    fn take_times(&mut self) -> Vec<f64> {
+        Vec::new()
+    }
 }
 
-/// The executor that an artefact's target needs: the host's generated code on `threads` threads, or a GPU.
-/// `memory` is what the caller will allocate beside. Errors: a target that this build of the runtime does not
-/// carry; no such device; too little memory.
-pub fn open_executor(model: &Model, threads: usize, memory: &MemoryPlan) -> Result<Box<dyn Executor>> {
+/// The executor that an artefact's target needs: the host's generated code on threads, or a GPU. `memory` is what
+/// the caller will allocate beside; `progress` gets the bytes of weights copied to a GPU and all bytes, and ends
+/// that where it returns false.
+///
+/// Errors: a target that this build of the runtime does not carry; no such device; too little memory;
+/// `Cancelled`.
+pub fn open_executor(
+    model: &Model,
+    options: &SessionOptions,
+    memory: &MemoryPlan,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Box<dyn Executor>> {
     let kind = model.plan().target.kind.as_str();
     if kind == "cpu" {
         memory.check(model.plan())?;
-        return Ok(Box::new(NativeExecutor::new(model, threads)?));
+        return Ok(Box::new(NativeExecutor::new(model, options.thread_count())?));
     }
     #[cfg(feature = "cuda")]
-    return Ok(Box::new(crate::cuda::CudaExecutor::new(model, memory)?));
+    return Ok(Box::new(crate::cuda::CudaExecutor::new(model, memory, &options.gpu, progress)?));
     #[cfg(not(feature = "cuda"))]
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!("this build of the runtime does not execute `{kind}` code"),
-    )
-    .help("build it with the feature `cuda`, or compile the model with `--target cpu`"))
+    {
+        let _ = progress;
+        let message = format!("this build of the runtime does not execute `{kind}` code");
+        Err(Error::new(ErrorKind::Unsupported, message)
+            .help("build it with the feature `cuda`, or compile the model with `--target cpu`"))
+    }
 }
 
 /// Runs the artefact's generated code on a pool of threads.

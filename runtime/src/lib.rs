@@ -37,10 +37,10 @@ mod tokenizer;
 
 pub use engine::{Engine, StepInput, Values};
 pub use error::{Error, ErrorKind, Result};
-pub use exec::{Executor, NativeExecutor, open_executor};
+pub use exec::{Executor, NativeExecutor, Pass, open_executor};
 pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate};
 pub use memory::{Block, MemoryPlan};
 pub use model::{LoadOptions, Model, Verify, stored_shape};
 pub use sampling::{Sampler, Sampling};
-pub use session::{SequenceId, Session, SessionOptions, StepOutput};
+pub use session::{GpuOptions, SequenceId, Session, SessionOptions, StepOutput};
 pub use tokenizer::{TextStream, Tokenizer};

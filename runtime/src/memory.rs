@@ -5,6 +5,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use hyc_ir::plan::{CachePolicy, Plan};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::Model;
 
 /// Memory that an executor's kernels work on: the host's, or a device's.
 pub trait Block: Send {
@@ -16,6 +17,9 @@ pub trait Block: Send {
 
     /// Copies `bytes` to `at`. Errors: they do not fit.
     fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Writes `pattern` over and over, to the end.
+    fn fill(&mut self, pattern: &[u8]) -> Result<()>;
 }
 
 /// The range of `len` bytes from `at` in a block of `all`.
@@ -42,6 +46,13 @@ impl Block for Aligned {
     fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         let range = inside(at, bytes.len(), self.len)?;
         self.bytes_mut()[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn fill(&mut self, pattern: &[u8]) -> Result<()> {
+        for piece in self.bytes_mut().chunks_mut(pattern.len().max(1)) {
+            piece.copy_from_slice(&pattern[..piece.len()]);
+        }
         Ok(())
     }
 }
@@ -78,13 +89,13 @@ impl Aligned {
     }
 
     /// All bytes.
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: the allocation is owned; no kernel runs while the engine is read.
         unsafe { std::slice::from_raw_parts(self.pointer, self.len as usize) }
     }
 
     /// All bytes, to write.
-    fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: the allocation is owned and borrowed mutably; no kernel runs meanwhile.
         unsafe { std::slice::from_raw_parts_mut(self.pointer, self.len as usize) }
     }
@@ -106,28 +117,31 @@ impl Drop for Aligned {
 /// Bytes that a session takes, known before anything is allocated and never exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// The mapped artefact.
+    /// The mapped artefact; on a GPU the weights' copy in its memory.
     pub weights: u64,
     /// Activations.
     pub arena: u64,
     /// KV caches.
     pub caches: u64,
-    /// Scratch of all threads.
+    /// Scratch of all threads, or of a GPU's kernels.
     pub scratch: u64,
 }
 
 impl MemoryPlan {
-    /// For a plan, with `pages` pages in each growing cache and `sequences` ring slots.
-    pub fn new(plan: &Plan, file_bytes: u64, pages: u64, sequences: u64, threads: usize) -> MemoryPlan {
+    /// For a model, with `pages` pages in each growing cache and `sequences` ring slots.
+    pub fn new(model: &Model, pages: u64, sequences: u64, threads: usize) -> MemoryPlan {
+        let plan = model.plan();
         let caches = plan
             .caches
             .iter()
             .map(|cache| cache_pages(cache.policy, pages, sequences).saturating_mul(cache.page_bytes()));
+        let cpu = plan.target.kind == "cpu";
+        let copies = || plan.weights.iter().map(|weight| weight.bytes().next_multiple_of(256)).sum();
         MemoryPlan {
-            weights: file_bytes,
+            weights: if cpu { model.file_bytes() } else { copies() },
             arena: plan.arena_bytes,
             caches: caches.fold(0, u64::saturating_add),
-            scratch: crate::exec::scratch_bytes(plan, threads),
+            scratch: crate::exec::scratch_bytes(plan, if cpu { threads } else { 1 }),
         }
     }
 
@@ -143,29 +157,38 @@ impl MemoryPlan {
 
     /// An error where this machine's memory has less to give than is allocated.
     pub fn check(&self, plan: &Plan) -> Result<()> {
-        self.check_against(plan, self.allocated(), available().unwrap_or(u64::MAX))
+        let free = available().unwrap_or(u64::MAX);
+        let needed = self.allocated();
+        if needed <= free { Ok(()) } else { Err(self.too_little(plan, needed, free, "")) }
     }
 
-    /// An error where `needed` bytes, all or a part of this, are more than are `free`.
-    pub(crate) fn check_against(&self, plan: &Plan, needed: u64, free: u64) -> Result<()> {
-        if needed <= free {
+    /// An error where a GPU has less than `free` bytes for all of it.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "asked of a GPU alone"))]
+    pub(crate) fn check_device(&self, plan: &Plan, free: u64) -> Result<()> {
+        if self.total() <= free {
             return Ok(());
         }
+        let weights = format!("{} of weights, ", self.weights >> 20);
+        Err(self.too_little(plan, self.total(), free, &weights))
+    }
+
+    fn too_little(&self, plan: &Plan, needed: u64, free: u64, weights: &str) -> Error {
         let mib = |n: u64| n >> 20;
         let message = format!(
-            "the session needs {} MiB ({} of KV caches, {} of activations, {} of scratch), {} MiB are free",
+            "the session needs {} MiB ({weights}{} of KV caches, {} of activations, {} of scratch), {} MiB are free{}",
             mib(needed),
             mib(self.caches),
             mib(self.arena),
             mib(self.scratch),
-            mib(free)
+            mib(free),
+            if weights.is_empty() { "" } else { " on the GPU" },
         );
         let pages_a_sequence = plan.model.max_context.div_ceil(plan.model.page.max(1));
-        Err(Error::new(ErrorKind::Resource, message).help(format!(
+        Error::new(ErrorKind::Resource, message).help(format!(
             "allow fewer tokens or sequences (a sequence of {} tokens takes {pages_a_sequence} pages), or \
              compile with a smaller max_context or chunk",
             plan.model.max_context
-        )))
+        ))
     }
 }
 

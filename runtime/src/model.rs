@@ -106,9 +106,19 @@ impl Model {
     }
 
     /// The packed bytes of a weight.
-    pub fn weight(&self, id: WeightId) -> &[u8] {
+    pub fn weight(&self, id: WeightId) -> Result<&[u8]> {
         let start = self.weights[id.index()];
-        &self.map[start..start + self.plan.weights[id.index()].bytes() as usize]
+        Ok(&self.map[start..start + self.plan.weights[id.index()].bytes() as usize])
+    }
+
+    /// The same in pieces of at most `most` bytes, in order.
+    pub fn weight_pieces(
+        &self,
+        id: WeightId,
+        most: usize,
+        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.weight(id)?.chunks(most.max(1)).try_for_each(sink)
     }
 
     fn tensor(&self, name: &str) -> Option<&[u8]> {

@@ -12,6 +12,20 @@ use crate::model::Model;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceId(u64);
 
+/// What a session on a GPU does its own way.
+#[derive(Debug, Clone)]
+pub struct GpuOptions {
+    /// Whether decode passes are captured once and replayed. Without it each kernel is launched by itself, and
+    /// the error of a kernel that fails says which one it was.
+    pub graphs: bool,
+}
+
+impl Default for GpuOptions {
+    fn default() -> GpuOptions {
+        GpuOptions { graphs: true }
+    }
+}
+
 /// How a session is set up.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
@@ -21,6 +35,16 @@ pub struct SessionOptions {
     pub max_sequences: Option<u64>,
     /// Tokens of all sequences together; `None`: every sequence may reach `max_context`.
     pub max_tokens: Option<u64>,
+    /// For an artefact of a GPU.
+    pub gpu: GpuOptions,
+}
+
+impl SessionOptions {
+    /// Threads that the options ask for, 1 to 1024.
+    pub fn thread_count(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.unwrap_or_else(cores).clamp(1, 1024)
+    }
 }
 
 /// What a step gave.
@@ -54,14 +78,22 @@ pub struct Session<'m> {
 }
 
 impl<'m> Session<'m> {
-    /// Sets up memory and threads. Errors: options out of range; less memory free than the session takes.
+    /// Sets up memory and threads. Errors: options out of range; less memory free than the session takes; on a
+    /// GPU those of its driver.
     pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>> {
-        let threads =
-            options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let threads = threads.clamp(1, 1024);
+        Session::new_observed(model, options, &mut |_, _| true)
+    }
+
+    /// The same; `progress` gets the bytes of weights copied to a GPU so far and all bytes, every few MiB, and
+    /// ends it with [`ErrorKind::Cancelled`] where it returns false.
+    pub fn new_observed(
+        model: &'m Model,
+        options: &SessionOptions,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Session<'m>> {
         let (pages, sequences) = sizes(model, options)?;
-        let memory = MemoryPlan::new(model.plan(), model.file_bytes(), pages, sequences, threads);
-        let executor = open_executor(model, threads, &memory)?;
+        let memory = MemoryPlan::new(model, pages, sequences, options.thread_count());
+        let executor = open_executor(model, options, &memory, progress)?;
         Session::build(model, executor, memory, pages, sequences)
     }
 
@@ -72,7 +104,7 @@ impl<'m> Session<'m> {
         options: &SessionOptions,
     ) -> Result<Session<'m>> {
         let (pages, sequences) = sizes(model, options)?;
-        let memory = MemoryPlan::new(model.plan(), model.file_bytes(), pages, sequences, 0);
+        let memory = MemoryPlan::new(model, pages, sequences, 0);
         memory.check(model.plan())?;
         Session::build(model, executor, memory, pages, sequences)
     }
@@ -196,22 +228,30 @@ impl<'m> Session<'m> {
     /// Errors: a step that computes something that is no number, which the message names. Every sequence
     /// stands as before then, with its tokens waiting: remove one, and the others go on.
     pub fn step(&mut self) -> Result<StepOutput> {
-        self.step_observed(&mut |_, _| {})
+        self.step_with(&mut |engine| engine.run_pass())
     }
 
     /// The same; `observer` sees the engine after each step of the plan.
     pub fn step_observed(&mut self, observer: &mut dyn FnMut(&Step, &Engine<'_>)) -> Result<StepOutput> {
+        self.step_with(&mut |engine| {
+            for (index, step) in engine.model().plan().steps.iter().enumerate() {
+                engine.run_step(index)?;
+                observer(step, engine);
+            }
+            Ok(())
+        })
+    }
+
+    /// Schedules a pass, has `run` execute it, and takes its results.
+    fn step_with(&mut self, run: &mut dyn FnMut(&mut Engine<'m>) -> Result<()>) -> Result<StepOutput> {
         let (input, taken, outputs) = self.schedule();
         if input.token_ids.is_empty() {
             return Ok(StepOutput::default());
         }
         let tokens = input.token_ids.len() as u64;
         self.engine.begin(input)?;
+        run(&mut self.engine)?;
         let plan = self.model().plan();
-        for (index, step) in plan.steps.iter().enumerate() {
-            self.engine.run_step(index)?;
-            observer(step, &self.engine);
-        }
         let rows = outputs.into_iter().enumerate();
         let logits: Vec<(SequenceId, Vec<f32>)> = rows
             .map(|(row, id)| Ok((id, self.engine.row(plan.logits, row as u64)?)))

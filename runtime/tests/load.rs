@@ -34,7 +34,7 @@ fn a_whole_file_loads() {
     assert_eq!(*model.plan(), parts.plan);
     assert_eq!(model.file_bytes(), parts.file().len() as u64);
     for (i, tensor) in parts.tensors[..2].iter().enumerate() {
-        let weight = model.weight(hyc_ir::plan::WeightId(i as u32));
+        let weight = model.weight(hyc_ir::plan::WeightId(i as u32)).unwrap();
         assert_eq!(weight, tensor.bytes, "{}", tensor.name);
         assert_eq!(weight.as_ptr() as usize % 64, 0, "{}", tensor.name);
     }

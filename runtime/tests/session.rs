@@ -5,7 +5,9 @@ mod common;
 use std::collections::HashMap;
 
 use common::{BAD_TOKEN, Parts, Plain, Random, VOCAB, assert_close, naive};
-use hyc_runtime::{ErrorKind, Model, SequenceId, Session, SessionOptions};
+use hyc_ir::abi::StepContext;
+use hyc_ir::plan::{KernelSpec, Plan, Step};
+use hyc_runtime::{ErrorKind, Executor, Model, Pass, SequenceId, Session, SessionOptions};
 
 fn session<'m>(model: &'m Model, options: &SessionOptions) -> Session<'m> {
     Session::with_executor(model, Box::new(Plain), options).unwrap()
@@ -212,4 +214,54 @@ fn an_observer_sees_buffers_and_caches() {
         })
         .unwrap();
     assert_eq!(names, model.plan().steps.iter().map(|s| s.name.clone()).collect::<Vec<_>>());
+}
+
+/// An executor that takes decode passes at once, and counts them.
+struct AtOnce(Plain, std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+impl Executor for AtOnce {
+    fn run(
+        &mut self,
+        plan: &Plan,
+        index: usize,
+        step: &Step,
+        spec: &KernelSpec,
+        context: &StepContext,
+        operands: &[*mut u8],
+    ) -> hyc_runtime::Result<()> {
+        self.0.run(plan, index, step, spec, context, operands)
+    }
+
+    fn run_all(&mut self, pass: &Pass<'_>) -> hyc_runtime::Result<bool> {
+        if pass.context.tokens != pass.context.batch {
+            return Ok(false);
+        }
+        for (index, step) in pass.plan.steps.iter().enumerate() {
+            self.run(pass.plan, index, step, &pass.plan.spec(step), pass.context, &pass.operands[index])?;
+        }
+        self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(true)
+    }
+}
+
+#[test]
+fn passes_are_offered_whole_unless_somebody_looks() {
+    let model = Parts::new().load().unwrap();
+    let taken = std::sync::Arc::default();
+    let executor = AtOnce(Plain, std::sync::Arc::clone(&taken));
+    let mut session = Session::with_executor(&model, Box::new(executor), &SessionOptions::default()).unwrap();
+    let count = || taken.load(std::sync::atomic::Ordering::Relaxed);
+    let id = session.add_sequence().unwrap();
+    let mut tokens = vec![3, 4, 5];
+    session.feed(id, &tokens).unwrap();
+    assert_close(&session.step().unwrap().logits[0].1, &naive(&tokens), "prefill");
+    assert_eq!(count(), 0);
+    for (token, whole) in [(6, true), (7, false), (8, true)] {
+        tokens.push(token);
+        session.feed(id, &[token]).unwrap();
+        let before = count();
+        let output = if whole { session.step() } else { session.step_observed(&mut |_, _| {}) };
+        assert_close(&output.unwrap().logits[0].1, &naive(&tokens), "decode");
+        assert_eq!(count() - before, usize::from(whole));
+    }
 }

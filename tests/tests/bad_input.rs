@@ -100,7 +100,12 @@ fn equal_input_gives_equal_bytes() {
 fn requests_beyond_the_model_are_refused_and_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let model = Model::load(artefact(folder.path()), &LoadOptions::default()).unwrap();
-    let options = SessionOptions { max_tokens: Some(40), max_sequences: Some(2), threads: Some(1) };
+    let options = SessionOptions {
+        max_tokens: Some(40),
+        max_sequences: Some(2),
+        threads: Some(1),
+        ..SessionOptions::default()
+    };
     let mut session = Session::new(&model, &options).unwrap();
     let id = session.add_sequence().unwrap();
     let too_long = vec![1; 300];

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use hyc_runtime::{Engine, MemoryPlan, Model, StepInput, Verify};
+use hyc_runtime::{Engine, MemoryPlan, Model, SessionOptions, StepInput, Verify};
 use serde_json::json;
 
 use super::signal;
@@ -202,8 +202,9 @@ impl<'m> Bench<'m> {
     fn new(model: &'m Model, threads: usize, tokens: u64) -> Result<Bench<'m>> {
         let plan = model.plan();
         let pages = tokens.div_ceil(plan.model.page);
-        let memory = MemoryPlan::new(plan, model.file_bytes(), pages, 1, threads);
-        let (executor, clock) = profile::executor(model, threads, &memory)?;
+        let memory = MemoryPlan::new(model, pages, 1, threads);
+        let options = SessionOptions { threads: Some(threads), ..SessionOptions::default() };
+        let (executor, clock) = profile::executor(model, &options, &memory)?;
         let engine = Engine::new(model, executor, pages, 1)?;
         let pages = i32::try_from(pages).map_err(|_| Error::new(ErrorKind::Usage, "too many tokens"))?;
         Ok(Bench { model, engine, clock, cost: cost::of(plan), pages })

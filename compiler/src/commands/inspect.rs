@@ -136,7 +136,7 @@ fn caches(plan: &Plan) -> String {
 fn whole_session(model: &Model) -> MemoryPlan {
     let m = &model.plan().model;
     let pages = m.max_batch * m.max_context.div_ceil(m.page);
-    MemoryPlan::new(model.plan(), model.file_bytes(), pages, m.max_batch, 1)
+    MemoryPlan::new(model, pages, m.max_batch, 1)
 }
 
 fn memory(model: &Model) -> String {

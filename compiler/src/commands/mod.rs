@@ -10,7 +10,7 @@ mod run;
 mod signal;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use hyc_runtime::{LoadOptions, Model, Verify};
+use hyc_runtime::{LoadOptions, Model, Session, SessionOptions, Verify};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::Result;
@@ -91,6 +91,20 @@ fn load(path: &std::path::Path, verify: Verify, show: bool) -> Result<Model> {
         bar.finish_and_clear();
     }
     Ok(model?)
+}
+
+/// Opens a session, with a progress bar where `show` says so and weights are copied; Ctrl-C ends it.
+fn session<'m>(model: &'m Model, options: &SessionOptions, show: bool) -> Result<Session<'m>> {
+    let mut bar = None;
+    let session = Session::new_observed(model, options, &mut |done, total| {
+        let bar = bar.get_or_insert_with(|| progress(show, total, "copying", BYTES));
+        bar.set_position(done);
+        !signal::pressed()
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    Ok(session?)
 }
 
 /// What a progress bar says of bytes, and of tokens.

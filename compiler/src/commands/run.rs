@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use hyc_runtime::{
-    CancelToken, Event, Finish, GenerateOptions, Sampling, Session, SessionOptions, Tokenizer, Verify,
-    generate,
+    CancelToken, Event, Finish, GenerateOptions, Sampling, SessionOptions, Tokenizer, Verify, generate,
 };
 use serde_json::json;
 
@@ -78,8 +77,9 @@ pub fn run(args: Args) -> Result<()> {
     let show = !args.quiet && !args.json;
     let model = super::load(&args.model, verify, show)?;
     let tokenizer = Tokenizer::of(&model)?;
-    let options = SessionOptions { threads: args.threads, max_sequences: Some(1), max_tokens: None };
-    let mut session = Session::new(&model, &options)?;
+    let options =
+        SessionOptions { threads: args.threads, max_sequences: Some(1), ..SessionOptions::default() };
+    let mut session = super::session(&model, &options, show)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let text = prompt(&args)?;
     let tokens = tokenizer.encode(&text)?;

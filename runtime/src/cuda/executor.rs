@@ -1,59 +1,52 @@
-//! Launches a plan's kernels.
+//! Launches a plan's kernels, one by one or as a captured pass.
 
-use std::ffi::{CString, c_void};
-use std::mem::size_of;
+use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUfunction, CUjit_option, CUmodule};
+use cudarc::driver::sys::{self, CUfunction};
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{KernelSpec, Launch, Plan, Step, WeightId};
 
-use super::device::{Device, DeviceBlock, check};
+use super::device::{Device, DeviceBlock, Event, Pinned, Running, check};
+use super::graph::{Graph, Graphs, PassKey};
+use super::lists::ListLayout;
+use super::module::Module;
+use super::weights;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::Executor;
+use crate::exec::{Executor, Pass};
 use crate::memory::{Block, MemoryPlan};
 use crate::model::Model;
+use crate::session::GpuOptions;
 
 /// Blocks of a grid in y.
 const MOST_Y: u64 = 65535;
-/// Bytes that weights are copied in.
-const PIECE: usize = 32 << 20;
 
-/// Runs an artefact's PTX on a device.
+/// Runs an artefact's code on a device.
 pub struct CudaExecutor {
-    // Fields are dropped in this order: functions' memory before the module, all before the device.
-    lists: DeviceBlock,
-    scratch: DeviceBlock,
+    // Fields are dropped in this order: graphs before what their kernels address, all before the device.
+    graphs: Graphs,
+    timing: Option<Timing>,
+    lists: Lists,
+    launcher: Launcher,
     _weights: DeviceBlock,
     addresses: Vec<u64>,
-    kernels: Vec<Vec<(CUfunction, Launch)>>,
+    capture: bool,
     _module: Module,
     device: Arc<Device>,
 }
 
-// SAFETY: the handles are the driver's, which any thread may use with the context current.
-unsafe impl Send for CudaExecutor {}
-
-struct Module {
-    handle: CUmodule,
-    device: Arc<Device>,
-}
-
-impl Drop for Module {
-    fn drop(&mut self) {
-        if self.device.enter().is_ok() {
-            // SAFETY: loaded by `load`, unloaded once.
-            unsafe {
-                let _ = sys::cuModuleUnload(self.handle);
-            }
-        }
-    }
-}
-
 impl CudaExecutor {
-    /// Opens the device, loads the code and copies the weights. Errors: no driver, no such device, too little
-    /// memory for all that `memory` says, code that the driver does not take.
-    pub fn new(model: &Model, memory: &MemoryPlan) -> Result<CudaExecutor> {
+    /// Opens the device, loads the code and copies the weights. `progress` gets the bytes copied and all bytes,
+    /// and ends it where it returns false.
+    ///
+    /// Errors: no driver, no such device, too little memory for all that `memory` says, code that the driver
+    /// does not take, `Cancelled`.
+    pub fn new(
+        model: &Model,
+        memory: &MemoryPlan,
+        options: &GpuOptions,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<CudaExecutor> {
         let plan = model.plan();
         let Some(ptx) = model.ptx() else {
             return Err(Error::new(
@@ -63,150 +56,54 @@ impl CudaExecutor {
             .help("compile it without `--plan-only`"));
         };
         let device = Device::open()?;
-        memory.check_against(plan, memory.total(), device.free_bytes()?)?;
-        let module = load(&device, ptx)?;
-        let kernels = plan.kernels.iter().map(|kernel| {
-            kernel.launches.iter().map(|launch| Ok((function(&module, launch)?, launch.clone()))).collect()
-        });
-        let kernels = kernels.collect::<Result<Vec<Vec<_>>>>()?;
-        let (weights, addresses) = copy_weights(&device, model)?;
-        let scratch = plan.kernels.iter().map(|kernel| kernel.scratch_bytes).max().unwrap_or(0);
+        memory.check_device(plan, device.free_bytes()?)?;
+        let module = Module::load(&device, ptx)?;
+        let launcher = Launcher::new(&device, &module, plan)?;
+        let lists = Lists::new(&device, plan)?;
+        let (weights, addresses) = weights::copy(&device, model, progress)?;
         Ok(CudaExecutor {
-            lists: device.zeroed(lists_bytes(plan))?,
-            scratch: device.zeroed(scratch)?,
+            graphs: Graphs::default(),
+            timing: None,
+            lists,
+            launcher,
             _weights: weights,
             addresses,
-            kernels,
+            capture: options.graphs,
             _module: module,
             device,
         })
     }
-}
 
-/// Bytes of a step's context with all its lists at their longest.
-fn lists_bytes(plan: &Plan) -> u64 {
-    let m = &plan.model;
-    let lists =
-        [m.chunk, m.chunk, m.chunk, m.max_batch * m.max_context.div_ceil(m.page), m.max_batch, m.max_outputs];
-    256 + lists.iter().map(|n| (4 * n).next_multiple_of(16)).sum::<u64>()
-}
-
-fn load(device: &Arc<Device>, ptx: &str) -> Result<Module> {
-    device.enter()?;
-    let text = CString::new(ptx)
-        .map_err(|_| Error::new(ErrorKind::BadArtefact, "the artefact's PTX holds a NUL byte"))?;
-    let mut log = vec![0u8; 8192];
-    let mut options =
-        [CUjit_option::CU_JIT_ERROR_LOG_BUFFER, CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
-    let mut values = [log.as_mut_ptr().cast::<c_void>(), log.len() as *mut c_void];
-    let mut handle = std::ptr::null_mut();
-    // SAFETY: the text ends in NUL; options and their values live through the call and are two each.
-    let result = unsafe {
-        sys::cuModuleLoadDataEx(
-            &mut handle,
-            text.as_ptr().cast(),
-            2,
-            options.as_mut_ptr(),
-            values.as_mut_ptr(),
-        )
-    };
-    check(result, || {
-        let end = log.iter().position(|b| *b == 0).unwrap_or(0);
-        format!("the driver does not take the artefact's code: {}", String::from_utf8_lossy(&log[..end]))
-    })?;
-    Ok(Module { handle, device: device.clone() })
-}
-
-fn function(module: &Module, launch: &Launch) -> Result<CUfunction> {
-    let missing = || format!("the artefact's code has no function `{}`", launch.entry);
-    let name =
-        CString::new(launch.entry.as_str()).map_err(|_| Error::new(ErrorKind::BadArtefact, missing()))?;
-    let mut handle = std::ptr::null_mut();
-    // SAFETY: the module is loaded, the name ends in NUL.
-    check(unsafe { sys::cuModuleGetFunction(&mut handle, module.handle, name.as_ptr()) }, missing)?;
-    if launch.shared_bytes > 48 << 10 {
-        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        // SAFETY: the function belongs to the loaded module.
-        let result = unsafe { sys::cuFuncSetAttribute(handle, attribute, launch.shared_bytes as i32) };
-        check(result, || format!("giving `{}` its shared memory", launch.entry))?;
-    }
-    Ok(handle)
-}
-
-/// Copies all weights into one allocation, through pinned memory; returns their addresses.
-fn copy_weights(device: &Arc<Device>, model: &Model) -> Result<(DeviceBlock, Vec<u64>)> {
-    let list = &model.plan().weights;
-    let sizes = list.iter().map(|weight| weight.bytes().next_multiple_of(256));
-    let all = device.zeroed(sizes.clone().sum())?;
-    let mut next = all.address;
-    let mut addresses = Vec::with_capacity(list.len());
-    for size in sizes {
-        addresses.push(next);
-        next += size;
-    }
-    let mut staging = Staging::new(device)?;
-    for (i, address) in addresses.iter().enumerate() {
-        let bytes = model.weight(WeightId(i as u32));
-        for (piece, at) in bytes.chunks(PIECE).zip((*address..).step_by(PIECE)) {
-            staging.copy(piece, at)?;
+    /// Puts a whole pass on the stream: the lists' copy, then every step, between its events where it is timed.
+    fn record(&mut self, pass: &Pass<'_>, copied: u64, timed: bool) -> Result<()> {
+        self.lists.copy(&self.device, copied)?;
+        let timing = self.timing.as_ref().filter(|_| timed);
+        for (index, step) in pass.plan.steps.iter().enumerate() {
+            let events = timing.map(|timing| &timing.events[index]);
+            events.map_or(Ok(()), |(start, _)| start.record_in_graph())?;
+            self.launcher.launch(step, pass.context, &pass.operands[index], self.lists.block.address)?;
+            events.map_or(Ok(()), |(_, end)| end.record_in_graph())?;
         }
+        Ok(())
     }
-    device.synchronise(|| "copying the weights".into())?;
-    Ok((all, addresses))
-}
 
-/// Two pinned buffers that take turns.
-struct Staging<'d> {
-    device: &'d Arc<Device>,
-    buffers: [*mut c_void; 2],
-    events: [sys::CUevent; 2],
-    turn: usize,
-}
+    /// Captures a pass that is `timed` or not.
+    fn graph(&mut self, pass: &Pass<'_>, copied: u64, timed: bool) -> Result<Graph> {
+        let device = self.device.clone();
+        Graph::capture(&device, || self.record(pass, copied, timed))
+    }
 
-impl<'d> Staging<'d> {
-    fn new(device: &'d Arc<Device>) -> Result<Staging<'d>> {
-        device.enter()?;
-        let (buffers, events) = ([std::ptr::null_mut(); 2], [std::ptr::null_mut(); 2]);
-        let mut staging = Staging { device, buffers, events, turn: 0 };
-        for i in 0..2 {
-            // SAFETY: places for one buffer and one event each; `drop` frees what was made.
-            unsafe {
-                let what = || "allocating pinned memory".to_string();
-                check(sys::cuMemAllocHost_v2(&mut staging.buffers[i], PIECE), what)?;
-                check(sys::cuEventCreate(&mut staging.events[i], 2), || "making an event".into())?;
+    /// Runs the pass as a graph of its own, with events around each step.
+    fn run_timed(&mut self, pass: &Pass<'_>, copied: u64) -> Result<()> {
+        let graph = self.graph(pass, copied, true)?;
+        graph.launch()?;
+        self.device.synchronise()?;
+        if let Some(timing) = &mut self.timing {
+            for ((start, end), sum) in timing.events.iter().zip(&mut timing.seconds) {
+                *sum += end.seconds_since(start)?;
             }
         }
-        Ok(staging)
-    }
-
-    fn copy(&mut self, bytes: &[u8], to: u64) -> Result<()> {
-        let i = self.turn;
-        self.turn = 1 - i;
-        // SAFETY: `bytes` is at most a buffer long; the event says that the buffer's last copy is through.
-        unsafe {
-            check(sys::cuEventSynchronize(self.events[i]), || "copying the weights".into())?;
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.buffers[i].cast(), bytes.len());
-            let result = sys::cuMemcpyHtoDAsync_v2(to, self.buffers[i], bytes.len(), self.device.stream);
-            check(result, || "copying the weights".into())?;
-            check(sys::cuEventRecord(self.events[i], self.device.stream), || "copying the weights".into())
-        }
-    }
-}
-
-impl Drop for Staging<'_> {
-    fn drop(&mut self) {
-        let _ = self.device.synchronise(String::new);
-        for (buffer, event) in self.buffers.iter().zip(&self.events) {
-            // SAFETY: made by `new`, freed once; no copy is under way.
-            unsafe {
-                if !buffer.is_null() {
-                    let _ = sys::cuMemFreeHost(*buffer);
-                }
-                if !event.is_null() {
-                    let _ = sys::cuEventDestroy_v2(*event);
-                }
-            }
-        }
+        Ok(())
     }
 }
 
@@ -214,19 +111,179 @@ impl Executor for CudaExecutor {
     fn run(
         &mut self,
         _plan: &Plan,
-        _index: usize,
+        index: usize,
         step: &Step,
         _spec: &KernelSpec,
         context: &StepContext,
         operands: &[*mut u8],
     ) -> Result<()> {
         self.device.enter()?;
-        let mut values: Vec<u64> = Vec::with_capacity(operands.len() + 2);
-        values.push(self.lists.address);
-        values.extend(operands.iter().map(|address| *address as u64));
-        values.push(self.scratch.address);
-        let mut params: Vec<*mut c_void> =
-            values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
+        if let Some(used) = self.lists.pending.take() {
+            self.lists.copy(&self.device, used)?;
+            self.lists.copied.record()?;
+            self.device.set_running(Running::Steps(self.launcher.names.clone()));
+            self.device.mark(0)?;
+        }
+        self.launcher.launch(step, context, operands, self.lists.block.address)?;
+        self.device.mark(index as u32 + 1)
+    }
+
+    /// Takes passes in which every sequence has one row and gives logits, and any pass that is timed.
+    fn run_all(&mut self, pass: &Pass<'_>) -> Result<bool> {
+        let c = pass.context;
+        let decode = c.tokens == c.batch && c.outputs == c.tokens;
+        let Some(used) = self.lists.pending.filter(|_| self.timing.is_some() || (self.capture && decode))
+        else {
+            return Ok(false);
+        };
+        self.device.enter()?;
+        self.lists.pending = None;
+        self.device.set_running(Running::Graph(c.tokens));
+        let copied = self.lists.layout.copied(used);
+        if self.timing.is_some() {
+            self.run_timed(pass, copied)?;
+            return Ok(true);
+        }
+        let key = PassKey { tokens: c.tokens, outputs: c.outputs, copied };
+        if self.graphs.get(&key).is_none() {
+            let graph = self.graph(pass, copied, false)?;
+            self.graphs.insert(key, graph);
+        }
+        if let Some(graph) = self.graphs.get(&key) {
+            graph.launch()?;
+        }
+        self.lists.copied.record()?;
+        Ok(true)
+    }
+
+    fn zeroed(&self, bytes: u64) -> Result<Box<dyn Block>> {
+        Ok(Box::new(self.device.zeroed(bytes)?))
+    }
+
+    fn weight(&self, _model: &Model, id: WeightId) -> Result<*mut u8> {
+        Ok(self.addresses[id.index()] as *mut u8)
+    }
+
+    /// Writes context and lists to pinned memory, from where the first step copies them.
+    fn begin(&mut self, context: &StepContext) -> Result<()> {
+        self.lists.take(context)
+    }
+
+    fn synchronise(&mut self) -> Result<()> {
+        self.device.synchronise()
+    }
+
+    fn set_timing(&mut self, plan: &Plan, on: bool) -> Result<bool> {
+        self.timing = if on { Some(Timing::new(&self.device, plan.steps.len())?) } else { None };
+        Ok(true)
+    }
+
+    fn take_times(&mut self) -> Vec<f64> {
+        let steps = |timing: &mut Timing| {
+            let zeros = vec![0.0; timing.seconds.len()];
+            std::mem::replace(&mut timing.seconds, zeros)
+        };
+        self.timing.as_mut().map(steps).unwrap_or_default()
+    }
+}
+
+/// The device's clock around each step of a plan.
+struct Timing {
+    events: Vec<(Event, Event)>,
+    seconds: Vec<f64>,
+}
+
+impl Timing {
+    fn new(device: &Arc<Device>, steps: usize) -> Result<Timing> {
+        let pair = |_| Ok((Event::new(device, true)?, Event::new(device, true)?));
+        Ok(Timing { events: (0..steps).map(pair).collect::<Result<_>>()?, seconds: vec![0.0; steps] })
+    }
+}
+
+/// A pass's context and lists, on their way to the device.
+struct Lists {
+    layout: ListLayout,
+    pinned: Pinned,
+    block: DeviceBlock,
+    /// Passed when the last copy has left the pinned memory.
+    copied: Event,
+    /// Bytes that wait in pinned memory for the pass's first step.
+    pending: Option<u64>,
+}
+
+impl Lists {
+    fn new(device: &Arc<Device>, plan: &Plan) -> Result<Lists> {
+        let layout = ListLayout::new(&plan.model);
+        Ok(Lists {
+            layout,
+            pinned: Pinned::zeroed(device, layout.bytes as usize)?,
+            block: device.zeroed(layout.bytes)?,
+            copied: Event::new(device, false)?,
+            pending: None,
+        })
+    }
+
+    /// Writes a pass's context and lists to pinned memory.
+    fn take(&mut self, context: &StepContext) -> Result<()> {
+        self.copied.wait()?;
+        let (base, layout) = (self.block.address, self.layout);
+        // SAFETY: the engine keeps lists of these lengths, which it has checked, while a pass runs.
+        self.pending = Some(unsafe { layout.write(context, base, self.pinned.bytes()) });
+        Ok(())
+    }
+
+    /// Puts the copy of the first `bytes` on the stream.
+    fn copy(&self, device: &Device, bytes: u64) -> Result<()> {
+        let from = self.pinned.pointer();
+        // SAFETY: both have `layout.bytes`; the pinned memory is not written before `copied` has passed.
+        let result =
+            unsafe { sys::cuMemcpyHtoDAsync_v2(self.block.address, from, bytes as usize, device.stream) };
+        check(result, || "copying a pass's lists".into())
+    }
+}
+
+/// The kernels' functions, and room for their parameters.
+struct Launcher {
+    scratch: DeviceBlock,
+    kernels: Vec<Vec<(CUfunction, Launch)>>,
+    /// Each step as an error names it.
+    names: Arc<[String]>,
+    values: Vec<u64>,
+    params: Vec<*mut c_void>,
+    device: Arc<Device>,
+}
+
+// SAFETY: the functions are the driver's handles; `params` points into `values` during a launch alone.
+unsafe impl Send for Launcher {}
+
+impl Launcher {
+    fn new(device: &Arc<Device>, module: &Module, plan: &Plan) -> Result<Launcher> {
+        let kernels = plan.kernels.iter().map(|kernel| {
+            kernel.launches.iter().map(|launch| Ok((module.function(launch)?, launch.clone()))).collect()
+        });
+        let name = |(index, step): (usize, &Step)| {
+            format!("step {index}, {}, of kernel `{}`,", step.name, plan.kernels[step.kernel.index()].name)
+        };
+        let operands = plan.steps.iter().map(|step| step.operands.len()).max().unwrap_or(0);
+        let scratch = plan.kernels.iter().map(|kernel| kernel.scratch_bytes).max().unwrap_or(0);
+        Ok(Launcher {
+            scratch: device.zeroed(scratch)?,
+            kernels: kernels.collect::<Result<_>>()?,
+            names: plan.steps.iter().enumerate().map(name).collect(),
+            values: Vec::with_capacity(operands + 2),
+            params: Vec::with_capacity(operands + 2),
+            device: device.clone(),
+        })
+    }
+
+    /// Puts the launches of one step on the stream. `lists`: the device address of the context.
+    fn launch(&mut self, step: &Step, context: &StepContext, operands: &[*mut u8], lists: u64) -> Result<()> {
+        self.values.clear();
+        self.values.push(lists);
+        self.values.extend(operands.iter().map(|address| *address as u64));
+        self.values.push(self.scratch.address);
+        self.params.clear();
+        self.params.extend(self.values.iter_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>()));
         for (function, launch) in &self.kernels[step.kernel.index()] {
             if !launch.applies(context.tokens, context.outputs) {
                 continue;
@@ -241,7 +298,8 @@ impl Executor for CudaExecutor {
                     Error::new(ErrorKind::Resource, message).help("compile with a smaller [target] chunk")
                 );
             }
-            // SAFETY: the function takes these addresses, by the plan; they outlive it on the stream.
+            // SAFETY: the function takes these addresses, by the plan; they outlive it on the stream, and the
+            // driver copies the parameters before it returns.
             let result = unsafe {
                 sys::cuLaunchKernel(
                     *function,
@@ -253,58 +311,12 @@ impl Executor for CudaExecutor {
                     1,
                     launch.shared_bytes,
                     self.device.stream,
-                    params.as_mut_ptr(),
+                    self.params.as_mut_ptr(),
                     std::ptr::null_mut(),
                 )
             };
             check(result, || format!("launching `{}` for {}", launch.entry, step.name))?;
         }
         Ok(())
-    }
-
-    fn scratch_bytes(&self) -> u64 {
-        0
-    }
-
-    fn zeroed(&self, bytes: u64) -> Result<Box<dyn Block>> {
-        Ok(Box::new(self.device.zeroed(bytes)?))
-    }
-
-    fn weight(&self, _model: &Model, id: WeightId) -> *mut u8 {
-        self.addresses[id.index()] as *mut u8
-    }
-
-    /// Copies the lists to the device, behind a context that points there.
-    fn begin(&mut self, context: &StepContext) -> Result<()> {
-        let mut bytes = vec![0u8; size_of::<StepContext>().next_multiple_of(256)];
-        let base = self.lists.address;
-        let mut put = |list: *const i32, count: u64| -> *const i32 {
-            let at = bytes.len();
-            // SAFETY: the engine keeps lists of these lengths while a step runs.
-            let words = unsafe { std::slice::from_raw_parts(list, count as usize) };
-            words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
-            bytes.resize(bytes.len().next_multiple_of(16), 0);
-            (base + at as u64) as *const i32
-        };
-        let c = *context;
-        let moved = StepContext {
-            token_ids: put(c.token_ids, c.tokens),
-            positions: put(c.positions, c.tokens),
-            sequence: put(c.sequence, c.tokens),
-            page_table: put(c.page_table, c.batch * c.max_pages),
-            ring_slot: put(c.ring_slot, c.batch),
-            out_rows: put(c.out_rows, c.outputs),
-            ..c
-        };
-        // SAFETY: a plain struct of integers and addresses, copied as its bytes.
-        let head = unsafe {
-            std::slice::from_raw_parts(std::ptr::from_ref(&moved).cast::<u8>(), size_of::<StepContext>())
-        };
-        bytes[..head.len()].copy_from_slice(head);
-        self.lists.write(0, &bytes)
-    }
-
-    fn synchronise(&mut self) -> Result<()> {
-        self.device.synchronise(|| "a kernel of this step failed".into())
     }
 }

@@ -1,9 +1,14 @@
 //! Executes GPU artefacts through the CUDA driver, whose library is looked for when one is opened.
 //!
 //! Everything runs on one stream: a kernel sees what those before it wrote. Nothing waits until results are
-//! read; an error of a kernel surfaces there.
+//! read; an error of a kernel surfaces there. A pass in which every sequence has one row is captured once as a
+//! graph (`graph.rs`) and replayed from then on.
 
 mod device;
 mod executor;
+mod graph;
+mod lists;
+mod module;
+mod weights;
 
 pub use executor::CudaExecutor;
