@@ -109,6 +109,22 @@ pub fn index(layout: Layout, elem: Elem, row: u64, col: u64) -> u64 {
     }
 }
 
+/// The first `width` elements of a row. Panics where it is out of range.
+pub fn load_row(layout: Layout, elem: Elem, bytes: &[u8], row: u64, width: u64) -> Vec<f32> {
+    // Elements from one column to the next, and columns for which that holds.
+    let (step, run) = match layout {
+        Layout::Vector { .. } | Layout::Rows { .. } => (1, width.max(1)),
+        Layout::Panels { .. } => (PANEL, width.max(1)),
+        Layout::Tiles { .. } => (1, 8),
+    };
+    let mut out = Vec::with_capacity(width as usize);
+    for first in (0..width).step_by(run as usize) {
+        let at = index(layout, elem, row, first);
+        out.extend((0..run.min(width - first)).map(|i| load(elem, bytes, at + i * step)));
+    }
+    out
+}
+
 /// Element `index` of stored bytes. Panics where it is out of range.
 pub fn load(elem: Elem, bytes: &[u8], index: u64) -> f32 {
     let at = (index * elem.bytes()) as usize;
@@ -140,6 +156,13 @@ mod tests {
                 let data: Vec<f32> = (0..count * out * inn).map(|i| i as f32).collect();
                 let bytes = pack(layout, elem, &data);
                 assert_eq!(bytes.len() as u64, layout.elements() * elem.bytes());
+                for (row, want) in data.chunks(inn as usize).enumerate() {
+                    let want: Vec<f32> = match elem {
+                        Elem::Bf16 => want.iter().map(|x| bf16_to_f32(f32_to_bf16(*x))).collect(),
+                        _ => want.to_vec(),
+                    };
+                    assert_eq!(load_row(layout, elem, &bytes, row as u64, inn), want, "{layout:?} {row}");
+                }
                 for (i, want) in data.iter().enumerate() {
                     let (row, col) = (i as u64 / inn, i as u64 % inn);
                     let want = if elem == Elem::Bf16 { bf16_to_f32(f32_to_bf16(*want)) } else { *want };

@@ -1,11 +1,13 @@
 //! What a kernel is compiled from: an op and what is constant about its operands.
 
+use serde::{Deserialize, Serialize};
+
 use super::{CachePolicy, Elem, Layout, Operand, Plan, Rows, Step, StepOp};
 use crate::abi::{TILE, V_ALIGN, round_up};
 use crate::pack::swizzle;
 
 /// Everything constant that a kernel may depend on. Two steps with equal specs share one kernel.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KernelSpec {
     /// What to compute.
     pub op: StepOp,
@@ -20,7 +22,8 @@ pub struct KernelSpec {
 }
 
 /// The constants of one operand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OperandSpec {
     /// An arena tensor.
     Tensor {
@@ -43,7 +46,7 @@ pub enum OperandSpec {
 }
 
 /// The constants of a KV cache; the layout of a page is told in [`crate::abi`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CacheSpec {
     /// KV heads.
     pub kv_heads: u64,

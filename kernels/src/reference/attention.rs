@@ -3,7 +3,7 @@
 use hyc_ir::plan::{AttnShape, GateMode, SelectShape};
 
 use super::pointwise::sigmoid;
-use super::view::{CacheView, Views};
+use super::view::{CacheView, Views, dot};
 
 /// Indices of the `k` largest scores, best first, ties to the lower index; fewer where there are fewer.
 pub fn select_top(scores: &[f64], k: usize) -> Vec<i32> {
@@ -13,60 +13,74 @@ pub fn select_top(scores: &[f64], k: usize) -> Vec<i32> {
     order.into_iter().map(|i| i as i32).collect()
 }
 
-/// One query and the keys that it may see.
-struct Query<'a> {
-    q: Vec<f64>,
+/// The queries of one row that read one KV head.
+struct Group<'a> {
+    queries: Vec<Vec<f64>>,
+    sinks: Option<Vec<f64>>,
     sequence: u64,
-    head: u64,
+    kv_head: u64,
     cache: &'a CacheView<'a>,
-    sink: Option<f64>,
 }
 
-impl Query<'_> {
-    /// softmax(q . k / sqrt(d)) over the positions; a sink adds exp(sink) to the denominator.
-    fn probabilities(&self, positions: &[u64]) -> Vec<f64> {
-        let scale = 1.0 / (self.q.len() as f64).sqrt();
-        let logit = |position: &u64| {
-            let key = |d| self.cache.key(self.sequence, *position, self.head, d);
-            scale * self.q.iter().zip(0..).map(|(q, d)| q * key(d)).sum::<f64>()
-        };
-        let logits: Vec<f64> = positions.iter().map(logit).collect();
-        let max = logits.iter().copied().chain(self.sink).fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = logits.iter().copied().chain(self.sink).map(|x| (x - max).exp()).sum();
-        logits.iter().map(|x| (x - max).exp() / sum).collect()
+impl Group<'_> {
+    /// softmax(q . k / sqrt(d)) over the positions, for each head; a sink adds exp(sink) to the denominator.
+    fn probabilities(&self, positions: &[u64]) -> Vec<Vec<f64>> {
+        let mut logits = vec![Vec::with_capacity(positions.len()); self.queries.len()];
+        for position in positions {
+            let key = self.cache.key(self.sequence, *position, self.kv_head);
+            let scale = 1.0 / (key.len() as f64).sqrt();
+            for (list, q) in logits.iter_mut().zip(&self.queries) {
+                list.push(scale * dot(q, &key));
+            }
+        }
+        let sink = |h: usize| self.sinks.as_ref().map(|sinks| sinks[h]);
+        logits.iter().enumerate().map(|(h, logits)| softmax(logits, sink(h))).collect()
     }
 
-    /// The values' mean under the probabilities.
-    fn mix(&self, positions: &[u64], probabilities: &[f64], v_dim: u64) -> Vec<f64> {
-        let element = |d| {
-            let value = |position: &u64| self.cache.value(self.sequence, *position, self.head, d);
-            positions.iter().zip(probabilities).map(|(position, p)| p * value(position)).sum()
-        };
-        (0..v_dim).map(element).collect()
+    /// The values' mean under the probabilities, for each head.
+    fn mix(&self, positions: &[u64], probabilities: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let mut mixed = vec![vec![0.0; self.cache.spec.v_dim as usize]; self.queries.len()];
+        for (i, position) in positions.iter().enumerate() {
+            let value = self.cache.value(self.sequence, *position, self.kv_head);
+            for (mixed, p) in mixed.iter_mut().zip(probabilities) {
+                mixed.iter_mut().zip(&value).for_each(|(sum, v)| *sum += p[i] * v);
+            }
+        }
+        mixed
     }
 
-    fn attend(&self, positions: &[u64], v_dim: u64) -> Vec<f64> {
-        self.mix(positions, &self.probabilities(positions), v_dim)
+    fn attend(&self, positions: &[u64]) -> Vec<Vec<f64>> {
+        self.mix(positions, &self.probabilities(positions))
     }
 }
 
-fn query<'a>(
+fn softmax(logits: &[f64], sink: Option<f64>) -> Vec<f64> {
+    let max = logits.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits.iter().copied().chain(sink).map(|x| (x - max).exp()).sum();
+    logits.iter().map(|x| (x - max).exp() / sum).collect()
+}
+
+fn group<'a>(
     v: &Views,
     shape: AttnShape,
     row: u64,
-    head: u64,
+    kv_head: u64,
     cache: &'a CacheView<'a>,
     sink: Option<usize>,
-) -> Query<'a> {
-    let q = (0..shape.qk_dim).map(|d| v.get(0, row, head * shape.qk_dim + d)).collect();
-    let group = shape.heads / shape.kv_heads;
-    let sink = sink.map(|i| v.weight(i).get(0, head));
-    Query { q, sequence: v.sequence(row), head: head / group, cache, sink }
+) -> Group<'a> {
+    let size = shape.heads / shape.kv_heads;
+    let heads = kv_head * size..(kv_head + 1) * size;
+    let query = |head: u64| (0..shape.qk_dim).map(|d| v.get(0, row, head * shape.qk_dim + d)).collect();
+    let sinks = sink.map(|i| heads.clone().map(|head| v.weight(i).get(0, head)).collect());
+    Group { queries: heads.map(query).collect(), sinks, sequence: v.sequence(row), kv_head, cache }
 }
 
-fn store(v: &Views, out: usize, row: u64, head: u64, values: &[f64]) {
-    for (value, col) in values.iter().zip(head * values.len() as u64..) {
-        v.set(out, row, col, *value);
+/// Stores the heads of a group.
+fn store(v: &Views, out: usize, row: u64, kv_head: u64, heads: &[Vec<f64>]) {
+    for (values, head) in heads.iter().zip(kv_head * heads.len() as u64..) {
+        for (value, col) in values.iter().zip(head * values.len() as u64..) {
+            v.set(out, row, col, *value);
+        }
     }
 }
 
@@ -74,36 +88,41 @@ fn store(v: &Views, out: usize, row: u64, head: u64, values: &[f64]) {
 pub fn full(v: &Views, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
     let out = 2 + usize::from(sink);
     let cache = v.cache(1);
-    for row in 0..v.rows() {
+    for row in v.rows() {
         let positions: Vec<u64> = (0..=v.position(row)).collect();
-        let mut scores: Vec<Vec<f64>> = Vec::new();
-        for head in 0..shape.heads {
-            let query = query(v, shape, row, head, &cache, sink.then_some(2));
-            let p = query.probabilities(&positions);
-            store(v, out, row, head, &query.mix(&positions, &p, shape.v_dim));
-            if let Some(select) = select {
-                let maximum = |block: &[f64]| block.iter().copied().fold(0.0, f64::max);
-                scores.push(p.chunks(select.block as usize).map(maximum).collect());
+        for kv_head in 0..shape.kv_heads {
+            let group = group(v, shape, row, kv_head, &cache, sink.then_some(2));
+            let p = group.probabilities(&positions);
+            store(v, out, row, kv_head, &group.mix(&positions, &p));
+            let Some(select) = select else { continue };
+            let top = select_top(&group_scores(&p, select), select.blocks as usize);
+            for slot in 0..select.blocks {
+                let block = top.get(slot as usize).copied().unwrap_or(-1);
+                v.set_int(out + 1, row, kv_head * select.blocks + slot, block);
             }
-        }
-        if let Some(select) = select {
-            selection(v, out + 1, row, &scores, select);
         }
     }
 }
 
-/// The best blocks of each group's maximum (eq. 3).
-fn selection(v: &Views, out: usize, row: u64, scores: &[Vec<f64>], select: SelectShape) {
-    let group = scores.len() / select.kv_heads as usize;
-    for (heads, kv_head) in scores.chunks(group).zip(0..) {
-        let maximum = |block: usize| heads.iter().map(|head| head[block]).fold(0.0, f64::max);
-        let group_scores: Vec<f64> = (0..heads[0].len()).map(maximum).collect();
-        let top = select_top(&group_scores, select.blocks as usize);
-        for slot in 0..select.blocks {
-            let block = top.get(slot as usize).copied().unwrap_or(-1);
-            v.set_int(out, row, kv_head * select.blocks + slot, block);
-        }
+/// The largest probability of each block, over its tokens and the heads of a group (eq. 3).
+fn group_scores(probabilities: &[Vec<f64>], select: SelectShape) -> Vec<f64> {
+    let block = select.block as usize;
+    let mut scores = vec![0.0; probabilities[0].len().div_ceil(block)];
+    for head in probabilities {
+        head.iter().zip(0..).for_each(|(p, i): (&f64, usize)| scores[i / block] = p.max(scores[i / block]));
     }
+    scores
+}
+
+/// The scores that an oracle selects by, for each KV head of a row.
+pub fn block_scores(v: &Views, shape: AttnShape, sink: bool, select: SelectShape, row: u64) -> Vec<Vec<f64>> {
+    let cache = v.cache(1);
+    let positions: Vec<u64> = (0..=v.position(row)).collect();
+    let scores = |kv_head| {
+        let group = group(v, shape, row, kv_head, &cache, sink.then_some(2));
+        group_scores(&group.probabilities(&positions), select)
+    };
+    (0..shape.kv_heads).map(scores).collect()
 }
 
 fn window_positions(position: u64, window: u64) -> Vec<u64> {
@@ -112,11 +131,11 @@ fn window_positions(position: u64, window: u64) -> Vec<u64> {
 
 pub fn window(v: &Views, shape: AttnShape, window: u64, sink: bool) {
     let cache = v.cache(1);
-    for row in 0..v.rows() {
+    for row in v.rows() {
         let positions = window_positions(v.position(row), window);
-        for head in 0..shape.heads {
-            let query = query(v, shape, row, head, &cache, sink.then_some(2));
-            store(v, 2 + usize::from(sink), row, head, &query.attend(&positions, shape.v_dim));
+        for kv_head in 0..shape.kv_heads {
+            let group = group(v, shape, row, kv_head, &cache, sink.then_some(2));
+            store(v, 2 + usize::from(sink), row, kv_head, &group.attend(&positions));
         }
     }
 }
@@ -133,12 +152,11 @@ fn selected_positions(v: &Views, row: u64, kv_head: u64, select: SelectShape) ->
 
 pub fn sparse(v: &Views, shape: AttnShape, select: SelectShape, sink: bool) {
     let cache = v.cache(1);
-    let group = shape.heads / shape.kv_heads;
-    for row in 0..v.rows() {
-        for head in 0..shape.heads {
-            let positions = selected_positions(v, row, head / group, select);
-            let query = query(v, shape, row, head, &cache, sink.then_some(3));
-            store(v, 3 + usize::from(sink), row, head, &query.attend(&positions, shape.v_dim));
+    for row in v.rows() {
+        for kv_head in 0..shape.kv_heads {
+            let positions = selected_positions(v, row, kv_head, select);
+            let group = group(v, shape, row, kv_head, &cache, sink.then_some(3));
+            store(v, 3 + usize::from(sink), row, kv_head, &group.attend(&positions));
         }
     }
 }
@@ -146,20 +164,23 @@ pub fn sparse(v: &Views, shape: AttnShape, select: SelectShape, sink: bool) {
 pub fn hybrid(v: &Views, shape: AttnShape, select: SelectShape, window: u64, gate: GateMode) {
     let (shared, own) = (v.cache(1), v.cache(4));
     let out = if gate == GateMode::None { 6 } else { 8 };
-    let group = shape.heads / shape.kv_heads;
-    for row in 0..v.rows() {
+    for row in v.rows() {
         let near = window_positions(v.position(row), window);
-        for head in 0..shape.heads {
-            let far = selected_positions(v, row, head / group, select);
-            let a = query(v, shape, row, head, &shared, Some(3)).attend(&far, shape.v_dim);
-            let b = query(v, shape, row, head, &own, Some(5)).attend(&near, shape.v_dim);
-            let weight = |operand: usize, d: u64| match gate {
-                GateMode::None => 1.0,
-                GateMode::Head => sigmoid(v.get(operand, row, head)),
-                GateMode::Elementwise => sigmoid(v.get(operand, row, head * shape.v_dim + d)),
-            };
-            let mix = |d: u64| weight(6, d) * a[d as usize] + weight(7, d) * b[d as usize];
-            store(v, out, row, head, &(0..shape.v_dim).map(mix).collect::<Vec<f64>>());
+        for kv_head in 0..shape.kv_heads {
+            let far = selected_positions(v, row, kv_head, select);
+            let mut a = group(v, shape, row, kv_head, &shared, Some(3)).attend(&far);
+            let b = group(v, shape, row, kv_head, &own, Some(5)).attend(&near);
+            for ((a, b), head) in a.iter_mut().zip(&b).zip(kv_head * (shape.heads / shape.kv_heads)..) {
+                let weight = |operand: usize, d: u64| match gate {
+                    GateMode::None => 1.0,
+                    GateMode::Head => sigmoid(v.get(operand, row, head)),
+                    GateMode::Elementwise => sigmoid(v.get(operand, row, head * shape.v_dim + d)),
+                };
+                for ((a, b), d) in a.iter_mut().zip(b).zip(0..) {
+                    *a = weight(6, d) * *a + weight(7, d) * b;
+                }
+            }
+            store(v, out, row, kv_head, &a);
         }
     }
 }

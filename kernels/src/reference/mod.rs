@@ -14,7 +14,7 @@ use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{KernelSpec, StepOp};
 
 pub use attention::select_top;
-use view::Views;
+use view::{Views, row_count};
 
 /// Executes the whole grid of one step.
 ///
@@ -22,8 +22,18 @@ use view::Views;
 /// `context` and `operands` must be as `hyc_ir::abi` says for `spec`: every pointer valid for the sizes that
 /// the spec and the context's counts give, the outputs not shared with anything else meanwhile.
 pub unsafe fn run(spec: &KernelSpec, context: &StepContext, operands: &[*mut u8]) {
+    let rows: Vec<u64> = (0..row_count(spec, context)).collect();
     // SAFETY: passed on from the caller.
-    let views = unsafe { Views::new(spec, context, operands) };
+    unsafe { run_rows(spec, context, operands, &rows) };
+}
+
+/// Executes one step for some of its rows, which are independent of each other.
+///
+/// # Safety
+/// As for [`run`]; rows must be below the step's count.
+pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mut u8], rows: &[u64]) {
+    // SAFETY: passed on from the caller.
+    let views = unsafe { Views::new(spec, context, operands, rows) };
     let v = &views;
     match spec.op {
         StepOp::Embed { hidden, .. } => pointwise::embed(v, hidden),
@@ -48,5 +58,28 @@ pub unsafe fn run(spec: &KernelSpec, context: &StepContext, operands: &[*mut u8]
         StepOp::ExpertsUp { active, inn, ffn, .. } => moe::up(v, active, inn, ffn),
         StepOp::ExpertsDown { active, out, ffn, .. } => moe::down(v, active, out, ffn),
         StepOp::GatherRows { width } => pointwise::gather(v, width),
+    }
+}
+
+/// What a step that selects chose row `row` by, a list for each of its selections: the logarithm of every
+/// visible block's score for each KV head, or a router's logits. Empty for any other step.
+///
+/// # Safety
+/// As for [`run_rows`].
+pub unsafe fn scores(
+    spec: &KernelSpec,
+    context: &StepContext,
+    operands: &[*mut u8],
+    row: u64,
+) -> Vec<Vec<f64>> {
+    // SAFETY: passed on from the caller.
+    let v = &unsafe { Views::new(spec, context, operands, &[]) };
+    match spec.op {
+        StepOp::OracleAttention { shape, sink, select } => {
+            let scores = attention::block_scores(v, shape, sink, select, row);
+            scores.into_iter().map(|list| list.into_iter().map(f64::ln).collect()).collect()
+        }
+        StepOp::Router { experts, .. } => vec![v.row(0, row, experts)],
+        _ => Vec::new(),
     }
 }

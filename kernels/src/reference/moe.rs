@@ -5,7 +5,7 @@ use super::pointwise::sigmoid;
 use super::view::Views;
 
 pub fn router(v: &Views, experts: u64, active: u64) {
-    for row in 0..v.rows() {
+    for row in v.rows() {
         let logits = v.row(0, row, experts);
         let top = select_top(&logits, active as usize);
         let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -20,7 +20,7 @@ pub fn router(v: &Views, experts: u64, active: u64) {
 
 pub fn up(v: &Views, active: u64, inn: u64, ffn: u64) {
     let (gate, up) = (v.weight(2), v.weight(3));
-    for row in 0..v.rows() {
+    for row in v.rows() {
         let x = v.row(0, row, inn);
         for slot in 0..active {
             let expert = v.get_int(1, row, slot) as u64;
@@ -34,7 +34,7 @@ pub fn up(v: &Views, active: u64, inn: u64, ffn: u64) {
 
 pub fn down(v: &Views, active: u64, out: u64, ffn: u64) {
     let down = v.weight(3);
-    for row in 0..v.rows() {
+    for row in v.rows() {
         let h = v.row(0, row, active * ffn);
         for col in 0..out {
             let part = |slot: u64| {

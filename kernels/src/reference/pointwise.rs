@@ -36,7 +36,7 @@ fn store(v: &Views, i: usize, row: u64, from: u64, values: &[f64]) {
 
 pub fn embed(v: &Views, hidden: u64) {
     let table = v.weight(0);
-    for row in 0..v.rows() {
+    for row in v.rows() {
         let id = v.token_id(row);
         (0..hidden).for_each(|col| v.set(1, row, col, table.get(id, col)));
     }
@@ -44,7 +44,7 @@ pub fn embed(v: &Views, hidden: u64) {
 
 pub fn rmsnorm(v: &Views, groups: u64, width: u64, eps: f64) {
     let weight = v.weight(1);
-    for row in 0..v.rows() {
+    for row in v.rows() {
         let x = v.row(0, row, groups * width);
         for (group, from) in x.chunks(width as usize).zip((0..).step_by(width as usize)) {
             store(v, 2, row, from, &normalise(group, eps, |i| weight.get(0, i)));
@@ -53,7 +53,7 @@ pub fn rmsnorm(v: &Views, groups: u64, width: u64, eps: f64) {
 }
 
 pub fn rope(v: &Views, heads: u64, dim: u64, rope: RopeSpec) {
-    for row in 0..v.rows() {
+    for row in v.rows() {
         let mut x = v.row(0, row, heads * dim);
         x.chunks_mut(dim as usize).for_each(|head| rotate(head, v.position(row), rope));
         store(v, 1, row, 0, &x);
@@ -62,7 +62,7 @@ pub fn rope(v: &Views, heads: u64, dim: u64, rope: RopeSpec) {
 
 pub fn append(v: &Views, kv_heads: u64, qk_dim: u64, v_dim: u64) {
     let cache = v.cache(2);
-    for row in 0..v.rows() {
+    for row in v.rows() {
         let (sequence, position) = (v.sequence(row), v.position(row));
         for head in 0..kv_heads {
             (0..qk_dim)
@@ -74,13 +74,13 @@ pub fn append(v: &Views, kv_heads: u64, qk_dim: u64, v_dim: u64) {
 }
 
 pub fn binary(v: &Views, width: u64, f: impl Fn(f64, f64) -> f64) {
-    for row in 0..v.rows() {
+    for row in v.rows() {
         (0..width).for_each(|col| v.set(2, row, col, f(v.get(0, row, col), v.get(1, row, col))));
     }
 }
 
 pub fn gate(v: &Views, heads: u64, v_dim: u64, mode: GateMode) {
-    for row in 0..v.rows() {
+    for row in v.rows() {
         for col in 0..heads * v_dim {
             let g = if mode == GateMode::Head { col / v_dim } else { col };
             v.set(2, row, col, v.get(0, row, col) * sigmoid(v.get(1, row, g)));
@@ -89,7 +89,7 @@ pub fn gate(v: &Views, heads: u64, v_dim: u64, mode: GateMode) {
 }
 
 pub fn gather(v: &Views, width: u64) {
-    for output in 0..v.rows() {
+    for output in v.rows() {
         let row = v.out_row(output);
         (0..width).for_each(|col| v.set(1, output, col, v.get(0, row, col)));
     }

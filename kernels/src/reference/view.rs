@@ -11,22 +11,33 @@ pub struct Views<'a> {
     spec: &'a KernelSpec,
     context: &'a StepContext,
     operands: &'a [*mut u8],
+    rows: &'a [u64],
+}
+
+/// Rows of a step's tensors.
+pub fn row_count(spec: &KernelSpec, context: &StepContext) -> u64 {
+    match spec.rows {
+        Rows::Tokens => context.tokens,
+        Rows::Outputs => context.outputs,
+    }
 }
 
 impl<'a> Views<'a> {
     /// # Safety
-    /// As for [`super::run`].
-    pub unsafe fn new(spec: &'a KernelSpec, context: &'a StepContext, operands: &'a [*mut u8]) -> Views<'a> {
+    /// As for [`super::run_rows`].
+    pub unsafe fn new(
+        spec: &'a KernelSpec,
+        context: &'a StepContext,
+        operands: &'a [*mut u8],
+        rows: &'a [u64],
+    ) -> Views<'a> {
         assert_eq!(spec.operands.len(), operands.len());
-        Views { spec, context, operands }
+        Views { spec, context, operands, rows }
     }
 
-    /// Rows of the step's tensors.
-    pub fn rows(&self) -> u64 {
-        match self.spec.rows {
-            Rows::Tokens => self.context.tokens,
-            Rows::Outputs => self.context.outputs,
-        }
+    /// Rows to compute.
+    pub fn rows(&self) -> impl Iterator<Item = u64> + use<'a> {
+        self.rows.iter().copied()
     }
 
     fn int(&self, table: *const i32, at: u64, len: u64) -> i32 {
@@ -121,10 +132,30 @@ impl WeightView<'_> {
         f64::from(pack::load(self.elem, self.bytes, pack::index(self.layout, self.elem, row, col)))
     }
 
+    /// The first `width` elements of a row.
+    pub fn row(&self, row: u64, width: usize) -> Vec<f64> {
+        let row = pack::load_row(self.layout, self.elem, self.bytes, row, width as u64);
+        row.into_iter().map(f64::from).collect()
+    }
+
     /// Row `row` times `x`.
     pub fn dot(&self, row: u64, x: &[f64]) -> f64 {
-        x.iter().zip(0..).map(|(x, col)| x * self.get(row, col)).sum()
+        dot(&self.row(row, x.len()), x)
     }
+}
+
+/// The inner product, in eight chains so that it is not bound by one sum's latency.
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    const CHAINS: usize = 8;
+    let mut sums = [0.0; CHAINS];
+    let (a, b) = (a.chunks_exact(CHAINS), b.chunks_exact(CHAINS));
+    let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a.zip(b) {
+        for i in 0..CHAINS {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    sums.iter().sum::<f64>() + rest
 }
 
 /// A KV cache.
@@ -155,16 +186,6 @@ impl CacheView<'_> {
         physical * self.spec.page_elements()
     }
 
-    fn key_index(&self, sequence: u64, position: u64, head: u64, dim: u64) -> u64 {
-        assert!(head < self.spec.kv_heads && dim < self.spec.qk_dim);
-        self.page(sequence, position) + self.spec.key_index(head, position % self.spec.page, dim)
-    }
-
-    fn value_index(&self, sequence: u64, position: u64, head: u64, dim: u64) -> u64 {
-        assert!(head < self.spec.kv_heads && dim < self.spec.v_dim);
-        self.page(sequence, position) + self.spec.value_index(head, position % self.spec.page, dim)
-    }
-
     /// The address of an element.
     fn at<T>(&self, index: u64) -> &Cell<T> {
         // SAFETY: the index lies in a page that the step's page table or ring slot names, and the step that
@@ -186,23 +207,31 @@ impl CacheView<'_> {
         }
     }
 
-    /// An element of a key.
-    pub fn key(&self, sequence: u64, position: u64, head: u64, dim: u64) -> f64 {
-        self.load(self.key_index(sequence, position, head, dim))
+    /// A key.
+    pub fn key(&self, sequence: u64, position: u64, head: u64) -> Vec<f64> {
+        assert!(head < self.spec.kv_heads);
+        let (page, place) = (self.page(sequence, position), position % self.spec.page);
+        (0..self.spec.qk_dim).map(|d| self.load(page + self.spec.key_index(head, place, d))).collect()
     }
 
-    /// An element of a value.
-    pub fn value(&self, sequence: u64, position: u64, head: u64, dim: u64) -> f64 {
-        self.load(self.value_index(sequence, position, head, dim))
+    /// A value.
+    pub fn value(&self, sequence: u64, position: u64, head: u64) -> Vec<f64> {
+        assert!(head < self.spec.kv_heads);
+        let (page, place) = (self.page(sequence, position), position % self.spec.page);
+        (0..self.spec.v_dim).map(|d| self.load(page + self.spec.value_index(head, place, d))).collect()
     }
 
     /// Stores a key's element.
     pub fn set_key(&self, sequence: u64, position: u64, head: u64, dim: u64, value: f64) {
-        self.store(self.key_index(sequence, position, head, dim), value);
+        assert!(head < self.spec.kv_heads && dim < self.spec.qk_dim);
+        let page = self.page(sequence, position);
+        self.store(page + self.spec.key_index(head, position % self.spec.page, dim), value);
     }
 
     /// Stores a value's element.
     pub fn set_value(&self, sequence: u64, position: u64, head: u64, dim: u64, value: f64) {
-        self.store(self.value_index(sequence, position, head, dim), value);
+        assert!(head < self.spec.kv_heads && dim < self.spec.v_dim);
+        let page = self.page(sequence, position);
+        self.store(page + self.spec.value_index(head, position % self.spec.page, dim), value);
     }
 }

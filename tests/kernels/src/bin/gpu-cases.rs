@@ -1,0 +1,111 @@
+//! Compiles the kernels of all cases for a GPU, into a folder that `gpu-check` reads on a machine with one.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use hyc_ir::plan::KernelSpec;
+use hyc_kernel_tests::case::label;
+use hyc_kernel_tests::manifest::{Entry, FILE, Kernel, Manifest};
+use hyc_kernel_tests::{Case, cases};
+use hyc_kernels::gpu;
+
+/// Compile the kernels of all cases to PTX, one file a kernel
+#[derive(Debug, Parser)]
+struct Args {
+    /// The folder to write
+    #[arg(long, default_value = "target/gpu-cases")]
+    out: PathBuf,
+    /// Only cases whose family or name holds this
+    #[arg(long, default_value = "")]
+    filter: String,
+}
+
+fn main() -> std::process::ExitCode {
+    match run(&Args::parse()) {
+        Ok(refused) => {
+            for message in &refused {
+                println!("refused: {message}");
+            }
+            std::process::ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("error: {e}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes the folder; returns the kernels that there is no code for.
+fn run(args: &Args) -> std::io::Result<Vec<String>> {
+    let _ = std::fs::remove_dir_all(&args.out);
+    std::fs::create_dir_all(&args.out)?;
+    let mut manifest = Manifest { kernels: Vec::new(), cases: Vec::new() };
+    let mut known: HashMap<String, usize> = HashMap::new();
+    let (mut refused, mut bytes) = (Vec::new(), 0);
+    for case in cases::all() {
+        let name = case.name();
+        if !case.family.contains(&args.filter) && !name.contains(&args.filter) {
+            continue;
+        }
+        let key = serde_json::to_string(&case.spec)?;
+        let kernel = match known.get(&key) {
+            Some(kernel) => *kernel,
+            None => {
+                let kernel = compile(&case.spec, manifest.kernels.len(), &args.out)?;
+                if let Some(reason) = &kernel.refused {
+                    refused.push(format!("{}: {reason}", label(&case.spec)));
+                }
+                bytes += std::fs::metadata(args.out.join(&kernel.ptx)).map_or(0, |file| file.len());
+                known.insert(key, manifest.kernels.len());
+                manifest.kernels.push(kernel);
+                manifest.kernels.len() - 1
+            }
+        };
+        let Case { family, sequences, fill, small, f32_error, .. } = case;
+        manifest.cases.push(Entry { family, kernel, sequences, fill, small, f32_error });
+    }
+    std::fs::write(args.out.join(FILE), serde_json::to_string_pretty(&manifest)?)?;
+    println!(
+        "{} kernels ({} without code) of {} cases, {} KiB of PTX in {}",
+        manifest.kernels.len(),
+        refused.len(),
+        manifest.cases.len(),
+        bytes >> 10,
+        args.out.display()
+    );
+    Ok(refused)
+}
+
+/// One kernel; a panic of the back end is a reason for no code.
+fn compile(spec: &KernelSpec, index: usize, out: &Path) -> std::io::Result<Kernel> {
+    let made = gpu::supports(spec).and_then(|()| {
+        let specs = [(format!("k{index}"), spec.clone())];
+        match catch_unwind(AssertUnwindSafe(|| gpu::compile(&specs))) {
+            Ok(result) => result.map_err(|e| e.to_string()),
+            Err(panic) => Err(panic
+                .downcast::<String>()
+                .map_or_else(|_| "the back end panicked".to_string(), |message| message.to_string())),
+        }
+    });
+    let mut kernel = Kernel {
+        spec: spec.clone(),
+        ptx: format!("k{index}.ptx"),
+        launches: Vec::new(),
+        scratch_bytes: 0,
+        refused: None,
+    };
+    match made {
+        Ok(ptx) => {
+            std::fs::write(out.join(&kernel.ptx), &ptx.text)?;
+            let made = ptx.kernels.into_iter().next().unwrap_or_default();
+            (kernel.launches, kernel.scratch_bytes) = (made.launches, made.scratch_bytes);
+            if kernel.launches.is_empty() {
+                kernel.refused = Some("there is nothing to launch".into());
+            }
+        }
+        Err(reason) => kernel.refused = Some(reason),
+    }
+    Ok(kernel)
+}

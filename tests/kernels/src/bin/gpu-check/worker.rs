@@ -1,0 +1,144 @@
+//! The process that holds the GPU. Many threads make inputs and references and compare; one kernel runs at a
+//! time. What happens is told in lines of JSON, since a kernel that faults takes the process with it.
+
+use std::io::{BufRead, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use hyc_ir::plan::StepOp;
+use hyc_kernel_tests::case::tiled;
+use hyc_kernel_tests::compare::{Limits, Step};
+use hyc_kernel_tests::manifest::{Kernel, Manifest};
+use hyc_kernel_tests::{Case, Fill, Rng, memory, run_reference, sample_rows};
+use serde::{Deserialize, Serialize};
+
+use crate::Args;
+use crate::device::Gpu;
+
+/// A line from the worker.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// A kernel is about to run.
+    Start(usize),
+    /// It has ended.
+    Ran(usize),
+    /// A case is through: its largest error, or what is wrong.
+    Done(usize, Result<f64, Vec<String>>),
+    /// The GPU takes no more work from this process.
+    Fault(usize, String),
+}
+
+fn say(line: &Line) {
+    let text = serde_json::to_string(line).unwrap_or_default();
+    let mut out = std::io::stdout().lock();
+    // Nobody listens any more: the end is near.
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// How far a GPU's results may be from the reference.
+pub fn limits(case: &Case) -> Limits {
+    let exact = matches!(case.spec.op, StepOp::Embed { .. } | StepOp::Append { .. });
+    let limits = match tiled(&case.spec) {
+        _ if exact => Limits { error: 1e-6, bf16_cache: 3e-3, margin: 0.0 },
+        true => Limits { error: 1e-2, bf16_cache: 1e-2, margin: 2e-2 },
+        false => Limits { error: 3e-5, bf16_cache: 3e-3, margin: 1e-4 },
+    };
+    Limits { margin: if case.fill == Fill::EqualKeys { 0.0 } else { limits.margin }, ..limits }
+}
+
+/// Runs the cases whose numbers come on standard input, one a line.
+pub fn run(args: &Args, manifest: &Manifest, seed: u64) -> Result<(), String> {
+    let read = |line: std::io::Result<String>| line.ok()?.trim().parse::<usize>().ok();
+    let numbers: Vec<usize> = std::io::stdin().lock().lines().map_while(read).collect();
+    let gpu = Mutex::new(Gpu::open().map_err(|fault| fault.message)?);
+    let code = Code::new(args, manifest.kernels.len());
+    let next = AtomicUsize::new(0);
+    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let work = || {
+        while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let done = catch_unwind(AssertUnwindSafe(|| check(args, manifest, &code, &gpu, *number, seed)));
+            say(&Line::Done(*number, done.unwrap_or_else(|_| Err(vec!["the check panicked".into()]))));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    Ok(())
+}
+
+fn check(
+    args: &Args,
+    manifest: &Manifest,
+    code: &Code,
+    gpu: &Mutex<Gpu>,
+    number: usize,
+    seed: u64,
+) -> Result<f64, Vec<String>> {
+    let entry = &manifest.cases[number];
+    let (case, kernel) = (manifest.case(entry), &manifest.kernels[entry.kernel]);
+    let image = code.image(entry.kernel, kernel).map_err(|message| vec![message])?;
+    let mut rng = Rng::of(seed, &case.name());
+    let batch = case.batch(&mut rng);
+    let before = memory(&mut rng, &case.spec, &batch, case.fill);
+    let rows = sample_rows(&mut rng, &case.spec, &batch);
+    let want = run_reference(&case.spec, &batch, &before, &rows);
+    let got = {
+        let mut gpu = gpu.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        say(&Line::Start(number));
+        let got = gpu.run((entry.kernel, kernel, image), &batch, &before, args.leave_scratch);
+        if let Err(fault) = &got
+            && fault.fatal
+        {
+            say(&Line::Fault(number, fault.message.clone()));
+            std::process::exit(3);
+        }
+        say(&Line::Ran(number));
+        got.map_err(|fault| vec![fault.message])?
+    };
+    let step = Step { spec: &case.spec, batch: &batch, before: &before, want: &want, got: &got, rows: &rows };
+    step.check(&limits(&case))
+}
+
+/// The kernels' code: assembled once each where there is an assembler, else left to the driver.
+struct Code {
+    folder: PathBuf,
+    ptxas: Option<PathBuf>,
+    images: Vec<OnceLock<Result<Vec<u8>, String>>>,
+}
+
+impl Code {
+    fn new(args: &Args, kernels: usize) -> Code {
+        let known = ["ptxas", "/usr/local/cuda/bin/ptxas"].map(PathBuf::from);
+        let works = |path: &PathBuf| Command::new(path).arg("--version").output().is_ok();
+        let ptxas = if args.jit { None } else { known.into_iter().find(works) };
+        let images = (0..kernels).map(|_| OnceLock::new()).collect();
+        Code { folder: args.folder.clone(), ptxas, images }
+    }
+
+    fn image(&self, index: usize, kernel: &Kernel) -> Result<&[u8], String> {
+        let image = self.images[index].get_or_init(|| self.make(&self.folder.join(&kernel.ptx)));
+        image.as_deref().map_err(String::clone)
+    }
+
+    fn make(&self, ptx: &Path) -> Result<Vec<u8>, String> {
+        let read = |path: &Path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
+        let Some(ptxas) = &self.ptxas else { return read(ptx) };
+        let cubin = ptx.with_extension("cubin");
+        let written = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+        if written(&cubin) < written(ptx) {
+            let mut command = Command::new(ptxas);
+            let out = command.arg("-arch=sm_90a").arg(ptx).arg("-o").arg(&cubin).output();
+            let out = out.map_err(|e| format!("{}: {e}", ptxas.display()))?;
+            if !out.status.success() {
+                return Err(format!("ptxas: {}", String::from_utf8_lossy(&out.stderr).trim()));
+            }
+        }
+        read(&cubin)
+    }
+}

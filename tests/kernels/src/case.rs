@@ -1,0 +1,158 @@
+//! One thing to check.
+
+use hyc_ir::plan::*;
+use serde::{Deserialize, Serialize};
+
+use crate::{Batch, Rng};
+
+/// What stands in the inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fill {
+    /// Random numbers.
+    Random,
+    /// Equal keys everywhere: all blocks tie, and the lower ones must win.
+    EqualKeys,
+    /// Every row chooses the same experts.
+    SameExperts,
+}
+
+/// A kernel and the step to run it on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Case {
+    /// The row of the table that it belongs to.
+    pub family: String,
+    /// The kernel.
+    pub spec: KernelSpec,
+    /// (Tokens before, rows) of each sequence.
+    pub sequences: Vec<(u64, u64)>,
+    /// The inputs.
+    pub fill: Fill,
+    /// Whether it is quick enough for a run under a sanitizer.
+    pub small: bool,
+    /// Largest relative error where all arithmetic is in f32.
+    pub f32_error: f64,
+}
+
+/// Whether a kernel reads or writes memory that is laid out for tensor cores, whose inputs are rounded to bf16.
+pub fn tiled(spec: &KernelSpec) -> bool {
+    spec.operands.iter().any(|operand| match operand {
+        OperandSpec::Weight { layout: Layout::Tiles { .. }, .. } => true,
+        OperandSpec::Cache(cache) => cache.tiled,
+        _ => false,
+    })
+}
+
+impl Case {
+    /// Unique among the cases.
+    pub fn name(&self) -> String {
+        let fill = match self.fill {
+            Fill::Random => "",
+            Fill::EqualKeys => " equal-keys",
+            Fill::SameExperts => " same-experts",
+        };
+        format!("{}{fill} {}", label(&self.spec), runs(&self.sequences))
+    }
+
+    /// The step's batch.
+    pub fn batch(&self, rng: &mut Rng) -> Batch {
+        let page = self.spec.operands.iter().find_map(|operand| match operand {
+            OperandSpec::Cache(cache) => Some(cache.page),
+            _ => None,
+        });
+        let vocab = match self.spec.op {
+            StepOp::Embed { vocab, .. } => vocab,
+            _ => 50,
+        };
+        Batch::new(rng, page.unwrap_or(8), &self.sequences, vocab)
+    }
+}
+
+/// `[(5,1) 3x(9,2)]`.
+fn runs(sequences: &[(u64, u64)]) -> String {
+    let parts = sequences.chunk_by(|a, b| a == b).map(|run| match run {
+        [(past, rows)] => format!("({past},{rows})"),
+        _ => format!("{}x({},{})", run.len(), run[0].0, run[0].1),
+    });
+    format!("[{}]", parts.collect::<Vec<_>>().join(" "))
+}
+
+fn shape(s: &AttnShape) -> String {
+    let dims = if s.qk_dim == s.v_dim { s.qk_dim.to_string() } else { format!("{}/{}", s.qk_dim, s.v_dim) };
+    format!("{}/{} d{dims}", s.heads, s.kv_heads)
+}
+
+fn flag(on: bool, name: &str) -> String {
+    if on { format!(" {name}") } else { String::new() }
+}
+
+/// A kernel in a few words; specs that differ have labels that differ.
+pub fn label(spec: &KernelSpec) -> String {
+    let op = match spec.op {
+        StepOp::Embed { vocab, hidden } => format!("embed {vocab}x{hidden}"),
+        StepOp::RmsNorm { groups, width, .. } => format!("rmsnorm {groups}x{width}"),
+        StepOp::Linear { inn, out, norm, epilogue } => {
+            let epilogue = match epilogue {
+                Epilogue::Store => "",
+                Epilogue::Residual => " residual",
+                Epilogue::SwiGlu => " swiglu",
+            };
+            format!("linear {out}x{inn}{}{epilogue}", flag(norm.is_some(), "norm"))
+        }
+        StepOp::QkvAppend { inn, shape: s, norm, qk_norm, rope, own_kv } => format!(
+            "qkv {} inn{inn} rope{}{}{}{}",
+            shape(&s),
+            rope.dims,
+            flag(norm.is_some(), "norm"),
+            flag(qk_norm.is_some(), "qk-norm"),
+            flag(!own_kv, "q-only"),
+        ),
+        StepOp::Rope { heads, dim, rope } => format!("rope {heads}x{dim} rope{}", rope.dims),
+        StepOp::Append { kv_heads, qk_dim, v_dim } => format!("append {kv_heads} d{qk_dim}/{v_dim}"),
+        StepOp::Add { width } => format!("add {width}"),
+        StepOp::SiluMul { width } => format!("silu_mul {width}"),
+        StepOp::Gate { heads, v_dim, mode } => format!("gate {heads}x{v_dim} {mode:?}"),
+        StepOp::FullAttention { shape: s, sink } => format!("full {}{}", shape(&s), flag(sink, "sink")),
+        StepOp::OracleAttention { shape: s, sink, select } => {
+            format!("oracle {} k{}{}", shape(&s), select.blocks, flag(sink, "sink"))
+        }
+        StepOp::WindowAttention { shape: s, window, sink } => {
+            format!("window {} w{window}{}", shape(&s), flag(sink, "sink"))
+        }
+        StepOp::SparseAttention { shape: s, select, sink } => {
+            format!("sparse {} k{}{}", shape(&s), select.blocks, flag(sink, "sink"))
+        }
+        StepOp::HybridAttention { shape: s, select, window, gate } => {
+            format!("hybrid {} k{} w{window} gate-{gate:?}", shape(&s), select.blocks)
+        }
+        StepOp::Router { experts, active } => format!("router {active}of{experts}"),
+        StepOp::ExpertsUp { experts, active, inn, ffn } => {
+            format!("experts_up {active}of{experts} {ffn}x{inn}")
+        }
+        StepOp::ExpertsDown { experts, active, out, ffn } => {
+            format!("experts_down {active}of{experts} {out}x{ffn}")
+        }
+        StepOp::GatherRows { width } => format!("gather {width}"),
+    };
+    let mut storage: Vec<String> = Vec::new();
+    for operand in &spec.operands {
+        let word = match operand {
+            OperandSpec::Weight { layout: Layout::Vector { .. }, .. } | OperandSpec::Tensor { .. } => {
+                continue;
+            }
+            OperandSpec::Weight { elem, layout } => match layout {
+                Layout::Tiles { .. } => "tiles".into(),
+                Layout::Rows { .. } => format!("{elem}-rows"),
+                _ => format!("{elem}-panels"),
+            },
+            OperandSpec::Cache(cache) => {
+                let policy = if cache.policy == CachePolicy::Growing { "growing" } else { "ring" };
+                format!("{}{}-{policy}{}", if cache.tiled { "tiled-" } else { "" }, cache.elem, cache.page)
+            }
+        };
+        if storage.last() != Some(&word) {
+            storage.push(word);
+        }
+    }
+    format!("{op} {}", storage.join(" ")).trim_end().to_string()
+}

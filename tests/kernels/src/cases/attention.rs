@@ -1,0 +1,62 @@
+//! Attentions: the operands that each takes, and caches for a shape.
+
+use hyc_ir::abi::round_up;
+use hyc_ir::plan::*;
+
+use super::{Limits, indices, spec, tensor, vector};
+
+/// A growing cache, and a ring for a window.
+pub fn caches(shape: AttnShape, page: u64, elem: Elem, window: u64, limits: Limits) -> [CacheSpec; 2] {
+    let growing = CacheSpec {
+        kv_heads: shape.kv_heads,
+        qk_dim: shape.qk_dim,
+        v_dim: shape.v_dim,
+        elem,
+        page,
+        policy: CachePolicy::Growing,
+        tiled: false,
+    };
+    let pages = round_up(window + limits.rows, page) / page + 1;
+    [growing, CacheSpec { policy: CachePolicy::Ring { window, pages }, ..growing }]
+}
+
+/// An attention over `shared`; a window reads `own`.
+pub fn attention(op: StepOp, shared: CacheSpec, own: CacheSpec, limits: Limits) -> KernelSpec {
+    let (shape, select, gate) = match op {
+        StepOp::FullAttention { shape, .. } | StepOp::WindowAttention { shape, .. } => (shape, None, None),
+        StepOp::OracleAttention { shape, select, .. } | StepOp::SparseAttention { shape, select, .. } => {
+            (shape, Some(select), None)
+        }
+        StepOp::HybridAttention { shape, select, gate, .. } => (shape, Some(select), Some(gate)),
+        _ => unreachable!("{} is no attention", op.name()),
+    };
+    let cache = if matches!(op, StepOp::WindowAttention { .. }) { own } else { shared };
+    let operand = |role: &Role| match role.name {
+        "q" => tensor(shape.heads * shape.qk_dim),
+        "cache" | "shared" => OperandSpec::Cache(cache),
+        "own" => OperandSpec::Cache(own),
+        "sel" => indices(select.map_or(0, |select| select.kv_heads * select.blocks)),
+        "sink" | "sink_select" | "sink_window" => vector(shape.heads),
+        "gate_select" | "gate_window" if gate == Some(GateMode::Head) => tensor(shape.heads),
+        _ => tensor(shape.heads * shape.v_dim),
+    };
+    spec(op, op.signature().iter().map(operand).collect(), limits)
+}
+
+/// Each attention of a shape.
+pub fn every(
+    shape: AttnShape,
+    (block, blocks): (u64, u64),
+    window: u64,
+    sink: bool,
+    gate: GateMode,
+) -> [StepOp; 5] {
+    let select = SelectShape { kv_heads: shape.kv_heads, block, blocks };
+    [
+        StepOp::FullAttention { shape, sink },
+        StepOp::OracleAttention { shape, sink, select },
+        StepOp::WindowAttention { shape, window, sink },
+        StepOp::SparseAttention { shape, select, sink },
+        StepOp::HybridAttention { shape, select, window, gate },
+    ]
+}

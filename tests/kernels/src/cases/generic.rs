@@ -1,0 +1,169 @@
+//! Shapes that fit nothing: odd widths, f32 and bf16 panels, pages of 8, whole layers of a few tokens.
+
+use hyc_ir::plan::*;
+
+use super::attention::{attention, caches, every};
+use super::experts::{Mixture, experts, router};
+use super::projections::{EPILOGUES, Qkv, append, linear, qkv};
+use super::{Case, FEW, Fill, RAGGED, Sequences, Store, case, sized, spec, tensor, vector};
+
+pub fn all() -> Vec<Case> {
+    [linears(), projections(), positions(), attentions(), ties(), rows(), appends(), mixtures()].concat()
+}
+
+const SHAPES: &[AttnShape] = &[
+    AttnShape { heads: 6, kv_heads: 2, qk_dim: 20, v_dim: 20 },
+    AttnShape { heads: 4, kv_heads: 4, qk_dim: 24, v_dim: 12 },
+    AttnShape { heads: 16, kv_heads: 1, qk_dim: 10, v_dim: 10 },
+    AttnShape { heads: 5, kv_heads: 1, qk_dim: 32, v_dim: 33 },
+];
+
+const BOTH: [Store; 2] = [Store::Panels(Elem::F32), Store::Panels(Elem::Bf16)];
+
+/// One case a batch; the last, which has most, is for the sanitizers too.
+fn ragged<'a>(
+    family: &'a str,
+    spec: &'a KernelSpec,
+    batches: &'a [Sequences<'a>],
+    error: f64,
+) -> impl Iterator<Item = Case> + 'a {
+    let cases = batches.iter().enumerate();
+    cases.map(move |(i, batch)| sized(case(family, spec, batch, error), i + 1 == batches.len()))
+}
+
+fn linears() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for size in [(97, 44), (5, 7), (48, 64), (16, 33)] {
+        for store in BOTH {
+            for norm in [None, Some(1e-6)] {
+                for epilogue in EPILOGUES {
+                    let spec = linear(size, store, norm, epilogue, FEW);
+                    cases.extend(ragged("linear", &spec, RAGGED, 3e-6));
+                }
+            }
+        }
+    }
+    cases
+}
+
+fn projections() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for shape in SHAPES {
+        for (elem, norm, qk_norm, own_kv) in [
+            (Elem::F32, None, None, true),
+            (Elem::Bf16, Some(1e-5), Some(1e-6), true),
+            (Elem::F32, Some(1e-6), Some(1e-6), false),
+        ] {
+            for cache in &caches(*shape, 8, elem, 11, FEW)[..1 + usize::from(own_kv)] {
+                let (store, rope_dims) = (Store::Panels(elem), shape.qk_dim - 4);
+                let spec = qkv(
+                    Qkv { inn: 44, shape: *shape, norm, qk_norm, rope_dims, own_kv, store, cache: *cache },
+                    FEW,
+                );
+                cases.extend(ragged("qkv", &spec, RAGGED, 3e-6));
+            }
+        }
+    }
+    cases
+}
+
+/// Angles of positions that f32 does not hold exactly.
+fn positions() -> Vec<Case> {
+    let rope = RopeSpec { theta: 10_000.0, dims: 64 };
+    let mut spec = spec(StepOp::Rope { heads: 2, dim: 64, rope }, vec![tensor(128), tensor(128)], FEW);
+    spec.max_context = 1 << 20;
+    vec![sized(case("rope", &spec, &[(1_048_570, 5), (131_071, 2)], 1e-6), true)]
+}
+
+fn attentions() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let batches: [Sequences<'_>; 3] = [&[(0, 1)], &[(0, 13)], &[(40, 7), (0, 9), (100, 1)]];
+    for (i, shape) in SHAPES.iter().enumerate() {
+        let elem = if i % 2 == 0 { Elem::F32 } else { Elem::Bf16 };
+        let [growing, ring] = caches(*shape, 8, elem, 11, FEW);
+        for (blocks, sink, gate, own) in [
+            (3, true, GateMode::Elementwise, ring),
+            (1, false, GateMode::Head, growing),
+            (9, true, GateMode::None, ring),
+        ] {
+            for op in every(*shape, (8, blocks), 11, sink, gate) {
+                // Those of one k are those of another.
+                if blocks == 9 && matches!(op, StepOp::FullAttention { .. } | StepOp::WindowAttention { .. })
+                {
+                    continue;
+                }
+                let spec = attention(op, growing, own, FEW);
+                cases.extend(ragged("attention", &spec, &batches, 5e-6));
+            }
+        }
+    }
+    let shape = AttnShape { heads: 8, kv_heads: 2, qk_dim: 64, v_dim: 64 };
+    let [growing, ring] = caches(shape, 64, Elem::Bf16, 11, FEW);
+    for op in every(shape, (64, 4), 11, true, GateMode::Elementwise) {
+        let spec = attention(op, growing, ring, FEW);
+        cases.extend(ragged("attention", &spec, &[&[(700, 3), (0, 2), (63, 2)]], 5e-6));
+    }
+    cases
+}
+
+/// All scores tie, and the lower blocks must win.
+fn ties() -> Vec<Case> {
+    let shape = AttnShape { heads: 2, kv_heads: 1, qk_dim: 8, v_dim: 8 };
+    let [growing, _] = caches(shape, 8, Elem::F32, 11, FEW);
+    let select = SelectShape { kv_heads: 1, block: 8, blocks: 3 };
+    let spec = attention(StepOp::OracleAttention { shape, sink: false, select }, growing, growing, FEW);
+    vec![Case { fill: Fill::EqualKeys, ..sized(case("attention", &spec, &[(0, 60)], 5e-6), true) }]
+}
+
+fn rows() -> Vec<Case> {
+    let mut specs = Vec::new();
+    for width in [44, 7, 64] {
+        let (heads, v_dim) = (2, width / 2);
+        let three = || vec![tensor(width), tensor(width), tensor(width)];
+        specs.push(spec(StepOp::Add { width }, three(), FEW));
+        specs.push(spec(StepOp::SiluMul { width }, three(), FEW));
+        let gather = spec(StepOp::GatherRows { width }, vec![tensor(width), tensor(width)], FEW);
+        specs.push(KernelSpec { rows: Rows::Outputs, ..gather });
+        for groups in [1, 3] {
+            let all = groups * width;
+            let op = StepOp::RmsNorm { groups, width, eps: 1e-6 };
+            specs.push(spec(op, vec![tensor(all), vector(width), tensor(all)], FEW));
+        }
+        let wide = heads * v_dim;
+        for (mode, gate) in [(GateMode::Head, heads), (GateMode::Elementwise, wide)] {
+            let operands = vec![tensor(wide), tensor(gate), tensor(wide)];
+            specs.push(spec(StepOp::Gate { heads, v_dim, mode }, operands, FEW));
+        }
+        for elem in [Elem::F32, Elem::Bf16] {
+            let rows = OperandSpec::Weight { elem, layout: Layout::Rows { rows: 50, cols: width } };
+            for table in [rows, Store::Panels(elem).matrix(1, 50, width, 50)] {
+                let op = StepOp::Embed { vocab: 50, hidden: width };
+                specs.push(spec(op, vec![table, tensor(width)], FEW));
+            }
+        }
+    }
+    specs.iter().flat_map(|spec| ragged("rows", spec, RAGGED, 2e-6)).collect()
+}
+
+fn appends() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for shape in SHAPES {
+        for cache in caches(*shape, 8, Elem::Bf16, 11, FEW) {
+            cases.extend(ragged("append", &append(*shape, cache, FEW), RAGGED, 1e-6));
+        }
+    }
+    cases
+}
+
+fn mixtures() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (experts_, active, inn, ffn) in [(12, 3, 44, 20), (4, 4, 16, 7), (30, 8, 32, 33)] {
+        cases.extend(ragged("experts", &router(experts_, active, FEW), RAGGED, 3e-6));
+        for store in BOTH {
+            for spec in experts(Mixture { experts: experts_, active, inn, ffn }, store, FEW) {
+                cases.extend(ragged("experts", &spec, RAGGED, 3e-6));
+            }
+        }
+    }
+    cases
+}

@@ -1,0 +1,19 @@
+//! Cases for kernels: what to run, on which random memory, and how far the results may be from the reference.
+//!
+//! A case says nothing of a target. `tests/cpu.rs` runs the portable ones on this machine; `gpu-cases` compiles
+//! all of them to PTX, `gpu-check` runs that on a GPU.
+
+mod batch;
+pub mod case;
+pub mod cases;
+pub mod compare;
+pub mod manifest;
+mod memory;
+mod reference;
+mod rng;
+
+pub use batch::Batch;
+pub use case::{Case, Fill};
+pub use memory::{Memory, memory};
+pub use reference::{pointers, run_reference, sample_rows};
+pub use rng::Rng;

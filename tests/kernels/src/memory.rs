@@ -1,0 +1,154 @@
+//! Random memory for a kernel's operands.
+
+use hyc_ir::pack;
+use hyc_ir::plan::*;
+
+use crate::{Batch, Fill, Rng};
+
+/// Elements behind a tensor or a cache that nobody may write.
+const GUARD: usize = 64;
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Bytes at a multiple of 64.
+#[derive(Clone)]
+pub struct Memory {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl Memory {
+    /// A copy of `bytes`.
+    pub fn new(bytes: &[u8]) -> Memory {
+        let mut memory = Memory::filled(bytes.len(), 0);
+        memory.bytes_mut().copy_from_slice(bytes);
+        memory
+    }
+
+    /// `len` equal bytes.
+    pub fn filled(len: usize, byte: u8) -> Memory {
+        Memory { lines: vec![Line([byte; 64]); len.div_ceil(64)], len }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the lines are plain bytes, at least `len` of them.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+
+    /// The bytes, to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// Memory for every operand: inputs as `fill` says; outputs, row padding, guards, and whatever of a cache
+/// nobody appended are NaN.
+pub fn memory(rng: &mut Rng, spec: &KernelSpec, batch: &Batch, fill: Fill) -> Vec<Memory> {
+    let roles = spec.op.signature();
+    let one = |(operand, role): (&OperandSpec, &Role)| match *operand {
+        OperandSpec::Tensor { elem, width, stride } => {
+            Memory::new(&tensor(rng, spec, batch, fill, role, (elem, width, stride)))
+        }
+        OperandSpec::Weight { elem, layout } => Memory::new(&weight(rng, elem, layout)),
+        OperandSpec::Cache(cache) => Memory::new(&cache_memory(rng, &cache, batch, fill, role)),
+    };
+    spec.operands.iter().zip(&roles).map(one).collect()
+}
+
+/// Rows that a tensor has memory for.
+pub(crate) fn memory_rows(batch: &Batch) -> u64 {
+    batch.rows().max(batch.outputs())
+}
+
+fn tensor(
+    rng: &mut Rng,
+    spec: &KernelSpec,
+    batch: &Batch,
+    fill: Fill,
+    role: &Role,
+    (elem, width, stride): (Elem, u64, u64),
+) -> Vec<u8> {
+    let rows = memory_rows(batch);
+    let mut data = vec![f32::NAN; (rows * stride) as usize + GUARD];
+    if !role.write {
+        for row in 0..rows {
+            for col in 0..width {
+                data[(row * stride + col) as usize] = match elem {
+                    Elem::I32 => f32::from_bits(index(rng, spec, batch, fill, row, col) as u32),
+                    _ => rng.normal(),
+                };
+            }
+        }
+    }
+    packed(Elem::F32, &data)
+}
+
+/// Weights of a size that leaves a product's results about as large as its inputs.
+fn weight(rng: &mut Rng, elem: Elem, layout: Layout) -> Vec<u8> {
+    let (count, inn) = match layout {
+        Layout::Vector { len } => (len, 1),
+        Layout::Rows { rows, cols } => (rows * cols, 1),
+        Layout::Panels { count, out, inn, .. } | Layout::Tiles { count, out, inn } => {
+            (count * out * inn, inn)
+        }
+    };
+    let scale = 1.0 / (inn as f32).sqrt();
+    let data: Vec<f32> = (0..count).map(|_| rng.normal() * scale).collect();
+    pack::pack(layout, elem, &data)
+}
+
+/// Expert indices, distinct in a row; or distinct visible blocks with -1 behind them.
+fn index(rng: &mut Rng, spec: &KernelSpec, batch: &Batch, fill: Fill, row: u64, col: u64) -> i32 {
+    let mut mix = Rng(if fill == Fill::SameExperts { 13 } else { row * 7919 + 13 });
+    match spec.op {
+        StepOp::ExpertsUp { experts, .. } | StepOp::ExpertsDown { experts, .. } => {
+            ((mix.below(experts) + col) % experts) as i32
+        }
+        StepOp::SparseAttention { select, .. } | StepOp::HybridAttention { select, .. } => {
+            let visible = batch.position(row) / select.block + 1;
+            let slot = col % select.blocks;
+            let start = mix.below(visible) + col / select.blocks;
+            let step = (1 + mix.below(visible)..).find(|step| coprime(*step, visible)).unwrap_or(1);
+            if slot < visible { ((start + slot * step) % visible) as i32 } else { -1 }
+        }
+        _ => rng.below(2) as i32,
+    }
+}
+
+fn coprime(mut a: u64, mut b: u64) -> bool {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a == 1
+}
+
+/// Every position that a sequence has, this step's included unless the step appends.
+fn cache_memory(rng: &mut Rng, cache: &CacheSpec, batch: &Batch, fill: Fill, role: &Role) -> Vec<u8> {
+    let mut data = vec![f32::NAN; (batch.pages(cache) * cache.page_elements()) as usize + GUARD];
+    for (i, (past, rows)) in batch.sequences.iter().enumerate() {
+        let end = if role.write { *past } else { past + rows };
+        for position in 0..end {
+            let (base, place) = (batch.page_base(cache, i, position), position % cache.page);
+            for head in 0..cache.kv_heads {
+                for d in 0..cache.qk_dim {
+                    let key = if fill == Fill::EqualKeys { 1.0 } else { rng.normal() };
+                    data[(base + cache.key_index(head, place, d)) as usize] = key;
+                }
+                for d in 0..cache.v_pad() {
+                    data[(base + cache.value_index(head, place, d)) as usize] = rng.normal();
+                }
+            }
+        }
+    }
+    packed(cache.elem, &data)
+}
+
+fn packed(elem: Elem, data: &[f32]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(data.len() * elem.bytes() as usize);
+    pack::pack_row(elem, data, &mut out);
+    out
+}

@@ -1,0 +1,100 @@
+//! Runs the reference on a case's memory, on some of its rows where all would take too long.
+
+use hyc_ir::plan::*;
+use hyc_kernels::reference;
+
+use crate::{Batch, Memory, Rng};
+
+/// Multiply-adds that a case's reference may take: well under a second.
+const MOST: u64 = 400_000_000;
+
+/// Addresses of a step's operands.
+pub fn pointers(memory: &mut [Memory]) -> Vec<*mut u8> {
+    memory.iter_mut().map(|m| m.bytes_mut().as_mut_ptr()).collect()
+}
+
+/// The written operands after the reference ran for `rows`; nothing for those that are only read.
+pub fn run_reference(spec: &KernelSpec, batch: &Batch, memory: &[Memory], rows: &[u64]) -> Vec<Memory> {
+    let roles = spec.op.signature();
+    let mut written: Vec<Memory> = memory
+        .iter()
+        .zip(&roles)
+        .map(|(memory, role)| if role.write { memory.clone() } else { Memory::new(&[]) })
+        .collect();
+    let addresses: Vec<*mut u8> = written
+        .iter_mut()
+        .zip(memory)
+        .zip(&roles)
+        .map(
+            |((copy, memory), role)| {
+                if role.write { copy.bytes_mut().as_mut_ptr() } else { memory.bytes().as_ptr().cast_mut() }
+            },
+        )
+        .collect();
+    // SAFETY: the memory was made for this spec and batch; the reference writes only what is written.
+    unsafe { reference::run_rows(spec, &batch.context(), &addresses, rows) };
+    written
+}
+
+/// What row `row` of a selection or of a router was chosen by; see [`reference::scores`].
+pub fn scores(spec: &KernelSpec, batch: &Batch, memory: &[Memory], row: u64) -> Vec<Vec<f64>> {
+    let addresses: Vec<*mut u8> = memory.iter().map(|m| m.bytes().as_ptr().cast_mut()).collect();
+    // SAFETY: as above; scores write nothing.
+    unsafe { reference::scores(spec, &batch.context(), &addresses, row) }
+}
+
+/// Rows of the step's results.
+pub fn result_rows(spec: &KernelSpec, batch: &Batch) -> u64 {
+    match spec.rows {
+        Rows::Tokens => batch.rows(),
+        Rows::Outputs => batch.outputs(),
+    }
+}
+
+/// All rows, or the first, the last and random others where all are too much work.
+pub fn sample_rows(rng: &mut Rng, spec: &KernelSpec, batch: &Batch) -> Vec<u64> {
+    let count = result_rows(spec, batch);
+    if (0..count).map(|row| cost(&spec.op, batch.position(row))).sum::<u64>() <= MOST {
+        return (0..count).collect();
+    }
+    let mut rest: Vec<u64> = (1..count - 1).collect();
+    let mut rows = vec![0, count - 1];
+    let mut left = MOST;
+    while !rest.is_empty() {
+        let row = rest.swap_remove(rng.below(rest.len() as u64) as usize);
+        left = left.saturating_sub(cost(&spec.op, batch.position(row)));
+        if left == 0 {
+            break;
+        }
+        rows.push(row);
+    }
+    rows.sort_unstable();
+    rows.dedup();
+    rows
+}
+
+/// About the multiply-adds of a row.
+fn cost(op: &StepOp, position: u64) -> u64 {
+    let attention = |s: AttnShape, keys: u64| s.heads * (s.qk_dim + s.v_dim) * keys;
+    let seen = position + 1;
+    match *op {
+        StepOp::Linear { inn, out, epilogue, .. } => {
+            inn * out * if epilogue == Epilogue::SwiGlu { 2 } else { 1 }
+        }
+        StepOp::QkvAppend { inn, shape: s, .. } => {
+            inn * (s.heads * s.qk_dim + s.kv_heads * (s.qk_dim + s.v_dim))
+        }
+        StepOp::FullAttention { shape, .. } | StepOp::OracleAttention { shape, .. } => attention(shape, seen),
+        StepOp::WindowAttention { shape, window, .. } => attention(shape, seen.min(window)),
+        StepOp::SparseAttention { shape, select, .. } => {
+            attention(shape, seen.min(select.block * select.blocks))
+        }
+        StepOp::HybridAttention { shape, select, window, .. } => {
+            attention(shape, seen.min(select.block * select.blocks) + seen.min(window))
+        }
+        // Each weight is decoded for each row that uses it.
+        StepOp::ExpertsUp { active, inn, ffn, .. } => 6 * active * inn * ffn,
+        StepOp::ExpertsDown { active, out, ffn, .. } => 3 * active * out * ffn,
+        _ => 1,
+    }
+}
