@@ -1,0 +1,8 @@
+//! Lets binaries find libMLIR.so, where hyc-kernels is built with the feature `llvm`.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if let Some(folder) = std::env::var_os("DEP_HYC_MLIR_LIBRARIES") {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", folder.display());
+    }
+}
