@@ -1,5 +1,8 @@
 //! What the whole-program tests share.
 
+pub mod parity;
+pub mod retrieval;
+
 use std::path::{Path, PathBuf};
 
 use hyc::driver;
@@ -71,6 +74,11 @@ pub fn golden_model(name: &str, folder: &Path) -> Model {
         |_| {},
     );
     Model::load(&out, &LoadOptions::default()).expect("loads")
+}
+
+/// The golden tensors of one of tests/golden.
+pub fn golden_tensors(name: &str) -> Golden {
+    Golden::open(&root().join("tests/golden").join(name).join("golden.safetensors"))
 }
 
 /// The golden tensors of one model.

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Builds all that run.sh needs on a machine with a GPU but without Rust or LLVM, into a folder (target/gpu).
+#
+#   tests/gpu/build.sh [FOLDER]
+#
+# bin/       gpu-check, gpu-parity, hyc: stripped, no LLVM inside
+# cases.tgz  PTX of all kernel cases
+# models/    GPU artefacts: the goldens, tests/gpu/models with random weights, the trained tiny model
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. ./setup.sh --llvm
+out=${1:-target/gpu}
+mkdir -p "$out/bin" "$out/models"
+
+# What compiles kernels stays here; it need not be fast.
+cargo build --locked -p hyc-kernel-tests --features llvm --bin gpu-cases
+cargo build --locked -p hyc --features llvm --bin hyc
+target/debug/gpu-cases --out "$out/cases" | tee "$out/cases.log"
+tar -C "$out" -czf "$out/cases.tgz" cases
+rm -r "$out/cases"
+
+rm -f "$out"/models/*
+for model in tests/golden/*/model.toml; do
+  name=$(basename "$(dirname "$model")")
+  target/debug/hyc compile -q --target sm_90a "$model" -o "$out/models/$name.hyc"
+done
+for model in tests/gpu/models/*.toml; do
+  target/debug/hyc compile -q --target sm_90a --random-weights 1 "$model" -o "$out/models/$(basename "$model" .toml).hyc"
+done
+target/debug/hyc compile -q --target sm_90a examples/tiny-hysparse/model.toml -o "$out/models/tiny-hysparse.hyc"
+
+# What is carried there.
+cargo build --locked --release -p hyc-kernel-tests --features cuda --bin gpu-check
+cargo build --locked --release -p hyc-tests --features cuda --bin gpu-parity
+cargo build --locked --release -p hyc --features cuda --bin hyc
+for program in gpu-check gpu-parity hyc; do
+  cp "target/release/$program" "$out/bin/"
+  strip "$out/bin/$program"
+done
+du -ch --apparent-size "$out"/bin/* "$out"/cases.tgz "$out"/models/*

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Runs on a machine with an H100 or H200 what build.sh made; needs CUDA's ptxas and compute-sanitizer, no Rust and
+# no LLVM. Prints one table at the end; exit 1 where anything failed.
+#
+#   tests/gpu/run.sh [--skip PART]... [--only PART]... [--seed N] [FOLDER]
+#
+# Parts: kernels parity memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go to $OUT, or to
+# FOLDER/logs.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+parts="kernels parity memcheck racecheck initcheck"
+folder=target/gpu
+seed=$(date +%s)
+only=
+while [ $# -gt 0 ]; do
+  case $1 in
+  --skip) parts=$(printf '%s\n' $parts | grep -vx "$2"); shift ;;
+  --only) only="$only $2"; shift ;;
+  --seed) seed=$2; shift ;;
+  -*) echo "error: $1 is not known: see the head of $0" >&2; exit 2 ;;
+  *) folder=$1 ;;
+  esac
+  shift
+done
+[ -z "$only" ] || parts=$only
+logs=${OUT:-$folder/logs}
+mkdir -p "$logs"
+PATH=$PATH:/usr/local/cuda/bin
+[ -d "$folder/cases" ] && [ "$folder/cases" -nt "$folder/cases.tgz" ] || {
+  rm -rf "$folder/cases"
+  tar -C "$folder" -xzf "$folder/cases.tgz" || exit 1
+  touch "$folder/cases"
+}
+check="$folder/bin/gpu-check $folder/cases --seed $seed"
+
+# A sanitizer's run of the small cases: one thread at a time on the GPU, and long waits are no hang.
+sanitize() {
+  local tool=$1
+  shift
+  compute-sanitizer --tool "$tool" --target-processes all --error-exitcode 9 $check --small --timeout 300 "$@"
+}
+
+run() {
+  case $1 in
+  kernels) $check ;;
+  parity) timeout 400 "$folder/bin/gpu-parity" "$folder/models" ;;
+  memcheck) sanitize memcheck ;;
+  racecheck) sanitize racecheck ;;
+  initcheck) sanitize initcheck --leave-scratch ;;
+  *) echo "error: $1 is no part"; return 2 ;;
+  esac
+}
+
+status=0
+table=
+for part in $parts; do
+  log=$logs/$part.log
+  echo "== $part (seed $seed, $log)"
+  start=$SECONDS
+  if run "$part" >"$log" 2>&1; then verdict=pass; else verdict="FAIL ($?)"; status=1; fi
+  # What failed, and the part's own table.
+  grep -E '^FAIL|  FAIL|^error|ERROR SUMMARY|RACECHECK SUMMARY|========= (Invalid|Error|Uninit|Race|Program)' "$log" | sort | uniq -c | sort -rn | head -40
+  sed -n '/^kernels  /,$p' "$log" | grep -v '^=' | head -40
+  table="$table$(printf '%-10s %-10s %5s s  %s' "$part" "$verdict" $((SECONDS - start)) "$(grep -E '^[0-9]+ (cases|checks),' "$log" | tail -1)")\n"
+done
+printf '\n%b' "$table"
+exit $status

@@ -1,0 +1,208 @@
+//! Whole models on a GPU: against PyTorch's golden tensors where there are some, else against the plan
+//! interpreter; other chunks, decode and ragged batches; and the trained model's planted keys.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use hyc::diff::{Options, diff};
+use hyc::interp::Interpreter;
+use hyc_ir::plan::{Layout, Plan, Step, StepOp};
+use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
+use hyc_tests::parity::{check_caches, check_selections, run, run_batch, run_pieces, tokens};
+use hyc_tests::retrieval::{Prompts, decode};
+use hyc_tests::{Golden, relative_error};
+
+/// Compare GPU artefacts with PyTorch's tensors and with the plan interpreter
+#[derive(Debug, Parser)]
+struct Args {
+    /// A folder of artefacts
+    #[arg(default_value = "target/gpu/models")]
+    folder: PathBuf,
+    /// The repository, for its golden tensors
+    #[arg(long, default_value = ".")]
+    root: PathBuf,
+    /// Only artefacts whose name holds this
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// Prompts of the trained model
+    #[arg(long, default_value_t = 100)]
+    prompts: usize,
+}
+
+/// Relative errors of logits that count as equal.
+struct Limits {
+    /// Against PyTorch.
+    golden: f64,
+    /// Against the interpreter, and of one schedule against another.
+    own: f64,
+}
+
+/// All arithmetic is in f32.
+const F32: Limits = Limits { golden: 1e-4, own: 1e-4 };
+/// Products round their inputs to bf16; PyTorch rounds after every op.
+const BF16: Limits = Limits { golden: 8e-2, own: 2e-2 };
+/// The same where rounding changes what is chosen: near ties between blocks, or between experts.
+const BF16_CHOOSING: Limits = Limits { golden: 8e-2, own: 8e-2 };
+/// PyTorch's token may be another where it was less than this above the next: logits of the trained model are
+/// tens, and products of bf16 move them by hundredths.
+const TIE: f32 = 0.1;
+/// Tokens of a model that has no golden tensors.
+const TOKENS: usize = 600;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut paths: Vec<PathBuf> = match std::fs::read_dir(&args.folder) {
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+        Err(e) => {
+            eprintln!("error: {}: {e}", args.folder.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    let named = |path: &PathBuf| path.to_string_lossy().contains(&args.filter);
+    paths.retain(|path| path.extension().is_some_and(|e| e == "hyc") && named(path));
+    paths.sort();
+    let mut table = Table::default();
+    for path in &paths {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if let Err(message) = model(&args, path, &name, &mut table) {
+            table.row(&name, "runs", Err(message));
+        }
+    }
+    println!("{} checks, {} failed", table.rows, table.failed);
+    if table.failed == 0 && table.rows > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Counts what it prints.
+#[derive(Default)]
+struct Table {
+    rows: usize,
+    failed: usize,
+}
+
+impl Table {
+    fn row(&mut self, model: &str, check: &str, result: Result<String, String>) {
+        self.rows += 1;
+        self.failed += usize::from(result.is_err());
+        let (verdict, text) = match result {
+            Ok(text) => ("pass", text),
+            Err(text) => ("FAIL", text),
+        };
+        println!("{model:<16} {check:<24} {verdict}  {text}");
+    }
+
+    fn error(&mut self, model: &str, check: &str, error: f64, limit: f64) -> bool {
+        let text = format!("{error:.1e} (limit {limit:.0e})");
+        let right = error < limit;
+        self.row(model, check, if right { Ok(text) } else { Err(text) });
+        right
+    }
+}
+
+fn text(e: impl std::fmt::Display) -> String {
+    e.to_string()
+}
+
+fn limits(plan: &Plan) -> Limits {
+    let tiled = plan.weights.iter().any(|w| matches!(w.layout, Layout::Tiles { .. }))
+        || plan.caches.iter().any(|cache| cache.tiled);
+    let chooses = |step: &Step| match step.op {
+        StepOp::OracleAttention { select, .. } => select.blocks * select.block < plan.model.max_context,
+        StepOp::Router { experts, active } => active < experts,
+        _ => false,
+    };
+    match tiled {
+        false => F32,
+        true if plan.steps.iter().any(chooses) => BF16_CHOOSING,
+        true => BF16,
+    }
+}
+
+fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), String> {
+    let model = Model::load(path, &LoadOptions::default()).map_err(text)?;
+    if name == "tiny-hysparse" {
+        return planted(args, &model, name, table);
+    }
+    let limits = limits(model.plan());
+    let golden = args.root.join("tests/golden").join(name).join("golden.safetensors");
+    let golden = golden.exists().then(|| Golden::open(&golden));
+    let tokens = golden.as_ref().map_or_else(|| random_tokens(model.plan()), tokens);
+    let mut session = Session::new(&model, &SessionOptions::default()).map_err(text)?;
+    let whole = run(&mut session, &tokens).map_err(text)?;
+    let mut right = true;
+    if let Some(golden) = &golden {
+        let (_, want) = golden.f32("logits").ok_or("there are no golden logits")?;
+        right &= table.error(name, "logits, PyTorch", relative_error(&whole.logits, &want), limits.golden);
+    }
+    // A model of bf16 has golden logits alone.
+    if let (Some(golden), false) = (&golden, name.ends_with("bf16")) {
+        let same = check_selections(&whole, golden, 1e-4).map(|()| "equal".to_string());
+        table.row(name, "selections, PyTorch", same);
+        let caches = check_caches(&session, golden, tokens.len() as u64, limits.golden);
+        table.row(name, "caches, PyTorch", caches.map(|error| format!("{error:.1e}")));
+    }
+    let mut interpreter =
+        Session::with_executor(&model, Box::new(Interpreter), &SessionOptions::default()).map_err(text)?;
+    let want = run(&mut interpreter, &tokens).map_err(text)?.logits;
+    right &= table.error(name, "logits, interpreter", relative_error(&whole.logits, &want), limits.own);
+    for (check, pieces) in [
+        ("decode, interpreter", vec![1; tokens.len()]),
+        ("pieces, interpreter", vec![7, 64, 1, 1, 50, 80, tokens.len()]),
+    ] {
+        let logits = run_pieces(&model, &tokens, &pieces).map_err(text)?;
+        right &= table.error(name, check, relative_error(&logits, &want), limits.own);
+    }
+    let parts = [&tokens[..90], &tokens[50..51], &tokens[100..170]];
+    let together = run_batch(&model, &parts, &tokens[..3]).map_err(text)?;
+    let mut worst = 0f64;
+    for (part, together) in parts.iter().zip(&together) {
+        let alone = run_batch(&model, &[part], &tokens[..3]).map_err(text)?;
+        worst = worst.max(relative_error(together, &alone[0]));
+    }
+    right &= table.error(name, "ragged batch, alone", worst, limits.own);
+    if !right {
+        println!("{:<16} {}", "", first_difference(&model, limits.own));
+    }
+    Ok(())
+}
+
+/// The first step that differs from the interpreter's.
+fn first_difference(model: &Model, tolerance: f64) -> String {
+    let options = Options { tokens: 130, seed: 3, tolerance };
+    match diff(model, &SessionOptions::default(), &options) {
+        Ok(report) => match report.first {
+            Some(first) => format!("hyc diff: {first:?}"),
+            None => format!("hyc diff: worst {:.1e} in {}", report.worst, report.worst_step),
+        },
+        Err(e) => format!("hyc diff: {e}"),
+    }
+}
+
+fn random_tokens(plan: &Plan) -> Vec<u32> {
+    let mut state = 1u64;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) % plan.model.vocab) as u32
+    };
+    std::iter::repeat_with(next).take(TOKENS.min(plan.model.max_context as usize)).collect()
+}
+
+/// Greedy decoding gives PyTorch's tokens, save ties.
+fn planted(args: &Args, model: &Model, name: &str, table: &mut Table) -> Result<(), String> {
+    let prompts = Prompts::open(&args.root.join("examples/tiny-hysparse/retrieval.safetensors"));
+    let count = args.prompts.min(prompts.prompts.len());
+    let mut session = Session::new(model, &SessionOptions::default()).map_err(text)?;
+    let report = decode(&mut session, model, &prompts, count).map_err(text)?;
+    let (ties, wrong): (Vec<_>, Vec<_>) = report.others.iter().partition(|other| other.margin < TIE);
+    let list = |others: &[&hyc_tests::retrieval::Other]| -> String {
+        let line = |o: &&hyc_tests::retrieval::Other| {
+            format!("prompt {} token {} {:?} margin {:.3}", o.prompt, o.token, o.ids, o.margin)
+        };
+        others.iter().map(line).collect::<Vec<_>>().join(", ")
+    };
+    let found =
+        format!("{count} prompts, {} keys right, {} ties: {}", report.keys_right, ties.len(), list(&ties));
+    let result = if wrong.is_empty() { Ok(found) } else { Err(format!("{found}; wrong: {}", list(&wrong))) };
+    table.row(name, "planted keys, PyTorch", result);
+    Ok(())
+}

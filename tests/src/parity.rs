@@ -1,0 +1,151 @@
+//! A model's results against golden tensors, and against each other under another schedule.
+
+use std::collections::BTreeMap;
+
+use hyc_ir::plan::{CacheId, CachePolicy, Operand, StepOp};
+use hyc_runtime::{Model, Result, Session, SessionOptions, Values};
+
+use crate::{Golden, relative_error};
+
+/// Logits of all positions, and by oracle layer the selections of all tokens.
+pub struct Run {
+    /// `[tokens][vocab]`
+    pub logits: Vec<f32>,
+    /// `[tokens][kv_heads][blocks]` of each oracle.
+    pub selected: BTreeMap<u32, Vec<i32>>,
+}
+
+/// Feeds a new sequence all tokens, looking at every step.
+pub fn run(session: &mut Session<'_>, tokens: &[u32]) -> Result<Run> {
+    let id = session.add_sequence()?;
+    session.set_all_logits(true);
+    session.feed(id, tokens)?;
+    let mut run = Run { logits: Vec::new(), selected: BTreeMap::new() };
+    while session.pending(id)? > 0 {
+        let selected = &mut run.selected;
+        let output = session.step_observed(&mut |step, engine| {
+            if let (StepOp::OracleAttention { .. }, Some(Operand::Buffer(at)), Some(layer)) =
+                (step.op, step.operands.last(), step.layer)
+                && let Ok(Values::I32(list)) = engine.buffer(*at)
+            {
+                selected.entry(layer).or_default().extend(list);
+            }
+        })?;
+        output.logits.iter().for_each(|(_, row)| run.logits.extend(row));
+    }
+    Ok(run)
+}
+
+/// Logits of all positions where a new session gets the tokens in pieces of these lengths.
+pub fn run_pieces(model: &Model, tokens: &[u32], pieces: &[usize]) -> Result<Vec<f32>> {
+    let mut session = Session::new(model, &SessionOptions::default())?;
+    let id = session.add_sequence()?;
+    session.set_all_logits(true);
+    let (mut rest, mut logits) = (tokens, Vec::new());
+    for piece in pieces {
+        let (now, later) = rest.split_at(*piece.min(&rest.len()));
+        rest = later;
+        session.feed(id, now)?;
+        while session.pending(id)? > 0 {
+            session.step()?.logits.iter().for_each(|(_, row)| logits.extend(row));
+        }
+    }
+    Ok(logits)
+}
+
+/// The last rows of logits of several sequences that share steps, and then get `next` one by one.
+pub fn run_batch(model: &Model, parts: &[&[u32]], next: &[u32]) -> Result<Vec<Vec<f32>>> {
+    let mut session = Session::new(model, &SessionOptions::default())?;
+    let ids = parts.iter().map(|_| session.add_sequence()).collect::<Result<Vec<_>>>()?;
+    for (id, part) in ids.iter().zip(parts) {
+        session.feed(*id, part)?;
+    }
+    let mut logits = vec![Vec::new(); parts.len()];
+    let last = [None];
+    for token in next.iter().map(Some).chain(last) {
+        loop {
+            let mut busy = false;
+            for id in &ids {
+                busy |= session.pending(*id)? > 0;
+            }
+            if !busy {
+                break;
+            }
+            for (id, row) in session.step()?.logits {
+                ids.iter().zip(&mut logits).filter(|(i, _)| **i == id).for_each(|(_, l)| l.extend(&row));
+            }
+        }
+        if let Some(token) = token {
+            ids.iter().try_for_each(|id| session.feed(*id, &[*token]))?;
+        }
+    }
+    Ok(logits)
+}
+
+/// The tokens that the golden tensors are of.
+pub fn tokens(golden: &Golden) -> Vec<u32> {
+    golden.i32("tokens").map_or(Vec::new(), |(_, tokens)| tokens.into_iter().map(|t| t as u32).collect())
+}
+
+/// Lists must be equal as sets wherever the k-th and (k+1)-th scores differ by more than `tie`.
+pub fn check_selections(run: &Run, golden: &Golden, tie: f32) -> std::result::Result<(), String> {
+    for (layer, got) in &run.selected {
+        let (Some((shape, want)), Some((_, margin))) =
+            (golden.i32(&format!("layer{layer}.selected")), golden.f32(&format!("layer{layer}.margin")))
+        else {
+            return Err(format!("layer {layer} has no golden selection"));
+        };
+        if got.len() != want.len() {
+            return Err(format!("layer {layer}: {} indices for {}", got.len(), want.len()));
+        }
+        for (i, (got, want)) in got.chunks(shape[2]).zip(want.chunks(shape[2])).enumerate() {
+            let (mut a, mut b) = (got.to_vec(), want.to_vec());
+            a.sort_unstable();
+            b.sort_unstable();
+            if a != b && margin[i] > tie {
+                return Err(format!("layer {layer}, list {i}: {got:?}, golden {want:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Keys and values of all positions that each cache still holds of its first sequence of `count` tokens; the
+/// largest error.
+pub fn check_caches(
+    session: &Session<'_>,
+    golden: &Golden,
+    count: u64,
+    limit: f64,
+) -> std::result::Result<f64, String> {
+    let mut worst = None::<f64>;
+    for (i, cache) in session.model().plan().caches.iter().enumerate() {
+        let (Some((_, k)), Some((_, v))) =
+            (golden.f32(&format!("layer{}.k", cache.owner)), golden.f32(&format!("layer{}.v", cache.owner)))
+        else {
+            continue;
+        };
+        let first = match cache.policy {
+            CachePolicy::Growing => 0,
+            CachePolicy::Ring { window, .. } => count - window.min(count),
+        };
+        let (mut ours_k, mut ours_v) = (Vec::new(), Vec::new());
+        for position in first..count {
+            let read = session.engine().cache_kv(CacheId(i as u32), 0, position);
+            let (k, v) = read.map_err(|e| e.to_string())?;
+            ours_k.extend(k);
+            ours_v.extend(v);
+        }
+        let from = |dim: u64| (first * cache.kv_heads * dim) as usize;
+        let errors = (
+            relative_error(&ours_k, &k[from(cache.qk_dim)..]),
+            relative_error(&ours_v, &v[from(cache.v_dim)..]),
+        );
+        let error = errors.0.max(errors.1);
+        if error.is_nan() || error >= limit {
+            return Err(format!("cache of layer {}: {errors:?}", cache.owner));
+        }
+        worst = Some(worst.unwrap_or(0.0).max(error));
+    }
+    worst.ok_or_else(|| "no cache was compared".to_string())
+}
