@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use hyc_runtime::{Engine, MemoryPlan, Model, SessionOptions, StepInput, Verify};
+use hyc_runtime::{Engine, LoadOptions, MemoryPlan, Model, SessionOptions, StepInput, Verify};
 use serde_json::json;
 
 use super::signal;
@@ -43,6 +43,9 @@ pub struct Args {
     /// Threads
     #[arg(long)]
     threads: Option<usize>,
+    /// Random weights of this seed, for an artefact compiled with --no-weights
+    #[arg(long, value_name = "SEED")]
+    random_weights: Option<u64>,
     /// JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -51,7 +54,9 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     signal::install(|| {})?;
     let start = Instant::now();
-    let model = super::load(&args.model, Verify::Header, false)?;
+    let load =
+        LoadOptions { verify: Verify::Header, random_weights: args.random_weights, ..LoadOptions::default() };
+    let model = super::load(&args.model, &load, false)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let lengths = || args.context.iter().chain(&args.prefill).copied();
     let longest = lengths().max().unwrap_or(1);

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use hyc_runtime::{
-    CancelToken, Event, Finish, GenerateOptions, Sampling, SessionOptions, Tokenizer, Verify, generate,
+    CancelToken, Event, Finish, GenerateOptions, LoadOptions, Sampling, SessionOptions, Tokenizer, Verify,
+    generate,
 };
 use serde_json::json;
 
@@ -57,6 +58,9 @@ pub struct Args {
     /// Check the header alone when loading, not every byte
     #[arg(long)]
     fast_load: bool,
+    /// Random weights of this seed, for an artefact compiled with --no-weights
+    #[arg(long, value_name = "SEED")]
+    random_weights: Option<u64>,
     /// Print one JSON object instead of streaming text
     #[arg(long)]
     json: bool,
@@ -75,7 +79,8 @@ pub fn run(args: Args) -> Result<()> {
     let start = Instant::now();
     let verify = if args.fast_load { Verify::Header } else { Verify::Full };
     let show = !args.quiet && !args.json;
-    let model = super::load(&args.model, verify, show)?;
+    let load = LoadOptions { verify, random_weights: args.random_weights, ..LoadOptions::default() };
+    let model = super::load(&args.model, &load, show)?;
     let tokenizer = Tokenizer::of(&model)?;
     let options =
         SessionOptions { threads: args.threads, max_sequences: Some(1), ..SessionOptions::default() };

@@ -56,7 +56,7 @@ impl CudaExecutor {
             .help("compile it without `--plan-only`"));
         };
         let device = Device::open()?;
-        memory.check_device(plan, device.free_bytes()?)?;
+        memory.check_against(plan, device.free_bytes()?, " on the GPU")?;
         let module = Module::load(&device, ptx)?;
         let launcher = Launcher::new(&device, &module, plan)?;
         let lists = Lists::new(&device, plan)?;
