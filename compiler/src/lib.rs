@@ -8,6 +8,7 @@ pub mod driver;
 pub mod error;
 pub mod frontend;
 pub mod interp;
+mod measure;
 mod profile;
 pub mod report;
 pub mod source;

@@ -107,6 +107,11 @@ fn session<'m>(model: &'m Model, options: &SessionOptions, show: bool) -> Result
     Ok(session?)
 }
 
+/// Whether Ctrl-C was pressed.
+pub(crate) fn stopped() -> bool {
+    signal::pressed()
+}
+
 /// What a progress bar says of bytes, and of tokens.
 const BYTES: &str = "{bytes}/{total_bytes} {bytes_per_sec}";
 const TOKENS: &str = "{pos}/{len} tokens {per_sec}";

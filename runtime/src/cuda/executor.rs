@@ -178,6 +178,10 @@ impl Executor for CudaExecutor {
         Ok(true)
     }
 
+    fn copy_bandwidth(&mut self) -> Result<Option<f64>> {
+        super::limits::copy_bandwidth(&self.device).map(Some)
+    }
+
     fn take_times(&mut self) -> Vec<f64> {
         let steps = |timing: &mut Timing| {
             let zeros = vec![0.0; timing.seconds.len()];
