@@ -1,32 +1,19 @@
 //! What a plan must read and compute: the floors that a measurement is set beside.
 
-use hyc_ir::plan::{CacheId, Operand, Plan, Step, StepOp};
+use hyc_ir::plan::{AttnShape, CacheId, Epilogue, Operand, Plan, Step, StepOp, WeightId};
 
 /// Bytes and operations of a plan.
 pub struct Cost<'p> {
     plan: &'p Plan,
-    weight_bytes: u64,
 }
 
 /// The cost of a plan.
 pub fn of(plan: &Plan) -> Cost<'_> {
-    let table = |step: &Step| match (step.op, step.operands.first()) {
-        (StepOp::Embed { .. }, Some(Operand::Weight(id))) => Some(*id),
-        _ => None,
-    };
-    // The embedding table gives one row a token, unless a product reads it as well.
-    let tables: Vec<_> = plan.steps.iter().filter_map(table).collect();
-    let alone = |id: &hyc_ir::plan::WeightId| {
-        plan.steps.iter().filter(|s| s.operands.contains(&Operand::Weight(*id))).count() == 1
-    };
-    let skipped: u64 = tables.iter().filter(|id| alone(id)).map(|id| plan.weights[id.index()].bytes()).sum();
-    let experts: u64 = plan.steps.iter().map(|step| unread_experts(plan, step)).sum();
-    let all: u64 = plan.weights.iter().map(hyc_ir::plan::Weight::bytes).sum();
-    Cost { plan, weight_bytes: all - skipped - experts }
+    Cost { plan }
 }
 
-/// Bytes of a step's experts that one token does not choose.
-fn unread_experts(plan: &Plan, step: &Step) -> u64 {
+/// Bytes of a step's experts that `tokens` tokens do not choose, if each chooses others.
+fn unread_experts(plan: &Plan, step: &Step, tokens: u64) -> u64 {
     let (experts, active) = match step.op {
         StepOp::ExpertsUp { experts, active, .. } | StepOp::ExpertsDown { experts, active, .. } => {
             (experts, active)
@@ -37,7 +24,7 @@ fn unread_experts(plan: &Plan, step: &Step) -> u64 {
         Operand::Weight(id) => Some(plan.weights[id.index()].bytes()),
         _ => None,
     });
-    bytes.map(|bytes| bytes / experts * (experts - active)).sum()
+    bytes.map(|bytes| bytes / experts * experts.saturating_sub(active.saturating_mul(tokens))).sum()
 }
 
 impl Cost<'_> {
@@ -70,19 +57,46 @@ impl Cost<'_> {
         kv.map(|(id, tokens)| tokens * self.plan.caches[id.index()].token_bytes()).sum()
     }
 
-    /// Bytes that one decode step of one sequence reads: the weights, and keys and values.
-    pub fn decode_bytes(&self, context: u64) -> u64 {
-        self.weight_bytes + self.plan.steps.iter().map(|step| self.kv_bytes(step, context)).sum::<u64>()
+    /// Bytes that a decode step of `batch` sequences reads: each weight once, the keys and values of each
+    /// sequence. A weight that two steps share (a tied embedding) counts once.
+    pub fn decode_bytes(&self, context: u64, batch: u64) -> u64 {
+        let mut seen = vec![false; self.plan.weights.len()];
+        let mut sum = 0;
+        for step in &self.plan.steps {
+            sum += self.weight_bytes(step, batch, &mut |id| !std::mem::replace(&mut seen[id.index()], true));
+            sum += batch * self.kv_bytes(step, context);
+        }
+        sum
     }
 
     /// The part of [`Cost::decode_bytes`] that one step of the plan reads.
-    pub fn step_bytes(&self, step: &Step, context: u64) -> u64 {
+    pub fn step_bytes(&self, step: &Step, context: u64, batch: u64) -> u64 {
+        self.weight_bytes(step, batch, &mut |_| true) + batch * self.kv_bytes(step, context)
+    }
+
+    /// Bytes of those of a step's weights that `counts` lets count. An embedding gives a row a token.
+    fn weight_bytes(&self, step: &Step, tokens: u64, counts: &mut dyn FnMut(WeightId) -> bool) -> u64 {
+        if let StepOp::Embed { .. } = step.op {
+            return 0;
+        }
         let weights = step.operands.iter().filter_map(|operand| match operand {
-            Operand::Weight(id) => Some(self.plan.weights[id.index()].bytes()),
+            Operand::Weight(id) if counts(*id) => Some(self.plan.weights[id.index()].bytes()),
             _ => None,
         });
-        let whole = if matches!(step.op, StepOp::Embed { .. }) { 0 } else { weights.sum::<u64>() };
-        whole - unread_experts(self.plan, step) + self.kv_bytes(step, context)
+        let sum: u64 = weights.sum();
+        sum.saturating_sub(unread_experts(self.plan, step, tokens))
+    }
+
+    /// Operations of one decode step of `batch` sequences at `context`, in one step of the plan.
+    pub fn decode_flop(&self, step: &Step, context: u64, batch: u64) -> f64 {
+        let attention: f64 = match attention(&step.op) {
+            Some(shape) => {
+                let tokens: u64 = self.reads(step, context).iter().map(|(_, tokens)| *tokens).sum();
+                (shape.heads * (shape.qk_dim + shape.v_dim) * tokens) as f64
+            }
+            None => 0.0,
+        };
+        2.0 * batch as f64 * (matrices(&step.op) + attention)
     }
 
     /// Operations of a prefill of `context` tokens; a multiply-add counts as two. Logits are for one row.
@@ -93,27 +107,10 @@ impl Cost<'_> {
     /// The part of [`Cost::prefill_flop`] that one step of the plan computes.
     pub fn step_flop(&self, step: &Step, context: u64) -> f64 {
         let n = context as f64;
-        let matrices: f64 = match step.op {
-            StepOp::Linear { inn, out, epilogue, .. } => {
-                let count = if epilogue == hyc_ir::plan::Epilogue::SwiGlu { 2.0 } else { 1.0 };
-                let outputs = matches!(step.operands.last(), Some(Operand::Buffer(id))
-                    if self.plan.buffers[id.index()].rows == hyc_ir::plan::Rows::Outputs);
-                return 2.0 * count * (inn * out) as f64 * if outputs { 1.0 } else { n };
-            }
-            StepOp::QkvAppend { inn, shape, own_kv, .. } => {
-                let kv = if own_kv { shape.kv_heads * (shape.qk_dim + shape.v_dim) } else { 0 };
-                (inn * (shape.heads * shape.qk_dim + kv)) as f64
-            }
-            StepOp::ExpertsUp { active, inn, ffn, .. } => 2.0 * (active * inn * ffn) as f64,
-            StepOp::ExpertsDown { active, out, ffn, .. } => (active * out * ffn) as f64,
-            _ => 0.0,
-        };
-        let attention: f64 = match step.op {
-            StepOp::FullAttention { shape, .. }
-            | StepOp::OracleAttention { shape, .. }
-            | StepOp::WindowAttention { shape, .. }
-            | StepOp::SparseAttention { shape, .. }
-            | StepOp::HybridAttention { shape, .. } => {
+        let outputs = matches!(step.operands.last(), Some(Operand::Buffer(id))
+            if self.plan.buffers[id.index()].rows == hyc_ir::plan::Rows::Outputs);
+        let attention: f64 = match attention(&step.op) {
+            Some(shape) => {
                 // A token at position t sees min(t, limit) tokens; summed over t.
                 let seen = |limit: u64| {
                     let limit = limit.min(context) as f64;
@@ -122,8 +119,36 @@ impl Cost<'_> {
                 let tokens: f64 = self.reads(step, context).iter().map(|(_, tokens)| seen(*tokens)).sum();
                 (shape.heads * (shape.qk_dim + shape.v_dim)) as f64 * tokens
             }
-            _ => 0.0,
+            None => 0.0,
         };
-        2.0 * (matrices * n + attention)
+        2.0 * (matrices(&step.op) * if outputs { 1.0 } else { n } + attention)
+    }
+}
+
+/// Multiply-adds of an op's matrices for one row.
+fn matrices(op: &StepOp) -> f64 {
+    let count = match *op {
+        StepOp::Linear { inn, out, epilogue: Epilogue::SwiGlu, .. } => 2 * inn * out,
+        StepOp::Linear { inn, out, .. } => inn * out,
+        StepOp::QkvAppend { inn, shape, own_kv, .. } => {
+            let kv = if own_kv { shape.kv_heads * (shape.qk_dim + shape.v_dim) } else { 0 };
+            inn * (shape.heads * shape.qk_dim + kv)
+        }
+        StepOp::ExpertsUp { active, inn, ffn, .. } => 2 * active * inn * ffn,
+        StepOp::ExpertsDown { active, out, ffn, .. } => active * out * ffn,
+        _ => 0,
+    };
+    count as f64
+}
+
+/// The geometry of an attention.
+fn attention(op: &StepOp) -> Option<AttnShape> {
+    match *op {
+        StepOp::FullAttention { shape, .. }
+        | StepOp::OracleAttention { shape, .. }
+        | StepOp::WindowAttention { shape, .. }
+        | StepOp::SparseAttention { shape, .. }
+        | StepOp::HybridAttention { shape, .. } => Some(shape),
+        _ => None,
     }
 }

@@ -10,6 +10,7 @@ mod emit_gpu;
 pub mod error;
 pub mod frontend;
 pub mod interp;
+mod measure;
 mod profile;
 pub mod report;
 pub mod source;

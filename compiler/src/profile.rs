@@ -1,6 +1,5 @@
-//! Where the time of a step goes: an executor that runs the generated code with a clock beside it.
+//! Where the time of a pass goes: an executor with a clock for each step.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use hyc_ir::abi::StepContext;
@@ -9,38 +8,21 @@ use hyc_runtime::{Block, Executor, MemoryPlan, Model, SessionOptions, open_execu
 
 use crate::error::Result;
 
-/// Seconds spent in each step of the plan, in its order, since the last [`Clock::take`].
-#[derive(Debug, Clone, Default)]
-pub struct Clock(Arc<Mutex<Vec<f64>>>);
-
-impl Clock {
-    /// What was counted; counting starts anew.
-    pub fn take(&self) -> Vec<f64> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn add(&self, index: usize, seconds: f64) {
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if list.len() <= index {
-            list.resize(index + 1, 0.0);
-        }
-        list[index] += seconds;
-    }
-}
-
+/// Runs another executor with the host's clock beside it.
 struct Timed {
     inner: Box<dyn Executor>,
-    clock: Clock,
+    /// Seconds of each step; empty where nothing is timed.
+    seconds: Vec<f64>,
 }
 
-/// The generated code of `model`, and its clock.
-pub fn executor(
-    model: &Model,
-    options: &SessionOptions,
-    memory: &MemoryPlan,
-) -> Result<(Box<dyn Executor>, Clock)> {
-    let (inner, clock) = (open_executor(model, options, memory, &mut |_, _| true)?, Clock::default());
-    Ok((Box::new(Timed { inner, clock: clock.clone() }), clock))
+/// The executor of `model`, which can time its steps: a GPU by its own clock, which captures each timed pass with
+/// events around its steps; the host by its clock, which costs nothing.
+pub fn executor(model: &Model, options: &SessionOptions, memory: &MemoryPlan) -> Result<Box<dyn Executor>> {
+    let inner = open_executor(model, options, memory, &mut |_, _| !crate::commands::stopped())?;
+    match model.plan().target.kind.as_str() {
+        "cpu" => Ok(Box::new(Timed { inner, seconds: Vec::new() })),
+        _ => Ok(inner),
+    }
 }
 
 impl Executor for Timed {
@@ -56,7 +38,9 @@ impl Executor for Timed {
         let start = Instant::now();
         let result = self.inner.run(plan, index, step, spec, context, operands);
         let result = result.and_then(|()| self.inner.synchronise());
-        self.clock.add(index, start.elapsed().as_secs_f64());
+        if let Some(seconds) = self.seconds.get_mut(index) {
+            *seconds += start.elapsed().as_secs_f64();
+        }
         result
     }
 
@@ -78,5 +62,15 @@ impl Executor for Timed {
 
     fn synchronise(&mut self) -> hyc_runtime::Result<()> {
         self.inner.synchronise()
+    }
+
+    fn set_timing(&mut self, plan: &Plan, on: bool) -> hyc_runtime::Result<bool> {
+        self.seconds = vec![0.0; if on { plan.steps.len() } else { 0 }];
+        Ok(true)
+    }
+
+    fn take_times(&mut self) -> Vec<f64> {
+        let zeros = vec![0.0; self.seconds.len()];
+        std::mem::replace(&mut self.seconds, zeros)
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Something that gives a tensor's rows as f32.
 pub enum Weights {
@@ -22,6 +22,8 @@ pub enum Weights {
         /// Equal seeds give equal weights.
         seed: u64,
     },
+    /// None: the artefact says so, and whoever loads it makes them up.
+    Absent,
 }
 
 impl Weights {
@@ -33,6 +35,7 @@ impl Weights {
                 random_rows(*seed, name, cols, first, count, out);
                 Ok(())
             }
+            Weights::Absent => Err(Error::new(ErrorKind::Internal, format!("no weights, `{name}` is read"))),
         }
     }
 }

@@ -10,7 +10,8 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use hyc_ir::artefact::{
-    ALIGN, ASM, CODE, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, PAD, PLAN_KEY, TOKENIZER, VERSION, VERSION_KEY,
+    ALIGN, ASM, CODE, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, TOKENIZER, VERSION,
+    VERSION_KEY, WEIGHTS_KEY,
 };
 use hyc_ir::pack::{pack_panel, pack_row, pack_tiles};
 use hyc_ir::plan::{Elem, Layout, Plan, Weight};
@@ -77,10 +78,11 @@ pub fn artefact(
     weights: &Weights,
     progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<u64> {
-    let entries = entries(artefact);
+    let absent = matches!(weights, Weights::Absent);
+    let entries = entries(artefact, absent);
     let mut digests: BTreeMap<String, String> =
         entries.iter().map(|entry| (entry.name.clone(), NO_HASH.to_string())).collect();
-    let blank = header(&entries, artefact.plan, &digests, NO_HASH)?;
+    let blank = header(&entries, artefact.plan, absent, &digests, NO_HASH)?;
     let mut whole = Whole::create(path)?;
     let fail = |e| Error::io("write", path, e);
     let mut out = BufWriter::with_capacity(1 << 20, &mut whole.file);
@@ -104,9 +106,9 @@ pub fn artefact(
     }
     out.flush().map_err(fail)?;
     drop(out);
-    let unsigned = header(&entries, artefact.plan, &digests, NO_HASH)?;
+    let unsigned = header(&entries, artefact.plan, absent, &digests, NO_HASH)?;
     let hash = hex(&Sha256::digest(&unsigned[8..]));
-    let signed = header(&entries, artefact.plan, &digests, &hash)?;
+    let signed = header(&entries, artefact.plan, absent, &digests, &hash)?;
     whole.file.seek(SeekFrom::Start(0)).map_err(fail)?;
     whole.file.write_all(&signed).map_err(fail)?;
     whole.finish()?;
@@ -117,8 +119,8 @@ fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Every tensor in file order, with what keeps the next one aligned.
-fn entries<'a>(artefact: &Artefact<'a>) -> Vec<Entry<'a>> {
+/// Every tensor in file order, with what keeps the next one aligned. `absent`: no weights.
+fn entries<'a>(artefact: &Artefact<'a>, absent: bool) -> Vec<Entry<'a>> {
     let mut list: Vec<Entry<'a>> = Vec::new();
     let mut push = |entry: Entry<'a>| {
         let pad = entry.bytes.next_multiple_of(ALIGN) - entry.bytes;
@@ -134,7 +136,7 @@ fn entries<'a>(artefact: &Artefact<'a>) -> Vec<Entry<'a>> {
             });
         }
     };
-    for weight in &artefact.plan.weights {
+    for weight in artefact.plan.weights.iter().filter(|_| !absent) {
         push(Entry {
             name: weight.name.clone(),
             dtype: if weight.elem == Elem::Bf16 { "BF16" } else { "F32" },
@@ -167,15 +169,19 @@ fn entries<'a>(artefact: &Artefact<'a>) -> Vec<Entry<'a>> {
 fn header(
     entries: &[Entry<'_>],
     plan: &Plan,
+    absent: bool,
     digests: &BTreeMap<String, String>,
     hash: &str,
 ) -> Result<Vec<u8>> {
-    let metadata = serde_json::json!({
+    let mut metadata = serde_json::json!({
         VERSION_KEY: VERSION.to_string(),
         PLAN_KEY: plan_json(plan, false)?,
         DIGESTS_KEY: serde_json::json!(digests).to_string(),
         HASH_KEY: hash,
     });
+    if absent {
+        metadata[WEIGHTS_KEY] = NO_WEIGHTS.into();
+    }
     let mut map = serde_json::Map::new();
     map.insert("__metadata__".to_string(), metadata);
     let mut at = 0;

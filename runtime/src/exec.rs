@@ -74,6 +74,11 @@ pub trait Executor: Send {
         Ok(false)
     }
 
+    /// Bytes a second that a device reads and writes, together, when it copies its memory; `None` for the host.
+    fn copy_bandwidth(&mut self) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
     /// Seconds spent in each step of the plan, in its order, since the last call.
     fn take_times(&mut self) -> Vec<f64> {
         Vec::new()

@@ -31,6 +31,7 @@ mod generate;
 mod memory;
 mod model;
 mod pool;
+mod random_weights;
 mod sampling;
 mod session;
 mod tokenizer;

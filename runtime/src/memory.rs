@@ -117,8 +117,10 @@ impl Drop for Aligned {
 /// Bytes that a session takes, known before anything is allocated and never exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// The mapped artefact; on a GPU the weights' copy in its memory.
+    /// The mapped artefact; the weights themselves where they are copied to a GPU or made up.
     pub weights: u64,
+    /// Whether `weights` are mapped, and take only memory that the system can take back.
+    pub mapped: bool,
     /// Activations.
     pub arena: u64,
     /// KV caches.
@@ -136,9 +138,11 @@ impl MemoryPlan {
             .iter()
             .map(|cache| cache_pages(cache.policy, pages, sequences).saturating_mul(cache.page_bytes()));
         let cpu = plan.target.kind == "cpu";
+        let mapped = cpu && !model.has_random_weights();
         let copies = || plan.weights.iter().map(|weight| weight.bytes().next_multiple_of(256)).sum();
         MemoryPlan {
-            weights: if cpu { model.file_bytes() } else { copies() },
+            weights: if mapped { model.file_bytes() } else { copies() },
+            mapped,
             arena: plan.arena_bytes,
             caches: caches.fold(0, u64::saturating_add),
             scratch: crate::exec::scratch_bytes(plan, if cpu { threads } else { 1 }),
@@ -147,48 +151,43 @@ impl MemoryPlan {
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.allocated())
+        let mapped = if self.mapped { self.weights } else { 0 };
+        mapped.saturating_add(self.allocated())
     }
 
     /// What is allocated beside the mapped file.
     pub fn allocated(&self) -> u64 {
-        self.arena.saturating_add(self.caches).saturating_add(self.scratch)
+        let weights = if self.mapped { 0 } else { self.weights };
+        weights.saturating_add(self.arena).saturating_add(self.caches).saturating_add(self.scratch)
     }
 
     /// An error where this machine's memory has less to give than is allocated.
     pub fn check(&self, plan: &Plan) -> Result<()> {
-        let free = available().unwrap_or(u64::MAX);
-        let needed = self.allocated();
-        if needed <= free { Ok(()) } else { Err(self.too_little(plan, needed, free, "")) }
+        self.check_against(plan, available().unwrap_or(u64::MAX), "")
     }
 
-    /// An error where a GPU has less than `free` bytes for all of it.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "asked of a GPU alone"))]
-    pub(crate) fn check_device(&self, plan: &Plan, free: u64) -> Result<()> {
-        if self.total() <= free {
+    /// An error where less than what is allocated is `free`; `place` follows what is free.
+    pub(crate) fn check_against(&self, plan: &Plan, free: u64, place: &str) -> Result<()> {
+        if self.allocated() <= free {
             return Ok(());
         }
-        let weights = format!("{} of weights, ", self.weights >> 20);
-        Err(self.too_little(plan, self.total(), free, &weights))
-    }
-
-    fn too_little(&self, plan: &Plan, needed: u64, free: u64, weights: &str) -> Error {
         let mib = |n: u64| n >> 20;
+        let weights = if self.mapped { String::new() } else { format!("{} of weights, ", mib(self.weights)) };
         let message = format!(
-            "the session needs {} MiB ({weights}{} of KV caches, {} of activations, {} of scratch), {} MiB are free{}",
-            mib(needed),
+            "the session needs {} MiB ({weights}{} of KV caches, {} of activations, {} of scratch), {} MiB are \
+             free{place}",
+            mib(self.allocated()),
             mib(self.caches),
             mib(self.arena),
             mib(self.scratch),
             mib(free),
-            if weights.is_empty() { "" } else { " on the GPU" },
         );
         let pages_a_sequence = plan.model.max_context.div_ceil(plan.model.page.max(1));
-        Error::new(ErrorKind::Resource, message).help(format!(
+        Err(Error::new(ErrorKind::Resource, message).help(format!(
             "allow fewer tokens or sequences (a sequence of {} tokens takes {pages_a_sequence} pages), or \
              compile with a smaller max_context or chunk",
             plan.model.max_context
-        ))
+        )))
     }
 }
 

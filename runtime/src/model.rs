@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 
 use hyc_ir::artefact::{
-    ALIGN, ASM, CODE, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, PAD, PLAN_KEY, TOKENIZER, VERSION, VERSION_KEY,
+    ALIGN, ASM, CODE, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, TOKENIZER, VERSION,
+    VERSION_KEY, WEIGHTS_KEY,
 };
 use hyc_ir::plan::{Elem, Layout, Plan, WeightId};
 use memmap2::Mmap;
@@ -15,6 +16,8 @@ use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Aligned;
+use crate::random_weights::RandomWeights;
 
 /// How much of an artefact is checked when it is loaded. The header, with the Plan and every tensor's
 /// place, always is.
@@ -32,6 +35,21 @@ pub enum Verify {
 pub struct LoadOptions {
     /// What to check.
     pub verify: Verify,
+    /// For an artefact without weights, to measure with: a seed to make them up from, layer by layer of a size
+    /// that keeps activations sane.
+    pub random_weights: Option<u64>,
+    /// Takes an artefact without weights as it is, to look at it; reading a weight of it is an error.
+    pub allow_no_weights: bool,
+}
+
+/// Where the weights are.
+enum Weights {
+    /// In the file, from these offsets.
+    File(Vec<usize>),
+    /// Nowhere: they are made up, and kept for whoever wants them in the host's memory.
+    Random(RandomWeights, Vec<OnceLock<Aligned>>),
+    /// Nowhere, and nobody made them up.
+    Absent,
 }
 
 /// A loaded artefact: the file in memory, its checked Plan, its code ready to run.
@@ -39,7 +57,7 @@ pub struct Model {
     path: PathBuf,
     map: Mmap,
     plan: Plan,
-    weights: Vec<usize>,
+    weights: Weights,
     places: BTreeMap<String, (usize, usize)>,
     pub(crate) code: Option<Arc<Mmap>>,
 }
@@ -84,7 +102,16 @@ impl Model {
                 serde_json::from_str(json).map_err(|e| damaged(path, format!("its plan: {e}")))
             })?;
         plan.verify().map_err(|errors| damaged(path, format!("its plan: {}", errors[0])))?;
-        let weights = weights(path, &map, &plan, &places)?;
+        let absent = metadata.get(WEIGHTS_KEY).is_some_and(|value| value == NO_WEIGHTS);
+        let weights = match (absent, options.random_weights) {
+            (false, None) => Weights::File(weights(path, &map, &plan, &places)?),
+            (true, Some(seed)) => {
+                let kept = plan.weights.iter().map(|_| OnceLock::new()).collect();
+                Weights::Random(RandomWeights::new(seed, &plan.weights), kept)
+            }
+            (true, None) if options.allow_no_weights => Weights::Absent,
+            (absent, _) => return Err(wrong_weights(path, absent)),
+        };
         check_machine(&plan)?;
         let code = code(path, &map, &plan, &places)?;
         Ok(Model { path: path.to_path_buf(), map, plan, weights, places, code })
@@ -106,19 +133,46 @@ impl Model {
     }
 
     /// The packed bytes of a weight.
+    /// Errors: no memory for one that is made up.
     pub fn weight(&self, id: WeightId) -> Result<&[u8]> {
-        let start = self.weights[id.index()];
-        Ok(&self.map[start..start + self.plan.weights[id.index()].bytes() as usize])
+        let weight = &self.plan.weights[id.index()];
+        let (random, kept) = match &self.weights {
+            Weights::File(starts) => {
+                let start = starts[id.index()];
+                return Ok(&self.map[start..start + weight.bytes() as usize]);
+            }
+            Weights::Random(random, kept) => (random, &kept[id.index()]),
+            Weights::Absent => return Err(wrong_weights(&self.path, true)),
+        };
+        if kept.get().is_none() {
+            let (mut memory, mut at) = (Aligned::zeroed(weight.bytes())?, 0);
+            random.pieces(weight, 1 << 20, &mut |piece| {
+                memory.bytes_mut()[at..at + piece.len()].copy_from_slice(piece);
+                at += piece.len();
+                Ok(())
+            })?;
+            // Another thread may have been faster, with the same bytes.
+            let _ = kept.set(memory);
+        }
+        Ok(kept.get().map(Aligned::bytes).unwrap_or_default())
     }
 
-    /// The same in pieces of at most `most` bytes, in order.
+    /// Whether the weights are made up.
+    pub fn has_random_weights(&self) -> bool {
+        matches!(self.weights, Weights::Random(..))
+    }
+
+    /// The same in pieces of at most `most` bytes (64 KiB at least), in order; nothing is kept of what is made up.
     pub fn weight_pieces(
         &self,
         id: WeightId,
         most: usize,
         sink: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        self.weight(id)?.chunks(most.max(1)).try_for_each(sink)
+        match &self.weights {
+            Weights::File(_) | Weights::Absent => self.weight(id)?.chunks(most.max(1)).try_for_each(sink),
+            Weights::Random(random, _) => random.pieces(&self.plan.weights[id.index()], most, sink),
+        }
     }
 
     fn tensor(&self, name: &str) -> Option<&[u8]> {
@@ -144,6 +198,18 @@ impl Model {
     /// The kernels' disassembly, where the artefact has it.
     pub fn asm_text(&self) -> Option<&str> {
         self.tensor(ASM).and_then(|bytes| std::str::from_utf8(bytes).ok())
+    }
+}
+
+/// Weights that are there and shall be made up, or are `absent` and shall not.
+fn wrong_weights(path: &Path, absent: bool) -> Error {
+    let path = path.display();
+    if absent {
+        Error::new(ErrorKind::BadInput, format!("{path} was compiled without weights"))
+            .help("compile it with its weights; to measure speed, load it with `--random-weights SEED`")
+    } else {
+        Error::new(ErrorKind::BadInput, format!("{path} has weights: random ones cannot take their place"))
+            .help("leave `--random-weights` away, or compile the model with `--no-weights`")
     }
 }
 

@@ -3,26 +3,27 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use hyc_runtime::{Engine, MemoryPlan, Model, SessionOptions, StepInput, Verify};
+use hyc_runtime::{GpuOptions, LoadOptions, SessionOptions, Verify};
 use serde_json::json;
 
 use super::signal;
-use crate::bandwidth::{self, Limits};
-use crate::cost::{self, Cost};
 use crate::error::{Error, ErrorKind, Result};
-use crate::profile::{self, Clock};
+use crate::measure::{self, Bench, KernelTime, Limits, Point};
 use crate::report::table;
 
 /// Measure prefill and decode, beside the machine's own limits
 ///
-/// The read bandwidth and the multiply-add rate of this machine are measured in the same run. The floor of
-/// decode is bytes over bandwidth: all weights, and the KV that the step reads. Decode runs on caches that
-/// are filled with noise, so that a long context can be measured without its prefill.
+/// The limits are measured in the same run: the read bandwidth and the multiply-add rate of a processor, the copy
+/// bandwidth of a GPU (bytes read and written, together). The floor of decode is bytes over bandwidth: all
+/// weights, and the KV that the step reads. Decode runs on caches that are filled with noise, so that a long
+/// context can be measured without its prefill. A GPU's decode steps are replays of a captured graph; its kernels
+/// are timed by its own clock, in passes of their own.
 ///
 /// Examples:
 ///   hyc bench model.hyc
-///   hyc bench model.hyc --context 512,8192,32768 --json
-///   hyc bench model.hyc --context 32768 --kernels         where the time goes
+///   hyc bench model.hyc --context 512,8192,32768 --batch 1,8,64 --json
+///   hyc bench model.hyc --context 32768 --kernels                      where the time goes
+///   hyc bench big.hyc --random-weights 1 --peak-tflops 989             no weights needed
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -31,6 +32,9 @@ pub struct Args {
     /// Contexts to decode at, in tokens
     #[arg(long, value_delimiter = ',', default_value = "512", value_name = "TOKENS")]
     context: Vec<u64>,
+    /// Sequences of a decode step, all at the same context
+    #[arg(long, value_delimiter = ',', default_value = "1", value_name = "SEQUENCES")]
+    batch: Vec<u64>,
     /// Prompts to prefill, in tokens
     #[arg(long, value_delimiter = ',', default_value = "512", value_name = "TOKENS")]
     prefill: Vec<u64>,
@@ -40,9 +44,18 @@ pub struct Args {
     /// Print the time of each kernel too
     #[arg(long)]
     kernels: bool,
+    /// The machine's matrix rate, to set prefill beside; a processor's is measured
+    #[arg(long, value_name = "TFLOPS")]
+    peak_tflops: Option<f64>,
+    /// On a GPU: launch each kernel by itself
+    #[arg(long)]
+    no_graphs: bool,
     /// Threads
     #[arg(long)]
     threads: Option<usize>,
+    /// Random weights of this seed, for an artefact compiled with --no-weights
+    #[arg(long, value_name = "SEED")]
+    random_weights: Option<u64>,
     /// JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -50,243 +63,144 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     signal::install(|| {})?;
-    let start = Instant::now();
-    let model = super::load(&args.model, Verify::Header, false)?;
-    let load_seconds = start.elapsed().as_secs_f64();
-    let lengths = || args.context.iter().chain(&args.prefill).copied();
-    let longest = lengths().max().unwrap_or(1);
-    let limit = model.plan().model.max_context;
-    if let Some(wrong) = lengths().find(|n| *n == 0 || *n > limit) {
-        return Err(Error::new(ErrorKind::Usage, format!("a context of {wrong} tokens cannot be measured"))
-            .help(format!("the model was compiled for {limit}; give 1 to {limit}")));
+    if args.peak_tflops.is_some_and(|peak| !(peak > 0.0 && peak.is_finite())) {
+        return Err(Error::new(ErrorKind::Usage, "--peak-tflops is not a rate").help("give a number above 0"));
     }
-    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let limits = bandwidth::measure(threads);
-    let mut bench = Bench::new(&model, threads, longest)?;
-    let prefill = args.prefill.iter().map(|n| bench.prefill(*n)).collect::<Result<Vec<_>>>()?;
+    let start = Instant::now();
+    let load =
+        LoadOptions { verify: Verify::Header, random_weights: args.random_weights, ..LoadOptions::default() };
+    let model = super::load(&args.model, &load, false)?;
+    let sizes = measure::sizes(&model, &args.context, &args.batch, &args.prefill)?;
+    let gpu = GpuOptions { graphs: !args.no_graphs };
+    let options = SessionOptions { threads: args.threads, gpu, ..SessionOptions::default() };
+    let mut bench = Bench::new(&model, &options, sizes, args.peak_tflops.map(|peak| peak * 1e12))?;
+    let load_seconds = start.elapsed().as_secs_f64();
+    let (kernels, check) = (args.kernels || args.json, || signal::check("measuring"));
+    let prefill =
+        args.prefill.iter().map(|n| bench.prefill(*n, kernels, &check)).collect::<Result<Vec<_>>>()?;
     bench.fill()?;
-    let decode =
-        args.context.iter().map(|n| bench.decode(*n, args.steps.max(1))).collect::<Result<Vec<_>>>()?;
+    let mut decode = Vec::new();
+    for context in &args.context {
+        for batch in &args.batch {
+            decode.push(bench.decode(*context, *batch, args.steps.max(1), kernels, &check)?);
+        }
+    }
+    let (info, limits) = (model.plan(), bench.limits);
     if args.json {
-        let list = |points: &[Point]| points.iter().map(|p| p.json(&limits)).collect::<Vec<_>>();
+        let list = |points: &[Point]| points.iter().map(|p| json_of(p, &limits)).collect::<Vec<_>>();
         let value = json!({
-            "model": model.plan().model.name, "threads": threads, "load_seconds": load_seconds,
-            "read_bytes_per_s": limits.read_bytes_per_s, "fma_flop_per_s": limits.flop_per_s,
+            "model": info.model.name, "target": info.target.kind, "threads": options.thread_count(),
+            "load_seconds": load_seconds, "memory_bytes": bench.memory.total(),
+            "bytes_per_s": limits.bytes_per_s, "flop_per_s": limits.flop_per_s,
             "prefill": list(&prefill), "decode": list(&decode),
         });
         return super::print(&format!("{value:#}\n"));
     }
-    let mut out = format!(
-        "{}: {threads} threads; this machine reads {:.1} GB/s, multiplies and adds {:.1} GFLOP/s (f32x4)\n",
-        model.plan().model.name,
-        limits.read_bytes_per_s / 1e9,
-        limits.flop_per_s / 1e9
-    );
+    let mut out = heading(&info.model.name, &info.target.kind, options.thread_count(), &limits);
     for points in [&prefill, &decode] {
         let Some(first) = points.first() else { continue };
-        let rows: Vec<_> = points.iter().map(|p| p.row(&limits)).collect();
-        out.push_str(&format!("\n{}", table(&first.phase.header(), &rows)));
+        let rows: Vec<_> = points.iter().map(|p| row(p, &limits)).collect();
+        let header: &[&str] = match first.batch {
+            0 => &["prefill", "s", "tok/s", "TFLOP/s", "of peak"],
+            _ => &["decode at", "batch", "ms a step", "tok/s", "MB a step", "GB/s", "of bandwidth"],
+        };
+        out.push_str(&format!("\n{}", table(header, &rows)));
     }
-    if args.kernels {
-        for point in prefill.iter().chain(&decode) {
-            out.push_str(&format!("\n{}", point.kernel_table(&limits)));
-        }
+    for point in prefill.iter().chain(&decode).filter(|_| args.kernels) {
+        out.push_str(&format!("\n{}", kernel_table(point, &limits)));
     }
     super::print(&out)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Prefill,
-    Decode,
-}
-
-impl Phase {
-    fn name(self) -> &'static str {
-        if self == Phase::Prefill { "prefill" } else { "decode" }
-    }
-
-    fn header(self) -> [&'static str; 4] {
-        match self {
-            Phase::Prefill => ["prefill", "tok/s", "GFLOP", "of peak"],
-            Phase::Decode => ["decode at", "tok/s", "MB a step", "of bandwidth"],
+fn heading(name: &str, kind: &str, threads: usize, limits: &Limits) -> String {
+    let (bandwidth, flop) = (limits.bytes_per_s / 1e9, limits.flop_per_s.map(|f| f / 1e9));
+    match kind {
+        "cpu" => format!(
+            "{name}: {threads} threads; this machine reads {bandwidth:.1} GB/s, multiplies and adds {:.1} GFLOP/s \
+             (f32x4)\n",
+            flop.unwrap_or(0.0)
+        ),
+        _ => {
+            let peak = flop.map(|f| format!(", its peak is given as {:.0} TFLOP/s", f / 1e3));
+            format!(
+                "{name}: on {kind}; this GPU copies {bandwidth:.0} GB/s (read and written){}\n",
+                peak.unwrap_or_default()
+            )
         }
     }
-
-    /// Seconds that `work` (operations of a prefill, bytes of a decode step) takes at the machine's limit.
-    fn floor(self, work: f64, limits: &Limits) -> f64 {
-        work / if self == Phase::Prefill { limits.flop_per_s } else { limits.read_bytes_per_s }
-    }
 }
 
-/// One measurement.
-struct Point {
-    phase: Phase,
-    /// Tokens of the prompt, or the context that a step decodes at.
-    tokens: u64,
-    /// Of the prefill, or of the median step.
-    seconds: f64,
-    /// Operations or bytes.
-    work: f64,
-    kernels: Vec<KernelTime>,
+fn tokens_per_s(p: &Point) -> f64 {
+    if p.batch == 0 { p.tokens as f64 / p.seconds } else { p.batch as f64 / p.seconds }
 }
 
-/// All launches of one kernel.
-struct KernelTime {
-    name: String,
-    steps: usize,
-    seconds: f64,
-    work: f64,
+/// The share of the limit that counts: operations for a prefill, bytes for decode. `None`: no such limit.
+fn share(prefill: bool, bytes: f64, flop: f64, seconds: f64, limits: &Limits) -> Option<f64> {
+    let floor = if prefill { flop / limits.flop_per_s? } else { bytes / limits.bytes_per_s };
+    Some(floor / seconds)
 }
 
-impl Point {
-    fn rate(&self) -> f64 {
-        if self.phase == Phase::Prefill { self.tokens as f64 / self.seconds } else { 1.0 / self.seconds }
-    }
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".to_string(), |share| format!("{:.0} %", 100.0 * share))
+}
 
-    fn share(&self, limits: &Limits) -> f64 {
-        self.phase.floor(self.work, limits) / self.seconds
+fn row(p: &Point, limits: &Limits) -> Vec<String> {
+    let share = percent(share(p.batch == 0, p.bytes, p.flop, p.seconds, limits));
+    let rate = format!("{:.1}", tokens_per_s(p));
+    if p.batch == 0 {
+        let tflops = format!("{:.3}", p.flop / p.seconds / 1e12);
+        return vec![p.tokens.to_string(), format!("{:.3}", p.seconds), rate, tflops, share];
     }
+    vec![
+        p.tokens.to_string(),
+        p.batch.to_string(),
+        format!("{:.3}", 1e3 * p.seconds),
+        rate,
+        format!("{:.1}", p.bytes / 1e6),
+        format!("{:.1}", p.bytes / p.seconds / 1e9),
+        share,
+    ]
+}
 
-    fn row(&self, limits: &Limits) -> Vec<String> {
-        vec![
-            self.tokens.to_string(),
-            format!("{:.1}", self.rate()),
-            format!("{:.1}", self.work / if self.phase == Phase::Prefill { 1e9 } else { 1e6 }),
-            format!("{:.0} %", 100.0 * self.share(limits)),
-        ]
-    }
-
-    fn json(&self, limits: &Limits) -> serde_json::Value {
-        let kernels: Vec<_> = self
-            .kernels
-            .iter()
-            .map(|k| json!({"name": k.name, "steps": k.steps, "seconds": k.seconds, "work": k.work}))
-            .collect();
+fn json_of(p: &Point, limits: &Limits) -> serde_json::Value {
+    let prefill = p.batch == 0;
+    let kernel = |k: &KernelTime| {
         json!({
-            "tokens": self.tokens, "tokens_per_s": self.rate(), "seconds": self.seconds,
-            "work": self.work, "share_of_limit": self.share(limits), "kernels": kernels,
+            "name": k.name, "steps": k.steps, "seconds": k.seconds, "bytes": k.bytes, "flop": k.flop,
+            "share_of_limit": share(prefill, k.bytes, k.flop, k.seconds, limits),
         })
-    }
-
-    fn kernel_table(&self, limits: &Limits) -> String {
-        let total: f64 = self.kernels.iter().map(|k| k.seconds).sum();
-        let rows: Vec<_> = self
-            .kernels
-            .iter()
-            .map(|k| {
-                vec![
-                    k.name.clone(),
-                    k.steps.to_string(),
-                    format!("{:.3}", 1e3 * k.seconds),
-                    format!("{:.1} %", 100.0 * k.seconds / total),
-                    format!("{:.0} %", 100.0 * self.phase.floor(k.work, limits) / k.seconds),
-                ]
-            })
-            .collect();
-        let title = format!("{} {}", self.phase.name(), self.tokens);
-        table(&[&title, "steps", "ms", "of all", self.phase.header()[3]], &rows)
-    }
+    };
+    json!({
+        "tokens": p.tokens, "batch": if prefill { 1 } else { p.batch }, "tokens_per_s": tokens_per_s(p),
+        "seconds": p.seconds, "bytes": p.bytes, "flop": p.flop,
+        "share_of_limit": share(prefill, p.bytes, p.flop, p.seconds, limits),
+        "kernels": p.kernels.iter().map(kernel).collect::<Vec<_>>(),
+    })
 }
 
-/// A model with room for one sequence.
-struct Bench<'m> {
-    model: &'m Model,
-    engine: Engine<'m>,
-    clock: Clock,
-    cost: Cost<'m>,
-    pages: i32,
-}
-
-impl<'m> Bench<'m> {
-    fn new(model: &'m Model, threads: usize, tokens: u64) -> Result<Bench<'m>> {
-        let plan = model.plan();
-        let pages = tokens.div_ceil(plan.model.page);
-        let memory = MemoryPlan::new(model, pages, 1, threads);
-        let options = SessionOptions { threads: Some(threads), ..SessionOptions::default() };
-        let (executor, clock) = profile::executor(model, &options, &memory)?;
-        let engine = Engine::new(model, executor, pages, 1)?;
-        let pages = i32::try_from(pages).map_err(|_| Error::new(ErrorKind::Usage, "too many tokens"))?;
-        Ok(Bench { model, engine, clock, cost: cost::of(plan), pages })
-    }
-
-    /// Fills the caches with uniform noise of about unit variance.
-    fn fill(&mut self) -> Result<()> {
-        let mut state = 1u64;
-        self.engine.fill_caches(|| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1 << 22) as f32 - 2.0
-        })?;
-        Ok(())
-    }
-
-    /// Runs positions `begin..end`, with the logits of the last row where they are wanted.
-    fn step(&mut self, begin: u64, end: u64, logits: bool) -> Result<f64> {
-        let vocab = self.model.plan().model.vocab;
-        let rows = (end - begin) as i32;
-        let input = StepInput {
-            token_ids: (begin..end).map(|i| (i.wrapping_mul(2_654_435_761) % vocab) as i32).collect(),
-            positions: (begin as i32..end as i32).collect(),
-            sequence: vec![0; rows as usize],
-            page_table: (0..self.pages).collect(),
-            ring_slot: vec![0],
-            out_rows: if logits { vec![rows - 1] } else { vec![] },
-        };
-        let start = Instant::now();
-        self.engine.begin(input)?;
-        for index in 0..self.model.plan().steps.len() {
-            self.engine.run_step(index)?;
-        }
-        self.engine.synchronise()?;
-        Ok(start.elapsed().as_secs_f64())
-    }
-
-    fn prefill(&mut self, tokens: u64) -> Result<Point> {
-        self.clock.take();
-        let (chunk, mut seconds, mut begin) = (self.model.plan().model.chunk, 0.0, 0);
-        while begin < tokens {
-            signal::check("measuring prefill")?;
-            let end = tokens.min(begin + chunk);
-            seconds += self.step(begin, end, end == tokens)?;
-            begin = end;
-        }
-        let times = self.clock.take();
-        Ok(self.point(Phase::Prefill, tokens, seconds, &times))
-    }
-
-    fn decode(&mut self, context: u64, steps: usize) -> Result<Point> {
-        let mut all = Vec::with_capacity(steps);
-        for _ in 0..steps {
-            signal::check("measuring decode")?;
-            self.clock.take();
-            all.push((self.step(context - 1, context, true)?, self.clock.take()));
-        }
-        all.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let (seconds, times) = &all[steps / 2];
-        Ok(self.point(Phase::Decode, context, *seconds, times))
-    }
-
-    fn point(&self, phase: Phase, tokens: u64, seconds: f64, times: &[f64]) -> Point {
-        let plan = self.model.plan();
-        let mut kernels: Vec<KernelTime> = plan
-            .kernels
-            .iter()
-            .map(|k| KernelTime { name: k.name.clone(), steps: 0, seconds: 0.0, work: 0.0 })
-            .collect();
-        for (step, seconds) in plan.steps.iter().zip(times) {
-            let kernel = &mut kernels[step.kernel.index()];
-            kernel.steps += 1;
-            kernel.seconds += seconds;
-            kernel.work += match phase {
-                Phase::Prefill => self.cost.step_flop(step, tokens),
-                Phase::Decode => self.cost.step_bytes(step, tokens) as f64,
-            };
-        }
-        kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-        let work = match phase {
-            Phase::Prefill => self.cost.prefill_flop(tokens),
-            Phase::Decode => self.cost.decode_bytes(tokens) as f64,
-        };
-        Point { phase, tokens, seconds, work, kernels }
-    }
+fn kernel_table(p: &Point, limits: &Limits) -> String {
+    let (prefill, total) = (p.batch == 0, p.kernels.iter().map(|k| k.seconds).sum::<f64>());
+    let rows: Vec<_> = p
+        .kernels
+        .iter()
+        .map(|k| {
+            vec![
+                k.name.clone(),
+                k.steps.to_string(),
+                format!("{:.3}", 1e3 * k.seconds),
+                format!("{:.1} %", 100.0 * k.seconds / total),
+                format!("{:.1}", k.bytes / 1e6),
+                format!("{:.1}", k.flop / 1e9),
+                format!("{:.3}", k.flop / k.seconds / 1e12),
+                percent(share(prefill, k.bytes, k.flop, k.seconds, limits)),
+            ]
+        })
+        .collect();
+    let title = match p.batch {
+        0 => format!("prefill {}", p.tokens),
+        batch => format!("decode at {}, batch {batch}", p.tokens),
+    };
+    let limit = if prefill { "of peak" } else { "of bandwidth" };
+    let all = format!("{:.3} ms in all\n", 1e3 * total);
+    table(&[&title, "steps", "ms", "of all", "MB", "GFLOP", "TFLOP/s", limit], &rows) + &all
 }

@@ -28,6 +28,7 @@ use crate::write::{self, Artefact};
 ///   hyc compile --emit obj model.toml -o kernels.o  a relocatable object
 ///   hyc compile --emit mlir --plan-only model.toml  the graph in MLIR
 ///   hyc compile --random-weights 1 model.toml       random weights, to measure speed
+///   hyc compile --no-weights model.toml             none; a small file for `hyc bench --random-weights 1`
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -63,6 +64,9 @@ pub struct Args {
     /// Random weights of this seed in place of the weight files
     #[arg(long, value_name = "SEED")]
     random_weights: Option<u64>,
+    /// Leave the weights out; `hyc bench --random-weights` makes them up when it loads the artefact
+    #[arg(long, conflicts_with_all = ["random_weights", "weights"])]
+    no_weights: bool,
     /// Weight files for a dump, or in place of the model's (may be repeated)
     #[arg(long, value_name = "FILE")]
     weights: Vec<PathBuf>,
@@ -216,12 +220,15 @@ fn emit(output: Option<&Path>, bytes: &[u8]) -> Result<()> {
 }
 
 fn open_weights(args: &Args, files: &[PathBuf], plan: &Plan) -> Result<Weights> {
+    if args.no_weights {
+        return Ok(Weights::Absent);
+    }
     if let Some(seed) = args.random_weights {
         return Ok(Weights::Random { seed });
     }
     if files.is_empty() {
         return Err(Error::input(format!("{} names no weight files", args.input.display()))
-            .help("add `--weights FILE`, `--random-weights SEED`, or `--plan-only`"));
+            .help("add `--weights FILE`, `--random-weights SEED`, `--no-weights`, or `--plan-only`"));
     }
     let source = WeightSource::open(files)?;
     let expected: Vec<Expected> =
@@ -244,7 +251,7 @@ fn write_artefact(
         Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", list.join("; ")))
     })?;
     let total: u64 = lowered.plan.weights.iter().map(hyc_ir::plan::Weight::bytes).sum();
-    let bar = super::progress(!args.quiet, total, "packing", super::BYTES);
+    let bar = super::progress(!args.quiet && !args.no_weights, total, "packing", super::BYTES);
     let graph = lowered.graph.to_string();
     let artefact = Artefact {
         plan: &lowered.plan,

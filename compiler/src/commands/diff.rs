@@ -29,10 +29,16 @@ pub struct Args {
     /// Largest relative error of a step's output that counts as equal
     #[arg(long, default_value_t = 1e-3)]
     tolerance: f64,
+    /// Random weights of this seed, for an artefact compiled with --no-weights
+    #[arg(long, value_name = "SEED")]
+    random_weights: Option<u64>,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let model = Model::load(&args.model, &LoadOptions::default())?;
+    let model = Model::load(
+        &args.model,
+        &LoadOptions { random_weights: args.random_weights, ..LoadOptions::default() },
+    )?;
     let options = Options { tokens: args.tokens, seed: args.seed, tolerance: args.tolerance };
     let report = diff(&model, &SessionOptions::default(), &options)?;
     match report.first {

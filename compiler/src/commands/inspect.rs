@@ -51,7 +51,10 @@ enum Part {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let model = Model::load(&args.model, &LoadOptions { verify: Verify::Header })?;
+    let model = Model::load(
+        &args.model,
+        &LoadOptions { verify: Verify::Header, allow_no_weights: true, ..LoadOptions::default() },
+    )?;
     let text = if args.json { json_of(&model, args.part)? } else { text_of(&model, args.part)? };
     super::print(&text)
 }

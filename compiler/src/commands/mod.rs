@@ -10,7 +10,7 @@ mod run;
 mod signal;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use hyc_runtime::{LoadOptions, Model, Session, SessionOptions, Verify};
+use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::Result;
@@ -80,9 +80,9 @@ pub fn run(cli: Cli) -> Result<()> {
 }
 
 /// Loads an artefact with a progress bar where `show` says so; Ctrl-C ends it.
-fn load(path: &std::path::Path, verify: Verify, show: bool) -> Result<Model> {
+fn load(path: &std::path::Path, options: &LoadOptions, show: bool) -> Result<Model> {
     let mut bar = None;
-    let model = Model::load_observed(path, &LoadOptions { verify }, &mut |done, total| {
+    let model = Model::load_observed(path, options, &mut |done, total| {
         let bar = bar.get_or_insert_with(|| progress(show, total, "loading", BYTES));
         bar.set_position(done);
         !signal::pressed()
@@ -105,6 +105,11 @@ fn session<'m>(model: &'m Model, options: &SessionOptions, show: bool) -> Result
         bar.finish_and_clear();
     }
     Ok(session?)
+}
+
+/// Whether Ctrl-C was pressed.
+pub(crate) fn stopped() -> bool {
+    signal::pressed()
 }
 
 /// What a progress bar says of bytes, and of tokens.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use hyc_runtime::{
-    CancelToken, Event, Finish, GenerateOptions, Sampling, SessionOptions, Tokenizer, Verify, generate,
+    CancelToken, Event, Finish, GenerateOptions, GpuOptions, LoadOptions, Sampling, SessionOptions,
+    Tokenizer, Verify, generate,
 };
 use serde_json::json;
 
@@ -54,9 +55,15 @@ pub struct Args {
     /// Threads
     #[arg(long)]
     threads: Option<usize>,
+    /// On a GPU: launch each kernel by itself, so that an error says which one failed
+    #[arg(long)]
+    no_graphs: bool,
     /// Check the header alone when loading, not every byte
     #[arg(long)]
     fast_load: bool,
+    /// Random weights of this seed, for an artefact compiled with --no-weights
+    #[arg(long, value_name = "SEED")]
+    random_weights: Option<u64>,
     /// Print one JSON object instead of streaming text
     #[arg(long)]
     json: bool,
@@ -75,10 +82,11 @@ pub fn run(args: Args) -> Result<()> {
     let start = Instant::now();
     let verify = if args.fast_load { Verify::Header } else { Verify::Full };
     let show = !args.quiet && !args.json;
-    let model = super::load(&args.model, verify, show)?;
+    let load = LoadOptions { verify, random_weights: args.random_weights, ..LoadOptions::default() };
+    let model = super::load(&args.model, &load, show)?;
     let tokenizer = Tokenizer::of(&model)?;
-    let options =
-        SessionOptions { threads: args.threads, max_sequences: Some(1), ..SessionOptions::default() };
+    let gpu = GpuOptions { graphs: !args.no_graphs };
+    let options = SessionOptions { threads: args.threads, max_sequences: Some(1), max_tokens: None, gpu };
     let mut session = super::session(&model, &options, show)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let text = prompt(&args)?;

@@ -56,7 +56,7 @@ impl CudaExecutor {
             .help("compile it without `--plan-only`"));
         };
         let device = Device::open()?;
-        memory.check_device(plan, device.free_bytes()?)?;
+        memory.check_against(plan, device.free_bytes()?, " on the GPU")?;
         let module = Module::load(&device, ptx)?;
         let launcher = Launcher::new(&device, &module, plan)?;
         let lists = Lists::new(&device, plan)?;
@@ -176,6 +176,10 @@ impl Executor for CudaExecutor {
     fn set_timing(&mut self, plan: &Plan, on: bool) -> Result<bool> {
         self.timing = if on { Some(Timing::new(&self.device, plan.steps.len())?) } else { None };
         Ok(true)
+    }
+
+    fn copy_bandwidth(&mut self) -> Result<Option<f64>> {
+        super::limits::copy_bandwidth(&self.device).map(Some)
     }
 
     fn take_times(&mut self) -> Vec<f64> {

@@ -7,6 +7,7 @@
 mod device;
 mod executor;
 mod graph;
+mod limits;
 mod lists;
 mod module;
 mod weights;

@@ -1,0 +1,245 @@
+//! Weights made up at load, to measure the speed of a model whose weights nobody has.
+//!
+//! One block of normal noise serves all weights: each begins at a place of its own in it and takes what follows,
+//! over and over. So a model of any size costs the time of copying it and little memory. What matters of the
+//! values is that activations keep their size: a matrix has variance 1 / input features, norm weights are 1,
+//! sinks are small.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyc_ir::abi::{PANEL, TILE};
+use hyc_ir::pack::{pack_panel, pack_row, pack_tiles};
+use hyc_ir::plan::{Elem, Layout, Weight};
+
+use crate::error::Result;
+
+/// Most elements of the block: 64 MiB of f32, far more than any cache that could make copies look fast.
+const MOST: u64 = 16 << 20;
+/// Deviation of sinks: beside logits of about 1 they take a small share.
+const SINK: f32 = 0.1;
+
+/// The noise as bytes, by element type and by the bits of its deviation.
+type Scaled = HashMap<(Elem, u32), Arc<Vec<u8>>>;
+
+/// The noise of a seed.
+pub struct RandomWeights {
+    seed: u64,
+    /// Standard normal.
+    noise: Vec<f32>,
+    scaled: Mutex<Scaled>,
+}
+
+/// What a weight's elements are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Values {
+    Ones,
+    /// Normal, of this deviation.
+    Normal(f32),
+}
+
+fn values(weight: &Weight) -> Values {
+    let of = |inn: u64| Values::Normal(1.0 / (inn as f32).sqrt());
+    match weight.layout {
+        Layout::Vector { .. } if weight.name.contains("sink") => Values::Normal(SINK),
+        Layout::Vector { .. } => Values::Ones,
+        Layout::Rows { cols, .. } => of(cols),
+        Layout::Panels { inn, .. } | Layout::Tiles { inn, .. } => of(inn),
+    }
+}
+
+/// Whether the layout stores zeros between elements, which kernels rely on.
+fn padded(layout: Layout) -> bool {
+    match layout {
+        Layout::Vector { .. } | Layout::Rows { .. } => false,
+        Layout::Panels { group, .. } => group % PANEL != 0,
+        Layout::Tiles { out, inn, .. } => out % TILE != 0 || inn % TILE != 0,
+    }
+}
+
+/// One step of splitmix64.
+fn mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Nearly a standard normal: the sum of four uniforms, scaled to variance 1.
+fn normal(state: &mut u64) -> f32 {
+    let z = mix(state);
+    let sum: u64 = (0..4).map(|i| (z >> (16 * i)) & 0xffff).sum();
+    (sum as f32 / 65535.0 - 2.0) * 3.0f32.sqrt()
+}
+
+impl RandomWeights {
+    /// The noise of `seed` for a plan's weights.
+    pub fn new(seed: u64, weights: &[Weight]) -> RandomWeights {
+        let most = weights.iter().map(|weight| weight.layout.elements()).max().unwrap_or(1).min(MOST);
+        let mut state = seed;
+        RandomWeights {
+            seed,
+            noise: (0..most).map(|_| normal(&mut state)).collect(),
+            scaled: Mutex::default(),
+        }
+    }
+
+    /// Where a weight begins in the noise.
+    fn start(&self, weight: &Weight) -> usize {
+        let mut state = weight.name.bytes().fold(self.seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        (mix(&mut state) % self.noise.len() as u64) as usize
+    }
+
+    /// The noise of this deviation, as it is stored.
+    fn block(&self, elem: Elem, deviation: f32) -> Arc<Vec<u8>> {
+        let mut scaled = self.scaled.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let mut bytes = Vec::with_capacity(self.noise.len() * elem.bytes() as usize);
+            for piece in self.noise.chunks(1 << 16) {
+                let piece: Vec<f32> = piece.iter().map(|x| x * deviation).collect();
+                pack_row(elem, &piece, &mut bytes);
+            }
+            Arc::new(bytes)
+        };
+        scaled.entry((elem, deviation.to_bits())).or_insert_with(make).clone()
+    }
+
+    /// The packed bytes of a weight in order, in pieces of at most `most` (at least 64 KiB).
+    pub fn pieces(
+        &self,
+        weight: &Weight,
+        most: usize,
+        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let most = most.max(1 << 16);
+        match values(weight) {
+            Values::Ones => {
+                let mut bytes = Vec::new();
+                pack_row(weight.elem, &vec![1.0; weight.layout.elements() as usize], &mut bytes);
+                bytes.chunks(most).try_for_each(sink)
+            }
+            Values::Normal(deviation) if padded(weight.layout) => {
+                self.packed(weight, deviation, &mut |bytes| bytes.chunks(most).try_for_each(&mut *sink))
+            }
+            Values::Normal(deviation) => {
+                let block = self.block(weight.elem, deviation);
+                let mut at = self.start(weight) * weight.elem.bytes() as usize;
+                let mut left = weight.bytes();
+                while left > 0 {
+                    let count = (most.min(block.len() - at) as u64).min(left) as usize;
+                    sink(&block[at..at + count])?;
+                    at = (at + count) % block.len();
+                    left -= count as u64;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The same of a matrix with padding, some rows at a time.
+    fn packed(
+        &self,
+        weight: &Weight,
+        deviation: f32,
+        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let (rows, inn, group, side) = match weight.layout {
+            Layout::Panels { count, out, inn, group } => (count * out, inn, group, PANEL),
+            Layout::Tiles { count, out, inn } => (count * out, inn, out, TILE),
+            Layout::Vector { .. } | Layout::Rows { .. } => return Ok(()),
+        };
+        let (start, len) = (self.start(weight), self.noise.len());
+        let mut packed = Vec::new();
+        for first in (0..rows).step_by(group as usize) {
+            for row in (first..first + group).step_by(side as usize) {
+                let count = ((first + group - row).min(side) * inn) as usize;
+                let at = start + (row * inn) as usize;
+                let data: Vec<f32> = (at..at + count).map(|i| self.noise[i % len] * deviation).collect();
+                match weight.layout {
+                    Layout::Tiles { .. } => pack_tiles(inn as usize, &data, &mut packed),
+                    _ => pack_panel(weight.elem, inn as usize, &data, &mut packed),
+                }
+                sink(&packed)?;
+                packed.clear();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyc_ir::pack;
+
+    use super::*;
+
+    fn weight(name: &str, elem: Elem, layout: Layout) -> Weight {
+        Weight { name: name.into(), shape: vec![], elem, layout }
+    }
+
+    fn bytes(random: &RandomWeights, weight: &Weight, most: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        random
+            .pieces(weight, most, &mut |piece| {
+                assert!(!piece.is_empty() && piece.len() <= most.max(1 << 16));
+                all.extend_from_slice(piece);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(all.len() as u64, weight.bytes(), "{}", weight.name);
+        all
+    }
+
+    #[test]
+    fn padding_is_zero_and_elements_are_packed() {
+        let panels = |out, inn, group| Layout::Panels { count: 2, out, inn, group };
+        let tiles = |out, inn| Layout::Tiles { count: 2, out, inn };
+        let list = [
+            weight("a", Elem::F32, panels(40, 5, 20)),
+            weight("b", Elem::Bf16, panels(7, 33, 7)),
+            weight("c", Elem::Bf16, tiles(70, 64)),
+            weight("d", Elem::Bf16, tiles(64, 100)),
+        ];
+        let random = RandomWeights::new(7, &list);
+        for weight in &list {
+            let (rows, inn) = match weight.layout {
+                Layout::Panels { count, out, inn, .. } | Layout::Tiles { count, out, inn } => {
+                    (count * out, inn)
+                }
+                _ => unreachable!(),
+            };
+            let deviation = 1.0 / (inn as f32).sqrt();
+            let start = random.start(weight);
+            let data: Vec<f32> = (0..(rows * inn) as usize)
+                .map(|i| random.noise[(start + i) % random.noise.len()] * deviation)
+                .collect();
+            assert_eq!(bytes(&random, weight, 1 << 20), pack::pack(weight.layout, weight.elem, &data));
+        }
+    }
+
+    #[test]
+    fn deviations_follow_the_width_and_pieces_make_no_difference() {
+        let tiles = weight("wq", Elem::Bf16, Layout::Tiles { count: 1, out: 512, inn: 256 });
+        let head = weight("head", Elem::F32, Layout::Panels { count: 1, out: 1024, inn: 64, group: 1024 });
+        let norm = weight("attn_norm.weight", Elem::F32, Layout::Vector { len: 9 });
+        let sink = weight("sink", Elem::F32, Layout::Vector { len: 4096 });
+        let list = [tiles, head, norm, sink];
+        let random = RandomWeights::new(1, &list);
+        for (weight, deviation) in list.iter().zip([1.0 / 16.0, 1.0 / 8.0, 0.0, SINK]) {
+            let all = bytes(&random, weight, 1 << 30);
+            assert_eq!(all, bytes(&random, weight, 1 << 16));
+            assert_eq!(all, bytes(&RandomWeights::new(1, &list), weight, 1 << 18));
+            let values: Vec<f64> =
+                (0..weight.layout.elements()).map(|i| f64::from(pack::load(weight.elem, &all, i))).collect();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / values.len() as f64;
+            assert!((variance.sqrt() - f64::from(deviation)).abs() < 0.05 * f64::from(deviation) + 1e-9);
+            assert_eq!(values.iter().all(|x| *x == 1.0), deviation == 0.0);
+        }
+        let (a, b) = (RandomWeights::new(1, &list), RandomWeights::new(2, &list));
+        assert_ne!(bytes(&a, &list[0], 1 << 20), bytes(&b, &list[0], 1 << 20));
+    }
+}
