@@ -7,18 +7,19 @@
 //! few rows, mma.sync                          many rows, wgmma
 //!   block: 16 outputs x 8 (or 32) rows          block: 128 rows x 256 outputs, two warp groups of 64 rows
 //!   warp w of 8: k tiles w, w + 8, ...          one warp keeps a ring of k tiles full with bulk copies:
-//!   W: 16-byte loads, straight into             rows 2 x 8 KiB, outputs 4 x 8 KiB a stage, as they lie
-//!   fragments: no shared memory
+//!   each keeps a ring of its own full             rows 2 x 8 KiB, outputs 4 x 8 KiB a stage, as they lie
 //! ```
 //! The order of k inside a dot product is free, so that a lane takes eight neighbouring k's of its row with one
 //! load: words 0 and 1 are its pairs of one `mma` step, words 2 and 3 of the next. Both operands do the same.
+//! Loads into registers would do without shared memory, but `ptxas` sinks them to their uses, and then too few
+//! bytes are under way.
 
 use hyc_ir::abi::TILE;
 use hyc_ir::plan::{Extent, GridDim, KernelSpec, Rows, When};
 
 use super::emit::{Emit, Float, Int, LANES, Ptr, Var};
 use super::linear::row_count;
-use super::pipe::Ring;
+use super::pipe::{Ring, WarpRing};
 use super::tensor::{Chunk, SHARED_SLACK, TILE_BYTES};
 use super::{Maker, stride};
 
@@ -29,10 +30,9 @@ const MANY_ROWS: u64 = 128;
 pub const MANY_OUT: u64 = 256;
 /// k tiles under way there.
 pub const STAGES: u64 = 4;
-/// Threads of the kernel for few, and k tiles that a warp loads before it multiplies.
+/// Threads of the kernel for few.
 pub const THREADS: u64 = 256;
 pub const WARPS: u64 = THREADS / 32;
-const AHEAD: u64 = 4;
 /// Threads that pack one row.
 const PACKERS: u64 = 512;
 
@@ -95,9 +95,9 @@ pub fn product<'c>(
     });
     let p = Product { inn, matrices, up, rows_at };
     let max = spec.max_rows;
-    few(k, "_few", &p, 1, 1, FEW.min(8).min(max), store);
+    few(k, "_few", &p, 1, (1, max.min(8)), store);
     if max > 8 {
-        few(k, "_some", &p, 4, 9, FEW.min(max), store);
+        few(k, "_some", &p, 4, (9, FEW.min(max)), store);
     }
     if max > FEW {
         many(k, "_many", &p, FEW + 1, max, store);
@@ -197,20 +197,17 @@ fn inverse_rms<'c>(e: &Emit<'c>, x: Ptr<'c>, inn: u64, eps: f64) -> Float<'c> {
     e.inverse_sqrt(e.fadd(e.fdiv(all, e.float(inn as f32)), e.float(eps as f32)))
 }
 
-/// Byte offsets of this lane's two 16-byte pieces of a row of a 64-wide tile, rows being `row % 8`.
-pub fn lane_pieces<'c>(e: &Emit<'c>, t: Int<'c>, row: Int<'c>) -> [Int<'c>; 2] {
-    [0, 4].map(|first| e.mul_const(e.xor(e.add_const(t, first), row), 16))
-}
-
-/// Sums of one block of 16 outputs by `8 * tiles` rows, by a warp, over its share of the k tiles.
+/// Products of 16 outputs of each of some weights by `8 * tiles` rows, by one warp, over its share of the k tiles.
+///
+/// A stage of the warp's ring is one k tile: 2 KiB of each weight, then 1 KiB of each eight rows, as they lie.
 pub struct Strip<'c> {
-    /// Address of the 64 x 64 tiles that hold the outputs, k ascending.
-    pub weights: Ptr<'c>,
-    /// Which 16 of the 64 outputs.
-    pub quarter: Int<'c>,
-    /// Addresses of the tiles that hold each eight rows, and this lane's row in them.
-    pub rows: Vec<(Ptr<'c>, Int<'c>)>,
-    /// First k tile of this warp and their step.
+    /// Addresses of the 16 outputs in the first of their 64 x 64 tiles, one a weight.
+    pub weights: Vec<Ptr<'c>>,
+    /// Address of the rows in the first of their tiles.
+    pub rows: Ptr<'c>,
+    /// Eights of rows.
+    pub eights: u64,
+    /// First k tile of this warp.
     pub first: Int<'c>,
     /// Step from k tile to k tile.
     pub step: u64,
@@ -218,45 +215,61 @@ pub struct Strip<'c> {
     pub tiles: u64,
 }
 
+/// Bytes of one stage.
+fn stage_bytes(weights: u64, eights: u64) -> u64 {
+    2048 * weights + 1024 * eights
+}
+
+/// Stages of each warp: about 100 KiB under way a block, so that two blocks share a multiprocessor.
+fn stages(weights: u64, eights: u64) -> u64 {
+    ((100 << 10) / (WARPS * stage_bytes(weights, eights))).max(2)
+}
+
+/// Dynamic shared memory of a block whose warps keep such rings.
+pub fn strip_shared(weights: u64, eights: u64) -> u64 {
+    WARPS * stages(weights, eights) * stage_bytes(weights, eights) + SHARED_SLACK
+}
+
+/// The rings of a block's warps, for [`Strip`]s of one size; all threads of the block must come here.
+pub fn strip_ring<'c>(e: &Emit<'c>, weights: u64, eights: u64) -> WarpRing<'c> {
+    WarpRing::new(e, WARPS, stages(weights, eights), stage_bytes(weights, eights))
+}
+
 impl<'c> Strip<'c> {
-    /// `[rows / 8][4]` sums: outputs g, g + 8 by rows 2t, 2t + 1.
-    pub fn sums(&self, e: &Emit<'c>) -> Vec<Vec<Var<'c>>> {
-        let sums: Vec<Vec<Var<'c>>> =
-            self.rows.iter().map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect();
+    /// `[weight][rows / 8][4]` sums: outputs g, g + 8 by rows 2t, 2t + 1.
+    pub fn sums(&self, e: &Emit<'c>, ring: &WarpRing<'c>) -> Vec<Vec<Vec<Var<'c>>>> {
+        let four = || (0..4).map(|_| e.float_var(0.0)).collect::<Vec<_>>();
+        let sums: Vec<Vec<Vec<Var<'c>>>> =
+            self.weights.iter().map(|_| (0..self.eights).map(|_| four()).collect()).collect();
         let (g, t) = e.lane_pair();
-        let pieces = lane_pieces(e, t, g);
-        let row = e.add(e.mul_const(self.quarter, 2048), e.mul_const(g, 128));
-        let rows: Vec<(Ptr<'c>, Int<'c>, [Int<'c>; 2])> = self
-            .rows
-            .iter()
-            .map(|(tiles, row)| (*tiles, e.mul_const(*row, 128), lane_pieces(e, t, e.and(*row, e.int(7)))))
-            .collect();
-        let run = |e: &Emit<'c>, k: Int<'c>, count: u64| {
-            let mut loaded = Vec::new();
-            for i in 0..count {
-                let base = e.mul_const(e.wide(e.add_const(k, (i * self.step) as i64)), TILE_BYTES);
-                let weights = pieces.map(|piece| {
-                    let at = e.add(base, e.wide(e.add(row, piece)));
-                    [0, 1024].map(|low| e.load_chunk(self.weights, at, low))
-                });
-                loaded.push((base, weights));
+        // This lane's two 16-byte pieces of row g; rows g + 8 have the same swizzle.
+        let pieces = [0, 4].map(|first| {
+            let piece = e.xor(e.add_const(t, first), g);
+            e.add(e.mul_const(g, 32), e.mul_const(piece, 4))
+        });
+        let bytes = stage_bytes(self.weights.len() as u64, self.eights);
+        let copy = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
+            let at = e.mul_const(e.wide(k), TILE_BYTES);
+            for (i, weight) in self.weights.iter().enumerate() {
+                e.bulk_copy(e.add_const(to, 2048 * i as i64), e.byte_offset(*weight, at), 2048, full);
             }
-            for (base, weights) in loaded {
-                for (sums, (tiles, row, pieces)) in sums.iter().zip(&rows) {
-                    for (piece, w) in pieces.iter().zip(&weights) {
-                        let at = e.add(base, e.wide(e.add(*row, *piece)));
-                        multiply(e, sums, w, e.load_chunk_shared(*tiles, at));
+            let to = e.add_const(to, 2048 * self.weights.len() as i64);
+            e.bulk_copy(to, e.byte_offset(self.rows, at), 1024 * self.eights, full);
+        };
+        ring.run(e, (self.first, self.step, self.tiles), bytes, &copy, &|e, stage| {
+            let chunk = |words: u64, piece: Int<'c>| e.load4(stage, e.add_const(piece, words as i64));
+            let rows_at = 512 * self.weights.len() as u64;
+            let x: Vec<[Chunk<'c>; 2]> =
+                (0..self.eights).map(|n| pieces.map(|p| chunk(rows_at + 256 * n, p))).collect();
+            for (i, sums) in sums.iter().enumerate() {
+                let w = pieces.map(|p| [0, 256].map(|low| chunk(512 * i as u64 + low, p)));
+                for (sums, x) in sums.iter().zip(&x) {
+                    for (w, x) in w.iter().zip(x) {
+                        multiply(e, sums, w, *x);
                     }
                 }
             }
-        };
-        let k = e.var(self.first.into());
-        let ahead = AHEAD.min(self.tiles.div_ceil(self.step)).max(1);
-        let end = self.tiles as i64 - ((ahead - 1) * self.step) as i64;
-        if ahead > 1 && end > 0 {
-            e.advance(k, e.int(end as u64), ahead * self.step, |e, k| run(e, k, ahead));
-        }
-        e.advance(k, e.int(self.tiles), self.step, |e, k| run(e, k, 1));
+        });
         sums
     }
 }
@@ -315,39 +328,39 @@ fn blocks(p: &Product, each: u64) -> u64 {
     p.matrices.iter().map(|m| m.out.div_ceil(each)).sum()
 }
 
-/// The kernel for few rows: `tiles` times eight a block.
+/// The kernel for few rows: `eights` times eight a block.
 fn few<'c>(
     k: &mut Maker<'c, '_>,
     part: &str,
     p: &Product,
-    tiles: u64,
-    least: u64,
-    most: u64,
+    eights: u64,
+    (least, most): (u64, u64),
     store: Store<'_, 'c>,
 ) {
     let spec = k.spec;
-    let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, 8 * tiles)];
-    k.launch_when(part, grid, THREADS, when(spec, least, most), |e| {
+    let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, 8 * eights)];
+    let weights = 1 + u64::from(p.up.is_some());
+    let shared = strip_shared(weights, eights);
+    k.launch_with(part, grid, THREADS, when(spec, least, most), shared, |e| {
+        let ring = strip_ring(e, weights, eights);
         let (matrix, block, out, column) = section(e, p, e.block_x(), 16);
-        let (tile, quarter) = e.div_rem(block, 4);
-        let warp = e.div_rem(e.thread(), 32).0;
-        let first_row = e.mul_const(e.block_y(), 8 * tiles);
-        let rows = packed_rows(e, p, first_row, tiles, e.add_const(row_count(e, spec), -1));
-        let weights_at = e.mul_const(e.wide(tile), k_tiles(p.inn) * TILE_BYTES);
-        let strip = |matrix: Ptr<'c>| Strip {
-            weights: e.byte_offset(matrix, weights_at),
-            quarter,
-            rows: rows.clone(),
-            first: warp,
+        let first_row = e.mul_const(e.block_y(), 8 * eights);
+        let outputs = strip_offset(e, block, p.inn);
+        let weights = [Some(matrix), p.up.map(|at| e.operand(at))];
+        let strip = Strip {
+            weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
+            rows: packed_row(e, p.rows_at, first_row, p.inn),
+            eights,
+            first: e.div_rem(e.thread(), 32).0,
             step: WARPS,
             tiles: k_tiles(p.inn),
         };
-        let parts = e.shared(WARPS * 128 * tiles);
-        let mut results = reduce(e, &strip(matrix).sums(e), parts, WARPS);
-        if let Some(up) = p.up {
-            let sums = strip(e.operand(up)).sums(e);
+        let sums = strip.sums(e, &ring);
+        let parts = e.shared(WARPS * 128 * eights);
+        let mut results = reduce(e, &sums[0], parts, WARPS);
+        if let Some(up) = sums.get(1) {
             e.barrier();
-            let ups = reduce(e, &sums, parts, WARPS);
+            let ups = reduce(e, up, parts, WARPS);
             results = results.iter().zip(ups).map(|(gate, up)| e.fmul(e.silu(*gate), up)).collect();
         }
         for (round, value) in results.iter().enumerate() {
@@ -355,7 +368,7 @@ fn few<'c>(
             let (row, output) = e.div_rem(mine, 16);
             let local = e.add(e.mul_const(block, 16), output);
             let row_inside =
-                e.and(e.lt(row, e.int(8 * tiles)), e.lt(e.add(first_row, row), row_count(e, spec)));
+                e.and(e.lt(row, e.int(8 * eights)), e.lt(e.add(first_row, row), row_count(e, spec)));
             e.when(e.and(row_inside, e.lt(local, out)), |e| {
                 store(e, e.add(first_row, row), e.add(column, local), *value);
             });
@@ -363,24 +376,18 @@ fn few<'c>(
     });
 }
 
-/// For each eight rows from `first`: the address of their tiles and this lane's row in them (the last one again
-/// past the end).
-fn packed_rows<'c>(
-    e: &Emit<'c>,
-    p: &Product,
-    first: Int<'c>,
-    tiles: u64,
-    last: Int<'c>,
-) -> Vec<(Ptr<'c>, Int<'c>)> {
-    let packed = e.at(e.scratch(), e.int(p.rows_at));
-    let g = e.lane_pair().0;
-    (0..tiles)
-        .map(|i| {
-            let row = e.min(e.add(e.add_const(first, 8 * i as i64), g), last);
-            let (tile, place) = e.div_rem(row, TILE);
-            (e.byte_offset(packed, e.mul_const(e.wide(tile), k_tiles(p.inn) * TILE_BYTES)), place)
-        })
-        .collect()
+/// Byte offset (i64) of block `block` of 16 outputs in a matrix of tiles.
+pub fn strip_offset<'c>(e: &Emit<'c>, block: Int<'c>, inn: u64) -> Int<'c> {
+    let (tile, quarter) = e.div_rem(block, 4);
+    e.add(e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES), e.wide(e.mul_const(quarter, 2048)))
+}
+
+/// The address of packed row `row` in the first of its tiles, the rows being at `at` in scratch.
+pub fn packed_row<'c>(e: &Emit<'c>, at: u64, row: Int<'c>, inn: u64) -> Ptr<'c> {
+    let (tile, place) = e.div_rem(row, TILE);
+    let tile = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES);
+    let packed = e.byte_offset(e.at(e.scratch(), e.int(at)), tile);
+    e.byte_offset(packed, e.mul_const(place, 128))
 }
 
 /// The kernel for many rows.

@@ -13,7 +13,8 @@ use hyc_ir::abi::TILE;
 use hyc_ir::plan::{Extent, Layout};
 
 use super::dense::{
-    self, MANY_OUT, Packed, STAGES, Strip, THREADS, WARPS, k_tiles, packed_bytes, reduce, when,
+    self, MANY_OUT, Packed, STAGES, Strip, THREADS, WARPS, k_tiles, packed_bytes, packed_row, reduce,
+    strip_offset, strip_ring, strip_shared, when,
 };
 use super::emit::{Emit, Float, Int, Ptr, Var};
 use super::pipe::Ring;
@@ -57,13 +58,6 @@ fn matrix<'c>(e: &Emit<'c>, at: usize, expert: Int<'c>, out: u64, inn: u64) -> P
     e.byte_offset(e.operand(at), e.mul_const(e.wide(expert), bytes))
 }
 
-/// The address of packed row `row` at `at` in scratch, with the row's place in its tile.
-fn packed<'c>(e: &Emit<'c>, at: u64, row: Int<'c>, inn: u64) -> (Ptr<'c>, Int<'c>) {
-    let (tile, place) = e.div_rem(row, TILE);
-    let tiles = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES);
-    (e.byte_offset(e.at(e.scratch(), e.int(at)), tiles), place)
-}
-
 /// `ExpertsUp`.
 pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
     let spec = k.spec;
@@ -73,20 +67,20 @@ pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
         Packed { part: "_pack", grid: k.rows(1, 1), inn, norm: None, to: rows_at, when: when(spec, 1, few) };
     dense::pack(k, &rows, &|e, row| (e.at(e.operand(0), e.mul_const(e.wide(row), stride(spec, 0))), row));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
-    k.launch_when("_few", grid, THREADS, when(spec, 1, few), |e| {
+    k.launch_with("_few", grid, THREADS, when(spec, 1, few), strip_shared(2, 1), |e| {
+        let ring = strip_ring(e, 2, 1);
         let (row, slot) = e.div_rem(e.block_y(), active);
         let expert = e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot));
-        let x = packed(e, rows_at, row, inn);
         let warp = e.div_rem(e.thread(), 32).0;
+        let matrices = [2, 3].map(|at| matrix(e, at, expert, ffn, inn));
+        let strip = strip(e, &matrices, e.block_x(), (rows_at, row), (warp, WARPS), inn);
+        let sums = strip.sums(e, &ring);
         let parts = e.shared(WARPS * 128);
-        let sums =
-            |at: usize| strip(e, matrix(e, at, expert, ffn, inn), e.block_x(), x, (warp, WARPS), inn).sums(e);
-        let gate = reduce(e, &sums(2), parts, WARPS)[0];
-        let ups = sums(3);
+        let gate = reduce(e, &sums[0], parts, WARPS)[0];
         e.barrier();
-        let up = reduce(e, &ups, parts, WARPS)[0];
-        let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
-        e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(ffn))), |e| {
+        let up = reduce(e, &sums[1], parts, WARPS)[0];
+        let (mine, output) = own(e, row);
+        e.when(e.and(mine, e.lt(output, e.int(ffn))), |e| {
             let at = e.add(e.mul_const(row, stride(spec, 4)), e.add(e.mul_const(slot, ffn), output));
             e.store(e.operand(4), at, e.fmul(e.silu(gate), up).into());
         });
@@ -103,18 +97,32 @@ pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
     });
 }
 
-/// The sums of 16 outputs by one row, over k tiles `first`, `first + step`, ...
+/// The product of 16 outputs of each matrix by packed row `row` (and those of its eight), over k tiles `first`,
+/// `first + step`, ...
 fn strip<'c>(
     e: &Emit<'c>,
-    matrix: Ptr<'c>,
+    matrices: &[Ptr<'c>],
     panel: Int<'c>,
-    x: (Ptr<'c>, Int<'c>),
+    (rows_at, row): (u64, Int<'c>),
     (first, step): (Int<'c>, u64),
     inn: u64,
 ) -> Strip<'c> {
-    let (tile, quarter) = e.div_rem(panel, 4);
-    let at = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES);
-    Strip { weights: e.byte_offset(matrix, at), quarter, rows: vec![x], first, step, tiles: k_tiles(inn) }
+    let at = strip_offset(e, panel, inn);
+    let eight = e.sub(row, e.and(row, e.int(7)));
+    Strip {
+        weights: matrices.iter().map(|matrix| e.byte_offset(*matrix, at)).collect(),
+        rows: packed_row(e, rows_at, eight, inn),
+        eights: 1,
+        first,
+        step,
+        tiles: k_tiles(inn),
+    }
+}
+
+/// Whether this thread has a result of [`reduce`] for packed row `row`, and for which output of the block's.
+fn own<'c>(e: &Emit<'c>, row: Int<'c>) -> (Int<'c>, Int<'c>) {
+    let (at, output) = e.div_rem(e.thread(), 16);
+    (e.eq(at, e.and(row, e.int(7))), e.add(e.mul_const(e.block_x(), 16), output))
 }
 
 /// `ExpertsDown`.
@@ -136,20 +144,31 @@ pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
         (e.at(e.operand(0), e.wide(at)), pair)
     });
     let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
-    k.launch_when("_few", grid, THREADS, when(spec, 1, few), |e| {
+    k.launch_with("_few", grid, THREADS, when(spec, 1, few), strip_shared(1, 1), |e| {
+        let ring = strip_ring(e, 1, 1);
         let row = e.block_y();
         let warp = e.div_rem(e.thread(), 32).0;
         let totals: Vec<Var<'_>> = (0..4).map(|_| e.float_var(0.0)).collect();
         e.each(warp, e.int(active), WARPS, |e, slot| {
             let expert = e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot));
             let share = e.load(e.operand(2), e.add(e.mul_const(row, stride(spec, 2)), slot));
-            let x = packed(e, rows_at, e.add(e.mul_const(row, active), slot), ffn);
+            let packed = e.add(e.mul_const(row, active), slot);
             let matrix = matrix(e, 3, expert, out, ffn);
-            let sums = strip(e, matrix, e.block_x(), x, (e.int(0), 1), ffn).sums(e);
-            for (total, sum) in totals.iter().zip(&sums[0]) {
-                e.accumulate(*total, share, e.get_float(*sum));
+            let strip = strip(e, &[matrix], e.block_x(), (rows_at, packed), (e.int(0), 1), ffn);
+            let sums = strip.sums(e, &ring);
+            // The row is one of the eight: the others' columns are not for us.
+            let column = e.and(packed, e.int(7));
+            for (i, total) in totals.iter().enumerate() {
+                let here = e.eq(e.add_const(e.mul_const(e.lane_pair().1, 2), i as i64 % 2), column);
+                let sum = e.pick_float(here, e.get_float(sums[0][0][i]), e.float(0.0));
+                e.accumulate(*total, share, sum);
             }
         });
+        // The columns' sum becomes the first column.
+        for pair in totals.chunks(2) {
+            let sum = e.fadd(e.get_float(pair[0]), e.get_float(pair[1]));
+            e.set(pair[0], e.warp_sum(sum, &[1, 2]).into());
+        }
         let sum = reduce(e, &[totals], e.shared(WARPS * 128), WARPS)[0];
         let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
         e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(out))), |e| {

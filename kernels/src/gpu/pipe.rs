@@ -83,6 +83,83 @@ impl<'c> Ring<'c> {
     }
 }
 
+/// Rings of single warps, in dynamic shared memory: a warp's first lane starts the copies that the warp waits for.
+pub struct WarpRing<'c> {
+    stages: u64,
+    bytes: u64,
+    /// This warp's first stage.
+    memory: Ptr<'c>,
+    /// Byte address of this warp's first barrier.
+    barriers: Int<'c>,
+    stage: Var<'c>,
+    phase: Var<'c>,
+}
+
+/// Starts the copies of tile `.1` to byte address `.2`, counted by barrier `.3`.
+type Copy<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Int<'c>);
+
+impl<'c> WarpRing<'c> {
+    /// Makes `stages` stages of `bytes` for each of `warps`; all threads of the block must come here.
+    pub fn new(e: &Emit<'c>, warps: u64, stages: u64, bytes: u64) -> WarpRing<'c> {
+        let barriers = e.shared_address(e.shared(2 * warps * stages));
+        e.each(e.thread(), e.int(warps * stages), warps * 32, |e, i| {
+            e.barrier_init(e.add(barriers, e.mul_const(i, 8)), 1);
+            e.barrier_init_fence();
+        });
+        e.barrier();
+        let warp = e.div_rem(e.thread(), 32).0;
+        WarpRing {
+            stages,
+            bytes,
+            memory: e.byte_offset(e.dynamic_shared(), e.mul_const(warp, stages * bytes)),
+            barriers: e.add(barriers, e.mul_const(warp, 8 * stages)),
+            stage: e.var(e.int(0).into()),
+            phase: e.var(e.int(0).into()),
+        }
+    }
+
+    /// Copies and uses tiles `first`, `first + step`, ... below `tiles`, in order: `bytes` each. `body` gets the
+    /// address of a full stage.
+    pub fn run(
+        &self,
+        e: &Emit<'c>,
+        (first, step, tiles): (Int<'c>, u64, u64),
+        bytes: u64,
+        copy: Copy<'_, 'c>,
+        body: &dyn Fn(&Emit<'c>, Ptr<'c>),
+    ) {
+        let leader = e.eq(e.and(e.thread(), e.int(31)), e.int(0));
+        let base = e.shared_address(self.memory);
+        let start = |e: &Emit<'c>, tile: Int<'c>, stage: Int<'c>| {
+            e.when(e.and(leader, e.lt(tile, e.int(tiles))), |e| {
+                let full = e.add(self.barriers, e.mul_const(stage, 8));
+                e.barrier_expect(full, bytes);
+                copy(e, tile, e.add(base, e.mul_const(stage, self.bytes)), full);
+            });
+        };
+        let now = e.get(self.stage).into_int_value();
+        for i in 0..self.stages {
+            let stage = e.add_const(now, i as i64);
+            let stage =
+                e.pick(e.ge(stage, e.int(self.stages)), e.add_const(stage, -(self.stages as i64)), stage);
+            start(e, e.add_const(first, (i * step) as i64), stage);
+        }
+        e.each(first, e.int(tiles), step, |e, tile| {
+            let stage = e.get(self.stage).into_int_value();
+            let phase = e.get(self.phase).into_int_value();
+            e.barrier_wait(e.add(self.barriers, e.mul_const(stage, 8)), phase);
+            body(e, e.byte_offset(self.memory, e.mul_const(stage, self.bytes)));
+            // All lanes have read the stage before it is written again.
+            e.warp_barrier();
+            start(e, e.add_const(tile, (self.stages * step) as i64), stage);
+            let next = e.add_const(stage, 1);
+            let wrap = e.ge(next, e.int(self.stages));
+            e.set(self.phase, e.pick(wrap, e.sub(e.int(1), phase), phase).into());
+            e.set(self.stage, e.pick(wrap, e.int(0), next).into());
+        });
+    }
+}
+
 impl<'c> Emit<'c> {
     fn barrier_init(&self, barrier: Int<'c>, count: u64) {
         self.effect("mbarrier.init.shared::cta.b64 [$0], $1;", "r,r", &[barrier, self.int(count)]);
