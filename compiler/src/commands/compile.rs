@@ -10,6 +10,7 @@ use hyc_kernels::cpu::Level;
 use hyc_passes::PASSES;
 
 use super::signal;
+use crate::assembler::Assembler;
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Expected, WeightSource, Weights};
@@ -26,6 +27,7 @@ use crate::write::{self, Artefact};
 ///   hyc compile --emit graph model.toml -o g.hyir   a dump ...
 ///   hyc compile --plan-only g.hyir                  ... is accepted in place of a model.toml
 ///   hyc compile --emit obj model.toml -o kernels.o  a relocatable object
+///   hyc compile --target sm_90a --cubin model.toml  machine code for a GPU beside the PTX
 ///   hyc compile --random-weights 1 model.toml       random weights, to measure speed
 ///   hyc compile --no-weights model.toml             none; a small file for `hyc bench --random-weights 1`
 #[derive(Debug, clap::Args)]
@@ -69,6 +71,12 @@ pub struct Args {
     /// Tokenizer for a dump, or in place of the model's
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// For a GPU: put machine code beside the PTX, which needs NVIDIA's ptxas
+    #[arg(long)]
+    cubin: bool,
+    /// NVIDIA's assembler; without it the one on PATH
+    #[arg(long, value_name = "PATH")]
+    ptxas: Option<PathBuf>,
     /// No progress bar and no summary
     #[arg(short, long)]
     quiet: bool,
@@ -100,6 +108,10 @@ enum Emit {
     Llvm,
     /// A GPU's kernels as PTX
     Ptx,
+    /// A GPU's kernels as machine code, through ptxas
+    Cubin,
+    /// A GPU's kernels disassembled, through ptxas and nvdisasm or cuobjdump
+    Sass,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -129,7 +141,7 @@ pub fn run(args: Args) -> Result<()> {
         return emit(args.output.as_deref(), dumps.as_bytes());
     }
     if let Some(form) = args.emit {
-        return emit(args.output.as_deref(), &render(form, lowered, level)?);
+        return emit(args.output.as_deref(), &render(&args, form, lowered, level)?);
     }
     if args.plan_only {
         let mut summary = Summary::of(&lowered.plan, &lowered.passes);
@@ -163,30 +175,40 @@ fn default_output(input: &Path, plan: &Plan) -> PathBuf {
     input.parent().unwrap_or(Path::new(".")).join(format!("{}.hyc", plan.model.name))
 }
 
-fn render(form: Emit, mut lowered: Lowered, level: Level) -> Result<Vec<u8>> {
+fn render(args: &Args, form: Emit, mut lowered: Lowered, level: Level) -> Result<Vec<u8>> {
     Ok(match form {
         Emit::Graph => lowered.graph.to_string().into_bytes(),
         Emit::Dot => driver::dot(&lowered.graph).into_bytes(),
         Emit::Plan => write::plan_json(&lowered.plan, true)?.into_bytes(),
         Emit::Llvm | Emit::Ptx => gpu_text(form, &mut lowered.plan)?.into_bytes(),
+        Emit::Cubin | Emit::Sass => {
+            let ptx = gpu_text(form, &mut lowered.plan)?;
+            let cubin = assembler(args).cubin(ptx.as_bytes(), &lowered.plan.target.kind)?;
+            if form == Emit::Cubin { cubin } else { assembler(args).sass(&cubin)? }
+        }
         Emit::Asm | Emit::Obj if lowered.plan.target.kind != "cpu" => {
             return Err(Error::new(ErrorKind::Usage, "asm and obj are forms of host code")
-                .help("for a GPU: `--emit llvm` or `--emit ptx`"));
+                .help("for a GPU: `--emit llvm`, `ptx`, `cubin` or `sass`"));
         }
         Emit::Asm => driver::generate_code(&mut lowered.plan, level, true)?.asm.into_bytes(),
         Emit::Obj => driver::object(&lowered.plan, level)?,
     })
 }
 
+fn assembler(args: &Args) -> Assembler {
+    Assembler { ptxas: args.ptxas.clone() }
+}
+
 fn gpu_text(form: Emit, plan: &mut Plan) -> Result<String> {
     if plan.target.kind == "cpu" {
-        let message = format!("{} is a form of GPU code", if form == Emit::Ptx { "ptx" } else { "llvm" });
+        let form = form.to_possible_value().map(|value| value.get_name().to_string());
+        let message = format!("{} is a form of GPU code", form.unwrap_or_default());
         return Err(Error::new(ErrorKind::Usage, message).help("add `--target sm_90a`"));
     }
     #[cfg(feature = "llvm")]
     {
         let code = driver::gpu_code(plan)?;
-        Ok(if form == Emit::Ptx { code.text } else { code.llvm })
+        Ok(if form == Emit::Llvm { code.llvm } else { code.text })
     }
     // A plan for a GPU does not come this far without the feature.
     #[cfg(not(feature = "llvm"))]
@@ -237,12 +259,21 @@ fn write_artefact(
         let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
         Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", list.join("; ")))
     })?;
+    let cubin = match (args.cubin, lowered.plan.target.kind.as_str()) {
+        (false, _) => None,
+        (true, "cpu") => {
+            return Err(Error::new(ErrorKind::Usage, "a processor has no cubin")
+                .help("add `--target sm_90a`, or leave `--cubin` away"));
+        }
+        (true, arch) => Some(assembler(args).cubin(&code.blob, arch)?),
+    };
     let total: u64 = lowered.plan.weights.iter().map(hyc_ir::plan::Weight::bytes).sum();
     let bar = super::progress(!args.quiet && !args.no_weights, total, "packing", super::BYTES);
     let graph = lowered.graph.to_string();
     let artefact = Artefact {
         plan: &lowered.plan,
         code: &code.blob,
+        cubin: cubin.as_deref(),
         graph: &graph,
         asm: &code.asm,
         tokenizer: tokenizer.as_deref(),

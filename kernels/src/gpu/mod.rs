@@ -11,6 +11,7 @@ mod moe;
 mod pointwise;
 mod product;
 mod qkv;
+mod sample;
 mod topk;
 
 use std::fmt;
@@ -195,6 +196,7 @@ fn build(k: &mut Maker<'_, '_>) {
         StepOp::ExpertsUp { inn, ffn, active, .. } => moe::up(k, inn, ffn, active),
         StepOp::ExpertsDown { active, ffn, out, .. } => moe::down(k, active, ffn, out),
         StepOp::GatherRows { width } => pointwise::gather(k, width),
+        StepOp::Sample { vocab } => sample::sample(k, vocab),
     }
 }
 

@@ -48,5 +48,6 @@ pub unsafe fn run(spec: &KernelSpec, context: &StepContext, operands: &[*mut u8]
         StepOp::ExpertsUp { active, inn, ffn, .. } => moe::up(v, active, inn, ffn),
         StepOp::ExpertsDown { active, out, ffn, .. } => moe::down(v, active, out, ffn),
         StepOp::GatherRows { width } => pointwise::gather(v, width),
+        StepOp::Sample { vocab } => pointwise::sample(v, vocab),
     }
 }

@@ -90,6 +90,7 @@ impl Batch {
             page_table: self.page_table.as_ptr(),
             ring_slot: self.ring_slot.as_ptr(),
             out_rows: self.out_rows.as_ptr(),
+            sampling: std::ptr::null(),
         }
     }
 }
