@@ -104,6 +104,7 @@ fn chunk(range: std::ops::Range<u64>, pages: u64, vocab: u64, state: &mut u64) -
         page_table: (0..pages as i32).collect(),
         ring_slot: vec![0],
         out_rows: vec![rows as i32 - 1],
+        sampling: vec![],
     }
 }
 

@@ -114,6 +114,7 @@ fn gpu_options() -> PipelineOptions<'static> {
     PipelineOptions {
         supports: &hyc_kernels::gpu::supports,
         tiles: true,
+        sampling: true,
         arch: String::new(),
         features: Vec::new(),
     }
@@ -129,6 +130,7 @@ fn pipeline_options(kind: &str, level: cpu::Level) -> PipelineOptions<'static> {
     PipelineOptions {
         supports: &cpu::supports,
         tiles: false,
+        sampling: false,
         arch: target.arch().to_string(),
         features: target.features(),
     }

@@ -1,5 +1,6 @@
 //! The compiler as a library; the `hyc` command is [`commands`] over it.
 
+pub mod assembler;
 mod bandwidth;
 pub mod commands;
 mod cost;

@@ -118,6 +118,7 @@ impl<'m> Bench<'m> {
             sequence: each(&|s, _| s),
             page_table: (0..(batch * pages) as i32).collect(),
             ring_slot: (0..batch as i32).collect(),
+            sampling: vec![],
             out_rows: (1..=if logits { batch as i32 } else { 0 }).map(|s| s * rows as i32 - 1).collect(),
         };
         self.engine.begin(input)?;

@@ -60,6 +60,10 @@ impl Executor for Timed {
         self.inner.begin(context)
     }
 
+    fn sampled(&mut self, rows: usize) -> hyc_runtime::Result<Option<Vec<i32>>> {
+        self.inner.sampled(rows)
+    }
+
     fn synchronise(&mut self) -> hyc_runtime::Result<()> {
         self.inner.synchronise()
     }

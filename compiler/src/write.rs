@@ -10,8 +10,8 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use hyc_ir::artefact::{
-    ALIGN, ASM, CODE, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, TOKENIZER, VERSION,
-    VERSION_KEY, WEIGHTS_KEY,
+    ALIGN, ASM, CODE, CUBIN, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, TOKENIZER,
+    VERSION, VERSION_KEY, WEIGHTS_KEY,
 };
 use hyc_ir::pack::{pack_panel, pack_row, pack_tiles};
 use hyc_ir::plan::{Elem, Layout, Plan, Weight};
@@ -27,6 +27,8 @@ pub struct Artefact<'a> {
     pub plan: &'a Plan,
     /// The code.
     pub code: &'a [u8],
+    /// A GPU's machine code beside its PTX.
+    pub cubin: Option<&'a [u8]>,
     /// The scheduled graph's text.
     pub graph: &'a str,
     /// The kernels' disassembly.
@@ -147,6 +149,7 @@ fn entries<'a>(artefact: &Artefact<'a>, absent: bool) -> Vec<Entry<'a>> {
     }
     let blobs = [
         (CODE, Some(artefact.code)),
+        (CUBIN, artefact.cubin),
         (GRAPH, Some(artefact.graph.as_bytes())),
         (ASM, Some(artefact.asm.as_bytes())),
         (TOKENIZER, artefact.tokenizer),

@@ -20,6 +20,8 @@
 //!   [`pack::swizzle`](crate::pack::swizzle): both products of an attention then read their right operand
 //!   along its inner dimension, straight from a copied page.
 
+use crate::sample::SampleParams;
+
 /// Rows of arena tensors start at multiples of this many elements.
 pub const ROW_ALIGN: u64 = 16;
 /// Output features per weight panel; see [`Layout::Panels`](crate::plan::Layout::Panels).
@@ -54,6 +56,8 @@ pub struct StepContext {
     pub ring_slot: *const i32,
     /// `[outputs]` rows whose logits are wanted.
     pub out_rows: *const i32,
+    /// `[outputs]` how each row of logits is sampled; null where the pass samples nothing.
+    pub sampling: *const SampleParams,
 }
 
 /// `kernel(context, operands, begin, end, scratch)`: items `begin..end` of the step's grid.

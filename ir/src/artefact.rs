@@ -13,7 +13,7 @@
 //!   zeros. So the hash covers the plan, every tensor's place and, through the digests, every byte.
 //!
 //! Weights are named as in the Plan and hold their packed layout; beside them [`CODE`], and where the
-//! compiler had them [`TOKENIZER`], [`GRAPH`] and [`ASM`], as U8.
+//! compiler had them [`CUBIN`], [`TOKENIZER`], [`GRAPH`] and [`ASM`], as U8.
 
 /// The version that this build writes and reads.
 pub const VERSION: u32 = 1;
@@ -33,6 +33,8 @@ pub const WEIGHTS_KEY: &str = "hyc.weights";
 pub const NO_WEIGHTS: &str = "absent";
 /// Tensor with the kernels' machine code.
 pub const CODE: &str = "hyc.code";
+/// Tensor with a GPU's machine code, beside its PTX in [`CODE`].
+pub const CUBIN: &str = "hyc.cubin";
 /// Tensor with tokenizer.json.
 pub const TOKENIZER: &str = "hyc.tokenizer";
 /// Tensor with the text of the scheduled graph.

@@ -6,6 +6,7 @@ pub mod graph;
 pub mod op;
 pub mod pack;
 pub mod plan;
+pub mod sample;
 pub mod text;
 pub mod types;
 pub mod verify;

@@ -59,6 +59,7 @@ fn base(spec: &KernelSpec) -> String {
             };
             format!("{op}_{}_top{}_w{window}{gate}", heads(shape), select.blocks)
         }
+        StepOp::Sample { vocab } => format!("{op}_{vocab}"),
         StepOp::Router { experts, active } => format!("{op}_{active}of{experts}"),
         StepOp::ExpertsUp { experts, active, inn, ffn } => format!("{op}_{active}of{experts}_{inn}x{ffn}"),
         StepOp::ExpertsDown { experts, active, out, ffn } => format!("{op}_{active}of{experts}_{ffn}x{out}"),

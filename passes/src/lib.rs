@@ -55,6 +55,8 @@ pub struct PipelineOptions<'a> {
     pub supports: &'a dyn Fn(&KernelSpec) -> Result<(), String>,
     /// Whether bf16 matrices and caches are stored as tensor cores read them, where their shapes allow it.
     pub tiles: bool,
+    /// Whether the pass ends with the choice of tokens, on the target itself.
+    pub sampling: bool,
     /// Architecture that the Plan will say its code is for, as Rust names it.
     pub arch: String,
     /// Processor features that the Plan will ask for.

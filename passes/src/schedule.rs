@@ -15,6 +15,7 @@ use hyc_ir::{Graph, Op, OpId, Type, ValueId};
 
 use crate::PipelineOptions;
 use crate::error::PassError;
+use crate::kernel_name;
 use crate::plan_memory::Arena;
 use crate::rewrite::{cache_reads, cache_root};
 use crate::select_kernels::{Selected, cache_spec};
@@ -63,6 +64,7 @@ pub fn run(
             .collect(),
         chains: chains(graph),
         logits,
+        sampled: None,
     };
     for (id, lowered, kernel) in &selected.steps {
         let operands: Option<Vec<Operand>> = lowered.operands.iter().map(|v| ids.get(v).copied()).collect();
@@ -74,11 +76,43 @@ pub fn run(
         }
         plan.steps.push(step);
     }
+    if options.sampling {
+        add_sampling(&mut plan, options)?;
+    }
     plan.verify().map_err(|errors| {
         let list: Vec<String> = errors.iter().take(12).map(ToString::to_string).collect();
         PassError::new(PASS, format!("the plan is not valid: {}", list.join("; ")))
     })?;
     Ok(plan)
+}
+
+/// Ends the pass with the choice of tokens from its logits. Errors: the target has no kernel for it.
+fn add_sampling(plan: &mut Plan, options: &PipelineOptions<'_>) -> Result<(), PassError> {
+    let (to, kernel) = (BufferId(plan.buffers.len() as u32), KernelId(plan.kernels.len() as u32));
+    let buffer = Buffer {
+        name: "sampled".to_string(),
+        offset: plan.arena_bytes.next_multiple_of(64),
+        rows: Rows::Outputs,
+        max_rows: plan.model.max_outputs,
+        width: 1,
+        elem: Elem::I32,
+        selection: None,
+    };
+    plan.arena_bytes = buffer.offset + buffer.bytes();
+    plan.buffers.push(buffer);
+    plan.sampled = Some(to);
+    let op = hyc_ir::plan::StepOp::Sample { vocab: plan.model.vocab };
+    let operands = vec![Operand::Buffer(plan.logits), Operand::Buffer(to)];
+    let grid = op.grid(0, Rows::Outputs);
+    let step = Step { name: op.name().to_string(), layer: None, op, operands, grid, kernel };
+    let spec = plan.spec(&step);
+    (options.supports)(&spec).map_err(|reason| {
+        PassError::new(PASS, format!("the target has no kernel for `{}`: {reason}", op.name()))
+    })?;
+    let name = kernel_name::unique(&spec, |name| plan.kernels.iter().any(|k| k.name == name));
+    plan.kernels.push(Kernel { name, code_offset: 0, code_bytes: 0, scratch_bytes: 0, launches: vec![] });
+    plan.steps.push(step);
+    Ok(())
 }
 
 fn step(

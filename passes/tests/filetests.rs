@@ -50,8 +50,13 @@ fn run_all(
         Some(op) if op == spec.op.name() => Err(format!("`{op}` is not built")),
         _ => Ok(()),
     };
-    let options =
-        PipelineOptions { supports: &supports, tiles: false, arch: "test".to_string(), features: vec![] };
+    let options = PipelineOptions {
+        supports: &supports,
+        tiles: false,
+        sampling: false,
+        arch: "test".to_string(),
+        features: vec![],
+    };
     hyc_passes::run(graph, &options, &mut |report| after(report.name, report.graph.to_string()))
 }
 

@@ -116,8 +116,13 @@ fn dumps() -> Vec<String> {
 /// Whether a Plan came out.
 fn compile(source: &str) -> bool {
     let Ok(graph) = text::parse(source) else { return false };
-    let options =
-        PipelineOptions { supports: &|_| Ok(()), tiles: false, arch: "test".to_string(), features: vec![] };
+    let options = PipelineOptions {
+        supports: &|_| Ok(()),
+        tiles: false,
+        sampling: false,
+        arch: "test".to_string(),
+        features: vec![],
+    };
     let Ok(compiled) = hyc_passes::run(graph, &options, &mut |_| {}) else { return false };
     check_arena_use(&compiled.plan);
     hyc_passes::kv_table(&compiled.plan);

@@ -12,8 +12,13 @@ fn model(name: &str) -> Graph {
 
 /// The table, and the passes that reported.
 fn compile(graph: Graph) -> Result<(KvTable, Vec<&'static str>), PassError> {
-    let options =
-        PipelineOptions { supports: &|_| Ok(()), tiles: false, arch: "test".to_string(), features: vec![] };
+    let options = PipelineOptions {
+        supports: &|_| Ok(()),
+        tiles: false,
+        sampling: false,
+        arch: "test".to_string(),
+        features: vec![],
+    };
     let mut passes = Vec::new();
     let compiled = hyc_passes::run(graph, &options, &mut |report| passes.push(report.name))?;
     Ok((kv_table(&compiled.plan), passes))

@@ -1,7 +1,8 @@
 //! One forward pass over the plan: arena, caches, and an executor.
 
 use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step};
+use hyc_ir::plan::{BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step, StepOp};
+use hyc_ir::sample::SampleParams;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, Pass};
@@ -9,7 +10,7 @@ use crate::memory::{Block, cache_pages};
 use crate::model::Model;
 
 /// What a step runs on: rows of one or more sequences.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepInput {
     /// `[tokens]` vocabulary ids.
     pub token_ids: Vec<i32>,
@@ -23,6 +24,8 @@ pub struct StepInput {
     pub ring_slot: Vec<i32>,
     /// `[outputs]` rows whose logits are wanted.
     pub out_rows: Vec<i32>,
+    /// `[outputs]` how a token is chosen from each, where the plan has a step for it; empty: none is.
+    pub sampling: Vec<SampleParams>,
 }
 
 /// A buffer's rows.
@@ -161,6 +164,9 @@ impl<'m> Engine<'m> {
         if input.out_rows.iter().any(|row| *row < 0 || *row as usize >= tokens) {
             return bad("a row of logits is out of range".to_string());
         }
+        if !input.sampling.is_empty() && input.sampling.len() != input.out_rows.len() {
+            return bad("the parts of a step's input differ in length".to_string());
+        }
         self.max_pages = max_pages as u64;
         self.input = input;
         let context = self.context();
@@ -195,6 +201,7 @@ impl<'m> Engine<'m> {
             page_table: i.page_table.as_ptr(),
             ring_slot: i.ring_slot.as_ptr(),
             out_rows: i.out_rows.as_ptr(),
+            sampling: if i.sampling.is_empty() { std::ptr::null() } else { i.sampling.as_ptr() },
         }
     }
 
@@ -202,6 +209,9 @@ impl<'m> Engine<'m> {
     pub fn run_step(&mut self, index: usize) -> Result<()> {
         let plan = self.model.plan();
         let (step, context) = (&plan.steps[index], self.context());
+        if matches!(step.op, StepOp::Sample { .. }) && context.sampling.is_null() {
+            return Ok(());
+        }
         self.executor.run(plan, index, step, &self.specs[index], &context, &self.operands.0[index])
     }
 
@@ -213,6 +223,22 @@ impl<'m> Engine<'m> {
             return Ok(());
         }
         (0..plan.steps.len()).try_for_each(|index| self.run_step(index))
+    }
+
+    /// The tokens that the pass in hand has sampled, one an output; -1 where a row's logits are no numbers. `None`:
+    /// the plan samples nothing. Errors: a kernel before it failed.
+    pub fn sampled(&mut self) -> Result<Option<Vec<i32>>> {
+        let Some(id) = self.model.plan().sampled.filter(|_| !self.input.sampling.is_empty()) else {
+            return Ok(None);
+        };
+        let rows = self.input.out_rows.len();
+        if let Some(tokens) = self.executor.sampled(rows)? {
+            return Ok(Some(tokens));
+        }
+        match self.buffer(id)? {
+            Values::I32(tokens) => Ok(Some(tokens)),
+            Values::F32(_) => Ok(None),
+        }
     }
 
     /// The executor, to time its steps.

@@ -63,6 +63,12 @@ pub trait Executor: Send {
         Ok(())
     }
 
+    /// The tokens that the last pass has sampled, where they are with the host already; else they are read from
+    /// the plan's buffer.
+    fn sampled(&mut self, _rows: usize) -> Result<Option<Vec<i32>>> {
+        Ok(None)
+    }
+
     /// Waits for what was started. Errors: a kernel that failed meanwhile.
     fn synchronise(&mut self) -> Result<()> {
         Ok(())

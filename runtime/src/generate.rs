@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sampling::{Sampler, Sampling};
+use crate::sampling::Sampling;
 use crate::session::{SequenceId, Session};
 use crate::tokenizer::{TextStream, Tokenizer};
 
@@ -114,15 +114,14 @@ fn run(
 ) -> Result<Generated> {
     session.feed(id, prompt)?;
     let total = prompt.len() as u64;
-    let mut logits = advance(session, id, cancel, &mut |left| {
+    session.set_sampling(id, options.sampling, options.seed)?;
+    let mut token = advance(session, id, cancel, &mut |left| {
         on_event(Event::Prefill { done: total - left, total });
     })?;
     let max_context = session.model().plan().model.max_context;
-    let mut sampler = Sampler::new(options.sampling, options.seed);
     let mut stream = TextStream::new(tokenizer, &options.stop);
     let mut done = Generated { tokens: Vec::new(), text: String::new(), finish: Finish::Length };
     while done.tokens.len() < options.max_new_tokens {
-        let token = sampler.sample(&logits);
         if options.stop_tokens.contains(&token) {
             done.finish = Finish::Stop;
             break;
@@ -143,7 +142,7 @@ fn run(
             break;
         }
         session.feed(id, &[token])?;
-        logits = advance(session, id, cancel, &mut |_| {})?;
+        token = advance(session, id, cancel, &mut |_| {})?;
     }
     let (rest, ended) = stream.finish()?;
     if ended {
@@ -160,21 +159,21 @@ fn show(done: &mut Generated, text: String, on_event: &mut dyn FnMut(Event)) {
     }
 }
 
-/// Steps until the sequence's logits are there; `progress` gets the tokens that are left.
+/// Steps until the sequence's next token is there; `progress` gets the tokens that are left.
 fn advance(
     session: &mut Session<'_>,
     id: SequenceId,
     cancel: &CancelToken,
     progress: &mut dyn FnMut(u64),
-) -> Result<Vec<f32>> {
+) -> Result<u32> {
     loop {
         if cancel.is_cancelled() {
             return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
         }
-        let output = session.step()?;
+        let output = session.step_sampled()?;
         progress(session.pending(id)?);
-        if let Some((_, logits)) = output.logits.into_iter().find(|(sequence, _)| *sequence == id) {
-            return Ok(logits);
+        if let Some((_, token)) = output.sampled.into_iter().find(|(sequence, _)| *sequence == id) {
+            return Ok(token);
         }
     }
 }

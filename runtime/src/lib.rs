@@ -30,6 +30,8 @@ mod exec;
 mod generate;
 mod memory;
 mod model;
+#[cfg(any(feature = "cuda", test))]
+mod module_cache;
 mod pool;
 mod random_weights;
 mod sampling;
@@ -43,5 +45,5 @@ pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, gener
 pub use memory::{Block, MemoryPlan};
 pub use model::{LoadOptions, Model, Verify, stored_shape};
 pub use sampling::{Sampler, Sampling};
-pub use session::{GpuOptions, SequenceId, Session, SessionOptions, StepOutput};
+pub use session::{GpuOptions, SampledOutput, SequenceId, Session, SessionOptions, StepOutput};
 pub use tokenizer::{TextStream, Tokenizer};

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 
 use hyc_ir::artefact::{
-    ALIGN, ASM, CODE, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, TOKENIZER, VERSION,
-    VERSION_KEY, WEIGHTS_KEY,
+    ALIGN, ASM, CODE, CUBIN, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, TOKENIZER,
+    VERSION, VERSION_KEY, WEIGHTS_KEY,
 };
 use hyc_ir::plan::{Elem, Layout, Plan, WeightId};
 use memmap2::Mmap;
@@ -95,7 +95,7 @@ impl Model {
         let places = places(path, &map, header)?;
         check_hash(path, &map[8..header], &metadata)?;
         // Damaged code is never run, however little is checked.
-        let checked = |name: &str| options.verify == Verify::Full || name == CODE;
+        let checked = |name: &str| options.verify == Verify::Full || [CODE, CUBIN].contains(&name);
         check_digests(path, &map, &places, &metadata, &checked, progress)?;
         let plan: Plan =
             metadata.get(PLAN_KEY).ok_or_else(|| damaged(path, "it has no plan")).and_then(|json| {
@@ -183,6 +183,11 @@ impl Model {
     pub fn ptx(&self) -> Option<&str> {
         let code = self.tensor(CODE).filter(|_| self.plan.target.kind != "cpu");
         code.and_then(|bytes| std::str::from_utf8(bytes).ok())
+    }
+
+    /// The machine code of an artefact for a GPU, where the compiler had an assembler.
+    pub fn cubin(&self) -> Option<&[u8]> {
+        self.tensor(CUBIN)
     }
 
     /// tokenizer.json, where the artefact has one.

@@ -1,5 +1,7 @@
 //! From logits to a token.
 
+use hyc_ir::sample::{ONE, SampleParams, choose};
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// How to choose. The filters apply in this order: temperature, top-k, top-p, min-p.
@@ -41,11 +43,18 @@ impl Sampling {
     }
 }
 
-/// A seeded sampler: equal seeds and logits give equal tokens.
-#[derive(Debug, Clone)]
+/// A seeded sampler: equal seeds and logits give equal tokens, on a GPU as on the host.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sampler {
     sampling: Sampling,
     state: u64,
+}
+
+impl Default for Sampler {
+    /// The greedy one.
+    fn default() -> Sampler {
+        Sampler::new(Sampling::default(), 0)
+    }
 }
 
 impl Sampler {
@@ -54,80 +63,52 @@ impl Sampler {
         Sampler { sampling, state: seed }
     }
 
-    /// A uniform number in 0..1 (splitmix64's upper 53 bits).
-    fn uniform(&mut self) -> f64 {
+    /// 64 uniform bits (splitmix64).
+    fn draw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        z ^ (z >> 31)
     }
 
-    /// The next token.
+    /// What chooses the next token. A greedy sampler draws nothing.
+    pub(crate) fn params(&mut self) -> SampleParams {
+        let s = self.sampling;
+        if s.temperature <= 0.0 {
+            return SampleParams::default();
+        }
+        SampleParams {
+            // A temperature near zero has a scale that is no number any more.
+            scale: (std::f32::consts::LOG2_E / s.temperature).min(f32::MAX),
+            top_k: u32::try_from(s.top_k).unwrap_or(u32::MAX),
+            top_p: s.top_p,
+            least: (f64::from(s.min_p) * f64::from(ONE)).ceil() as u32,
+            draw: self.draw(),
+        }
+    }
+
+    /// The next token; 0 where the logits are no numbers.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
-        if self.sampling.temperature <= 0.0 {
-            return greedy(logits);
-        }
-        let kept = filter(logits, &self.sampling);
-        let total: f64 = kept.iter().map(|(_, p)| p).sum();
-        let mut left = self.uniform() * total;
-        for (token, p) in &kept {
-            left -= p;
-            if left < 0.0 {
-                return *token;
-            }
-        }
-        kept.last().map_or(0, |(token, _)| *token)
+        let params = self.params();
+        choose(logits, &params).unwrap_or(0)
     }
-}
-
-/// The largest logit's token, ties to the lower id.
-fn greedy(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, x) in logits.iter().enumerate() {
-        if *x > logits[best] {
-            best = i;
-        }
-    }
-    best as u32
-}
-
-/// The tokens that pass, likeliest first, with their (not renormalised) probabilities.
-fn filter(logits: &[f32], s: &Sampling) -> Vec<(u32, f64)> {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |x: f32| (f64::from(x - top) / f64::from(s.temperature)).exp();
-    let mut list: Vec<(u32, f64)> = logits.iter().enumerate().map(|(i, x)| (i as u32, weight(*x))).collect();
-    list.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    if s.top_k > 0 {
-        list.truncate(s.top_k);
-    }
-    let total: f64 = list.iter().map(|(_, p)| p).sum();
-    list.iter_mut().for_each(|(_, p)| *p /= total);
-    if s.top_p < 1.0 {
-        let mut sum = 0.0;
-        let keep = list.iter().take_while(|(_, p)| {
-            let wanted = sum < f64::from(s.top_p);
-            sum += p;
-            wanted
-        });
-        let keep = keep.count().max(1);
-        list.truncate(keep);
-    }
-    if s.min_p > 0.0 {
-        let least = f64::from(s.min_p) * list[0].1;
-        list.retain(|(_, p)| *p >= least);
-    }
-    list
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const LOGITS: [f32; 5] = [0.0, 2.0, 1.0, 2.0, -1.0];
 
+    /// The tokens that a thousand seeds choose.
     fn kept(sampling: Sampling) -> Vec<u32> {
-        filter(&LOGITS, &Sampling { temperature: 1.0, ..sampling }).into_iter().map(|(t, _)| t).collect()
+        let sampling = Sampling { temperature: 1.0, ..sampling };
+        let chosen: BTreeSet<u32> =
+            (0..1000).map(|seed| Sampler::new(sampling, seed).sample(&LOGITS)).collect();
+        chosen.into_iter().collect()
     }
 
     #[test]
@@ -159,10 +140,10 @@ mod tests {
 
     #[test]
     fn filters_keep_the_likeliest() {
-        assert_eq!(kept(Sampling { top_k: 3, ..Sampling::default() }), [1, 3, 2]);
+        assert_eq!(kept(Sampling { top_k: 3, ..Sampling::default() }), [1, 2, 3]);
         assert_eq!(kept(Sampling { top_p: 0.5, ..Sampling::default() }), [1, 3]);
         assert_eq!(kept(Sampling { top_p: 0.01, ..Sampling::default() }), [1]);
-        assert_eq!(kept(Sampling { min_p: 0.3, ..Sampling::default() }), [1, 3, 2]);
+        assert_eq!(kept(Sampling { min_p: 0.3, ..Sampling::default() }), [1, 2, 3]);
     }
 
     #[test]

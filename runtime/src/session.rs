@@ -1,12 +1,16 @@
 //! Sequences with their pages, and the steps that advance them.
 
+use std::path::PathBuf;
+
 use hyc_ir::plan::Step;
+use hyc_ir::sample::{SampleParams, choose};
 
 use crate::engine::{Engine, StepInput};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, open_executor};
 use crate::memory::MemoryPlan;
 use crate::model::Model;
+use crate::sampling::{Sampler, Sampling};
 
 /// A sequence of a session. A session never gives out the same one twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,11 +22,14 @@ pub struct GpuOptions {
     /// Whether decode passes are captured once and replayed. Without it each kernel is launched by itself, and
     /// the error of a kernel that fails says which one it was.
     pub graphs: bool,
+    /// Folder that keeps what the driver makes of the artefact's PTX; `None`: nothing is kept. What is damaged
+    /// there is made again.
+    pub module_cache: Option<PathBuf>,
 }
 
 impl Default for GpuOptions {
     fn default() -> GpuOptions {
-        GpuOptions { graphs: true }
+        GpuOptions { graphs: true, module_cache: None }
     }
 }
 
@@ -64,6 +71,16 @@ struct Sequence {
     pending: std::collections::VecDeque<u32>,
     pages: Vec<i32>,
     slot: i32,
+    sampler: Sampler,
+}
+
+/// What a sampling step gave.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SampledOutput {
+    /// The next token of each sequence that is through with what was fed to it. It is not fed.
+    pub sampled: Vec<(SequenceId, u32)>,
+    /// Tokens that went through.
+    pub tokens: u64,
 }
 
 /// Several sequences on one model.
@@ -157,7 +174,14 @@ impl<'m> Session<'m> {
         let id = SequenceId(self.ids);
         self.ids += 1;
         let pending = Default::default();
-        self.sequences[slot] = Some(Sequence { id, len: 0, pending, pages: Vec::new(), slot: slot as i32 });
+        self.sequences[slot] = Some(Sequence {
+            id,
+            len: 0,
+            pending,
+            pages: Vec::new(),
+            slot: slot as i32,
+            sampler: Sampler::default(),
+        });
         Ok(id)
     }
 
@@ -177,6 +201,14 @@ impl<'m> Session<'m> {
     fn sequence_mut(&mut self, id: SequenceId) -> Result<&mut Sequence> {
         let found = self.sequences.iter_mut().flatten().find(|s| s.id == id);
         found.ok_or_else(|| Error::new(ErrorKind::BadInput, format!("there is no sequence {}", id.0)))
+    }
+
+    /// Chooses a sequence's tokens in [`Session::step_sampled`]; a new sequence's are the likeliest. Errors:
+    /// `sampling` out of range.
+    pub fn set_sampling(&mut self, id: SequenceId, sampling: Sampling, seed: u64) -> Result<()> {
+        sampling.check()?;
+        self.sequence_mut(id)?.sampler = Sampler::new(sampling, seed);
+        Ok(())
     }
 
     /// Pages of the growing caches that no sequence has.
@@ -231,6 +263,57 @@ impl<'m> Session<'m> {
         self.step_with(&mut |engine| engine.run_pass())
     }
 
+    /// The same, and chooses a token for each sequence that is through: on the device, where the plan samples
+    /// there, so that no logits are copied; else on the host, with the same result.
+    ///
+    /// Errors: those of [`Session::step`]; after one, a sequence's draws stand as before too. A session of
+    /// [`Session::set_all_logits`].
+    pub fn step_sampled(&mut self) -> Result<SampledOutput> {
+        if self.all_logits {
+            return Err(Error::new(ErrorKind::BadInput, "a session that returns all logits samples nothing"));
+        }
+        let (mut input, taken, outputs) = self.schedule();
+        if input.token_ids.is_empty() {
+            return Ok(SampledOutput::default());
+        }
+        let tokens = input.token_ids.len() as u64;
+        let mut samplers: Vec<Sampler> =
+            outputs.iter().map(|id| Ok(self.sequence(*id)?.sampler.clone())).collect::<Result<_>>()?;
+        let params: Vec<SampleParams> = samplers.iter_mut().map(Sampler::params).collect();
+        let plan = self.model().plan();
+        if plan.sampled.is_some() {
+            input.sampling.clone_from(&params);
+        }
+        self.engine.begin(input)?;
+        self.engine.run_pass()?;
+        let chosen: Vec<Option<u32>> = match self.engine.sampled()? {
+            Some(tokens) => tokens.into_iter().map(|token| u32::try_from(token).ok()).collect(),
+            None => (0u64..)
+                .zip(&params)
+                .map(|(row, params)| Ok(choose(&self.engine.row(plan.logits, row)?, params)))
+                .collect::<Result<_>>()?,
+        };
+        let mut sampled = Vec::with_capacity(outputs.len());
+        for (id, token) in outputs.iter().zip(chosen) {
+            sampled.push((*id, token.ok_or_else(|| self.not_finite(*id))?));
+        }
+        self.advance(taken)?;
+        for (id, sampler) in outputs.into_iter().zip(samplers) {
+            self.sequence_mut(id)?.sampler = sampler;
+        }
+        Ok(SampledOutput { sampled, tokens })
+    }
+
+    /// Takes the tokens that went through from what waits.
+    fn advance(&mut self, taken: Vec<(SequenceId, usize)>) -> Result<()> {
+        for (id, count) in taken {
+            let s = self.sequence_mut(id)?;
+            s.pending.drain(..count);
+            s.len += count as u64;
+        }
+        Ok(())
+    }
+
     /// The same; `observer` sees the engine after each step of the plan.
     pub fn step_observed(&mut self, observer: &mut dyn FnMut(&Step, &Engine<'_>)) -> Result<StepOutput> {
         self.step_with(&mut |engine| {
@@ -259,11 +342,7 @@ impl<'m> Session<'m> {
         if let Some((id, _)) = logits.iter().find(|(_, values)| values.iter().any(|x| !x.is_finite())) {
             return Err(self.not_finite(*id));
         }
-        for (id, count) in taken {
-            let s = self.sequence_mut(id)?;
-            s.pending.drain(..count);
-            s.len += count as u64;
-        }
+        self.advance(taken)?;
         Ok(StepOutput { logits, tokens })
     }
 

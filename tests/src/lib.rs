@@ -57,6 +57,7 @@ pub fn compile_wrongly(
     let artefact = Artefact {
         plan: &plan,
         code: &code.blob,
+        cubin: None,
         graph: &lowered.graph.to_string(),
         asm: "",
         tokenizer: tokenizer.as_deref(),

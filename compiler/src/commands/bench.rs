@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use hyc_runtime::{GpuOptions, LoadOptions, SessionOptions, Verify};
+use hyc_runtime::{LoadOptions, SessionOptions, Verify};
 use serde_json::json;
 
 use super::signal;
@@ -47,9 +47,8 @@ pub struct Args {
     /// The machine's matrix rate, to set prefill beside; a processor's is measured
     #[arg(long, value_name = "TFLOPS")]
     peak_tflops: Option<f64>,
-    /// On a GPU: launch each kernel by itself
-    #[arg(long)]
-    no_graphs: bool,
+    #[command(flatten)]
+    gpu: super::GpuArgs,
     /// Threads
     #[arg(long)]
     threads: Option<usize>,
@@ -71,8 +70,8 @@ pub fn run(args: Args) -> Result<()> {
         LoadOptions { verify: Verify::Header, random_weights: args.random_weights, ..LoadOptions::default() };
     let model = super::load(&args.model, &load, false)?;
     let sizes = measure::sizes(&model, &args.context, &args.batch, &args.prefill)?;
-    let gpu = GpuOptions { graphs: !args.no_graphs };
-    let options = SessionOptions { threads: args.threads, gpu, ..SessionOptions::default() };
+    let options =
+        SessionOptions { threads: args.threads, gpu: args.gpu.options(), ..SessionOptions::default() };
     let mut bench = Bench::new(&model, &options, sizes, args.peak_tflops.map(|peak| peak * 1e12))?;
     let load_seconds = start.elapsed().as_secs_f64();
     let (kernels, check) = (args.kernels || args.json, || signal::check("measuring"));

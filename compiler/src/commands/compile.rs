@@ -10,6 +10,7 @@ use hyc_kernels::cpu::Level;
 use hyc_passes::PASSES;
 
 use super::signal;
+use crate::assembler::Assembler;
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Expected, WeightSource, Weights};
@@ -27,6 +28,7 @@ use crate::write::{self, Artefact};
 ///   hyc compile --plan-only g.hyir                  ... is accepted in place of a model.toml
 ///   hyc compile --emit obj model.toml -o kernels.o  a relocatable object
 ///   hyc compile --emit mlir --plan-only model.toml  the graph in MLIR
+///   hyc compile --target sm_90a --cubin model.toml  machine code for a GPU beside the PTX
 ///   hyc compile --random-weights 1 model.toml       random weights, to measure speed
 ///   hyc compile --no-weights model.toml             none; a small file for `hyc bench --random-weights 1`
 #[derive(Debug, clap::Args)]
@@ -73,6 +75,12 @@ pub struct Args {
     /// Tokenizer for a dump, or in place of the model's
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// For a GPU: put machine code beside the PTX, which needs NVIDIA's ptxas
+    #[arg(long)]
+    cubin: bool,
+    /// NVIDIA's assembler; without it the one on PATH
+    #[arg(long, value_name = "PATH")]
+    ptxas: Option<PathBuf>,
     /// No progress bar and no summary
     #[arg(short, long)]
     quiet: bool,
@@ -106,6 +114,10 @@ enum Emit {
     Llvm,
     /// A GPU's kernels as PTX
     Ptx,
+    /// A GPU's kernels as machine code, through ptxas
+    Cubin,
+    /// A GPU's kernels disassembled, through ptxas and nvdisasm or cuobjdump
+    Sass,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -170,8 +182,13 @@ fn default_output(input: &Path, plan: &Plan) -> PathBuf {
 }
 
 fn render(args: &Args, form: Emit, mut lowered: Lowered, level: Level) -> Result<Vec<u8>> {
-    if args.kernel.is_some() && !matches!(form, Emit::Mlir | Emit::Llvm | Emit::Ptx) {
-        return Err(Error::new(ErrorKind::Usage, "`--kernel` goes with `--emit mlir`, `llvm` or `ptx`"));
+    if args.kernel.is_some()
+        && !matches!(form, Emit::Mlir | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::Sass)
+    {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "`--kernel` goes with `--emit mlir`, `llvm`, `ptx`, `cubin` or `sass`",
+        ));
     }
     Ok(match form {
         Emit::Graph => lowered.graph.to_string().into_bytes(),
@@ -180,9 +197,14 @@ fn render(args: &Args, form: Emit, mut lowered: Lowered, level: Level) -> Result
         Emit::Mlir | Emit::Llvm | Emit::Ptx => {
             compiled_text(form, &mut lowered, args.kernel.as_deref())?.into_bytes()
         }
+        Emit::Cubin | Emit::Sass => {
+            let ptx = compiled_text(Emit::Ptx, &mut lowered, args.kernel.as_deref())?;
+            let cubin = assembler(args).cubin(ptx.as_bytes(), &lowered.plan.target.kind)?;
+            if form == Emit::Cubin { cubin } else { assembler(args).sass(&cubin)? }
+        }
         Emit::Asm | Emit::Obj if lowered.plan.target.kind != "cpu" => {
             return Err(Error::new(ErrorKind::Usage, "asm and obj are forms of host code")
-                .help("for a GPU: `--emit llvm` or `--emit ptx`"));
+                .help("for a GPU: `--emit llvm`, `ptx`, `cubin` or `sass`"));
         }
         Emit::Asm => driver::generate_code(&mut lowered.plan, level, true)?.asm.into_bytes(),
         Emit::Obj => driver::object(&lowered.plan, level)?,
@@ -204,6 +226,10 @@ fn compiled_text(form: Emit, lowered: &mut Lowered, kernel: Option<&str>) -> Res
 fn compiled_text(_: Emit, _: &mut Lowered, _: Option<&str>) -> Result<String> {
     Err(Error::new(ErrorKind::Unsupported, "this build of hyc has no MLIR and no LLVM")
         .help("build it with the feature `llvm`: `./build-gpu.sh`"))
+}
+
+fn assembler(args: &Args) -> Assembler {
+    Assembler { ptxas: args.ptxas.clone() }
 }
 
 /// To standard output, or atomically to the file that `-o` names.
@@ -250,12 +276,21 @@ fn write_artefact(
         let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
         Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", list.join("; ")))
     })?;
+    let cubin = match (args.cubin, lowered.plan.target.kind.as_str()) {
+        (false, _) => None,
+        (true, "cpu") => {
+            return Err(Error::new(ErrorKind::Usage, "a processor has no cubin")
+                .help("add `--target sm_90a`, or leave `--cubin` away"));
+        }
+        (true, arch) => Some(assembler(args).cubin(&code.blob, arch)?),
+    };
     let total: u64 = lowered.plan.weights.iter().map(hyc_ir::plan::Weight::bytes).sum();
     let bar = super::progress(!args.quiet && !args.no_weights, total, "packing", super::BYTES);
     let graph = lowered.graph.to_string();
     let artefact = Artefact {
         plan: &lowered.plan,
         code: &code.blob,
+        cubin: cubin.as_deref(),
         graph: &graph,
         asm: &code.asm,
         tokenizer: tokenizer.as_deref(),

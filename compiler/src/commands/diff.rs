@@ -32,6 +32,8 @@ pub struct Args {
     /// Random weights of this seed, for an artefact compiled with --no-weights
     #[arg(long, value_name = "SEED")]
     random_weights: Option<u64>,
+    #[command(flatten)]
+    gpu: super::GpuArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -40,7 +42,8 @@ pub fn run(args: Args) -> Result<()> {
         &LoadOptions { random_weights: args.random_weights, ..LoadOptions::default() },
     )?;
     let options = Options { tokens: args.tokens, seed: args.seed, tolerance: args.tolerance };
-    let report = diff(&model, &SessionOptions::default(), &options)?;
+    let report =
+        diff(&model, &SessionOptions { gpu: args.gpu.options(), ..SessionOptions::default() }, &options)?;
     match report.first {
         None => super::print(&format!(
             "{} steps over {} tokens agree; largest relative error {:.1e} in {}\n",

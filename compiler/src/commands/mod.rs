@@ -9,8 +9,10 @@ mod inspect;
 mod run;
 mod signal;
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand, ValueEnum};
-use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
+use hyc_runtime::{GpuOptions, LoadOptions, Model, Session, SessionOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::Result;
@@ -76,6 +78,31 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Completions(args) => completions::run(args),
+    }
+}
+
+/// What every command that runs an artefact of a GPU takes.
+#[derive(Debug, Clone, clap::Args)]
+struct GpuArgs {
+    /// On a GPU: launch each kernel by itself, so that an error says which one failed
+    #[arg(long)]
+    no_graphs: bool,
+    /// On a GPU: folder that keeps compiled code, or `none`; without it hyc in $XDG_CACHE_HOME or ~/.cache
+    #[arg(long, value_name = "DIR")]
+    module_cache: Option<PathBuf>,
+}
+
+impl GpuArgs {
+    /// The runtime's options. The environment is read here, and nowhere below.
+    fn options(&self) -> GpuOptions {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let cache = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+        let module_cache = match &self.module_cache {
+            Some(folder) if folder.as_os_str() == "none" => None,
+            Some(folder) => Some(folder.clone()),
+            None => cache().map(|folder| folder.join("hyc")),
+        };
+        GpuOptions { graphs: !self.no_graphs, module_cache }
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use hyc_runtime::{
-    CancelToken, Event, Finish, GenerateOptions, GpuOptions, LoadOptions, Sampling, SessionOptions,
-    Tokenizer, Verify, generate,
+    CancelToken, Event, Finish, GenerateOptions, LoadOptions, Sampling, SessionOptions, Tokenizer, Verify,
+    generate,
 };
 use serde_json::json;
 
@@ -55,9 +55,8 @@ pub struct Args {
     /// Threads
     #[arg(long)]
     threads: Option<usize>,
-    /// On a GPU: launch each kernel by itself, so that an error says which one failed
-    #[arg(long)]
-    no_graphs: bool,
+    #[command(flatten)]
+    gpu: super::GpuArgs,
     /// Check the header alone when loading, not every byte
     #[arg(long)]
     fast_load: bool,
@@ -85,7 +84,7 @@ pub fn run(args: Args) -> Result<()> {
     let load = LoadOptions { verify, random_weights: args.random_weights, ..LoadOptions::default() };
     let model = super::load(&args.model, &load, show)?;
     let tokenizer = Tokenizer::of(&model)?;
-    let gpu = GpuOptions { graphs: !args.no_graphs };
+    let gpu = args.gpu.options();
     let options = SessionOptions { threads: args.threads, max_sequences: Some(1), max_tokens: None, gpu };
     let mut session = super::session(&model, &options, show)?;
     let load_seconds = start.elapsed().as_secs_f64();

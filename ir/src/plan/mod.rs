@@ -95,6 +95,9 @@ pub struct Plan {
     pub chains: Vec<Chain>,
     /// Where the logits stand after the last step: `[outputs, vocab]` f32.
     pub logits: BufferId,
+    /// Where the sampled tokens stand, `[outputs, 1]` i32, in a plan that samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled: Option<BufferId>,
 }
 
 /// The model's name, sizes and limits.

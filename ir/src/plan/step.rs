@@ -232,6 +232,13 @@ pub enum StepOp {
         /// Row width.
         width: u64,
     },
+    /// The token of each row of logits, as [`StepContext::sampling`](crate::abi::StepContext::sampling) asks
+    /// for it; -1 where a logit is no finite number. See [`sample::choose`](crate::sample::choose). Skipped in
+    /// a pass that samples nothing.
+    Sample {
+        /// Vocabulary entries.
+        vocab: u64,
+    },
 }
 
 /// Which operand this is, and whether it is read or written.
@@ -265,6 +272,7 @@ impl StepOp {
             StepOp::ExpertsUp { .. } => "experts_up",
             StepOp::ExpertsDown { .. } => "experts_down",
             StepOp::GatherRows { .. } => "gather_rows",
+            StepOp::Sample { .. } => "sample",
         }
     }
 
@@ -345,6 +353,10 @@ impl StepOp {
             StepOp::Router { .. } => {
                 reads.push("logits");
                 &["index", "weight"]
+            }
+            StepOp::Sample { .. } => {
+                reads.push("logits");
+                &["token"]
             }
             StepOp::ExpertsUp { .. } => {
                 reads.extend(["x", "index", "gate", "up"]);

@@ -212,5 +212,7 @@ fn body(e: &mut Emit<'_>, spec: &KernelSpec) {
         StepOp::ExpertsUp { inn, ffn, active, .. } => moe::emit_up(e, spec, inn, ffn, active),
         StepOp::ExpertsDown { active, ffn, .. } => moe::emit_down(e, spec, active, ffn),
         StepOp::GatherRows { width } => pointwise::emit_gather(e, spec, width),
+        // `supports` refuses it.
+        StepOp::Sample { .. } => {}
     }
 }

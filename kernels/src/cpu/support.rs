@@ -46,6 +46,8 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
         StepOp::FullAttention { shape, .. } | StepOp::WindowAttention { shape, .. } => {
             group(shape.heads, shape.kv_heads)
         }
+        // The session samples on the host, from logits that are there already.
+        StepOp::Sample { .. } => Err("tokens are chosen by the host".to_string()),
         StepOp::Router { experts, active } if active > experts => {
             Err(format!("{active} of {experts} experts"))
         }

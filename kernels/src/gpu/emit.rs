@@ -67,6 +67,8 @@ impl<'c> Emit<'c> {
         f.set_call_conventions(KERNEL);
         let most = context.create_string_attribute("nvvm.maxntid", &threads.to_string());
         f.add_attribute(AttributeLoc::Function, most);
+        // One block a multiprocessor is enough: registers are not to be spilled for a second.
+        f.add_attribute(AttributeLoc::Function, context.create_string_attribute("nvvm.minctasm", "1"));
         let b = context.create_builder();
         b.position_at_end(context.append_basic_block(f, "entry"));
         Emit { context, module, b, f, shared: 0.into() }

@@ -16,6 +16,7 @@ mod moe;
 mod pipe;
 mod product;
 mod qkv;
+mod sample;
 mod tensor;
 mod topk;
 
@@ -254,6 +255,7 @@ fn build(k: &mut Maker<'_, '_>) {
         StepOp::Router { experts, active } => moe::router(k, experts, active),
         StepOp::ExpertsUp { inn, ffn, active, .. } => moe::up(k, inn, ffn, active),
         StepOp::ExpertsDown { active, ffn, out, .. } => moe::down(k, active, ffn, out),
+        StepOp::Sample { vocab } => sample::sample(k, vocab),
     }
 }
 

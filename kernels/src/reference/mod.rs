@@ -58,6 +58,7 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
         StepOp::ExpertsUp { active, inn, ffn, .. } => moe::up(v, active, inn, ffn),
         StepOp::ExpertsDown { active, out, ffn, .. } => moe::down(v, active, out, ffn),
         StepOp::GatherRows { width } => pointwise::gather(v, width),
+        StepOp::Sample { vocab } => pointwise::sample(v, vocab),
     }
 }
 

@@ -94,3 +94,12 @@ pub fn gather(v: &Views, width: u64) {
         (0..width).for_each(|col| v.set(1, output, col, v.get(0, row, col)));
     }
 }
+
+pub fn sample(v: &Views, vocab: u64) {
+    for output in v.rows() {
+        // Logits are f32 in memory: nothing is lost.
+        let logits: Vec<f32> = v.row(0, output, vocab).into_iter().map(|x| x as f32).collect();
+        let token = hyc_ir::sample::choose(&logits, &v.sampling(output));
+        v.set_int(1, output, 0, token.map_or(-1, |token| token as i32));
+    }
+}

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use hyc_ir::abi::StepContext;
 use hyc_ir::pack;
 use hyc_ir::plan::{CachePolicy, CacheSpec, Elem, KernelSpec, Layout, OperandSpec, Rows};
+use hyc_ir::sample::SampleParams;
 
 /// All operands of one step.
 pub struct Views<'a> {
@@ -64,6 +65,13 @@ impl<'a> Views<'a> {
     /// Row of an output.
     pub fn out_row(&self, output: u64) -> u64 {
         self.int(self.context.out_rows, output, self.context.outputs) as u64
+    }
+
+    /// How a row of logits is sampled.
+    pub fn sampling(&self, output: u64) -> SampleParams {
+        assert!(output < self.context.outputs && !self.context.sampling.is_null());
+        // SAFETY: a pass that samples has parameters for each of its outputs.
+        unsafe { *self.context.sampling.add(output as usize) }
     }
 
     fn cell<T>(&self, i: usize, row: u64, col: u64) -> &Cell<T> {

@@ -41,9 +41,7 @@ pub struct Device {
     marker: *mut u32,
     running: Mutex<Running>,
     /// Compute capability, major and minor.
-    #[allow(dead_code, reason = "part of the module cache's key")]
     pub(super) capability: (i32, i32),
-    #[allow(dead_code, reason = "part of the module cache's key")]
     /// The driver's version: 12080 for CUDA 12.8.
     pub(super) driver: i32,
 }

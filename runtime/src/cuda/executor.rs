@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction};
 use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{KernelSpec, Launch, Plan, Step, WeightId};
+use hyc_ir::plan::{KernelSpec, Launch, Plan, Step, StepOp, WeightId};
 
 use super::device::{Device, DeviceBlock, Event, Pinned, Running, check};
 use super::graph::{Graph, Graphs, PassKey};
@@ -27,6 +27,7 @@ pub struct CudaExecutor {
     graphs: Graphs,
     timing: Option<Timing>,
     lists: Lists,
+    tokens: Tokens,
     launcher: Launcher,
     _weights: DeviceBlock,
     addresses: Vec<u64>,
@@ -48,16 +49,9 @@ impl CudaExecutor {
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<CudaExecutor> {
         let plan = model.plan();
-        let Some(ptx) = model.ptx() else {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("{} has no code", model.path().display()),
-            )
-            .help("compile it without `--plan-only`"));
-        };
         let device = Device::open()?;
         memory.check_against(plan, device.free_bytes()?, " on the GPU")?;
-        let module = Module::load(&device, ptx)?;
+        let module = Module::of(&device, model, options.module_cache.as_deref())?;
         let launcher = Launcher::new(&device, &module, plan)?;
         let lists = Lists::new(&device, plan)?;
         let (weights, addresses) = weights::copy(&device, model, progress)?;
@@ -65,6 +59,7 @@ impl CudaExecutor {
             graphs: Graphs::default(),
             timing: None,
             lists,
+            tokens: Tokens::new(&device, plan)?,
             launcher,
             _weights: weights,
             addresses,
@@ -84,7 +79,12 @@ impl CudaExecutor {
             self.launcher.launch(step, pass.context, &pass.operands[index], self.lists.block.address)?;
             events.map_or(Ok(()), |(_, end)| end.record_in_graph())?;
         }
-        Ok(())
+        match pass.plan.steps.iter().position(|step| matches!(step.op, StepOp::Sample { .. })) {
+            Some(index) if !pass.context.sampling.is_null() => {
+                self.tokens.copy(&self.device, &pass.operands[index], pass.context.outputs)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Captures a pass that is `timed` or not.
@@ -144,7 +144,8 @@ impl Executor for CudaExecutor {
             self.run_timed(pass, copied)?;
             return Ok(true);
         }
-        let key = PassKey { tokens: c.tokens, outputs: c.outputs, copied };
+        let samples = !c.sampling.is_null();
+        let key = PassKey { tokens: c.tokens, outputs: c.outputs, copied, samples };
         if self.graphs.get(&key).is_none() {
             let graph = self.graph(pass, copied, false)?;
             self.graphs.insert(key, graph);
@@ -153,6 +154,7 @@ impl Executor for CudaExecutor {
             graph.launch()?;
         }
         self.lists.copied.record()?;
+        self.tokens.fresh = samples && pass.plan.sampled.is_some();
         Ok(true)
     }
 
@@ -164,8 +166,17 @@ impl Executor for CudaExecutor {
         Ok(self.addresses[id.index()] as *mut u8)
     }
 
+    fn sampled(&mut self, rows: usize) -> Result<Option<Vec<i32>>> {
+        if !self.tokens.fresh {
+            return Ok(None);
+        }
+        self.device.synchronise()?;
+        Ok(Some(self.tokens.read(rows)))
+    }
+
     /// Writes context and lists to pinned memory, from where the first step copies them.
     fn begin(&mut self, context: &StepContext) -> Result<()> {
+        self.tokens.fresh = false;
         self.lists.take(context)
     }
 
@@ -246,6 +257,37 @@ impl Lists {
     }
 }
 
+/// The sampled tokens of a captured pass, as its end copies them to the host.
+struct Tokens {
+    pinned: Pinned,
+    /// Bytes of a row.
+    stride: usize,
+    /// Whether they are those of the pass in hand.
+    fresh: bool,
+}
+
+impl Tokens {
+    fn new(device: &Arc<Device>, plan: &Plan) -> Result<Tokens> {
+        let buffer = plan.sampled.map(|id| &plan.buffers[id.index()]);
+        let (bytes, stride) = buffer.map_or((0, 4), |buffer| (buffer.bytes(), buffer.stride() * 4));
+        Ok(Tokens { pinned: Pinned::zeroed(device, bytes as usize)?, stride: stride as usize, fresh: false })
+    }
+
+    /// Puts the copy of `rows` tokens on the stream; `operands` are the sampling step's, the tokens last.
+    fn copy(&self, device: &Device, operands: &[*mut u8], rows: u64) -> Result<()> {
+        let Some(from) = operands.last() else { return Ok(()) };
+        let (to, bytes) = (self.pinned.pointer(), rows as usize * self.stride);
+        // SAFETY: both have the rows of the plan's buffer; the host reads after it has waited.
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to, *from as u64, bytes, device.stream) };
+        check(result, || "copying the sampled tokens".into())
+    }
+
+    fn read(&mut self, rows: usize) -> Vec<i32> {
+        let row = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        self.pinned.bytes().chunks_exact(self.stride).take(rows).map(row).collect()
+    }
+}
+
 /// The kernels' functions, and room for their parameters.
 struct Launcher {
     scratch: DeviceBlock,
@@ -282,6 +324,9 @@ impl Launcher {
 
     /// Puts the launches of one step on the stream. `lists`: the device address of the context.
     fn launch(&mut self, step: &Step, context: &StepContext, operands: &[*mut u8], lists: u64) -> Result<()> {
+        if matches!(step.op, StepOp::Sample { .. }) && context.sampling.is_null() {
+            return Ok(());
+        }
         self.values.clear();
         self.values.push(lists);
         self.values.extend(operands.iter().map(|address| *address as u64));

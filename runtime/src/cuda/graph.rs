@@ -17,6 +17,8 @@ pub struct PassKey {
     pub outputs: u64,
     /// Bytes of context and lists that the pass copies first.
     pub copied: u64,
+    /// Whether tokens are sampled.
+    pub samples: bool,
 }
 
 /// Graphs kept at a time: all batch sizes of a server, in the few lengths of their page tables.

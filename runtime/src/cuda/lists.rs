@@ -5,6 +5,10 @@ use std::mem::size_of;
 
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::ModelInfo;
+use hyc_ir::sample::SampleParams;
+
+/// Words of one row's sampling.
+const SAMPLE_WORDS: u64 = size_of::<SampleParams>() as u64 / 4;
 
 /// Where the lists lie, in bytes from the block's beginning; the context is at 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +18,7 @@ pub struct ListLayout {
     sequence: u64,
     ring_slot: u64,
     out_rows: u64,
+    sampling: u64,
     page_table: u64,
     /// Bytes of the block.
     pub bytes: u64,
@@ -34,6 +39,7 @@ impl ListLayout {
             sequence: take(m.chunk),
             ring_slot: take(m.max_batch),
             out_rows: take(m.max_outputs),
+            sampling: take(m.max_outputs * SAMPLE_WORDS),
             page_table: take(m.max_batch * m.max_context.div_ceil(m.page)),
             bytes: at,
         }
@@ -63,6 +69,10 @@ impl ListLayout {
             ring_slot: put(c.ring_slot, c.batch, self.ring_slot),
             out_rows: put(c.out_rows, c.outputs, self.out_rows),
             page_table: put(c.page_table, table, self.page_table),
+            sampling: match c.sampling.is_null() {
+                true => std::ptr::null(),
+                false => put(c.sampling.cast(), c.outputs * SAMPLE_WORDS, self.sampling).cast(),
+            },
             ..c
         };
         // SAFETY: a plain struct of 64-bit integers and addresses, without padding, copied as its bytes.
@@ -109,6 +119,7 @@ mod tests {
                 list(batch * pages, 400),
                 list(batch, 500),
                 list(outputs, 600),
+                list(6 * outputs, 700),
             ];
             let context = StepContext {
                 tokens: tokens as u64,
@@ -121,6 +132,7 @@ mod tests {
                 page_table: lists[3].as_ptr(),
                 ring_slot: lists[4].as_ptr(),
                 out_rows: lists[5].as_ptr(),
+                sampling: if outputs > 0 { lists[6].as_ptr().cast() } else { std::ptr::null() },
             };
             let (base, mut out) = (1 << 40, vec![0u8; layout.bytes as usize]);
             // SAFETY: the lists have the lengths that the context states.
@@ -133,7 +145,7 @@ mod tests {
                 [word(0), word(8), word(16), word(24)].map(|n| n as i32),
                 [tokens, batch, outputs, pages]
             );
-            for (i, list) in lists.iter().enumerate() {
+            for (i, list) in lists.iter().enumerate().filter(|(_, list)| !list.is_empty()) {
                 let at = (word(32 + 8 * i) - base) as usize;
                 assert_eq!(at % 64, 0);
                 let found: Vec<i32> = out[at..at + 4 * list.len()]
@@ -141,7 +153,7 @@ mod tests {
                     .map(|b| i32::from_le_bytes(b.try_into().unwrap()))
                     .collect();
                 assert_eq!(found, *list, "list {i}");
-                assert!(at + 4 * list.len() <= used as usize || list.is_empty());
+                assert!(at + 4 * list.len() <= used as usize);
             }
         }
     }

@@ -1,13 +1,69 @@
 //! The artefact's code on the device.
 
 use std::ffi::{CString, c_void};
+use std::path::Path;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUfunction, CUjit_option, CUmodule};
+use cudarc::driver::sys::{self, CUfunction, CUjit_option, CUmodule, CUresult};
 use hyc_ir::plan::Launch;
 
 use super::device::{Device, check};
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::Model;
+use crate::module_cache;
+
+/// Bytes for what the driver says of code that it refuses.
+const LOG_BYTES: usize = 8192;
+
+/// The driver's linker at work.
+struct Linker(sys::CUlinkState);
+
+impl Drop for Linker {
+    fn drop(&mut self) {
+        // SAFETY: made by `compile`, destroyed once, in its context.
+        unsafe {
+            let _ = sys::cuLinkDestroy(self.0);
+        }
+    }
+}
+
+/// The device's machine code of a PTX text.
+fn compile(device: &Device, ptx: &str) -> Result<Vec<u8>> {
+    device.enter()?;
+    let text = CString::new(ptx)
+        .map_err(|_| Error::new(ErrorKind::BadArtefact, "the artefact's PTX holds a NUL byte"))?;
+    let mut log = vec![0u8; LOG_BYTES];
+    let mut options =
+        [CUjit_option::CU_JIT_ERROR_LOG_BUFFER, CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+    let mut values = [log.as_mut_ptr().cast::<c_void>(), log.len() as *mut c_void];
+    let mut linker = Linker(std::ptr::null_mut());
+    // SAFETY: options and values are two each and live as long as the linker, which writes to them and to the log.
+    let made = unsafe { sys::cuLinkCreate_v2(2, options.as_mut_ptr(), values.as_mut_ptr(), &mut linker.0) };
+    if made != CUresult::CUDA_SUCCESS {
+        // There is no linker to destroy.
+        std::mem::forget(linker);
+        return check(made, || "starting the driver's compiler".into()).map(|()| Vec::new());
+    }
+    let bytes = text.as_bytes_with_nul();
+    let (mut cubin, mut size) = (std::ptr::null_mut(), 0);
+    // SAFETY: the text ends in NUL, which its size counts; the result belongs to the linker and is copied.
+    let result = unsafe {
+        let kind = sys::CUjitInputType::CU_JIT_INPUT_PTX;
+        let (data, name) = (bytes.as_ptr().cast_mut().cast(), c"hyc".as_ptr());
+        let (none, no_values) = (std::ptr::null_mut(), std::ptr::null_mut());
+        match sys::cuLinkAddData_v2(linker.0, kind, data, bytes.len(), name, 0, none, no_values) {
+            CUresult::CUDA_SUCCESS => sys::cuLinkComplete(linker.0, &mut cubin, &mut size),
+            other => other,
+        }
+    };
+    check(result, || {
+        let end = log.iter().position(|b| *b == 0).unwrap_or(0);
+        let said = String::from_utf8_lossy(&log[..end]);
+        format!("the driver does not take the artefact's code: {}", said.trim())
+    })?;
+    // SAFETY: the linker has set both, and lives.
+    Ok(unsafe { std::slice::from_raw_parts(cubin.cast::<u8>(), size) }.to_vec())
+}
 
 /// Loaded code.
 pub struct Module {
@@ -30,30 +86,41 @@ impl Drop for Module {
 }
 
 impl Module {
-    /// Compiles and loads PTX. Errors: PTX that the driver does not take, with what it says of it.
-    pub fn load(device: &Arc<Device>, ptx: &str) -> Result<Module> {
-        device.enter()?;
-        let text = CString::new(ptx)
-            .map_err(|_| Error::new(ErrorKind::BadArtefact, "the artefact's PTX holds a NUL byte"))?;
-        let mut log = vec![0u8; 8192];
-        let mut options =
-            [CUjit_option::CU_JIT_ERROR_LOG_BUFFER, CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
-        let mut values = [log.as_mut_ptr().cast::<c_void>(), log.len() as *mut c_void];
-        let mut handle = std::ptr::null_mut();
-        // SAFETY: the text ends in NUL; options and their values live through the call and are two each.
-        let result = unsafe {
-            sys::cuModuleLoadDataEx(
-                &mut handle,
-                text.as_ptr().cast(),
-                2,
-                options.as_mut_ptr(),
-                values.as_mut_ptr(),
-            )
+    /// Loads an artefact's code: its machine code where it has some that fits this device; else what `cache`
+    /// keeps of its PTX; else what the driver compiles of it now, which `cache` keeps.
+    ///
+    /// Errors: an artefact without code; PTX that the driver does not take, with what it says of it.
+    pub fn of(device: &Arc<Device>, model: &Model, cache: Option<&Path>) -> Result<Module> {
+        let Some(ptx) = model.ptx() else {
+            let message = format!("{} has no code", model.path().display());
+            return Err(Error::new(ErrorKind::Unsupported, message).help("compile it without `--plan-only`"));
         };
-        check(result, || {
-            let end = log.iter().position(|b| *b == 0).unwrap_or(0);
-            format!("the driver does not take the artefact's code: {}", String::from_utf8_lossy(&log[..end]))
-        })?;
+        if let Some(Ok(module)) = model.cubin().map(|cubin| Module::load(device, cubin)) {
+            return Ok(module);
+        }
+        let name = module_cache::name(ptx.as_bytes(), device.driver, device.capability);
+        let kept = cache.and_then(|folder| module_cache::read(folder, &name));
+        if let Some(Ok(module)) = kept.map(|cubin| Module::load(device, &cubin)) {
+            return Ok(module);
+        }
+        let cubin = compile(device, ptx)?;
+        if let Some(folder) = cache {
+            // Where it cannot be kept, the next process compiles again.
+            let _ = module_cache::write(folder, &name, &cubin);
+        }
+        Module::load(device, &cubin)
+    }
+
+    /// Loads machine code. Errors: code of another device, or no code.
+    pub fn load(device: &Arc<Device>, cubin: &[u8]) -> Result<Module> {
+        device.enter()?;
+        if !cubin.starts_with(b"\x7fELF") {
+            return Err(Error::new(ErrorKind::BadArtefact, "the GPU's machine code is none"));
+        }
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: a whole ELF file, by the digest of the artefact or of the cache; a place for the result.
+        let result = unsafe { sys::cuModuleLoadData(&mut handle, cubin.as_ptr().cast()) };
+        check(result, || "loading the artefact's code".into())?;
         Ok(Module { handle, device: device.clone() })
     }
 

@@ -181,6 +181,7 @@ pub fn plan() -> Plan {
         }],
         chains: vec![],
         logits: BufferId(5),
+        sampled: None,
     }
 }
 

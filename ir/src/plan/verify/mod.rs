@@ -188,6 +188,12 @@ fn buffers(plan: &Plan, report: &mut Report) {
         Some(b) if b.rows == Rows::Outputs && b.width == plan.model.vocab && b.elem == Elem::F32 => {}
         _ => report.add("logits", "not a buffer of rows of logits"),
     }
+    if let Some(id) = plan.sampled {
+        match plan.buffers.get(id.index()) {
+            Some(b) if b.rows == Rows::Outputs && b.width == 1 && b.elem == Elem::I32 => {}
+            _ => report.add("sampled", "not a buffer of tokens"),
+        }
+    }
 }
 
 #[cfg(test)]

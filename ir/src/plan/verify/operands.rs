@@ -43,6 +43,12 @@ pub fn check(plan: &Plan, step: &Step, report: &mut Report) {
     {
         report.add(&step.name, format!("a table of {vocab} rows for a vocabulary of {}", plan.model.vocab));
     }
+    if let StepOp::Sample { .. } = step.op
+        && !matches!(step.operands[..], [Operand::Buffer(from), Operand::Buffer(to)]
+            if from == plan.logits && Some(to) == plan.sampled)
+    {
+        report.add(&step.name, "samples something else than the plan's logits");
+    }
     let roles = step.op.signature();
     if roles.len() != step.operands.len() || roles.len() != wants.len() {
         return report.add(&step.name, format!("{} operands for {}", step.operands.len(), roles.len()));
@@ -233,6 +239,7 @@ fn wants(op: &StepOp) -> Option<Vec<Want>> {
             rows(out),
             rows(out),
         ],
+        StepOp::Sample { vocab } => vec![rows(vocab), Want::Indices(Some(1))],
         StepOp::GatherRows { width } => vec![Want::TokenRows(width), rows(width)],
     })
 }

@@ -24,6 +24,9 @@ pub fn check(plan: &Plan, report: &mut Report) {
     if state.written[plan.logits.index()].is_none() {
         report.add("logits", "nothing has written them at the end of the pass");
     }
+    if plan.sampled.is_some_and(|id| state.written[id.index()].is_none()) {
+        report.add("sampled", "nothing has written the tokens at the end of the pass");
+    }
 }
 
 impl State<'_> {

@@ -109,6 +109,7 @@ fn plan() -> Plan {
         }],
         chains: vec![],
         logits: BufferId(6),
+        sampled: None,
     }
 }
 
