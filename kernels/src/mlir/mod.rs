@@ -8,6 +8,7 @@ mod graph;
 mod lower;
 mod norm;
 mod pointwise;
+mod rope;
 mod text;
 
 use std::cell::RefCell;
