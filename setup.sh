@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # Sourced by the scripts beside it, or run: installs what a build needs beyond Rust, where it is missing.
 # With --llvm also LLVM and MLIR 22, which the feature `llvm` (GPU targets) needs.
 if ! command -v cargo >/dev/null; then

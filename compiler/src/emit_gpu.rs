@@ -61,7 +61,7 @@ fn one_kernel(form: Form, plan: &Plan, name: &str) -> Result<String> {
 fn mlir_kernel((name, spec): &(String, KernelSpec)) -> Result<String> {
     let not_mlir = || {
         Error::new(ErrorKind::Usage, format!("the kernel `{name}` is not built with MLIR"))
-            .help("embed, rmsnorm, add, silu_mul, gate and gather_rows are; try `--emit llvm`")
+            .help("embed, rmsnorm, rope, add, silu_mul, gate and gather_rows are; try `--emit llvm`")
     };
     hyc_kernels::mlir::kernel_text(name, spec).ok_or_else(not_mlir)?.map_err(internal)
 }

@@ -238,12 +238,12 @@ fn build(k: &mut Maker<'_, '_>) {
         | StepOp::Add { .. }
         | StepOp::SiluMul { .. }
         | StepOp::Gate { .. }
-        | StepOp::GatherRows { .. } => k.row_wise(),
+        | StepOp::GatherRows { .. }
+        | StepOp::Rope { .. } => k.row_wise(),
         StepOp::Linear { inn, norm, epilogue, .. } => linear::linear(k, inn, norm, epilogue),
         StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv } => {
             qkv::qkv_append(k, &qkv::Qkv { inn, shape, norm, qk_norm, rope, own_kv });
         }
-        StepOp::Rope { heads, dim, rope } => qkv::rope(k, heads, dim, rope),
         StepOp::Append { kv_heads, qk_dim, v_dim } => qkv::append(k, kv_heads, qk_dim, v_dim),
         StepOp::FullAttention { shape, sink } => attention::full(k, shape, sink, None),
         StepOp::OracleAttention { shape, sink, select } => attention::full(k, shape, sink, Some(select)),

@@ -1,4 +1,4 @@
-//! `QkvAppend`, `Rope`, `Append`. Reference: `reference::linear::qkv_append`, `reference::pointwise`.
+//! `QkvAppend`, `Append`. Reference: `reference::linear::qkv_append`, `reference::pointwise`.
 //!
 //! Two functions: the projections of all heads, a panel a block, to scratch `[rows][all heads' columns]`; then
 //! a warp a (row, head) normalises, rotates, and stores q or appends to the cache.
@@ -273,21 +273,6 @@ fn value_store<'c>(
 ) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
     let (page, place) = page_of(e, &cache, at, row, position);
     move |e, d, y| e.store_elem(cache.elem, page, value_index(e, &cache, head, place, d), y)
-}
-
-/// Makes `Rope`.
-pub fn rope(k: &mut Maker<'_, '_>, heads: u64, dim: u64, rope: RopeSpec) {
-    let spec = k.spec;
-    let grid = [k.rows(1, 1), Extent::fixed(heads)];
-    k.launch("", grid, WARP, |e| {
-        let (row, head) = (e.block_x(), e.block_y());
-        let at =
-            |i: usize| e.at(e.operand(i), e.add(e.mul_const(row, stride(spec, i)), e.mul_const(head, dim)));
-        let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
-        let to = at(1);
-        let table = angles(e, rope);
-        rotated(e, at(0), dim, None, Some((rope, table, position)), |e, d, y| e.store(to, d, y.into()));
-    });
 }
 
 /// Makes `Append`.

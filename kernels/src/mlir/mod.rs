@@ -1,13 +1,14 @@
 //! MLIR: the graph as a verified dialect, and pointwise kernels on their way to LLVM.
 //!
-//! * `dialect.mlir` declares the `hysparse` dialect in IRDL; [`graph`] translates a graph into it.
-//! * [`pointwise`] writes row-wise kernels as text in MLIR's own dialects; [`lower`] brings them to LLVM's
+//! * `dialect.mlir` declares the `hysparse` dialect in IRDL; `graph` translates a graph into it.
+//! * `pointwise` writes row-wise kernels as text in MLIR's own dialects; `lower` brings them to LLVM's
 //!   dialect and from there into the LLVM module that the other kernels are built in.
 
 mod graph;
 mod lower;
 mod norm;
 mod pointwise;
+mod rope;
 mod text;
 
 use std::cell::RefCell;

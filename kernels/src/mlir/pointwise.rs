@@ -7,6 +7,7 @@ use hyc_ir::pack;
 use hyc_ir::plan::{Elem, GateMode, KernelSpec, Layout, OperandSpec, StepOp};
 
 use super::norm::rms_norm;
+use super::rope::rope;
 use super::text::{Kernel, Value, vector};
 
 /// Elements of 16 bytes of f32.
@@ -25,6 +26,7 @@ pub fn function(entry: &str, spec: &KernelSpec) -> Option<String> {
             k.floats_with(LANES, "mulf", &silu, b)
         }),
         StepOp::Gate { heads, v_dim, mode } => gate(&mut k, heads, v_dim, mode),
+        StepOp::Rope { heads, dim, rope: spec } => rope(&mut k, heads, dim, spec),
         StepOp::GatherRows { width } => gather(&mut k, width),
         _ => return None,
     }

@@ -211,6 +211,18 @@ impl<'s> Kernel<'s> {
         self.value(format!("llvm.mlir.addressof @\"{name}\" : !llvm.ptr<3>"))
     }
 
+    /// A table of constants in global memory.
+    pub fn table(&mut self, values: &[f64]) -> Value {
+        let name = format!("{}.table", self.entry);
+        let list: Vec<String> = values.iter().map(|x| format!("0x{:016X}", x.to_bits())).collect();
+        let (list, count) = (list.join(", "), values.len());
+        self.globals.push_str(&format!(
+            "llvm.mlir.global internal constant @\"{name}\"(dense<[{list}]> : tensor<{count}xf64>) \
+             {{addr_space = 1 : i32, alignment = 16 : i64}} : !llvm.array<{count} x f64>\n"
+        ));
+        self.value(format!("llvm.mlir.addressof @\"{name}\" : !llvm.ptr<1>"))
+    }
+
     // Columns.
 
     /// Deals out the columns; `body` gets the first columns of some of this thread's chunks, whose loads should

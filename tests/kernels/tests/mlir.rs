@@ -152,6 +152,7 @@ fn step(source: &str) -> KernelSpec {
             let gate = if mode == GateMode::Head { heads } else { heads * v_dim };
             vec![tensor(heads * v_dim), tensor(gate), tensor(heads * v_dim)]
         }
+        StepOp::Rope { heads, dim, .. } => vec![tensor(heads * dim); 2],
         StepOp::GatherRows { width } => vec![tensor(width); 2],
         _ => panic!("{} is no row-wise op", op.name()),
     };

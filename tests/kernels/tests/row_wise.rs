@@ -157,7 +157,10 @@ fn check(case: &Case) {
 /// The cases of all targets.
 #[test]
 fn ops_on_rows() {
-    cases::portable().iter().filter(|case| case.small && case.family == "rows").for_each(check);
+    cases::portable()
+        .iter()
+        .filter(|case| case.small && ["rows", "rope"].contains(&&*case.family))
+        .for_each(check);
 }
 
 fn tensor(width: u64) -> OperandSpec {
@@ -203,6 +206,14 @@ fn wide_norms() {
         let row = tensor(groups * width);
         let norm = weight(Elem::F32, Layout::Vector { len: width });
         wide(StepOp::RmsNorm { groups, width, eps: 1e-6 }, vec![row, norm, row]);
+    }
+}
+
+#[test]
+fn rotations() {
+    for (heads, dim, dims) in [(2, 20, 12), (3, 128, 128), (16, 64, 48), (2, 7, 6), (1, 8, 0)] {
+        let op = StepOp::Rope { heads, dim, rope: RopeSpec { theta: 10_000.0, dims } };
+        wide(op, vec![tensor(heads * dim); 2]);
     }
 }
 
