@@ -13,8 +13,7 @@ out=${1:-target/gpu}
 mkdir -p "$out/bin" "$out/models"
 
 # What compiles kernels stays here; it need not be fast.
-cargo build --locked -p hyc-kernel-tests --features llvm --bin gpu-cases
-cargo build --locked -p hyc --features llvm --bin hyc
+cargo build --locked -p hyc-kernel-tests -p hyc --features hyc-kernel-tests/llvm,hyc/llvm --bin gpu-cases --bin hyc
 target/debug/gpu-cases --out "$out/cases" | tee "$out/cases.log"
 tar -C "$out" -czf "$out/cases.tgz" cases
 rm -r "$out/cases"
@@ -30,9 +29,8 @@ done
 target/debug/hyc compile -q --target sm_90a examples/tiny-hysparse/model.toml -o "$out/models/tiny-hysparse.hyc"
 
 # What is carried there.
-cargo build --locked --release -p hyc-kernel-tests --features cuda --bin gpu-check
-cargo build --locked --release -p hyc-tests --features cuda --bin gpu-parity
-cargo build --locked --release -p hyc --features cuda --bin hyc
+cargo build --locked --release -p hyc-kernel-tests -p hyc-tests -p hyc \
+  --features hyc-kernel-tests/cuda,hyc-tests/cuda,hyc/cuda --bin gpu-check --bin gpu-parity --bin hyc
 for program in gpu-check gpu-parity hyc; do
   cp "target/release/$program" "$out/bin/"
   strip "$out/bin/$program"

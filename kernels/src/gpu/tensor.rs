@@ -33,16 +33,7 @@ impl<'c> Emit<'c> {
     /// Sixteen bytes of read-only global memory at `base` + `at` bytes (i64) + `plus`, past the first cache: they are
     /// read once.
     pub fn load_chunk(&self, base: Ptr<'c>, at: Int<'c>, plus: u64) -> Chunk<'c> {
-        self.chunk(base, at, plus, ".L1::no_allocate")
-    }
-
-    /// The same of memory that others on this multiprocessor read as well.
-    pub fn load_chunk_shared(&self, base: Ptr<'c>, at: Int<'c>) -> Chunk<'c> {
-        self.chunk(base, at, 0, "")
-    }
-
-    fn chunk(&self, base: Ptr<'c>, at: Int<'c>, plus: u64, cache: &str) -> Chunk<'c> {
-        let text = &format!("ld.global.nc{cache}.v4.b32 {{$0, $1, $2, $3}}, [$4+{plus}];");
+        let text = &format!("ld.global.nc.L1::no_allocate.v4.b32 {{$0, $1, $2, $3}}, [$4+{plus}];");
         let (i32, i64) = (self.i32(), self.i64());
         let result = self.structure(&[i32.into(); 4]);
         let ty = result.fn_type(&[i64.into()], false);

@@ -110,6 +110,7 @@ impl Batch {
             page_table,
             ring_slot,
             out_rows,
+            sampling: std::ptr::null(),
         }
     }
 
