@@ -125,6 +125,7 @@ pub fn label(spec: &KernelSpec) -> String {
         StepOp::HybridAttention { shape: s, select, window, gate } => {
             format!("hybrid {} k{} w{window} gate-{gate:?}", shape(&s), select.blocks)
         }
+        StepOp::Sample { vocab } => format!("sample {vocab}"),
         StepOp::Router { experts, active } => format!("router {active}of{experts}"),
         StepOp::ExpertsUp { experts, active, inn, ffn } => {
             format!("experts_up {active}of{experts} {ffn}x{inn}")
