@@ -69,6 +69,24 @@ impl CudaExecutor {
         })
     }
 
+    /// Puts one step on the stream; the first of a pass copies its lists before.
+    fn run_one(
+        &mut self,
+        index: usize,
+        step: &Step,
+        context: &StepContext,
+        operands: &[*mut u8],
+    ) -> Result<()> {
+        if let Some(used) = self.lists.pending.take() {
+            self.lists.copy(&self.device, used)?;
+            self.lists.copied.record()?;
+            self.device.mark(0)?;
+            self.device.set_running(Running::Steps(self.launcher.names.clone()));
+        }
+        self.launcher.launch(step, context, operands, self.lists.block.address)?;
+        self.device.mark(index as u32 + 1)
+    }
+
     /// Puts a whole pass on the stream: the lists' copy, then every step, between its events where it is timed.
     fn record(&mut self, pass: &Pass<'_>, copied: u64, timed: bool) -> Result<()> {
         self.lists.copy(&self.device, copied)?;
@@ -118,14 +136,7 @@ impl Executor for CudaExecutor {
         operands: &[*mut u8],
     ) -> Result<()> {
         self.device.enter()?;
-        if let Some(used) = self.lists.pending.take() {
-            self.lists.copy(&self.device, used)?;
-            self.lists.copied.record()?;
-            self.device.set_running(Running::Steps(self.launcher.names.clone()));
-            self.device.mark(0)?;
-        }
-        self.launcher.launch(step, context, operands, self.lists.block.address)?;
-        self.device.mark(index as u32 + 1)
+        self.run_one(index, step, context, operands).map_err(|error| self.device.explain(error))
     }
 
     /// Takes passes in which every sequence has one row and gives logits, and any pass that is timed.
