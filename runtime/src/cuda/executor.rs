@@ -18,6 +18,8 @@ use crate::memory::{Block, MemoryPlan};
 use crate::model::Model;
 use crate::session::GpuOptions;
 
+/// Bytes of the device that stay free for code, lists and the driver's own.
+const RESERVE: u64 = 128 << 20;
 /// Blocks of a grid in y.
 const MOST_Y: u64 = 65535;
 
@@ -50,7 +52,7 @@ impl CudaExecutor {
     ) -> Result<CudaExecutor> {
         let plan = model.plan();
         let device = Device::open()?;
-        memory.check_against(plan, device.free_bytes()?, " on the GPU")?;
+        memory.check_against(plan, device.free_bytes()?.saturating_sub(RESERVE), " on the GPU")?;
         let module = Module::of(&device, model, options.module_cache.as_deref())?;
         let launcher = Launcher::new(&device, &module, plan)?;
         let lists = Lists::new(&device, plan)?;
