@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use hyc_ir::plan::Step;
+use hyc_ir::sample::SampleParams;
 use hyc_runtime::{Engine, MemoryPlan, Model, SessionOptions, StepInput};
 
 use crate::bandwidth;
@@ -112,13 +113,15 @@ impl<'m> Bench<'m> {
         let each = |f: &dyn Fn(u64, u64) -> u64| -> Vec<i32> {
             (0..batch).flat_map(|s| (begin..end).map(move |p| (s, p))).map(|(s, p)| f(s, p) as i32).collect()
         };
+        let samples = logits && self.model.plan().sampled.is_some();
         let input = StepInput {
             token_ids: each(&|s, p| (p + s * 7919).wrapping_mul(2_654_435_761) % m.vocab),
             positions: each(&|_, p| p),
             sequence: each(&|s, _| s),
             page_table: (0..(batch * pages) as i32).collect(),
             ring_slot: (0..batch as i32).collect(),
-            sampling: vec![],
+            // The likeliest token, as every decode step ends with one.
+            sampling: vec![SampleParams::default(); if samples { batch as usize } else { 0 }],
             out_rows: (1..=if logits { batch as i32 } else { 0 }).map(|s| s * rows as i32 - 1).collect(),
         };
         self.engine.begin(input)?;

@@ -143,20 +143,7 @@ impl<'m> Engine<'m> {
             return bad(format!("token id {id} is not in the vocabulary of {}", m.vocab))
                 .map_err(|e: Error| e.help("is the tokenizer this model's?"));
         }
-        let pages = self.growing_pages();
-        for (position, sequence) in input.positions.iter().zip(&input.sequence) {
-            let place = usize::try_from(*sequence).ok().filter(|s| *s < batch);
-            let logical =
-                usize::try_from(*position).ok().map(|p| p / m.page as usize).filter(|l| *l < max_pages);
-            let (Some(place), Some(logical), true) = (place, logical, (*position as u64) < m.max_context)
-            else {
-                return bad(format!("position {position} of sequence {sequence} is out of range"));
-            };
-            let row = &input.page_table[place * max_pages..=place * max_pages + logical];
-            if row.iter().any(|page| *page < 0 || *page as u64 >= pages) {
-                return bad(format!("sequence {sequence} has no page for position {position}"));
-            }
-        }
+        self.check_places(&input, max_pages)?;
         let slots = self.ring_slots();
         if input.ring_slot.iter().any(|slot| *slot < 0 || *slot as u64 >= slots) {
             return bad("a ring slot is out of range".to_string());
@@ -171,6 +158,36 @@ impl<'m> Engine<'m> {
         self.input = input;
         let context = self.context();
         self.executor.begin(&context)
+    }
+
+    /// Every row's position is within its sequence's pages, which are all there.
+    fn check_places(&self, input: &StepInput, max_pages: usize) -> Result<()> {
+        let (m, batch) = (&self.model.plan().model, input.ring_slot.len());
+        let bad = |what: String| Err(Error::new(ErrorKind::BadInput, what));
+        // The last position of each sequence, whose pages are then looked at once.
+        let mut last: Vec<Option<i32>> = vec![None; batch];
+        for (position, sequence) in input.positions.iter().zip(&input.sequence) {
+            let place = usize::try_from(*sequence).ok().and_then(|place| last.get_mut(place));
+            let logical = usize::try_from(*position).ok().map(|p| p / m.page as usize);
+            match place {
+                Some(place)
+                    if logical.is_some_and(|l| l < max_pages) && (*position as u64) < m.max_context =>
+                {
+                    *place = (*place).max(Some(*position));
+                }
+                _ => return bad(format!("position {position} of sequence {sequence} is out of range")),
+            }
+        }
+        let pages = self.growing_pages();
+        for (sequence, position) in last.into_iter().enumerate() {
+            let Some(position) = position else { continue };
+            let row = &input.page_table
+                [sequence * max_pages..=sequence * max_pages + position as usize / m.page as usize];
+            if row.iter().any(|page| *page < 0 || *page as u64 >= pages) {
+                return bad(format!("sequence {sequence} has no page for position {position}"));
+            }
+        }
+        Ok(())
     }
 
     fn growing_pages(&self) -> u64 {

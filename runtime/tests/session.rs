@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use common::{BAD_TOKEN, Parts, Plain, Random, VOCAB, assert_close, naive};
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{KernelSpec, Plan, Step};
-use hyc_runtime::{ErrorKind, Executor, Model, Pass, SequenceId, Session, SessionOptions};
+use hyc_runtime::{ErrorKind, Executor, Model, Pass, Sampler, Sampling, SequenceId, Session, SessionOptions};
 
 fn session<'m>(model: &'m Model, options: &SessionOptions) -> Session<'m> {
     Session::with_executor(model, Box::new(Plain), options).unwrap()
@@ -264,4 +264,48 @@ fn passes_are_offered_whole_unless_somebody_looks() {
         assert_close(&output.unwrap().logits[0].1, &naive(&tokens), "decode");
         assert_eq!(count() - before, usize::from(whole));
     }
+}
+
+/// `step_sampled` draws for each sequence what a sampler of its seed draws from its logits, and an error of another
+/// sequence draws nothing.
+#[test]
+fn sampled_steps_equal_a_sampler_on_the_logits() {
+    let model = Parts::new().load().unwrap();
+    let sampling = Sampling { temperature: 2.0, top_p: 0.9, ..Sampling::default() };
+    let mut session = session(&model, &SessionOptions::default());
+    let [a, b, greedy] = [0; 3].map(|_| session.add_sequence().unwrap());
+    session.set_sampling(a, sampling, 1).unwrap();
+    session.set_sampling(b, sampling, 2).unwrap();
+    let mut samplers = [Sampler::new(sampling, 1), Sampler::new(sampling, 2), Sampler::default()];
+    let mut tokens = [vec![1], vec![2, 3], vec![4, 5, 6]];
+    for round in 0..=5 {
+        for (id, tokens) in [a, b, greedy].into_iter().zip(&tokens) {
+            let fed = session.len(id).unwrap() as usize;
+            session.feed(id, &tokens[fed..]).unwrap();
+        }
+        if round == 5 {
+            session.remove_sequence(greedy);
+            let bad = session.add_sequence().unwrap();
+            session.feed(bad, &[BAD_TOKEN]).unwrap();
+            assert_eq!(session.step_sampled().unwrap_err().kind, ErrorKind::BadNumbers);
+            session.remove_sequence(bad);
+            tokens[2].clear();
+        }
+        let mut left = session.step_sampled().unwrap().sampled;
+        left.sort_unstable();
+        let mut expected = Vec::new();
+        for ((id, tokens), sampler) in [a, b, greedy].into_iter().zip(&mut tokens).zip(&mut samplers) {
+            if !tokens.is_empty() {
+                let token = sampler.sample(&naive(tokens)).min(BAD_TOKEN - 1);
+                expected.push((id, token));
+                tokens.push(token);
+            }
+        }
+        left.iter_mut().for_each(|(_, token)| *token = (*token).min(BAD_TOKEN - 1));
+        assert_eq!(left, expected, "round {round}");
+    }
+    session.set_all_logits(true);
+    assert_eq!(session.step_sampled().unwrap_err().kind, ErrorKind::BadInput);
+    let wrong = Sampling { top_p: 2.0, ..sampling };
+    assert_eq!(session.set_sampling(a, wrong, 0).unwrap_err().kind, ErrorKind::BadInput);
 }

@@ -94,6 +94,8 @@ pub(super) fn check(result: CUresult, what: impl FnOnce() -> String) -> Result<(
     Err(Error::new(kind, message))
 }
 
+/// What is refused after a kernel has failed.
+const BEFORE: &str = "a kernel failed on this GPU before";
 const AFTER_FAILURE: &str =
     "nothing more runs in this process's GPU context: drop every session on the GPU, then start a new one";
 
@@ -188,9 +190,7 @@ impl Device {
     /// Makes the context this thread's. Errors: a kernel has failed in it.
     pub(super) fn enter(&self) -> Result<()> {
         if LOST.load(Ordering::SeqCst) {
-            return Err(
-                Error::new(ErrorKind::Device, "a kernel failed on this GPU before").help(AFTER_FAILURE)
-            );
+            return Err(Error::new(ErrorKind::Device, BEFORE).help(AFTER_FAILURE));
         }
         // SAFETY: the context is retained while this device lives.
         check(unsafe { sys::cuCtxSetCurrent(self.context) }, || "entering the GPU's context".into())
@@ -223,6 +223,17 @@ impl Device {
                 let done = unsafe { self.marker.read_volatile() } as usize;
                 names.get(done).map_or("a kernel failed".into(), |name| format!("{name} failed"))
             }
+        }
+    }
+
+    /// An error of a call, with the name of the kernel that failed before it where that is what it says: a failure
+    /// surfaces in whatever comes next.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        match error.kind {
+            ErrorKind::Device if error.message != BEFORE => {
+                Error { message: format!("{}: {}", self.failing(), error.message), ..error }
+            }
+            _ => error,
         }
     }
 

@@ -18,6 +18,8 @@ use crate::memory::{Block, MemoryPlan};
 use crate::model::Model;
 use crate::session::GpuOptions;
 
+/// Bytes of the device that stay free for code, lists and the driver's own.
+const RESERVE: u64 = 128 << 20;
 /// Blocks of a grid in y.
 const MOST_Y: u64 = 65535;
 
@@ -50,7 +52,7 @@ impl CudaExecutor {
     ) -> Result<CudaExecutor> {
         let plan = model.plan();
         let device = Device::open()?;
-        memory.check_against(plan, device.free_bytes()?, " on the GPU")?;
+        memory.check_against(plan, device.free_bytes()?.saturating_sub(RESERVE), " on the GPU")?;
         let module = Module::of(&device, model, options.module_cache.as_deref())?;
         let launcher = Launcher::new(&device, &module, plan)?;
         let lists = Lists::new(&device, plan)?;
@@ -67,6 +69,24 @@ impl CudaExecutor {
             _module: module,
             device,
         })
+    }
+
+    /// Puts one step on the stream; the first of a pass copies its lists before.
+    fn run_one(
+        &mut self,
+        index: usize,
+        step: &Step,
+        context: &StepContext,
+        operands: &[*mut u8],
+    ) -> Result<()> {
+        if let Some(used) = self.lists.pending.take() {
+            self.lists.copy(&self.device, used)?;
+            self.lists.copied.record()?;
+            self.device.mark(0)?;
+            self.device.set_running(Running::Steps(self.launcher.names.clone()));
+        }
+        self.launcher.launch(step, context, operands, self.lists.block.address)?;
+        self.device.mark(index as u32 + 1)
     }
 
     /// Puts a whole pass on the stream: the lists' copy, then every step, between its events where it is timed.
@@ -118,14 +138,7 @@ impl Executor for CudaExecutor {
         operands: &[*mut u8],
     ) -> Result<()> {
         self.device.enter()?;
-        if let Some(used) = self.lists.pending.take() {
-            self.lists.copy(&self.device, used)?;
-            self.lists.copied.record()?;
-            self.device.set_running(Running::Steps(self.launcher.names.clone()));
-            self.device.mark(0)?;
-        }
-        self.launcher.launch(step, context, operands, self.lists.block.address)?;
-        self.device.mark(index as u32 + 1)
+        self.run_one(index, step, context, operands).map_err(|error| self.device.explain(error))
     }
 
     /// Takes passes in which every sequence has one row and gives logits, and any pass that is timed.

@@ -1,6 +1,7 @@
 //! The rules of a Plan, checked when it is made and again when an artefact is loaded. A Plan that passes lets
 //! kernels touch only memory that is theirs; it may come from a hostile file, so nothing here trusts a number.
 //!
+//! * launches: a GPU kernel has a function for every number of rows;
 //! * sizes: counts from 1 to 2^31, element counts that fit; the version is this build's;
 //! * ids: every id names something; kernels' and grids' are the step's own ([`operands`]);
 //! * buffers lie in the arena, at multiples of 64, and have the rows that their count may reach;
@@ -16,7 +17,7 @@ mod order;
 
 use std::fmt;
 
-use super::{CachePolicy, Elem, Layout, PLAN_VERSION, Plan, Rows};
+use super::{CachePolicy, Elem, GridDim, Kernel, Launch, Layout, PLAN_VERSION, Plan, Rows};
 
 /// One broken rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,8 @@ impl Report {
 const MAX_COUNT: u64 = i32::MAX as u64;
 /// Dynamic shared memory of a block on the largest card.
 const MAX_SHARED_BYTES: u32 = 227 << 10;
+/// Functions of a kernel.
+const MAX_LAUNCHES: usize = 64;
 /// No tensor, page or arena has more elements or bytes than this; sums of many still fit.
 const MAX_BYTES: u64 = 1 << 50;
 
@@ -102,6 +105,29 @@ fn sizes(plan: &Plan, report: &mut Report) {
             let extents = launch.grid.iter().all(|e| (1..=MAX_COUNT).contains(&e.per) && e.each > 0);
             if !extents || !(1..=1024).contains(&launch.threads) || launch.shared_bytes > MAX_SHARED_BYTES {
                 report.add(&kernel.name, format!("`{}` cannot be launched", launch.entry));
+            }
+        }
+        launched(plan, kernel, report);
+    }
+}
+
+/// Every pass that the model allows launches some function of a GPU kernel.
+fn launched(plan: &Plan, kernel: &Kernel, report: &mut Report) {
+    if kernel.launches.len() > MAX_LAUNCHES {
+        return report.add(&kernel.name, format!("has {} functions", kernel.launches.len()));
+    }
+    // What applies changes at the ends of ranges alone.
+    let counts = |dim: GridDim, most: u64| {
+        let ranges = kernel.launches.iter().filter_map(|launch| launch.when).filter(move |w| w.dim == dim);
+        let ends = ranges.flat_map(|when| [when.least, when.most.saturating_add(1)]);
+        ends.chain([1]).filter(move |count| (1..=most).contains(count))
+    };
+    for tokens in counts(GridDim::Tokens, plan.model.chunk) {
+        for outputs in counts(GridDim::Outputs, plan.model.max_outputs) {
+            let applies = |launch: &Launch| launch.applies(tokens, outputs);
+            if !kernel.launches.is_empty() && !kernel.launches.iter().any(applies) {
+                let message = format!("no function is launched for {tokens} rows and {outputs} of logits");
+                return report.add(&kernel.name, message);
             }
         }
     }

@@ -143,6 +143,68 @@ fn sizes_and_places() {
 }
 
 #[test]
+fn launches_cover_all_rows() {
+    let launch = |dim, least, most| Launch {
+        entry: "f".into(),
+        grid: [Extent::fixed(1), Extent::fixed(1)],
+        threads: 32,
+        shared_bytes: 0,
+        when: Some(When { dim, least, most }),
+    };
+    let tokens = |least, most| launch(GridDim::Tokens, least, most);
+    let outputs = |least, most| launch(GridDim::Outputs, least, most);
+    // The plan has chunks of 16 tokens and 16 outputs.
+    let whole: [&[Launch]; 5] = [
+        &[],
+        &[tokens(1, 16)],
+        &[tokens(9, 99), tokens(1, 8)],
+        &[tokens(1, 3), outputs(1, 16)],
+        &[tokens(2, 16), Launch { when: None, ..tokens(0, 0) }],
+    ];
+    for launches in whole {
+        let mut plan = plan();
+        plan.kernels[0].launches = launches.to_vec();
+        assert_eq!(plan.verify(), Ok(()), "{launches:?}");
+    }
+    let holes: [(&str, &[Launch]); 5] = [
+        ("launched for 1 rows", &[tokens(2, 16)]),
+        ("launched for 9 rows", &[tokens(1, 8), tokens(10, 16)]),
+        ("launched for 16 rows", &[tokens(1, 15)]),
+        ("and 5 of logits", &[outputs(1, 4), outputs(6, 16)]),
+        ("launched for 4 rows and 9 of logits", &[tokens(1, 3), outputs(1, 8)]),
+    ];
+    for (words, launches) in holes {
+        broken(words, |p| p.kernels[0].launches = launches.to_vec());
+    }
+    broken("has 65 functions", |p| p.kernels[0].launches = vec![tokens(1, 16); 65]);
+}
+
+#[test]
+fn sampling() {
+    let sampled = |p: &mut Plan| {
+        p.buffers.push(Buffer { selection: None, ..buffer("token", 8, Rows::Outputs, 1, Elem::I32) });
+        p.sampled = Some(BufferId(7));
+        let operands = vec![Operand::Buffer(BufferId(6)), Operand::Buffer(BufferId(7))];
+        p.steps.push(step("sample", None, StepOp::Sample { vocab: 32 }, operands, 0, Rows::Outputs));
+    };
+    let mut plan = plan();
+    sampled(&mut plan);
+    assert_eq!(plan.verify(), Ok(()));
+    let wrong = |words: &str, change: fn(&mut Plan)| {
+        broken(words, |p| {
+            sampled(p);
+            change(p);
+        });
+    };
+    wrong("nothing has written the tokens", |p| drop(p.steps.pop()));
+    wrong("something else than the plan's logits", |p| p.sampled = None);
+    wrong("something else than the plan's logits", |p| p.logits = BufferId(5));
+    wrong("not a buffer of tokens", |p| p.buffers[7].width = 2);
+    wrong("not a buffer of tokens", |p| p.buffers[7].elem = Elem::F32);
+    wrong("operand `logits`", |p| p.steps[6].op = StepOp::Sample { vocab: 31 });
+}
+
+#[test]
 fn operands() {
     broken("a table of 32 rows for a vocabulary of 33", |p| p.model.vocab = 33);
     broken("operand `x`", |p| p.steps[5].operands[0] = Operand::Buffer(BufferId(0)));

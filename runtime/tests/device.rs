@@ -1,0 +1,456 @@
+//! Sessions on a GPU, on hand-written PTX: lists, captured passes, and everything that can go wrong. Where there is
+//! no GPU (or no feature `cuda`), the tests say so and see that it is a clear error.
+
+mod common;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use common::{Parts, VOCAB};
+use hyc_ir::artefact::CODE;
+use hyc_ir::plan::*;
+use hyc_ir::sample::SampleParams;
+use hyc_runtime::{
+    CancelToken, Engine, Error, ErrorKind, GenerateOptions, GpuOptions, MemoryPlan, Model, Sampling, Session,
+    SessionOptions, StepInput, Tokenizer, generate, open_executor,
+};
+
+/// `logits[o][i]` is 1 where `i = (token + position + page + slot) % 16` of output o's row, else 0; page is the
+/// one of the row's position. `token[o]` is `top_k + o`. Fields of the context are at the offsets of `hyc_ir::abi`.
+const PTX: &str = "
+.version 8.0
+.target sm_90a
+.address_size 64
+
+.visible .entry nothing(.param .u64 p_context) { ret; }
+
+.visible .entry broken(.param .u64 p_context) { trap; ret; }
+
+.visible .entry logits(
+    .param .u64 p_context, .param .u64 p_x, .param .u64 p_w, .param .u64 p_out
+) {
+    .reg .b64 %context, %out, %list, %at, %pages;
+    .reg .b32 %i, %o, %row, %token, %position, %sequence, %x, %page;
+    .reg .f32 %y;
+    .reg .pred %here;
+    ld.param.u64 %context, [p_context];
+    ld.param.u64 %out, [p_out];
+    mov.u32 %o, %ctaid.x;
+    mov.u32 %i, %tid.x;
+    ld.global.u64 %list, [%context + 72];
+    mad.wide.u32 %at, %o, 4, %list;
+    ld.global.u32 %row, [%at];
+    ld.global.u64 %list, [%context + 32];
+    mad.wide.u32 %at, %row, 4, %list;
+    ld.global.u32 %token, [%at];
+    ld.global.u64 %list, [%context + 40];
+    mad.wide.u32 %at, %row, 4, %list;
+    ld.global.u32 %position, [%at];
+    ld.global.u64 %list, [%context + 48];
+    mad.wide.u32 %at, %row, 4, %list;
+    ld.global.u32 %sequence, [%at];
+    ld.global.u64 %pages, [%context + 24];
+    cvt.u32.u64 %page, %pages;
+    mul.lo.u32 %page, %page, %sequence;
+    shr.u32 %x, %position, 2;
+    add.u32 %page, %page, %x;
+    ld.global.u64 %list, [%context + 56];
+    mad.wide.u32 %at, %page, 4, %list;
+    ld.global.u32 %page, [%at];
+    ld.global.u64 %list, [%context + 64];
+    mad.wide.u32 %at, %sequence, 4, %list;
+    ld.global.u32 %x, [%at];
+    add.u32 %x, %x, %page;
+    add.u32 %x, %x, %token;
+    add.u32 %x, %x, %position;
+    and.b32 %x, %x, 15;
+    setp.eq.u32 %here, %i, %x;
+    selp.f32 %y, 0f3F800000, 0f00000000, %here;
+    mad.lo.u32 %x, %o, 16, %i;
+    mad.wide.u32 %at, %x, 4, %out;
+    st.global.f32 [%at], %y;
+    ret;
+}
+
+.visible .entry sample(.param .u64 p_context, .param .u64 p_logits, .param .u64 p_token) {
+    .reg .b64 %context, %out, %list, %at;
+    .reg .b32 %o, %x;
+    ld.param.u64 %context, [p_context];
+    ld.param.u64 %out, [p_token];
+    mov.u32 %o, %ctaid.x;
+    ld.global.u64 %list, [%context + 80];
+    mad.wide.u32 %at, %o, 24, %list;
+    ld.global.u32 %x, [%at + 4];
+    add.u32 %x, %x, %o;
+    mad.wide.u32 %at, %o, 64, %out;
+    st.global.u32 [%at], %x;
+    ret;
+}
+";
+
+/// One GPU, and errors that reach the whole process: one test at a time.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kernel(name: &str, entry: &str, rows: GridDim, threads: u32, ptx: &str) -> Kernel {
+    Kernel {
+        name: name.into(),
+        code_offset: 0,
+        code_bytes: ptx.len() as u64,
+        scratch_bytes: 0,
+        launches: vec![Launch {
+            entry: entry.into(),
+            grid: [Extent { dim: rows, per: 1, each: 1 }, Extent::fixed(1)],
+            threads,
+            shared_bytes: 0,
+            when: None,
+        }],
+    }
+}
+
+/// The hand-made plan on these kernels; `broken`: the step `add` traps. `samples`: it ends with a choice.
+fn parts(broken: bool, samples: bool) -> Parts {
+    let mut parts = Parts::new();
+    let plan = &mut parts.plan;
+    plan.target = TargetInfo { kind: "sm_90a".into(), arch: String::new(), features: vec![] };
+    plan.kernels = vec![
+        kernel("nothing", "nothing", GridDim::Tokens, 32, PTX),
+        kernel("logits", "logits", GridDim::Outputs, 16, PTX),
+        kernel("broken", "broken", GridDim::One, 1, PTX),
+        kernel("sample", "sample", GridDim::Outputs, 1, PTX),
+    ];
+    let place = |plan: &Plan, name: &str| plan.steps.iter().position(|step| step.name == name).unwrap();
+    let (logits, add) = (place(plan, "logits"), place(plan, "add"));
+    plan.steps[logits].kernel = KernelId(1);
+    if broken {
+        plan.steps[add].kernel = KernelId(2);
+    }
+    if samples {
+        let op = StepOp::Sample { vocab: VOCAB as u64 };
+        let to = BufferId(plan.buffers.len() as u32);
+        plan.buffers.push(Buffer {
+            name: "sampled".into(),
+            offset: plan.arena_bytes,
+            width: 1,
+            elem: Elem::I32,
+            ..plan.buffers[5].clone()
+        });
+        plan.arena_bytes += 512;
+        plan.sampled = Some(to);
+        plan.steps.push(Step {
+            name: "sample".into(),
+            layer: None,
+            op,
+            operands: vec![Operand::Buffer(plan.logits), Operand::Buffer(to)],
+            grid: op.grid(0, Rows::Outputs),
+            kernel: KernelId(3),
+        });
+    }
+    parts.with_bytes(CODE, PTX.as_bytes().to_vec())
+}
+
+fn model(broken: bool, samples: bool) -> Model {
+    parts(broken, samples).load().unwrap()
+}
+
+/// Whether there is a GPU. Where there is none, that is a clear error, which is looked at here.
+fn gpu(test: &str) -> bool {
+    match Session::new(&model(false, false), &SessionOptions::default()) {
+        Ok(_) => true,
+        Err(error) => {
+            println!("{test}: skipped: {error}");
+            assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
+            assert!(error.help.is_some());
+            false
+        }
+    }
+}
+
+fn options(graphs: bool) -> SessionOptions {
+    SessionOptions { gpu: GpuOptions { graphs, ..GpuOptions::default() }, ..SessionOptions::default() }
+}
+
+/// Feeds prompts and then single tokens to three sequences; the best token after each step, in order.
+fn walk(session: &mut Session<'_>) -> Vec<usize> {
+    let ids = [0; 3].map(|_| session.add_sequence().unwrap());
+    let mut all = Vec::new();
+    let mut drain = |session: &mut Session<'_>| {
+        loop {
+            let output = session.step().unwrap();
+            if output.tokens == 0 {
+                return;
+            }
+            for (_, logits) in output.logits {
+                assert_eq!(logits.iter().sum::<f32>(), 1.0, "{logits:?}");
+                all.push(logits.iter().position(|x| *x == 1.0).unwrap());
+            }
+        }
+    };
+    for (i, id) in ids.iter().enumerate() {
+        session.feed(*id, &vec![i as u32 + 1; 3 + 7 * i]).unwrap();
+    }
+    drain(session);
+    for round in 0..12 {
+        for (i, id) in ids.iter().enumerate().filter(|(i, _)| (round + i) % 4 != 0) {
+            session.feed(*id, &[(round * 3 + i) as u32 % 15]).unwrap();
+        }
+        drain(session);
+    }
+    ids.iter().for_each(|id| session.remove_sequence(*id));
+    all
+}
+
+#[test]
+fn the_artefacts_load_without_a_gpu() {
+    for (broken, samples) in [(false, false), (false, true), (true, false)] {
+        assert!(model(broken, samples).ptx().is_some());
+    }
+}
+
+#[test]
+fn captured_passes_equal_single_launches() {
+    let _turn = turn();
+    if !gpu("captured_passes_equal_single_launches") {
+        return;
+    }
+    let model = model(false, false);
+    let mut with = Session::new(&model, &options(true)).unwrap();
+    let mut without = Session::new(&model, &options(false)).unwrap();
+    // Two sessions at once; the second walk replays.
+    let (first, second) = (walk(&mut with), walk(&mut without));
+    assert_eq!(first, second);
+    assert_eq!(first.len(), 3 + 12 * 3 - 9);
+    assert_eq!(walk(&mut with), walk(&mut without));
+}
+
+/// Counts, positions, pages and slots of rows in any order arrive, whichever way the pass runs.
+#[test]
+fn lists_arrive() {
+    let _turn = turn();
+    if !gpu("lists_arrive") {
+        return;
+    }
+    let model = model(false, true);
+    for graphs in [true, false] {
+        let options = options(graphs);
+        let memory = MemoryPlan::new(&model, 30, 3, 1);
+        let executor = open_executor(&model, &options, &memory, &mut |_, _| true).unwrap();
+        let mut engine = Engine::new(&model, executor, 30, 3).unwrap();
+        for pages in [10, 3, 7] {
+            let table: Vec<i32> = (0..2 * pages).map(|i| (i * 7 + 3) % 30).collect();
+            let params = |top_k| SampleParams { top_k, ..SampleParams::default() };
+            let input = StepInput {
+                token_ids: vec![4, 9],
+                positions: vec![4 * pages - 1, 5],
+                sequence: vec![1, 0],
+                page_table: table.clone(),
+                ring_slot: vec![2, 1],
+                out_rows: vec![1, 0],
+                sampling: if pages == 3 { vec![] } else { vec![params(3), params(11)] },
+            };
+            let want = |row: usize| {
+                let (position, sequence) = (input.positions[row], input.sequence[row] as usize);
+                let page = table[sequence * pages as usize + position as usize / 4];
+                (input.token_ids[row] + position + page + input.ring_slot[sequence]) as usize % 16
+            };
+            let want = [want(1), want(0)];
+            engine.begin(input.clone()).unwrap();
+            engine.run_pass().unwrap();
+            for (output, want) in want.into_iter().enumerate() {
+                let logits = engine.row(model.plan().logits, output as u64).unwrap();
+                assert_eq!(logits.iter().position(|x| *x == 1.0), Some(want), "output {output}: {logits:?}");
+            }
+            let tokens = if pages == 3 { None } else { Some(vec![3, 12]) };
+            assert_eq!(engine.sampled().unwrap(), tokens);
+        }
+        let steps = model.plan().steps.len();
+        assert!(engine.executor().set_timing(model.plan(), true).unwrap());
+        for rows in [1, 5, 8] {
+            let input = StepInput {
+                token_ids: vec![1; rows],
+                positions: (0..rows as i32).collect(),
+                sequence: vec![0; rows],
+                page_table: vec![3, 4],
+                ring_slot: vec![0],
+                out_rows: vec![0],
+                sampling: vec![],
+            };
+            engine.begin(input).unwrap();
+            engine.run_pass().unwrap();
+        }
+        let bandwidth = engine.executor().copy_bandwidth().unwrap().unwrap();
+        println!("the device copies {:.0} GB/s", bandwidth / 1e9);
+        assert!(bandwidth > 1e11, "{bandwidth}");
+        let times = engine.executor().take_times();
+        println!("{times:?}");
+        assert!(times.len() == steps && times.iter().all(|seconds| (0.0..1.0).contains(seconds)));
+        assert!(times.iter().sum::<f64>() > 0.0);
+        engine.fill_caches(|| 1.5).unwrap();
+    }
+}
+
+#[test]
+fn tokens_are_sampled_on_the_device() {
+    let _turn = turn();
+    if !gpu("tokens_are_sampled_on_the_device") {
+        return;
+    }
+    let model = model(false, true);
+    let mut session = Session::new(&model, &options(true)).unwrap();
+    let ids = [session.add_sequence().unwrap(), session.add_sequence().unwrap()];
+    let sampling = |top_k| Sampling { temperature: 1.0, top_k, ..Sampling::default() };
+    session.set_sampling(ids[0], sampling(4), 1).unwrap();
+    session.set_sampling(ids[1], sampling(7), 2).unwrap();
+    for (round, tokens) in [vec![1, 2, 3], vec![4], vec![5]].into_iter().enumerate() {
+        ids.iter().for_each(|id| session.feed(*id, &tokens).unwrap());
+        let output = session.step_sampled().unwrap();
+        assert_eq!(output.sampled, [(ids[0], 4), (ids[1], 8)], "round {round}");
+        assert_eq!(output.tokens, 2 * tokens.len() as u64);
+    }
+}
+
+#[test]
+fn a_failed_kernel_is_named_and_the_process_goes_on() {
+    let _turn = turn();
+    if !gpu("a_failed_kernel_is_named_and_the_process_goes_on") {
+        return;
+    }
+    let (good, bad) = (model(false, false), model(true, false));
+    for round in 0..2 {
+        let mut session = Session::new(&bad, &options(round == 0)).unwrap();
+        let mut bystander = Session::new(&good, &options(true)).unwrap();
+        let id = session.add_sequence().unwrap();
+        session.feed(id, &[1, 2, 3]).unwrap();
+        let error = session.step().unwrap_err();
+        println!("{error}");
+        assert_eq!(error.kind, ErrorKind::Device, "{error}");
+        assert!(error.message.contains("add") && error.message.contains("`broken`"), "{error}");
+        assert!(error.help.is_some());
+        // Nothing runs any more in this context, neither here nor beside.
+        let refused: [Error; 3] = [
+            session.step().unwrap_err(),
+            {
+                let id = bystander.add_sequence().unwrap();
+                bystander.feed(id, &[1]).unwrap();
+                bystander.step().unwrap_err()
+            },
+            Session::new(&good, &options(true)).err().unwrap(),
+        ];
+        assert!(refused.iter().all(|error| error.kind == ErrorKind::Device), "{refused:?}");
+        drop((session, bystander));
+        let mut session = Session::new(&good, &options(true)).unwrap();
+        assert!(!walk(&mut session).is_empty());
+    }
+    // In a captured pass.
+    let mut session = Session::new(&bad, &options(true)).unwrap();
+    let id = session.add_sequence().unwrap();
+    session.feed(id, &[1]).unwrap();
+    let error = session.step().unwrap_err();
+    println!("{error}");
+    assert!(error.kind == ErrorKind::Device && error.message.contains("captured pass of 1 rows"), "{error}");
+    drop(session);
+    assert!(gpu("after a failure"));
+}
+
+#[test]
+fn too_little_memory_is_said_before_anything_is_allocated() {
+    let _turn = turn();
+    if !gpu("too_little_memory_is_said_before_anything_is_allocated") {
+        return;
+    }
+    let mut parts = parts(false, false);
+    parts.plan.arena_bytes = 1 << 45;
+    let error = Session::new(&parts.load().unwrap(), &SessionOptions::default()).err().unwrap();
+    println!("{error}");
+    assert_eq!(error.kind, ErrorKind::Resource);
+    let help = error.help.unwrap_or_default();
+    for word in ["33554432", "on the GPU", "weights"] {
+        assert!(error.message.contains(word), "{}", error.message);
+    }
+    assert!(help.contains("tokens") && help.contains("max_context"), "{help}");
+}
+
+#[test]
+fn copying_and_generating_can_be_cancelled() {
+    let _turn = turn();
+    if !gpu("copying_and_generating_can_be_cancelled") {
+        return;
+    }
+    let model = parts(false, false).with_tokenizer().load().unwrap();
+    let mut seen = Vec::new();
+    let cancelled = Session::new_observed(&model, &options(true), &mut |done, total| {
+        seen.push((done, total));
+        false
+    });
+    assert_eq!(cancelled.err().map(|error| error.kind), Some(ErrorKind::Cancelled));
+    assert_eq!(seen.len(), 1);
+    let mut session = Session::new_observed(&model, &options(true), &mut |done, total| {
+        seen.push((done, total));
+        true
+    })
+    .unwrap();
+    assert!(seen.last().is_some_and(|(done, total)| done == total && *total > 0), "{seen:?}");
+    let (cancel, tokenizer) = (CancelToken::new(), Tokenizer::of(&model).unwrap());
+    let pulled = cancel.clone();
+    let wanted = GenerateOptions { max_new_tokens: 30, ..GenerateOptions::default() };
+    let mut count = 0;
+    let result = generate(&mut session, &tokenizer, &[1, 2, 3], &wanted, &cancel, &mut |_| {
+        count += 1;
+        if count == 6 {
+            pulled.cancel();
+        }
+    });
+    assert_eq!(result.err().map(|error| error.kind), Some(ErrorKind::Cancelled));
+    let again = generate(&mut session, &tokenizer, &[1, 2], &wanted, &CancelToken::new(), &mut |_| {});
+    assert_eq!(again.unwrap().tokens.len(), 30);
+}
+
+#[test]
+fn compiled_code_is_kept_and_damage_is_repaired() {
+    let _turn = turn();
+    if !gpu("compiled_code_is_kept_and_damage_is_repaired") {
+        return;
+    }
+    let model = model(false, false);
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("hyc");
+    let gpu = GpuOptions { module_cache: Some(cache.clone()), ..GpuOptions::default() };
+    let options = SessionOptions { gpu, ..SessionOptions::default() };
+    let file = || {
+        let list: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(list.len(), 1, "{list:?}");
+        list[0].clone()
+    };
+    let first = walk(&mut Session::new(&model, &options).unwrap());
+    let whole = std::fs::read(file()).unwrap();
+    for damage in [whole.clone(), vec![], whole[..whole.len() / 2].to_vec(), b"no code at all".repeat(9)] {
+        std::fs::write(file(), damage).unwrap();
+        assert_eq!(walk(&mut Session::new(&model, &options).unwrap()), first);
+        assert_eq!(&std::fs::read(file()).unwrap()[..8], &whole[..8]);
+    }
+    // A folder that cannot be written costs the compile, no more.
+    let gpu = GpuOptions { module_cache: Some(file()), ..GpuOptions::default() };
+    let options = SessionOptions { gpu, ..SessionOptions::default() };
+    assert_eq!(walk(&mut Session::new(&model, &options).unwrap()), first);
+}
+
+#[test]
+fn code_that_is_none_is_an_error_that_says_why() {
+    let _turn = turn();
+    if !gpu("code_that_is_none_is_an_error_that_says_why") {
+        return;
+    }
+    let mut bad = parts(false, false);
+    let code = bad.tensors.iter_mut().find(|tensor| tensor.name == CODE).unwrap();
+    code.bytes = PTX.replace("and.b32 %x, %x, 15;", "and.b32 %x, %x, 1 5;").into_bytes();
+    code.shape = vec![code.bytes.len()];
+    let error = Session::new(&bad.load().unwrap(), &SessionOptions::default()).err().unwrap();
+    println!("{error}");
+    assert!(error.message.contains("does not take the artefact's code: "), "{error}");
+    let mut bad = parts(false, false);
+    bad.plan.kernels[1].launches[0].entry = "absent".into();
+    let error = Session::new(&bad.load().unwrap(), &SessionOptions::default()).err().unwrap();
+    assert!(error.message.contains("no function `absent`"), "{error}");
+    assert!(gpu("after bad code"));
+}

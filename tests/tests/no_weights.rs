@@ -1,0 +1,59 @@
+//! Artefacts without weights: refused as they are, run on weights of a seed.
+
+use hyc::driver;
+use hyc::source::Weights;
+use hyc::write::{self, Artefact};
+use hyc_kernels::cpu::CpuTarget;
+use hyc_runtime::{ErrorKind, LoadOptions, Model, Session, SessionOptions, Verify};
+use hyc_tests::{golden_model, root};
+
+/// Logits after some tokens.
+fn logits(model: &Model) -> Vec<f32> {
+    let options = SessionOptions { threads: Some(1), max_sequences: Some(1), ..SessionOptions::default() };
+    let mut session = Session::new(model, &options).expect("starts");
+    let id = session.add_sequence().expect("adds");
+    session.feed(id, &[5, 17, 3, 80, 41]).expect("feeds");
+    session.step().expect("steps").logits.remove(0).1
+}
+
+#[test]
+fn a_seed_makes_up_what_is_missing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let seeded = |seed| LoadOptions { random_weights: Some(seed), ..LoadOptions::default() };
+    for name in ["dense", "moe-bf16", "own"] {
+        let path = root().join("tests/golden").join(name).join("model.toml");
+        let input = driver::load_input(&path).expect("reads");
+        let level = CpuTarget::host().level;
+        let mut lowered = driver::lower(input.graph, level, &mut |_| {}).expect("lowers");
+        let code = driver::generate_code(&mut lowered.plan, level, false).expect("generates");
+        let artefact = Artefact {
+            plan: &lowered.plan,
+            code: &code.blob,
+            cubin: None,
+            graph: "",
+            asm: "",
+            tokenizer: None,
+        };
+        let out = folder.path().join(format!("{name}.hyc"));
+        let size = write::artefact(&out, &artefact, &Weights::Absent, &mut |_| Ok(())).expect("writes");
+        assert_eq!(size, std::fs::metadata(&out).expect("is there").len());
+
+        let error = Model::load(&out, &LoadOptions::default()).err().expect("is refused");
+        assert_eq!(error.kind, ErrorKind::BadInput);
+        assert!(error.message.contains("without weights") && error.help.is_some(), "{error}");
+        let look = LoadOptions { verify: Verify::Full, allow_no_weights: true, ..LoadOptions::default() };
+        let bare = Model::load(&out, &look).expect("loads to be looked at");
+        assert_eq!(*bare.plan(), lowered.plan);
+        assert!(Session::new(&bare, &SessionOptions::default()).is_err());
+
+        let [a, again, b] = [1, 1, 2].map(|seed| logits(&Model::load(&out, &seeded(seed)).expect("loads")));
+        assert_eq!(a, again);
+        assert_ne!(a, b);
+        let largest = a.iter().fold(0f32, |most, x| most.max(x.abs()));
+        assert!((0.1..30.0).contains(&largest), "{name}: logits up to {largest}");
+    }
+    // Weights that are there are not made up.
+    let whole = golden_model("dense", folder.path());
+    let error = Model::load(whole.path(), &seeded(1)).err().expect("is refused");
+    assert_eq!(error.kind, ErrorKind::BadInput);
+}
