@@ -385,6 +385,10 @@ pub struct Launch {
     pub threads: u32,
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
+    /// Whether it may start while the launch before it still runs: it waits by itself (`griddepcontrol.wait`) before
+    /// it touches what that one writes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overlaps: bool,
     /// Rows of a step for which this function is launched; it is skipped for others. All, where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<When>,

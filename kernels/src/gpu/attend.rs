@@ -19,13 +19,15 @@ use hyc_ir::plan::{AttnShape, CacheSpec, GateMode, KernelSpec, OperandSpec, Sele
 
 use super::emit::{Emit, Float, Int, Ptr, Var, WARP};
 use super::qkv::{physical_page, spec_cache};
-use super::tensor::{Chunk, TILE_BYTES};
+use super::tensor::{Chunk, SHARED_SLACK, TILE_BYTES};
 use super::{Maker, stride};
 
 /// Heads of a group that one fragment takes.
 pub const HEADS: u64 = 16;
 /// Column tiles of V that are loaded at a time.
 const AT_ONCE: usize = 8;
+/// Rows of a step whose blocks have eight warps.
+const FEW: u64 = 32;
 /// Blocks of a selection: a lane each.
 const MOST_BLOCKS: u64 = 32;
 pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -348,7 +350,13 @@ impl Reader {
 
     pub fn merge_memory<'c>(&self, e: &Emit<'c>) -> Merge<'c> {
         let states = self.warps * group(self.shape);
-        Merge { max: e.shared(states), sum: e.shared(states), acc: e.shared(states * self.shape.v_dim) }
+        let acc = e.dynamic_shared();
+        Merge { max: e.shared(states), sum: e.shared(states), acc }
+    }
+
+    /// Dynamic shared memory of that.
+    pub fn merge_bytes(&self) -> u64 {
+        4 * self.warps * group(self.shape) * self.shape.v_dim
     }
 
     /// Leaves the warp's state in shared memory; a barrier of the block follows.
@@ -488,9 +496,28 @@ pub fn by_query(k: &mut Maker<'_, '_>, shape: AttnShape) {
         _ => return,
     };
     let grid = [k.rows(shape.kv_heads, 1), hyc_ir::plan::Extent::fixed(1)];
+    // Few rows are few blocks: more warps share the pages of each.
+    let most = spec.max_rows;
+    let few = FEW.min(most);
+    query_launch(k, &branches, shape, "_few", (8, grid), super::dense::when(spec, 1, few));
+    if most > FEW {
+        query_launch(k, &branches, shape, "", (4, grid), super::dense::when(spec, FEW + 1, most));
+    }
+}
+
+fn query_launch(
+    k: &mut Maker<'_, '_>,
+    branches: &[Branch],
+    shape: AttnShape,
+    part: &str,
+    (warps, grid): (u64, [hyc_ir::plan::Extent; 2]),
+    when: Option<hyc_ir::plan::When>,
+) {
+    let spec = k.spec;
     let out_at = spec.operands.len() - 1;
-    let warps = 4;
-    k.launch("", grid, warps * WARP, |e| {
+    // What warps leave for each other: their states of every head.
+    let shared = Reader { shape, cache: spec_cache(spec, 1), at: 1, warps }.merge_bytes() + SHARED_SLACK;
+    k.launch_with(part, grid, warps * WARP, when, shared, |e| {
         let item = Item::new(e, e.block_x(), shape.kv_heads);
         let reader = |at| Reader { shape, cache: spec_cache(spec, at), at, warps };
         let first = reader(branches[0].at);

@@ -13,6 +13,7 @@ use super::Maker;
 use super::attend::{Item, Reader, group, list, place};
 use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
 use super::qkv::spec_cache;
+use super::tensor::SHARED_SLACK;
 use super::topk::{Best, CHUNK};
 
 /// Rows of a step that is a decode.
@@ -82,7 +83,8 @@ pub fn decode<'c>(k: &mut Maker<'c, '_>, shape: AttnShape, sink: Option<usize>, 
     }
     let when = super::dense::when(spec, 1, most);
     let grid = [k.rows(shape.kv_heads * splits, 1), Extent::fixed(1)];
-    k.launch_when("_split", grid, WARPS * WARP, when, |e| split(e, spec, &plan, select.is_some()));
+    let shared = plan.reader.merge_bytes() + SHARED_SLACK;
+    k.launch_with("_split", grid, WARPS * WARP, when, shared, |e| split(e, spec, &plan, select.is_some()));
     let grid = [k.rows(shape.kv_heads, 1), Extent::fixed(1)];
     k.launch_when("_merge", grid, MERGERS * WARP, when, |e| merge(e, spec, &plan, sink, select));
 }

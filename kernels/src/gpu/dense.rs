@@ -19,7 +19,7 @@ use hyc_ir::plan::{Extent, GridDim, KernelSpec, Rows, When};
 
 use super::emit::{Emit, Float, Int, LANES, Ptr, Var};
 use super::linear::row_count;
-use super::pipe::{Ring, WarpRing};
+use super::pipe::{Fill, Ring, WarpRing};
 use super::tensor::{Chunk, SHARED_SLACK, TILE_BYTES};
 use super::{Maker, stride};
 
@@ -213,6 +213,8 @@ pub struct Strip<'c> {
     pub step: u64,
     /// k tiles in all.
     pub tiles: u64,
+    /// Whether the launch has not waited for the rows yet.
+    pub early: bool,
 }
 
 /// Bytes of one stage.
@@ -248,15 +250,19 @@ impl<'c> Strip<'c> {
             e.add(e.mul_const(g, 32), e.mul_const(piece, 4))
         });
         let bytes = stage_bytes(self.weights.len() as u64, self.eights);
-        let copy = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
+        let weights = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
             let at = e.mul_const(e.wide(k), TILE_BYTES);
             for (i, weight) in self.weights.iter().enumerate() {
                 e.bulk_copy(e.add_const(to, 2048 * i as i64), e.byte_offset(*weight, at), 2048, full);
             }
+        };
+        let inputs = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
+            let at = e.mul_const(e.wide(k), TILE_BYTES);
             let to = e.add_const(to, 2048 * self.weights.len() as i64);
             e.bulk_copy(to, e.byte_offset(self.rows, at), 1024 * self.eights, full);
         };
-        ring.run(e, (self.first, self.step, self.tiles), bytes, &copy, &|e, stage| {
+        let fill = Fill { bytes, weights: &weights, inputs: &inputs, early: self.early };
+        ring.run(e, (self.first, self.step, self.tiles), &fill, &|e, stage| {
             let chunk = |words: u64, piece: Int<'c>| e.load4(stage, e.add_const(piece, words as i64));
             let rows_at = 512 * self.weights.len() as u64;
             let x: Vec<[Chunk<'c>; 2]> =
@@ -341,7 +347,7 @@ fn few<'c>(
     let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, 8 * eights)];
     let weights = 1 + u64::from(p.up.is_some());
     let shared = strip_shared(weights, eights);
-    k.launch_with(part, grid, THREADS, when(spec, least, most), shared, |e| {
+    k.launch_early(part, grid, THREADS, when(spec, least, most), shared, |e| {
         let ring = strip_ring(e, weights, eights);
         let (matrix, block, out, column) = section(e, p, e.block_x(), 16);
         let first_row = e.mul_const(e.block_y(), 8 * eights);
@@ -354,6 +360,7 @@ fn few<'c>(
             first: e.div_rem(e.thread(), 32).0,
             step: WARPS,
             tiles: k_tiles(p.inn),
+            early: true,
         };
         let sums = strip.sums(e, &ring);
         let parts = e.shared(WARPS * 128 * eights);

@@ -52,6 +52,19 @@ fn ok<T>(result: Result<T, BuilderError>) -> T {
     result.unwrap_or_else(|e| unreachable!("the builder has a place: {e}"))
 }
 
+/// Makes a function that knows nothing of launches beside it wait for them first.
+pub fn wait_at_entry<'c>(context: &'c Context, module: &Module<'c>, name: &str) {
+    let Some(entry) = module.get_function(name).and_then(|f| f.get_first_basic_block()) else { return };
+    let Some(first) = entry.get_first_instruction() else { return };
+    let b = context.create_builder();
+    b.position_before(&first);
+    let ty = context.void_type().fn_type(&[], false);
+    for text in ["griddepcontrol.launch_dependents;", "griddepcontrol.wait;"] {
+        let asm = context.create_inline_asm(ty, text.into(), "~{memory}".into(), true, false, None, false);
+        ok(b.build_indirect_call(ty, asm, &[], ""));
+    }
+}
+
 impl<'c> Emit<'c> {
     /// Starts the kernel `name` with the context, `operands` operands and the scratch as parameters.
     pub fn new(
@@ -71,7 +84,9 @@ impl<'c> Emit<'c> {
         f.add_attribute(AttributeLoc::Function, context.create_string_attribute("nvvm.minctasm", "1"));
         let b = context.create_builder();
         b.position_at_end(context.append_basic_block(f, "entry"));
-        Emit { context, module, b, f, shared: 0.into() }
+        let e = Emit { context, module, b, f, shared: 0.into() };
+        e.let_dependents_start();
+        e
     }
 
     /// Ends the function.

@@ -116,6 +116,7 @@ fn strip<'c>(
         first,
         step,
         tiles: k_tiles(inn),
+        early: false,
     }
 }
 

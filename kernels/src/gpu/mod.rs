@@ -144,12 +144,30 @@ impl<'c> Maker<'c, '_> {
         shared: u64,
         body: impl FnOnce(&Emit<'c>),
     ) {
+        self.launch_early(part, grid, threads, when, shared, |e| {
+            e.wait_for_inputs();
+            body(e);
+        });
+    }
+
+    /// The same of a `body` that calls [`Emit::wait_for_inputs`] itself, before it touches what an earlier launch
+    /// wrote: weights and the step's context may be read at once.
+    fn launch_early(
+        &mut self,
+        part: &str,
+        grid: [Extent; 2],
+        threads: u64,
+        when: Option<When>,
+        shared: u64,
+        body: impl FnOnce(&Emit<'c>),
+    ) {
         let entry = format!("{}{part}", self.name);
         let e = Emit::new(self.context, self.module, &entry, self.spec.operands.len(), threads as u32);
         body(&e);
         e.finish();
         let shared_bytes = shared as u32;
-        self.kernel.launches.push(Launch { entry, grid, threads: threads as u32, shared_bytes, when });
+        let threads = threads as u32;
+        self.kernel.launches.push(Launch { entry, grid, threads, shared_bytes, overlaps: true, when });
     }
 
     /// Adds the one function of a row-wise op: a block a row.
@@ -160,6 +178,7 @@ impl<'c> Maker<'c, '_> {
             grid: [self.rows(1, 1), Extent::fixed(1)],
             threads: mlir::THREADS as u32,
             shared_bytes: 0,
+            overlaps: true,
             when: None,
         });
     }
@@ -197,18 +216,22 @@ pub fn compile(specs: &[(String, KernelSpec)]) -> Result<Ptx, GpuError> {
     module.set_triple(&machine.get_triple());
     module.set_data_layout(&machine.get_target_data().get_data_layout());
     let mut kernels = Vec::with_capacity(specs.len());
-    let mut row_wise = String::new();
+    let (mut row_wise, mut waiting) = (String::new(), Vec::new());
     for (name, spec) in specs {
         // PTX names take letters, digits, `_` and `$`.
         let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         let (kernel, mlir) = (GpuKernel::default(), String::new());
         let mut maker = Maker { context: &context, module: &module, name: &name, spec, kernel, mlir };
         build(&mut maker);
-        row_wise.push_str(&maker.mlir);
+        if !maker.mlir.is_empty() {
+            row_wise.push_str(&maker.mlir);
+            waiting.push(name.clone());
+        }
         kernels.push(maker.kernel);
     }
     if !row_wise.is_empty() {
         mlir::link(&row_wise, &context, &module).map_err(|e| GpuError(e.to_string()))?;
+        waiting.iter().for_each(|name| emit::wait_at_entry(&context, &module, name));
     }
     let llvm = module.print_to_string().to_string();
     module.verify().map_err(|e| GpuError(e.to_string()))?;

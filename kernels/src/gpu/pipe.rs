@@ -95,8 +95,20 @@ pub struct WarpRing<'c> {
     phase: Var<'c>,
 }
 
-/// Starts the copies of tile `.1` to byte address `.2`, counted by barrier `.3`.
+/// Starts copies of tile `.1` to byte address `.2`, counted by barrier `.3`.
 type Copy<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Int<'c>);
+
+/// What a stage is filled with.
+pub struct Fill<'a, 'c> {
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Copies of weights, and of what earlier launches write.
+    pub weights: Copy<'a, 'c>,
+    /// See there.
+    pub inputs: Copy<'a, 'c>,
+    /// Whether the launch has not waited for its inputs yet: it does so when the first weights are on their way.
+    pub early: bool,
+}
 
 impl<'c> WarpRing<'c> {
     /// Makes `stages` stages of `bytes` for each of `warps`; all threads of the block must come here.
@@ -118,31 +130,45 @@ impl<'c> WarpRing<'c> {
         }
     }
 
-    /// Copies and uses tiles `first`, `first + step`, ... below `tiles`, in order: `bytes` each. `body` gets the
+    /// Copies and uses tiles `first`, `first + step`, ... below `tiles`, in order. `body` gets the
     /// address of a full stage.
     pub fn run(
         &self,
         e: &Emit<'c>,
         (first, step, tiles): (Int<'c>, u64, u64),
-        bytes: u64,
-        copy: Copy<'_, 'c>,
+        fill: &Fill<'_, 'c>,
         body: &dyn Fn(&Emit<'c>, Ptr<'c>),
     ) {
         let leader = e.eq(e.and(e.thread(), e.int(31)), e.int(0));
         let base = e.shared_address(self.memory);
-        let start = |e: &Emit<'c>, tile: Int<'c>, stage: Int<'c>| {
+        let start = |e: &Emit<'c>, tile: Int<'c>, stage: Int<'c>, weights: bool, inputs: bool| {
             e.when(e.and(leader, e.lt(tile, e.int(tiles))), |e| {
                 let full = e.add(self.barriers, e.mul_const(stage, 8));
-                e.barrier_expect(full, bytes);
-                copy(e, tile, e.add(base, e.mul_const(stage, self.bytes)), full);
+                let to = e.add(base, e.mul_const(stage, self.bytes));
+                if weights {
+                    e.barrier_expect(full, fill.bytes);
+                    (fill.weights)(e, tile, to, full);
+                }
+                if inputs {
+                    (fill.inputs)(e, tile, to, full);
+                }
             });
         };
         let now = e.get(self.stage).into_int_value();
-        for i in 0..self.stages {
-            let stage = e.add_const(now, i as i64);
-            let stage =
-                e.pick(e.ge(stage, e.int(self.stages)), e.add_const(stage, -(self.stages as i64)), stage);
-            start(e, e.add_const(first, (i * step) as i64), stage);
+        let firsts = |e: &Emit<'c>, weights: bool, inputs: bool| {
+            for i in 0..self.stages {
+                let stage = e.add_const(now, i as i64);
+                let wrapped = e.add_const(stage, -(self.stages as i64));
+                let stage = e.pick(e.ge(stage, e.int(self.stages)), wrapped, stage);
+                start(e, e.add_const(first, (i * step) as i64), stage, weights, inputs);
+            }
+        };
+        if fill.early {
+            firsts(e, true, false);
+            e.wait_for_inputs();
+            firsts(e, false, true);
+        } else {
+            firsts(e, true, true);
         }
         e.each(first, e.int(tiles), step, |e, tile| {
             let stage = e.get(self.stage).into_int_value();
@@ -151,7 +177,7 @@ impl<'c> WarpRing<'c> {
             body(e, e.byte_offset(self.memory, e.mul_const(stage, self.bytes)));
             // All lanes have read the stage before it is written again.
             e.warp_barrier();
-            start(e, e.add_const(tile, (self.stages * step) as i64), stage);
+            start(e, e.add_const(tile, (self.stages * step) as i64), stage, true, true);
             let next = e.add_const(stage, 1);
             let wrap = e.ge(next, e.int(self.stages));
             e.set(self.phase, e.pick(wrap, e.sub(e.int(1), phase), phase).into());
@@ -211,6 +237,16 @@ impl<'c> Emit<'c> {
     pub fn mask_shared(&self, at: Int<'c>, mask: Int<'c>) {
         let text = "{ .reg .b32 x; ld.shared.b32 x, [$0]; and.b32 x, x, $1; st.shared.b32 [$0], x; }";
         self.effect(text, "r,r", &[at, mask]);
+    }
+
+    /// Lets the next launch start, as far as it does not wait for this one.
+    pub fn let_dependents_start(&self) {
+        self.effect("griddepcontrol.launch_dependents;", "", &[]);
+    }
+
+    /// Waits until the launches before this one are through and what they wrote is seen.
+    pub fn wait_for_inputs(&self) {
+        self.effect("griddepcontrol.wait;", "", &[]);
     }
 
     /// Inline PTX without a result.

@@ -42,6 +42,7 @@ pub fn sample(k: &mut Maker<'_, '_>, vocab: u64) {
         grid: [Extent::fixed(blocks), Extent::fixed(1)],
         threads: THREADS as u32,
         shared_bytes: 0,
+        overlaps: false,
         when: None,
     });
 }

@@ -360,22 +360,27 @@ impl Launcher {
                     Error::new(ErrorKind::Resource, message).help("compile with a smaller [target] chunk")
                 );
             }
+            let mut overlap = sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            };
+            let config = sys::CUlaunchConfig {
+                gridDimX: x as u32,
+                gridDimY: y as u32,
+                gridDimZ: 1,
+                blockDimX: launch.threads,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: launch.shared_bytes,
+                hStream: self.device.stream,
+                attrs: &mut overlap,
+                numAttrs: u32::from(launch.overlaps),
+            };
             // SAFETY: the function takes these addresses, by the plan; they outlive it on the stream, and the
-            // driver copies the parameters before it returns.
+            // driver copies configuration and parameters before it returns.
             let result = unsafe {
-                sys::cuLaunchKernel(
-                    *function,
-                    x as u32,
-                    y as u32,
-                    1,
-                    launch.threads,
-                    1,
-                    1,
-                    launch.shared_bytes,
-                    self.device.stream,
-                    self.params.as_mut_ptr(),
-                    std::ptr::null_mut(),
-                )
+                sys::cuLaunchKernelEx(&config, *function, self.params.as_mut_ptr(), std::ptr::null_mut())
             };
             check(result, || format!("launching `{}` for {}", launch.entry, step.name))?;
         }
