@@ -4,7 +4,8 @@
 //! file that is damaged, or that cannot be read or written, is as good as none: the code is compiled again.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
@@ -29,7 +30,9 @@ pub fn read(folder: &Path, name: &str) -> Option<Vec<u8>> {
 /// Keeps `code` under `name`; a reader sees all of it or nothing.
 pub fn write(folder: &Path, name: &str, code: &[u8]) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
-    let temporary: PathBuf = folder.join(format!(".{name}.{}", std::process::id()));
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let write = WRITES.fetch_add(1, Ordering::Relaxed);
+    let temporary = folder.join(format!(".{name}.{}.{write}", std::process::id()));
     let result = std::fs::File::create(&temporary).and_then(|mut file| {
         file.write_all(MAGIC)?;
         file.write_all(&Sha256::digest(code))?;

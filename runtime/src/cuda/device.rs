@@ -229,12 +229,11 @@ impl Device {
     /// An error of a call, with the name of the kernel that failed before it where that is what it says: a failure
     /// surfaces in whatever comes next.
     pub(super) fn explain(&self, error: Error) -> Error {
-        match error.kind {
-            ErrorKind::Device if error.message != BEFORE => {
-                Error { message: format!("{}: {}", self.failing(), error.message), ..error }
-            }
-            _ => error,
+        let failing = self.failing();
+        if error.kind != ErrorKind::Device || error.message == BEFORE || error.message.starts_with(&failing) {
+            return error;
         }
+        Error { message: format!("{failing}: {}", error.message), ..error }
     }
 
     /// Bytes that the device can still give.

@@ -113,6 +113,23 @@ impl CudaExecutor {
         Graph::capture(&device, || self.record(pass, copied, timed))
     }
 
+    /// Runs the pass as a graph, which is captured when there is none of its kind yet.
+    fn replay(&mut self, pass: &Pass<'_>, copied: u64) -> Result<()> {
+        let c = pass.context;
+        let samples = !c.sampling.is_null();
+        let key = PassKey { tokens: c.tokens, outputs: c.outputs, copied, samples };
+        if self.graphs.get(&key).is_none() {
+            let graph = self.graph(pass, copied, false)?;
+            self.graphs.insert(key, graph);
+        }
+        if let Some(graph) = self.graphs.get(&key) {
+            graph.launch()?;
+        }
+        self.lists.copied.record()?;
+        self.tokens.fresh = samples && pass.plan.sampled.is_some();
+        Ok(())
+    }
+
     /// Runs the pass as a graph of its own, with events around each step.
     fn run_timed(&mut self, pass: &Pass<'_>, copied: u64) -> Result<()> {
         let graph = self.graph(pass, copied, true)?;
@@ -153,21 +170,8 @@ impl Executor for CudaExecutor {
         self.lists.pending = None;
         self.device.set_running(Running::Graph(c.tokens));
         let copied = self.lists.layout.copied(used);
-        if self.timing.is_some() {
-            self.run_timed(pass, copied)?;
-            return Ok(true);
-        }
-        let samples = !c.sampling.is_null();
-        let key = PassKey { tokens: c.tokens, outputs: c.outputs, copied, samples };
-        if self.graphs.get(&key).is_none() {
-            let graph = self.graph(pass, copied, false)?;
-            self.graphs.insert(key, graph);
-        }
-        if let Some(graph) = self.graphs.get(&key) {
-            graph.launch()?;
-        }
-        self.lists.copied.record()?;
-        self.tokens.fresh = samples && pass.plan.sampled.is_some();
+        let run = if self.timing.is_some() { Self::run_timed } else { Self::replay };
+        run(self, pass, copied).map_err(|error| self.device.explain(error))?;
         Ok(true)
     }
 

@@ -27,23 +27,50 @@ impl Drop for Linker {
     }
 }
 
-/// The device's machine code of a PTX text.
+/// Where the driver writes what it has against a text: an option of its calls.
+struct Log {
+    bytes: Vec<u8>,
+    options: [CUjit_option; 3],
+    values: [*mut c_void; 3],
+}
+
+impl Log {
+    fn new() -> Log {
+        let mut bytes = vec![0u8; LOG_BYTES];
+        let target = sys::CUjit_target::CU_TARGET_COMPUTE_90A as usize;
+        let values = [bytes.as_mut_ptr().cast::<c_void>(), LOG_BYTES as *mut c_void, target as *mut c_void];
+        let options = [
+            CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+            CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+            // The linker's own choice is plain sm_90, which has no tensor cores' `wgmma`.
+            CUjit_option::CU_JIT_TARGET,
+        ];
+        Log { bytes, options, values }
+    }
+
+    /// What it holds.
+    fn text(&self) -> String {
+        let end = self.bytes.iter().position(|b| *b == 0).unwrap_or(0);
+        String::from_utf8_lossy(&self.bytes[..end]).trim().to_string()
+    }
+}
+
+/// A PTX text as the driver takes it.
+fn terminated(ptx: &str) -> Result<CString> {
+    CString::new(ptx).map_err(|_| Error::new(ErrorKind::BadArtefact, "the artefact's PTX holds a NUL byte"))
+}
+
+/// The device's machine code of a PTX text, from the driver's linker.
 fn compile(device: &Device, ptx: &str) -> Result<Vec<u8>> {
     device.enter()?;
-    let text = CString::new(ptx)
-        .map_err(|_| Error::new(ErrorKind::BadArtefact, "the artefact's PTX holds a NUL byte"))?;
-    let mut log = vec![0u8; LOG_BYTES];
-    let mut options =
-        [CUjit_option::CU_JIT_ERROR_LOG_BUFFER, CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
-    let mut values = [log.as_mut_ptr().cast::<c_void>(), log.len() as *mut c_void];
-    let mut linker = Linker(std::ptr::null_mut());
-    // SAFETY: options and values are two each and live as long as the linker, which writes to them and to the log.
-    let made = unsafe { sys::cuLinkCreate_v2(2, options.as_mut_ptr(), values.as_mut_ptr(), &mut linker.0) };
-    if made != CUresult::CUDA_SUCCESS {
-        // There is no linker to destroy.
-        std::mem::forget(linker);
-        return check(made, || "starting the driver's compiler".into()).map(|()| Vec::new());
-    }
+    let (text, mut log) = (terminated(ptx)?, Log::new());
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: options and values are three each and live as long as the linker, which writes to them and to the
+    // log.
+    let made =
+        unsafe { sys::cuLinkCreate_v2(3, log.options.as_mut_ptr(), log.values.as_mut_ptr(), &mut handle) };
+    check(made, || "starting the driver's linker".into())?;
+    let linker = Linker(handle);
     let bytes = text.as_bytes_with_nul();
     let (mut cubin, mut size) = (std::ptr::null_mut(), 0);
     // SAFETY: the text ends in NUL, which its size counts; the result belongs to the linker and is copied.
@@ -56,13 +83,11 @@ fn compile(device: &Device, ptx: &str) -> Result<Vec<u8>> {
             other => other,
         }
     };
-    check(result, || {
-        let end = log.iter().position(|b| *b == 0).unwrap_or(0);
-        let said = String::from_utf8_lossy(&log[..end]);
-        format!("the driver does not take the artefact's code: {}", said.trim())
-    })?;
+    check(result, || format!("linking the artefact's code: {}", log.text()))?;
     // SAFETY: the linker has set both, and lives.
-    Ok(unsafe { std::slice::from_raw_parts(cubin.cast::<u8>(), size) }.to_vec())
+    let code = unsafe { std::slice::from_raw_parts(cubin.cast::<u8>(), size) }.to_vec();
+    drop(linker);
+    Ok(code)
 }
 
 /// Loaded code.
@@ -98,17 +123,32 @@ impl Module {
         if let Some(Ok(module)) = model.cubin().map(|cubin| Module::load(device, cubin)) {
             return Ok(module);
         }
+        let Some(folder) = cache else { return Module::load_text(device, ptx) };
         let name = module_cache::name(ptx.as_bytes(), device.driver, device.capability);
-        let kept = cache.and_then(|folder| module_cache::read(folder, &name));
+        let kept = module_cache::read(folder, &name);
         if let Some(Ok(module)) = kept.map(|cubin| Module::load(device, &cubin)) {
             return Ok(module);
         }
-        let cubin = compile(device, ptx)?;
-        if let Some(folder) = cache {
-            // Where it cannot be kept, the next process compiles again.
-            let _ = module_cache::write(folder, &name, &cubin);
-        }
-        Module::load(device, &cubin)
+        let Ok(cubin) = compile(device, ptx) else { return Module::load_text(device, ptx) };
+        let Ok(module) = Module::load(device, &cubin) else { return Module::load_text(device, ptx) };
+        // Where it cannot be kept, the next process compiles again.
+        let _ = module_cache::write(folder, &name, &cubin);
+        Ok(module)
+    }
+
+    /// Compiles and loads PTX. Errors: text that the driver does not take, with what it says of it.
+    fn load_text(device: &Arc<Device>, ptx: &str) -> Result<Module> {
+        device.enter()?;
+        let (text, mut log) = (terminated(ptx)?, Log::new());
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the text ends in NUL; options and their values live through the call. The first two are the
+        // log's: a module's own choice of target is right.
+        let result = unsafe {
+            let (options, values) = (log.options.as_mut_ptr(), log.values.as_mut_ptr());
+            sys::cuModuleLoadDataEx(&mut handle, text.as_ptr().cast(), 2, options, values)
+        };
+        check(result, || format!("the driver does not take the artefact's code: {}", log.text()))?;
+        Ok(Module { handle, device: device.clone() })
     }
 
     /// Loads machine code. Errors: code of another device, or no code.
