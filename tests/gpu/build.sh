@@ -3,7 +3,7 @@
 #
 #   tests/gpu/build.sh [FOLDER]
 #
-# bin/       gpu-check, gpu-parity, hyc: stripped, no LLVM inside
+# bin/       gpu-check, gpu-parity, gpu-runtime, hyc: stripped, no LLVM inside
 # cases.tgz  PTX of all kernel cases
 # models/    GPU artefacts: the goldens, tests/gpu/models with random weights, the trained tiny model
 set -euo pipefail
@@ -35,4 +35,9 @@ for program in gpu-check gpu-parity hyc; do
   cp "target/release/$program" "$out/bin/"
   strip "$out/bin/$program"
 done
+# The runtime's own tests on a device are a test binary.
+device=$(cargo test --locked --release -p hyc-runtime --features cuda --test device --no-run --message-format=json |
+  sed -n 's/.*"executable":"\([^"]*device-[^"]*\)".*/\1/p')
+cp "$device" "$out/bin/gpu-runtime"
+strip "$out/bin/gpu-runtime"
 du -ch --apparent-size "$out"/bin/* "$out"/cases.tgz "$out"/models/*

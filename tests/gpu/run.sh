@@ -4,11 +4,11 @@
 #
 #   tests/gpu/run.sh [--skip PART]... [--only PART]... [--seed N] [FOLDER]
 #
-# Parts: kernels parity memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go to $OUT, or to
+# Parts: kernels runtime parity memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go to $OUT, or to
 # FOLDER/logs.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-parts="kernels parity memcheck racecheck initcheck"
+parts="kernels runtime parity memcheck racecheck initcheck"
 folder=target/gpu
 seed=$(date +%s)
 only=
@@ -43,6 +43,7 @@ sanitize() {
 run() {
   case $1 in
   kernels) $check ;;
+  runtime) "$folder/bin/gpu-runtime" --nocapture ;;
   parity) timeout 400 "$folder/bin/gpu-parity" "$folder/models" ;;
   memcheck) sanitize memcheck ;;
   racecheck) sanitize racecheck ;;
