@@ -13,6 +13,8 @@ if [ "${1:-}" = --llvm ]; then
     zlib1g-dev libzstd-dev; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || needed="$needed $package"
   done
+  # ptxas comes from a Python package (tests/gpu/assemble.sh).
+  python3 -m pip --version >/dev/null 2>&1 || needed="$needed python3-pip"
 fi
 if [ -n "$needed" ]; then
   sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
@@ -21,9 +23,7 @@ if [ -n "$needed" ]; then
   for package in $needed; do
     if ! apt-cache show "$package" >/dev/null 2>&1; then
       echo "error: no apt source has the package $package." >&2
-      echo "LLVM 22 is in Debian 12's security updates; add this line to /etc/apt/sources.list and repeat:" >&2
-      echo "  deb http://deb.debian.org/debian-security bookworm-security main" >&2
-      echo "On another system use https://apt.llvm.org (llvm-toolchain-CODENAME-22)." >&2
+      echo "Debian 12 has LLVM 22 in its suite bookworm-security: add that to the apt sources and repeat." >&2
       exit 1
     fi
   done

@@ -104,6 +104,7 @@ fn kernel(name: &str, entry: &str, rows: GridDim, threads: u32, ptx: &str) -> Ke
             grid: [Extent { dim: rows, per: 1, each: 1 }, Extent::fixed(1)],
             threads,
             shared_bytes: 0,
+            overlaps: false,
             when: None,
         }],
     }

@@ -107,6 +107,9 @@ pub struct Merge<'c> {
     pub acc: Ptr<'c>,
 }
 
+/// Takes one (page, row of the group, largest scaled logit).
+pub type PageMax<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>);
+
 /// Query fragments: `[qk_dim / 32][half]` chunks.
 pub type Query<'c> = Vec<Vec<Chunk<'c>>>;
 
@@ -160,7 +163,7 @@ impl Reader {
         item: Item<'c>,
         q: &Query<'c>,
         pages: &Pages<'c>,
-        page_max: Option<&dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>)>,
+        page_max: Option<PageMax<'_, 'c>>,
     ) -> State<'c> {
         let none = f32::NEG_INFINITY;
         let state = State {
@@ -265,8 +268,8 @@ impl Reader {
             });
             for (acc, v) in state.acc[m as usize..].iter().zip(&v) {
                 let word = |i: usize| e.get(v[i]).into_int_value();
-                for step in 0..2 {
-                    e.mma(acc, p[step], [word(2 * step), word(2 * step + 1)]);
+                for (step, p) in p.iter().enumerate() {
+                    e.mma(acc, *p, [word(2 * step), word(2 * step + 1)]);
                 }
             }
         }

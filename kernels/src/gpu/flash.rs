@@ -60,6 +60,9 @@ struct Segment<'c> {
     sequence: Int<'c>,
 }
 
+/// Takes (first token of the tile, segment) and the KV head.
+type Body<'a, 'c> = &'a dyn Fn(&Emit<'c>, (Int<'c>, Segment<'c>), Int<'c>);
+
 /// What a warp group keeps in registers: rows g and g + 8 of each warp.
 struct State<'c> {
     max: [Var<'c>; 2],
@@ -134,13 +137,7 @@ impl Flash<'_> {
     }
 
     /// This block's items, and each one's segments, the longest contexts first.
-    fn items<'c>(
-        &self,
-        e: &Emit<'c>,
-        items: Int<'c>,
-        rows: Int<'c>,
-        body: &dyn Fn(&Emit<'c>, (Int<'c>, Segment<'c>), Int<'c>),
-    ) {
+    fn items<'c>(&self, e: &Emit<'c>, items: Int<'c>, rows: Int<'c>, body: Body<'_, 'c>) {
         let load = |offset: usize, row: Int<'c>| e.load_int(e.list(offset), row);
         let (positions, sequences) = (offset_of!(StepContext, positions), offset_of!(StepContext, sequence));
         e.each(e.block_x(), items, BLOCKS, |e, index| {
@@ -408,11 +405,11 @@ impl Flash<'_> {
     ) {
         let t = e.lane_pair().1;
         let out_at = 2 + usize::from(self.sink.is_some());
-        for half in 0..2 {
+        for (half, row) in rows.into_iter().enumerate() {
             let sum = [1, 2]
                 .iter()
                 .fold(e.get_float(state.sum[half]), |sum, mask| e.fadd(sum, e.shuffle(sum, *mask)));
-            let (token, head, real) = self.row(e, tile, rows[half]);
+            let (token, head, real) = self.row(e, tile, row);
             let inside = e.and(real, e.and(e.ge(token, segment.begin), e.lt(token, segment.end)));
             let most = e.get_float(state.max[half]);
             let global =
@@ -424,7 +421,7 @@ impl Flash<'_> {
                 }
                 None => sum,
             };
-            e.when(e.eq(t, e.int(0)), |e| e.store(lse, rows[half], e.fadd(most, e.log2(sum)).into()));
+            e.when(e.eq(t, e.int(0)), |e| e.store(lse, row, e.fadd(most, e.log2(sum)).into()));
             let factor = e.fdiv(e.float(1.0), sum);
             e.when(inside, |e| {
                 let item = Item { row: token, kv_head, position: token, sequence: token };

@@ -1,0 +1,157 @@
+//! Loads and stores.
+
+use hyc_ir::plan::Elem;
+use inkwell::AddressSpace;
+use inkwell::types::BasicTypeEnum;
+use inkwell::values::{BasicValue, BasicValueEnum};
+
+use super::{Emit, Float, Int, Ptr, SHARED, ok};
+
+impl<'c> Emit<'c> {
+    // Memory.
+
+    pub(super) fn bytes(&self, base: Ptr<'c>, offset: u64) -> Ptr<'c> {
+        let offset = self.context.i64_type().const_int(offset, false);
+        self.element(self.context.i8_type().into(), base, offset)
+    }
+
+    pub(super) fn element(&self, ty: BasicTypeEnum<'c>, base: Ptr<'c>, index: Int<'c>) -> Ptr<'c> {
+        // SAFETY: building the instruction reads nothing; what it addresses is the kernel's contract.
+        ok(unsafe { self.b.build_gep(ty, base, &[index], "") })
+    }
+
+    /// base + index elements of 4 bytes.
+    pub fn at(&self, base: Ptr<'c>, index: Int<'c>) -> Ptr<'c> {
+        self.element(self.context.i32_type().into(), base, index)
+    }
+
+    /// base + index elements.
+    pub fn at_elem(&self, elem: Elem, base: Ptr<'c>, index: Int<'c>) -> Ptr<'c> {
+        let ty: BasicTypeEnum<'c> = match elem {
+            Elem::Bf16 => self.context.i16_type().into(),
+            _ => self.context.i32_type().into(),
+        };
+        self.element(ty, base, index)
+    }
+
+    /// base[index] of f32.
+    pub fn load(&self, base: Ptr<'c>, index: Int<'c>) -> Float<'c> {
+        ok(self.b.build_load(self.context.f32_type(), self.at(base, index), "")).into_float_value()
+    }
+
+    /// base[index] of i32.
+    pub fn load_int(&self, base: Ptr<'c>, index: Int<'c>) -> Int<'c> {
+        ok(self.b.build_load(self.context.i32_type(), self.at(base, index), "")).into_int_value()
+    }
+
+    /// base[index] = value, f32 or i32.
+    pub fn store(&self, base: Ptr<'c>, index: Int<'c>, value: BasicValueEnum<'c>) {
+        ok(self.b.build_store(self.at(base, index), value));
+    }
+
+    /// base + offset bytes.
+    pub fn byte_offset(&self, base: Ptr<'c>, offset: Int<'c>) -> Ptr<'c> {
+        self.element(self.context.i8_type().into(), base, offset)
+    }
+
+    /// The module's one array of shared memory whose size a launch gives.
+    pub(in super::super) fn external_shared(&self, name: &str) -> Ptr<'c> {
+        let global = self.module.get_global(name).unwrap_or_else(|| {
+            let ty = self.context.i8_type().array_type(0);
+            let global = self.module.add_global(ty, Some(AddressSpace::from(SHARED)), name);
+            global.set_alignment(1024);
+            global
+        });
+        global.as_pointer_value()
+    }
+
+    /// `*base[index] += 1`, and what was there before: i32, in shared or global memory.
+    pub fn fetch_add_one(&self, base: Ptr<'c>, index: Int<'c>) -> Int<'c> {
+        let order = inkwell::AtomicOrdering::Monotonic;
+        let op = inkwell::AtomicRMWBinOp::Add;
+        ok(self.b.build_atomicrmw(op, self.at(base, index), self.int(1), order))
+    }
+
+    /// An f32's bits.
+    pub fn bits(&self, x: Float<'c>) -> Int<'c> {
+        ok(self.b.build_bit_cast(x, self.context.i32_type(), "")).into_int_value()
+    }
+
+    /// Four f32 or i32 words at `base[index ..]`, aligned to 16 bytes.
+    pub fn load4(&self, base: Ptr<'c>, index: Int<'c>) -> [Int<'c>; 4] {
+        let load = ok(self.b.build_load(self.context.i32_type().vec_type(4), self.at(base, index), ""));
+        if let Some(instruction) = load.as_instruction_value() {
+            // The instruction is a load, for which this cannot fail.
+            let _ = instruction.set_alignment(16);
+        }
+        let load = load.into_vector_value();
+        [0, 1, 2, 3].map(|i| ok(self.b.build_extract_element(load, self.int(i), "")).into_int_value())
+    }
+
+    /// Stores words to `base[index ..]`, aligned to their size: two or four.
+    pub fn store_words(&self, base: Ptr<'c>, index: Int<'c>, words: &[Int<'c>]) {
+        let ty = self.context.i32_type().vec_type(words.len() as u32);
+        let vector = words.iter().enumerate().fold(ty.get_poison(), |vector, (i, word)| {
+            ok(self.b.build_insert_element(vector, *word, self.int(i as u64), ""))
+        });
+        let store = ok(self.b.build_store(self.at(base, index), vector));
+        // A store, for which this cannot fail.
+        let _ = store.set_alignment(4 * words.len() as u32);
+    }
+
+    /// The upper half of an f32's bits as that f32.
+    pub fn widen(&self, bits: Int<'c>) -> Float<'c> {
+        ok(self.b.build_bit_cast(bits, self.context.f32_type(), "")).into_float_value()
+    }
+
+    /// base[index] of f32 or bf16.
+    pub fn load_elem(&self, elem: Elem, base: Ptr<'c>, index: Int<'c>) -> Float<'c> {
+        if elem != Elem::Bf16 {
+            return self.load(base, index);
+        }
+        let at = self.at_elem(elem, base, index);
+        let half = ok(self.b.build_load(self.context.i16_type(), at, "")).into_int_value();
+        let word = ok(self.b.build_int_z_extend(half, self.context.i32_type(), ""));
+        self.widen(ok(self.b.build_left_shift(word, self.int(16), "")))
+    }
+
+    /// base[index] = value as f32 or as the nearest bf16 (ties to even).
+    pub fn store_elem(&self, elem: Elem, base: Ptr<'c>, index: Int<'c>, value: Float<'c>) {
+        if elem != Elem::Bf16 {
+            return self.store(base, index, value.into());
+        }
+        let (f32, i16) = (self.context.f32_type(), self.context.i16_type());
+        let ty = i16.fn_type(&[f32.into()], false);
+        let half = self.asm(ty, "cvt.rn.bf16.f32 $0, $1;", "=h,f", false, &[value.into()]);
+        ok(self.b.build_store(self.at_elem(elem, base, index), half));
+    }
+
+    /// Eight elements from a 16-byte (32-byte for f32) boundary: lanes 0..8 of a panel's half-column, in lane
+    /// order; see `Layout::Panels`.
+    pub fn load_half(&self, elem: Elem, at: Ptr<'c>) -> [Float<'c>; 8] {
+        let i32x4 = self.context.i32_type().vec_type(4);
+        let words = |at: Ptr<'c>| {
+            let load = ok(self.b.build_load(i32x4, at, ""));
+            if let Some(instruction) = load.as_instruction_value() {
+                // 16 bytes: panels are aligned so. The instruction is a load, for which this cannot fail.
+                let _ = instruction.set_alignment(16);
+            }
+            let load = load.into_vector_value();
+            [0, 1, 2, 3].map(|i| ok(self.b.build_extract_element(load, self.int(i), "")).into_int_value())
+        };
+        if elem != Elem::Bf16 {
+            let (low, high) = (words(at), words(self.at(at, self.int(4))));
+            return std::array::from_fn(|i| self.widen(if i < 4 { low[i] } else { high[i - 4] }));
+        }
+        let words = words(at);
+        let mask = self.int(0xffff_0000);
+        std::array::from_fn(|i| {
+            let bits = if i < 4 {
+                ok(self.b.build_left_shift(words[i], self.int(16), ""))
+            } else {
+                ok(self.b.build_and(words[i - 4], mask, ""))
+            };
+            self.widen(bits)
+        })
+    }
+}
