@@ -5,11 +5,12 @@
 #
 # bin/       gpu-check, gpu-parity, gpu-runtime, hyc: stripped, no LLVM inside
 # cases.tgz  PTX of all kernel cases
-# models/    GPU artefacts: the goldens, tests/gpu/models with random weights, the trained tiny model
+# models.tgz GPU artefacts: the goldens, tests/gpu/models with random weights, the trained tiny model
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . ./setup.sh --llvm
 out=${1:-target/gpu}
+rm -rf "$out"/{bin,cases,models}
 mkdir -p "$out/bin" "$out/models"
 
 # What compiles kernels stays here; it need not be fast.
@@ -18,7 +19,6 @@ target/debug/gpu-cases --out "$out/cases" | tee "$out/cases.log"
 tar -C "$out" -czf "$out/cases.tgz" cases
 rm -r "$out/cases"
 
-rm -f "$out"/models/*
 for model in tests/golden/*/model.toml; do
   name=$(basename "$(dirname "$model")")
   target/debug/hyc compile -q --target sm_90a "$model" -o "$out/models/$name.hyc"
@@ -27,6 +27,8 @@ for model in tests/gpu/models/*.toml; do
   target/debug/hyc compile -q --target sm_90a --random-weights 1 "$model" -o "$out/models/$(basename "$model" .toml).hyc"
 done
 target/debug/hyc compile -q --target sm_90a examples/tiny-hysparse/model.toml -o "$out/models/tiny-hysparse.hyc"
+tar -C "$out" -czf "$out/models.tgz" models
+rm -r "$out/models"
 
 # What is carried there.
 cargo build --locked --release -p hyc-kernel-tests -p hyc-tests -p hyc \
@@ -35,9 +37,13 @@ for program in gpu-check gpu-parity hyc; do
   cp "target/release/$program" "$out/bin/"
   strip "$out/bin/$program"
 done
+<<<<<<< HEAD
 # The runtime's own tests on a device are a test binary.
 device=$(cargo test --locked --release -p hyc-runtime --features cuda --test device --no-run --message-format=json |
   sed -n 's/.*"executable":"\([^"]*device-[^"]*\)".*/\1/p')
 cp "$device" "$out/bin/gpu-runtime"
 strip "$out/bin/gpu-runtime"
 du -ch --apparent-size "$out"/bin/* "$out"/cases.tgz "$out"/models/*
+=======
+du -ch --apparent-size "$out"/bin/* "$out"/*.tgz
+>>>>>>> wt-test

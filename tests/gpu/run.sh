@@ -26,11 +26,13 @@ done
 logs=${OUT:-$folder/logs}
 mkdir -p "$logs"
 PATH=$PATH:/usr/local/cuda/bin
-[ -d "$folder/cases" ] && [ "$folder/cases" -nt "$folder/cases.tgz" ] || {
-  rm -rf "$folder/cases"
-  tar -C "$folder" -xzf "$folder/cases.tgz" || exit 1
-  touch "$folder/cases"
-}
+for packed in cases models; do
+  if [ ! -d "$folder/$packed" ] || [ "$folder/$packed" -ot "$folder/$packed.tgz" ]; then
+    rm -rf "${folder:?}/$packed"
+    tar -C "$folder" -xzf "$folder/$packed.tgz" || exit 1
+    touch "$folder/$packed"
+  fi
+done
 check="$folder/bin/gpu-check $folder/cases --seed $seed"
 
 # A sanitizer's run of the small cases: one thread at a time on the GPU, and long waits are no hang.
@@ -59,6 +61,8 @@ for part in $parts; do
   echo "== $part (seed $seed, $log)"
   start=$SECONDS
   if run "$part" >"$log" 2>&1; then verdict=pass; else verdict="FAIL ($?)"; status=1; fi
+  # A sanitizer's exit code may be that of the process that started the one with the GPU.
+  if grep -qE 'SUMMARY: [1-9]' "$log"; then verdict="FAIL"; status=1; fi
   # What failed, and the part's own table.
   grep -E '^FAIL|  FAIL|^error|ERROR SUMMARY|RACECHECK SUMMARY|========= (Invalid|Error|Uninit|Race|Program)' "$log" | sort | uniq -c | sort -rn | head -40
   sed -n '/^kernels  /,$p' "$log" | grep -v '^=' | head -40

@@ -80,7 +80,13 @@ fn graphs() -> Vec<(String, Graph)> {
 }
 
 fn options() -> PipelineOptions<'static> {
-    PipelineOptions { supports: &gpu::supports, tiles: true, sampling: true, arch: String::new(), features: vec![] }
+    PipelineOptions {
+        supports: &gpu::supports,
+        tiles: true,
+        sampling: true,
+        arch: String::new(),
+        features: vec![],
+    }
 }
 
 #[test]

@@ -149,6 +149,7 @@ fn launches_cover_all_rows() {
         grid: [Extent::fixed(1), Extent::fixed(1)],
         threads: 32,
         shared_bytes: 0,
+        overlaps: false,
         when: Some(When { dim, least, most }),
     };
     let tokens = |least, most| launch(GridDim::Tokens, least, most);
