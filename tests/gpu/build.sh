@@ -37,13 +37,9 @@ for program in gpu-check gpu-parity hyc; do
   cp "target/release/$program" "$out/bin/"
   strip "$out/bin/$program"
 done
-<<<<<<< HEAD
 # The runtime's own tests on a device are a test binary.
 device=$(cargo test --locked --release -p hyc-runtime --features cuda --test device --no-run --message-format=json |
   sed -n 's/.*"executable":"\([^"]*device-[^"]*\)".*/\1/p')
 cp "$device" "$out/bin/gpu-runtime"
 strip "$out/bin/gpu-runtime"
-du -ch --apparent-size "$out"/bin/* "$out"/cases.tgz "$out"/models/*
-=======
 du -ch --apparent-size "$out"/bin/* "$out"/*.tgz
->>>>>>> wt-test
