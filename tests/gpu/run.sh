@@ -27,6 +27,7 @@ logs=${OUT:-$folder/logs}
 mkdir -p "$logs"
 PATH=$PATH:/usr/local/cuda/bin
 for packed in cases models; do
+  [ -f "$folder/$packed.tgz" ] || continue
   if [ ! -d "$folder/$packed" ] || [ "$folder/$packed" -ot "$folder/$packed.tgz" ]; then
     rm -rf "${folder:?}/$packed"
     tar -C "$folder" -xzf "$folder/$packed.tgz" || exit 1

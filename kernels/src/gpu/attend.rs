@@ -24,8 +24,6 @@ use super::{Maker, stride};
 
 /// Heads of a group that one fragment takes.
 pub const HEADS: u64 = 16;
-/// Column tiles of V that are loaded at a time.
-const AT_ONCE: usize = 8;
 /// Rows of a step whose blocks have eight warps.
 const FEW: u64 = 32;
 /// Blocks of a selection: a lane each.
@@ -111,9 +109,19 @@ pub struct Merge<'c> {
 pub type PageMax<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>);
 
 /// Query fragments: `[qk_dim / 32][half]` chunks.
-pub type Query<'c> = Vec<Vec<Chunk<'c>>>;
+pub enum Query<'c> {
+    /// For good.
+    Registers(Vec<Vec<Chunk<'c>>>),
+    /// `[qk_dim / 32][half][lane]`, the same for all warps, where they would not fit beside the rest.
+    Shared(Ptr<'c>),
+}
 
 impl Reader {
+    /// Column tiles of V that are loaded at a time: what the registers hold beside K and the sums.
+    fn at_once(&self) -> usize {
+        if self.shape.qk_dim + self.shape.v_dim > 256 { 4 } else { 8 }
+    }
+
     fn halves(&self) -> usize {
         if group(self.shape) > 8 { 2 } else { 1 }
     }
@@ -131,7 +139,34 @@ impl Reader {
             let f = |i: usize| e.widen(values[i]);
             [0, 2, 4, 6].map(|i| e.pack_bf16(f(i), f(i + 1)))
         };
-        (0..dim / 32).map(|j| (0..self.halves()).map(|half| piece(j, half)).collect()).collect()
+        let halves = self.halves();
+        let pieces = dim / 32 * halves as u64;
+        if pieces <= 8 {
+            return Query::Registers(
+                (0..dim / 32).map(|j| (0..halves).map(|half| piece(j, half)).collect()).collect(),
+            );
+        }
+        let shared = e.shared(pieces * 128);
+        e.when(e.lt(e.thread(), e.int(WARP)), |e| {
+            for i in 0..pieces {
+                let at = e.add_const(e.mul_const(e.thread(), 4), (128 * i) as i64);
+                e.store_words(shared, at, &piece(i / halves as u64, i as usize % halves));
+            }
+        });
+        e.barrier();
+        Query::Shared(shared)
+    }
+
+    /// Chunks `[half]` of query columns `32 j ..`.
+    fn query_chunks<'c>(&self, e: &Emit<'c>, q: &Query<'c>, j: usize) -> Vec<Chunk<'c>> {
+        match q {
+            Query::Registers(q) => q[j].clone(),
+            Query::Shared(q) => {
+                let lane = e.mul_const(e.and(e.thread(), e.int(WARP - 1)), 4);
+                let at = |half: usize| e.add_const(lane, 128 * (j * self.halves() + half) as i64);
+                (0..self.halves()).map(|half| e.load4(*q, at(half))).collect()
+            }
+        }
     }
 
     /// Looks up the physical pages of `count` slots (at most `most`); all threads of the block.
@@ -237,7 +272,8 @@ impl Reader {
         let early = self.shape.qk_dim + self.shape.v_dim <= 256;
         let first = if early { self.values(e, item, base, half, 0) } else { vec![] };
         let zero = e.int(0);
-        for (j, q) in q.iter().enumerate() {
+        for j in 0..self.shape.qk_dim as usize / 32 {
+            let q = self.query_chunks(e, q, j);
             for (scores, k) in scores.iter().zip(&k) {
                 for step in 0..2 {
                     let high = |i: usize| q.get(1).map_or(zero, |q| q[i]);
@@ -250,7 +286,7 @@ impl Reader {
         let partial = e.or(e.lt(zero, lo), e.lt(hi, e.int(self.cache.page)));
         let tokens = e.add(e.mul_const(t, 8), e.mul_const(half, 32));
         let inside = |token: Int<'c>| e.and(e.ge(token, lo), e.lt(token, hi));
-        for m in (0..self.shape.v_dim / 8).step_by(AT_ONCE) {
+        for m in (0..self.shape.v_dim / 8).step_by(self.at_once()) {
             let v = if m == 0 && early { first.clone() } else { self.values(e, item, base, half, m) };
             // What is masked may be no number: nothing times that would still be none.
             let v: Vec<Vec<Var<'c>>> =
@@ -275,7 +311,7 @@ impl Reader {
         }
     }
 
-    /// Chunks of up to [`AT_ONCE`] column tiles of V from tile `m` on.
+    /// Chunks of up to [`Reader::at_once`] column tiles of V from tile `m` on.
     fn values<'c>(
         &self,
         e: &Emit<'c>,
@@ -289,7 +325,7 @@ impl Reader {
         let row = e.add(e.mul_const(g, 128), e.mul_const(chunk, 16));
         let head = e.wide(e.mul_const(item.kv_head, 2 * self.cache.page * self.cache.v_pad()));
         let at = e.add_const(e.add(head, e.wide(row)), 2 * self.cache.v_offset(0) as i64);
-        let last = (self.shape.v_dim / 8).min(m + AT_ONCE as u64);
+        let last = (self.shape.v_dim / 8).min(m + self.at_once() as u64);
         (m..last).map(|m| e.load_chunk(base, at, m * 1024)).collect()
     }
 
