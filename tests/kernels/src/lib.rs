@@ -4,6 +4,7 @@
 //! all of them to PTX, `gpu-check` runs that on a GPU.
 
 mod batch;
+pub mod blocks;
 pub mod case;
 pub mod cases;
 pub mod compare;
