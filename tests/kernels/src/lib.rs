@@ -14,7 +14,7 @@ mod reference;
 mod rng;
 
 pub use batch::Batch;
-pub use case::{Case, Fill};
+pub use case::{Case, Fill, Filter};
 pub use memory::{Memory, memory};
 pub use reference::{pointers, run_reference, sample_rows};
 pub use rng::Rng;
