@@ -62,7 +62,7 @@ impl Matrix {
             let products = || row.iter().zip(col).map(|(a, b)| f64::from(*a) * f64::from(*b));
             let first = f64::from(first(at));
             let size = products().map(f64::abs).sum::<f64>() + first.abs();
-            Want::Near(first + products().sum::<f64>(), 2e-6 * size + 1e-9)
+            Want::Near(first + products().sum::<f64>(), 1e-5 * size + 1e-9)
         };
         places.enumerate().map(product).collect()
     }
