@@ -3,15 +3,16 @@
 #
 #   tests/gpu/build.sh [FOLDER]
 #
-# bin/       gpu-check, gpu-parity, gpu-runtime, hyc: stripped, no LLVM inside
+# bin/       gpu-check, gpu-parity, gpu-shapes, gpu-runtime, hyc: stripped, no LLVM inside
 # cases.tgz  PTX of all kernel cases
 # models.tgz GPU artefacts: the goldens, tests/gpu/models with random weights, the trained tiny model
+# shapes/    tests/gpu/shapes without weights: some MiB
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . ./setup.sh --llvm
 out=${1:-target/gpu}
-rm -rf "$out"/{bin,cases,models}
-mkdir -p "$out/bin" "$out/models"
+rm -rf "$out"/{bin,cases,models,shapes}
+mkdir -p "$out/bin" "$out/models" "$out/shapes"
 
 # What compiles kernels stays here; it need not be fast.
 cargo build --locked -p hyc-kernel-tests -p hyc --features hyc-kernel-tests/llvm,hyc/llvm --bin gpu-cases --bin hyc
@@ -29,11 +30,14 @@ done
 target/debug/hyc compile -q --target sm_90a examples/tiny-hysparse/model.toml -o "$out/models/tiny-hysparse.hyc"
 tar -C "$out" -czf "$out/models.tgz" models
 rm -r "$out/models"
+for model in tests/gpu/shapes/*.toml; do
+  target/debug/hyc compile -q --no-weights "$model" -o "$out/shapes/$(basename "$model" .toml).hyc"
+done
 
 # What is carried there.
 cargo build --locked --release -p hyc-kernel-tests -p hyc-tests -p hyc \
-  --features hyc-kernel-tests/cuda,hyc-tests/cuda,hyc/cuda --bin gpu-check --bin gpu-parity --bin hyc
-for program in gpu-check gpu-parity hyc; do
+  --features hyc-kernel-tests/cuda,hyc-tests/cuda,hyc/cuda --bin gpu-check --bin gpu-parity --bin gpu-shapes --bin hyc
+for program in gpu-check gpu-parity gpu-shapes hyc; do
   cp "target/release/$program" "$out/bin/"
   strip "$out/bin/$program"
 done
@@ -42,4 +46,4 @@ device=$(cargo test --locked --release -p hyc-runtime --features cuda --test dev
   sed -n 's/.*"executable":"\([^"]*device-[^"]*\)".*/\1/p')
 cp "$device" "$out/bin/gpu-runtime"
 strip "$out/bin/gpu-runtime"
-du -ch --apparent-size "$out"/bin/* "$out"/*.tgz
+du -ch --apparent-size "$out"/bin/* "$out"/*.tgz "$out"/shapes/*

@@ -4,11 +4,11 @@
 #
 #   tests/gpu/run.sh [--skip PART]... [--only PART]... [--seed N] [FOLDER]
 #
-# Parts: kernels runtime parity memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go to $OUT, or to
-# FOLDER/logs.
+# Parts: kernels runtime parity shapes memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go to $OUT,
+# or to FOLDER/logs.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-parts="kernels runtime parity memcheck racecheck initcheck"
+parts="kernels runtime parity shapes memcheck racecheck initcheck"
 folder=target/gpu
 seed=$(date +%s)
 only=
@@ -48,6 +48,7 @@ run() {
   kernels) $check ;;
   runtime) "$folder/bin/gpu-runtime" --nocapture ;;
   parity) timeout 400 "$folder/bin/gpu-parity" "$folder/models" ;;
+  shapes) timeout 590 "$folder/bin/gpu-shapes" "$folder/shapes" --long 100 ;;
   memcheck) sanitize memcheck ;;
   racecheck) sanitize racecheck ;;
   initcheck) sanitize initcheck --leave-scratch ;;
@@ -67,6 +68,7 @@ for part in $parts; do
   # What failed, and the part's own table.
   grep -E '^FAIL|  FAIL|^error|ERROR SUMMARY|RACECHECK SUMMARY|========= (Invalid|Error|Uninit|Race|Program)' "$log" | sort | uniq -c | sort -rn | head -40
   sed -n '/^kernels  /,$p' "$log" | grep -v '^=' | head -40
+  if [ "$part" = shapes ]; then grep -E '  (pass|FAIL)  ' "$log"; fi
   table="$table$(printf '%-10s %-10s %5s s  %s' "$part" "$verdict" $((SECONDS - start)) "$(grep -E '^[0-9]+ (cases|checks),' "$log" | tail -1)")\n"
 done
 printf '\n%b' "$table"

@@ -2,6 +2,7 @@
 
 pub mod parity;
 pub mod retrieval;
+mod table;
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,8 @@ use hyc_ir::plan::Plan;
 use hyc_kernels::cpu::{CpuTarget, Level};
 use hyc_runtime::{LoadOptions, Model};
 use safetensors::SafeTensors;
+
+pub use table::{Table, artefacts};
 
 /// The repository's root.
 pub fn root() -> PathBuf {

@@ -322,7 +322,7 @@ impl<'c> Strip<'c> {
 }
 
 /// Two steps: 16 outputs by 8 rows by 32 k's.
-fn multiply<'c>(e: &Emit<'c>, sums: &[Var<'c>], w: &[Chunk<'c>; 2], x: Chunk<'c>) {
+pub fn multiply<'c>(e: &Emit<'c>, sums: &[Var<'c>], w: &[Chunk<'c>; 2], x: Chunk<'c>) {
     for step in 0..2 {
         let a = [w[0][2 * step], w[1][2 * step], w[0][2 * step + 1], w[1][2 * step + 1]];
         e.mma(sums, a, [x[2 * step], x[2 * step + 1]]);

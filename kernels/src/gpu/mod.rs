@@ -14,6 +14,8 @@ mod flash;
 mod linear;
 mod moe;
 mod pipe;
+#[doc(hidden)]
+pub mod probe;
 mod product;
 mod qkv;
 mod sample;
@@ -209,6 +211,11 @@ fn machine() -> Result<TargetMachine, GpuError> {
 
 /// Generates the kernels of `specs` as one PTX text. Names must be unique.
 pub fn compile(specs: &[(String, KernelSpec)]) -> Result<Ptx, GpuError> {
+    compile_with(specs, &build)
+}
+
+/// The same, each spec's functions being made by `build`.
+fn compile_with(specs: &[(String, KernelSpec)], build: &dyn Fn(&mut Maker<'_, '_>)) -> Result<Ptx, GpuError> {
     let machine = machine()?;
     let context = Context::create();
     // The context owns the module and frees it.

@@ -2,6 +2,7 @@
 
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{CachePolicy, CacheSpec};
+use hyc_ir::sample::SampleParams;
 
 use crate::Rng;
 
@@ -12,6 +13,8 @@ pub struct Batch {
     pub sequences: Vec<(u64, u64)>,
     /// Row length of the page table.
     pub max_pages: u64,
+    /// How each output row is sampled; empty: none is.
+    pub sampling: Vec<SampleParams>,
     positions: Vec<i32>,
     sequence: Vec<i32>,
     page_table: Vec<i32>,
@@ -33,6 +36,7 @@ impl Batch {
         let mut batch = Batch {
             sequences: sequences.to_vec(),
             max_pages,
+            sampling: vec![],
             positions: vec![],
             sequence: vec![],
             page_table: physical,
@@ -96,8 +100,8 @@ impl Batch {
         [&self.token_ids, &self.positions, &self.sequence, &self.page_table, &self.ring_slot, &self.out_rows]
     }
 
-    /// The context with its lists at these addresses.
-    pub fn context_at(&self, lists: [*const i32; 6]) -> StepContext {
+    /// The context with its lists and the sampling at these addresses.
+    pub fn context_at(&self, lists: [*const i32; 6], sampling: *const SampleParams) -> StepContext {
         let [token_ids, positions, sequence, page_table, ring_slot, out_rows] = lists;
         StepContext {
             tokens: self.rows(),
@@ -110,12 +114,12 @@ impl Batch {
             page_table,
             ring_slot,
             out_rows,
-            sampling: std::ptr::null(),
+            sampling: if self.sampling.is_empty() { std::ptr::null() } else { sampling },
         }
     }
 
     /// The context on this machine.
     pub fn context(&self) -> StepContext {
-        self.context_at(self.lists().map(<[i32]>::as_ptr))
+        self.context_at(self.lists().map(<[i32]>::as_ptr), self.sampling.as_ptr())
     }
 }

@@ -1,6 +1,7 @@
 //! One thing to check.
 
 use hyc_ir::plan::*;
+use hyc_ir::sample::{ONE, SampleParams};
 use serde::{Deserialize, Serialize};
 
 use crate::{Batch, Rng};
@@ -15,6 +16,74 @@ pub enum Fill {
     EqualKeys,
     /// Every row chooses the same experts.
     SameExperts,
+    /// Random logits, and how each row is sampled.
+    Sampled(Filter),
+    /// Few different logits, -0 among them; the filters take turns.
+    TiedLogits,
+    /// A logit that is no finite number in every third row, from the first on; the filters take turns.
+    BadLogits,
+}
+
+/// How a row of logits is sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "as the sampling options are called")]
+pub enum Filter {
+    Greedy,
+    Temperature,
+    TopK,
+    TopP,
+    MinP,
+    All,
+}
+
+impl Filter {
+    /// All of them.
+    pub const ALL: [Filter; 6] =
+        [Filter::Greedy, Filter::Temperature, Filter::TopK, Filter::TopP, Filter::MinP, Filter::All];
+
+    /// Random parameters; a draw is now and then the least or the greatest.
+    fn params(self, rng: &mut Rng, vocab: u64) -> SampleParams {
+        let has = |filter: Filter| self == filter || self == Filter::All;
+        if self == Filter::Greedy {
+            return SampleParams::default();
+        }
+        let temperature = 0.25 + rng.below(1000) as f32 / 400.0;
+        let top_k = [1, 2, 1 + vocab / 2, vocab, vocab + 1][rng.below(5) as usize];
+        let top_p = [0.0, 0.1, 0.5, 0.9, 0.999][rng.below(5) as usize];
+        let least = [1, ONE / 1000, ONE / 10, ONE][rng.below(4) as usize];
+        let draw = [0, u64::MAX, rng.bits(), rng.bits(), rng.bits()][rng.below(5) as usize];
+        SampleParams {
+            scale: std::f32::consts::LOG2_E / temperature,
+            top_k: if has(Filter::TopK) { top_k as u32 } else { 0 },
+            top_p: if has(Filter::TopP) { top_p } else { 1.0 },
+            least: if has(Filter::MinP) { least } else { 0 },
+            draw,
+        }
+    }
+}
+
+impl Fill {
+    /// How output row `row` is sampled.
+    fn filter(self, row: u64) -> Filter {
+        match self {
+            Fill::Sampled(filter) => filter,
+            _ => Filter::ALL[(row % Filter::ALL.len() as u64) as usize],
+        }
+    }
+
+    /// Logit `col` of row `row`.
+    pub(crate) fn logit(self, rng: &mut Rng, (row, col): (u64, u64), vocab: u64) -> f32 {
+        let x = rng.normal() * 4.0;
+        match self {
+            Fill::TiedLogits => x.round(),
+            // The place moves with the row.
+            Fill::BadLogits if row % 3 == 0 && col == (row * 31 + vocab - 1) % vocab => {
+                [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][(row / 3 % 3) as usize]
+            }
+            _ => x,
+        }
+    }
 }
 
 /// A kernel and the step to run it on.
@@ -50,6 +119,14 @@ impl Case {
             Fill::Random => "",
             Fill::EqualKeys => " equal-keys",
             Fill::SameExperts => " same-experts",
+            Fill::Sampled(Filter::Greedy) => " greedy",
+            Fill::Sampled(Filter::Temperature) => " temperature",
+            Fill::Sampled(Filter::TopK) => " top-k",
+            Fill::Sampled(Filter::TopP) => " top-p",
+            Fill::Sampled(Filter::MinP) => " min-p",
+            Fill::Sampled(Filter::All) => " all-filters",
+            Fill::TiedLogits => " tied-logits",
+            Fill::BadLogits => " bad-logits",
         };
         format!("{}{fill} {}", label(&self.spec), runs(&self.sequences))
     }
@@ -64,7 +141,12 @@ impl Case {
             StepOp::Embed { vocab, .. } => vocab,
             _ => 50,
         };
-        Batch::new(rng, page.unwrap_or(8), &self.sequences, vocab)
+        let mut batch = Batch::new(rng, page.unwrap_or(8), &self.sequences, vocab);
+        if let StepOp::Sample { vocab } = self.spec.op {
+            let rows = 0..batch.outputs();
+            batch.sampling = rows.map(|row| self.fill.filter(row).params(rng, vocab)).collect();
+        }
+        batch
     }
 }
 

@@ -160,6 +160,9 @@ impl Step<'_> {
                 continue;
             }
             let scores = scores(self.spec, self.batch, self.before, *row);
+            if scores.is_empty() {
+                return Err(format!("{name}: row {row}: {got:?}, reference {want:?}"));
+            }
             let each = width as usize / scores.len().max(1);
             for ((got, want), (scores, n)) in
                 got.chunks(each).zip(want.chunks(each)).zip(scores.iter().zip(0..))

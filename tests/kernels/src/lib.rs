@@ -4,6 +4,7 @@
 //! all of them to PTX, `gpu-check` runs that on a GPU.
 
 mod batch;
+pub mod blocks;
 pub mod case;
 pub mod cases;
 pub mod compare;
@@ -13,7 +14,7 @@ mod reference;
 mod rng;
 
 pub use batch::Batch;
-pub use case::{Case, Fill};
+pub use case::{Case, Fill, Filter};
 pub use memory::{Memory, memory};
 pub use reference::{pointers, run_reference, sample_rows};
 pub use rng::Rng;

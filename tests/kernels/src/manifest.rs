@@ -3,7 +3,7 @@
 use hyc_ir::plan::{KernelSpec, Launch};
 use serde::{Deserialize, Serialize};
 
-use crate::{Case, Fill};
+use crate::{Case, Fill, blocks};
 
 /// The file's name.
 pub const FILE: &str = "cases.json";
@@ -15,6 +15,30 @@ pub struct Manifest {
     pub kernels: Vec<Kernel>,
     /// What to run them on.
     pub cases: Vec<Entry>,
+    /// Probes of building blocks.
+    pub blocks: Vec<Probe>,
+}
+
+/// A building block that a kernel was made for.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Probe {
+    /// As in [`crate::blocks`].
+    pub name: String,
+    /// Index of the kernel.
+    pub kernel: usize,
+}
+
+/// Something to run: a case, or behind all cases a probe.
+#[derive(Debug)]
+pub struct Item {
+    /// The row of the table that it belongs to.
+    pub family: String,
+    /// Unique within that.
+    pub name: String,
+    /// Index of the kernel.
+    pub kernel: usize,
+    /// Whether it is quick enough for a run under a sanitizer.
+    pub small: bool,
 }
 
 /// A compiled kernel.
@@ -50,6 +74,27 @@ pub struct Entry {
 }
 
 impl Manifest {
+    /// Cases and probes.
+    pub fn count(&self) -> usize {
+        self.cases.len() + self.blocks.len()
+    }
+
+    /// The probe that a number stands for; none where it is a case's.
+    pub fn probe(&self, number: usize) -> Option<&Probe> {
+        number.checked_sub(self.cases.len()).map(|at| &self.blocks[at])
+    }
+
+    /// What a number stands for.
+    pub fn item(&self, number: usize) -> Item {
+        if let Some(probe) = self.probe(number) {
+            let (family, name) = (blocks::FAMILY.to_string(), probe.name.clone());
+            return Item { family, name, kernel: probe.kernel, small: true };
+        }
+        let entry = &self.cases[number];
+        let (family, name) = (entry.family.clone(), self.case(entry).name());
+        Item { family, name, kernel: entry.kernel, small: entry.small }
+    }
+
     /// A case of the manifest.
     pub fn case(&self, entry: &Entry) -> Case {
         Case {

@@ -78,6 +78,7 @@ fn tensor(
         for row in 0..rows {
             for col in 0..width {
                 data[(row * stride + col) as usize] = match elem {
+                    _ if matches!(spec.op, StepOp::Sample { .. }) => fill.logit(rng, (row, col), width),
                     Elem::I32 => f32::from_bits(index(rng, spec, batch, fill, row, col) as u32),
                     _ => rng.normal(),
                 };

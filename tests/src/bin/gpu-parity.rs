@@ -11,7 +11,7 @@ use hyc_ir::plan::{Elem, Layout, Plan, Step, StepOp};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::parity::{check_caches, check_selections, run, run_batch, run_pieces, tokens};
 use hyc_tests::retrieval::{Prompts, decode};
-use hyc_tests::{Golden, relative_error};
+use hyc_tests::{Golden, Table, artefacts, relative_error};
 
 /// Compare GPU artefacts with PyTorch's tensors and with the plan interpreter
 #[derive(Debug, Parser)]
@@ -52,16 +52,13 @@ const TOKENS: usize = 600;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let mut paths: Vec<PathBuf> = match std::fs::read_dir(&args.folder) {
-        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
-        Err(e) => {
-            eprintln!("error: {}: {e}", args.folder.display());
+    let paths = match artefacts(&args.folder, &args.filter) {
+        Ok(paths) => paths,
+        Err(message) => {
+            eprintln!("error: {message}");
             return ExitCode::FAILURE;
         }
     };
-    let named = |path: &PathBuf| path.to_string_lossy().contains(&args.filter);
-    paths.retain(|path| path.extension().is_some_and(|e| e == "hyc") && named(path));
-    paths.sort();
     let mut table = Table::default();
     for path in &paths {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -69,34 +66,7 @@ fn main() -> ExitCode {
             table.row(&name, "runs", Err(message));
         }
     }
-    println!("{} checks, {} failed", table.rows, table.failed);
-    if table.failed == 0 && table.rows > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Counts what it prints.
-#[derive(Default)]
-struct Table {
-    rows: usize,
-    failed: usize,
-}
-
-impl Table {
-    fn row(&mut self, model: &str, check: &str, result: Result<String, String>) {
-        self.rows += 1;
-        self.failed += usize::from(result.is_err());
-        let (verdict, text) = match result {
-            Ok(text) => ("pass", text),
-            Err(text) => ("FAIL", text),
-        };
-        println!("{model:<16} {check:<24} {verdict}  {text}");
-    }
-
-    fn error(&mut self, model: &str, check: &str, error: f64, limit: f64) -> bool {
-        let text = format!("{error:.1e} (limit {limit:.0e})");
-        let right = error < limit;
-        self.row(model, check, if right { Ok(text) } else { Err(text) });
-        right
-    }
+    table.finish()
 }
 
 fn text(e: impl std::fmt::Display) -> String {

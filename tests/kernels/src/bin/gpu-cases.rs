@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use hyc_ir::plan::KernelSpec;
 use hyc_kernel_tests::case::label;
-use hyc_kernel_tests::manifest::{Entry, FILE, Kernel, Manifest};
-use hyc_kernel_tests::{Case, cases};
-use hyc_kernels::gpu;
+use hyc_kernel_tests::manifest::{Entry, FILE, Kernel, Manifest, Probe};
+use hyc_kernel_tests::{Case, blocks, cases};
+use hyc_kernels::gpu::{self, GpuError, Ptx};
 
 /// Compile the kernels of all cases to PTX, one file a kernel
 #[derive(Debug, Parser)]
@@ -41,7 +41,7 @@ fn main() -> std::process::ExitCode {
 fn run(args: &Args) -> std::io::Result<Vec<String>> {
     let _ = std::fs::remove_dir_all(&args.out);
     std::fs::create_dir_all(&args.out)?;
-    let mut manifest = Manifest { kernels: Vec::new(), cases: Vec::new() };
+    let mut manifest = Manifest { kernels: Vec::new(), cases: Vec::new(), blocks: Vec::new() };
     let mut known: HashMap<String, usize> = HashMap::new();
     let (mut refused, mut bytes) = (Vec::new(), 0);
     for case in cases::all() {
@@ -66,28 +66,53 @@ fn run(args: &Args) -> std::io::Result<Vec<String>> {
         let Case { family, sequences, fill, small, f32_error, .. } = case;
         manifest.cases.push(Entry { family, kernel, sequences, fill, small, f32_error });
     }
+    for probe in gpu::probe::all() {
+        if !blocks::FAMILY.contains(&args.filter) && !probe.name.contains(&args.filter) {
+            continue;
+        }
+        let index = manifest.kernels.len();
+        let kernel = keep(&probe.spec(), index, &args.out, |entry| {
+            probe.compile(entry).map_err(|e: GpuError| e.to_string())
+        })?;
+        if let Some(reason) = &kernel.refused {
+            refused.push(format!("{}: {reason}", probe.name));
+        }
+        bytes += std::fs::metadata(args.out.join(&kernel.ptx)).map_or(0, |file| file.len());
+        manifest.blocks.push(Probe { name: probe.name.to_string(), kernel: index });
+        manifest.kernels.push(kernel);
+    }
     std::fs::write(args.out.join(FILE), serde_json::to_string_pretty(&manifest)?)?;
     println!(
-        "{} kernels ({} without code) of {} cases, {} KiB of PTX in {}",
+        "{} kernels ({} without code) of {} cases and {} blocks, {} KiB of PTX in {}",
         manifest.kernels.len(),
         refused.len(),
         manifest.cases.len(),
+        manifest.blocks.len(),
         bytes >> 10,
         args.out.display()
     );
     Ok(refused)
 }
 
-/// One kernel; a panic of the back end is a reason for no code.
+/// One kernel of a case.
 fn compile(spec: &KernelSpec, index: usize, out: &Path) -> std::io::Result<Kernel> {
-    let made = gpu::supports(spec).and_then(|()| {
-        let specs = [(format!("k{index}"), spec.clone())];
-        match catch_unwind(AssertUnwindSafe(|| gpu::compile(&specs))) {
-            Ok(result) => result.map_err(|e| e.to_string()),
-            Err(panic) => Err(panic
-                .downcast::<String>()
-                .map_or_else(|_| "the back end panicked".to_string(), |message| message.to_string())),
-        }
+    keep(spec, index, out, |entry| {
+        gpu::supports(spec)?;
+        gpu::compile(&[(entry.to_string(), spec.clone())]).map_err(|e| e.to_string())
+    })
+}
+
+/// Writes what `make` makes; a panic of the back end is a reason for no code.
+fn keep(
+    spec: &KernelSpec,
+    index: usize,
+    out: &Path,
+    make: impl Fn(&str) -> Result<Ptx, String>,
+) -> std::io::Result<Kernel> {
+    let made = catch_unwind(AssertUnwindSafe(|| make(&format!("k{index}")))).unwrap_or_else(|panic| {
+        Err(panic
+            .downcast::<String>()
+            .map_or_else(|_| "the back end panicked".to_string(), |message| message.to_string()))
     });
     let mut kernel = Kernel {
         spec: spec.clone(),

@@ -4,6 +4,7 @@ mod attention;
 mod experts;
 mod generic;
 mod projections;
+mod sample;
 mod tiled;
 
 use hyc_ir::abi::round_up;
@@ -13,7 +14,7 @@ use crate::case::{Case, Fill};
 
 /// All cases; names are distinct.
 pub fn all() -> Vec<Case> {
-    [generic::all(), tiled::all()].concat()
+    [generic::all(), tiled::all(), sample::all()].concat()
 }
 
 /// The cases that need no tensor cores.

@@ -6,6 +6,7 @@ use std::mem::size_of;
 
 use cudarc::driver::sys::{self, CUfunction, CUmodule, CUresult, CUstream};
 use hyc_ir::abi::StepContext;
+use hyc_ir::sample::SampleParams;
 use hyc_kernel_tests::manifest::Kernel;
 use hyc_kernel_tests::{Batch, Memory};
 
@@ -210,8 +211,16 @@ fn lists(batch: &Batch) -> Result<Buffer> {
         bytes.resize((bytes.len() + BETWEEN).next_multiple_of(16), 0x7f);
         at
     });
+    let sampling = bytes.len();
+    for SampleParams { scale, top_k, top_p, least, draw } in &batch.sampling {
+        let words = [scale.to_bits(), *top_k, top_p.to_bits(), *least];
+        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        bytes.extend(draw.to_le_bytes());
+    }
     let buffer = Buffer::of(&bytes)?;
-    let context = batch.context_at(places.map(|at| (buffer.address + at as u64) as *const i32));
+    let at = |at: usize| buffer.address + at as u64;
+    let lists = places.map(|place| at(place) as *const i32);
+    let context = batch.context_at(lists, at(sampling) as *const SampleParams);
     let head = std::ptr::from_ref(&context).cast::<c_void>();
     // SAFETY: a plain struct of integers and addresses, copied as its bytes to the buffer's front.
     let result = unsafe { sys::cuMemcpyHtoD_v2(buffer.address, head, size_of::<StepContext>()) };

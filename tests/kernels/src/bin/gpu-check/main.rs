@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use hyc_kernel_tests::Rng;
-use hyc_kernel_tests::manifest::{Entry, FILE, Manifest};
+use hyc_kernel_tests::manifest::{FILE, Item, Manifest};
 
 use worker::Line;
 
@@ -77,17 +77,16 @@ fn run(args: &Args) -> Result<bool, String> {
     if args.worker {
         return worker::run(args, &manifest, seed).map(|()| true);
     }
-    let wanted = |entry: &Entry| {
-        let name = manifest.case(entry).name();
-        let named = |part: &String| entry.family.contains(part) || name.contains(part);
-        (entry.small || !args.small) && (args.filter.is_empty() || args.filter.iter().any(named))
+    let wanted = |item: &Item| {
+        let named = |part: &String| item.family.contains(part) || item.name.contains(part);
+        (item.small || !args.small) && (args.filter.is_empty() || args.filter.iter().any(named))
     };
     let numbers: Vec<usize> =
-        (0..manifest.cases.len()).filter(|number| wanted(&manifest.cases[*number])).collect();
+        (0..manifest.count()).filter(|number| wanted(&manifest.item(*number))).collect();
     if args.list {
         for number in numbers {
-            let entry = &manifest.cases[number];
-            println!("{}: {}", entry.family, manifest.case(entry).name());
+            let item = manifest.item(number);
+            println!("{}: {}", item.family, item.name);
         }
         return Ok(true);
     }
@@ -95,7 +94,7 @@ fn run(args: &Args) -> Result<bool, String> {
     let mut supervisor =
         Supervisor { args, manifest: &manifest, seed, numbers: &numbers, outcomes: BTreeMap::new() };
     for number in &numbers {
-        if let Some(reason) = &manifest.kernels[manifest.cases[*number].kernel].refused {
+        if let Some(reason) = &manifest.kernels[manifest.item(*number).kernel].refused {
             supervisor.record(*number, Err(vec![format!("no code: {reason}")]));
         }
     }
@@ -122,8 +121,8 @@ struct Supervisor<'a> {
 impl Supervisor<'_> {
     fn record(&mut self, number: usize, outcome: Outcome) {
         if let Err(wrong) = &outcome {
-            let entry = &self.manifest.cases[number];
-            println!("FAIL {}: {}: {}", entry.family, self.manifest.case(entry).name(), wrong.join("; "));
+            let item = self.manifest.item(number);
+            println!("FAIL {}: {}: {}", item.family, item.name, wrong.join("; "));
         }
         self.outcomes.insert(number, outcome);
     }
@@ -131,16 +130,16 @@ impl Supervisor<'_> {
     /// Records a kernel's fault; after some of them, all its cases have failed.
     fn fault(&mut self, number: usize, message: String) {
         self.record(number, Err(vec![message]));
-        let kernel = self.manifest.cases[number].kernel;
+        let kernel = self.manifest.item(number).kernel;
         let lost = "the GPU";
         let faults = self.outcomes.iter().filter(|(n, outcome)| {
             let wrong = outcome.as_ref().err().and_then(|wrong| wrong.first());
-            self.manifest.cases[**n].kernel == kernel && wrong.is_some_and(|w| w.starts_with(lost))
+            self.manifest.item(**n).kernel == kernel && wrong.is_some_and(|w| w.starts_with(lost))
         });
         if faults.count() < PATIENCE {
             return;
         }
-        for other in self.numbers.iter().filter(|n| self.manifest.cases[**n].kernel == kernel) {
+        for other in self.numbers.iter().filter(|n| self.manifest.item(**n).kernel == kernel) {
             let reason = || Err(vec!["not run: its kernel faulted before".to_string()]);
             self.outcomes.entry(*other).or_insert_with(reason);
         }
@@ -230,12 +229,11 @@ fn table(manifest: &Manifest, outcomes: &BTreeMap<usize, Outcome>) -> bool {
         worst: f64,
         limit: f64,
     }
-    let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
+    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
     for (number, outcome) in outcomes {
-        let entry = &manifest.cases[*number];
-        let row = rows.entry(&entry.family).or_default();
+        let row = rows.entry(manifest.item(*number).family).or_default();
         row.cases += 1;
-        row.limit = row.limit.max(worker::limits(&manifest.case(entry)).error);
+        row.limit = row.limit.max(worker::limit(manifest, *number));
         match outcome {
             Ok(error) => row.worst = row.worst.max(*error),
             Err(_) => row.failed += 1,

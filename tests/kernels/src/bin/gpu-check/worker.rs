@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use hyc_ir::plan::StepOp;
+use hyc_kernel_tests::blocks::block;
 use hyc_kernel_tests::case::tiled;
 use hyc_kernel_tests::compare::{Limits, Step};
 use hyc_kernel_tests::manifest::{Kernel, Manifest};
-use hyc_kernel_tests::{Case, Fill, Rng, memory, run_reference, sample_rows};
+use hyc_kernel_tests::{Batch, Case, Fill, Memory, Rng, memory, run_reference, sample_rows};
 use serde::{Deserialize, Serialize};
 
 use crate::Args;
@@ -40,14 +41,22 @@ fn say(line: &Line) {
 }
 
 /// How far a GPU's results may be from the reference.
-pub fn limits(case: &Case) -> Limits {
-    let exact = matches!(case.spec.op, StepOp::Embed { .. } | StepOp::Append { .. });
+fn limits(case: &Case) -> Limits {
+    let exact = matches!(case.spec.op, StepOp::Embed { .. } | StepOp::Append { .. } | StepOp::Sample { .. });
     let limits = match tiled(&case.spec) {
         _ if exact => Limits { error: 1e-6, bf16_cache: 3e-3, margin: 0.0 },
         true => Limits { error: 1e-2, bf16_cache: 1e-2, margin: 2e-2 },
         false => Limits { error: 3e-5, bf16_cache: 3e-3, margin: 1e-4 },
     };
     Limits { margin: if case.fill == Fill::EqualKeys { 0.0 } else { limits.margin }, ..limits }
+}
+
+/// The error that an item may have; blocks' errors are shares of what each may.
+pub fn limit(manifest: &Manifest, number: usize) -> f64 {
+    match manifest.probe(number) {
+        Some(_) => 1.0,
+        None => limits(&manifest.case(&manifest.cases[number])).error,
+    }
 }
 
 /// Runs the cases whose numbers come on standard input, one a line.
@@ -80,6 +89,15 @@ fn check(
     number: usize,
     seed: u64,
 ) -> Result<f64, Vec<String>> {
+    if let Some(probe) = manifest.probe(number) {
+        let kernel = (probe.kernel, &manifest.kernels[probe.kernel]);
+        let image = code.image(kernel.0, kernel.1).map_err(|message| vec![message])?;
+        let mut rng = Rng::of(seed, &probe.name);
+        let batch = Batch::new(&mut rng, 8, &[(0, 1)], 1);
+        let block = block(&probe.name, &mut rng).ok_or_else(|| vec!["there is no such block".to_string()])?;
+        let got = launch(args, gpu, number, (kernel.0, kernel.1, image), &batch, &block.memory())?;
+        return block.check(&got);
+    }
     let entry = &manifest.cases[number];
     let (case, kernel) = (manifest.case(entry), &manifest.kernels[entry.kernel]);
     let image = code.image(entry.kernel, kernel).map_err(|message| vec![message])?;
@@ -88,21 +106,31 @@ fn check(
     let before = memory(&mut rng, &case.spec, &batch, case.fill);
     let rows = sample_rows(&mut rng, &case.spec, &batch);
     let want = run_reference(&case.spec, &batch, &before, &rows);
-    let got = {
-        let mut gpu = gpu.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        say(&Line::Start(number));
-        let got = gpu.run((entry.kernel, kernel, image), &batch, &before, args.leave_scratch);
-        if let Err(fault) = &got
-            && fault.fatal
-        {
-            say(&Line::Fault(number, fault.message.clone()));
-            std::process::exit(3);
-        }
-        say(&Line::Ran(number));
-        got.map_err(|fault| vec![fault.message])?
-    };
+    let got = launch(args, gpu, number, (entry.kernel, kernel, image), &batch, &before)?;
     let step = Step { spec: &case.spec, batch: &batch, before: &before, want: &want, got: &got, rows: &rows };
     step.check(&limits(&case))
+}
+
+/// Runs one kernel, telling of it; a fault that nothing survives ends the process.
+fn launch(
+    args: &Args,
+    gpu: &Mutex<Gpu>,
+    number: usize,
+    kernel: (usize, &Kernel, &[u8]),
+    batch: &Batch,
+    before: &[Memory],
+) -> Result<Vec<Memory>, Vec<String>> {
+    let mut gpu = gpu.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    say(&Line::Start(number));
+    let got = gpu.run(kernel, batch, before, args.leave_scratch);
+    if let Err(fault) = &got
+        && fault.fatal
+    {
+        say(&Line::Fault(number, fault.message.clone()));
+        std::process::exit(3);
+    }
+    say(&Line::Ran(number));
+    got.map_err(|fault| vec![fault.message])
 }
 
 /// The kernels' code: assembled once each where there is an assembler, else left to the driver.

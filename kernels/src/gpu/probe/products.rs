@@ -1,0 +1,156 @@
+//! Tensor cores: `mma` and `wgmma`, with operands as attention and products have them.
+
+use hyc_ir::abi::TILE;
+
+use super::{Probe, copy, launch, probe};
+use crate::gpu::Maker;
+use crate::gpu::dense::multiply;
+use crate::gpu::emit::{Emit, Int, Ptr, Var};
+use crate::gpu::tensor::{SHARED_SLACK, TILE_BYTES};
+
+pub fn all() -> Vec<Probe> {
+    vec![
+        probe("mma", 4, mma),
+        probe("mma of tiles", 3, mma_of_tiles),
+        probe("wgmma 64", 3, |k| wgmma(k, 64, How::Once)),
+        probe("wgmma 128", 3, |k| wgmma(k, 128, How::Once)),
+        probe("wgmma 256", 3, |k| wgmma(k, 256, How::Once)),
+        probe("wgmma 64 added", 3, |k| wgmma(k, 64, How::Added)),
+        probe("wgmma_start 128", 3, |k| wgmma(k, 128, How::Started)),
+        probe("wgmma_start 256", 3, |k| wgmma(k, 256, How::Started)),
+        probe("wgmma_registers 64", 3, |k| wgmma_registers(k, 64)),
+        probe("wgmma_registers 128", 3, |k| wgmma_registers(k, 128)),
+    ]
+}
+
+const TILE_WORDS: u64 = TILE_BYTES / 4;
+
+/// One step as the manual has it: `[16][8]` words of A, `[8][8]` of B (a row a column of the result), f32 `[16][8]`
+/// that it is added to.
+fn mma(k: &mut Maker<'_, '_>) {
+    launch(k, 1, 32, 0, |e| {
+        let (g, t) = e.lane_pair();
+        let at = e.add(e.mul_const(g, 8), t);
+        let a = [(0, 0), (8, 0), (0, 4), (8, 4)]
+            .map(|(row, word)| e.load_int(e.operand(0), e.add_const(at, 8 * row + word)));
+        let b = [0, 4].map(|word| e.load_int(e.operand(1), e.add_const(at, word)));
+        let places = places(e, g, t);
+        let sums = places.map(|at| e.var(e.load(e.operand(2), at).into()));
+        e.mma(&sums, a, b);
+        places.iter().zip(sums).for_each(|(at, sum)| e.store(e.operand(3), *at, e.get(sum)));
+    });
+}
+
+/// Of a lane's four sums in `[16][8]`.
+fn places<'c>(e: &Emit<'c>, g: Int<'c>, t: Int<'c>) -> [Int<'c>; 4] {
+    let at = e.add(e.mul_const(g, 8), e.mul_const(t, 2));
+    [0, 1, 64, 65].map(|plus| e.add_const(at, plus))
+}
+
+/// 16 rows of one swizzled tile by 8 of another: four steps, k's in the order that `dense` and `attend` take.
+fn mma_of_tiles(k: &mut Maker<'_, '_>) {
+    launch(k, 1, 32, 0, |e| {
+        let (g, t) = e.lane_pair();
+        let sums = [0; 4].map(|_| e.float_var(0.0));
+        for first in [0, 4] {
+            let piece = e.xor(e.add_const(t, first), g);
+            let at = e.add(e.mul_const(g, 32), e.mul_const(piece, 4));
+            let w = [0, 256].map(|low| e.load4(e.operand(0), e.add_const(at, low)));
+            multiply(e, &sums, &w, e.load4(e.operand(1), at));
+        }
+        places(e, g, t).iter().zip(sums).for_each(|(at, sum)| e.store(e.operand(2), *at, e.get(sum)));
+    });
+}
+
+/// k tiles of a `wgmma`'s operands.
+const K_TILES: u64 = 3;
+
+#[derive(Clone, Copy, PartialEq)]
+enum How {
+    /// All steps in one group.
+    Once,
+    /// A k tile a group, added to sums that begin as 1.5.
+    Added,
+    /// A k tile a group, one under way while the next is started.
+    Started,
+}
+
+/// 64 rows by `n`, over [`K_TILES`]: A `[K_TILES]`, B `[n / 64][K_TILES]` tiles, the result `[64][n]`.
+fn wgmma(k: &mut Maker<'_, '_>, n: u64, how: How) {
+    let rows = n / TILE;
+    let shared = K_TILES * (1 + rows) * TILE_BYTES + SHARED_SLACK;
+    launch(k, 1, 128, shared, |e| {
+        let memory = e.dynamic_shared();
+        copy(e, e.operand(0), memory, e.int(K_TILES * TILE_WORDS), 128);
+        // B as a stage has it: the rows of one k tile together.
+        e.each(e.int(0), e.int(K_TILES * rows), 1, |e, i| {
+            let (tile, row) = e.div_rem(i, rows);
+            let from = e.add(e.mul_const(row, K_TILES), tile);
+            let from = e.at(e.operand(1), e.mul_const(from, TILE_WORDS));
+            let to = e.at(memory, e.mul_const(e.add_const(i, K_TILES as i64), TILE_WORDS));
+            copy(e, from, to, e.int(TILE_WORDS), 128);
+        });
+        e.async_fence();
+        e.barrier();
+        let base = e.shared_address(memory);
+        let behind = e.add_const(base, (K_TILES * TILE_BYTES) as i64);
+        let first = if how == How::Added { 1.5 } else { 0.0 };
+        let sums: Vec<Var<'_>> = (0..n / 2).map(|_| e.float_var(first)).collect();
+        let one =
+            |tile: u64| (0..4).map(move |i| (tile * TILE_BYTES + 32 * i, tile * rows * TILE_BYTES + 32 * i));
+        match how {
+            How::Once => {
+                let steps: Vec<(u64, u64)> = (0..K_TILES).flat_map(one).collect();
+                e.wgmma(&sums, e.descriptor(base), e.descriptor(behind), &steps, false);
+            }
+            How::Added | How::Started => {
+                let steps: Vec<(u64, u64)> = one(0).collect();
+                e.each(e.int(0), e.int(K_TILES), 1, |e, tile| {
+                    let a = e.descriptor(e.add(base, e.mul_const(tile, TILE_BYTES)));
+                    let b = e.descriptor(e.add(behind, e.mul_const(tile, rows * TILE_BYTES)));
+                    if how == How::Added {
+                        e.wgmma(&sums, a, b, &steps, true);
+                    } else {
+                        e.wgmma_start(&sums, a, b, &steps);
+                        e.wgmma_wait(&sums, 1);
+                    }
+                });
+                e.wgmma_wait(&sums, 0);
+            }
+        }
+        keep(e, &sums, n, e.operand(2));
+    });
+}
+
+/// Sums of a warp group to `[64][n]`.
+fn keep<'c>(e: &Emit<'c>, sums: &[Var<'c>], n: u64, to: Ptr<'c>) {
+    let (g, t) = e.lane_pair();
+    let row = e.add(e.mul_const(e.div_rem(e.thread(), 32).0, 16), g);
+    let at = e.add(e.mul_const(row, n), e.mul_const(t, 2));
+    for (i, sum) in sums.iter().enumerate() {
+        let (column, low) = (8 * (i / 4) + i % 2, i / 2 % 2);
+        e.store(to, e.add_const(at, (column as u64 + 8 * low as u64 * n) as i64), e.get(*sum));
+    }
+}
+
+/// A `[64][64]` in plain rows, from registers; B `[n / 64]` tiles; added to sums that begin as 1.5.
+fn wgmma_registers(k: &mut Maker<'_, '_>, n: u64) {
+    launch(k, 1, 128, n / TILE * TILE_BYTES + SHARED_SLACK, |e| {
+        let memory = e.dynamic_shared();
+        copy(e, e.operand(1), memory, e.int(n / TILE * TILE_WORDS), 128);
+        e.async_fence();
+        e.barrier();
+        let (g, t) = e.lane_pair();
+        let row = e.add(e.mul_const(e.div_rem(e.thread(), 32).0, 16), g);
+        let at = e.add(e.mul_const(row, 32), t);
+        let a: Vec<[Int<'_>; 4]> = (0..4)
+            .map(|step| {
+                [(0, 0), (8, 0), (0, 4), (8, 4)]
+                    .map(|(row, word)| e.load_int(e.operand(0), e.add_const(at, 32 * row + 8 * step + word)))
+            })
+            .collect();
+        let sums: Vec<Var<'_>> = (0..n / 2).map(|_| e.float_var(1.5)).collect();
+        e.wgmma_registers(&sums, &a, e.descriptor(e.shared_address(memory)), &[0, 32, 64, 96]);
+        keep(e, &sums, n, e.operand(2));
+    });
+}

@@ -1,0 +1,27 @@
+//! A token a row, equal to the reference's: every filter, ties, and rows that are no numbers.
+
+use hyc_ir::plan::*;
+
+use super::{Case, FEW, Fill, case, indices, sized, spec, tensor};
+use crate::case::Filter;
+
+/// Rows: one, some, and more than the kernel has blocks.
+const ROWS: [usize; 3] = [1, 3, 140];
+
+pub fn all() -> Vec<Case> {
+    let filters = Filter::ALL.map(Fill::Sampled).into_iter();
+    let fills: Vec<Fill> = filters.chain([Fill::TiedLogits, Fill::BadLogits]).collect();
+    let mut cases = Vec::new();
+    for vocab in [5, 97, 4096, 151_680] {
+        let tokens = spec(StepOp::Sample { vocab }, vec![tensor(vocab), indices(1)], FEW);
+        let spec = KernelSpec { rows: Rows::Outputs, max_rows: 140, ..tokens };
+        for fill in &fills {
+            for rows in ROWS {
+                let small = rows == 3 && vocab < 5000;
+                let case = sized(case("sample", &spec, &vec![(0, 1); rows], 0.0), small);
+                cases.push(Case { fill: *fill, ..case });
+            }
+        }
+    }
+    cases
+}

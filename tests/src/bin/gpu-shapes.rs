@@ -1,0 +1,251 @@
+//! Published shapes on a GPU, with weights made up at load: long prefills and long decodes, alone and in a batch, with
+//! the memory that the plan says.
+//!
+//! Sampling happens on the device, whose kernel gives no token for a row with a logit that is no finite number: so
+//! every step's logits are finite where every step gives a token. The last step's are looked at here.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use cudarc::driver::sys;
+use hyc_runtime::{LoadOptions, Model, SequenceId, Session, SessionOptions, Verify};
+use hyc_tests::{Table, artefacts};
+
+/// Run artefacts compiled with `--no-weights` at the lengths that they are made for
+#[derive(Debug, Parser)]
+struct Args {
+    /// A folder of artefacts
+    #[arg(default_value = "target/gpu/shapes")]
+    folder: PathBuf,
+    /// Only artefacts whose name holds this
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// Tokens of the prompt of one sequence
+    #[arg(long, default_value_t = 32_768)]
+    tokens: usize,
+    /// Sequences of a batch
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Tokens of each prompt of a batch
+    #[arg(long, default_value_t = 4096)]
+    batch_tokens: usize,
+    /// Also a batch of prompts of --tokens, where that is likely to take fewer seconds than this
+    #[arg(long, default_value_t = 0)]
+    long: u64,
+    /// Decode steps
+    #[arg(long, default_value_t = 256)]
+    steps: usize,
+    /// Seed of the weights and of the tokens
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// What is taken of the GPU may differ from the plan by this share of it, or by this many bytes, whichever is more:
+/// code, lists and the driver's own pages are in no plan.
+const SHARE: f64 = 0.02;
+const BYTES: u64 = 256 << 20;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let paths = match artefacts(&args.folder, &args.filter) {
+        Ok(paths) => paths,
+        Err(message) => {
+            eprintln!("error: {message}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut table = Table::default();
+    for path in &paths {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if let Err(message) = shape(&args, path, &name, &mut table) {
+            table.row(&name, "runs", Err(message));
+        }
+    }
+    table.finish()
+}
+
+fn text(e: impl std::fmt::Display) -> String {
+    e.to_string()
+}
+
+/// Bytes that the first GPU can still give, in its primary context, which stays open.
+fn free_bytes() -> Result<u64, String> {
+    // SAFETY: only looks for the library; later calls are made where it was found.
+    if !unsafe { sys::is_culib_present() } {
+        return Err("there is no NVIDIA driver here (libcuda)".into());
+    }
+    let (mut device, mut context, mut free, mut total) = (0, std::ptr::null_mut(), 0, 0);
+    // SAFETY: plain calls of the driver with places for their results.
+    let results = unsafe {
+        [
+            sys::cuInit(0),
+            sys::cuDeviceGet(&mut device, 0),
+            sys::cuDevicePrimaryCtxRetain(&mut context, device),
+            sys::cuCtxSetCurrent(context),
+            sys::cuMemGetInfo_v2(&mut free, &mut total),
+        ]
+    };
+    match results.into_iter().find(|result| *result != sys::CUresult::CUDA_SUCCESS) {
+        Some(result) => Err(format!("asking for free memory: {result:?}")),
+        None => Ok(free as u64),
+    }
+}
+
+fn shape(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), String> {
+    let before = free_bytes()?;
+    let options =
+        LoadOptions { verify: Verify::Header, random_weights: Some(args.seed), ..LoadOptions::default() };
+    let model = Model::load(path, &options).map_err(text)?;
+    let start = Instant::now();
+    let mut session = Session::new(&model, &SessionOptions::default()).map_err(text)?;
+    let opened = start.elapsed();
+    let taken = before.saturating_sub(free_bytes()?);
+    table.row(name, "memory", memory(session.memory().total(), taken));
+    println!("{name:<16} opened in {:.1} s", opened.as_secs_f64());
+
+    let mut runner = Runner { session: &mut session, state: args.seed, steps: args.steps };
+    // Kernels are loaded and passes captured when they first run.
+    runner.run(1, 300, 2)?;
+    let one = runner.measured(table, name, 1, args.tokens);
+    runner.run(args.batch, 300, 2)?;
+    runner.measured(table, name, args.batch, args.batch_tokens);
+    if let Some(one) = one
+        && one.prefill.as_secs_f64() * (args.batch as f64) < args.long as f64
+    {
+        runner.measured(table, name, args.batch, args.tokens);
+    }
+    let used = before.saturating_sub(free_bytes()?);
+    println!("{name:<16} {} MiB more after all runs", used.saturating_sub(taken) >> 20);
+    Ok(())
+}
+
+/// Whether what was taken is what the plan says.
+fn memory(planned: u64, taken: u64) -> Result<String, String> {
+    let allowed = ((planned as f64 * SHARE) as u64).max(BYTES);
+    let (off, mib) = (planned.abs_diff(taken), |bytes: u64| bytes >> 20);
+    let text = format!(
+        "{} MiB taken, {} planned, {} apart; the larger of 2 % and 256 MiB, {}, is allowed",
+        mib(taken),
+        mib(planned),
+        mib(off),
+        mib(allowed)
+    );
+    if off <= allowed { Ok(text) } else { Err(text) }
+}
+
+/// Times of one run.
+struct Times {
+    prefill: Duration,
+    /// One a decode step, in order of their size.
+    steps: Vec<Duration>,
+}
+
+struct Runner<'a, 'm> {
+    session: &'a mut Session<'m>,
+    /// Of the generator of prompts.
+    state: u64,
+    steps: usize,
+}
+
+impl Runner<'_, '_> {
+    fn measured(&mut self, table: &mut Table, name: &str, batch: usize, tokens: usize) -> Option<Times> {
+        let check = format!("{batch} x {tokens}");
+        match self.run(batch, tokens, self.steps) {
+            Ok(times) => {
+                let prefill = times.prefill.as_secs_f64();
+                let ms = |time: Option<&Duration>| time.map_or(0.0, |time| time.as_secs_f64() * 1e3);
+                let (least, half, most) =
+                    (times.steps.first(), times.steps.get(times.steps.len() / 2), times.steps.last());
+                let text = format!(
+                    "prefill {:.0} tokens/s ({prefill:.2} s), decode {:.3} ms a step (median of {}, {:.3} to {:.3})",
+                    (batch * tokens) as f64 / prefill,
+                    ms(half),
+                    times.steps.len(),
+                    ms(least),
+                    ms(most),
+                );
+                table.row(name, &check, Ok(text));
+                Some(times)
+            }
+            Err(message) => {
+                table.row(name, &check, Err(message));
+                None
+            }
+        }
+    }
+
+    /// Prompts of `batch` new sequences, then `steps` steps of all of them together.
+    fn run(&mut self, batch: usize, tokens: usize, steps: usize) -> Result<Times, String> {
+        let ids: Vec<SequenceId> =
+            (0..batch).map(|_| self.session.add_sequence()).collect::<Result<_, _>>().map_err(text)?;
+        let times = self.advance(&ids, tokens, steps);
+        ids.iter().for_each(|id| self.session.remove_sequence(*id));
+        times
+    }
+
+    fn advance(&mut self, ids: &[SequenceId], tokens: usize, steps: usize) -> Result<Times, String> {
+        for id in ids {
+            let prompt: Vec<u32> = (0..tokens).map(|_| self.token()).collect();
+            self.session.feed(*id, &prompt).map_err(text)?;
+        }
+        let start = Instant::now();
+        let mut next: Vec<(SequenceId, u32)> = Vec::new();
+        let (mut done, mut passes) = (0, 0);
+        while done < tokens * ids.len() {
+            let output = self.session.step_sampled().map_err(|e| format!("prefill, pass {passes}: {e}"))?;
+            if output.tokens == 0 {
+                return Err(format!("prefill stopped after {done} tokens"));
+            }
+            done += output.tokens as usize;
+            passes += 1;
+            next.extend(output.sampled);
+        }
+        let prefill = start.elapsed();
+        let mut times = Vec::with_capacity(steps);
+        for step in 0..steps {
+            self.check(ids, &next).map_err(|message| format!("decode, step {step}: {message}"))?;
+            for (id, token) in &next {
+                self.session.feed(*id, &[*token]).map_err(text)?;
+            }
+            let start = Instant::now();
+            let output = self.session.step_sampled().map_err(|e| format!("decode, step {step}: {e}"))?;
+            times.push(start.elapsed());
+            next = output.sampled;
+        }
+        self.check(ids, &next)?;
+        for (id, token) in &next {
+            self.session.feed(*id, &[*token]).map_err(text)?;
+        }
+        // An error where a logit is no number.
+        let rows = self.session.step().map_err(text)?.logits.len();
+        if rows != ids.len() {
+            return Err(format!("{rows} rows of logits at the end, not {}", ids.len()));
+        }
+        times.sort_unstable();
+        Ok(Times { prefill, steps: times })
+    }
+
+    /// Every sequence has one token of the vocabulary.
+    fn check(&self, ids: &[SequenceId], tokens: &[(SequenceId, u32)]) -> Result<(), String> {
+        let vocab = self.session.model().plan().model.vocab;
+        if let Some((_, token)) = tokens.iter().find(|(_, token)| u64::from(*token) >= vocab) {
+            return Err(format!("token {token} of a vocabulary of {vocab}"));
+        }
+        let all = |id: &&SequenceId| tokens.iter().filter(|(of, _)| of == *id).count() == 1;
+        match ids.iter().all(|id| all(&id)) && tokens.len() == ids.len() {
+            true => Ok(()),
+            false => Err(format!("{} tokens for {} sequences", tokens.len(), ids.len())),
+        }
+    }
+
+    /// The next random token (splitmix64).
+    fn token(&mut self) -> u32 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % self.session.model().plan().model.vocab) as u32
+    }
+}
