@@ -88,26 +88,16 @@ pub fn product<'c>(
 ) {
     let spec = k.spec;
     let rows_at = k.scratch(packed_bytes(spec.max_rows, inn));
-    // One row is not worth a launch that packs it: every block does.
-    let alone = inn % TILE == 0;
-    let packs = if alone { when(spec, 2, spec.max_rows) } else { None };
-    if !alone || spec.max_rows > 1 {
-        let rows = Packed { part: "_pack", grid: k.rows(1, 1), inn, norm, to: rows_at, when: packs };
-        pack(k, &rows, &|e, row| {
-            let from = e.mul_const(e.wide(row), stride(spec, 0));
-            (e.at(e.operand(0), from), row)
-        });
-    }
+    let rows = Packed { part: "_pack", grid: k.rows(1, 1), inn, norm, to: rows_at, when: None };
+    pack(k, &rows, &|e, row| {
+        let from = e.mul_const(e.wide(row), stride(spec, 0));
+        (e.at(e.operand(0), from), row)
+    });
     let p = Product { inn, matrices, up, rows_at };
     let max = spec.max_rows;
-    if alone {
-        few(k, "_one", &p, (0, norm), (1, 1), store);
-    }
-    if max > 1 || !alone {
-        few(k, "_few", &p, (1, None), (if alone { 2 } else { 1 }, max.min(8)), store);
-    }
+    few(k, "_few", &p, 1, (1, max.min(8)), store);
     if max > 8 {
-        few(k, "_some", &p, (4, None), (9, FEW.min(max)), store);
+        few(k, "_some", &p, 4, (9, FEW.min(max)), store);
     }
     if max > FEW {
         many(k, "_many", &p, FEW + 1, max, store);
@@ -213,8 +203,10 @@ fn inverse_rms<'c>(e: &Emit<'c>, x: Ptr<'c>, inn: u64, eps: f64, threads: u64) -
 pub struct Strip<'c> {
     /// Addresses of the 16 outputs in the first of their 64 x 64 tiles, one a weight.
     pub weights: Vec<Ptr<'c>>,
-    /// The rows.
-    pub rows: StripRows<'c>,
+    /// Address of the packed rows in the first of their tiles.
+    pub rows: Ptr<'c>,
+    /// How many times eight rows.
+    pub eights: u64,
     /// First k tile of this warp.
     pub first: Int<'c>,
     /// Step from k tile to k tile.
@@ -223,24 +215,6 @@ pub struct Strip<'c> {
     pub tiles: u64,
     /// Whether the launch has not waited for the rows yet.
     pub early: bool,
-}
-
-/// Where a [`Strip`] finds its rows.
-#[derive(Clone, Copy)]
-pub enum StripRows<'c> {
-    /// Packed in scratch: their address in the first of their tiles, and how many times eight they are.
-    Packed(Ptr<'c>, u64),
-    /// One row, bf16, in shared memory.
-    Shared(Ptr<'c>),
-}
-
-impl StripRows<'_> {
-    fn eights(self) -> u64 {
-        match self {
-            StripRows::Packed(_, eights) => eights,
-            StripRows::Shared(_) => 0,
-        }
-    }
 }
 
 /// Bytes of one stage.
@@ -264,25 +238,18 @@ pub fn strip_ring<'c>(e: &Emit<'c>, weights: u64, eights: u64) -> WarpRing<'c> {
 }
 
 impl<'c> Strip<'c> {
-    /// `[weight][rows / 8][4]` sums: outputs g, g + 8 by rows 2t, 2t + 1. `prepare` runs when the first weights are on
-    /// their way and the inputs are there.
-    pub fn sums(
-        &self,
-        e: &Emit<'c>,
-        ring: &WarpRing<'c>,
-        prepare: &dyn Fn(&Emit<'c>),
-    ) -> Vec<Vec<Vec<Var<'c>>>> {
+    /// `[weight][rows / 8][4]` sums: outputs g, g + 8 by rows 2t, 2t + 1.
+    pub fn sums(&self, e: &Emit<'c>, ring: &WarpRing<'c>) -> Vec<Vec<Vec<Var<'c>>>> {
         let four = || (0..4).map(|_| e.float_var(0.0)).collect::<Vec<_>>();
-        let eights = self.rows.eights();
         let sums: Vec<Vec<Vec<Var<'c>>>> =
-            self.weights.iter().map(|_| (0..eights.max(1)).map(|_| four()).collect()).collect();
+            self.weights.iter().map(|_| (0..self.eights).map(|_| four()).collect()).collect();
         let (g, t) = e.lane_pair();
         // This lane's two 16-byte pieces of row g; rows g + 8 have the same swizzle.
         let pieces = [0, 4].map(|first| {
             let piece = e.xor(e.add_const(t, first), g);
             e.add(e.mul_const(g, 32), e.mul_const(piece, 4))
         });
-        let bytes = stage_bytes(self.weights.len() as u64, eights);
+        let bytes = stage_bytes(self.weights.len() as u64, self.eights);
         let weights = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
             let at = e.mul_const(e.wide(k), TILE_BYTES);
             for (i, weight) in self.weights.iter().enumerate() {
@@ -290,24 +257,16 @@ impl<'c> Strip<'c> {
             }
         };
         let inputs = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
-            let StripRows::Packed(rows, eights) = self.rows else { return };
             let at = e.mul_const(e.wide(k), TILE_BYTES);
             let to = e.add_const(to, 2048 * self.weights.len() as i64);
-            e.bulk_copy(to, e.byte_offset(rows, at), 1024 * eights, full);
+            e.bulk_copy(to, e.byte_offset(self.rows, at), 1024 * self.eights, full);
         };
-        let fill = Fill { bytes, weights: &weights, inputs: &inputs, prepare, early: self.early };
-        ring.run(e, (self.first, self.step, self.tiles), &fill, &|e, k, stage| {
+        let fill = Fill { bytes, weights: &weights, inputs: &inputs, early: self.early };
+        ring.run(e, (self.first, self.step, self.tiles), &fill, &|e, stage| {
             let chunk = |words: u64, piece: Int<'c>| e.load4(stage, e.add_const(piece, words as i64));
-            let x: Vec<[Chunk<'c>; 2]> = match self.rows {
-                StripRows::Packed(_, eights) => {
-                    let at = 512 * self.weights.len() as u64;
-                    (0..eights).map(|n| pieces.map(|p| chunk(at + 256 * n, p))).collect()
-                }
-                StripRows::Shared(row) => {
-                    let at = e.add(e.mul_const(k, 32), e.mul_const(t, 4));
-                    vec![[0, 16].map(|piece| e.load4(row, e.add_const(at, piece)))]
-                }
-            };
+            let rows_at = 512 * self.weights.len() as u64;
+            let x: Vec<[Chunk<'c>; 2]> =
+                (0..self.eights).map(|n| pieces.map(|p| chunk(rows_at + 256 * n, p))).collect();
             for (i, sums) in sums.iter().enumerate() {
                 let w = pieces.map(|p| [0, 256].map(|low| chunk(512 * i as u64 + low, p)));
                 for (sums, x) in sums.iter().zip(&x) {
@@ -375,44 +334,36 @@ fn blocks(p: &Product, each: u64) -> u64 {
     p.matrices.iter().map(|m| m.out.div_ceil(each)).sum()
 }
 
-/// The kernel for few rows: `eights` times eight packed ones a block; 0: one that is not packed, with its norm.
+/// The kernel for few rows: `eights` times eight a block.
 fn few<'c>(
     k: &mut Maker<'c, '_>,
     part: &str,
     p: &Product,
-    (eights, norm): (u64, Option<f64>),
+    eights: u64,
     (least, most): (u64, u64),
     store: Store<'_, 'c>,
 ) {
     let spec = k.spec;
-    let some = eights.max(1);
-    let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, 8 * some)];
+    let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, 8 * eights)];
     let weights = 1 + u64::from(p.up.is_some());
-    let row_bytes = if eights == 0 { 2 * p.inn } else { 0 };
-    let shared = strip_shared(weights, eights) + row_bytes;
+    let shared = strip_shared(weights, eights);
     k.launch_early(part, grid, THREADS, when(spec, least, most), shared, |e| {
         let ring = strip_ring(e, weights, eights);
         let (matrix, block, out, column) = section(e, p, e.block_x(), 16);
-        let first_row = e.mul_const(e.block_y(), 8 * some);
+        let first_row = e.mul_const(e.block_y(), 8 * eights);
         let outputs = strip_offset(e, block, p.inn);
         let weights = [Some(matrix), p.up.map(|at| e.operand(at))];
         let strip = Strip {
             weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
-            rows: match eights {
-                0 => StripRows::Shared(ring.behind()),
-                _ => StripRows::Packed(packed_row(e, p.rows_at, first_row, p.inn), eights),
-            },
+            rows: packed_row(e, p.rows_at, first_row, p.inn),
+            eights,
             first: e.div_rem(e.thread(), 32).0,
             step: WARPS,
             tiles: k_tiles(p.inn),
             early: true,
         };
-        let sums = strip.sums(e, &ring, &|e| {
-            if let StripRows::Shared(row) = strip.rows {
-                own_row(e, row, p.inn, norm);
-            }
-        });
-        let parts = e.shared(WARPS * 128 * some);
+        let sums = strip.sums(e, &ring);
+        let parts = e.shared(WARPS * 128 * eights);
         let mut results = reduce(e, &sums[0], parts, WARPS);
         if let Some(up) = sums.get(1) {
             e.barrier();
@@ -424,30 +375,12 @@ fn few<'c>(
             let (row, output) = e.div_rem(mine, 16);
             let local = e.add(e.mul_const(block, 16), output);
             let row_inside =
-                e.and(e.lt(row, e.int(8 * some)), e.lt(e.add(first_row, row), row_count(e, spec)));
+                e.and(e.lt(row, e.int(8 * eights)), e.lt(e.add(first_row, row), row_count(e, spec)));
             e.when(e.and(row_inside, e.lt(local, out)), |e| {
                 store(e, e.add(first_row, row), e.add(column, local), *value);
             });
         }
     });
-}
-
-/// Puts the step's one row of operand 0, normalised, into shared memory as bf16; a block of [`THREADS`].
-fn own_row<'c>(e: &Emit<'c>, to: Ptr<'c>, inn: u64, norm: Option<f64>) {
-    let x = e.operand(0);
-    let scale = norm.map(|eps| inverse_rms(e, x, inn, eps, THREADS));
-    e.each(e.mul_const(e.thread(), 4), e.int(inn), 4 * THREADS, |e, i| {
-        let mut values = e.load4(x, i).map(|word| e.widen(word));
-        if let Some(scale) = scale {
-            let weights = e.load4(e.operand(1), i).map(|word| e.widen(word));
-            for (value, weight) in values.iter_mut().zip(weights) {
-                *value = e.fmul(e.fmul(*value, scale), weight);
-            }
-        }
-        let words = [e.pack_bf16(values[0], values[1]), e.pack_bf16(values[2], values[3])];
-        e.store_words(to, e.div_rem(i, 2).0, &words);
-    });
-    e.barrier();
 }
 
 /// Byte offset (i64) of block `block` of 16 outputs in a matrix of tiles.

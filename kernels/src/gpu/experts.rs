@@ -13,8 +13,8 @@ use hyc_ir::abi::TILE;
 use hyc_ir::plan::{Extent, Layout};
 
 use super::dense::{
-    self, MANY_OUT, Packed, STAGES, Strip, StripRows, THREADS, WARPS, k_tiles, packed_bytes, packed_row,
-    reduce, strip_offset, strip_ring, strip_shared, when,
+    self, MANY_OUT, Packed, STAGES, Strip, THREADS, WARPS, k_tiles, packed_bytes, packed_row, reduce,
+    strip_offset, strip_ring, strip_shared, when,
 };
 use super::emit::{Emit, Float, Int, Ptr, Var};
 use super::pipe::Ring;
@@ -74,7 +74,7 @@ pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
         let warp = e.div_rem(e.thread(), 32).0;
         let matrices = [2, 3].map(|at| matrix(e, at, expert, ffn, inn));
         let strip = strip(e, &matrices, e.block_x(), (rows_at, row), (warp, WARPS), inn);
-        let sums = strip.sums(e, &ring, &|_| ());
+        let sums = strip.sums(e, &ring);
         let parts = e.shared(WARPS * 128);
         let gate = reduce(e, &sums[0], parts, WARPS)[0];
         e.barrier();
@@ -111,7 +111,8 @@ fn strip<'c>(
     let eight = e.sub(row, e.and(row, e.int(7)));
     Strip {
         weights: matrices.iter().map(|matrix| e.byte_offset(*matrix, at)).collect(),
-        rows: StripRows::Packed(packed_row(e, rows_at, eight, inn), 1),
+        rows: packed_row(e, rows_at, eight, inn),
+        eights: 1,
         first,
         step,
         tiles: k_tiles(inn),
@@ -155,7 +156,7 @@ pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
             let packed = e.add(e.mul_const(row, active), slot);
             let matrix = matrix(e, 3, expert, out, ffn);
             let strip = strip(e, &[matrix], e.block_x(), (rows_at, packed), (e.int(0), 1), ffn);
-            let sums = strip.sums(e, &ring, &|_| ());
+            let sums = strip.sums(e, &ring);
             // The row is one of the eight: the others' columns are not for us.
             let column = e.and(packed, e.int(7));
             for (i, total) in totals.iter().enumerate() {

@@ -89,8 +89,6 @@ pub struct WarpRing<'c> {
     bytes: u64,
     /// This warp's first stage.
     memory: Ptr<'c>,
-    /// What is behind all rings.
-    behind: Ptr<'c>,
     /// Byte address of this warp's first barrier.
     barriers: Int<'c>,
     stage: Var<'c>,
@@ -108,8 +106,6 @@ pub struct Fill<'a, 'c> {
     pub weights: Copy<'a, 'c>,
     /// See there.
     pub inputs: Copy<'a, 'c>,
-    /// What all threads of the block do once the inputs are there, before the first tile is used.
-    pub prepare: &'a dyn Fn(&Emit<'c>),
     /// Whether the launch has not waited for its inputs yet: it does so when the first weights are on their way.
     pub early: bool,
 }
@@ -129,26 +125,20 @@ impl<'c> WarpRing<'c> {
             stages,
             bytes,
             memory: e.byte_offset(base, e.mul_const(warp, stages * bytes)),
-            behind: e.byte_offset(base, e.int(warps * stages * bytes)),
             barriers: e.add(barriers, e.mul_const(warp, 8 * stages)),
             stage: e.var(e.int(0).into()),
             phase: e.var(e.int(0).into()),
         }
     }
 
-    /// Dynamic shared memory behind the rings of all warps.
-    pub fn behind(&self) -> Ptr<'c> {
-        self.behind
-    }
-
-    /// Copies and uses tiles `first`, `first + step`, ... below `tiles`, in order. `body` gets a tile and
-    /// the address of its stage.
+    /// Copies and uses tiles `first`, `first + step`, ... below `tiles`, in order. `body` gets the address
+    /// of a full stage.
     pub fn run(
         &self,
         e: &Emit<'c>,
         (first, step, tiles): (Int<'c>, u64, u64),
         fill: &Fill<'_, 'c>,
-        body: &dyn Fn(&Emit<'c>, Int<'c>, Ptr<'c>),
+        body: &dyn Fn(&Emit<'c>, Ptr<'c>),
     ) {
         let leader = e.eq(e.and(e.thread(), e.int(31)), e.int(0));
         let base = e.shared_address(self.memory);
@@ -181,12 +171,11 @@ impl<'c> WarpRing<'c> {
         } else {
             firsts(e, true, true);
         }
-        (fill.prepare)(e);
         e.each(first, e.int(tiles), step, |e, tile| {
             let stage = e.get(self.stage).into_int_value();
             let phase = e.get(self.phase).into_int_value();
             e.barrier_wait(e.add(self.barriers, e.mul_const(stage, 8)), phase);
-            body(e, tile, e.byte_offset(self.memory, e.mul_const(stage, self.bytes)));
+            body(e, e.byte_offset(self.memory, e.mul_const(stage, self.bytes)));
             // All lanes have read the stage before it is written again.
             e.warp_barrier();
             start(e, e.add_const(tile, (self.stages * step) as i64), stage, true, true);

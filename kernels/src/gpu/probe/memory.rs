@@ -134,11 +134,11 @@ const WARPS: u64 = 4;
 const WEIGHTS: u64 = 512;
 const INPUTS: u64 = 256;
 
-/// Each warp sums every fourth tile: a lane's six words of it and one that another thread left behind the rings, times
-/// `1000 * tile` and the number of tiles so far; then, in the same ring, the first 10 tiles again.
+/// Each warp sums every fourth tile, a lane's six words of it, times the number of tiles so far; then, in the same
+/// ring, the first 10 tiles again.
 fn warp_ring<'c>(k: &mut Maker<'c, '_>, early: bool) {
     let bytes = WEIGHTS + INPUTS;
-    let shared = WARPS * STAGES * bytes + 4 * WARPS * WARP + SHARED_SLACK;
+    let shared = WARPS * STAGES * bytes + SHARED_SLACK;
     let grid = [Extent::fixed(1), Extent::fixed(1)];
     k.launch_early("", grid, WARPS * WARP, None, shared, |e| {
         if !early {
@@ -156,22 +156,15 @@ fn warp_ring<'c>(k: &mut Maker<'c, '_>, early: bool) {
             let from = e.byte_offset(e.operand(1), e.mul_const(e.wide(tile), INPUTS));
             e.bulk_copy(e.add_const(to, WEIGHTS as i64), from, INPUTS, full);
         };
-        let prepare = |e: &Emit<'c>| {
-            e.barrier();
-            e.store(ring.behind(), e.thread(), e.load_int(e.operand(1), e.thread()).into());
-            e.barrier();
-        };
-        let other = e.sub(e.int(WARPS * WARP - 1), e.thread());
-        let body = |e: &Emit<'c>, tile: Int<'c>, stage: Ptr<'c>| {
+        let body = |e: &Emit<'c>, stage: Ptr<'c>| {
             let words =
                 (0..bytes / 4 / WARP).map(|n| e.load_int(stage, e.add_const(lane, (n * WARP) as i64)));
-            let words = words.fold(e.load_int(ring.behind(), other), |sum, word| e.add(sum, word));
+            let words = words.reduce(|a, b| e.add(a, b)).unwrap_or_else(|| e.int(0));
             e.set(count, e.add_const(int(e, count), 1).into());
-            let times = e.add(e.mul_const(tile, 1000), int(e, count));
-            e.set(sum, e.add(int(e, sum), e.mul(words, times)).into());
+            e.set(sum, e.add(int(e, sum), e.mul(words, int(e, count))).into());
         };
         for (tiles, early) in [(TILES, early), (10, false)] {
-            let fill = Fill { bytes, weights: &weights, inputs: &inputs, prepare: &prepare, early };
+            let fill = Fill { bytes, weights: &weights, inputs: &inputs, early };
             ring.run(e, (warp, WARPS, tiles), &fill, &body);
         }
         e.store(e.operand(2), e.thread(), e.get(sum));
