@@ -556,15 +556,24 @@ fn query_launch(
     let out_at = spec.operands.len() - 1;
     // What warps leave for each other: their states of every head.
     let shared = Reader { shape, cache: spec_cache(spec, 1), at: 1, warps }.merge_bytes() + SHARED_SLACK;
-    k.launch_with(part, grid, warps * WARP, when, shared, |e| {
+    k.launch_early(part, grid, warps * WARP, when, shared, |e| {
         let item = Item::new(e, e.block_x(), shape.kv_heads);
         let reader = |at| Reader { shape, cache: spec_cache(spec, at), at, warps };
         let first = reader(branches[0].at);
+        // What the step's context alone says is looked up before the inputs are there.
+        let windows: Vec<_> = branches
+            .iter()
+            .map(|branch| {
+                let early = matches!(branch.source, Source::Window(_));
+                early.then(|| branch.pages(e, spec, &reader(branch.at), item))
+            })
+            .collect();
+        e.wait_for_inputs();
         let q = first.query(e, spec, item);
         let memory = first.merge_memory(e);
-        for (i, branch) in branches.iter().enumerate() {
+        for (i, (branch, window)) in branches.iter().zip(windows).enumerate() {
             let r = reader(branch.at);
-            let pages = branch.pages(e, spec, &r, item);
+            let pages = window.unwrap_or_else(|| branch.pages(e, spec, &r, item));
             let state = r.run(e, item, &q, &pages, None);
             r.leave(e, &state, &memory);
             r.finish(e, item, &memory, branch.sink, &|e, h, element, y| {

@@ -84,9 +84,9 @@ pub fn decode<'c>(k: &mut Maker<'c, '_>, shape: AttnShape, sink: Option<usize>, 
     let when = super::dense::when(spec, 1, most);
     let grid = [k.rows(shape.kv_heads * splits, 1), Extent::fixed(1)];
     let shared = plan.reader.merge_bytes() + SHARED_SLACK;
-    k.launch_with("_split", grid, WARPS * WARP, when, shared, |e| split(e, spec, &plan, select.is_some()));
+    k.launch_early("_split", grid, WARPS * WARP, when, shared, |e| split(e, spec, &plan, select.is_some()));
     let grid = [k.rows(shape.kv_heads, 1), Extent::fixed(1)];
-    k.launch_when("_merge", grid, MERGERS * WARP, when, |e| merge(e, spec, &plan, sink, select));
+    k.launch_early("_merge", grid, MERGERS * WARP, when, 0, |e| merge(e, spec, &plan, sink, select));
 }
 
 fn split<'c>(e: &Emit<'c>, spec: &hyc_ir::plan::KernelSpec, plan: &Plan, scored: bool) {
@@ -97,8 +97,9 @@ fn split<'c>(e: &Emit<'c>, spec: &hyc_ir::plan::KernelSpec, plan: &Plan, scored:
     let most = plan.blocks.div_ceil(plan.splits).next_multiple_of(WARPS);
     let memory = r.merge_memory(e);
     e.when(e.lt(e.int(0), count), |e| {
-        let q = r.query(e, spec, item);
         let pages = r.pages(e, item, (count, most), e.int(0), &|e, i| e.add(begin, i));
+        e.wait_for_inputs();
+        let q = r.query(e, spec, item);
         let table = plan.table(e, index);
         let store = |e: &Emit<'c>, page: Int<'c>, row: Int<'c>, most: Float<'c>| {
             e.store(table, e.add(e.mul_const(row, plan.blocks), page), most.into());
@@ -136,6 +137,7 @@ fn merge<'c>(
     let item = Item::new(e, index, shape.kv_heads);
     let part = plan.part(e, index, e.int(0));
     let (factors, lse) = (e.shared(group * splits), e.shared(group));
+    e.wait_for_inputs();
     let (warp, lane) = e.div_rem(e.thread(), WARP);
     let none = e.float(f32::NEG_INFINITY);
     // A warp a head: the parts that have pages, two at most a lane.

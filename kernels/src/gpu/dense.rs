@@ -127,73 +127,69 @@ pub fn pack<'c>(
     source: &dyn Fn(&Emit<'c>, Int<'c>) -> (Ptr<'c>, Int<'c>),
 ) {
     let Packed { inn, norm, to, .. } = *p;
-    k.launch_when(p.part, [p.grid, Extent::fixed(1)], PACKERS, p.when, |e| {
+    let chunks = k_tiles(inn) * 8;
+    k.launch_early(p.part, [p.grid, Extent::fixed(1)], PACKERS, p.when, 0, |e| {
+        // A thread's eight elements of each round; the last round's are the row's last again where there are no more.
+        let places: Vec<Int<'c>> = (0..chunks.div_ceil(PACKERS))
+            .map(|round| e.min(e.add_const(e.thread(), (round * PACKERS) as i64), e.int(chunks - 1)))
+            .collect();
+        let weights: Vec<Vec<Float<'c>>> = match norm {
+            Some(_) => places.iter().map(|chunk| eight(e, e.operand(1), *chunk, inn)).collect(),
+            None => vec![],
+        };
+        e.wait_for_inputs();
         let (x, row) = source(e, e.block_x());
-        let scale = norm.map(|eps| inverse_rms(e, x, inn, eps, PACKERS));
+        let mut values: Vec<Vec<Float<'c>>> = places.iter().map(|chunk| eight(e, x, *chunk, inn)).collect();
+        if let Some(eps) = norm {
+            let scale = inverse_rms(e, &values, chunks, inn, eps);
+            for (values, weights) in values.iter_mut().zip(&weights) {
+                for (value, weight) in values.iter_mut().zip(weights) {
+                    *value = e.fmul(e.fmul(*value, scale), *weight);
+                }
+            }
+        }
         let (tile, place) = e.div_rem(row, TILE);
         let tile = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES / 4);
         let to = e.at(e.at(e.scratch(), e.int(to)), e.add(tile, e.wide(e.mul_const(place, TILE / 2))));
         let swizzle = e.and(place, e.int(7));
-        e.each(e.thread(), e.int(k_tiles(inn) * 8), PACKERS, |e, chunk| {
-            let first = e.mul_const(chunk, 8);
-            let words: Vec<Var<'c>> = (0..4).map(|_| e.var(e.int(0).into())).collect();
-            let scaled = |e: &Emit<'c>, at: Int<'c>, value: Float<'c>| match scale {
-                Some(scale) => e.fmul(e.fmul(value, scale), e.load(e.operand(1), at)),
-                None => value,
-            };
-            let whole = |e: &Emit<'c>| {
-                let values = [e.load4(x, first), e.load4(x, e.add_const(first, 4))].concat();
-                let values: Vec<Float<'c>> = values
-                    .iter()
-                    .enumerate()
-                    .map(|(i, v)| scaled(e, e.add_const(first, i as i64), e.widen(*v)))
-                    .collect();
-                for (word, pair) in words.iter().zip(values.chunks(2)) {
-                    e.set(*word, e.pack_bf16(pair[0], pair[1]).into());
-                }
-            };
-            if inn % 8 == 0 && inn % TILE == 0 {
-                whole(e);
-            } else {
-                let inside = e.ge(e.int(inn), e.add_const(first, 8));
-                e.either(inside, whole, |e| {
-                    for (i, word) in words.iter().enumerate() {
-                        let one = |j: i64| {
-                            let at = e.add_const(first, j);
-                            let safe = e.min(at, e.int(inn - 1));
-                            let value = scaled(e, safe, e.load(x, safe));
-                            e.pick_float(e.lt(at, e.int(inn)), value, e.float(0.0))
-                        };
-                        e.set(*word, e.pack_bf16(one(2 * i as i64), one(2 * i as i64 + 1)).into());
-                    }
-                });
-            }
-            let (tile, piece) = e.div_rem(chunk, 8);
+        for (chunk, values) in places.iter().zip(&values) {
+            let (tile, piece) = e.div_rem(*chunk, 8);
             let at = e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(e.xor(piece, swizzle), 4));
-            let words: Vec<Int<'c>> = words.iter().map(|word| e.get(*word).into_int_value()).collect();
+            let words: Vec<Int<'c>> = values.chunks(2).map(|pair| e.pack_bf16(pair[0], pair[1])).collect();
             e.store_words(to, at, &words);
-        });
+        }
     });
 }
 
-/// 1 / sqrt(mean(x^2) + eps) of a row, by a block of `threads`.
-fn inverse_rms<'c>(e: &Emit<'c>, x: Ptr<'c>, inn: u64, eps: f64, threads: u64) -> Float<'c> {
-    let sum = e.float_var(0.0);
-    let whole = inn / 4 * 4;
-    e.each(e.mul_const(e.thread(), 4), e.int(whole), 4 * threads, |e, i| {
-        for word in e.load4(x, i) {
-            e.accumulate(sum, e.widen(word), e.widen(word));
-        }
+/// Elements `8 * chunk ..` of a row of `inn`, 0 beyond its end.
+fn eight<'c>(e: &Emit<'c>, x: Ptr<'c>, chunk: Int<'c>, inn: u64) -> Vec<Float<'c>> {
+    let first = e.mul_const(chunk, 8);
+    if inn % TILE == 0 {
+        let words = [e.load4(x, first), e.load4(x, e.add_const(first, 4))].concat();
+        return words.into_iter().map(|word| e.widen(word)).collect();
+    }
+    let one = |i| {
+        let at = e.add_const(first, i);
+        let value = e.load(x, e.min(at, e.int(inn - 1)));
+        e.pick_float(e.lt(at, e.int(inn)), value, e.float(0.0))
+    };
+    (0..8).map(one).collect()
+}
+
+/// 1 / sqrt(mean(x^2) + eps) of a row, of which a block of [`PACKERS`] has the chunks in rounds.
+fn inverse_rms<'c>(e: &Emit<'c>, values: &[Vec<Float<'c>>], chunks: u64, inn: u64, eps: f64) -> Float<'c> {
+    let zero = e.float(0.0);
+    let sum = values.iter().zip(0u64..).fold(zero, |sum, (values, round)| {
+        let own = values.iter().fold(zero, |sum, x| e.fma(*x, *x, sum));
+        let chunk = e.add_const(e.thread(), (round * PACKERS) as i64);
+        e.fadd(sum, e.pick_float(e.lt(chunk, e.int(chunks)), own, zero))
     });
-    e.each(e.add_const(e.thread(), whole as i64), e.int(inn), threads, |e, i| {
-        e.accumulate(sum, e.load(x, i), e.load(x, i));
-    });
-    let partial = e.shared(threads / 32);
+    let partial = e.shared(PACKERS / 32);
     let (warp, lane) = e.div_rem(e.thread(), 32);
-    let mine = e.warp_sum(e.get_float(sum), &LANES);
+    let mine = e.warp_sum(sum, &LANES);
     e.when(e.eq(lane, e.int(0)), |e| e.store(partial, warp, mine.into()));
     e.barrier();
-    let all = (0..threads / 32).fold(e.float(0.0), |sum, w| e.fadd(sum, e.load(partial, e.int(w))));
+    let all = (0..PACKERS / 32).fold(zero, |sum, w| e.fadd(sum, e.load(partial, e.int(w))));
     e.inverse_sqrt(e.fadd(e.fdiv(all, e.float(inn as f32)), e.float(eps as f32)))
 }
 

@@ -65,7 +65,8 @@ pub fn qkv_append(k: &mut Maker<'_, '_>, c: &Qkv) {
     let q_at = norms + if c.qk_norm.is_some() { if c.own_kv { 2 } else { 1 } } else { 0 };
     let heads: u64 = parts.iter().map(|p| p.heads).sum();
     let grid = [k.rows(1, 1), Extent::fixed(heads)];
-    k.launch("_append", grid, WARP, |e| {
+    // Positions and pages are looked up before the projections are through.
+    k.launch_early("_append", grid, WARP, None, 0, |e| {
         let (row, head) = (e.block_x(), e.block_y());
         let all = e.at(e.at(e.scratch(), e.int(scratch)), e.mul_const(row, columns));
         let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
@@ -81,6 +82,7 @@ pub fn qkv_append(k: &mut Maker<'_, '_>, c: &Qkv) {
                     let to = e.add(e.mul_const(row, stride(spec, q_at)), e.mul_const(local, part.dim));
                     let to = e.at(e.operand(q_at), to);
                     let norm = c.qk_norm.map(|eps| (eps, e.operand(norms)));
+                    e.wait_for_inputs();
                     rotated(e, x, part.dim, norm, Some((c.rope, table, position)), |e, d, y| {
                         e.store(to, d, y.into());
                     });
@@ -88,10 +90,12 @@ pub fn qkv_append(k: &mut Maker<'_, '_>, c: &Qkv) {
                 1 => {
                     let norm = c.qk_norm.map(|eps| (eps, e.operand(norms + 1)));
                     let store = key_store(e, spec_cache(spec, q_at + 1), q_at + 1, row, position, local);
+                    e.wait_for_inputs();
                     rotated(e, x, part.dim, norm, Some((c.rope, table, position)), store);
                 }
                 _ => {
                     let store = value_store(e, spec_cache(spec, q_at + 1), q_at + 1, row, position, local);
+                    e.wait_for_inputs();
                     rotated(e, x, part.dim, None, None, store);
                 }
             });
