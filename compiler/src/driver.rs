@@ -97,10 +97,38 @@ pub struct Lowered {
     pub passes: Vec<PassTime>,
 }
 
+/// What a GPU's products of bf16 weights do with their inputs; a CPU's always keep them in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Activations {
+    /// Rounded to bf16: tensor cores multiply.
+    Bf16,
+    /// Kept in f32: the same numbers as on a CPU, and many times slower.
+    F32,
+}
+
+/// How a graph is lowered.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// What a CPU's code may use.
+    pub level: cpu::Level,
+    /// What a GPU's products read.
+    pub activations: Activations,
+}
+
+impl From<cpu::Level> for Options {
+    fn from(level: cpu::Level) -> Options {
+        Options { level, activations: Activations::Bf16 }
+    }
+}
+
 /// Runs the passes. `observer` sees the graph after each of them.
-pub fn lower(graph: Graph, level: cpu::Level, observer: &mut dyn FnMut(&PassReport)) -> Result<Lowered> {
+pub fn lower(
+    graph: Graph,
+    options: impl Into<Options>,
+    observer: &mut dyn FnMut(&PassReport),
+) -> Result<Lowered> {
     let mut passes = Vec::new();
-    let options = pipeline_options(&graph.header.target, level);
+    let options = pipeline_options(&graph.header.target, options.into());
     let compiled = hyc_passes::run(graph, &options, &mut |report| {
         passes.push(PassTime { name: report.name, changes: report.changes, seconds: report.seconds });
         observer(report);
@@ -110,23 +138,23 @@ pub fn lower(graph: Graph, level: cpu::Level, observer: &mut dyn FnMut(&PassRepo
 }
 
 #[cfg(feature = "llvm")]
-fn gpu_options() -> PipelineOptions<'static> {
+fn gpu_options(activations: Activations) -> PipelineOptions<'static> {
     PipelineOptions {
         supports: &hyc_kernels::gpu::supports,
-        tiles: true,
+        tiles: activations == Activations::Bf16,
         sampling: true,
         arch: String::new(),
         features: Vec::new(),
     }
 }
 
-fn pipeline_options(kind: &str, level: cpu::Level) -> PipelineOptions<'static> {
+fn pipeline_options(kind: &str, options: Options) -> PipelineOptions<'static> {
     #[cfg(feature = "llvm")]
     if kind != "cpu" {
-        return gpu_options();
+        return gpu_options(options.activations);
     }
     let _ = kind;
-    let target = CpuTarget { level };
+    let target = CpuTarget { level: options.level };
     PipelineOptions {
         supports: &cpu::supports,
         tiles: false,

@@ -311,47 +311,63 @@ fn tokens_are_sampled_on_the_device() {
     }
 }
 
+/// CUDA fails every later call of a process in which a kernel failed: each of these runs in one of its own.
 #[test]
-fn a_failed_kernel_is_named_and_the_process_goes_on() {
+fn a_failed_kernel_is_named_and_other_processes_go_on() {
     let _turn = turn();
-    if !gpu("a_failed_kernel_is_named_and_the_process_goes_on") {
+    if !gpu("a_failed_kernel_is_named_and_other_processes_go_on") {
         return;
     }
-    let (good, bad) = (model(false, false), model(true, false));
-    for round in 0..2 {
-        let mut session = Session::new(&bad, &options(round == 0)).unwrap();
-        let mut bystander = Session::new(&good, &options(true)).unwrap();
-        let id = session.add_sequence().unwrap();
-        session.feed(id, &[1, 2, 3]).unwrap();
-        let error = session.step().unwrap_err();
-        println!("{error}");
-        assert_eq!(error.kind, ErrorKind::Device, "{error}");
-        assert!(error.message.contains("add") && error.message.contains("`broken`"), "{error}");
-        assert!(error.help.is_some());
-        // Nothing runs any more in this context, neither here nor beside.
-        let refused: [Error; 3] = [
-            session.step().unwrap_err(),
-            {
-                let id = bystander.add_sequence().unwrap();
-                bystander.feed(id, &[1]).unwrap();
-                bystander.step().unwrap_err()
-            },
-            Session::new(&good, &options(true)).err().unwrap(),
-        ];
-        assert!(refused.iter().all(|error| error.kind == ErrorKind::Device), "{refused:?}");
-        drop((session, bystander));
-        let mut session = Session::new(&good, &options(true)).unwrap();
-        assert!(!walk(&mut session).is_empty());
+    for child in ["child_by_single_launches", "child_in_a_captured_pass"] {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", child, "--ignored", "--nocapture"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        println!("{text}");
+        assert!(output.status.success() && text.contains("1 passed"), "{child}");
     }
-    // In a captured pass.
-    let mut session = Session::new(&bad, &options(true)).unwrap();
+    let good = model(false, false);
+    let mut session = Session::new(&good, &options(true)).unwrap();
+    assert!(!walk(&mut session).is_empty());
+}
+
+/// Runs the failing model; the error must hold all of `parts`, and whatever comes later be refused.
+fn fails(graphs: bool, parts: &[&str]) {
+    let (good, bad) = (model(false, false), model(true, false));
+    let mut session = Session::new(&bad, &options(graphs)).unwrap();
+    let mut bystander = Session::new(&good, &options(true)).unwrap();
     let id = session.add_sequence().unwrap();
     session.feed(id, &[1]).unwrap();
     let error = session.step().unwrap_err();
     println!("{error}");
-    assert!(error.kind == ErrorKind::Device && error.message.contains("captured pass of 1 rows"), "{error}");
-    drop(session);
-    assert!(gpu("after a failure"));
+    assert_eq!(error.kind, ErrorKind::Device, "{error}");
+    assert!(parts.iter().all(|part| error.message.contains(part)), "{error}");
+    let id = bystander.add_sequence().unwrap();
+    bystander.feed(id, &[1]).unwrap();
+    let refused: [Error; 3] = [
+        session.step().unwrap_err(),
+        bystander.step().unwrap_err(),
+        Session::new(&good, &options(true)).err().unwrap(),
+    ];
+    assert!(
+        refused.iter().all(|error| error.kind == ErrorKind::Device && error.help.is_some()),
+        "{refused:?}"
+    );
+    drop((session, bystander));
+    println!("{}", Session::new(&good, &options(true)).err().unwrap());
+}
+
+#[test]
+#[ignore = "a process of its own, see above"]
+fn child_by_single_launches() {
+    fails(false, &["add", "`broken`"]);
+}
+
+#[test]
+#[ignore = "a process of its own, see above"]
+fn child_in_a_captured_pass() {
+    fails(true, &["captured pass of 1 rows"]);
 }
 
 #[test]

@@ -28,6 +28,8 @@ for model in tests/gpu/models/*.toml; do
   target/debug/hyc compile -q --target sm_90a --random-weights 1 "$model" -o "$out/models/$(basename "$model" .toml).hyc"
 done
 target/debug/hyc compile -q --target sm_90a examples/tiny-hysparse/model.toml -o "$out/models/tiny-hysparse.hyc"
+# The same with f32 activations, which gives the CPU's tokens.
+target/debug/hyc compile -q --target sm_90a --activations f32 examples/tiny-hysparse/model.toml -o "$out/models/tiny-hysparse-f32.hyc"
 tar -C "$out" -czf "$out/models.tgz" models
 rm -r "$out/models"
 for model in tests/gpu/shapes/*.toml; do

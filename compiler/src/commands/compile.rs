@@ -45,6 +45,9 @@ pub struct Args {
     /// Instructions that the code may use
     #[arg(long, value_enum, default_value = "native")]
     cpu: Cpu,
+    /// What a GPU's products of bf16 weights read
+    #[arg(long, value_enum, default_value = "bf16", value_name = "TYPE")]
+    activations: driver::Activations,
     /// Stop at the plan: no weights are read and no code is generated
     #[arg(long)]
     plan_only: bool,
@@ -135,7 +138,8 @@ pub fn run(args: Args) -> Result<()> {
         Cpu::Baseline => Level::Baseline,
     };
     let mut dumps = String::new();
-    let lowered = driver::lower(input.graph, level, &mut |report| {
+    let options = driver::Options { level, activations: args.activations };
+    let lowered = driver::lower(input.graph, options, &mut |report| {
         if args.print_ir_after_all || args.print_ir_after.iter().any(|name| name == report.name) {
             dumps.push_str(&format!(
                 "; after {}: {} changes\n{}\n",

@@ -146,8 +146,10 @@ fn merge<'c>(
         let states: Vec<(Int<'c>, Float<'c>, Float<'c>)> = (0..rounds)
             .map(|i| {
                 let split = e.add_const(lane, (i * WARP) as i64);
-                let safe = e.min(split, e.int(splits - 1));
-                let used = e.and(e.lt(split, e.int(splits)), e.lt(e.int(0), plan.share(e, item, safe).1));
+                let inside = e.min(split, e.int(splits - 1));
+                let used = e.and(e.lt(split, e.int(splits)), e.lt(e.int(0), plan.share(e, item, inside).1));
+                // The first part always has pages.
+                let safe = e.pick(used, split, e.int(0));
                 let at = e.add(e.mul_const(safe, plan.state()), e.mul_const(h, v_dim + 2));
                 let load = |at: Int<'c>, other| e.pick_float(used, e.load(part, at), other);
                 let max = load(e.add_const(at, v_dim as i64), none);

@@ -12,14 +12,9 @@ use crate::memory::{Block, inside};
 /// The least driver, as `cuDriverGetVersion` says it: CUDA 12.8 is the first that reads PTX 8.7.
 const LEAST_DRIVER: c_int = 12080;
 
-/// A kernel has failed in the process's context of the device: every call in it fails from then on.
+/// A kernel has failed: the driver then fails every call of the process, for good. Neither a reset of the primary
+/// context nor one of our own helps (tried with driver 580).
 static LOST: AtomicBool = AtomicBool::new(false);
-/// [`Device`]s that are open. They share the primary context, which the last one gives back.
-static OPEN: Mutex<usize> = Mutex::new(0);
-
-fn open_count() -> MutexGuard<'static, usize> {
-    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What the stream is executing, for the error that names it.
 #[derive(Debug, Clone)]
@@ -95,9 +90,9 @@ pub(super) fn check(result: CUresult, what: impl FnOnce() -> String) -> Result<(
 }
 
 /// What is refused after a kernel has failed.
-const BEFORE: &str = "a kernel failed on this GPU before";
+const BEFORE: &str = "a kernel failed on this GPU before, in this process";
 const AFTER_FAILURE: &str =
-    "nothing more runs in this process's GPU context: drop every session on the GPU, then start a new one";
+    "CUDA refuses all further work of a process in which a kernel failed: start it again";
 
 fn missing(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Unsupported, message)
@@ -154,17 +149,12 @@ impl Device {
                 .help("run it on an H100 or H200, or compile with `--target cpu`"));
         }
         let mut context = std::ptr::null_mut();
-        {
-            let mut count = open_count();
-            if LOST.load(Ordering::SeqCst) {
-                let message = "a kernel failed on this GPU, and sessions of that time are still there";
-                return Err(Error::new(ErrorKind::Device, message).help(AFTER_FAILURE));
-            }
-            // SAFETY: a place for the result; `drop` gives the context back.
-            let result = unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, ordinal) };
-            check(result, || "opening a context on the GPU".into())?;
-            *count += 1;
+        if LOST.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Device, BEFORE).help(AFTER_FAILURE));
         }
+        // SAFETY: a place for the result; `drop` gives the context back.
+        let result = unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, ordinal) };
+        check(result, || "opening a context on the GPU".into())?;
         let mut device = Device {
             ordinal,
             stream: std::ptr::null_mut(),
@@ -272,7 +262,6 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let mut count = open_count();
         // SAFETY: nothing else holds the stream, the marker or this retention; errors leave nothing to do.
         unsafe {
             let _ = sys::cuCtxSetCurrent(self.context);
@@ -284,12 +273,6 @@ impl Drop for Device {
             }
             let _ = sys::cuCtxSetCurrent(std::ptr::null_mut());
             let _ = sys::cuDevicePrimaryCtxRelease_v2(self.ordinal);
-            *count -= 1;
-            // A context that a kernel has killed goes with the last that used it, so that a new one can come.
-            if *count == 0 && LOST.load(Ordering::SeqCst) {
-                let _ = sys::cuDevicePrimaryCtxReset_v2(self.ordinal);
-                LOST.store(false, Ordering::SeqCst);
-            }
         }
     }
 }
