@@ -47,8 +47,8 @@ pub struct Difference {
     pub error: f64,
 }
 
-/// Runs both on random tokens of one sequence, in chunks. Both executors compute each step from their own
-/// earlier results, so an error that grows is met where it passes the tolerance.
+/// Runs both on random tokens of one sequence, in chunks. Each step starts from the interpreter's results of those
+/// before it (but for the caches, which each appends to by itself), so that a difference is that step's own.
 pub fn diff(model: &Model, session: &SessionOptions, options: &Options) -> Result<Report> {
     let m = &model.plan().model;
     let tokens = (options.tokens as u64).clamp(1, m.max_context);
@@ -81,6 +81,7 @@ pub fn diff(model: &Model, session: &SessionOptions, options: &Options) -> Resul
                     report.first = Some(Difference { step, operand: role.name, ..found });
                     return Ok(report);
                 }
+                ours.adopt(&reference, *id)?;
             }
         }
         begin = end;
@@ -109,23 +110,42 @@ fn chunk(range: std::ops::Range<u64>, pages: u64, vocab: u64, state: &mut u64) -
 }
 
 fn compare(plan: &Plan, ours: &Engine<'_>, reference: &Engine<'_>, id: BufferId) -> Result<Difference> {
-    let flat = |values: Values| -> Vec<f64> {
-        match values {
-            Values::F32(list) => list.into_iter().map(f64::from).collect(),
-            Values::I32(list) => list.into_iter().map(f64::from).collect(),
+    let buffer = &plan.buffers[id.index()];
+    let (a, b) = match (ours.buffer(id)?, reference.buffer(id)?) {
+        (Values::F32(a), Values::F32(b)) => (a, b),
+        (Values::I32(a), Values::I32(b)) => {
+            let list = buffer.selection.map_or(buffer.width, |select| select.blocks);
+            return Ok(compare_choices(&buffer.name, &a, &b, list as usize));
         }
+        _ => return Err(Error::new(ErrorKind::Internal, "two executors disagree on a buffer's type")),
     };
-    let (a, b) = (flat(ours.buffer(id)?), flat(reference.buffer(id)?));
+    let wide = |list: Vec<f32>| -> Vec<f64> { list.into_iter().map(f64::from).collect() };
+    let (a, b) = (wide(a), wide(b));
     let norm: f64 = b.iter().map(|x| x * x).sum();
     let distance: f64 = a.iter().zip(&b).map(|(x, y)| (x - y) * (x - y)).sum();
     let worst =
         (0..a.len()).max_by(|i, j| (a[*i] - b[*i]).abs().total_cmp(&(a[*j] - b[*j]).abs())).unwrap_or(0);
     Ok(Difference {
-        step: plan.buffers[id.index()].name.clone(),
+        step: buffer.name.clone(),
         operand: "",
         element: worst,
         ours: a.get(worst).copied().unwrap_or(0.0),
         reference: b.get(worst).copied().unwrap_or(0.0),
         error: (distance / norm.max(1e-30)).sqrt(),
     })
+}
+
+/// Chosen blocks or experts, in lists of `list`: the error is the share of choices that the reference has not made.
+/// Their order is that of scores, which rounding may exchange.
+fn compare_choices(name: &str, ours: &[i32], reference: &[i32], list: usize) -> Difference {
+    let (mut others, mut first) = (0, None);
+    for (i, (a, b)) in ours.chunks(list.max(1)).zip(reference.chunks(list.max(1))).enumerate() {
+        let other = a.iter().position(|choice| !b.contains(choice));
+        others += a.iter().filter(|choice| !b.contains(choice)).count();
+        first = first.or(other.map(|at| i * list + at));
+    }
+    let element = first.unwrap_or(0);
+    let at = |list: &[i32]| list.get(element).map_or(0.0, |x| f64::from(*x));
+    let error = others as f64 / ours.len().max(1) as f64;
+    Difference { step: name.into(), operand: "", element, ours: at(ours), reference: at(reference), error }
 }

@@ -287,6 +287,19 @@ impl<'m> Engine<'m> {
         })
     }
 
+    /// Takes over what `other`, an engine of the same model on the same input, has in a buffer. Errors: a kernel before
+    /// it failed, here or there.
+    pub fn adopt(&mut self, other: &Engine<'_>, id: BufferId) -> Result<()> {
+        let buffer = &self.model.plan().buffers[id.index()];
+        let rows = match buffer.rows {
+            Rows::Tokens => self.input.token_ids.len(),
+            Rows::Outputs => self.input.out_rows.len(),
+        };
+        let mut bytes = vec![0; rows * buffer.stride() as usize * 4];
+        other.arena.read(buffer.offset, &mut bytes)?;
+        self.arena.write(buffer.offset, &bytes)
+    }
+
     /// Row and value of the first f32 element that `step` has written and that is not finite.
     pub(crate) fn first_bad_number(&self, step: &Step) -> Result<Option<(u64, f32)>> {
         for (operand, role) in step.operands.iter().zip(step.op.signature()) {

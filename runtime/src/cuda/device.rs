@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute, CUresult, CUstream};
 
@@ -132,7 +132,7 @@ fn attribute(ordinal: CUdevice, attribute: CUdevice_attribute) -> Result<c_int> 
 
 impl Device {
     /// Opens device 0 for code of `sm_90a`. Errors: no driver, an old one, no device, an older or other one;
-    /// sessions that a failed kernel has left behind.
+    /// a kernel that failed in this process.
     pub fn open() -> Result<Arc<Device>> {
         let driver = start_driver()?;
         let mut ordinal: CUdevice = 0;
