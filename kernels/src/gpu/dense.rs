@@ -77,13 +77,15 @@ pub fn when(spec: &KernelSpec, least: u64, most: u64) -> Option<When> {
     Some(When { dim, least, most })
 }
 
-/// Adds the launches of a product over the step's rows in f32 operand 0, with its norm in operand 1.
+/// Adds the launches of a product over the step's rows in f32 operand 0, with its norm in operand 1. `few_rows` takes
+/// the place of the kernel for few: it gets where the packed rows are in scratch, and up to how many there are.
 pub fn product<'c>(
     k: &mut Maker<'c, '_>,
     inn: u64,
     norm: Option<f64>,
     matrices: Vec<Matrix>,
     up: Option<usize>,
+    few_rows: Option<&dyn Fn(&mut Maker<'c, '_>, u64, u64)>,
     store: Store<'_, 'c>,
 ) {
     let spec = k.spec;
@@ -95,9 +97,14 @@ pub fn product<'c>(
     });
     let p = Product { inn, matrices, up, rows_at };
     let max = spec.max_rows;
-    few(k, "_few", &p, 1, (1, max.min(8)), store);
-    if max > 8 {
-        few(k, "_some", &p, 4, (9, FEW.min(max)), store);
+    match few_rows {
+        Some(few_rows) => few_rows(k, rows_at, FEW.min(max)),
+        None => {
+            few(k, "_few", &p, 1, (1, max.min(8)), store);
+            if max > 8 {
+                few(k, "_some", &p, 4, (9, FEW.min(max)), store);
+            }
+        }
     }
     if max > FEW {
         many(k, "_many", &p, FEW + 1, max, store);
@@ -199,6 +206,8 @@ fn inverse_rms<'c>(e: &Emit<'c>, values: &[Vec<Float<'c>>], chunks: u64, inn: u6
 pub struct Strip<'c> {
     /// Addresses of the 16 outputs in the first of their 64 x 64 tiles, one a weight.
     pub weights: Vec<Ptr<'c>>,
+    /// Where the second eight outputs of the first weight lie, where that is not behind the first eight.
+    pub far: Option<Ptr<'c>>,
     /// Address of the packed rows in the first of their tiles.
     pub rows: Ptr<'c>,
     /// How many times eight rows.
@@ -249,7 +258,14 @@ impl<'c> Strip<'c> {
         let weights = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
             let at = e.mul_const(e.wide(k), TILE_BYTES);
             for (i, weight) in self.weights.iter().enumerate() {
-                e.bulk_copy(e.add_const(to, 2048 * i as i64), e.byte_offset(*weight, at), 2048, full);
+                let to = e.add_const(to, 2048 * i as i64);
+                match self.far.filter(|_| i == 0) {
+                    Some(far) => {
+                        e.bulk_copy(to, e.byte_offset(*weight, at), 1024, full);
+                        e.bulk_copy(e.add_const(to, 1024), e.byte_offset(far, at), 1024, full);
+                    }
+                    None => e.bulk_copy(to, e.byte_offset(*weight, at), 2048, full),
+                }
             }
         };
         let inputs = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
@@ -351,6 +367,7 @@ fn few<'c>(
         let weights = [Some(matrix), p.up.map(|at| e.operand(at))];
         let strip = Strip {
             weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
+            far: None,
             rows: packed_row(e, p.rows_at, first_row, p.inn),
             eights,
             first: e.div_rem(e.thread(), 32).0,

@@ -111,6 +111,7 @@ fn strip<'c>(
     let eight = e.sub(row, e.and(row, e.int(7)));
     Strip {
         weights: matrices.iter().map(|matrix| e.byte_offset(*matrix, at)).collect(),
+        far: None,
         rows: packed_row(e, rows_at, eight, inn),
         eights: 1,
         first,

@@ -63,7 +63,7 @@ fn tiled(k: &mut Maker<'_, '_>, inn: u64, out: u64, norm: Option<f64>, epilogue:
     let out_at = spec.operands.len() - 1;
     let up = (epilogue == Epilogue::SwiGlu).then_some(at + 1);
     let matrices = vec![Matrix { at, out, column: 0 }];
-    dense::product(k, inn, norm, matrices, up, &|e, row, column, value| {
+    dense::product(k, inn, norm, matrices, up, None, &|e, row, column, value| {
         let place = |i: usize| e.add(e.mul_const(row, stride(spec, i)), column);
         let value = match epilogue {
             Epilogue::Residual => e.fadd(value, e.load(e.operand(at + 1), place(at + 1))),

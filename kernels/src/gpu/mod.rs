@@ -18,6 +18,7 @@ mod pipe;
 pub mod probe;
 mod product;
 mod qkv;
+mod qkv_few;
 mod sample;
 mod tensor;
 mod topk;

@@ -12,7 +12,7 @@ use super::dense::{self, Matrix};
 use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
 use super::linear::{input, mine, panel_at, tile};
 use super::product::{self, THREADS};
-use super::{Maker, stride, weight};
+use super::{Maker, qkv_few, stride, weight};
 
 /// The op's attributes.
 pub struct Qkv {
@@ -26,10 +26,13 @@ pub struct Qkv {
 
 /// One of q, k, v in scratch: its heads, their width, and its first column.
 #[derive(Clone, Copy)]
-struct Part {
-    heads: u64,
-    dim: u64,
-    column: u64,
+pub struct Part {
+    /// Heads.
+    pub heads: u64,
+    /// Elements of each.
+    pub dim: u64,
+    /// Its first column.
+    pub column: u64,
 }
 
 impl Part {
@@ -40,7 +43,7 @@ impl Part {
 }
 
 /// Makes `QkvAppend`.
-pub fn qkv_append(k: &mut Maker<'_, '_>, c: &Qkv) {
+pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
     let (spec, s) = (k.spec, c.shape);
     let weights = 1 + usize::from(c.norm.is_some());
     let q = Part { heads: s.heads, dim: s.qk_dim, column: 0 };
@@ -49,12 +52,18 @@ pub fn qkv_append(k: &mut Maker<'_, '_>, c: &Qkv) {
     let parts = if c.own_kv { vec![q, keys, values] } else { vec![q] };
     let columns: u64 = parts.iter().map(|p| p.heads * p.dim).sum();
     let scratch = k.scratch(4 * columns * spec.max_rows);
+    let tiled = matches!(weight(spec, weights).1, Layout::Tiles { .. });
+    let fused = tiled && qkv_few::takes(c);
     match weight(spec, weights).1 {
         Layout::Tiles { .. } => {
             let matrix =
                 |(i, p): (usize, &Part)| Matrix { at: weights + i, out: p.heads * p.dim, column: p.column };
             let matrices = parts.iter().enumerate().map(matrix).collect();
-            dense::product(k, c.inn, c.norm, matrices, None, &|e, row, column, value| {
+            let few = |k: &mut Maker<'c, '_>, rows_at: u64, most: u64| {
+                qkv_few::launches(k, c, &parts, rows_at, most);
+            };
+            let few: Option<&dyn Fn(&mut Maker<'c, '_>, u64, u64)> = if fused { Some(&few) } else { None };
+            dense::product(k, c.inn, c.norm, matrices, None, few, &|e, row, column, value| {
                 let all = e.at(e.scratch(), e.int(scratch));
                 e.store(all, e.add(e.mul_const(row, columns), column), value.into());
             });
@@ -65,8 +74,16 @@ pub fn qkv_append(k: &mut Maker<'_, '_>, c: &Qkv) {
     let q_at = norms + if c.qk_norm.is_some() { if c.own_kv { 2 } else { 1 } } else { 0 };
     let heads: u64 = parts.iter().map(|p| p.heads).sum();
     let grid = [k.rows(1, 1), Extent::fixed(heads)];
+    let when = if fused {
+        if spec.max_rows <= dense::FEW {
+            return;
+        }
+        dense::when(spec, dense::FEW + 1, spec.max_rows)
+    } else {
+        None
+    };
     // Positions and pages are looked up before the projections are through.
-    k.launch_early("_append", grid, WARP, None, 0, |e| {
+    k.launch_early("_append", grid, WARP, when, 0, |e| {
         let (row, head) = (e.block_x(), e.block_y());
         let all = e.at(e.at(e.scratch(), e.int(scratch)), e.mul_const(row, columns));
         let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
@@ -146,7 +163,7 @@ pub fn spec_cache(spec: &hyc_ir::plan::KernelSpec, i: usize) -> CacheSpec {
 }
 
 /// Turns a position of pair i: theta^(-2i/dims) / 2 pi.
-fn angles<'c>(e: &Emit<'c>, rope: RopeSpec) -> Ptr<'c> {
+pub fn angles<'c>(e: &Emit<'c>, rope: RopeSpec) -> Ptr<'c> {
     let pairs = (rope.dims / 2).max(1);
     let turn = |i: u64| rope.theta.powf(-2.0 * i as f64 / rope.dims as f64) / std::f64::consts::TAU;
     e.table(&(0..pairs).map(turn).collect::<Vec<_>>())
@@ -242,7 +259,7 @@ fn swizzle<'c>(e: &Emit<'c>, row: Int<'c>, col: Int<'c>) -> Int<'c> {
     e.add(e.mul_const(row, TILE), e.add(e.mul_const(chunk, 8), rest))
 }
 
-fn page_of<'c>(
+pub fn page_of<'c>(
     e: &Emit<'c>,
     cache: &CacheSpec,
     at: usize,

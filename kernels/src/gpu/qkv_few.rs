@@ -1,0 +1,159 @@
+//! `QkvAppend` of few rows, behind the packed rows: projections, RoPE and append in one function.
+//!
+//! ```text
+//! block: 16 outputs of one head by 8 (or 32) rows
+//!   q, k: dims 8 b .. 8 b + 8 and the same half a head further: RoPE's pairs, in lanes i and i + 8
+//!   v:    dims 16 b .. 16 b + 16
+//! ```
+//! For heads that rotate whole and have no norm of their own. Reference: `reference::linear::qkv_append`.
+
+use std::mem::offset_of;
+
+use hyc_ir::abi::{StepContext, TILE};
+use hyc_ir::plan::Extent;
+
+use super::dense::{Strip, THREADS, WARPS, k_tiles, packed_row, reduce, strip_ring, strip_shared, when};
+use super::emit::{Emit, Float, Int, Ptr};
+use super::linear::row_count;
+use super::qkv::{Part, Qkv, angles, key_index, page_of, spec_cache, value_index};
+use super::tensor::TILE_BYTES;
+use super::{Maker, stride};
+
+/// Whether the function takes the op.
+pub fn takes(c: &Qkv) -> bool {
+    c.qk_norm.is_none()
+        && c.rope.dims == c.shape.qk_dim
+        && c.shape.qk_dim % 16 == 0
+        && c.shape.v_dim % 16 == 0
+}
+
+/// Adds the functions for steps of at most `most` rows, which are packed at `rows_at` in scratch.
+pub fn launches(k: &mut Maker<'_, '_>, c: &Qkv, parts: &[Part], rows_at: u64, most: u64) {
+    function(k, "_few", c, parts, (rows_at, 1), (1, most.min(8)));
+    if most > 8 {
+        function(k, "_some", c, parts, (rows_at, 4), (9, most));
+    }
+}
+
+fn function(
+    k: &mut Maker<'_, '_>,
+    name: &str,
+    c: &Qkv,
+    parts: &[Part],
+    (rows_at, eights): (u64, u64),
+    (least, most): (u64, u64),
+) {
+    let spec = k.spec;
+    let weights = 1 + usize::from(c.norm.is_some());
+    let blocks = parts.iter().map(|part| part.heads * part.dim / 16).sum();
+    let grid = [Extent::fixed(blocks), k.rows(1, 8 * eights)];
+    k.launch_early(name, grid, THREADS, when(spec, least, most), strip_shared(1, eights), |e| {
+        let ring = strip_ring(e, 1, eights);
+        let place = Place::new(e, parts, weights);
+        let first_row = e.mul_const(e.block_y(), 8 * eights);
+        let table = angles(e, c.rope);
+        let strip = Strip {
+            weights: vec![place.row(e, place.dims[0], c.inn)],
+            far: Some(place.row(e, place.dims[1], c.inn)),
+            rows: packed_row(e, rows_at, first_row, c.inn),
+            eights,
+            first: e.div_rem(e.thread(), 32).0,
+            step: WARPS,
+            tiles: k_tiles(c.inn),
+            early: true,
+        };
+        let sums = strip.sums(e, &ring);
+        let results = reduce(e, &sums[0], e.shared(WARPS * 128 * eights), WARPS);
+        for (round, value) in results.iter().enumerate() {
+            let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
+            let (row, output) = e.div_rem(mine, 16);
+            let row = e.add(first_row, row);
+            let inside = e.and(e.lt(mine, e.int(128 * eights)), e.lt(row, row_count(e, spec)));
+            let row = e.min(row, e.add_const(row_count(e, spec), -1));
+            let other = e.shuffle(*value, 8);
+            finish(e, spec, (c, table), &place, (inside, row, output), (*value, other));
+        }
+    });
+}
+
+/// What a block computes.
+struct Place<'c> {
+    /// 0, 1, 2: q, k, v.
+    part: Int<'c>,
+    matrix: Ptr<'c>,
+    head: Int<'c>,
+    /// Elements of a head.
+    dim: Int<'c>,
+    /// First dims of the two eights.
+    dims: [Int<'c>; 2],
+}
+
+impl<'c> Place<'c> {
+    fn new(e: &Emit<'c>, parts: &[Part], weights: usize) -> Place<'c> {
+        let (mut part, mut local, mut matrix) = (e.int(0), e.block_x(), e.operand(weights));
+        let mut dim = e.int(parts[0].dim);
+        let mut begin = 0;
+        for (i, pair) in parts.windows(2).enumerate() {
+            begin += pair[0].heads * pair[0].dim / 16;
+            let here = e.ge(e.block_x(), e.int(begin));
+            part = e.pick(here, e.int(i as u64 + 1), part);
+            local = e.pick(here, e.add_const(e.block_x(), -(begin as i64)), local);
+            matrix = e.pick_ptr(here, e.operand(weights + i + 1), matrix);
+            dim = e.pick(here, e.int(pair[1].dim), dim);
+        }
+        let a_head = e.div_rem(dim, 16).0;
+        let head = e.quotient(local, a_head);
+        let block = e.sub(local, e.mul(head, a_head));
+        let rotates = e.lt(part, e.int(2));
+        let first = e.mul_const(block, 8);
+        let first = e.pick(rotates, first, e.mul_const(block, 16));
+        let far = e.add(first, e.pick(rotates, e.div_rem(dim, 2).0, e.int(8)));
+        Place { part, matrix, head, dim, dims: [first, far] }
+    }
+}
+
+impl<'c> Place<'c> {
+    /// The address of the weights of the head's dim `dim`, a multiple of eight, in the first of their tiles.
+    fn row(&self, e: &Emit<'c>, dim: Int<'c>, inn: u64) -> Ptr<'c> {
+        let (tile, inside) = e.div_rem(e.add(e.mul(self.head, self.dim), dim), TILE);
+        let tile = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES);
+        e.byte_offset(self.matrix, e.add(tile, e.wide(e.mul_const(inside, 128))))
+    }
+}
+
+/// Rotates and stores one result: `value` of lane `output` of 16, `other` that of its pair.
+fn finish<'c>(
+    e: &Emit<'c>,
+    spec: &hyc_ir::plan::KernelSpec,
+    (c, table): (&Qkv, Ptr<'c>),
+    place: &Place<'c>,
+    (inside, row, output): (Int<'c>, Int<'c>, Int<'c>),
+    (value, other): (Float<'c>, Float<'c>),
+) {
+    let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
+    let (far, eighth) = e.div_rem(output, 8);
+    let is_far = e.eq(far, e.int(1));
+    let dim = e.add(e.pick(is_far, place.dims[1], place.dims[0]), eighth);
+    let weights = 1 + usize::from(c.norm.is_some());
+    let q_at = weights + if c.own_kv { 3 } else { 1 };
+    let pair = e.min(e.add(place.dims[0], eighth), e.int(c.rope.dims / 2 - 1));
+    let (sin, cos) = e.sin_cos_turns(e.turns(table, pair, position));
+    let turned = e.fmul(other, e.pick_float(is_far, sin, e.fsub(e.float(0.0), sin)));
+    let rotated = e.fadd(e.fmul(value, cos), turned);
+    e.when(e.and(inside, e.eq(place.part, e.int(0))), |e| {
+        let column = e.add(e.mul_const(place.head, c.shape.qk_dim), dim);
+        e.store(e.operand(q_at), e.add(e.mul_const(row, stride(spec, q_at)), column), rotated.into());
+    });
+    if !c.own_kv {
+        return;
+    }
+    let cache = spec_cache(spec, q_at + 1);
+    e.when(e.and(inside, e.lt(e.int(0), place.part)), |e| {
+        let (page, token) = page_of(e, &cache, q_at + 1, row, position);
+        e.either(
+            e.eq(place.part, e.int(1)),
+            |e| e.store_elem(cache.elem, page, key_index(e, &cache, place.head, token, dim), rotated),
+            |e| e.store_elem(cache.elem, page, value_index(e, &cache, place.head, token, dim), value),
+        );
+    });
+}
