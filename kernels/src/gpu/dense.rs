@@ -62,6 +62,9 @@ pub struct Product {
 /// Takes one result: (row, column among all, value).
 type Store<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>);
 
+/// Adds the functions for few rows: they are packed at `.1` in scratch, and at most `.2`.
+pub type FewRows<'a, 'c> = &'a dyn Fn(&mut Maker<'c, '_>, u64, u64);
+
 pub fn k_tiles(inn: u64) -> u64 {
     inn.div_ceil(TILE)
 }
@@ -85,7 +88,7 @@ pub fn product<'c>(
     norm: Option<f64>,
     matrices: Vec<Matrix>,
     up: Option<usize>,
-    few_rows: Option<&dyn Fn(&mut Maker<'c, '_>, u64, u64)>,
+    few_rows: Option<FewRows<'_, 'c>>,
     store: Store<'_, 'c>,
 ) {
     let spec = k.spec;

@@ -8,7 +8,7 @@ use std::mem::offset_of;
 use hyc_ir::abi::{PANEL, StepContext, TILE};
 use hyc_ir::plan::{AttnShape, CachePolicy, CacheSpec, Extent, Layout, OperandSpec, RopeSpec};
 
-use super::dense::{self, Matrix};
+use super::dense::{self, FewRows, Matrix};
 use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
 use super::linear::{input, mine, panel_at, tile};
 use super::product::{self, THREADS};
@@ -62,7 +62,7 @@ pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
             let few = |k: &mut Maker<'c, '_>, rows_at: u64, most: u64| {
                 qkv_few::launches(k, c, &parts, rows_at, most);
             };
-            let few: Option<&dyn Fn(&mut Maker<'c, '_>, u64, u64)> = if fused { Some(&few) } else { None };
+            let few: Option<FewRows<'_, 'c>> = if fused { Some(&few) } else { None };
             dense::product(k, c.inn, c.norm, matrices, None, few, &|e, row, column, value| {
                 let all = e.at(e.scratch(), e.int(scratch));
                 e.store(all, e.add(e.mul_const(row, columns), column), value.into());
