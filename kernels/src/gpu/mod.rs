@@ -6,6 +6,7 @@
 
 mod attend;
 mod attention;
+mod by_query;
 mod decode;
 mod dense;
 mod emit;
@@ -259,7 +260,7 @@ fn build(k: &mut Maker<'_, '_>) {
             StepOp::OracleAttention { shape, sink, select } => whole(k, shape, sink, Some(select)),
             StepOp::WindowAttention { shape, .. }
             | StepOp::SparseAttention { shape, .. }
-            | StepOp::HybridAttention { shape, .. } => attend::by_query(k, shape),
+            | StepOp::HybridAttention { shape, .. } => by_query::by_query(k, shape),
             _ => {}
         };
     }
