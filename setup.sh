@@ -8,6 +8,8 @@ fi
 needed=
 command -v cc >/dev/null || needed="gcc libc6-dev"
 if [ "${1:-}" = --llvm ]; then
+  # What reads LLVM's tables is C++.
+  command -v c++ >/dev/null || needed="$needed g++"
   # libpolly and libclang-common are needed even where all is linked dynamically.
   for package in llvm-22-dev libmlir-22-dev libpolly-22-dev libclang1-22 libclang-common-22-dev \
     zlib1g-dev libzstd-dev; do

@@ -135,13 +135,16 @@ fn compare(plan: &Plan, ours: &Engine<'_>, reference: &Engine<'_>, id: BufferId)
     })
 }
 
-/// Chosen blocks or experts, in lists of `list`: the error is the share of choices that the reference has not made.
+/// Chosen blocks or experts, in lists of `list`: the error is the share of choices that the reference has not made, or
+/// that only it has made, or that were made before in the same list.
 /// Their order is that of scores, which rounding may exchange.
 fn compare_choices(name: &str, ours: &[i32], reference: &[i32], list: usize) -> Difference {
     let (mut others, mut first) = (0, None);
     for (i, (a, b)) in ours.chunks(list.max(1)).zip(reference.chunks(list.max(1))).enumerate() {
-        let other = a.iter().position(|choice| !b.contains(choice));
-        others += a.iter().filter(|choice| !b.contains(choice)).count();
+        let again = |at: usize| a[at] >= 0 && a[..at].contains(&a[at]);
+        let other = (0..a.len()).find(|at| again(*at) || !b.contains(&a[*at]));
+        let wrong = (0..a.len()).filter(|at| again(*at) || !b.contains(&a[*at])).count();
+        others += wrong.max(b.iter().filter(|choice| !a.contains(choice)).count());
         first = first.or(other.map(|at| i * list + at));
     }
     let element = first.unwrap_or(0);

@@ -2,7 +2,7 @@
 
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step, StepOp};
-use hyc_ir::sample::SampleParams;
+use hyc_ir::sample::{ONE, SampleParams};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, Pass};
@@ -151,6 +151,11 @@ impl<'m> Engine<'m> {
         if input.out_rows.iter().any(|row| *row < 0 || *row as usize >= tokens) {
             return bad("a row of logits is out of range".to_string());
         }
+        let sampled =
+            |p: &SampleParams| p.scale.is_finite() && p.scale >= 0.0 && p.top_p >= 0.0 && p.least <= ONE;
+        if !input.sampling.iter().all(sampled) {
+            return bad("parameters of sampling are out of range".to_string());
+        }
         if !input.sampling.is_empty() && input.sampling.len() != input.out_rows.len() {
             return bad("the parts of a step's input differ in length".to_string());
         }
@@ -166,6 +171,7 @@ impl<'m> Engine<'m> {
         let bad = |what: String| Err(Error::new(ErrorKind::BadInput, what));
         // The last position of each sequence, whose pages are then looked at once.
         let mut last: Vec<Option<i32>> = vec![None; batch];
+        let mut before = None;
         for (position, sequence) in input.positions.iter().zip(&input.sequence) {
             let place = usize::try_from(*sequence).ok().and_then(|place| last.get_mut(place));
             let logical = usize::try_from(*position).ok().map(|p| p / m.page as usize);
@@ -173,7 +179,17 @@ impl<'m> Engine<'m> {
                 Some(place)
                     if logical.is_some_and(|l| l < max_pages) && (*position as u64) < m.max_context =>
                 {
-                    *place = (*place).max(Some(*position));
+                    // Kernels take runs of rows for one sequence's, and a run's last row for its newest.
+                    if before != Some(*sequence) && place.is_some() {
+                        return bad(format!("the rows of sequence {sequence} do not stand together"));
+                    }
+                    if place.is_some_and(|last| last >= *position) {
+                        return bad(format!(
+                            "the positions of sequence {sequence} do not ascend at {position}"
+                        ));
+                    }
+                    *place = Some(*position);
+                    before = Some(*sequence);
                 }
                 _ => return bad(format!("position {position} of sequence {sequence} is out of range")),
             }

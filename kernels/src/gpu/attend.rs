@@ -24,6 +24,8 @@ use super::tensor::{Chunk, TILE_BYTES};
 
 /// Heads of a group that one fragment takes.
 pub const HEADS: u64 = 16;
+/// Pages of a block: two words each.
+const MOST_PAGES: u64 = 2048;
 /// Blocks of a selection: a lane each.
 const MOST_BLOCKS: u64 = 32;
 pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
@@ -35,7 +37,16 @@ pub fn takes(spec: &KernelSpec) -> bool {
         _ => true,
     });
     let fits = |shape: AttnShape, blocks| shape.heads / shape.kv_heads <= HEADS && blocks <= MOST_BLOCKS;
+    // Pages that a block looks up are in its shared memory: of a window, or of a part of the context.
+    let pages = match spec.op {
+        StepOp::WindowAttention { window, .. } | StepOp::HybridAttention { window, .. } => window / 64,
+        StepOp::FullAttention { shape, .. } | StepOp::OracleAttention { shape, .. } => {
+            spec.max_context / 64 / super::decode::splits(shape)
+        }
+        _ => 0,
+    };
     tiled
+        && pages <= MOST_PAGES
         && match spec.op {
             StepOp::FullAttention { shape, .. } | StepOp::WindowAttention { shape, .. } => fits(shape, 1),
             StepOp::OracleAttention { shape, select, .. }

@@ -11,7 +11,7 @@
 use std::mem::offset_of;
 
 use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, SelectShape};
+use hyc_ir::plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, OperandSpec, SelectShape};
 
 use super::emit::{Emit, Float, Int, LANES, Ptr, Var, WARP};
 use super::qkv::{key_index, page_offset, spec_cache, value_index};
@@ -69,6 +69,18 @@ struct Shared<'c> {
 
 fn group(shape: AttnShape) -> u64 {
     shape.heads / shape.kv_heads
+}
+
+/// Shared memory of a block: what a launch may have without asking for more is 48 KiB.
+pub fn shared_bytes(spec: &KernelSpec, shape: AttnShape) -> u64 {
+    let pages = spec.operands.iter().filter_map(|operand| match operand {
+        OperandSpec::Cache(cache) => Some(cache.page),
+        _ => None,
+    });
+    let floats = group(shape) * (shape.qk_dim + 1)
+        + WARPS * TILE * (pages.max().unwrap_or(0) + shape.v_dim + 2)
+        + 2 * WARPS;
+    4 * floats
 }
 
 /// The block's item, with the group's queries in shared memory.

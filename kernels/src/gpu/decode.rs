@@ -24,7 +24,7 @@ const MERGERS: u64 = 16;
 const UNROLL: u64 = 8;
 
 /// Blocks that share one (token, KV head): two a multiprocessor of an H100 at one sequence.
-fn splits(shape: AttnShape) -> u64 {
+pub fn splits(shape: AttnShape) -> u64 {
     (264 / shape.kv_heads).clamp(1, 64)
 }
 

@@ -218,6 +218,8 @@ impl Flash<'_> {
     ) {
         let (group, dim) = (group(self.shape), self.shape.qk_dim);
         let (part, thread) = e.div_rem(e.thread(), 128);
+        // The group's last product over the queries before is through in all of its warps.
+        e.named_barrier(e.add_const(part, 1), 128);
         let (sub, piece) = (e.div_rem(thread, 8).0, e.and(thread, e.int(7)));
         e.each(sub, e.int(ROWS), 16, |e, i| {
             let row = e.add(e.mul_const(part, ROWS), i);

@@ -92,10 +92,23 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
                 wide("a head", cache.qk_dim.max(cache.v_dim), 256)?;
                 wide("a page", cache.page, 128)?;
             }
+            // So are those inside a tensor, whose rows are taken in tiles.
+            OperandSpec::Tensor { stride, .. } => {
+                let elements = (spec.max_rows + 128).saturating_mul(*stride);
+                wide("the rows of a tensor, in elements,", elements, (1 << 31) - 1)?;
+            }
             _ => {}
         }
     }
     match spec.op {
+        StepOp::QkvAppend { shape: s, .. } => {
+            let columns = (s.heads + s.kv_heads) * s.qk_dim + s.kv_heads * s.v_dim;
+            wide("projections, in elements,", (spec.max_rows + 128).saturating_mul(columns), (1 << 31) - 1)
+        }
+        StepOp::ExpertsUp { active, .. } | StepOp::ExpertsDown { active, .. } => {
+            // A grid's second axis.
+            wide("rows times chosen experts", spec.max_rows.saturating_mul(active), 65535)
+        }
         StepOp::Router { experts, active } => {
             wide("a router", experts, 4096)?;
             wide("a router's choice", active, 64)
@@ -104,7 +117,17 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
         | StepOp::OracleAttention { shape, .. }
         | StepOp::WindowAttention { shape, .. }
         | StepOp::SparseAttention { shape, .. }
-        | StepOp::HybridAttention { shape, .. } => wide("a group", shape.heads / shape.kv_heads, 32),
+        | StepOp::HybridAttention { shape, .. } => {
+            wide("a group", shape.heads / shape.kv_heads, 32)?;
+            if attend::takes(spec) {
+                return Ok(());
+            }
+            wide(
+                "queries and sums in shared memory, in bytes,",
+                attention::shared_bytes(spec, shape),
+                48 << 10,
+            )
+        }
         _ => Ok(()),
     }
 }
@@ -236,11 +259,20 @@ fn compile_with(specs: &[(String, KernelSpec)], build: &dyn Fn(&mut Maker<'_, '_
             row_wise.push_str(&maker.mlir);
             waiting.push(name.clone());
         }
+        if maker.kernel.scratch_bytes >= 8 << 30 {
+            let gib = maker.kernel.scratch_bytes >> 30;
+            return Err(GpuError(format!(
+                "kernel {name} would take {gib} GiB of scratch: lower `chunk` or `max_context` of [target]"
+            )));
+        }
         kernels.push(maker.kernel);
     }
     if !row_wise.is_empty() {
         mlir::link(&row_wise, &context, &module).map_err(|e| GpuError(e.to_string()))?;
-        waiting.iter().for_each(|name| emit::wait_at_entry(&context, &module, name));
+        for name in &waiting {
+            emit::wait_at_entry(&context, &module, name)
+                .ok_or_else(|| GpuError(format!("the function {name} was not linked")))?;
+        }
     }
     let llvm = module.print_to_string().to_string();
     module.verify().map_err(|e| GpuError(e.to_string()))?;

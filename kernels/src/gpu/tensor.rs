@@ -30,10 +30,9 @@ impl<'c> Emit<'c> {
         self.asm(ty, text, "=r,f,f", false, &[high.into(), low.into()]).into_int_value()
     }
 
-    /// Sixteen bytes of read-only global memory at `base` + `at` bytes (i64) + `plus`, past the first cache: they are
-    /// read once.
+    /// Sixteen bytes of global memory at `base` + `at` bytes (i64) + `plus`, past the first cache: they are read once.
     pub fn load_chunk(&self, base: Ptr<'c>, at: Int<'c>, plus: u64) -> Chunk<'c> {
-        let text = &format!("ld.global.nc.L1::no_allocate.v4.b32 {{$0, $1, $2, $3}}, [$4+{plus}];");
+        let text = &format!("ld.global.L1::no_allocate.v4.b32 {{$0, $1, $2, $3}}, [$4+{plus}];");
         let (i32, i64) = (self.i32(), self.i64());
         let result = self.structure(&[i32.into(); 4]);
         let ty = result.fn_type(&[i64.into()], false);

@@ -83,6 +83,8 @@ impl CudaExecutor {
             self.lists.copy(&self.device, used)?;
             self.lists.copied.record()?;
             self.device.mark(0)?;
+        }
+        if index == 0 {
             self.device.set_running(Running::Steps(self.launcher.names.clone()));
         }
         self.launcher.launch(step, context, operands, self.lists.block.address)?;
@@ -114,24 +116,32 @@ impl CudaExecutor {
     }
 
     /// Runs the pass as a graph, which is captured when there is none of its kind yet.
-    fn replay(&mut self, pass: &Pass<'_>, copied: u64) -> Result<()> {
+    /// `false` where the device has no memory for one more graph: then passes are launched step by step from now on.
+    fn replay(&mut self, pass: &Pass<'_>, copied: u64) -> Result<bool> {
         let c = pass.context;
         let samples = !c.sampling.is_null();
         let key = PassKey { tokens: c.tokens, outputs: c.outputs, copied, samples };
         if self.graphs.get(&key).is_none() {
-            let graph = self.graph(pass, copied, false)?;
-            self.graphs.insert(key, graph);
+            match self.graph(pass, copied, false) {
+                Ok(graph) => self.graphs.insert(key, graph),
+                Err(error) if error.kind == ErrorKind::Resource => {
+                    self.graphs = Graphs::default();
+                    self.capture = false;
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
         }
         if let Some(graph) = self.graphs.get(&key) {
             graph.launch()?;
         }
         self.lists.copied.record()?;
         self.tokens.fresh = samples && pass.plan.sampled.is_some();
-        Ok(())
+        Ok(true)
     }
 
     /// Runs the pass as a graph of its own, with events around each step.
-    fn run_timed(&mut self, pass: &Pass<'_>, copied: u64) -> Result<()> {
+    fn run_timed(&mut self, pass: &Pass<'_>, copied: u64) -> Result<bool> {
         let graph = self.graph(pass, copied, true)?;
         graph.launch()?;
         self.device.synchronise()?;
@@ -140,7 +150,7 @@ impl CudaExecutor {
                 *sum += end.seconds_since(start)?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -171,8 +181,11 @@ impl Executor for CudaExecutor {
         self.device.set_running(Running::Graph(c.tokens));
         let copied = self.lists.layout.copied(used);
         let run = if self.timing.is_some() { Self::run_timed } else { Self::replay };
-        run(self, pass, copied).map_err(|error| self.device.explain(error))?;
-        Ok(true)
+        let ran = run(self, pass, copied).map_err(|error| self.device.explain(error))?;
+        if !ran {
+            self.lists.pending = Some(used);
+        }
+        Ok(ran)
     }
 
     fn zeroed(&self, bytes: u64) -> Result<Box<dyn Block>> {
@@ -321,6 +334,10 @@ unsafe impl Send for Launcher {}
 
 impl Launcher {
     fn new(device: &Arc<Device>, module: &Module, plan: &Plan) -> Result<Launcher> {
+        if let Some(kernel) = plan.kernels.iter().find(|kernel| kernel.launches.is_empty()) {
+            let message = format!("the artefact does not say how kernel `{}` is launched", kernel.name);
+            return Err(Error::new(ErrorKind::BadArtefact, message).help("compile the model again"));
+        }
         let kernels = plan.kernels.iter().map(|kernel| {
             kernel.launches.iter().map(|launch| Ok((module.function(launch)?, launch.clone()))).collect()
         });

@@ -93,6 +93,9 @@ fn sizes(plan: &Plan, report: &mut Report) {
             report.add("model", format!("{name} = {count} is not from 1 to {MAX_COUNT}"));
         }
     }
+    if !fits(&[m.max_batch, m.max_context.div_ceil(m.page.max(1)), 4]) {
+        report.add("model", "page tables of max_batch sequences of max_context are too large");
+    }
     if plan.arena_bytes > MAX_BYTES {
         report.add("arena", format!("{} bytes are too many", plan.arena_bytes));
     }

@@ -55,9 +55,9 @@ fn ok<T>(result: Result<T, BuilderError>) -> T {
 }
 
 /// Makes a function that knows nothing of launches beside it wait for them first.
-pub fn wait_at_entry<'c>(context: &'c Context, module: &Module<'c>, name: &str) {
-    let Some(entry) = module.get_function(name).and_then(|f| f.get_first_basic_block()) else { return };
-    let Some(first) = entry.get_first_instruction() else { return };
+/// `None` where there is no such function.
+pub fn wait_at_entry<'c>(context: &'c Context, module: &Module<'c>, name: &str) -> Option<()> {
+    let first = module.get_function(name)?.get_first_basic_block()?.get_first_instruction()?;
     let b = context.create_builder();
     b.position_before(&first);
     let ty = context.void_type().fn_type(&[], false);
@@ -65,6 +65,7 @@ pub fn wait_at_entry<'c>(context: &'c Context, module: &Module<'c>, name: &str) 
         let asm = context.create_inline_asm(ty, text.into(), "~{memory}".into(), true, false, None, false);
         ok(b.build_indirect_call(ty, asm, &[], ""));
     }
+    Some(())
 }
 
 impl<'c> Emit<'c> {
