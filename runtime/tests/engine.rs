@@ -1,0 +1,48 @@
+//! What an engine refuses of a step's input.
+
+mod common;
+
+use common::{Parts, Plain};
+use hyc_ir::sample::SampleParams;
+use hyc_runtime::{Engine, ErrorKind, StepInput};
+
+/// Something wrong with an input.
+type Change = Box<dyn Fn(&mut StepInput)>;
+
+/// Two sequences of two rows each, on pages 0 and 1.
+fn input() -> StepInput {
+    StepInput {
+        token_ids: vec![1, 2, 3, 4],
+        positions: vec![0, 1, 2, 3],
+        sequence: vec![0, 0, 1, 1],
+        page_table: vec![0, 1],
+        ring_slot: vec![0, 1],
+        out_rows: vec![1, 3],
+        sampling: vec![],
+    }
+}
+
+#[test]
+fn input_that_kernels_could_not_take_is_refused() {
+    let model = Parts::new().load().unwrap();
+    let mut engine = Engine::new(&model, Box::new(Plain), 4, 2).unwrap();
+    engine.begin(input()).unwrap();
+    let params = |p: SampleParams| move |i: &mut StepInput| i.sampling = vec![p; 2];
+    let cases: [(&str, Change); 9] = [
+        ("do not stand together", Box::new(|i| i.sequence = vec![0, 1, 0, 1])),
+        ("do not ascend at 1", Box::new(|i| i.positions = vec![0, 1, 2, 1])),
+        ("do not ascend at 0", Box::new(|i| i.positions = vec![0, 0, 2, 3])),
+        ("position 4 of sequence 1 is out of range", Box::new(|i| i.positions[3] = 4)),
+        ("of sequence 2 is out of range", Box::new(|i| i.sequence[3] = 2)),
+        ("has no page", Box::new(|i| i.page_table[1] = 4)),
+        ("not in the vocabulary", Box::new(|i| i.token_ids[0] = -1)),
+        ("sampling", Box::new(params(SampleParams { least: u32::MAX, ..SampleParams::default() }))),
+        ("sampling", Box::new(params(SampleParams { scale: f32::NAN, ..SampleParams::default() }))),
+    ];
+    for (what, change) in cases {
+        let mut changed = input();
+        change(&mut changed);
+        let error = engine.begin(changed).unwrap_err();
+        assert!(error.kind == ErrorKind::BadInput && error.message.contains(what), "{what}: {error}");
+    }
+}
