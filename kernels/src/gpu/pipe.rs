@@ -60,7 +60,8 @@ impl<'c> Ring<'c> {
         stage
     }
 
-    /// Says that the stage in hand is used up (where `here` holds) and goes on to the next.
+    /// Says that the stage in hand is used up (where `here` holds) and goes on to the next. One thread may say so for a
+    /// warp group whose product it has waited for; behind ordinary loads the group has a barrier first.
     pub fn release(&self, e: &Emit<'c>, here: Int<'c>) {
         let (_, _, empty) = self.at(e);
         e.when(here, |e| e.barrier_arrive(empty));
