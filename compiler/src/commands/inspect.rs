@@ -21,6 +21,7 @@ use crate::{summary, write};
 ///   hyc inspect model.hyc kv         the KV caches and their bytes
 ///   hyc inspect model.hyc memory     what a session takes
 ///   hyc inspect model.hyc asm        disassembly
+///   hyc inspect model.hyc ptx        a GPU's code
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -48,6 +49,8 @@ enum Part {
     Memory,
     /// Disassembly of the kernels
     Asm,
+    /// A GPU's kernels as PTX
+    Ptx,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -63,6 +66,11 @@ fn absent(what: &str) -> Error {
     Error::input(format!("this artefact has no {what}")).help("compile the model again with this build")
 }
 
+fn not_here(what: &str, part: &str, other: &str) -> Error {
+    Error::input(format!("this artefact's target has no {what}"))
+        .help(format!("ask for `{other}` instead of `{part}`"))
+}
+
 fn text_of(model: &Model, part: Part) -> Result<String> {
     let plan = model.plan();
     Ok(match part {
@@ -72,7 +80,11 @@ fn text_of(model: &Model, part: Part) -> Result<String> {
             summary::text(&s)
         }
         Part::Graph => model.graph_text().ok_or_else(|| absent("graph"))?.to_string(),
-        Part::Asm => model.asm_text().ok_or_else(|| absent("disassembly"))?.to_string(),
+        Part::Asm => match model.asm_text() {
+            None if model.ptx().is_some() => return Err(not_here("disassembly", "asm", "ptx")),
+            text => text.ok_or_else(|| absent("disassembly"))?.to_string(),
+        },
+        Part::Ptx => model.ptx().ok_or_else(|| not_here("PTX", "ptx", "asm"))?.to_string(),
         Part::Plan => steps(plan),
         Part::Kv => format!("{}\n{}", summary::kv_text(&kv_table(plan)), caches(plan)),
         Part::Memory => memory(model),
@@ -86,6 +98,7 @@ fn json_of(model: &Model, part: Part) -> Result<String> {
         Part::Plan => return write::plan_json(plan, true),
         Part::Graph => json!({ "graph": model.graph_text() }),
         Part::Asm => json!({ "asm": model.asm_text() }),
+        Part::Ptx => json!({ "ptx": model.ptx() }),
         Part::Kv => json!({ "table": summary::kv_json(&kv_table(plan)), "caches": plan.caches }),
         Part::Memory => {
             let m = whole_session(model);
