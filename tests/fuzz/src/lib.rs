@@ -5,8 +5,13 @@ use hyc_passes::PipelineOptions;
 
 /// Runs the passes; a Plan that comes out must verify. Errors are fine.
 pub fn compile(graph: Graph) {
-    let options =
-        PipelineOptions { supports: &|_| Ok(()), tiles: false, sampling: false, arch: std::env::consts::ARCH.into(), features: vec![] };
+    let options = PipelineOptions {
+        supports: &|_| Ok(()),
+        tiles: false,
+        sampling: false,
+        arch: std::env::consts::ARCH.into(),
+        features: vec![],
+    };
     if let Ok(compiled) = hyc_passes::run(graph, &options, &mut |_| {}) {
         compiled.plan.verify().expect("the passes make valid plans");
         let text = serde_json::to_string(&compiled.plan).expect("a plan is JSON");

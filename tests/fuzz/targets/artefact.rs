@@ -9,7 +9,7 @@ fn load(bytes: &[u8]) -> bool {
     std::fs::write(&path, bytes).expect("room in the temporary folder");
     let Ok(model) = Model::load(&path, &LoadOptions::default()) else { return false };
     let m = &model.plan().model;
-    let memory = MemoryPlan::new(model.plan(), model.file_bytes(), m.max_context.div_ceil(m.page), 1, 1);
+    let memory = MemoryPlan::new(&model, m.max_context.div_ceil(m.page), 1, 1);
     let _ = memory.check(model.plan());
     let _ = Tokenizer::of(&model);
     true
