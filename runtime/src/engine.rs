@@ -287,12 +287,7 @@ impl<'m> Engine<'m> {
     /// The rows of a buffer that this step has written, without padding. Errors: a kernel before it failed.
     pub fn buffer(&self, id: BufferId) -> Result<Values> {
         let buffer = &self.model.plan().buffers[id.index()];
-        let rows = match buffer.rows {
-            Rows::Tokens => self.input.token_ids.len(),
-            Rows::Outputs => self.input.out_rows.len(),
-        };
-        let mut bytes = vec![0; rows * buffer.stride() as usize * 4];
-        self.arena.read(buffer.offset, &mut bytes)?;
+        let bytes = self.written(id)?;
         let words = bytes
             .chunks_exact(buffer.stride() as usize * 4)
             .flat_map(|row| row[..buffer.width as usize * 4].chunks_exact(4))
@@ -306,14 +301,19 @@ impl<'m> Engine<'m> {
     /// Takes over what `other`, an engine of the same model on the same input, has in a buffer. Errors: a kernel before
     /// it failed, here or there.
     pub fn adopt(&mut self, other: &Engine<'_>, id: BufferId) -> Result<()> {
+        self.arena.write(self.model.plan().buffers[id.index()].offset, &other.written(id)?)
+    }
+
+    /// The bytes of a buffer's rows that this step has written, padding included.
+    fn written(&self, id: BufferId) -> Result<Vec<u8>> {
         let buffer = &self.model.plan().buffers[id.index()];
         let rows = match buffer.rows {
             Rows::Tokens => self.input.token_ids.len(),
             Rows::Outputs => self.input.out_rows.len(),
         };
         let mut bytes = vec![0; rows * buffer.stride() as usize * 4];
-        other.arena.read(buffer.offset, &mut bytes)?;
-        self.arena.write(buffer.offset, &bytes)
+        self.arena.read(buffer.offset, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// Row and value of the first f32 element that `step` has written and that is not finite.

@@ -15,7 +15,7 @@ use hyc_kernels::cpu::{CpuTarget, Level};
 use hyc_runtime::{LoadOptions, Model};
 use safetensors::SafeTensors;
 
-pub use table::{Table, artefacts};
+pub use table::{Table, each_artefact, text};
 
 /// The repository's root.
 pub fn root() -> PathBuf {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The artefacts of a folder whose path holds `filter`, in the order of their names. Errors: it cannot be read.
-pub fn artefacts(folder: &Path, filter: &str) -> Result<Vec<PathBuf>, String> {
+fn artefacts(folder: &Path, filter: &str) -> Result<Vec<PathBuf>, String> {
     let entries = std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     let named = |path: &PathBuf| path.to_string_lossy().contains(filter);
@@ -45,4 +45,33 @@ impl Table {
         println!("{} checks, {} failed", self.rows, self.failed);
         if self.failed == 0 && self.rows > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
+}
+
+/// Runs `check` on each artefact of `folder` whose name holds `filter`; one that cannot be run is a failed row. Prints
+/// the table.
+pub fn each_artefact(
+    folder: &Path,
+    filter: &str,
+    check: &mut dyn FnMut(&Path, &str, &mut Table) -> Result<(), String>,
+) -> ExitCode {
+    let paths = match artefacts(folder, filter) {
+        Ok(paths) => paths,
+        Err(message) => {
+            eprintln!("error: {message}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut table = Table::default();
+    for path in &paths {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if let Err(message) = check(path, &name, &mut table) {
+            table.row(&name, "runs", Err(message));
+        }
+    }
+    table.finish()
+}
+
+/// An error as a row's text.
+pub fn text(e: impl std::fmt::Display) -> String {
+    e.to_string()
 }

@@ -144,9 +144,7 @@ impl Reader {
         let piece = |j: u64, half: usize| {
             let head = e.min(e.add_const(g, 8 * half as i64), e.int(group - 1));
             let at = e.add(e.mul_const(head, dim), e.add_const(e.mul_const(t, 8), 32 * j as i64));
-            let values = [e.load4(base, at), e.load4(base, e.add_const(at, 4))].concat();
-            let f = |i: usize| e.widen(values[i]);
-            [0, 2, 4, 6].map(|i| e.pack_bf16(f(i), f(i + 1)))
+            e.load_as_chunk(base, at)
         };
         let halves = self.halves();
         let pieces = dim / 32 * halves as u64;

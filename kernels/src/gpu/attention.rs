@@ -8,11 +8,9 @@
 //! ```
 //! A group's query heads go in tiles of four. Reference: `reference::attention`.
 
-use std::mem::offset_of;
-
-use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, OperandSpec, SelectShape};
 
+use super::attend::{Item, group, list};
 use super::emit::{Emit, Float, Int, LANES, Ptr, Var, WARP};
 use super::qkv::{key_index, page_offset, spec_cache, value_index};
 use super::{Maker, stride, topk};
@@ -22,15 +20,6 @@ pub const WARPS: u64 = 4;
 pub const THREADS: u64 = WARPS * WARP;
 /// Query heads at a time: their sums stay in registers.
 const TILE: u64 = 4;
-
-/// The (token, KV head) of a block.
-#[derive(Clone, Copy)]
-struct Item<'c> {
-    row: Int<'c>,
-    kv_head: Int<'c>,
-    position: Int<'c>,
-    sequence: Int<'c>,
-}
 
 /// Which pages a branch reads.
 #[derive(Clone, Copy)]
@@ -67,10 +56,6 @@ struct Shared<'c> {
     acc: Ptr<'c>,
 }
 
-fn group(shape: AttnShape) -> u64 {
-    shape.heads / shape.kv_heads
-}
-
 /// Shared memory of a block: what a launch may have without asking for more is 48 KiB.
 pub fn shared_bytes(spec: &KernelSpec, shape: AttnShape) -> u64 {
     let pages = spec.operands.iter().filter_map(|operand| match operand {
@@ -85,10 +70,7 @@ pub fn shared_bytes(spec: &KernelSpec, shape: AttnShape) -> u64 {
 
 /// The block's item, with the group's queries in shared memory.
 fn begin<'c>(e: &Emit<'c>, spec: &KernelSpec, shape: AttnShape, page: u64) -> (Item<'c>, Shared<'c>) {
-    let (row, kv_head) = e.div_rem(e.block_x(), shape.kv_heads);
-    let list = |offset| e.load_int(e.list(offset), row);
-    let position = list(offset_of!(StepContext, positions));
-    let sequence = list(offset_of!(StepContext, sequence));
+    let item = Item::new(e, e.block_x(), shape.kv_heads);
     let shared = Shared {
         q: e.shared(group(shape) * shape.qk_dim),
         p: e.shared(WARPS * TILE * page),
@@ -97,10 +79,11 @@ fn begin<'c>(e: &Emit<'c>, spec: &KernelSpec, shape: AttnShape, page: u64) -> (I
         acc: e.shared(WARPS * TILE * shape.v_dim),
     };
     let width = group(shape) * shape.qk_dim;
-    let q = e.at(e.operand(0), e.add(e.mul_const(row, stride(spec, 0)), e.mul_const(kv_head, width)));
+    let q =
+        e.at(e.operand(0), e.add(e.mul_const(item.row, stride(spec, 0)), e.mul_const(item.kv_head, width)));
     e.each(e.thread(), e.int(width), THREADS, |e, i| e.store(shared.q, i, e.load(q, i).into()));
     e.barrier();
-    (Item { row, kv_head, position, sequence }, shared)
+    (item, shared)
 }
 
 /// The state of one warp for one tile of heads.
@@ -316,12 +299,6 @@ fn place<'c>(
 /// The first token that a window sees.
 fn window_start<'c>(e: &Emit<'c>, item: Item<'c>, width: u64) -> Int<'c> {
     e.max(e.add_const(item.position, 1 - width as i64), e.int(0))
-}
-
-/// The item's list in selection operand `at`.
-fn list<'c>(e: &Emit<'c>, spec: &KernelSpec, item: Item<'c>, at: usize, select: SelectShape) -> Ptr<'c> {
-    let index = e.add(e.mul_const(item.row, stride(spec, at)), e.mul_const(item.kv_head, select.blocks));
-    e.at(e.operand(at), index)
 }
 
 fn grid(k: &Maker<'_, '_>, shape: AttnShape) -> [Extent; 2] {

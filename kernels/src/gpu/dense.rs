@@ -407,10 +407,14 @@ pub fn strip_offset<'c>(e: &Emit<'c>, block: Int<'c>, inn: u64) -> Int<'c> {
 
 /// The address of packed row `row` in the first of its tiles, the rows being at `at` in scratch.
 pub fn packed_row<'c>(e: &Emit<'c>, at: u64, row: Int<'c>, inn: u64) -> Ptr<'c> {
+    tile_row(e, e.at(e.scratch(), e.int(at)), row, inn)
+}
+
+/// The address of row `row` of a matrix of tiles in the first of its tiles.
+pub fn tile_row<'c>(e: &Emit<'c>, matrix: Ptr<'c>, row: Int<'c>, inn: u64) -> Ptr<'c> {
     let (tile, place) = e.div_rem(row, TILE);
     let tile = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES);
-    let packed = e.byte_offset(e.at(e.scratch(), e.int(at)), tile);
-    e.byte_offset(packed, e.mul_const(place, 128))
+    e.byte_offset(e.byte_offset(matrix, tile), e.mul_const(place, 128))
 }
 
 /// The kernel for many rows.
@@ -428,15 +432,14 @@ fn many<'c>(k: &mut Maker<'c, '_>, part: &str, p: &Product, least: u64, most: u6
         let (matrix, block, out, column) = section(e, p, e.block_y(), each);
         let group = e.div_rem(e.thread(), 128).0;
         let tiles = k_tiles(p.inn);
-        let is_producer = e.eq(group, e.int(2));
-        e.when(e.and(is_producer, e.eq(e.thread(), e.int(256))), |e| {
+        e.when(e.eq(e.thread(), e.int(256)), |e| {
             let packed = e.byte_offset(
                 e.at(e.scratch(), e.int(p.rows_at)),
                 e.mul_const(e.wide(e.block_x()), rows_bytes * tiles),
             );
             let last = e.add_const(e.div_rem(e.add_const(out, TILE as i64 - 1), TILE).0, -1);
-            // (operand, tile row) of each 64 outputs of the block.
-            let places: Vec<(Ptr<'c>, Int<'c>)> = (0..MANY_OUT / TILE)
+            // The tiles of each 64 outputs of the block.
+            let places: Vec<Ptr<'c>> = (0..MANY_OUT / TILE)
                 .map(|i| {
                     let half = each / TILE;
                     let (from, i) = match p.up {
@@ -444,7 +447,7 @@ fn many<'c>(k: &mut Maker<'c, '_>, part: &str, p: &Product, least: u64, most: u6
                         _ => (matrix, i),
                     };
                     let row = e.min(e.add_const(e.mul_const(block, each / TILE), i as i64), last);
-                    (e.byte_offset(from, e.mul_const(e.wide(row), tiles * TILE_BYTES)), row)
+                    e.byte_offset(from, e.mul_const(e.wide(row), tiles * TILE_BYTES))
                 })
                 .collect();
             e.each(e.int(0), e.int(tiles), 1, |e, k| {
@@ -456,7 +459,7 @@ fn many<'c>(k: &mut Maker<'c, '_>, part: &str, p: &Product, least: u64, most: u6
                         let to = e.add_const(to, (i * TILE_BYTES) as i64);
                         e.bulk_copy(to, e.byte_offset(packed, from), TILE_BYTES, full);
                     }
-                    for (i, (from, _)) in places.iter().enumerate() {
+                    for (i, from) in places.iter().enumerate() {
                         let to = e.add_const(to, (rows_bytes + i as u64 * TILE_BYTES) as i64);
                         e.bulk_copy(to, e.byte_offset(*from, at), TILE_BYTES, full);
                     }

@@ -19,12 +19,10 @@ use super::dense::{
 use super::emit::{Emit, Float, Int, Ptr, Var};
 use super::pipe::Ring;
 use super::tensor::{SHARED_SLACK, TILE_BYTES};
-use super::{Maker, stride, weight};
+use super::{MULTIPROCESSORS, Maker, moe, stride, weight};
 
 /// Rows up to which every (row, choice) reads its expert for itself.
 const FEW: u64 = 16;
-/// Multiprocessors of an H100.
-const BLOCKS: u64 = 132;
 /// Threads that sort.
 const SORTERS: u64 = 1024;
 
@@ -70,7 +68,7 @@ pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
     k.launch_with("_few", grid, THREADS, when(spec, 1, few), strip_shared(2, 1), |e| {
         let ring = strip_ring(e, 2, 1);
         let (row, slot) = e.div_rem(e.block_y(), active);
-        let expert = e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot));
+        let expert = moe::chosen(e, spec, row, slot);
         let warp = e.div_rem(e.thread(), 32).0;
         let matrices = [2, 3].map(|at| matrix(e, at, expert, ffn, inn));
         let strip = strip(e, &matrices, e.block_x(), (rows_at, row), (warp, WARPS), inn);
@@ -152,7 +150,7 @@ pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
         let warp = e.div_rem(e.thread(), 32).0;
         let totals: Vec<Var<'_>> = (0..4).map(|_| e.float_var(0.0)).collect();
         e.each(warp, e.int(active), WARPS, |e, slot| {
-            let expert = e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot));
+            let expert = moe::chosen(e, spec, row, slot);
             let share = e.load(e.operand(2), e.add(e.mul_const(row, stride(spec, 2)), slot));
             let packed = e.add(e.mul_const(row, active), slot);
             let matrix = matrix(e, 3, expert, out, ffn);
@@ -233,7 +231,7 @@ fn dispatch(k: &mut Maker<'_, '_>, experts: u64, active: u64) -> Dispatch {
         e.barrier();
         e.each(e.thread(), pairs, SORTERS, |e, pair| {
             let (row, slot) = e.div_rem(pair, active);
-            let expert = e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot));
+            let expert = moe::chosen(e, spec, row, slot);
             e.fetch_add_one(counts, expert);
         });
         e.barrier();
@@ -254,7 +252,7 @@ fn dispatch(k: &mut Maker<'_, '_>, experts: u64, active: u64) -> Dispatch {
         e.barrier();
         e.each(e.thread(), pairs, SORTERS, |e, pair| {
             let (row, slot) = e.div_rem(pair, active);
-            let expert = e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot));
+            let expert = moe::chosen(e, spec, row, slot);
             let place = e.fetch_add_one(next, expert);
             e.store(places, pair, place.into());
             e.store(owners, place, pair.into());
@@ -305,7 +303,7 @@ fn grouped<'c>(
     let columns = out.div_ceil(each);
     let stage_bytes = TILE_BYTES * (1 + MANY_OUT / TILE);
     let shared = STAGES * stage_bytes + SHARED_SLACK;
-    let grid = [Extent::fixed(BLOCKS), Extent::fixed(1)];
+    let grid = [Extent::fixed(MULTIPROCESSORS), Extent::fixed(1)];
     k.launch_with("_grouped", grid, 2 * 128 + 32, when(spec, FEW + 1, spec.max_rows), shared, |e| {
         let memory = e.shared_address(e.dynamic_shared());
         let ring = Ring::new(e, STAGES, 2);
@@ -317,7 +315,7 @@ fn grouped<'c>(
             (tile, column, e.load_int(list, e.add_const(tile, 1)))
         };
         e.when(e.eq(e.thread(), e.int(256)), |e| {
-            e.each(e.block_x(), items, BLOCKS, |e, index| {
+            e.each(e.block_x(), items, MULTIPROCESSORS, |e, index| {
                 let (tile, column, expert) = item(e, index);
                 let rows = e.at(e.scratch(), e.int(sorted_at));
                 let rows = e.byte_offset(rows, e.mul_const(e.wide(tile), tiles * TILE_BYTES));
@@ -351,7 +349,7 @@ fn grouped<'c>(
             let steps: Vec<(u64, u64)> = (0..4).map(|i| (32 * i, 32 * i)).collect();
             let (g, t) = e.lane_pair();
             let warp = e.and(e.div_rem(e.thread(), 32).0, e.int(3));
-            e.each(e.block_x(), items, BLOCKS, |e, index| {
+            e.each(e.block_x(), items, MULTIPROCESSORS, |e, index| {
                 let (tile, column, _) = item(e, index);
                 let sums: Vec<Var<'c>> = (0..MANY_OUT / 4).map(|_| e.float_var(0.0)).collect();
                 e.each(e.int(0), e.int(tiles), 1, |e, _| {

@@ -26,10 +26,8 @@ use super::pipe::Ring;
 use super::qkv::{physical_page, spec_cache};
 use super::tensor::{SHARED_SLACK, TILE_BYTES};
 use super::topk::{Best, CHUNK};
-use super::{Maker, stride};
+use super::{MULTIPROCESSORS, Maker, stride};
 
-/// Multiprocessors of an H100.
-const BLOCKS: u64 = 132;
 /// Rows of a warp group.
 const ROWS: u64 = 64;
 const GROUPS: u64 = 2;
@@ -83,12 +81,12 @@ pub fn prefill<'c>(
     }
     let cache = spec_cache(spec, 1);
     let blocks = spec.max_context.div_ceil(cache.page);
-    let tables = if select.is_some() { k.scratch(4 * BLOCKS * blocks * GROUPS * ROWS) } else { 0 };
+    let tables = if select.is_some() { k.scratch(4 * MULTIPROCESSORS * blocks * GROUPS * ROWS) } else { 0 };
     let mut f = Flash { spec, shape, cache, sink, select, tables, blocks, stages: 0 };
     f.stages = ((SHARED - f.query_bytes()) / f.stage_bytes()).clamp(2, 6);
     let shared = f.query_bytes() + f.stages * f.stage_bytes() + SHARED_SLACK;
     let when = super::dense::when(spec, MOST_ROWS + 1, spec.max_rows);
-    let grid = [Extent::fixed(BLOCKS), Extent::fixed(1)];
+    let grid = [Extent::fixed(MULTIPROCESSORS), Extent::fixed(1)];
     k.launch_with("_prefill", grid, CONSUMERS + WARP, when, shared, |e| f.body(e));
 }
 
@@ -140,7 +138,7 @@ impl Flash<'_> {
     fn items<'c>(&self, e: &Emit<'c>, items: Int<'c>, rows: Int<'c>, body: Body<'_, 'c>) {
         let load = |offset: usize, row: Int<'c>| e.load_int(e.list(offset), row);
         let (positions, sequences) = (offset_of!(StepContext, positions), offset_of!(StepContext, sequence));
-        e.each(e.block_x(), items, BLOCKS, |e, index| {
+        e.each(e.block_x(), items, MULTIPROCESSORS, |e, index| {
             let (tile, kv_head) = e.div_rem(e.add_const(e.sub(items, index), -1), self.shape.kv_heads);
             let tile_begin = e.mul_const(tile, self.tile());
             let tile_end = e.min(e.add_const(tile_begin, self.tile() as i64), rows);
@@ -232,9 +230,7 @@ impl Flash<'_> {
                 e.add(e.mul_const(e.wide(token), stride(self.spec, 0)), e.wide(e.mul_const(head, dim)));
             for tile in 0..dim / 64 {
                 let at = e.add(from, e.wide(e.add_const(e.mul_const(piece, 8), 64 * tile as i64)));
-                let values = [e.load4(e.operand(0), at), e.load4(e.operand(0), e.add_const(at, 4))].concat();
-                let f = |i: usize| e.widen(values[i]);
-                let words = [0, 2, 4, 6].map(|i| e.pack_bf16(f(i), f(i + 1)));
+                let words = e.load_as_chunk(e.operand(0), at);
                 let chunk = e.xor(piece, e.and(i, e.int(7)));
                 let place = e.add(e.mul_const(row, 32), e.mul_const(chunk, 4));
                 let place = e.add_const(place, (tile * GROUPS * ROWS * 32) as i64);

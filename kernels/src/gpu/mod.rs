@@ -42,6 +42,9 @@ use inkwell::targets::{
 use crate::mlir;
 use emit::Emit;
 
+/// Multiprocessors of an H100: what a grid that takes its items in turns has of blocks.
+pub(crate) const MULTIPROCESSORS: u64 = 132;
+
 /// The targets that this back end knows.
 pub const TARGETS: [&str; 1] = ["sm_90a"];
 

@@ -1,7 +1,7 @@
 //! Router and experts. Reference: `reference::moe`.
 
 use hyc_ir::abi::PANEL;
-use hyc_ir::plan::{Extent, Layout};
+use hyc_ir::plan::{Extent, KernelSpec, Layout};
 
 use super::emit::{Emit, Int, Ptr, WARP};
 use super::product::{self, Input, THREADS};
@@ -44,14 +44,13 @@ pub fn router(k: &mut Maker<'_, '_>, experts: u64, active: u64) {
     });
 }
 
+/// The expert of a row's choice `slot`, in operand 1.
+pub fn chosen<'c>(e: &Emit<'c>, spec: &KernelSpec, row: Int<'c>, slot: Int<'c>) -> Int<'c> {
+    e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot))
+}
+
 /// The address of a panel of one expert's matrix.
-fn expert_panel<'c>(
-    e: &Emit<'c>,
-    spec: &hyc_ir::plan::KernelSpec,
-    at: usize,
-    expert: Int<'c>,
-    panel: Int<'c>,
-) -> Ptr<'c> {
+fn expert_panel<'c>(e: &Emit<'c>, spec: &KernelSpec, at: usize, expert: Int<'c>, panel: Int<'c>) -> Ptr<'c> {
     let (elem, layout) = weight(spec, at);
     let inn = match layout {
         Layout::Panels { inn, .. } => inn,
@@ -70,7 +69,7 @@ pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
     let grid = [Extent::fixed(weight(spec, 2).1.panels()), k.rows(active, 1)];
     k.launch("", grid, THREADS, |e| {
         let (row, slot) = e.div_rem(e.block_y(), active);
-        let expert = e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot));
+        let expert = chosen(e, spec, row, slot);
         let x = e.at(e.operand(0), e.mul_const(row, stride(spec, 0)));
         let input = Input { rows: vec![x], norm: None, inn };
         let panel = e.block_x();

@@ -9,14 +9,15 @@
 
 use std::mem::offset_of;
 
-use hyc_ir::abi::{StepContext, TILE};
+use hyc_ir::abi::StepContext;
 use hyc_ir::plan::Extent;
 
-use super::dense::{Strip, THREADS, WARPS, k_tiles, packed_row, reduce, strip_ring, strip_shared, when};
+use super::dense::{
+    Strip, THREADS, WARPS, k_tiles, packed_row, reduce, strip_ring, strip_shared, tile_row, when,
+};
 use super::emit::{Emit, Float, Int, Ptr};
 use super::linear::row_count;
 use super::qkv::{Part, Qkv, angles, key_index, page_of, spec_cache, value_index};
-use super::tensor::TILE_BYTES;
 use super::{Maker, stride};
 
 /// Whether the function takes the op.
@@ -115,9 +116,7 @@ impl<'c> Place<'c> {
 impl<'c> Place<'c> {
     /// The address of the weights of the head's dim `dim`, a multiple of eight, in the first of their tiles.
     fn row(&self, e: &Emit<'c>, dim: Int<'c>, inn: u64) -> Ptr<'c> {
-        let (tile, inside) = e.div_rem(e.add(e.mul(self.head, self.dim), dim), TILE);
-        let tile = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES);
-        e.byte_offset(self.matrix, e.add(tile, e.wide(e.mul_const(inside, 128))))
+        tile_row(e, self.matrix, e.add(e.mul(self.head, self.dim), dim), inn)
     }
 }
 

@@ -15,16 +15,15 @@ use std::fmt::Write;
 use hyc_ir::plan::{Extent, Launch};
 use hyc_ir::sample::{EXP2, FLOOR};
 
-use super::{Maker, stride};
+use super::{MULTIPROCESSORS, Maker, stride};
 
 /// Threads of a block: 32 warps, as many as one shuffle adds up.
 const THREADS: u64 = 1024;
-/// Blocks: as many as an H100 has multiprocessors. Rows beyond them take turns.
-const BLOCKS: u64 = 132;
 
 /// Makes the kernel.
 pub fn sample(k: &mut Maker<'_, '_>, vocab: u64) {
-    let blocks = BLOCKS.min(k.spec.max_rows);
+    // Rows beyond the blocks take turns.
+    let blocks = MULTIPROCESSORS.min(k.spec.max_rows);
     let column = vocab.next_multiple_of(THREADS);
     let ids = 4 * k.scratch(4 * blocks * column);
     let text = Text {

@@ -30,6 +30,13 @@ impl<'c> Emit<'c> {
         self.asm(ty, text, "=r,f,f", false, &[high.into(), low.into()]).into_int_value()
     }
 
+    /// Eight f32 at `base[index ..]`, aligned to 16 bytes, as bf16.
+    pub fn load_as_chunk(&self, base: Ptr<'c>, index: Int<'c>) -> Chunk<'c> {
+        let values = [self.load4(base, index), self.load4(base, self.add_const(index, 4))].concat();
+        let value = |i: usize| self.widen(values[i]);
+        [0, 2, 4, 6].map(|i| self.pack_bf16(value(i), value(i + 1)))
+    }
+
     /// Sixteen bytes of global memory at `base` + `at` bytes (i64) + `plus`, past the first cache: they are read once.
     pub fn load_chunk(&self, base: Ptr<'c>, at: Int<'c>, plus: u64) -> Chunk<'c> {
         let text = &format!("ld.global.L1::no_allocate.v4.b32 {{$0, $1, $2, $3}}, [$4+{plus}];");

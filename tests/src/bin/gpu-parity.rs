@@ -11,7 +11,7 @@ use hyc_ir::plan::{Elem, Layout, Plan, Step, StepOp};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::parity::{check_caches, check_selections, run, run_batch, run_pieces, tokens};
 use hyc_tests::retrieval::{Other, Prompts, decode};
-use hyc_tests::{Golden, Table, artefacts, relative_error};
+use hyc_tests::{Golden, Table, each_artefact, relative_error, text};
 
 /// Compare GPU artefacts with PyTorch's tensors and with the plan interpreter
 #[derive(Debug, Parser)]
@@ -51,25 +51,7 @@ const TOKENS: usize = 600;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let paths = match artefacts(&args.folder, &args.filter) {
-        Ok(paths) => paths,
-        Err(message) => {
-            eprintln!("error: {message}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let mut table = Table::default();
-    for path in &paths {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if let Err(message) = model(&args, path, &name, &mut table) {
-            table.row(&name, "runs", Err(message));
-        }
-    }
-    table.finish()
-}
-
-fn text(e: impl std::fmt::Display) -> String {
-    e.to_string()
+    each_artefact(&args.folder, &args.filter, &mut |path, name, table| model(&args, path, name, table))
 }
 
 /// Whether the plan's arithmetic rounds to bf16 anywhere.

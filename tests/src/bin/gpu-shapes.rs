@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use cudarc::driver::sys;
 use hyc_runtime::{LoadOptions, Model, SequenceId, Session, SessionOptions, Verify};
-use hyc_tests::{Table, artefacts};
+use hyc_tests::{Table, each_artefact, text};
 
 /// Run artefacts compiled with `--no-weights` at the lengths that they are made for
 #[derive(Debug, Parser)]
@@ -49,25 +49,7 @@ const BYTES: u64 = 256 << 20;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let paths = match artefacts(&args.folder, &args.filter) {
-        Ok(paths) => paths,
-        Err(message) => {
-            eprintln!("error: {message}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let mut table = Table::default();
-    for path in &paths {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if let Err(message) = shape(&args, path, &name, &mut table) {
-            table.row(&name, "runs", Err(message));
-        }
-    }
-    table.finish()
-}
-
-fn text(e: impl std::fmt::Display) -> String {
-    e.to_string()
+    each_artefact(&args.folder, &args.filter, &mut |path, name, table| shape(&args, path, name, table))
 }
 
 /// Bytes that the first GPU can still give, in its primary context, which stays open.
