@@ -82,43 +82,13 @@ impl<'c> Emit<'c> {
     /// `d = a b` (or `d += a b`) by one warp group, waited for: `a` of 64 x 16 steps, `b` of n x 16 steps, both in
     /// shared memory. `steps[i]` are the byte offsets of step i from the descriptors' addresses.
     pub fn wgmma(&self, d: &[Var<'c>], a: Int<'c>, b: Int<'c>, steps: &[(u64, u64)], keep: bool) {
-        let n = d.len() * 2;
-        let regs = registers(d.len());
-        let (da, db) = (format!("${}", 2 * d.len()), format!("${}", 2 * d.len() + 1));
-        let mut text = String::from(
-            "{ .reg .b64 da, db; .reg .pred no, yes; setp.ne.b32 no, 0, 0; setp.eq.b32 yes, 0, 0; \
-             wgmma.fence.sync.aligned; ",
-        );
-        for (i, (at, bt)) in steps.iter().enumerate() {
-            let more = if keep || i > 0 { "yes" } else { "no" };
-            text.push_str(&format!(
-                "add.s64 da, {da}, {}; add.s64 db, {db}, {}; \
-                 wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{{regs}}}, da, db, {more}, 1, 1, 0, 0; ",
-                at / 16,
-                bt / 16
-            ));
-        }
-        text.push_str("wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0; }");
+        let text = shared_products(d.len(), steps, keep) + "wgmma.wait_group.sync.aligned 0; }";
         self.group_product(d, &text, &[a.into(), b.into()], "l,l");
     }
 
-    /// The same, started and not waited for: [`Emit::wgmma_wait`] does that. The sums must not be touched before.
+    /// `d += a b` alike, started and not waited for: [`Emit::wgmma_wait`] does that. The sums must not be touched before.
     pub fn wgmma_start(&self, d: &[Var<'c>], a: Int<'c>, b: Int<'c>, steps: &[(u64, u64)]) {
-        let n = d.len() * 2;
-        let regs = registers(d.len());
-        let (da, db) = (format!("${}", 2 * d.len()), format!("${}", 2 * d.len() + 1));
-        let mut text = String::from(
-            "{ .reg .b64 da, db; .reg .pred yes; setp.eq.b32 yes, 0, 0; wgmma.fence.sync.aligned; ",
-        );
-        for (at, bt) in steps {
-            text.push_str(&format!(
-                "add.s64 da, {da}, {}; add.s64 db, {db}, {}; \
-                 wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{{regs}}}, da, db, yes, 1, 1, 0, 0; ",
-                at / 16,
-                bt / 16
-            ));
-        }
-        text.push_str("wgmma.commit_group.sync.aligned; }");
+        let text = shared_products(d.len(), steps, true) + "}";
         self.group_product(d, &text, &[a.into(), b.into()], "l,l");
     }
 
@@ -218,6 +188,27 @@ impl<'c> Emit<'c> {
 
 /// What the alignment of dynamic shared memory may cost.
 pub const SHARED_SLACK: u64 = 1024;
+
+/// The PTX of a started product into `sums` registers, of both operands in shared memory; its block is left open. The
+/// descriptors are the two operands behind the sums.
+fn shared_products(sums: usize, steps: &[(u64, u64)], keep: bool) -> String {
+    let (n, regs) = (sums * 2, registers(sums));
+    let (da, db) = (format!("${}", 2 * sums), format!("${}", 2 * sums + 1));
+    let mut text = String::from(
+        "{ .reg .b64 da, db; .reg .pred no, yes; setp.ne.b32 no, 0, 0; setp.eq.b32 yes, 0, 0; \
+         wgmma.fence.sync.aligned; ",
+    );
+    for (i, (at, bt)) in steps.iter().enumerate() {
+        let more = if keep || i > 0 { "yes" } else { "no" };
+        text.push_str(&format!(
+            "add.s64 da, {da}, {}; add.s64 db, {db}, {}; \
+             wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{{regs}}}, da, db, {more}, 1, 1, 0, 0; ",
+            at / 16,
+            bt / 16
+        ));
+    }
+    text + "wgmma.commit_group.sync.aligned; "
+}
 
 fn registers(count: usize) -> String {
     (0..count).map(|i| format!("${i}")).collect::<Vec<_>>().join(", ")
