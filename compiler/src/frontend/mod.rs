@@ -1,10 +1,16 @@
 //! Front ends: each ends in one [`ModelDesc`].
 
+mod attention;
 mod build;
 mod desc;
 mod diagnostic;
+mod ffn;
+mod model;
 mod model_toml;
 mod reader;
+mod target;
+mod tokenizer;
+mod weights;
 
 #[cfg(test)]
 mod tests;
