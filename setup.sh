@@ -1,34 +1,41 @@
 #!/usr/bin/env bash
 # Sourced by the scripts beside it, or run: installs what a build needs beyond Rust, where it is missing.
-# With --llvm also LLVM and MLIR 22, which the feature `llvm` (GPU targets) needs.
+# With --llvm also LLVM and MLIR 22, which the feature `llvm` (GPU targets) needs; with --lint what looks at Python
+# and shell.
 if ! command -v cargo >/dev/null; then
   echo "error: cargo is missing: install Rust 1.95 (https://rustup.rs) first" >&2
   exit 1
 fi
-needed=
-command -v cc >/dev/null || needed="gcc libc6-dev"
-if [ "${1:-}" = --llvm ]; then
+needed=() llvm='' lint=''
+for option; do
+  case $option in --llvm) llvm=1 ;; --lint) lint=1 ;; esac
+done
+command -v cc >/dev/null || needed+=(gcc libc6-dev)
+if [ "$llvm" ]; then
   # What reads LLVM's tables is C++.
-  command -v c++ >/dev/null || needed="$needed g++"
+  command -v c++ >/dev/null || needed+=(g++)
   # libpolly and libclang-common are needed even where all is linked dynamically.
   for package in llvm-22-dev libmlir-22-dev libpolly-22-dev libclang1-22 libclang-common-22-dev \
     zlib1g-dev libzstd-dev; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || needed="$needed $package"
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || needed+=("$package")
   done
-  # ptxas comes from a Python package (tests/gpu/assemble.sh).
-  python3 -m pip --version >/dev/null 2>&1 || needed="$needed python3-pip"
 fi
-if [ -n "$needed" ]; then
-  sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
-  echo "installing Debian packages: $needed (LLVM and MLIR are 200 MB to download, 2 GB on disk)"
-  $sudo apt-get update -q
-  for package in $needed; do
+if [ "$lint" ]; then command -v shellcheck >/dev/null || needed+=(shellcheck); fi
+if [ "$llvm$lint" ]; then
+  # ptxas (tests/gpu/assemble.sh) and ruff (.ci/lint) come from Python packages.
+  python3 -m pip --version >/dev/null 2>&1 || needed+=(python3-pip)
+fi
+if [ ${#needed[@]} -gt 0 ]; then
+  sudo=(); [ "$(id -u)" = 0 ] || sudo=(sudo)
+  echo "installing Debian packages: ${needed[*]} (LLVM and MLIR are 200 MB to download, 2 GB on disk)"
+  "${sudo[@]}" apt-get update -q
+  for package in "${needed[@]}"; do
     if ! apt-cache show "$package" >/dev/null 2>&1; then
       echo "error: no apt source has the package $package." >&2
       echo "Debian 12 has LLVM 22 in its suite bookworm-security: add that to the apt sources and repeat." >&2
       exit 1
     fi
   done
-  $sudo apt-get install -y -q --no-install-recommends $needed
+  "${sudo[@]}" apt-get install -y -q --no-install-recommends "${needed[@]}"
 fi
-unset needed
+unset needed llvm lint option

@@ -28,7 +28,9 @@ PACKAGES = [
 
 
 def read(path: str) -> str:
-    raw = gzip.open(path).read() if path.endswith(".gz") else Path(path).read_bytes()
+    raw = Path(path).read_bytes()
+    if path.endswith(".gz"):
+        raw = gzip.decompress(raw)
     text = raw.decode("utf-8", "ignore").replace("\x0c", "\n")
     if ".html" in path:
         text = re.sub(r"(?s)<(script|style).*?</\1>|<[^>]+>", "", text)

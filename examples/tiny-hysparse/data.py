@@ -6,7 +6,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 ADJECTIVES = "amber bright calm dark early faint gentle hidden iron jolly keen lucky misty noble olive pale".split()
-NOUNS = "anchor bridge castle desert engine forest garden harbor island jacket kettle lantern meadow needle ocean pillar".split()
+NOUNS = ("anchor bridge castle desert engine forest garden harbor island jacket kettle lantern meadow needle ocean "
+         "pillar").split()
 
 
 def train_tokenizer(text: str, size: int) -> Tokenizer:
@@ -70,7 +71,7 @@ class Data:
         text = self.filler(rng, length - len(tail) - sum(map(len, plants)))
         places = sorted(rng.randrange(len(text) + 1) for _ in plants)
         ids, last = [], 0
-        for place, planted in zip(places, plants):
+        for place, planted in zip(places, plants, strict=True):
             ids += text[last:place] + planted
             last = place
         ids += text[last:]

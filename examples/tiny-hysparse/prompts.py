@@ -42,7 +42,8 @@ def main(corpus: Path, folder: Path) -> None:
         expected.append(found)
         margins.append(gaps)
         if i % 20 == 19:
-            print(i + 1, "prompts,", sum(e[:len(k)] == k for e, k in zip(expected, keys)), "right", flush=True)
+            right = sum(e[:len(k)] == k for e, k in zip(expected, keys, strict=True))
+            print(i + 1, "prompts,", right, "right", flush=True)
     save_file(dict(prompts=pad(prompts), expected=np.array(expected, dtype=np.uint16),
                    margins=np.array(margins, dtype=np.float32), keys=np.array(keys, dtype=np.uint16)),
               folder / "retrieval.safetensors")
@@ -51,7 +52,7 @@ def main(corpus: Path, folder: Path) -> None:
 def pad(prompts):
     """Prompts of different lengths in one array; 65535 fills the end."""
     out = np.full((len(prompts), max(map(len, prompts))), 65535, dtype=np.uint16)
-    for row, prompt in zip(out, prompts):
+    for row, prompt in zip(out, prompts, strict=True):
         row[:len(prompt)] = prompt
     return out
 

@@ -106,7 +106,8 @@ class Model(torch.nn.Module):
                 out = self.window(q, self.spread(k), self.spread(v), self.p(a + "sink_window"))
                 if c.kind == "hysparse":
                     far = self.selected(q, *oracle, self.p(a + "sink_select"))
-                    gates = [torch.sigmoid(self.heads(h, a + f"gate_{n}.weight", c.heads, c.v_dim)) for n in ("select", "window")]
+                    gates = [torch.sigmoid(self.heads(h, a + f"gate_{n}.weight", c.heads, c.v_dim))
+                             for n in ("select", "window")]
                     out = gates[0] * far + gates[1] * out
             x = x + F.linear(out.transpose(1, 2).flatten(2), self.p(a + "o_proj.weight")).float()
             h = self.norm(x, at + "post_attention_layernorm.weight")
@@ -121,7 +122,7 @@ class Model(torch.nn.Module):
     @torch.no_grad()
     def select(self, q, k):
         """bool [B, kv_heads, T, blocks]: the blocks each token's KV heads choose."""
-        c, (B, H, T, d) = self.c, q.shape
+        c, T, d = self.c, q.shape[2], q.shape[3]
         blocks, kept = -(-T // c.block), c.top_k // c.block
         chosen = []
         k = F.pad(self.spread(k), (0, 0, 0, blocks * c.block - T)).float()
@@ -157,7 +158,7 @@ class Model(torch.nn.Module):
 
     def window(self, q, k, v, sink):
         """Attention over the last `window` tokens, by blocks of that many: a block sees itself and the last."""
-        w, (B, H, T, d) = self.c.window, q.shape
+        w, T, d = self.c.window, q.shape[2], q.shape[3]
         q, k, v = (F.pad(x, (0, 0, 0, -T % w)).unflatten(2, (-1, w)) for x in (q, k, v))
         k, v = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], 3) for x in (k, v))
         scores = (q @ k.transpose(3, 4)).float() / math.sqrt(d)
@@ -240,7 +241,7 @@ def evaluate(args, model, data, device):
 def check(model):
     """The forward here and the reference's, on the same random weights."""
     torch.manual_seed(1)
-    for name, p in model.named_parameters():
+    for p in model.parameters():
         p.data = torch.randn_like(p) * (1.0 if p.ndim < 2 else p.shape[-1] ** -0.5)
     tokens = torch.randint(model.c.vocab, (1, 500))
     with torch.no_grad():
@@ -265,7 +266,8 @@ def main():
     model = Model(config_of(args.variant))
     print(args.variant, sum(p.numel() for p in model.parameters()), "parameters", flush=True)
     if args.check:
-        return check(model)
+        check(model)
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     path = HERE / "tokenizer.json"
     if not path.exists():

@@ -155,7 +155,8 @@ fn model(broken: bool, samples: bool) -> Model {
     parts(broken, samples).load().unwrap()
 }
 
-/// Whether there is a GPU. Where there is none, that is a clear error, which is looked at here.
+/// Whether there is a GPU. Where there is none, that is a clear error, which is looked at here; it fails the test
+/// where tests/gpu/run.sh says that there must be one.
 fn gpu(test: &str) -> bool {
     match Session::new(&model(false, false), &SessionOptions::default()) {
         Ok(_) => true,
@@ -163,6 +164,7 @@ fn gpu(test: &str) -> bool {
             println!("{test}: skipped: {error}");
             assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
             assert!(error.help.is_some());
+            assert!(std::env::var_os("HYC_NEEDS_GPU").is_none(), "{test} needs a GPU: {error}");
             false
         }
     }

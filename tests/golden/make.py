@@ -1,16 +1,16 @@
-"""Makes the golden tensors: python make.py [NAME ...].
+"""Makes the golden tensors: python make.py [NAME ...]; with --check, compares with what is there instead.
 
 Each folder gets model.toml, model.safetensors (values that bf16 holds exactly, so that float32 and bfloat16
 runs share one file) and golden.safetensors: tokens, logits of every position, and by layer the selected
 blocks with the margin ln S(k-th) - ln S(k+1-th), and the keys and values that the layer projects.
 """
 import sys
+import tomllib
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
 import reference
+import torch
+from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
 BASE = dict(layers=6, hidden=44, heads=6, kv_heads=2, head_dim=20, ffn=56, vocab=97)
@@ -19,8 +19,9 @@ TARGET = dict(max_context=211, max_batch=3, chunk=64, max_outputs=64)
 
 
 def case(seed, tokens=203, model=None, attention=None, moe=None, dtype="f32", target=None):
-    return dict(seed=seed, tokens=tokens, model=BASE | (model or {}), attention=SPARSE if attention is None else attention,
-                moe=moe, dtype=dtype, target=TARGET | (target or {}))
+    attention = SPARSE if attention is None else attention
+    return dict(seed=seed, tokens=tokens, model=BASE | (model or {}), attention=attention, moe=moe, dtype=dtype,
+                target=TARGET | (target or {}))
 
 
 WIDE = dict(head_dim=None, qk_head_dim=24, v_head_dim=12, norm_eps=1e-5, qk_norm="true", tie_embeddings="true",
@@ -113,14 +114,11 @@ def random_weights(config, seed):
     return weights
 
 
-def make(name, c):
-    folder = HERE / name
-    folder.mkdir(exist_ok=True)
+def tensors(name, c):
+    """model.toml's text, the weights, and the golden tensors."""
     text = toml(name, c)
-    (folder / "model.toml").write_text(text)
-    config = reference.Config.load(folder / "model.toml")
+    config = reference.Config.parse(tomllib.loads(text))
     weights = random_weights(config, c["seed"])
-    save_file(weights, folder / "model.safetensors")
     tokens = torch.randint(config.vocab, (c["tokens"],), generator=torch.Generator().manual_seed(c["seed"] + 100))
     dtype = torch.bfloat16 if c["dtype"] == "bf16" else torch.float32
     logits, record = reference.build(config, weights, dtype).forward(tokens)
@@ -134,14 +132,47 @@ def make(name, c):
         for i in {0, 1, config.layers - 1} & set(record.k):
             golden[f"layer{i}.k"] = record.k[i].float().contiguous()
             golden[f"layer{i}.v"] = record.v[i].float().contiguous()
-    save_file(golden, folder / "golden.safetensors")
     error = ((logits - exact).norm() / exact.norm()).item()
     margin = min((m.min().item() for m in record.margin.values()), default=float("nan"))
     print(f"{name:12} {config.layers} layers, {len(tokens)} tokens, error against float64 {error:.1e}, "
           f"least margin {margin:.1e}")
+    return text, weights, golden
+
+
+def make(name, c):
+    folder = HERE / name
+    folder.mkdir(exist_ok=True)
+    text, weights, golden = tensors(name, c)
+    (folder / "model.toml").write_text(text)
+    save_file(weights, folder / "model.safetensors")
+    save_file(golden, folder / "golden.safetensors")
+
+
+def check(name, c):
+    """Description, weights and tokens must be what is there; the rest as near as another PyTorch's sums come."""
+    folder = HERE / name
+    text, weights, golden = tensors(name, c)
+    assert (folder / "model.toml").read_text() == text, f"{name}/model.toml is another"
+    limit, tie = (3e-2, 2e-1) if c["dtype"] == "bf16" else (1e-5, 1e-5)
+    for file, want in [("model", weights), ("golden", golden)]:
+        there = load_file(folder / f"{file}.safetensors")
+        assert there.keys() == want.keys(), f"{name}/{file}: {there.keys() ^ want.keys()}"
+        for key, tensor in want.items():
+            at = f"{name}/{file}: {key}"
+            assert (there[key].dtype, there[key].shape) == (tensor.dtype, tensor.shape), at
+            if key.endswith(".selected"):
+                decided = want[key.replace("selected", "margin")] > tie
+                assert torch.equal(there[key].sort(-1)[0][decided], tensor.sort(-1)[0][decided]), at
+            elif file == "model" or key == "tokens":
+                assert torch.equal(there[key], tensor), at
+            elif not key.endswith(".margin"):
+                error = ((there[key].double() - tensor.double()).norm() / tensor.double().norm()).item()
+                assert error < limit, f"{at} differs by {error:.1e}"
 
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    for name in sys.argv[1:] or CASES:
-        make(name, CASES[name])
+    names = sys.argv[1:]
+    act = check if "--check" in names else make
+    for name in [n for n in names if n != "--check"] or CASES:
+        act(name, CASES[name])

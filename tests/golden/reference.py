@@ -246,6 +246,9 @@ class Decoder:
         return out if self.config.gate == "none" else self.gated(out, i, h, "gate_" + name)
 
     def window_mask(self, h: Tensor) -> Tensor:
+        """bool [T, T]: key s is one of t's last `window` tokens, t among them."""
+        visible = causal(len(h), h.device)
+        return visible & ~visible.tril(-self.config.window)
 
     def sparse_attention(self, i: int, h: Tensor, oracle: Oracle) -> Tensor:
         raise NotImplementedError
@@ -254,7 +257,8 @@ class Decoder:
         return self.swiglu(h, f"layers.{i}.mlp")
 
     def swiglu(self, h: Tensor, at: str) -> Tensor:
-        return self.linear(F.silu(self.linear(h, at + ".gate_proj")) * self.linear(h, at + ".up_proj"), at + ".down_proj")
+        gate = F.silu(self.linear(h, at + ".gate_proj"))
+        return self.linear(gate * self.linear(h, at + ".up_proj"), at + ".down_proj")
 
 
 class FullAttention(Decoder):

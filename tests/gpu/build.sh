@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . ./setup.sh --llvm
 out=${1:-target/gpu}
-rm -rf "$out"/{bin,cases,models,shapes}
+rm -rf "${out:?}"/{bin,cases,models,shapes}
 mkdir -p "$out/bin" "$out/models" "$out/shapes"
 
 # What compiles kernels stays here; it need not be fast.

@@ -7,22 +7,22 @@
 # Parts: kernels runtime parity shapes memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go to $OUT,
 # or to FOLDER/logs.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
-parts="kernels runtime parity shapes memcheck racecheck initcheck"
+cd "$(dirname "$0")/../.." || exit
+parts=(kernels runtime parity shapes memcheck racecheck initcheck)
 folder=target/gpu
 seed=$(date +%s)
-only=
+only=()
 while [ $# -gt 0 ]; do
   case $1 in
-  --skip) parts=$(printf '%s\n' $parts | grep -vx "$2"); shift ;;
-  --only) only="$only $2"; shift ;;
+  --skip) mapfile -t parts < <(printf '%s\n' "${parts[@]}" | grep -vx "$2"); shift ;;
+  --only) only+=("$2"); shift ;;
   --seed) seed=$2; shift ;;
   -*) echo "error: $1 is not known: see the head of $0" >&2; exit 2 ;;
   *) folder=$1 ;;
   esac
   shift
 done
-[ -z "$only" ] || parts=$only
+[ ${#only[@]} -eq 0 ] || parts=("${only[@]}")
 logs=${OUT:-$folder/logs}
 mkdir -p "$logs"
 PATH=$PATH:/usr/local/cuda/bin
@@ -34,19 +34,20 @@ for packed in cases models; do
     touch "$folder/$packed"
   fi
 done
-check="$folder/bin/gpu-check $folder/cases --seed $seed"
+check=("$folder/bin/gpu-check" "$folder/cases" --seed "$seed")
 
 # A sanitizer's run of the small cases: one thread at a time on the GPU, and long waits are no hang.
 sanitize() {
   local tool=$1
   shift
-  compute-sanitizer --tool "$tool" --target-processes all --error-exitcode 9 $check --small --timeout 300 "$@"
+  compute-sanitizer --tool "$tool" --target-processes all --error-exitcode 9 "${check[@]}" --small --timeout 300 "$@"
 }
 
 run() {
   case $1 in
-  kernels) $check ;;
-  runtime) "$folder/bin/gpu-runtime" --nocapture ;;
+  kernels) "${check[@]}" ;;
+  # What would skip itself without a GPU fails instead.
+  runtime) HYC_NEEDS_GPU=1 "$folder/bin/gpu-runtime" --nocapture ;;
   parity) timeout 400 "$folder/bin/gpu-parity" "$folder/models" ;;
   shapes) timeout 590 "$folder/bin/gpu-shapes" "$folder/shapes" --long 100 ;;
   memcheck) sanitize memcheck ;;
@@ -60,7 +61,7 @@ run() {
 
 status=0
 table=
-for part in $parts; do
+for part in "${parts[@]}"; do
   log=$logs/$part.log
   echo "== $part (seed $seed, $log)"
   start=$SECONDS
