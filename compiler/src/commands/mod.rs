@@ -5,8 +5,10 @@ mod check;
 mod compile;
 mod completions;
 mod diff;
+mod explain;
 mod inspect;
 mod run;
+mod schema;
 mod signal;
 
 use std::path::PathBuf;
@@ -65,6 +67,8 @@ enum Command {
     Inspect(inspect::Args),
     Bench(bench::Args),
     Diff(diff::Args),
+    Explain(explain::Args),
+    Schema(schema::Args),
     Completions(completions::Args),
 }
 
@@ -77,6 +81,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Schema(args) => schema::run(args),
         Command::Completions(args) => completions::run(args),
     }
 }
@@ -163,4 +169,15 @@ fn print(text: &str) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+/// The version of what `--json` prints: it goes up when a field goes or changes its meaning.
+const JSON_SCHEMA: u32 = 1;
+
+/// What `--json` prints: an object with its version.
+fn json(mut value: serde_json::Value) -> String {
+    if let Some(object) = value.as_object_mut() {
+        object.insert("schema".to_string(), JSON_SCHEMA.into());
+    }
+    format!("{value:#}\n")
 }

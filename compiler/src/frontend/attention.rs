@@ -5,21 +5,6 @@ use toml::de::DeValue;
 use super::desc::*;
 use super::reader::{At, Faults, Section};
 
-/// The keys of `[attention]`.
-pub const KEYS: &[&str] = &[
-    "kind",
-    "pattern",
-    "full",
-    "block",
-    "top_k",
-    "window",
-    "gate",
-    "sparse_kv",
-    "window_branch",
-    "full_gate",
-    "full_sink",
-];
-
 /// Reads `[attention]` for a model of `layers`.
 pub fn read(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<AttentionDesc> {
     let kind = a.word(

@@ -3,9 +3,6 @@
 use super::desc::Ffn;
 use super::reader::{Faults, Section};
 
-/// The keys of `[moe]`.
-pub const KEYS: &[&str] = &["experts", "active", "expert_ffn", "shared_ffn"];
-
 /// Reads the one of the two that is there.
 pub fn read(model: &Section, moe: &Section, faults: &Faults) -> Option<Ffn> {
     if !moe.present() {

@@ -1,25 +1,8 @@
 //! `[model]`: widths, heads, RoPE.
 
 use super::desc::Rope;
+use super::keys::ROPE;
 use super::reader::{At, Faults, Section};
-
-/// The keys of `[model]`.
-pub const KEYS: &[&str] = &[
-    "name",
-    "layers",
-    "hidden",
-    "heads",
-    "kv_heads",
-    "head_dim",
-    "qk_head_dim",
-    "v_head_dim",
-    "ffn",
-    "vocab",
-    "norm_eps",
-    "rope",
-    "qk_norm",
-    "tie_embeddings",
-];
 
 /// What `[model]` says, with a hole for each fault.
 pub struct Base {
@@ -100,7 +83,7 @@ fn read_rope(model: &Section, qk_dim: Option<usize>, faults: &Faults) -> Option<
         model.missing("rope", "{ theta = 640000.0 }");
         return None;
     };
-    let rope = Section::new("rope", Some(value), &["theta", "dims"], faults);
+    let rope = Section::new(&ROPE, Some(value), faults);
     if rope.present() && rope.get("theta").is_none() {
         rope.missing("theta", "640000.0");
     }

@@ -7,9 +7,7 @@ use toml::de::DeTable;
 use super::desc::ModelDesc;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::reader::{Faults, Section, nearest};
-use super::{attention, ffn, model, target, tokenizer, weights};
-
-const SECTIONS: &[&str] = &["model", "attention", "moe", "weights", "tokenizer", "target"];
+use super::{attention, ffn, keys, model, names, target, tokenizer, weights};
 
 /// Reads a model description. `path` is named in faults, and files are found relative to its folder.
 pub fn parse_model(path: &Path, text: &str) -> Result<ModelDesc, Diagnostics> {
@@ -41,16 +39,7 @@ pub fn parse_model(path: &Path, text: &str) -> Result<ModelDesc, Diagnostics> {
 
 /// Every section is read before anything is given up, so that all faults are noted.
 fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc> {
-    for (key, _) in root {
-        let word: &str = key.get_ref();
-        if !SECTIONS.contains(&word) {
-            let help = match nearest(word, SECTIONS) {
-                Some(near) => format!("did you mean `[{near}]`?"),
-                None => format!("sections are: {}", SECTIONS.join(", ")),
-            };
-            faults.add(key.span(), format!("unknown section `{word}`"), "unknown section", &help);
-        }
-    }
+    check_sections(root, faults);
     let find = |name: &str| root.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value);
     for name in ["model", "attention"] {
         if find(name).is_none() {
@@ -62,12 +51,12 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
             );
         }
     }
-    let model = Section::new("model", find("model"), model::KEYS, faults);
-    let attention = Section::new("attention", find("attention"), attention::KEYS, faults);
-    let moe = Section::new("moe", find("moe"), ffn::KEYS, faults);
-    let weights = Section::new("weights", find("weights"), weights::KEYS, faults);
-    let tokenizer = Section::new("tokenizer", find("tokenizer"), tokenizer::KEYS, faults);
-    let target = Section::new("target", find("target"), target::KEYS, faults);
+    let model = Section::new(&keys::MODEL, find("model"), faults);
+    let attention = Section::new(&keys::ATTENTION, find("attention"), faults);
+    let moe = Section::new(&keys::MOE, find("moe"), faults);
+    let weights = Section::new(&keys::WEIGHTS, find("weights"), faults);
+    let tokenizer = Section::new(&keys::TOKENIZER, find("tokenizer"), faults);
+    let target = Section::new(&keys::TARGET, find("target"), faults);
 
     let base = model.present().then(|| model::read(&model, faults));
     let layers = base.as_ref().and_then(|b| b.layers.clone());
@@ -97,4 +86,30 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
         tokenizer,
         target: target?,
     })
+}
+
+/// What stands at the top of the file is a section; a key there belongs into one.
+fn check_sections(root: &DeTable<'_>, faults: &Faults) {
+    for (key, value) in root {
+        let word: &str = key.get_ref();
+        if keys::section(word).is_some() {
+            continue;
+        }
+        let is_key = !keys::homes(word).is_empty() || names::ours(word).is_some();
+        if is_key || !value.get_ref().is_table() {
+            faults.add(
+                key.span(),
+                format!("`{word}` stands in no section"),
+                "a key outside of a section",
+                &names::help(word, None),
+            );
+            continue;
+        }
+        let list: Vec<&str> = keys::SECTIONS.iter().map(|section| section.name).collect();
+        let help = match nearest(word, &list) {
+            Some(near) => format!("did you mean `[{near}]`?"),
+            None => format!("sections are: {}", list.join(", ")),
+        };
+        faults.add(key.span(), format!("unknown section `{word}`"), "unknown section", &help);
+    }
 }

@@ -7,6 +7,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Diagnostic;
+use super::keys::SectionKeys;
+use super::names;
 
 /// A size above this is a slip of the pen; products of four sizes still fit in 128 bits, and those that
 /// matter in 64.
@@ -46,21 +48,20 @@ pub struct At<T> {
 
 /// One table being read.
 pub struct Section<'a, 'i> {
-    name: &'a str,
+    name: &'static str,
     table: Option<&'a DeTable<'i>>,
     span: Range<usize>,
     faults: &'a Faults,
 }
 
 impl<'a, 'i> Section<'a, 'i> {
-    /// The table `name`, all of whose keys must be among `keys`.
+    /// The table `table`, all of whose keys must be among `keys`.
     pub fn new(
-        name: &'a str,
+        keys: &'static SectionKeys,
         table: Option<&'a Spanned<DeValue<'i>>>,
-        keys: &[&str],
         faults: &'a Faults,
     ) -> Section<'a, 'i> {
-        let span = table.map_or(0..0, |t| t.span());
+        let (name, span) = (keys.name, table.map_or(0..0, |t| t.span()));
         let inner = table.and_then(|t| t.get_ref().as_table());
         if table.is_some() && inner.is_none() {
             faults.add(
@@ -75,20 +76,12 @@ impl<'a, 'i> Section<'a, 'i> {
         section
     }
 
-    fn check_keys(&self, keys: &[&str]) {
+    fn check_keys(&self, keys: &SectionKeys) {
         for (key, _) in self.table.into_iter().flatten() {
             let word: &str = key.get_ref();
-            if !keys.contains(&word) {
-                let help = match nearest(word, keys) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("[{}] takes: {}", self.name, keys.join(", ")),
-                };
-                self.faults.add(
-                    key.span(),
-                    format!("unknown key `{word}` in [{}]", self.name),
-                    "unknown key",
-                    &help,
-                );
+            if keys.key(word).is_none() {
+                let message = format!("unknown key `{word}` in [{}]", self.name);
+                self.faults.add(key.span(), message, "unknown key", &names::help(word, Some(keys)));
             }
         }
     }
@@ -120,6 +113,10 @@ impl<'a, 'i> Section<'a, 'i> {
 
     /// A required key's fault.
     pub fn missing(&self, key: &str, example: &str) {
+        // What stands there under another name has its fault already.
+        if self.table.into_iter().flatten().any(|(word, _)| names::means(word.get_ref(), self.name, key)) {
+            return;
+        }
         let at = self.span.start..self.span.start + 1;
         self.faults.add(
             at,

@@ -4,8 +4,6 @@ use super::desc::{AttentionDesc, TargetDesc, WeightDtype};
 use super::reader::{At, Faults, Section};
 use super::weights::DTYPES;
 
-/// The keys of `[target]`.
-pub const KEYS: &[&str] = &["kind", "max_context", "max_batch", "chunk", "max_outputs", "kv_dtype"];
 /// Targets that a description may name; whether this build carries one is asked when it compiles.
 const TARGETS: &[(&str, &str)] = &[("cpu", "cpu"), ("sm_90a", "sm_90a")];
 

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use super::desc::{WeightDtype, WeightsDesc};
 use super::reader::{Faults, Section};
 
-/// The keys of `[weights]`.
-pub const KEYS: &[&str] = &["files", "dtype"];
 /// Element types by their names.
 pub const DTYPES: &[(&str, WeightDtype)] = &[("bf16", WeightDtype::Bf16), ("f32", WeightDtype::F32)];
 

@@ -1,0 +1,17 @@
+//! `hyc schema`.
+
+use crate::error::Result;
+use crate::frontend::keys;
+
+/// Print the JSON schema of model.toml, for editors
+///
+/// Examples:
+///   hyc schema > model-toml.schema.json
+///   echo '#:schema ./model-toml.schema.json' | cat - model.toml    what editors with Taplo look for
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {}
+
+pub fn run(_: Args) -> Result<()> {
+    super::print(&format!("{:#}\n", keys::schema()))
+}

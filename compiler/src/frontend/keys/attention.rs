@@ -1,0 +1,199 @@
+//! `[attention]`.
+
+use super::super::desc::{Gate, Kind, LayerKind, ModelDesc};
+use super::model::{matrix, vector};
+use super::{Default, Formula, Key, PLAIN, SectionKeys, Tensor, Type};
+
+/// Which layers are full, and what the others select and see.
+pub const ATTENTION: SectionKeys = SectionKeys {
+    name: "attention",
+    required: true,
+    meaning: "Which layers are full, and what the layers after them select and see. A full layer is the oracle of \
+              the sparse layers up to the next one: they reuse its selection, and most read its KV cache too.",
+    keys: &[
+        Key {
+            name: "kind",
+            ty: Type::Word(&["hysparse", "full", "swa"]),
+            default: Default::Value("\"hysparse\""),
+            example: "\"hysparse\"",
+            meaning: "The family. \"full\": full attention in every layer. \"swa\": layers that are not full have the \
+                      window branch and its sink alone, without gate or selection.",
+            ..PLAIN
+        },
+        Key {
+            name: "pattern",
+            ty: Type::Text,
+            default: Default::Needed("unless `full` is there; refused with `kind = \"full\"`"),
+            example: "\"1:3\"",
+            meaning: "\"F:S\": F full layers, then S sparse ones, and so on from layer 0; the last layer is full in \
+                      any case.",
+            ..PLAIN
+        },
+        Key {
+            name: "full",
+            ty: Type::Layers,
+            default: Default::Needed("unless `pattern` is there; refused with `kind = \"full\"`"),
+            example: "[0, 12, 24, 36, 48]",
+            meaning: "The full layers, one by one. The first and the last layer of the model are among them.",
+            ..PLAIN
+        },
+        Key {
+            name: "block",
+            ty: Type::Multiple(8, 256),
+            default: Default::Value("64"),
+            example: "64",
+            meaning: "Tokens of a block of the selection, which is also a page of the KV caches.",
+            ..PLAIN
+        },
+        Key {
+            name: "top_k",
+            ty: Type::Integer(1),
+            default: Default::Needed("with `kind = \"hysparse\"`, and refused with the others"),
+            example: "1024",
+            meaning: "Tokens that a query of a sparse layer selects, in whole blocks: a multiple of `block`. Ties go \
+                      to the lower block; blocks after the query's own are never among them; with fewer blocks than \
+                      that, all are taken.",
+            formula: Some(Formula {
+                text: "p_h(j) = exp(q_h . k_j / sqrt(d)) / (sum_{j' <= t} exp(q_h . k_j' / sqrt(d)) + exp(sink_h));  \
+                       S(b) = max_{h in group} max_{j in block b, j <= t} p_h(j);  \
+                       selected = the top_k / block blocks of largest S;  \
+                       exp(sink_h) only with `full_sink`",
+                source: "HySparse, arXiv 2602.03560, eq. 3",
+            }),
+            tensors: &[Tensor {
+                place: "sparse layers of `kind = \"hysparse\"`",
+                present: selects,
+                ..vector("model.layers.{i}.self_attn.sink_select", &["heads"])
+            }],
+        },
+        Key {
+            name: "window",
+            ty: Type::Integer(1),
+            default: Default::Needed(
+                "with a window branch; refused with `kind = \"full\"` and `window_branch = false`",
+            ),
+            example: "128",
+            meaning: "Tokens that the window branch sees, the query's own among them.",
+            formula: Some(Formula {
+                text: "window_h = sum_{j > t - window} exp(q_h . k_j / sqrt(d)) v_j / (sum_{j > t - window} \
+                       exp(q_h . k_j / sqrt(d)) + exp(sink_window_h))",
+                source: "HySparse, arXiv 2602.03560",
+            }),
+            tensors: &[Tensor {
+                place: "sparse layers with a window branch",
+                present: has_window,
+                ..vector("model.layers.{i}.self_attn.sink_window", &["heads"])
+            }],
+        },
+        Key {
+            name: "gate",
+            ty: Type::Word(&["elementwise", "head", "none"]),
+            default: Default::Value("\"elementwise\""),
+            example: "\"head\"",
+            meaning: "Gates on what the branches give: one an element, one a head, or none. Refused with \
+                      `kind = \"swa\"`, and with \"full\" unless `full_gate = true`.",
+            formula: Some(Formula {
+                text: "out = W_o (sigmoid(W_gate_select h) * selected + sigmoid(W_gate_window h) * window)",
+                source: "HySparse, arXiv 2602.03560",
+            }),
+            tensors: &[
+                Tensor {
+                    place: "sparse layers with `gate = \"elementwise\"`",
+                    present: |d, layer| selects(d, layer) && d.attention.gate == Gate::Elementwise,
+                    ..matrix(
+                        "model.layers.{i}.self_attn.gate_select.weight",
+                        &["heads * v_head_dim", "hidden"],
+                    )
+                },
+                Tensor {
+                    place: "sparse layers with `gate = \"head\"`",
+                    present: |d, layer| selects(d, layer) && d.attention.gate == Gate::Head,
+                    ..matrix("model.layers.{i}.self_attn.gate_select.weight", &["heads", "hidden"])
+                },
+                Tensor {
+                    place: "sparse layers with a window branch and `gate = \"elementwise\"`",
+                    present: |d, layer| gated_window(d, layer) && d.attention.gate == Gate::Elementwise,
+                    ..matrix(
+                        "model.layers.{i}.self_attn.gate_window.weight",
+                        &["heads * v_head_dim", "hidden"],
+                    )
+                },
+                Tensor {
+                    place: "sparse layers with a window branch and `gate = \"head\"`",
+                    present: |d, layer| gated_window(d, layer) && d.attention.gate == Gate::Head,
+                    ..matrix("model.layers.{i}.self_attn.gate_window.weight", &["heads", "hidden"])
+                },
+            ],
+        },
+        Key {
+            name: "sparse_kv",
+            ty: Type::Word(&["shared", "own", "shared-both"]),
+            default: Default::Value("\"shared\""),
+            example: "\"own\"",
+            meaning: "Whose K and V a sparse layer reads. \"shared\": the oracle's in the selected branch, its own \
+                      in the window. \"own\": its own in both, kept whole. \"shared-both\": the oracle's in both. \
+                      It decides whether the layer has `k_proj` and `v_proj`. Refused with `kind` \"full\" and \
+                      \"swa\".",
+            ..PLAIN
+        },
+        Key {
+            name: "window_branch",
+            ty: Type::Flag,
+            default: Default::Value("true"),
+            example: "false",
+            meaning: "Whether sparse layers have a window branch beside the selected one. Refused with `kind` \
+                      \"full\" and \"swa\".",
+            ..PLAIN
+        },
+        Key {
+            name: "full_gate",
+            ty: Type::Flag,
+            default: Default::Value("false"),
+            example: "true",
+            meaning: "Gates on full layers too, as wide as `gate` says.",
+            tensors: &[
+                Tensor {
+                    place: "full layers with `full_gate = true` and `gate = \"elementwise\"`",
+                    present: |d, layer| full_gate(d, layer) && d.attention.gate == Gate::Elementwise,
+                    ..matrix("model.layers.{i}.self_attn.gate.weight", &["heads * v_head_dim", "hidden"])
+                },
+                Tensor {
+                    place: "full layers with `full_gate = true` and `gate = \"head\"`",
+                    present: |d, layer| full_gate(d, layer) && d.attention.gate == Gate::Head,
+                    ..matrix("model.layers.{i}.self_attn.gate.weight", &["heads", "hidden"])
+                },
+            ],
+            ..PLAIN
+        },
+        Key {
+            name: "full_sink",
+            ty: Type::Flag,
+            default: Default::Value("false"),
+            example: "true",
+            meaning: "A sink on full layers too. It is part of the probabilities that the selection ranks: a head \
+                      with a large sink counts less in its group's maximum.",
+            tensors: &[Tensor {
+                place: "full layers with `full_sink = true`",
+                present: |d, layer| layer == LayerKind::Full && d.attention.full_sink,
+                ..vector("model.layers.{i}.self_attn.sink", &["heads"])
+            }],
+            ..PLAIN
+        },
+    ],
+};
+
+fn selects(d: &ModelDesc, layer: LayerKind) -> bool {
+    layer == LayerKind::Sparse && d.attention.kind == Kind::HySparse
+}
+
+fn has_window(d: &ModelDesc, layer: LayerKind) -> bool {
+    layer == LayerKind::Sparse && (d.attention.kind == Kind::Swa || d.attention.window_branch)
+}
+
+fn gated_window(d: &ModelDesc, layer: LayerKind) -> bool {
+    selects(d, layer) && d.attention.window_branch
+}
+
+fn full_gate(d: &ModelDesc, layer: LayerKind) -> bool {
+    layer == LayerKind::Full && d.attention.full_gate
+}

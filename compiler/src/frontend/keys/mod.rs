@@ -1,0 +1,215 @@
+//! Every section and key of `model.toml`: what the reader takes, and what is said of it.
+//!
+//! The reader refuses what stands not here; `docs/model-toml.md`, `hyc schema` and `hyc explain` are made from it.
+
+mod attention;
+mod explain;
+mod markdown;
+mod model;
+mod others;
+mod schema;
+#[cfg(test)]
+mod schema_tests;
+#[cfg(test)]
+mod tests;
+
+use super::desc::{LayerKind, ModelDesc};
+
+pub use attention::ATTENTION;
+pub use explain::{explain, explain_hint, explain_json, overview};
+pub use markdown::markdown;
+pub use model::{MODEL, ROPE};
+pub use others::{MOE, TARGET, TOKENIZER, WEIGHTS};
+pub use schema::schema;
+
+/// All sections, in the order of a description.
+pub const SECTIONS: &[&SectionKeys] = &[&MODEL, &ATTENTION, &MOE, &WEIGHTS, &TOKENIZER, &TARGET];
+
+/// A section.
+#[derive(Debug)]
+pub struct SectionKeys {
+    /// Name, without brackets.
+    pub name: &'static str,
+    /// Whether a description must have it.
+    pub required: bool,
+    /// What it is for.
+    pub meaning: &'static str,
+    /// Its keys.
+    pub keys: &'static [Key],
+}
+
+/// A key of a section.
+#[derive(Debug)]
+pub struct Key {
+    /// Name.
+    pub name: &'static str,
+    /// What its value is.
+    pub ty: Type,
+    /// What holds where it is left out.
+    pub default: Default,
+    /// A value, as TOML.
+    pub example: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// The mathematics that it is part of.
+    pub formula: Option<Formula>,
+    /// The tensors whose presence or shape it decides.
+    pub tensors: &'static [Tensor],
+}
+
+/// What most keys have not.
+pub const PLAIN: Key = Key {
+    name: "",
+    ty: Type::Flag,
+    default: Default::Required,
+    example: "",
+    meaning: "",
+    formula: None,
+    tensors: &[],
+};
+
+/// What a value is.
+#[derive(Debug, Clone, Copy)]
+pub enum Type {
+    /// An integer from this to [`super::reader::MAX_SIZE`].
+    Integer(i64),
+    /// A multiple of the first, at most the second.
+    Multiple(i64, i64),
+    /// A finite number above zero.
+    Positive,
+    /// true or false.
+    Flag,
+    /// A string.
+    Text,
+    /// A string of letters, digits, `.`, `_` and `-`.
+    Name,
+    /// One of these strings.
+    Word(&'static [&'static str]),
+    /// A list, not empty, of file names.
+    Files,
+    /// A list, not empty, of layers, ascending.
+    Layers,
+    /// An inline table with these keys.
+    Table(&'static SectionKeys),
+}
+
+/// What holds where a key is left out.
+#[derive(Debug, Clone, Copy)]
+pub enum Default {
+    /// Nothing: it must be there.
+    Required,
+    /// It must be there in some descriptions: in which.
+    Needed(&'static str),
+    /// This value, as TOML.
+    Value(&'static str),
+    /// Something that depends on other keys.
+    Otherwise(&'static str),
+}
+
+/// Mathematics with its source.
+#[derive(Debug)]
+pub struct Formula {
+    /// In plain letters.
+    pub text: &'static str,
+    /// Paper and place.
+    pub source: &'static str,
+}
+
+/// A tensor of the weight files.
+#[derive(Debug)]
+pub struct Tensor {
+    /// Name; `{i}` is the layer.
+    pub name: &'static str,
+    /// Dims: products of keys of [model], [moe], and [attention].
+    pub shape: &'static [&'static str],
+    /// Its element type in the artefact.
+    pub dtype: Dtype,
+    /// Which layers have it, or which models.
+    pub place: &'static str,
+    /// Whether this model has it: in this layer, or, for one without `{i}`, at all.
+    pub present: fn(&ModelDesc, LayerKind) -> bool,
+}
+
+/// Element type of a tensor in the artefact; files may have F32, F16 or BF16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// `dtype` of [weights].
+    Matrix,
+    /// f32, whatever `dtype` says.
+    F32,
+}
+
+impl SectionKeys {
+    /// The names of its keys.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.keys.iter().map(|key| key.name).collect()
+    }
+
+    /// A key by its name.
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+}
+
+/// A section by its name.
+pub fn section(name: &str) -> Option<&'static SectionKeys> {
+    SECTIONS.iter().copied().find(|section| section.name == name)
+}
+
+/// The sections that have a key of that name.
+pub fn homes(key: &str) -> Vec<&'static SectionKeys> {
+    SECTIONS.iter().copied().filter(|section| section.key(key).is_some()).collect()
+}
+
+impl Type {
+    /// What it is, in a few words of Markdown.
+    pub fn words(&self) -> String {
+        match self {
+            Type::Integer(least) => format!("integer, {least} to {}", super::reader::MAX_SIZE),
+            Type::Multiple(of, most) => format!("multiple of {of}, at most {most}"),
+            Type::Positive => "number above 0".to_string(),
+            Type::Flag => "`true` or `false`".to_string(),
+            Type::Text => "string".to_string(),
+            Type::Name => "string of letters, digits, `.`, `_` and `-`".to_string(),
+            Type::Word(words) => {
+                let list: Vec<String> = words.iter().map(|word| format!("`\"{word}\"`")).collect();
+                list.join(", ")
+            }
+            Type::Files => "list of file names".to_string(),
+            Type::Layers => "list of layers, ascending".to_string(),
+            Type::Table(section) => {
+                let list: Vec<String> = section.keys.iter().map(|key| format!("`{}`", key.name)).collect();
+                format!("table with {}", list.join(" and "))
+            }
+        }
+    }
+}
+
+impl Default {
+    /// What it is, in a few words of Markdown.
+    pub fn words(&self) -> String {
+        match self {
+            Default::Required => "required".to_string(),
+            Default::Needed(when) => format!("required {when}"),
+            Default::Value(value) => format!("`{value}`"),
+            Default::Otherwise(what) => what.to_string(),
+        }
+    }
+}
+
+impl Dtype {
+    /// What it is, in a few words of Markdown.
+    pub fn words(self) -> &'static str {
+        match self {
+            Dtype::Matrix => "`dtype` of `[weights]`",
+            Dtype::F32 => "f32",
+        }
+    }
+}
+
+impl Tensor {
+    /// Its shape, as in `[heads * v_head_dim, hidden]`.
+    pub fn dims(&self) -> String {
+        format!("[{}]", self.shape.join(", "))
+    }
+}

@@ -1,0 +1,259 @@
+//! `[model]`.
+
+use super::super::desc::{Ffn, Kind, LayerKind, ModelDesc, SparseKv};
+use super::{Default, Dtype, Formula, Key, PLAIN, SectionKeys, Tensor, Type};
+
+/// Sizes of the model and what is the same in all layers.
+pub const MODEL: SectionKeys = SectionKeys {
+    name: "model",
+    required: true,
+    meaning: "Sizes of the model, and what is the same in all its layers.",
+    keys: &[
+        Key {
+            name: "name",
+            ty: Type::Name,
+            default: Default::Required,
+            example: "\"my-model\"",
+            meaning: "The model's name. Without `-o` the artefact is `NAME.hyc`.",
+            ..PLAIN
+        },
+        Key {
+            name: "layers",
+            ty: Type::Integer(1),
+            default: Default::Required,
+            example: "36",
+            meaning: "Layers, each an attention and a feed-forward part. Layers are counted from 0.",
+            formula: Some(Formula {
+                text: "x = x + attention(RMSNorm(x));  x = x + ffn(RMSNorm(x))",
+                source: "Xiong et al., arXiv 2002.04745 (pre-norm)",
+            }),
+            tensors: &[],
+        },
+        Key {
+            name: "hidden",
+            ty: Type::Integer(1),
+            default: Default::Required,
+            example: "4096",
+            meaning: "Width of the residual stream.",
+            tensors: &[
+                vector("model.layers.{i}.input_layernorm.weight", &["hidden"]),
+                vector("model.layers.{i}.post_attention_layernorm.weight", &["hidden"]),
+                Tensor { place: "every model", ..vector("model.norm.weight", &["hidden"]) },
+            ],
+            ..PLAIN
+        },
+        Key {
+            name: "heads",
+            ty: Type::Integer(1),
+            default: Default::Required,
+            example: "32",
+            meaning: "Query heads.",
+            formula: Some(Formula {
+                text: "out_h = sum_j softmax_j(q_h . k_j / sqrt(qk_head_dim)) v_j, over the tokens j that the layer sees",
+                source: "Vaswani et al., arXiv 1706.03762, eq. 1",
+            }),
+            tensors: &[
+                matrix("model.layers.{i}.self_attn.q_proj.weight", &["heads * qk_head_dim", "hidden"]),
+                matrix("model.layers.{i}.self_attn.o_proj.weight", &["hidden", "heads * v_head_dim"]),
+            ],
+        },
+        Key {
+            name: "kv_heads",
+            ty: Type::Integer(1),
+            default: Default::Required,
+            example: "8",
+            meaning: "KV heads; divides `heads`. `heads / kv_heads` query heads in a row share one, which is \
+                      grouped-query attention (Ainslie et al., arXiv 2305.13245). A KV head is also what has one \
+                      selection.",
+            tensors: &[
+                Tensor {
+                    place: OWN_KV,
+                    present: own_kv,
+                    ..matrix(
+                        "model.layers.{i}.self_attn.k_proj.weight",
+                        &["kv_heads * qk_head_dim", "hidden"],
+                    )
+                },
+                Tensor {
+                    place: OWN_KV,
+                    present: own_kv,
+                    ..matrix("model.layers.{i}.self_attn.v_proj.weight", &["kv_heads * v_head_dim", "hidden"])
+                },
+            ],
+            ..PLAIN
+        },
+        Key {
+            name: "head_dim",
+            ty: Type::Integer(1),
+            default: Default::Needed("unless `qk_head_dim` and `v_head_dim` are both there"),
+            example: "128",
+            meaning: "Elements of a query, a key and a value.",
+            ..PLAIN
+        },
+        Key {
+            name: "qk_head_dim",
+            ty: Type::Integer(1),
+            default: Default::Otherwise("`head_dim`"),
+            example: "192",
+            meaning: "Elements of a query and a key, where a value has other ones.",
+            ..PLAIN
+        },
+        Key {
+            name: "v_head_dim",
+            ty: Type::Integer(1),
+            default: Default::Otherwise("`head_dim`"),
+            example: "128",
+            meaning: "Elements of a value, where a key has other ones.",
+            ..PLAIN
+        },
+        Key {
+            name: "ffn",
+            ty: Type::Integer(1),
+            default: Default::Needed("without `[moe]`, and refused with it"),
+            example: "11008",
+            meaning: "Width of the feed-forward part.",
+            formula: Some(Formula {
+                text: "ffn(h) = W_down (silu(W_gate h) * W_up h),  silu(z) = z / (1 + exp(-z))",
+                source: "Shazeer, arXiv 2002.05202 (SwiGLU, without biases)",
+            }),
+            tensors: &[
+                Tensor {
+                    place: DENSE,
+                    present: dense,
+                    ..matrix("model.layers.{i}.mlp.gate_proj.weight", &["ffn", "hidden"])
+                },
+                Tensor {
+                    place: DENSE,
+                    present: dense,
+                    ..matrix("model.layers.{i}.mlp.up_proj.weight", &["ffn", "hidden"])
+                },
+                Tensor {
+                    place: DENSE,
+                    present: dense,
+                    ..matrix("model.layers.{i}.mlp.down_proj.weight", &["hidden", "ffn"])
+                },
+            ],
+        },
+        Key {
+            name: "vocab",
+            ty: Type::Integer(1),
+            default: Default::Required,
+            example: "32000",
+            meaning: "Entries of the vocabulary; a tokenizer may have fewer.",
+            tensors: &[Tensor {
+                place: "every model",
+                ..matrix("model.embed_tokens.weight", &["vocab", "hidden"])
+            }],
+            ..PLAIN
+        },
+        Key {
+            name: "norm_eps",
+            ty: Type::Positive,
+            default: Default::Value("1e-6"),
+            example: "1e-6",
+            meaning: "eps of every RMSNorm.",
+            formula: Some(Formula {
+                text: "RMSNorm(x) = x / sqrt(mean(x^2) + norm_eps) * weight",
+                source: "Zhang and Sennrich, arXiv 1910.07467, eq. 4",
+            }),
+            ..PLAIN
+        },
+        Key {
+            name: "rope",
+            ty: Type::Table(&ROPE),
+            default: Default::Required,
+            example: "{ theta = 640000.0 }",
+            meaning: "Rotary embedding of queries and keys, in halves: element n turns with element n + dims/2. Keys \
+                      are cached after it. There is no scaling of long contexts.",
+            formula: Some(Formula {
+                text: "(a_n, a_{n+dims/2}) turns by the angle position * theta^(-2n/dims), 0 <= n < dims/2",
+                source: "Su et al., arXiv 2104.09864, eq. 15, with halves in place of neighbours",
+            }),
+            ..PLAIN
+        },
+        Key {
+            name: "qk_norm",
+            ty: Type::Flag,
+            default: Default::Value("false"),
+            example: "true",
+            meaning: "RMSNorm over each head of q and k, before RoPE; one weight for all heads of a layer.",
+            tensors: &[
+                Tensor {
+                    place: "every layer with `qk_norm = true`",
+                    present: |d, _| d.qk_norm,
+                    ..vector("model.layers.{i}.self_attn.q_norm.weight", &["qk_head_dim"])
+                },
+                Tensor {
+                    place: "with `qk_norm = true`, layers with keys of their own",
+                    present: |d, layer| d.qk_norm && own_kv(d, layer),
+                    ..vector("model.layers.{i}.self_attn.k_norm.weight", &["qk_head_dim"])
+                },
+            ],
+            ..PLAIN
+        },
+        Key {
+            name: "tie_embeddings",
+            ty: Type::Flag,
+            default: Default::Value("false"),
+            example: "true",
+            meaning: "The logits are products with the embedding table, and the files have no `lm_head.weight`.",
+            tensors: &[Tensor {
+                place: "models with `tie_embeddings = false`",
+                present: |d, _| !d.tie_embeddings,
+                ..matrix("lm_head.weight", &["vocab", "hidden"])
+            }],
+            ..PLAIN
+        },
+    ],
+};
+
+/// The keys of `rope`.
+pub const ROPE: SectionKeys = SectionKeys {
+    name: "rope",
+    required: true,
+    meaning: "Rotary embedding.",
+    keys: &[
+        Key {
+            name: "theta",
+            ty: Type::Positive,
+            default: Default::Required,
+            example: "640000.0",
+            meaning: "Base of the angles.",
+            ..PLAIN
+        },
+        Key {
+            name: "dims",
+            ty: Type::Integer(1),
+            default: Default::Otherwise("all elements of a head"),
+            example: "64",
+            meaning: "How many elements of each head turn, from the first; even.",
+            ..PLAIN
+        },
+    ],
+};
+
+const OWN_KV: &str = "full layers; sparse layers with KV of their own: `kind = \"swa\"`, `sparse_kv = \"own\"`, or \
+                      \"shared\" with a window branch";
+const DENSE: &str = "every layer of a model without `[moe]`";
+
+fn own_kv(d: &ModelDesc, layer: LayerKind) -> bool {
+    let a = &d.attention;
+    layer == LayerKind::Full
+        || a.kind == Kind::Swa
+        || a.sparse_kv == SparseKv::Own
+        || (a.sparse_kv == SparseKv::Shared && a.window_branch)
+}
+
+fn dense(d: &ModelDesc, _: LayerKind) -> bool {
+    matches!(d.ffn, Ffn::Dense { .. })
+}
+
+/// A matrix of every layer.
+pub const fn matrix(name: &'static str, shape: &'static [&'static str]) -> Tensor {
+    Tensor { name, shape, dtype: Dtype::Matrix, place: "every layer", present: |_, _| true }
+}
+
+/// A vector of every layer.
+pub const fn vector(name: &'static str, shape: &'static [&'static str]) -> Tensor {
+    Tensor { dtype: Dtype::F32, ..matrix(name, shape) }
+}

@@ -1,0 +1,214 @@
+//! `[moe]`, `[weights]`, `[tokenizer]`, `[target]`.
+
+use super::super::desc::{Ffn, LayerKind, ModelDesc};
+use super::model::matrix;
+use super::{Default, Formula, Key, PLAIN, SectionKeys, Tensor, Type};
+
+/// Routed experts in place of one feed-forward part.
+pub const MOE: SectionKeys = SectionKeys {
+    name: "moe",
+    required: false,
+    meaning: "Routed experts in every layer, in place of `ffn`.",
+    keys: &[
+        Key {
+            name: "experts",
+            ty: Type::Integer(1),
+            default: Default::Required,
+            example: "512",
+            meaning: "Routed experts of a layer.",
+            formula: Some(Formula {
+                text: "E = the `active` experts of largest (W_router h)_e;  w = softmax of (W_router h)_e over E;  \
+                       ffn(h) = sum_{e in E} w_e ffn_e(h) + ffn_shared(h),  each a SwiGLU",
+                source: "Shazeer et al., arXiv 1701.06538, eqs. 1, 3 and 5, without noise",
+            }),
+            tensors: &[
+                Tensor {
+                    place: MOE_LAYERS,
+                    present: moe,
+                    ..matrix("model.layers.{i}.mlp.router.weight", &["experts", "hidden"])
+                },
+                Tensor {
+                    place: MOE_LAYERS,
+                    present: moe,
+                    ..matrix(
+                        "model.layers.{i}.mlp.experts.gate_proj.weight",
+                        &["experts", "expert_ffn", "hidden"],
+                    )
+                },
+                Tensor {
+                    place: MOE_LAYERS,
+                    present: moe,
+                    ..matrix(
+                        "model.layers.{i}.mlp.experts.up_proj.weight",
+                        &["experts", "expert_ffn", "hidden"],
+                    )
+                },
+                Tensor {
+                    place: MOE_LAYERS,
+                    present: moe,
+                    ..matrix(
+                        "model.layers.{i}.mlp.experts.down_proj.weight",
+                        &["experts", "hidden", "expert_ffn"],
+                    )
+                },
+            ],
+        },
+        Key {
+            name: "active",
+            ty: Type::Integer(1),
+            default: Default::Required,
+            example: "8",
+            meaning: "Experts that a token is sent to; at most `experts`.",
+            ..PLAIN
+        },
+        Key {
+            name: "expert_ffn",
+            ty: Type::Integer(1),
+            default: Default::Required,
+            example: "512",
+            meaning: "Width of an expert.",
+            ..PLAIN
+        },
+        Key {
+            name: "shared_ffn",
+            ty: Type::Integer(0),
+            default: Default::Value("0"),
+            example: "512",
+            meaning: "Width of the expert that every token is sent to beside the routed ones; 0: there is none.",
+            tensors: &[
+                Tensor {
+                    place: SHARED,
+                    present: shared,
+                    ..matrix("model.layers.{i}.mlp.shared_expert.gate_proj.weight", &["shared_ffn", "hidden"])
+                },
+                Tensor {
+                    place: SHARED,
+                    present: shared,
+                    ..matrix("model.layers.{i}.mlp.shared_expert.up_proj.weight", &["shared_ffn", "hidden"])
+                },
+                Tensor {
+                    place: SHARED,
+                    present: shared,
+                    ..matrix("model.layers.{i}.mlp.shared_expert.down_proj.weight", &["hidden", "shared_ffn"])
+                },
+            ],
+            ..PLAIN
+        },
+    ],
+};
+
+const MOE_LAYERS: &str = "every layer of a model with `[moe]`";
+const SHARED: &str = "every layer of a model with `[moe]` and `shared_ffn` above 0";
+
+fn moe(d: &ModelDesc, _: LayerKind) -> bool {
+    matches!(d.ffn, Ffn::Moe { .. })
+}
+
+fn shared(d: &ModelDesc, _: LayerKind) -> bool {
+    matches!(d.ffn, Ffn::Moe { shared_ffn: 1.., .. })
+}
+
+const DTYPES: &[&str] = &["bf16", "f32"];
+
+/// Weight files.
+pub const WEIGHTS: SectionKeys = SectionKeys {
+    name: "weights",
+    required: false,
+    meaning: "Where the weights are, and what they become.",
+    keys: &[
+        Key {
+            name: "files",
+            ty: Type::Files,
+            default: Default::Otherwise(
+                "none: `--weights`, `--random-weights` or `--no-weights` says what to do",
+            ),
+            example: "[\"model.safetensors\"]",
+            meaning: "safetensors files, found from the description's folder. Together they hold every tensor of \
+                      the model once.",
+            ..PLAIN
+        },
+        Key {
+            name: "dtype",
+            ty: Type::Word(DTYPES),
+            default: Default::Value("\"bf16\""),
+            example: "\"f32\"",
+            meaning: "Element type of matrices in the artefact. Weights of norms, and sinks, are f32 in any case.",
+            ..PLAIN
+        },
+    ],
+};
+
+/// The tokenizer.
+pub const TOKENIZER: SectionKeys = SectionKeys {
+    name: "tokenizer",
+    required: false,
+    meaning: "What turns text into tokens. Without it the artefact takes tokens alone.",
+    keys: &[Key {
+        name: "file",
+        ty: Type::Text,
+        default: Default::Otherwise("none"),
+        example: "\"tokenizer.json\"",
+        meaning: "tokenizer.json of Hugging Face's tokenizers, found from the description's folder; it is stored in \
+                  the artefact.",
+        ..PLAIN
+    }],
+};
+
+/// What the model is compiled for.
+pub const TARGET: SectionKeys = SectionKeys {
+    name: "target",
+    required: false,
+    meaning: "What the model is compiled for. All of it is fixed in the artefact.",
+    keys: &[
+        Key {
+            name: "kind",
+            ty: Type::Word(&["cpu", "sm_90a"]),
+            default: Default::Value("\"cpu\""),
+            example: "\"cpu\"",
+            meaning: "\"cpu\": x86-64. \"sm_90a\": NVIDIA's H100 and H200, with a build of `hyc` that has the \
+                      feature `llvm`. `--target` overrides it.",
+            ..PLAIN
+        },
+        Key {
+            name: "max_context",
+            ty: Type::Integer(1),
+            default: Default::Value("4096"),
+            example: "4096",
+            meaning: "Most tokens of a sequence, prompt and continuation; at least one block.",
+            ..PLAIN
+        },
+        Key {
+            name: "max_batch",
+            ty: Type::Integer(1),
+            default: Default::Value("4"),
+            example: "4",
+            meaning: "Most sequences at a time.",
+            ..PLAIN
+        },
+        Key {
+            name: "chunk",
+            ty: Type::Integer(1),
+            default: Default::Value("256"),
+            example: "256",
+            meaning: "Most tokens of a step, of all its sequences: a longer prompt takes several. Activations \
+                      are as large as this.",
+            ..PLAIN
+        },
+        Key {
+            name: "max_outputs",
+            ty: Type::Integer(1),
+            default: Default::Otherwise("`max_batch`"),
+            example: "4",
+            meaning: "Most rows of logits of a step.",
+            ..PLAIN
+        },
+        Key {
+            name: "kv_dtype",
+            ty: Type::Word(DTYPES),
+            default: Default::Otherwise("`dtype` of `[weights]`"),
+            example: "\"f32\"",
+            meaning: "Element type of the KV caches.",
+            ..PLAIN
+        },
+    ],
+};
