@@ -1,0 +1,81 @@
+//! The machine code of an artefact, and whether this machine can run it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use hyc_ir::artefact::{ALIGN, CODE};
+use hyc_ir::plan::Plan;
+use memmap2::Mmap;
+
+use super::damaged;
+use crate::error::{Error, ErrorKind, Result};
+
+pub(super) fn check_machine(plan: &Plan) -> Result<()> {
+    match plan.target.kind.as_str() {
+        "cpu" => {}
+        // Whether there is such a device is seen when a session opens it.
+        "sm_90a" => return Ok(()),
+        kind => {
+            let message = format!("this artefact is for target `{kind}`, which this runtime does not know");
+            return Err(
+                Error::new(ErrorKind::Unsupported, message).help("compile the model with `--target cpu`")
+            );
+        }
+    }
+    if plan.target.arch != std::env::consts::ARCH {
+        let message = format!(
+            "this artefact's code is for {}, this machine is {}",
+            plan.target.arch,
+            std::env::consts::ARCH
+        );
+        return Err(Error::new(ErrorKind::Unsupported, message).help("compile the model on such a machine"));
+    }
+    let missing: Vec<&str> =
+        plan.target.features.iter().map(String::as_str).filter(|feature| !has_feature(feature)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let message = format!("this artefact's code needs {}, which this processor lacks", missing.join(", "));
+    Err(Error::new(ErrorKind::Unsupported, message).help("compile the model with `--cpu baseline`"))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_feature(name: &str) -> bool {
+    match name {
+        "sse4.1" => std::is_x86_feature_detected!("sse4.1"),
+        "avx2" => std::is_x86_feature_detected!("avx2"),
+        "fma" => std::is_x86_feature_detected!("fma"),
+        _ => false,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_feature(_: &str) -> bool {
+    false
+}
+
+/// The code, copied to memory that may be executed; `None` where the artefact has none.
+pub(super) fn code(
+    path: &Path,
+    map: &[u8],
+    plan: &Plan,
+    places: &BTreeMap<String, (usize, usize)>,
+) -> Result<Option<Arc<Mmap>>> {
+    let Some((start, end)) = places.get(CODE).copied() else { return Ok(None) };
+    let len = (end - start) as u64;
+    for kernel in &plan.kernels {
+        let inside = kernel.code_offset.checked_add(kernel.code_bytes).is_some_and(|end| end <= len);
+        if !inside || kernel.code_bytes == 0 || kernel.code_offset % ALIGN != 0 {
+            return Err(damaged(path, format!("kernel {} is not inside the code", kernel.name)));
+        }
+    }
+    if plan.target.kind != "cpu" {
+        return Ok(None);
+    }
+    let io =
+        |e: std::io::Error| Error::new(ErrorKind::Resource, format!("cannot map memory for the code: {e}"));
+    let mut memory = memmap2::MmapMut::map_anon(len.max(1) as usize).map_err(io)?;
+    memory[..len as usize].copy_from_slice(&map[start..end]);
+    memory.make_exec().map(|code| Some(Arc::new(code))).map_err(io)
+}
