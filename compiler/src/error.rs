@@ -15,6 +15,8 @@ pub enum ErrorKind {
     Resource,
     /// Ctrl-C: exit code 130.
     Cancelled,
+    /// Whoever read standard output has gone: exit code 0, and nothing is said.
+    ReaderGone,
     /// Two executions differ (`hyc diff`): exit code 1.
     Differs,
     /// A bug in hyc: exit code 70.
@@ -25,6 +27,7 @@ impl ErrorKind {
     /// The process's exit code.
     pub fn exit_code(self) -> u8 {
         match self {
+            ErrorKind::ReaderGone => 0,
             ErrorKind::Differs => 1,
             ErrorKind::Usage => 2,
             ErrorKind::Input => 3,

@@ -16,4 +16,5 @@ mod profile;
 pub mod report;
 pub mod source;
 pub mod summary;
+pub mod terminal;
 pub mod write;

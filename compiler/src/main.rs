@@ -1,31 +1,45 @@
 //! The `hyc` command.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
 use hyc::commands::{self, Cli};
-use hyc::error::Error;
+use hyc::error::Result;
+use hyc::terminal::{self, Color};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let color = cli.color.enabled(std::io::stderr().is_terminal());
-    match commands::run(cli) {
+    let (result, color) = match Cli::try_parse() {
+        Ok(cli) => {
+            let color = cli.color;
+            (commands::run(cli), color)
+        }
+        Err(answer) => {
+            let color = Color::asked(std::env::args_os());
+            match told(&answer, color) {
+                Ok(()) => return u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
+                Err(error) => (Err(error), color),
+            }
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            report(&error, color);
+            terminal::report(&error, color.enabled(terminal::stderr_is_terminal()));
             ExitCode::from(error.kind.exit_code())
         }
     }
 }
 
-fn report(error: &Error, color: bool) {
-    let (red, bold, reset) = if color { ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
-    match &error.rendered {
-        Some(diagnostics) => eprintln!("{}", diagnostics.render(color).trim_end()),
-        None => eprintln!("{red}error{reset}{bold}:{reset} {}", error.message),
+/// Prints what the arguments' parser answers instead of a command: help and version to standard output, what is
+/// wrong with the arguments to standard error.
+fn told(answer: &clap::Error, color: Color) -> Result<()> {
+    let to_stderr = answer.use_stderr();
+    let terminal = if to_stderr { terminal::stderr_is_terminal() } else { terminal::stdout_is_terminal() };
+    let styled = answer.render();
+    let text = if color.enabled(terminal) { styled.ansi().to_string() } else { styled.to_string() };
+    if to_stderr {
+        terminal::note(&text);
+        return Ok(());
     }
-    if let Some(help) = &error.help {
-        eprintln!("  {bold}help{reset}: {help}");
-    }
+    terminal::print(&text)
 }

@@ -17,6 +17,8 @@
 //! `pipeline` runs all passes, and again from the dump after each of them. `HYC_BLESS=1 cargo test -p
 //! hyc-passes --test filetests` writes what comes out into the files.
 
+#![allow(clippy::print_stdout)] // A test's output is captured.
+
 mod common;
 
 use std::path::{Path, PathBuf};

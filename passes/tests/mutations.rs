@@ -1,6 +1,8 @@
 //! Damaged dumps: whatever a hand does to a graph, the passes answer with a Plan that uses its arena rightly
 //! or with an error, and never panic (sums and products are checked for overflow in this build).
 
+#![allow(clippy::print_stdout)] // A test's output is captured.
+
 mod common;
 
 use std::path::Path;

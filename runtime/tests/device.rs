@@ -1,6 +1,8 @@
 //! Sessions on a GPU, on hand-written PTX: lists, captured passes, and everything that can go wrong. Where there is
 //! no GPU (or no feature `cuda`), the tests say so and see that it is a clear error.
 
+#![allow(clippy::print_stdout)] // A test's output is captured.
+
 mod common;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

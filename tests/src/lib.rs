@@ -1,5 +1,7 @@
 //! What the whole-program tests share.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // Tables of test programs: they may end at a closed pipe.
+
 pub mod parity;
 pub mod retrieval;
 mod table;

@@ -1,6 +1,8 @@
 //! Every architecture against the PyTorch model's golden tensors: logits of every position, selected blocks,
 //! and what the caches hold.
 
+#![allow(clippy::print_stdout)] // A test's output is captured.
+
 use hyc_runtime::{Session, SessionOptions};
 use hyc_tests::parity::{check_caches, check_selections, run, run_batch, run_pieces, tokens};
 use hyc_tests::{Golden, golden_model, golden_names, golden_tensors, relative_error};

@@ -2,6 +2,8 @@
 //!
 //! A few prompts by default; `HYC_PROMPTS=100 cargo test --release -p hyc-tests --test retrieval` runs all.
 
+#![allow(clippy::print_stdout)] // A test's output is captured.
+
 use hyc_kernels::cpu::CpuTarget;
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::retrieval::{Prompts, decode};

@@ -10,6 +10,7 @@ use super::signal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::measure::{self, Bench, KernelTime, Limits, Point};
 use crate::report::table;
+use crate::terminal;
 
 /// Measure prefill and decode, beside the machine's own limits
 ///
@@ -93,7 +94,7 @@ pub fn run(args: Args) -> Result<()> {
             "bytes_per_s": limits.bytes_per_s, "flop_per_s": limits.flop_per_s,
             "prefill": list(&prefill), "decode": list(&decode),
         });
-        return super::print(&format!("{value:#}\n"));
+        return terminal::print(&format!("{value:#}\n"));
     }
     let mut out = heading(&info.model.name, &info.target.kind, options.thread_count(), &limits);
     for points in [&prefill, &decode] {
@@ -108,7 +109,7 @@ pub fn run(args: Args) -> Result<()> {
     for point in prefill.iter().chain(&decode).filter(|_| args.kernels) {
         out.push_str(&format!("\n{}", kernel_table(point, &limits)));
     }
-    super::print(&out)
+    terminal::print(&out)
 }
 
 fn heading(name: &str, kind: &str, threads: usize, limits: &Limits) -> String {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::driver::{self, Input};
 use crate::error::Result;
 use crate::source::{Expected, WeightSource};
+use crate::terminal;
 
 /// Say what is wrong with a model description, all at once
 ///
@@ -35,7 +36,8 @@ pub fn run(args: Args) -> Result<()> {
                 None => serde_json::json!([{ "message": error.message, "help": error.help }]),
             },
         };
-        println!("{}", serde_json::json!({ "ok": result.is_ok(), "diagnostics": diagnostics }));
+        let value = serde_json::json!({ "ok": result.is_ok(), "diagnostics": diagnostics });
+        return result.and(terminal::print(&format!("{value}\n")));
     }
     result
 }
@@ -50,13 +52,13 @@ fn check(args: &Args) -> Result<()> {
             .collect();
         WeightSource::open(&desc.weights.files)?.check(&expected)?;
     }
-    if !args.json {
-        println!(
-            "{}: {} layers, {} ops, no fault found",
-            args.input.display(),
-            graph.header.layers,
-            graph.len()
-        );
+    if args.json {
+        return Ok(());
     }
-    Ok(())
+    terminal::print(&format!(
+        "{}: {} layers, {} ops, no fault found\n",
+        args.input.display(),
+        graph.header.layers,
+        graph.len()
+    ))
 }

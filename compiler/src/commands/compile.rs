@@ -1,6 +1,5 @@
 //! `hyc compile`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,6 +14,7 @@ use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Expected, WeightSource, Weights};
 use crate::summary::{self, Summary};
+use crate::terminal;
 use crate::write::{self, Artefact};
 
 /// Compile a model into one file
@@ -240,12 +240,7 @@ fn assembler(args: &Args) -> Assembler {
 fn emit(output: Option<&Path>, bytes: &[u8]) -> Result<()> {
     match output {
         Some(path) if path != Path::new("-") => write::file(path, bytes),
-        _ => match std::io::stdout().lock().write_all(bytes) {
-            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-                Err(Error::new(ErrorKind::Resource, format!("cannot write to standard output: {e}")))
-            }
-            _ => Ok(()),
-        },
+        _ => terminal::write(bytes),
     }
 }
 
@@ -289,7 +284,7 @@ fn write_artefact(
         (true, arch) => Some(assembler(args).cubin(&code.blob, arch)?),
     };
     let total: u64 = lowered.plan.weights.iter().map(hyc_ir::plan::Weight::bytes).sum();
-    let bar = super::progress(!args.quiet && !args.no_weights, total, "packing", super::BYTES);
+    let bar = terminal::progress(!args.quiet && !args.no_weights, total, "packing", terminal::BYTES);
     let graph = lowered.graph.to_string();
     let artefact = Artefact {
         plan: &lowered.plan,

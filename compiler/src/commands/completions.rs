@@ -3,6 +3,7 @@
 use clap::CommandFactory;
 
 use crate::error::Result;
+use crate::terminal;
 
 /// Print a shell's completion script
 ///
@@ -17,6 +18,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    clap_complete::generate(args.shell, &mut super::Cli::command(), "hyc", &mut std::io::stdout());
-    Ok(())
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut super::Cli::command(), "hyc", &mut script);
+    terminal::write(&script)
 }

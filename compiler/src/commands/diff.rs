@@ -6,6 +6,7 @@ use hyc_runtime::{LoadOptions, Model, SessionOptions};
 
 use crate::diff::{Difference, Options, diff};
 use crate::error::{Error, ErrorKind, Result};
+use crate::terminal;
 
 /// Run the generated code beside the plan interpreter and name the first step that differs
 ///
@@ -45,7 +46,7 @@ pub fn run(args: Args) -> Result<()> {
     let report =
         diff(&model, &SessionOptions { gpu: args.gpu.options(), ..SessionOptions::default() }, &options)?;
     match report.first {
-        None => super::print(&format!(
+        None => terminal::print(&format!(
             "{} steps over {} tokens agree; largest relative error {:.1e} in {}\n",
             report.steps, args.tokens, report.worst, report.worst_step
         )),

@@ -30,5 +30,5 @@ pub fn run(args: Args) -> Result<()> {
         let topic = topic.unwrap_or_default();
         Error::new(ErrorKind::Usage, format!("model.toml has no `{topic}`")).help(keys::explain_hint(topic))
     };
-    super::print(&text.ok_or_else(unknown)?)
+    crate::terminal::print(&text.ok_or_else(unknown)?)
 }

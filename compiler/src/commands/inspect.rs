@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::report::{bytes, table};
-use crate::{summary, write};
+use crate::{summary, terminal, write};
 
 /// Print a part of an artefact
 ///
@@ -59,7 +59,7 @@ pub fn run(args: Args) -> Result<()> {
         &LoadOptions { verify: Verify::Header, allow_no_weights: true, ..LoadOptions::default() },
     )?;
     let text = if args.json { json_of(&model, args.part)? } else { text_of(&model, args.part)? };
-    super::print(&text)
+    terminal::print(&text)
 }
 
 fn absent(what: &str) -> Error {

@@ -13,11 +13,11 @@ mod signal;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use hyc_runtime::{GpuOptions, LoadOptions, Model, Session, SessionOptions};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::Result;
+use crate::terminal::{self, Color};
 
 /// An ahead-of-time compiler for HySparse language models.
 ///
@@ -35,28 +35,6 @@ pub struct Cli {
     pub color: Color,
     #[command(subcommand)]
     command: Command,
-}
-
-/// When to colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Color {
-    /// On a terminal.
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
-impl Color {
-    /// Whether to colour output that goes to a terminal, or not.
-    pub fn enabled(self, terminal: bool) -> bool {
-        match self {
-            Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none(),
-            Color::Always => true,
-            Color::Never => false,
-        }
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,7 +94,7 @@ impl GpuArgs {
 fn load(path: &std::path::Path, options: &LoadOptions, show: bool) -> Result<Model> {
     let mut bar = None;
     let model = Model::load_observed(path, options, &mut |done, total| {
-        let bar = bar.get_or_insert_with(|| progress(show, total, "loading", BYTES));
+        let bar = bar.get_or_insert_with(|| terminal::progress(show, total, "loading", terminal::BYTES));
         bar.set_position(done);
         !signal::pressed()
     });
@@ -130,7 +108,7 @@ fn load(path: &std::path::Path, options: &LoadOptions, show: bool) -> Result<Mod
 fn session<'m>(model: &'m Model, options: &SessionOptions, show: bool) -> Result<Session<'m>> {
     let mut bar = None;
     let session = Session::new_observed(model, options, &mut |done, total| {
-        let bar = bar.get_or_insert_with(|| progress(show, total, "copying", BYTES));
+        let bar = bar.get_or_insert_with(|| terminal::progress(show, total, "copying", terminal::BYTES));
         bar.set_position(done);
         !signal::pressed()
     });
@@ -143,32 +121,6 @@ fn session<'m>(model: &'m Model, options: &SessionOptions, show: bool) -> Result
 /// Whether Ctrl-C was pressed.
 pub(crate) fn stopped() -> bool {
     signal::pressed()
-}
-
-/// What a progress bar says of bytes, and of tokens.
-const BYTES: &str = "{bytes}/{total_bytes} {bytes_per_sec}";
-const TOKENS: &str = "{pos}/{len} tokens {per_sec}";
-
-/// A progress bar on standard error; hidden where it is no terminal, or where `show` is false.
-fn progress(show: bool, total: u64, what: &str, figures: &str) -> ProgressBar {
-    let bar = if show { ProgressBar::new(total) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template(&format!("{{msg:>10}} [{{bar:32}}] {figures}")) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar.set_message(what.to_string());
-    bar
-}
-
-/// Prints to standard output; a reader that has gone is no error.
-fn print(text: &str) -> Result<()> {
-    use std::io::Write;
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(crate::error::Error::new(
-            crate::error::ErrorKind::Resource,
-            format!("cannot write to standard output: {e}"),
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// The version of what `--json` prints: it goes up when a field goes or changes its meaning.

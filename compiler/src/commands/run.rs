@@ -1,6 +1,6 @@
 //! `hyc run`.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::signal;
 use crate::error::{Error, ErrorKind, Result};
+use crate::terminal;
 
 /// Stream a model's continuation of a prompt
 ///
@@ -102,7 +103,7 @@ pub fn run(args: Args) -> Result<()> {
         stop: args.stop.clone(),
         stop_tokens: vec![],
     };
-    let bar = super::progress(show, tokens.len() as u64, "prefill", super::TOKENS);
+    let bar = terminal::progress(show, tokens.len() as u64, "prefill", terminal::TOKENS);
     let mut times = (Instant::now(), 0.0);
     let mut broken = None;
     let done = generate(&mut session, &tokenizer, &tokens, &options, &cancel, &mut |event| match event {
@@ -112,12 +113,12 @@ pub fn run(args: Args) -> Result<()> {
                 bar.finish_and_clear();
                 times = (Instant::now(), times.0.elapsed().as_secs_f64());
                 if !args.json {
-                    broken = broken.take().or(write(&text).err());
+                    broken = broken.take().or(terminal::print(&text).err());
                 }
             }
         }
         Event::Text(text) if !args.json => {
-            broken = broken.take().or(write(&text).err());
+            broken = broken.take().or(terminal::print(&text).err());
             if broken.is_some() {
                 cancel.cancel();
             }
@@ -126,11 +127,7 @@ pub fn run(args: Args) -> Result<()> {
     });
     bar.finish_and_clear();
     if let Some(error) = broken {
-        // Whoever read the text has gone: nothing is left to do.
-        return match error.kind() {
-            std::io::ErrorKind::BrokenPipe => Ok(()),
-            _ => Err(Error::new(ErrorKind::Resource, format!("cannot write to standard output: {error}"))),
-        };
+        return Err(error);
     }
     let done = done?;
     let decode_seconds = times.0.elapsed().as_secs_f64();
@@ -142,31 +139,22 @@ pub fn run(args: Args) -> Result<()> {
             Finish::Stop => "stop",
             Finish::Context => "context",
         };
-        println!(
-            "{:#}",
-            json!({
+        let value = json!({
                 "text": done.text, "tokens": done.tokens, "prompt_tokens": tokens.len(), "finish": finish,
                 "load_seconds": load_seconds, "prefill_tokens_per_s": prefill_rate, "decode_tokens_per_s": rate,
                 "memory_bytes": session.memory().total(),
-            })
-        );
-        return Ok(());
+        });
+        return terminal::print(&format!("{value:#}\n"));
     }
-    println!();
+    terminal::print("\n")?;
     if !args.quiet {
-        eprintln!(
-            "\n{} prompt tokens at {prefill_rate:.0}/s, {} new at {rate:.0}/s, loaded in {load_seconds:.2} s",
+        terminal::note(&format!(
+            "\n{} prompt tokens at {prefill_rate:.0}/s, {} new at {rate:.0}/s, loaded in {load_seconds:.2} s\n",
             tokens.len(),
             done.tokens.len()
-        );
+        ));
     }
     Ok(())
-}
-
-fn write(text: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
 }
 
 fn check_range(name: &str, value: f32, least: f32, most: f32) -> Result<()> {

@@ -13,5 +13,5 @@ use crate::frontend::keys;
 pub struct Args {}
 
 pub fn run(_: Args) -> Result<()> {
-    super::print(&format!("{:#}\n", keys::schema()))
+    crate::terminal::print(&format!("{:#}\n", keys::schema()))
 }

@@ -3,6 +3,8 @@
 //! `selection-overlap MODEL.hyc PLOT.svg NAME=FILE ...`: FILE is text, or a safetensors file with `prompts`
 //! (u16, 65535 fills the end). Prints a Markdown table; the plot has distinct blocks by neighbours.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // A program of the tests: it may end at a closed pipe.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use hyc_ir::plan::{Operand, StepOp};

@@ -1,5 +1,7 @@
 //! The cases themselves: the reference gives numbers from their inputs, and agrees with itself.
 
+#![allow(clippy::print_stdout)] // A test's output is captured.
+
 use hyc_kernel_tests::compare::{Limits, Step};
 use hyc_kernel_tests::{Case, Rng, cases, memory, run_reference, sample_rows};
 

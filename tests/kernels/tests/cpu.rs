@@ -1,5 +1,7 @@
 //! Every CPU kernel against the reference on fresh random inputs; `HYC_SEED=N` repeats a run.
 
+#![allow(clippy::print_stdout)] // A test's output is captured.
+
 use hyc_ir::abi::KernelFn;
 use hyc_ir::plan::*;
 use hyc_kernel_tests::compare::{Limits, Step};

@@ -5,6 +5,8 @@
 //!   table behind `// table: `; behind `// check:` its PTX.
 //!
 //! `HYC_BLESS=1 cargo test -p hyc-kernel-tests --features llvm --test mlir` writes what comes out into the files.
+
+#![allow(clippy::print_stdout)] // A test's output is captured.
 #![cfg(feature = "llvm")]
 
 use std::path::{Path, PathBuf};

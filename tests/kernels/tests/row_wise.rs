@@ -4,6 +4,7 @@
 //! functions below. A block is 256 host threads; blocks run one after the other, so shared memory may be a
 //! global. What this cannot show is what `ptxas` and the card make of the code.
 
+#![allow(clippy::print_stdout)] // A test's output is captured.
 #![cfg(feature = "llvm")]
 
 use std::cell::Cell;

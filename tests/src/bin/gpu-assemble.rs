@@ -1,6 +1,8 @@
 //! Every GPU kernel of some models through ptxas, without a GPU: what each takes of the machine, and whether it
 //! is what it should be. No weights are read.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // A program of the tests: it may end at a closed pipe.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};

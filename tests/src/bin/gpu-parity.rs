@@ -1,6 +1,8 @@
 //! Whole models on a GPU: against PyTorch's golden tensors where there are some, else against the plan
 //! interpreter; other chunks, decode and ragged batches; and the trained model's planted keys.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // A program of the tests: it may end at a closed pipe.
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

@@ -4,6 +4,8 @@
 //! Sampling happens on the device, whose kernel gives no token for a row with a logit that is no finite number: so
 //! every step's logits are finite where every step gives a token. The last step's are looked at here.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // A program of the tests: it may end at a closed pipe.
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

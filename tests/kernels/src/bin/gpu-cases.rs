@@ -1,5 +1,7 @@
 //! Compiles the kernels of all cases for a GPU, into a folder that `gpu-check` reads on a machine with one.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // A program of the tests: it may end at a closed pipe.
+
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

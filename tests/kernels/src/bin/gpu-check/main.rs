@@ -3,6 +3,8 @@
 //! The GPU belongs to a child process: one that faults or never ends is started again without the case that did
 //! it.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)] // A program of the tests: it may end at a closed pipe.
+
 mod device;
 mod worker;
 
