@@ -36,9 +36,26 @@ pub fn load_input(path: &Path) -> Result<Input> {
     if is_dump(&text) {
         return Ok(Input { graph: parse_dump(path, &text)?, desc: None });
     }
+    if frontend::config_json::is_json(&text) {
+        return Err(json_error(path, &text));
+    }
     let desc = frontend::parse_model(path, &text)?;
     check_target(&desc.target.kind)?;
     Ok(Input { graph: frontend::build_graph(&desc), desc: Some(desc) })
+}
+
+/// JSON where a description is expected.
+fn json_error(path: &Path, text: &str) -> Error {
+    let path = path.display();
+    match frontend::config_json::as_toml(text) {
+        Some(toml) => {
+            let toml = toml.trim_end().replace('\n', "\n    ");
+            Error::input(format!("{path} is a Hugging Face configuration, and no model.toml"))
+                .help(format!("write a model.toml; what it says comes to\n\n    {toml}"))
+        }
+        None => Error::input(format!("{path} is JSON, and no model.toml"))
+            .help("give a model.toml (`hyc explain` lists its keys) or a graph dump"),
+    }
 }
 
 fn is_dump(text: &str) -> bool {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use hyc_ir::plan::{CachePolicy, Plan};
-use hyc_passes::{KvTable, kv_table};
+use hyc_passes::{CONTEXTS, KvRow, KvTable, kv_table};
 use serde_json::json;
 
 use crate::driver::PassTime;
@@ -90,25 +90,23 @@ pub fn text(s: &Summary) -> String {
     out
 }
 
-/// The KV table for people.
+/// The KV table for people: bytes of one sequence as they are allocated.
 pub fn kv_text(kv: &KvTable) -> String {
-    let rows: Vec<Vec<String>> = kv
-        .rows
-        .iter()
-        .map(|r| {
-            vec![
-                r.name.to_string(),
-                r.growing.to_string(),
-                bytes(r.token_bytes),
-                bytes(r.ring_bytes),
-                bytes(r.at[0]),
-                bytes(r.at[1]),
-                bytes(r.at[2]),
-                format!("{:.1}x", r.ratio),
-            ]
-        })
-        .collect();
-    table(&["KV cache", "growing", "a token", "windows", "at 32k", "at 128k", "at 1M", "of this"], &rows)
+    let longest = format!("at {}", kv.max_context);
+    // A model that is compiled for one of the contexts has that column once.
+    let own = !CONTEXTS.contains(&kv.max_context);
+    let mut header = vec!["KV cache", "growing", "a token", "windows"];
+    header.extend(own.then_some(longest.as_str()));
+    header.extend(["at 32k", "at 128k", "at 1M", "of this at 1M"]);
+    let row = |r: &KvRow| {
+        let mut cells =
+            vec![r.name.to_string(), r.growing.to_string(), bytes(r.token_bytes), bytes(r.ring_bytes)];
+        cells.extend(own.then(|| bytes(r.at_max)));
+        cells.extend(r.at.map(bytes));
+        cells.push(format!("{:.1}x", r.ratio));
+        cells
+    };
+    table(&header, &kv.rows.iter().map(row).collect::<Vec<_>>())
 }
 
 /// For machines.
@@ -139,8 +137,9 @@ pub fn kv_json(kv: &KvTable) -> serde_json::Value {
     let rows = kv.rows.iter().map(|r| {
         json!({
             "name": r.name, "growing_caches": r.growing, "token_bytes": r.token_bytes,
-            "window_bytes": r.ring_bytes, "bytes_32k": r.at[0], "bytes_128k": r.at[1], "bytes_1m": r.at[2],
-            "ratio": r.ratio,
+            "window_bytes": r.window_bytes, "ring_bytes": r.ring_bytes, "max_context": kv.max_context,
+            "bytes_max_context": r.at_max, "bytes_32k": r.at[0], "bytes_128k": r.at[1], "bytes_1m": r.at[2],
+            "ratio_1m": r.ratio,
         })
     });
     rows.collect()

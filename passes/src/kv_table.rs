@@ -7,12 +7,14 @@ use hyc_ir::plan::{Cache, CachePolicy, Plan, StepOp};
 /// Bytes of the KV caches of one sequence, for three ways to run the same layers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KvTable {
+    /// Most tokens of a sequence, of this plan.
+    pub max_context: u64,
     /// This plan; then full attention in every layer; then hybrid SWA of the same pattern (full layers grow,
     /// the others keep this plan's window; no window, no bytes).
     pub rows: [KvRow; 3],
 }
 
-/// One way to run the layers.
+/// One way to run the layers. Bytes are as they are allocated, but for those of a token and of a window.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KvRow {
     /// Name.
@@ -21,12 +23,13 @@ pub struct KvRow {
     pub growing: u64,
     /// Bytes a token of the growing caches, keys and values without padding.
     pub token_bytes: u64,
-    /// Bytes of the rings of one sequence: the windows' tokens, as the papers count.
+    /// Bytes of the windows' tokens of one sequence, as the papers count.
+    pub window_bytes: u64,
+    /// Bytes of the rings of one sequence: whole pages, a step's rows beside the window, padding.
     pub ring_bytes: u64,
-    /// Bytes of the rings of one sequence as they are allocated: whole pages, a step's rows beside the window,
-    /// padding.
-    pub ring_allocated_bytes: u64,
-    /// Bytes of one sequence at each of [`CONTEXTS`], with `ring_bytes`.
+    /// Bytes of one sequence at the plan's `max_context`.
+    pub at_max: u64,
+    /// Bytes of one sequence at each of [`CONTEXTS`].
     pub at: [u64; 3],
     /// This row's bytes at 1M tokens over the plan's.
     pub ratio: f64,
@@ -35,56 +38,94 @@ pub struct KvRow {
 /// The contexts of [`KvRow::at`], in tokens: 32k, 128k and 1M.
 pub const CONTEXTS: [u64; 3] = [32 << 10, 128 << 10, 1 << 20];
 
-/// Bytes of some rings of one sequence: (their windows', as allocated).
-type Rings = (u64, u64);
+/// Some caches of one sequence.
+#[derive(Debug, Clone, Copy, Default)]
+struct Caches {
+    /// How many grow.
+    growing: u64,
+    /// Bytes a token of those, without padding.
+    token_bytes: u64,
+    /// Bytes of one page of each of those, with padding.
+    page_bytes: u64,
+    window_bytes: u64,
+    ring_bytes: u64,
+}
 
-fn row(name: &'static str, growing: u64, token_bytes: u64, rings: Rings) -> KvRow {
-    KvRow {
-        name,
-        growing,
-        token_bytes,
-        ring_bytes: rings.0,
-        ring_allocated_bytes: rings.1,
-        at: CONTEXTS.map(|context| token_bytes.saturating_mul(context).saturating_add(rings.0)),
-        ratio: 1.0,
+impl Caches {
+    fn of(caches: &[Cache]) -> Caches {
+        let mut sum = Caches::default();
+        for cache in caches {
+            match cache.policy {
+                CachePolicy::Growing => {
+                    sum.growing += 1;
+                    sum.token_bytes = sum.token_bytes.saturating_add(cache.token_bytes());
+                    sum.page_bytes = sum.page_bytes.saturating_add(cache.page_bytes());
+                }
+                CachePolicy::Ring { window, pages } => sum = sum.with_rings(1, window, pages, cache),
+            }
+        }
+        sum
+    }
+
+    /// `layers` growing caches like `cache`.
+    fn like(cache: &Cache, layers: u64) -> Caches {
+        Caches {
+            growing: layers,
+            token_bytes: cache.token_bytes().saturating_mul(layers),
+            page_bytes: cache.page_bytes().saturating_mul(layers),
+            ..Caches::default()
+        }
+    }
+
+    /// These, and rings for `layers` windows with the widths of `cache`.
+    fn with_rings(mut self, layers: u64, window: u64, pages: u64, cache: &Cache) -> Caches {
+        let add = |sum: u64, each: u64, bytes: u64| {
+            sum.saturating_add(each.saturating_mul(bytes).saturating_mul(layers))
+        };
+        self.window_bytes = add(self.window_bytes, window, cache.token_bytes());
+        self.ring_bytes = add(self.ring_bytes, pages, cache.page_bytes());
+        self
+    }
+
+    fn row(self, name: &'static str, plan: &Plan) -> KvRow {
+        let page = plan.model.page.max(1);
+        let at = |context: u64| {
+            self.page_bytes.saturating_mul(context.div_ceil(page)).saturating_add(self.ring_bytes)
+        };
+        KvRow {
+            name,
+            growing: self.growing,
+            token_bytes: self.token_bytes,
+            window_bytes: self.window_bytes,
+            ring_bytes: self.ring_bytes,
+            at_max: at(plan.model.max_context),
+            at: CONTEXTS.map(at),
+            ratio: 1.0,
+        }
     }
 }
 
 /// The KV table of a plan. The other two rows assume this plan's heads, widths and element type in every
 /// layer.
 pub fn kv_table(plan: &Plan) -> KvTable {
+    let own = Caches::of(&plan.caches);
     let is_growing = |cache: &&Cache| cache.policy == CachePolicy::Growing;
-    let growing: Vec<&Cache> = plan.caches.iter().filter(is_growing).collect();
-    let (mut window_bytes, mut allocated): Rings = (0, 0);
-    for cache in &plan.caches {
-        if let CachePolicy::Ring { window, pages } = cache.policy {
-            window_bytes = window_bytes.saturating_add(window.saturating_mul(cache.token_bytes()));
-            allocated = allocated.saturating_add(pages.saturating_mul(cache.page_bytes()));
+    let (mut full, mut swa) = (Caches::default(), Caches::default());
+    if let Some(cache) = plan.caches.iter().find(is_growing).or(plan.caches.first()) {
+        let layers = u64::from(plan.model.layers);
+        let (sparse, window) = sparse_layers(plan);
+        full = Caches::like(cache, layers);
+        swa = Caches::like(cache, layers.saturating_sub(sparse));
+        if window > 0 {
+            let pages = window.saturating_add(plan.model.chunk).div_ceil(plan.model.page.max(1)) + 1;
+            swa = swa.with_rings(sparse, window, pages, cache);
         }
     }
-    let growing_bytes = growing.iter().fold(0u64, |sum, cache| sum.saturating_add(cache.token_bytes()));
-    let own = row("this model", growing.len() as u64, growing_bytes, (window_bytes, allocated));
-
-    let Some(model) = growing.first().copied().or(plan.caches.first()) else {
-        let none = |name| row(name, 0, 0, (0, 0));
-        return KvTable { rows: [own, none("full attention"), none("hybrid SWA")] };
-    };
-    let (layers, token) = (u64::from(plan.model.layers), model.token_bytes());
-    let full = row("full attention", layers, token.saturating_mul(layers), (0, 0));
-
-    let (sparse, window) = sparse_layers(plan);
-    let full_layers = layers.saturating_sub(sparse);
-    let pages = window.saturating_add(plan.model.chunk).div_ceil(model.page.max(1)) + 1;
-    let rings = match window {
-        0 => (0, 0),
-        _ => (
-            sparse.saturating_mul(window).saturating_mul(token),
-            sparse.saturating_mul(pages).saturating_mul(model.page_bytes()),
-        ),
-    };
-    let swa = row("hybrid SWA", full_layers, token.saturating_mul(full_layers), rings);
-    let base = own.at[2].max(1) as f64;
-    KvTable { rows: [own, full, swa].map(|row| KvRow { ratio: row.at[2] as f64 / base, ..row }) }
+    let rows = [("this model", own), ("full attention", full), ("hybrid SWA", swa)];
+    let rows = rows.map(|(name, caches)| caches.row(name, plan));
+    let base = rows[0].at[2].max(1) as f64;
+    let rows = rows.map(|row| KvRow { ratio: row.at[2] as f64 / base, ..row });
+    KvTable { max_context: plan.model.max_context, rows }
 }
 
 /// How many layers are not full attention, and their widest window (0 where none has one).

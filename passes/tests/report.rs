@@ -33,13 +33,15 @@ const RING: u64 = 7 * 8 * TOKEN;
 #[test]
 fn hysparse_keeps_what_hybrid_swa_keeps() {
     let (table, _) = compile(model("hysparse.hyir")).unwrap();
-    let [own, full, swa] = table.rows;
+    let [own, full, swa] = table.rows.clone();
     assert_eq!((own.growing, own.token_bytes), (2, 2 * TOKEN));
-    assert_eq!((own.ring_bytes, own.ring_allocated_bytes), (WINDOW, RING));
-    assert_eq!(own.at, [32, 128, 1024].map(|k| k * 1024 * 2 * TOKEN + WINDOW));
+    assert_eq!((own.window_bytes, own.ring_bytes), (WINDOW, RING));
+    assert_eq!(own.at, [32, 128, 1024].map(|k| k * 1024 * 2 * TOKEN + RING));
+    // Whole pages.
+    assert_eq!(own.at_max, table.max_context.next_multiple_of(8) * 2 * TOKEN + RING);
     assert_eq!((full.growing, full.token_bytes, full.ring_bytes), (3, 3 * TOKEN, 0));
     assert_eq!((swa.growing, swa.token_bytes), (2, 2 * TOKEN));
-    assert_eq!((swa.ring_bytes, swa.ring_allocated_bytes), (WINDOW, RING));
+    assert_eq!((swa.window_bytes, swa.ring_bytes), (WINDOW, RING));
     assert!((full.ratio - 1.5).abs() < 1e-3 && own.ratio == 1.0 && swa.ratio == 1.0);
 }
 

@@ -2,6 +2,7 @@
 
 mod attention;
 mod build;
+pub mod config_json;
 mod desc;
 mod diagnostic;
 mod ffn;
