@@ -5,14 +5,19 @@
 
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{KernelSpec, Plan, Step};
-use hyc_runtime::{Error, Executor};
+use hyc_runtime::{Error, Executor, ModelId};
 
 /// An executor on `hyc_kernels::reference`.
 #[derive(Debug, Default)]
 pub struct Interpreter;
 
-impl Executor for Interpreter {
-    fn run(
+// SAFETY: memory and weights are the trait's own defaults; the reference touches a step's operands and lists alone.
+unsafe impl Executor for Interpreter {
+    fn model(&self) -> Option<ModelId> {
+        None
+    }
+
+    unsafe fn run(
         &mut self,
         _plan: &Plan,
         _index: usize,
@@ -21,8 +26,7 @@ impl Executor for Interpreter {
         context: &StepContext,
         operands: &[*mut u8],
     ) -> Result<(), Error> {
-        // SAFETY: the engine hands every executor the operands that the verified plan names, with the
-        // sizes that the spec states.
+        // SAFETY: passed on from the caller.
         unsafe { hyc_kernels::reference::run(spec, context, operands) };
         Ok(())
     }

@@ -144,8 +144,7 @@ impl<'m> Bench<'m> {
     }
 
     fn set_timing(&mut self, on: bool) -> Result<()> {
-        let plan = self.model.plan();
-        self.engine.executor().set_timing(plan, on)?;
+        self.engine.executor().set_timing(on)?;
         Ok(())
     }
 

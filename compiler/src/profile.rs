@@ -4,13 +4,15 @@ use std::time::Instant;
 
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{KernelSpec, Plan, Step, WeightId};
-use hyc_runtime::{Block, Executor, MemoryPlan, Model, SessionOptions, open_executor};
+use hyc_runtime::{Block, Executor, MemoryPlan, Model, ModelId, SessionOptions, open_executor};
 
 use crate::error::Result;
 
 /// Runs another executor with the host's clock beside it.
 struct Timed {
     inner: Box<dyn Executor>,
+    /// Of the plan.
+    steps: usize,
     /// Seconds of each step; empty where nothing is timed.
     seconds: Vec<f64>,
 }
@@ -20,13 +22,18 @@ struct Timed {
 pub fn executor(model: &Model, options: &SessionOptions, memory: &MemoryPlan) -> Result<Box<dyn Executor>> {
     let inner = open_executor(model, options, memory, &mut |_, _| !crate::commands::stopped())?;
     match model.plan().target.kind.as_str() {
-        "cpu" => Ok(Box::new(Timed { inner, seconds: Vec::new() })),
+        "cpu" => Ok(Box::new(Timed { inner, steps: model.plan().steps.len(), seconds: Vec::new() })),
         _ => Ok(inner),
     }
 }
 
-impl Executor for Timed {
-    fn run(
+// SAFETY: all that it says is what `inner` says.
+unsafe impl Executor for Timed {
+    fn model(&self) -> Option<ModelId> {
+        self.inner.model()
+    }
+
+    unsafe fn run(
         &mut self,
         plan: &Plan,
         index: usize,
@@ -36,7 +43,8 @@ impl Executor for Timed {
         operands: &[*mut u8],
     ) -> hyc_runtime::Result<()> {
         let start = Instant::now();
-        let result = self.inner.run(plan, index, step, spec, context, operands);
+        // SAFETY: passed on from the caller.
+        let result = unsafe { self.inner.run(plan, index, step, spec, context, operands) };
         let result = result.and_then(|()| self.inner.synchronise());
         if let Some(seconds) = self.seconds.get_mut(index) {
             *seconds += start.elapsed().as_secs_f64();
@@ -56,8 +64,9 @@ impl Executor for Timed {
         self.inner.weight(model, id)
     }
 
-    fn begin(&mut self, context: &StepContext) -> hyc_runtime::Result<()> {
-        self.inner.begin(context)
+    unsafe fn begin(&mut self, context: &StepContext) -> hyc_runtime::Result<()> {
+        // SAFETY: passed on from the caller.
+        unsafe { self.inner.begin(context) }
     }
 
     fn sampled(&mut self, rows: usize) -> hyc_runtime::Result<Option<Vec<i32>>> {
@@ -68,8 +77,8 @@ impl Executor for Timed {
         self.inner.synchronise()
     }
 
-    fn set_timing(&mut self, plan: &Plan, on: bool) -> hyc_runtime::Result<bool> {
-        self.seconds = vec![0.0; if on { plan.steps.len() } else { 0 }];
+    fn set_timing(&mut self, on: bool) -> hyc_runtime::Result<bool> {
+        self.seconds = vec![0.0; if on { self.steps } else { 0 }];
         Ok(true)
     }
 

@@ -1,7 +1,7 @@
 //! One forward pass over the plan: arena, caches, and an executor.
 
 use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step, StepOp};
+use hyc_ir::plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step, StepOp};
 use hyc_ir::sample::{ONE, SampleParams};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -44,6 +44,8 @@ struct Addresses(Vec<Vec<*mut u8>>);
 unsafe impl Send for Addresses {}
 
 /// Memory and executor of a model.
+///
+/// Kernels follow indices that earlier steps wrote, so steps run in the plan's order or not at all.
 pub struct Engine<'m> {
     model: &'m Model,
     specs: Vec<KernelSpec>,
@@ -54,10 +56,14 @@ pub struct Engine<'m> {
     operands: Addresses,
     input: StepInput,
     max_pages: u64,
+    /// The step after the last that ran on the input in hand; `None`: there is no input.
+    next: Option<usize>,
 }
 
 impl<'m> Engine<'m> {
     /// Allocates the arena and the caches: `pages` pages in each growing cache, `sequences` ring slots.
+    ///
+    /// Errors: an executor of another model; no room.
     pub fn new(
         model: &'m Model,
         executor: Box<dyn Executor + 'm>,
@@ -65,6 +71,12 @@ impl<'m> Engine<'m> {
         sequences: u64,
     ) -> Result<Engine<'m>> {
         let plan = model.plan();
+        if executor.model().is_some_and(|id| id != model.id()) {
+            let message = format!("this executor was made for another model than {}", model.path().display());
+            return Err(
+                Error::new(ErrorKind::BadInput, message).help("make it from the model that it shall run")
+            );
+        }
         let counts: Vec<u64> = plan.caches.iter().map(|c| cache_pages(c.policy, pages, sequences)).collect();
         let caches = plan.caches.iter().zip(&counts).map(|(c, n)| {
             let bytes = n.checked_mul(c.page_bytes());
@@ -89,6 +101,7 @@ impl<'m> Engine<'m> {
             operands,
             input: StepInput::default(),
             max_pages: 0,
+            next: None,
         })
     }
 
@@ -161,8 +174,12 @@ impl<'m> Engine<'m> {
         }
         self.max_pages = max_pages as u64;
         self.input = input;
+        self.next = None;
         let context = self.context();
-        self.executor.begin(&context)
+        // SAFETY: the lists are `input`'s, whose lengths and values were checked above.
+        unsafe { self.executor.begin(&context) }?;
+        self.next = Some(0);
+        Ok(())
     }
 
     /// Every row's position is within its sequence's pages, which are all there.
@@ -238,21 +255,40 @@ impl<'m> Engine<'m> {
         }
     }
 
-    /// Runs step `index` of the plan on the input in hand.
+    /// Runs step `index` of the plan on the input in hand: the next one, or again one that has run since
+    /// [`Engine::begin`]. Errors: no such step, or one whose predecessors have not run.
     pub fn run_step(&mut self, index: usize) -> Result<()> {
-        let plan = self.model.plan();
-        let (step, context) = (&plan.steps[index], self.context());
-        if matches!(step.op, StepOp::Sample { .. }) && context.sampling.is_null() {
-            return Ok(());
+        let (plan, context) = (self.model.plan(), self.context());
+        let (Some(step), Some(next)) = (plan.steps.get(index), self.next) else {
+            let message = match self.next {
+                Some(_) => format!("there is no step {index}: the plan has {}", plan.steps.len()),
+                None => format!("step {index} has no input"),
+            };
+            return Err(Error::new(ErrorKind::BadInput, message).help("`Engine::begin` takes a step's input"));
+        };
+        if index > next {
+            let message = format!("step {index} cannot run before step {next}, whose results it may read");
+            return Err(Error::new(ErrorKind::BadInput, message).help("run the plan's steps in their order"));
         }
-        self.executor.run(plan, index, step, &self.specs[index], &context, &self.operands.0[index])
+        if !matches!(step.op, StepOp::Sample { .. }) || !context.sampling.is_null() {
+            // SAFETY: operands and lists are as the verified plan says; `begin` has taken this context, and the steps
+            // before this one have run on it.
+            unsafe {
+                self.executor.run(plan, index, step, &self.specs[index], &context, &self.operands.0[index])
+            }?;
+        }
+        // What a repeated step overwrote was memory of later steps' results.
+        self.next = Some(index + 1);
+        Ok(())
     }
 
     /// Runs all steps of the plan on the input in hand, as fast as the executor can.
     pub fn run_pass(&mut self) -> Result<()> {
         let (plan, context) = (self.model.plan(), self.context());
         let pass = Pass { plan, context: &context, operands: &self.operands.0 };
-        if self.executor.run_all(&pass)? {
+        // SAFETY: as in `run_step`, of all steps in turn.
+        if self.next == Some(0) && unsafe { self.executor.run_all(&pass) }? {
+            self.next = Some(plan.steps.len());
             return Ok(());
         }
         (0..plan.steps.len()).try_for_each(|index| self.run_step(index))
@@ -284,9 +320,20 @@ impl<'m> Engine<'m> {
         self.executor.synchronise()
     }
 
-    /// The rows of a buffer that this step has written, without padding. Errors: a kernel before it failed.
+    fn place(&self, id: BufferId) -> Result<&'m Buffer> {
+        let buffers = &self.model.plan().buffers;
+        buffers.get(id.index()).ok_or_else(|| {
+            Error::new(
+                ErrorKind::BadInput,
+                format!("there is no buffer {id}: the plan has {}", buffers.len()),
+            )
+        })
+    }
+
+    /// The rows of a buffer that this step has written, without padding. Errors: no such buffer; a kernel before it
+    /// failed.
     pub fn buffer(&self, id: BufferId) -> Result<Values> {
-        let buffer = &self.model.plan().buffers[id.index()];
+        let buffer = self.place(id)?;
         let bytes = self.written(id)?;
         let words = bytes
             .chunks_exact(buffer.stride() as usize * 4)
@@ -298,22 +345,41 @@ impl<'m> Engine<'m> {
         })
     }
 
-    /// Takes over what `other`, an engine of the same model on the same input, has in a buffer. Errors: a kernel before
-    /// it failed, here or there.
+    /// Takes over what the last step has written to a buffer in `other`, an engine of the same model that has run the
+    /// same steps on the same input. Errors: another engine than that, another buffer; a kernel before it failed, here
+    /// or there.
     pub fn adopt(&mut self, other: &Engine<'_>, id: BufferId) -> Result<()> {
-        self.arena.write(self.model.plan().buffers[id.index()].offset, &other.written(id)?)
+        let last = self.next.and_then(|next| self.model.plan().steps.get(next.checked_sub(1)?));
+        let written = last.is_some_and(|step| {
+            let operands = step.operands.iter().zip(step.op.signature());
+            operands.into_iter().any(|(operand, role)| role.write && *operand == Operand::Buffer(id))
+        });
+        let alike = self.model.id() == other.model.id()
+            && (self.next, &self.input, self.max_pages) == (other.next, &other.input, other.max_pages);
+        if !written || !alike {
+            let message = format!("{id} cannot be taken over from an engine that stands elsewhere");
+            return Err(Error::new(ErrorKind::BadInput, message).help(
+                "run the same step of the same model on the same input in both, then adopt its results",
+            ));
+        }
+        let (offset, bytes) = (self.place(id)?.offset, other.written(id)?);
+        self.arena.write(offset, &bytes)
     }
 
     /// The bytes of a buffer's rows that this step has written, padding included.
     fn written(&self, id: BufferId) -> Result<Vec<u8>> {
-        let buffer = &self.model.plan().buffers[id.index()];
-        let rows = match buffer.rows {
-            Rows::Tokens => self.input.token_ids.len(),
-            Rows::Outputs => self.input.out_rows.len(),
-        };
-        let mut bytes = vec![0; rows * buffer.stride() as usize * 4];
+        let buffer = self.place(id)?;
+        let mut bytes = vec![0; self.rows(buffer) * buffer.stride() as usize * 4];
         self.arena.read(buffer.offset, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Rows of a buffer in this step.
+    fn rows(&self, buffer: &Buffer) -> usize {
+        match buffer.rows {
+            Rows::Tokens => self.input.token_ids.len(),
+            Rows::Outputs => self.input.out_rows.len(),
+        }
     }
 
     /// Row and value of the first f32 element that `step` has written and that is not finite.
@@ -323,35 +389,53 @@ impl<'m> Engine<'m> {
                 && let Values::F32(values) = self.buffer(id)?
                 && let Some(at) = values.iter().position(|x| !x.is_finite())
             {
-                return Ok(Some((at as u64 / self.model.plan().buffers[id.index()].width, values[at])));
+                return Ok(Some((at as u64 / self.place(id)?.width, values[at])));
             }
         }
         Ok(None)
     }
 
-    /// One row of an f32 buffer. Errors: a kernel before it failed.
+    /// One row of an f32 buffer. Errors: no such buffer or row; a kernel before it failed.
     pub fn row(&self, id: BufferId, row: u64) -> Result<Vec<f32>> {
-        let buffer = &self.model.plan().buffers[id.index()];
+        let buffer = self.place(id)?;
+        let rows = self.rows(buffer);
+        if row >= rows as u64 {
+            return Err(Error::new(
+                ErrorKind::BadInput,
+                format!("{id} has no row {row} in this step, but {rows}"),
+            ));
+        }
         let mut bytes = vec![0; buffer.width as usize * 4];
         self.arena.read(buffer.offset + row * buffer.stride() * 4, &mut bytes)?;
         Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
-    /// Key and value, `[kv_heads][dim]` each, of a position of row `sequence` of the step in hand. Errors: a
-    /// kernel before it failed.
+    /// Key and value, `[kv_heads][dim]` each, of a position of row `sequence` of the step in hand. Errors: no such
+    /// cache, sequence or position; a kernel before it failed.
     pub fn cache_kv(&self, id: CacheId, sequence: usize, position: u64) -> Result<(Vec<f32>, Vec<f32>)> {
-        let cache = &self.model.plan().caches[id.index()];
+        let nothing = || {
+            let message =
+                format!("cache {id} holds no position {position} of sequence {sequence} in this step");
+            Error::new(ErrorKind::BadInput, message)
+        };
+        let cache = self.model.plan().caches.get(id.index()).ok_or_else(nothing)?;
+        let memory = self.caches.get(id.index()).ok_or_else(nothing)?;
         let logical = position / cache.page;
         let physical = match cache.policy {
             CachePolicy::Growing => {
-                self.input.page_table[sequence * self.max_pages as usize + logical as usize] as u64
+                let pages = usize::try_from(self.max_pages).ok().filter(|pages| logical < *pages as u64);
+                let row =
+                    pages.and_then(|pages| self.input.page_table.chunks_exact(pages.max(1)).nth(sequence));
+                row.and_then(|row| row.get(logical as usize).copied()).map(i64::from)
             }
             CachePolicy::Ring { pages, .. } => {
-                self.input.ring_slot[sequence] as u64 * pages + logical % pages
+                let slot = self.input.ring_slot.get(sequence).copied();
+                slot.map(|slot| i64::from(slot) * pages as i64 + (logical % pages) as i64)
             }
         };
+        let physical = physical.and_then(|page| u64::try_from(page).ok()).ok_or_else(nothing)?;
         let mut page = vec![0; cache.page_bytes() as usize];
-        self.caches[id.index()].read(physical * cache.page_bytes(), &mut page)?;
+        memory.read(physical.saturating_mul(cache.page_bytes()), &mut page)?;
         let spec = cache.spec();
         let place = position % cache.page;
         let load = |index: u64| hyc_ir::pack::load(cache.elem, &page, index);

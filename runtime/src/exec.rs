@@ -8,7 +8,7 @@ use memmap2::Mmap;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Aligned, Block, MemoryPlan};
-use crate::model::Model;
+use crate::model::{Model, ModelId};
 use crate::pool::Pool;
 use crate::session::SessionOptions;
 
@@ -23,10 +23,26 @@ pub struct Pass<'p> {
 }
 
 /// Runs one step of a plan on memory that the engine keeps.
-pub trait Executor: Send {
+///
+/// # Safety
+/// The engine follows what an executor says of itself without a look: [`Executor::model`] is the one model whose
+/// code and weights it holds, if it holds any; a block of [`Executor::zeroed`] keeps what [`Block`] promises for the
+/// bytes asked for; [`Executor::weight`] is the address of all bytes of that weight, valid while executor and model
+/// live. Running a step touches nothing but what its operands, its context's lists and the executor's own memory are.
+pub unsafe trait Executor: Send {
+    /// The model that it was made for; `None` where it runs any plan (an interpreter). An [`Engine`](crate::Engine)
+    /// of another model refuses it.
+    fn model(&self) -> Option<ModelId>;
+
     /// Executes the whole grid of `step`. `operands[i]` is the address of its i-th operand; the memory is
     /// as `hyc_ir::abi` says for `spec`.
-    fn run(
+    ///
+    /// # Safety
+    /// `step` is step `index` of `plan`, a verified plan, which is that of [`Executor::model`]; `spec` is that step's.
+    /// Every list of `context` has the length that the context states, with values in the range that the plan
+    /// allows; every operand is valid for the bytes that the spec gives it, and nobody else uses them meanwhile.
+    /// [`Executor::begin`] was called with the same context, and the steps before `index` have run on it.
+    unsafe fn run(
         &mut self,
         plan: &Plan,
         index: usize,
@@ -38,7 +54,10 @@ pub trait Executor: Send {
 
     /// Executes all steps of a pass, where it has a faster way than one by one; false: it has none for this
     /// pass, and nothing has run.
-    fn run_all(&mut self, _pass: &Pass<'_>) -> Result<bool> {
+    ///
+    /// # Safety
+    /// As for [`Executor::run`], of every step in turn.
+    unsafe fn run_all(&mut self, _pass: &Pass<'_>) -> Result<bool> {
         Ok(false)
     }
 
@@ -59,7 +78,10 @@ pub trait Executor: Send {
     }
 
     /// Takes the lists of a forward pass, before its steps run.
-    fn begin(&mut self, _context: &StepContext) -> Result<()> {
+    ///
+    /// # Safety
+    /// Every list has the length that the context states, within the maxima of the executor's model.
+    unsafe fn begin(&mut self, _context: &StepContext) -> Result<()> {
         Ok(())
     }
 
@@ -76,7 +98,7 @@ pub trait Executor: Send {
 
     /// From now on times each step on the device's own clock, or stops that. Such a pass runs slower as a whole.
     /// False: there is no such clock.
-    fn set_timing(&mut self, _plan: &Plan, _on: bool) -> Result<bool> {
+    fn set_timing(&mut self, _on: bool) -> Result<bool> {
         Ok(false)
     }
 
@@ -103,6 +125,7 @@ pub fn open_executor(
     memory: &MemoryPlan,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Box<dyn Executor>> {
+    model.check_runnable()?;
     let kind = model.plan().target.kind.as_str();
     if kind == "cpu" {
         memory.check(model.plan())?;
@@ -120,7 +143,19 @@ pub fn open_executor(
 }
 
 /// Runs the artefact's generated code on a pool of threads.
+///
+/// Its kernels are machine code: only an engine, which has checked what they will read, can call them without `unsafe`.
+///
+/// ```compile_fail,E0133
+/// # use hyc_runtime::*;
+/// # use hyc_ir::{abi::StepContext, plan::*};
+/// # fn run(mut executor: NativeExecutor, plan: &Plan, context: &StepContext) -> Result<()> {
+/// let step = &plan.steps[0];
+/// executor.run(plan, 0, step, &plan.spec(step), context, &[std::ptr::null_mut(); 2])
+/// # }
+/// ```
 pub struct NativeExecutor {
+    model: ModelId,
     kernels: Vec<KernelFn>,
     /// What `kernels` point into; kept so that the executor may outlive its model.
     _code: Arc<Mmap>,
@@ -137,6 +172,7 @@ pub fn scratch_bytes(plan: &Plan, threads: usize) -> u64 {
 impl NativeExecutor {
     /// Prepares the kernels of `model`. Errors: an artefact without code, no memory for scratch.
     pub fn new(model: &Model, threads: usize) -> Result<NativeExecutor> {
+        model.check_runnable()?;
         let Some(code) = &model.code else {
             let message = format!("{} has no code for this machine", model.path().display());
             return Err(Error::new(ErrorKind::Unsupported, message).help("compile it without `--plan-only`"));
@@ -152,7 +188,7 @@ impl NativeExecutor {
         let pool = Pool::new(threads);
         let most = scratch_bytes(model.plan(), 1);
         let scratch = (0..pool.threads()).map(|_| Aligned::zeroed(most)).collect::<Result<_>>()?;
-        Ok(NativeExecutor { kernels, _code: code.clone(), pool, scratch })
+        Ok(NativeExecutor { model: model.id(), kernels, _code: code.clone(), pool, scratch })
     }
 }
 
@@ -173,8 +209,14 @@ impl Call<'_> {
     }
 }
 
-impl Executor for NativeExecutor {
-    fn run(
+// SAFETY: memory and weights are the trait's own defaults; kernels touch their operands, lists and scratch alone, which
+// is what the compiler makes and the plan's verifier assumes.
+unsafe impl Executor for NativeExecutor {
+    fn model(&self) -> Option<ModelId> {
+        Some(self.model)
+    }
+
+    unsafe fn run(
         &mut self,
         _plan: &Plan,
         _index: usize,

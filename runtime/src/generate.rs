@@ -82,7 +82,8 @@ pub struct Generated {
     pub finish: Finish,
 }
 
-/// Continues `prompt` in a sequence of its own, which is removed at the end, however it ends.
+/// Continues `prompt` in a sequence of its own, which is removed at the end, however it ends: by an error, or by a
+/// panic in `on_event`, too. Other sequences of the session stand still meanwhile.
 ///
 /// Errors: an empty prompt or one longer than the context, sampling out of range, `Cancelled`, and those of [`Session::step`].
 pub fn generate(
@@ -98,9 +99,21 @@ pub fn generate(
     }
     options.sampling.check()?;
     let id = session.add_sequence()?;
-    let result = run(session, id, tokenizer, prompt, options, cancel, on_event);
-    session.remove_sequence(id);
-    result
+    let guard = Guest { session, id };
+    run(guard.session, id, tokenizer, prompt, options, cancel, on_event)
+}
+
+/// A sequence that leaves its session when this is dropped.
+struct Guest<'s, 'm> {
+    session: &'s mut Session<'m>,
+    id: SequenceId,
+}
+
+impl Drop for Guest<'_, '_> {
+    fn drop(&mut self) {
+        // Nobody else has its id to remove it.
+        let _ = self.session.remove_sequence(self.id);
+    }
 }
 
 fn run(
@@ -170,7 +183,7 @@ fn advance(
         if cancel.is_cancelled() {
             return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
         }
-        let output = session.step_sampled()?;
+        let output = session.step_sampled_of(id)?;
         progress(session.pending(id)?);
         if let Some((_, token)) = output.sampled.into_iter().find(|(sequence, _)| *sequence == id) {
             return Ok(token);

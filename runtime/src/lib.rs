@@ -4,7 +4,8 @@
 //! use hyc_runtime::{CancelToken, GenerateOptions, LoadOptions, Model, Session, SessionOptions, Tokenizer, generate};
 //!
 //! # fn main() -> Result<(), hyc_runtime::Error> {
-//! let model = Model::load("tiny.hyc", &LoadOptions::default())?;
+//! // SAFETY: our own `hyc compile` wrote it, and nobody writes to it while it is in use.
+//! let model = unsafe { Model::load("tiny.hyc", &LoadOptions::default()) }?;
 //! let tokenizer = Tokenizer::of(&model)?;
 //! let mut session = Session::new(&model, &SessionOptions::default())?;
 //! let prompt = tokenizer.encode("The garbage collector")?;
@@ -43,7 +44,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use exec::{Executor, NativeExecutor, Pass, open_executor};
 pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate};
 pub use memory::{Block, MemoryPlan};
-pub use model::{LoadOptions, Model, Verify, stored_shape};
+pub use model::{LoadOptions, Model, ModelId, Verify, stored_shape};
 pub use sampling::{Sampler, Sampling};
 pub use session::{GpuOptions, SampledOutput, SequenceId, Session, SessionOptions, StepOutput};
 pub use tokenizer::{TextStream, Tokenizer};

@@ -8,7 +8,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 
 /// Memory that an executor's kernels work on: the host's, or a device's.
-pub trait Block: Send {
+///
+/// # Safety
+/// From [`Block::address`] on, as many bytes as the block was asked for are the block's own until it is dropped, at an
+/// address that is a multiple of 64 and never changes.
+///
+/// ```compile_fail,E0200
+/// struct Tiny(Vec<u64>);
+/// impl hyc_runtime::Block for Tiny {
+///     fn address(&self) -> *mut u8 { self.0.as_ptr().cast::<u8>().cast_mut() }
+///     fn read(&self, _: u64, _: &mut [u8]) -> hyc_runtime::Result<()> { Ok(()) }
+///     fn write(&mut self, _: u64, _: &[u8]) -> hyc_runtime::Result<()> { Ok(()) }
+///     fn fill(&mut self, _: &[u8]) -> hyc_runtime::Result<()> { Ok(()) }
+/// }
+/// ```
+pub unsafe trait Block: Send {
     /// The first byte, as kernels address it; on a device not for the host to follow.
     fn address(&self) -> *mut u8;
 
@@ -32,7 +46,8 @@ pub(crate) fn inside(at: u64, len: usize, all: u64) -> Result<std::ops::Range<us
     }
 }
 
-impl Block for Aligned {
+// SAFETY: an allocation of `len` bytes at a multiple of 64, freed when this is dropped.
+unsafe impl Block for Aligned {
     fn address(&self) -> *mut u8 {
         self.pointer
     }

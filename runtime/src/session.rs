@@ -1,6 +1,7 @@
 //! Sequences with their pages, and the steps that advance them.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyc_ir::plan::Step;
 use hyc_ir::sample::{SampleParams, choose};
@@ -12,9 +13,21 @@ use crate::memory::MemoryPlan;
 use crate::model::Model;
 use crate::sampling::{Sampler, Sampling};
 
-/// A sequence of a session. A session never gives out the same one twice.
+/// A sequence of a session. No two sequences of a process have the same one, whatever their sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SequenceId(u64);
+pub struct SequenceId {
+    session: u64,
+    number: u64,
+}
+
+impl std::fmt::Display for SequenceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.number)
+    }
+}
+
+/// Sessions that this process has set up.
+static SESSIONS: AtomicU64 = AtomicU64::new(0);
 
 /// What a session on a GPU does its own way.
 #[derive(Debug, Clone)]
@@ -90,6 +103,8 @@ pub struct Session<'m> {
     sequences: Vec<Option<Sequence>>,
     free_pages: Vec<i32>,
     all_logits: bool,
+    /// Of [`SESSIONS`], as every sequence of this one carries it.
+    number: u64,
     /// Ids given out.
     ids: u64,
 }
@@ -140,6 +155,7 @@ impl<'m> Session<'m> {
             sequences: (0..sequences).map(|_| None).collect(),
             free_pages: (0..pages as i32).rev().collect(),
             all_logits: false,
+            number: SESSIONS.fetch_add(1, Ordering::Relaxed),
             ids: 0,
         })
     }
@@ -171,7 +187,7 @@ impl<'m> Session<'m> {
             return Err(Error::new(ErrorKind::Resource, message)
                 .help("remove one, or compile with a larger max_batch"));
         };
-        let id = SequenceId(self.ids);
+        let id = SequenceId { session: self.number, number: self.ids };
         self.ids += 1;
         let pending = Default::default();
         self.sequences[slot] = Some(Sequence {
@@ -185,22 +201,29 @@ impl<'m> Session<'m> {
         Ok(id)
     }
 
-    /// Drops a sequence; its pages are free again. One that is gone already is left alone.
-    pub fn remove_sequence(&mut self, id: SequenceId) {
-        let slot = self.sequences.iter_mut().find(|s| s.as_ref().is_some_and(|s| s.id == id));
-        if let Some(sequence) = slot.and_then(Option::take) {
+    /// Drops a sequence; its pages are free again. Errors: one that is gone already, or another session's.
+    pub fn remove_sequence(&mut self, id: SequenceId) -> Result<()> {
+        let place = self.place(id)?;
+        if let Some(sequence) = self.sequences[place].take() {
             self.free_pages.extend(sequence.pages.into_iter().rev());
         }
+        Ok(())
+    }
+
+    /// Index of a sequence that is there.
+    fn place(&self, id: SequenceId) -> Result<usize> {
+        let found = self.sequences.iter().position(|s| s.as_ref().is_some_and(|s| s.id == id));
+        found.ok_or_else(|| gone(self.number, id))
     }
 
     fn sequence(&self, id: SequenceId) -> Result<&Sequence> {
-        let found = self.sequences.iter().flatten().find(|s| s.id == id);
-        found.ok_or_else(|| Error::new(ErrorKind::BadInput, format!("there is no sequence {}", id.0)))
+        let place = self.place(id)?;
+        self.sequences[place].as_ref().ok_or_else(|| gone(self.number, id))
     }
 
     fn sequence_mut(&mut self, id: SequenceId) -> Result<&mut Sequence> {
-        let found = self.sequences.iter_mut().flatten().find(|s| s.id == id);
-        found.ok_or_else(|| Error::new(ErrorKind::BadInput, format!("there is no sequence {}", id.0)))
+        let place = self.place(id)?;
+        self.sequences[place].as_mut().ok_or_else(|| gone(self.number, id))
     }
 
     /// Chooses a sequence's tokens in [`Session::step_sampled`]; a new sequence's are the likeliest. Errors:
@@ -269,10 +292,22 @@ impl<'m> Session<'m> {
     /// Errors: those of [`Session::step`]; after one, a sequence's draws stand as before too. A session of
     /// [`Session::set_all_logits`].
     pub fn step_sampled(&mut self) -> Result<SampledOutput> {
+        self.sample_step(None)
+    }
+
+    /// The same for one sequence alone: what waits of the others goes on waiting, and no token of theirs is drawn.
+    ///
+    /// Errors: those of [`Session::step_sampled`]; there is no such sequence.
+    pub fn step_sampled_of(&mut self, id: SequenceId) -> Result<SampledOutput> {
+        self.place(id)?;
+        self.sample_step(Some(id))
+    }
+
+    fn sample_step(&mut self, only: Option<SequenceId>) -> Result<SampledOutput> {
         if self.all_logits {
             return Err(Error::new(ErrorKind::BadInput, "a session that returns all logits samples nothing"));
         }
-        let (mut input, taken, outputs) = self.schedule();
+        let (mut input, taken, outputs) = self.schedule(only);
         if input.token_ids.is_empty() {
             return Ok(SampledOutput::default());
         }
@@ -327,7 +362,7 @@ impl<'m> Session<'m> {
 
     /// Schedules a pass, has `run` execute it, and takes its results.
     fn step_with(&mut self, run: &mut dyn FnMut(&mut Engine<'m>) -> Result<()>) -> Result<StepOutput> {
-        let (input, taken, outputs) = self.schedule();
+        let (input, taken, outputs) = self.schedule(None);
         if input.token_ids.is_empty() {
             return Ok(StepOutput::default());
         }
@@ -364,16 +399,16 @@ impl<'m> Session<'m> {
                 Err(error) => return error,
             }
         }
-        let message = format!("sequence {}: {place} is no number: the model's values have overflowed", id.0);
+        let message = format!("sequence {id}: {place} is no number: the model's values have overflowed");
         Error::new(ErrorKind::BadNumbers, message)
             .help("check the weights of that layer; `hyc diff` says whether the reference does the same")
     }
 
-    /// The next step's rows, how many tokens each sequence gives, and whose logits come out.
-    fn schedule(&self) -> (StepInput, Vec<(SequenceId, usize)>, Vec<SequenceId>) {
+    /// The next step's rows (`only` of one sequence), how many tokens each sequence gives, and whose logits come out.
+    fn schedule(&self, only: Option<SequenceId>) -> (StepInput, Vec<(SequenceId, usize)>, Vec<SequenceId>) {
         let m = &self.model().plan().model;
-        let mut order: Vec<&Sequence> =
-            self.sequences.iter().flatten().filter(|s| !s.pending.is_empty()).collect();
+        let waits = |s: &&Sequence| !s.pending.is_empty() && only.is_none_or(|id| s.id == id);
+        let mut order: Vec<&Sequence> = self.sequences.iter().flatten().filter(waits).collect();
         order.sort_by_key(|s| (s.pending.len() > 1, s.id));
         order.truncate(m.max_batch as usize);
         let max_pages = order.iter().map(|s| s.pages.len()).max().unwrap_or(0);
@@ -404,6 +439,18 @@ impl<'m> Session<'m> {
     }
 }
 
+/// The error of a sequence that session `number` does not have.
+fn gone(number: u64, id: SequenceId) -> Error {
+    let (message, help) = match id.session == number {
+        true => (format!("sequence {id} was removed"), "`add_sequence` makes a new one"),
+        false => (
+            format!("sequence {id} is of another session"),
+            "a sequence lives in the session whose `add_sequence` made it",
+        ),
+    };
+    Error::new(ErrorKind::BadInput, message).help(help)
+}
+
 /// Pages of a growing cache, and ring slots.
 fn sizes(model: &Model, options: &SessionOptions) -> Result<(u64, u64)> {
     let m = &model.plan().model;
@@ -414,7 +461,9 @@ fn sizes(model: &Model, options: &SessionOptions) -> Result<(u64, u64)> {
     }
     let whole = sequences * m.max_context.div_ceil(m.page);
     // A page more a sequence than the tokens fill: each sequence's last page may be partly empty.
-    let pages = options.max_tokens.map_or(whole, |tokens| (tokens.div_ceil(m.page) + sequences).min(whole));
+    let pages = options
+        .max_tokens
+        .map_or(whole, |tokens| tokens.div_ceil(m.page).saturating_add(sequences).min(whole));
     if pages > i32::MAX as u64 {
         return Err(Error::new(
             ErrorKind::BadInput,

@@ -202,7 +202,7 @@ fn walk(session: &mut Session<'_>) -> Vec<usize> {
         }
         drain(session);
     }
-    ids.iter().for_each(|id| session.remove_sequence(*id));
+    ids.iter().for_each(|id| session.remove_sequence(*id).unwrap());
     all
 }
 
@@ -270,7 +270,7 @@ fn lists_arrive() {
             assert_eq!(engine.sampled().unwrap(), tokens);
         }
         let steps = model.plan().steps.len();
-        assert!(engine.executor().set_timing(model.plan(), true).unwrap());
+        assert!(engine.executor().set_timing(true).unwrap());
         for rows in [1, 5, 8] {
             let input = StepInput {
                 token_ids: vec![1; rows],

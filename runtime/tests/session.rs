@@ -36,7 +36,7 @@ fn chunked_prefill_equals_the_whole() {
         session.feed(id, &tokens).unwrap();
         let logits = drain(&mut session).remove(&id).unwrap();
         assert_close(&logits, &naive(&tokens), &format!("{len} tokens"));
-        session.remove_sequence(id);
+        session.remove_sequence(id).unwrap();
     }
 }
 
@@ -60,7 +60,7 @@ fn ragged_batches_do_not_mix() {
                 },
                 1 if !ids.is_empty() => {
                     let id = ids[random.below(ids.len())];
-                    session.remove_sequence(id);
+                    session.remove_sequence(id).unwrap();
                     history.remove(&id);
                 }
                 2..=4 if !ids.is_empty() => {
@@ -145,11 +145,11 @@ fn requests_that_cannot_be_met_change_nothing() {
     let logits = drain(&mut session);
     assert_close(&logits[&a], &naive(&[1, 2, 3]), "after the refusals");
 
-    session.remove_sequence(a);
+    session.remove_sequence(a).unwrap();
     let again = session.add_sequence().unwrap();
     assert_ne!(a, again);
     assert_eq!(session.feed(a, &[1]).unwrap_err().kind, ErrorKind::BadInput);
-    session.remove_sequence(a);
+    assert_eq!(session.remove_sequence(a).unwrap_err().kind, ErrorKind::BadInput);
     assert_eq!(session.len(again).unwrap(), 0, "an old id reached the new sequence");
     for n in [0, 4] {
         let options = SessionOptions { max_sequences: Some(n), ..SessionOptions::default() };
@@ -169,7 +169,7 @@ fn numbers_that_overflow_are_an_error_that_names_the_step() {
     assert_eq!(error.kind, ErrorKind::BadNumbers);
     assert!(error.message.contains("row 3 of step embed"), "{error}");
     assert_eq!((session.pending(good).unwrap(), session.pending(bad).unwrap()), (2, 2));
-    session.remove_sequence(bad);
+    session.remove_sequence(bad).unwrap();
     assert_close(&drain(&mut session)[&good], &naive(&[1, 2]), "the other sequence");
     // Its pages and slot, full of infinities, serve the next one.
     let next = session.add_sequence().unwrap();
@@ -219,8 +219,13 @@ fn an_observer_sees_buffers_and_caches() {
 /// An executor that takes decode passes at once, and counts them.
 struct AtOnce(Plain, std::sync::Arc<std::sync::atomic::AtomicUsize>);
 
-impl Executor for AtOnce {
-    fn run(
+// SAFETY: it does what `Plain` does.
+unsafe impl Executor for AtOnce {
+    fn model(&self) -> Option<hyc_runtime::ModelId> {
+        None
+    }
+
+    unsafe fn run(
         &mut self,
         plan: &Plan,
         index: usize,
@@ -229,15 +234,18 @@ impl Executor for AtOnce {
         context: &StepContext,
         operands: &[*mut u8],
     ) -> hyc_runtime::Result<()> {
-        self.0.run(plan, index, step, spec, context, operands)
+        // SAFETY: passed on from the caller.
+        unsafe { self.0.run(plan, index, step, spec, context, operands) }
     }
 
-    fn run_all(&mut self, pass: &Pass<'_>) -> hyc_runtime::Result<bool> {
+    unsafe fn run_all(&mut self, pass: &Pass<'_>) -> hyc_runtime::Result<bool> {
         if pass.context.tokens != pass.context.batch {
             return Ok(false);
         }
         for (index, step) in pass.plan.steps.iter().enumerate() {
-            self.run(pass.plan, index, step, &pass.plan.spec(step), pass.context, &pass.operands[index])?;
+            let (spec, operands) = (pass.plan.spec(step), &pass.operands[index]);
+            // SAFETY: passed on from the caller, step by step.
+            unsafe { self.run(pass.plan, index, step, &spec, pass.context, operands) }?;
         }
         self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(true)
@@ -284,11 +292,11 @@ fn sampled_steps_equal_a_sampler_on_the_logits() {
             session.feed(id, &tokens[fed..]).unwrap();
         }
         if round == 5 {
-            session.remove_sequence(greedy);
+            session.remove_sequence(greedy).unwrap();
             let bad = session.add_sequence().unwrap();
             session.feed(bad, &[BAD_TOKEN]).unwrap();
             assert_eq!(session.step_sampled().unwrap_err().kind, ErrorKind::BadNumbers);
-            session.remove_sequence(bad);
+            session.remove_sequence(bad).unwrap();
             tokens[2].clear();
         }
         let mut left = session.step_sampled().unwrap().sampled;

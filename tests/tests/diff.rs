@@ -43,7 +43,8 @@ fn the_first_step_that_differs_is_named() {
             }
         },
     );
-    let model = Model::load(&out, &LoadOptions::default()).unwrap();
+    // SAFETY: made here, and nobody changes it.
+    let model = unsafe { Model::load(&out, &LoadOptions::default()) }.unwrap();
     let options = Options { tokens: 70, seed: 3, tolerance: 1e-4 };
     let first = diff(&model, &SessionOptions::default(), &options).unwrap().first.expect("a difference");
     assert_eq!(Some(first.step), expected);

@@ -152,13 +152,15 @@ fn loading_can_be_cancelled_and_says_how_far_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let model = tiny(folder.path());
     let mut seen = Vec::new();
-    Model::load_observed(&model, &LoadOptions::default(), &mut |done, total| {
+    let mut observe = |done, total| {
         seen.push((done, total));
         true
-    })
-    .unwrap();
+    };
+    // SAFETY: made here, and nobody changes it.
+    unsafe { Model::load_observed(&model, &LoadOptions::default(), &mut observe) }.unwrap();
     assert!(seen.is_sorted() && seen.last().is_some_and(|(done, total)| done == total));
-    let stopped = Model::load_observed(&model, &LoadOptions::default(), &mut |_, _| false);
+    // SAFETY: as above.
+    let stopped = unsafe { Model::load_observed(&model, &LoadOptions::default(), &mut |_, _| false) };
     assert_eq!(stopped.err().map(|e| e.kind), Some(ErrorKind::Cancelled));
 }
 

@@ -38,15 +38,19 @@ fn a_seed_makes_up_what_is_missing() {
         let size = write::artefact(&out, &artefact, &Weights::Absent, &mut |_| Ok(())).expect("writes");
         assert_eq!(size, std::fs::metadata(&out).expect("is there").len());
 
-        let error = Model::load(&out, &LoadOptions::default()).err().expect("is refused");
+        // SAFETY: made here, and nobody changes it.
+        let error = unsafe { Model::load(&out, &LoadOptions::default()) }.err().expect("is refused");
         assert_eq!(error.kind, ErrorKind::BadInput);
         assert!(error.message.contains("without weights") && error.help.is_some(), "{error}");
         let look = LoadOptions { verify: Verify::Full, allow_no_weights: true, ..LoadOptions::default() };
-        let bare = Model::load(&out, &look).expect("loads to be looked at");
+        // SAFETY: made here, and nobody changes it.
+        let bare = unsafe { Model::load(&out, &look) }.expect("loads to be looked at");
         assert_eq!(*bare.plan(), lowered.plan);
         assert!(Session::new(&bare, &SessionOptions::default()).is_err());
 
-        let [a, again, b] = [1, 1, 2].map(|seed| logits(&Model::load(&out, &seeded(seed)).expect("loads")));
+        // SAFETY: made here, and nobody changes it.
+        let [a, again, b] =
+            [1, 1, 2].map(|seed| logits(&unsafe { Model::load(&out, &seeded(seed)) }.expect("loads")));
         assert_eq!(a, again);
         assert_ne!(a, b);
         let largest = a.iter().fold(0f32, |most, x| most.max(x.abs()));
@@ -54,6 +58,7 @@ fn a_seed_makes_up_what_is_missing() {
     }
     // Weights that are there are not made up.
     let whole = golden_model("dense", folder.path());
-    let error = Model::load(whole.path(), &seeded(1)).err().expect("is refused");
+    // SAFETY: made here, and nobody changes it.
+    let error = unsafe { Model::load(whole.path(), &seeded(1)) }.err().expect("is refused");
     assert_eq!(error.kind, ErrorKind::BadInput);
 }

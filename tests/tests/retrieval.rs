@@ -18,7 +18,8 @@ fn planted_keys_at_4k_give_pytorchs_tokens() {
     let scratch = tempfile::tempdir().unwrap();
     let out = scratch.path().join("tiny.hyc");
     compile(&folder.join("model.toml"), &out, CpuTarget::host().level, |_| {});
-    let model = Model::load(&out, &LoadOptions::default()).unwrap();
+    // SAFETY: made here, and nobody changes it.
+    let model = unsafe { Model::load(&out, &LoadOptions::default()) }.unwrap();
     let prompts = Prompts::open(&folder.join("retrieval.safetensors"));
     let count = std::env::var("HYC_PROMPTS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let count = count.min(prompts.prompts.len());

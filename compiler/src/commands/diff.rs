@@ -38,10 +38,9 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let model = Model::load(
-        &args.model,
-        &LoadOptions { random_weights: args.random_weights, ..LoadOptions::default() },
-    )?;
+    let options = LoadOptions { random_weights: args.random_weights, ..LoadOptions::default() };
+    // SAFETY: whoever names the artefact asks for this program to be run.
+    let model = unsafe { Model::load(&args.model, &options) }?;
     let options = Options { tokens: args.tokens, seed: args.seed, tolerance: args.tolerance };
     let report =
         diff(&model, &SessionOptions { gpu: args.gpu.options(), ..SessionOptions::default() }, &options)?;

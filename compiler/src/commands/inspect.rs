@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use hyc_ir::plan::{CachePolicy, Operand, Plan};
 use hyc_passes::kv_table;
-use hyc_runtime::{LoadOptions, MemoryPlan, Model, Verify};
+use hyc_runtime::{MemoryPlan, Model, Verify};
 use serde_json::json;
 
 use crate::error::{Error, Result};
@@ -54,10 +54,7 @@ enum Part {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let model = Model::load(
-        &args.model,
-        &LoadOptions { verify: Verify::Header, allow_no_weights: true, ..LoadOptions::default() },
-    )?;
+    let model = Model::open_to_look(&args.model, Verify::Header)?;
     let text = if args.json { json_of(&model, args.part)? } else { text_of(&model, args.part)? };
     terminal::print(&text)
 }

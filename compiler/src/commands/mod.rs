@@ -93,11 +93,13 @@ impl GpuArgs {
 /// Loads an artefact with a progress bar where `show` says so; Ctrl-C ends it.
 fn load(path: &std::path::Path, options: &LoadOptions, show: bool) -> Result<Model> {
     let mut bar = None;
-    let model = Model::load_observed(path, options, &mut |done, total| {
+    let mut observe = |done, total| {
         let bar = bar.get_or_insert_with(|| terminal::progress(show, total, "loading", terminal::BYTES));
         bar.set_position(done);
         !signal::pressed()
-    });
+    };
+    // SAFETY: whoever names the artefact asks for this program to be run.
+    let model = unsafe { Model::load_observed(path, options, &mut observe) };
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }

@@ -42,7 +42,8 @@ fn main() -> Result<(), AnyError> {
     let [model, plot, sources @ ..] = &args[..] else {
         return Err("usage: selection-overlap MODEL.hyc PLOT.svg NAME=FILE ...".into());
     };
-    let model = Model::load(model, &LoadOptions::default())?;
+    // SAFETY: whoever names the artefact asks for this program to be run.
+    let model = unsafe { Model::load(model, &LoadOptions::default()) }?;
     let mut table = String::from(
         "| source | context | layer | KV head | distinct of 8 | of 32 | of 64 | (uniform) | other head | other layer |\n\
          |---|---|---|---|---|---|---|---|---|---|\n",

@@ -284,7 +284,8 @@ pub struct DeviceBlock {
     len: u64,
 }
 
-impl Block for DeviceBlock {
+// SAFETY: an allocation of the device of `len` bytes, which it aligns to 256, freed when this is dropped.
+unsafe impl Block for DeviceBlock {
     fn address(&self) -> *mut u8 {
         self.address as *mut u8
     }

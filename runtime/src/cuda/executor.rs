@@ -15,7 +15,7 @@ use super::weights;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, Pass};
 use crate::memory::{Block, MemoryPlan};
-use crate::model::Model;
+use crate::model::{Model, ModelId};
 use crate::session::GpuOptions;
 
 /// Bytes of the device that stay free for code, lists and the driver's own.
@@ -25,6 +25,7 @@ const MOST_Y: u64 = 65535;
 
 /// Runs an artefact's code on a device.
 pub struct CudaExecutor {
+    model: ModelId,
     // Fields are dropped in this order: graphs before what their kernels address, all before the device.
     graphs: Graphs,
     timing: Option<Timing>,
@@ -50,6 +51,7 @@ impl CudaExecutor {
         options: &GpuOptions,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<CudaExecutor> {
+        model.check_runnable()?;
         let plan = model.plan();
         let device = Device::open()?;
         memory.check_against(plan, device.free_bytes()?.saturating_sub(RESERVE), " on the GPU")?;
@@ -58,6 +60,7 @@ impl CudaExecutor {
         let lists = Lists::new(&device, plan)?;
         let (weights, addresses) = weights::copy(&device, model, progress)?;
         Ok(CudaExecutor {
+            model: model.id(),
             graphs: Graphs::default(),
             timing: None,
             lists,
@@ -154,8 +157,14 @@ impl CudaExecutor {
     }
 }
 
-impl Executor for CudaExecutor {
-    fn run(
+// SAFETY: blocks are the device's allocations, weights' addresses those of its copies; kernels touch their operands,
+// lists and scratch alone, which is what the compiler makes and the plan's verifier assumes.
+unsafe impl Executor for CudaExecutor {
+    fn model(&self) -> Option<ModelId> {
+        Some(self.model)
+    }
+
+    unsafe fn run(
         &mut self,
         _plan: &Plan,
         index: usize,
@@ -169,7 +178,7 @@ impl Executor for CudaExecutor {
     }
 
     /// Takes passes in which every sequence has one row and gives logits, and any pass that is timed.
-    fn run_all(&mut self, pass: &Pass<'_>) -> Result<bool> {
+    unsafe fn run_all(&mut self, pass: &Pass<'_>) -> Result<bool> {
         let c = pass.context;
         let decode = c.tokens == c.batch && c.outputs == c.tokens;
         let Some(used) = self.lists.pending.filter(|_| self.timing.is_some() || (self.capture && decode))
@@ -193,7 +202,8 @@ impl Executor for CudaExecutor {
     }
 
     fn weight(&self, _model: &Model, id: WeightId) -> Result<*mut u8> {
-        Ok(self.addresses[id.index()] as *mut u8)
+        let address = self.addresses.get(id.index());
+        address.map(|address| *address as *mut u8).ok_or_else(|| crate::model::no_weight(id))
     }
 
     fn sampled(&mut self, rows: usize) -> Result<Option<Vec<i32>>> {
@@ -205,17 +215,18 @@ impl Executor for CudaExecutor {
     }
 
     /// Writes context and lists to pinned memory, from where the first step copies them.
-    fn begin(&mut self, context: &StepContext) -> Result<()> {
+    unsafe fn begin(&mut self, context: &StepContext) -> Result<()> {
         self.tokens.fresh = false;
-        self.lists.take(context)
+        // SAFETY: passed on from the caller.
+        unsafe { self.lists.take(context) }
     }
 
     fn synchronise(&mut self) -> Result<()> {
         self.device.synchronise()
     }
 
-    fn set_timing(&mut self, plan: &Plan, on: bool) -> Result<bool> {
-        self.timing = if on { Some(Timing::new(&self.device, plan.steps.len())?) } else { None };
+    fn set_timing(&mut self, on: bool) -> Result<bool> {
+        self.timing = if on { Some(Timing::new(&self.device, self.launcher.names.len())?) } else { None };
         Ok(true)
     }
 
@@ -269,10 +280,13 @@ impl Lists {
     }
 
     /// Writes a pass's context and lists to pinned memory.
-    fn take(&mut self, context: &StepContext) -> Result<()> {
+    ///
+    /// # Safety
+    /// As for [`Executor::begin`].
+    unsafe fn take(&mut self, context: &StepContext) -> Result<()> {
         self.copied.wait()?;
         let (base, layout) = (self.block.address, self.layout);
-        // SAFETY: the engine keeps lists of these lengths, which it has checked, while a pass runs.
+        // SAFETY: the caller's promise; the pinned memory has `layout.bytes`.
         self.pending = Some(unsafe { layout.write(context, base, self.pinned.bytes()) });
         Ok(())
     }

@@ -55,14 +55,13 @@ fn has_feature(_: &str) -> bool {
     false
 }
 
-/// The code, copied to memory that may be executed; `None` where the artefact has none.
-pub(super) fn code(
+/// Every kernel lies in the code, where there is code.
+pub(super) fn check_places(
     path: &Path,
-    map: &[u8],
     plan: &Plan,
     places: &BTreeMap<String, (usize, usize)>,
-) -> Result<Option<Arc<Mmap>>> {
-    let Some((start, end)) = places.get(CODE).copied() else { return Ok(None) };
+) -> Result<()> {
+    let Some((start, end)) = places.get(CODE).copied() else { return Ok(()) };
     let len = (end - start) as u64;
     for kernel in &plan.kernels {
         let inside = kernel.code_offset.checked_add(kernel.code_bytes).is_some_and(|end| end <= len);
@@ -70,9 +69,19 @@ pub(super) fn code(
             return Err(damaged(path, format!("kernel {} is not inside the code", kernel.name)));
         }
     }
-    if plan.target.kind != "cpu" {
+    Ok(())
+}
+
+/// The code, copied to memory that may be executed; `None` where the artefact has none for this machine.
+pub(super) fn code(
+    map: &[u8],
+    plan: &Plan,
+    places: &BTreeMap<String, (usize, usize)>,
+) -> Result<Option<Arc<Mmap>>> {
+    let Some((start, end)) = places.get(CODE).copied().filter(|_| plan.target.kind == "cpu") else {
         return Ok(None);
-    }
+    };
+    let len = (end - start) as u64;
     let io =
         |e: std::io::Error| Error::new(ErrorKind::Resource, format!("cannot map memory for the code: {e}"));
     let mut memory = memmap2::MmapMut::map_anon(len.max(1) as usize).map_err(io)?;

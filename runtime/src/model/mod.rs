@@ -3,6 +3,7 @@
 mod code;
 mod digests;
 mod header;
+mod purpose;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -14,14 +15,16 @@ use hyc_ir::artefact::{ASM, CODE, CUBIN, GRAPH, NO_WEIGHTS, PLAN_KEY, TOKENIZER,
 use hyc_ir::plan::{Plan, WeightId};
 use memmap2::Mmap;
 
-use self::code::{check_machine, code};
+use self::code::{check_machine, check_places, code};
 use self::digests::check_digests;
 use self::header::{check_hash, check_version, places, read_header};
+use self::purpose::Purpose;
 use self::weights::weights;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Aligned;
 use crate::random_weights::RandomWeights;
 
+pub use self::purpose::ModelId;
 pub use self::weights::stored_shape;
 
 /// How much of an artefact is checked when it is loaded. The header, with the Plan and every tensor's
@@ -58,13 +61,22 @@ enum Weights {
 }
 
 /// A loaded artefact: the file in memory, its checked Plan, its code ready to run.
+///
+/// Loading an artefact is running a program, so that it takes `unsafe`; looking at one ([`Model::open_to_look`]) does
+/// not.
+///
+/// ```compile_fail,E0133
+/// let model = hyc_runtime::Model::load("model.hyc", &hyc_runtime::LoadOptions::default());
+/// ```
 pub struct Model {
+    id: ModelId,
     path: PathBuf,
     map: Mmap,
     plan: Plan,
     weights: Weights,
     places: BTreeMap<String, (usize, usize)>,
     pub(crate) code: Option<Arc<Mmap>>,
+    purpose: Purpose,
 }
 
 fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
@@ -75,18 +87,50 @@ fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
 impl Model {
     /// Maps a file and checks it. Errors: a file that cannot be read, is no artefact, is truncated, damaged
     /// or of another version; a Plan that breaks a rule; a processor without the features of the code.
-    pub fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Model> {
-        Model::load_observed(path, options, &mut |_, _| true)
+    ///
+    /// # Safety
+    /// An artefact is a program: its machine code runs in this process, with all its rights, as soon as a
+    /// [`Session`](crate::Session) steps. The caller vouches for two things.
+    ///
+    /// * `hyc compile` wrote the file, and whoever could change it since is trusted as the caller's own executable is.
+    ///   Digests find damage, not forgery: they are no signature.
+    /// * Nobody writes to the file or shortens it while the model lives. To replace an artefact, write another file and
+    ///   rename it, as `hyc compile` does.
+    ///
+    /// What is promised of such a file: a bit that flipped, a part that is missing or of another artefact, a plan that
+    /// was edited, is an error here, before any of it runs. What is promised of any other file: nothing.
+    pub unsafe fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Model> {
+        // SAFETY: passed on from the caller.
+        unsafe { Model::load_observed(path, options, &mut |_, _| true) }
     }
 
     /// The same; `progress` gets the bytes checked so far and those to check, every few MiB, and ends the
     /// loading with [`ErrorKind::Cancelled`] where it returns false.
-    pub fn load_observed(
+    ///
+    /// # Safety
+    /// As for [`Model::load`].
+    pub unsafe fn load_observed(
         path: impl AsRef<Path>,
         options: &LoadOptions,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Model> {
-        let path = path.as_ref();
+        Model::open(path.as_ref(), options, progress, Purpose::Run)
+    }
+
+    /// Opens a file to look at it: checked as [`Model::load`] checks it, and none of its code can run. No
+    /// [`Session::new`](crate::Session::new) takes such a model. Weights need not be there, and what running the code
+    /// would need neither. Errors: those of [`Model::load`] otherwise.
+    pub fn open_to_look(path: impl AsRef<Path>, verify: Verify) -> Result<Model> {
+        let options = LoadOptions { verify, allow_no_weights: true, ..LoadOptions::default() };
+        Model::open(path.as_ref(), &options, &mut |_, _| true, Purpose::Look)
+    }
+
+    fn open(
+        path: &Path,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+        purpose: Purpose,
+    ) -> Result<Model> {
         let io = |e: std::io::Error| {
             Error::new(ErrorKind::BadInput, format!("cannot read {}: {e}", path.display()))
                 .help("check the path")
@@ -117,9 +161,26 @@ impl Model {
             (true, None) if options.allow_no_weights => Weights::Absent,
             (absent, _) => return Err(wrong_weights(path, absent)),
         };
-        check_machine(&plan)?;
-        let code = code(path, &map, &plan, &places)?;
-        Ok(Model { path: path.to_path_buf(), map, plan, weights, places, code })
+        check_places(path, &plan, &places)?;
+        let code = match purpose {
+            Purpose::Look => None,
+            Purpose::Run => {
+                check_machine(&plan)?;
+                code(&map, &plan, &places)?
+            }
+        };
+        let id = ModelId::new();
+        Ok(Model { id, path: path.to_path_buf(), map, plan, weights, places, code, purpose })
+    }
+
+    /// Which loaded model this is.
+    pub fn id(&self) -> ModelId {
+        self.id
+    }
+
+    /// Errors: it was opened to be looked at.
+    pub(crate) fn check_runnable(&self) -> Result<()> {
+        self.purpose.check_run(&self.path)
     }
 
     /// The plan.
@@ -137,10 +198,9 @@ impl Model {
         self.map.len() as u64
     }
 
-    /// The packed bytes of a weight.
-    /// Errors: no memory for one that is made up.
+    /// The packed bytes of a weight. Errors: no such weight; no memory for one that is made up.
     pub fn weight(&self, id: WeightId) -> Result<&[u8]> {
-        let weight = &self.plan.weights[id.index()];
+        let weight = self.plan.weights.get(id.index()).ok_or_else(|| no_weight(id))?;
         let (random, kept) = match &self.weights {
             Weights::File(starts) => {
                 let start = starts[id.index()];
@@ -176,7 +236,10 @@ impl Model {
     ) -> Result<()> {
         match &self.weights {
             Weights::File(_) | Weights::Absent => self.weight(id)?.chunks(most.max(1)).try_for_each(sink),
-            Weights::Random(random, _) => random.pieces(&self.plan.weights[id.index()], most, sink),
+            Weights::Random(random, _) => {
+                let weight = self.plan.weights.get(id.index()).ok_or_else(|| no_weight(id))?;
+                random.pieces(weight, most, sink)
+            }
         }
     }
 
@@ -209,6 +272,10 @@ impl Model {
     pub fn asm_text(&self) -> Option<&str> {
         self.tensor(ASM).and_then(|bytes| std::str::from_utf8(bytes).ok())
     }
+}
+
+pub(crate) fn no_weight(id: WeightId) -> Error {
+    Error::new(ErrorKind::BadInput, format!("the plan has no weight {id}"))
 }
 
 /// Weights that are there and shall be made up, or are `absent` and shall not.

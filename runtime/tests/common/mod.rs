@@ -291,7 +291,8 @@ impl Parts {
 
     pub fn load(&self) -> Result<Model, Error> {
         let folder = tempfile::tempdir().unwrap();
-        Model::load(self.save(folder.path()), &LoadOptions::default())
+        // SAFETY: its code is never called.
+        unsafe { Model::load(self.save(folder.path()), &LoadOptions::default()) }
     }
 }
 
@@ -327,8 +328,13 @@ impl Lists<'_> {
     }
 }
 
-impl Executor for Plain {
-    fn run(
+// SAFETY: memory and weights are the trait's defaults; the ops below stay inside them.
+unsafe impl Executor for Plain {
+    fn model(&self) -> Option<hyc_runtime::ModelId> {
+        None
+    }
+
+    unsafe fn run(
         &mut self,
         plan: &Plan,
         _index: usize,

@@ -76,7 +76,8 @@ fn limits(plan: &Plan) -> Limits {
 }
 
 fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), String> {
-    let model = Model::load(path, &LoadOptions::default()).map_err(text)?;
+    // SAFETY: tests/gpu/build.sh made it.
+    let model = unsafe { Model::load(path, &LoadOptions::default()) }.map_err(text)?;
     if name.starts_with("tiny-hysparse") {
         return planted(args, &model, name, table);
     }
@@ -186,6 +187,6 @@ fn root_mean_square(session: &mut Session<'_>, prompts: &Prompts, other: &Other)
             break logits;
         }
     };
-    session.remove_sequence(id);
+    session.remove_sequence(id).map_err(text)?;
     Ok((logits.iter().map(|x| x * x).sum::<f32>() / logits.len() as f32).sqrt())
 }

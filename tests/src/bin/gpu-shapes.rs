@@ -81,7 +81,8 @@ fn shape(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
     let before = free_bytes()?;
     let options =
         LoadOptions { verify: Verify::Header, random_weights: Some(args.seed), ..LoadOptions::default() };
-    let model = Model::load(path, &options).map_err(text)?;
+    // SAFETY: tests/gpu/build.sh made it.
+    let model = unsafe { Model::load(path, &options) }.map_err(text)?;
     let start = Instant::now();
     let mut session = Session::new(&model, &SessionOptions::default()).map_err(text)?;
     let opened = start.elapsed();
@@ -165,7 +166,7 @@ impl Runner<'_, '_> {
         let ids: Vec<SequenceId> =
             (0..batch).map(|_| self.session.add_sequence()).collect::<Result<_, _>>().map_err(text)?;
         let times = self.advance(&ids, tokens, steps);
-        ids.iter().for_each(|id| self.session.remove_sequence(*id));
+        ids.iter().for_each(|id| self.session.remove_sequence(*id).expect("a sequence of this session"));
         times
     }
 
