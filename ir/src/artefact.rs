@@ -9,6 +9,7 @@
 //! * [`PLAN_KEY`]: the Plan as JSON;
 //! * [`DIGESTS_KEY`]: a JSON object with the SHA-256 of each tensor's bytes, in hexadecimal;
 //! * [`WEIGHTS_KEY`]: [`NO_WEIGHTS`] where the weights were left out: whoever loads the file makes them up;
+//! * [`TEXT_KEY`]: [`crate::text_settings::TextSettings`] as JSON, beside a tokenizer;
 //! * [`HASH_KEY`]: the SHA-256 of the N header bytes, with the 64 digits of this value itself written as
 //!   zeros. So the hash covers the plan, every tensor's place and, through the digests, every byte.
 //!
@@ -29,6 +30,8 @@ pub const DIGESTS_KEY: &str = "hyc.digests";
 pub const HASH_KEY: &str = "hyc.hash";
 /// Metadata key that says where the weights are; the file has them where there is no such key.
 pub const WEIGHTS_KEY: &str = "hyc.weights";
+/// Metadata key of what the model wants of its text.
+pub const TEXT_KEY: &str = "hyc.text";
 /// The value of [`WEIGHTS_KEY`] in a file without weights.
 pub const NO_WEIGHTS: &str = "absent";
 /// Tensor with the kernels' machine code.

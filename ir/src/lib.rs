@@ -8,6 +8,7 @@ pub mod pack;
 pub mod plan;
 pub mod sample;
 pub mod text;
+pub mod text_settings;
 pub mod types;
 pub mod verify;
 

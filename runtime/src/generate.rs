@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sampling::Sampling;
 use crate::session::{SequenceId, Session};
-use crate::tokenizer::{TextStream, Tokenizer};
+use crate::text_stream::TextStream;
+use crate::tokenizer::Tokenizer;
 
 /// Asks a running generation to stop; it does between two steps.
 #[derive(Debug, Clone, Default)]
@@ -38,10 +39,15 @@ pub struct GenerateOptions {
     pub sampling: Sampling,
     /// Seed of the choice.
     pub seed: u64,
-    /// Texts that end the continuation; they are not part of it.
+    /// Texts that end the continuation; they are not part of it. The spelling of a special token stands for that
+    /// token, whether or not special tokens are shown.
     pub stop: Vec<String>,
-    /// Tokens that end the continuation.
+    /// Tokens that end the continuation, beside the model's own.
     pub stop_tokens: Vec<u32>,
+    /// The model's own end tokens ([`TextSettings::eos`](crate::TextSettings)) end nothing.
+    pub ignore_eos: bool,
+    /// Special tokens are part of the text.
+    pub show_special: bool,
 }
 
 /// What happens meanwhile.
@@ -132,10 +138,11 @@ fn run(
         on_event(Event::Prefill { done: total - left, total });
     })?;
     let max_context = session.model().plan().model.max_context;
-    let mut stream = TextStream::new(tokenizer, &options.stop);
+    let stop_tokens = stop_tokens(tokenizer, options);
+    let mut stream = TextStream::new(tokenizer, prompt, &options.stop, options.show_special)?;
     let mut done = Generated { tokens: Vec::new(), text: String::new(), finish: Finish::Length };
     while done.tokens.len() < options.max_new_tokens {
-        if options.stop_tokens.contains(&token) {
+        if stop_tokens.contains(&token) {
             done.finish = Finish::Stop;
             break;
         }
@@ -163,6 +170,14 @@ fn run(
     }
     show(&mut done, rest, on_event);
     Ok(done)
+}
+
+/// Tokens that end the continuation: those of the options, the model's own, and those that a stop text spells.
+fn stop_tokens(tokenizer: &Tokenizer, options: &GenerateOptions) -> Vec<u32> {
+    let spelled = options.stop.iter().filter_map(|text| tokenizer.token(text));
+    let eos = tokenizer.settings().eos.iter().copied().filter(|_| !options.ignore_eos);
+    let given = options.stop_tokens.iter().copied();
+    given.chain(eos).chain(spelled.filter(|token| tokenizer.is_special(*token))).collect()
 }
 
 fn show(done: &mut Generated, text: String, on_event: &mut dyn FnMut(Event)) {

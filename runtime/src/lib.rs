@@ -37,14 +37,17 @@ mod pool;
 mod random_weights;
 mod sampling;
 mod session;
+mod text_stream;
 mod tokenizer;
 
 pub use engine::{Engine, StepInput, Values};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{Executor, NativeExecutor, Pass, open_executor};
 pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate};
+pub use hyc_ir::text_settings::TextSettings;
 pub use memory::{Block, MemoryPlan};
 pub use model::{LoadOptions, Model, ModelId, Verify, stored_shape};
 pub use sampling::{Sampler, Sampling};
 pub use session::{GpuOptions, SampledOutput, SequenceId, Session, SessionOptions, StepOutput};
-pub use tokenizer::{TextStream, Tokenizer};
+pub use text_stream::TextStream;
+pub use tokenizer::Tokenizer;

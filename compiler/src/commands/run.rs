@@ -1,15 +1,15 @@
 //! `hyc run`.
 
-use std::io::Read;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use hyc_runtime::{
-    CancelToken, Event, Finish, GenerateOptions, LoadOptions, Sampling, SessionOptions, Tokenizer, Verify,
-    generate,
+    CancelToken, Event, Finish, GenerateOptions, Generated, LoadOptions, Sampling, SessionOptions, Tokenizer,
+    Verify, generate,
 };
 use serde_json::json;
 
+use super::prompt::{PromptArgs, unescape};
 use super::signal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::terminal;
@@ -26,12 +26,12 @@ use crate::terminal;
 pub struct Args {
     /// An artefact
     model: PathBuf,
-    /// The prompt
-    #[arg(short, long, conflicts_with = "prompt_file")]
-    prompt: Option<String>,
-    /// Read the prompt from a file; without either it is read from standard input
-    #[arg(long, value_name = "FILE")]
-    prompt_file: Option<PathBuf>,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// Prompt and text as they are: nothing is added to the prompt (such as the token that begins a text) or taken
+    /// from it (its last newline), and special tokens are printed
+    #[arg(long)]
+    raw: bool,
     /// Most new tokens
     #[arg(short = 'n', long, default_value_t = 128)]
     max_new_tokens: usize,
@@ -50,9 +50,12 @@ pub struct Args {
     /// Seed of the sampling
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Stop before this text (may be repeated)
-    #[arg(long, value_name = "TEXT")]
+    /// Stop before this text (may be repeated); \n, \r, \t, \u{HEX} and \\ are escapes
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = unescape)]
     stop: Vec<String>,
+    /// Go on where the model ends its text
+    #[arg(long)]
+    ignore_eos: bool,
     /// Threads
     #[arg(long)]
     threads: Option<usize>,
@@ -85,13 +88,57 @@ pub fn run(args: Args) -> Result<()> {
     let load = LoadOptions { verify, random_weights: args.random_weights, ..LoadOptions::default() };
     let model = super::load(&args.model, &load, show)?;
     let tokenizer = Tokenizer::of(&model)?;
+    let loaded = start.elapsed();
+    let text = args.prompt.read(args.raw, args.quiet)?;
+    let tokens = if args.raw { tokenizer.encode_bare(&text)? } else { tokenizer.encode(&text)? };
+    let start = Instant::now();
     let gpu = args.gpu.options();
     let options = SessionOptions { threads: args.threads, max_sequences: Some(1), max_tokens: None, gpu };
     let mut session = super::session(&model, &options, show)?;
-    let load_seconds = start.elapsed().as_secs_f64();
-    let text = prompt(&args)?;
-    let tokens = tokenizer.encode(&text)?;
-    let options = GenerateOptions {
+    let load_seconds = (loaded + start.elapsed()).as_secs_f64();
+    let mut figures = Figures { load_seconds, ..Figures::new(tokens.len()) };
+    let bar = terminal::progress(show, tokens.len() as u64, "prefill", terminal::TOKENS);
+    let mut broken = None;
+    let options = options_of(&args);
+    let done = generate(&mut session, &tokenizer, &tokens, &options, &cancel, &mut |event| {
+        figures.note(&event);
+        let shown = match event {
+            Event::Prefill { done, total } => {
+                bar.set_position(done);
+                if done == total {
+                    bar.finish_and_clear();
+                }
+                (done == total).then(|| text.clone())
+            }
+            Event::Text(text) => Some(text),
+            Event::Token(_) => None,
+        };
+        if let (Some(text), false, None) = (shown, args.json, &broken) {
+            broken = terminal::print(&text).err();
+            if broken.is_some() {
+                cancel.cancel();
+            }
+        }
+    });
+    bar.finish_and_clear();
+    if let Some(error) = broken {
+        return Err(error);
+    }
+    if !args.json && figures.prefill_seconds.is_some() {
+        terminal::print("\n")?;
+        if !args.quiet {
+            terminal::note(&format!("\n{}\n", figures.line()));
+        }
+    }
+    let done = done?;
+    if args.json {
+        terminal::print(&format!("{:#}\n", figures.json(&done, session.memory().total())))?;
+    }
+    Ok(())
+}
+
+fn options_of(args: &Args) -> GenerateOptions {
+    GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         sampling: Sampling {
             temperature: args.temperature,
@@ -101,60 +148,76 @@ pub fn run(args: Args) -> Result<()> {
         },
         seed: args.seed,
         stop: args.stop.clone(),
-        stop_tokens: vec![],
-    };
-    let bar = terminal::progress(show, tokens.len() as u64, "prefill", terminal::TOKENS);
-    let mut times = (Instant::now(), 0.0);
-    let mut broken = None;
-    let done = generate(&mut session, &tokenizer, &tokens, &options, &cancel, &mut |event| match event {
-        Event::Prefill { done, total } => {
-            bar.set_position(done);
-            if done == total {
-                bar.finish_and_clear();
-                times = (Instant::now(), times.0.elapsed().as_secs_f64());
-                if !args.json {
-                    broken = broken.take().or(terminal::print(&text).err());
-                }
-            }
-        }
-        Event::Text(text) if !args.json => {
-            broken = broken.take().or(terminal::print(&text).err());
-            if broken.is_some() {
-                cancel.cancel();
-            }
-        }
-        _ => {}
-    });
-    bar.finish_and_clear();
-    if let Some(error) = broken {
-        return Err(error);
+        ignore_eos: args.ignore_eos,
+        show_special: args.raw,
+        ..GenerateOptions::default()
     }
-    let done = done?;
-    let decode_seconds = times.0.elapsed().as_secs_f64();
-    let rate = done.tokens.len().saturating_sub(1) as f64 / decode_seconds.max(1e-9);
-    let prefill_rate = tokens.len() as f64 / times.1.max(1e-9);
-    if args.json {
+}
+
+/// What is printed of a run beside its text.
+struct Figures {
+    load_seconds: f64,
+    prompt_tokens: usize,
+    new_tokens: usize,
+    begin: Instant,
+    /// Once the prompt is through.
+    prefill_seconds: Option<f64>,
+}
+
+impl Figures {
+    fn new(prompt_tokens: usize) -> Figures {
+        Figures {
+            load_seconds: 0.0,
+            prompt_tokens,
+            new_tokens: 0,
+            begin: Instant::now(),
+            prefill_seconds: None,
+        }
+    }
+
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Prefill { done, total } if done == total => {
+                self.prefill_seconds = Some(self.begin.elapsed().as_secs_f64());
+                self.begin = Instant::now();
+            }
+            Event::Token(_) => self.new_tokens += 1,
+            _ => {}
+        }
+    }
+
+    fn prefill_rate(&self) -> f64 {
+        self.prompt_tokens as f64 / self.prefill_seconds.unwrap_or(0.0).max(1e-9)
+    }
+
+    /// The first new token is the prefill's.
+    fn decode_rate(&self) -> f64 {
+        self.new_tokens.saturating_sub(1) as f64 / self.begin.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    fn line(&self) -> String {
+        format!(
+            "{} prompt tokens at {:.0}/s, {} new at {:.0}/s, loaded in {:.2} s",
+            self.prompt_tokens,
+            self.prefill_rate(),
+            self.new_tokens,
+            self.decode_rate(),
+            self.load_seconds
+        )
+    }
+
+    fn json(&self, done: &Generated, memory_bytes: u64) -> serde_json::Value {
         let finish = match done.finish {
             Finish::Length => "length",
             Finish::Stop => "stop",
             Finish::Context => "context",
         };
-        let value = json!({
-                "text": done.text, "tokens": done.tokens, "prompt_tokens": tokens.len(), "finish": finish,
-                "load_seconds": load_seconds, "prefill_tokens_per_s": prefill_rate, "decode_tokens_per_s": rate,
-                "memory_bytes": session.memory().total(),
-        });
-        return terminal::print(&format!("{value:#}\n"));
+        json!({
+            "text": done.text, "tokens": done.tokens, "prompt_tokens": self.prompt_tokens, "finish": finish,
+            "load_seconds": self.load_seconds, "prefill_tokens_per_s": self.prefill_rate(),
+            "decode_tokens_per_s": self.decode_rate(), "memory_bytes": memory_bytes,
+        })
     }
-    terminal::print("\n")?;
-    if !args.quiet {
-        terminal::note(&format!(
-            "\n{} prompt tokens at {prefill_rate:.0}/s, {} new at {rate:.0}/s, loaded in {load_seconds:.2} s\n",
-            tokens.len(),
-            done.tokens.len()
-        ));
-    }
-    Ok(())
 }
 
 fn check_range(name: &str, value: f32, least: f32, most: f32) -> Result<()> {
@@ -163,20 +226,4 @@ fn check_range(name: &str, value: f32, least: f32, most: f32) -> Result<()> {
     }
     Err(Error::new(ErrorKind::Usage, format!("--{name} {value} is out of range"))
         .help(format!("give a number {} {most}", if least > 0.0 { "above 0, at most" } else { "from 0 to" })))
-}
-
-fn prompt(args: &Args) -> Result<String> {
-    let bytes = match (&args.prompt, &args.prompt_file) {
-        (Some(text), _) => return Ok(text.clone()),
-        (None, Some(path)) => std::fs::read(path).map_err(|e| Error::io("read the prompt", path, e))?,
-        (None, None) => {
-            let mut bytes = Vec::new();
-            std::io::stdin()
-                .lock()
-                .read_to_end(&mut bytes)
-                .map_err(|e| Error::new(ErrorKind::Resource, format!("cannot read standard input: {e}")))?;
-            bytes
-        }
-    };
-    String::from_utf8(bytes).map_err(|_| Error::input("the prompt is not UTF-8 text"))
 }

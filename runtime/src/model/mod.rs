@@ -4,6 +4,7 @@ mod code;
 mod digests;
 mod header;
 mod purpose;
+mod text;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -13,12 +14,14 @@ use std::sync::{Arc, OnceLock};
 
 use hyc_ir::artefact::{ASM, CODE, CUBIN, GRAPH, NO_WEIGHTS, PLAN_KEY, TOKENIZER, WEIGHTS_KEY};
 use hyc_ir::plan::{Plan, WeightId};
+use hyc_ir::text_settings::TextSettings;
 use memmap2::Mmap;
 
 use self::code::{check_machine, check_places, code};
 use self::digests::check_digests;
 use self::header::{check_hash, check_version, places, read_header};
 use self::purpose::Purpose;
+use self::text::text;
 use self::weights::weights;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Aligned;
@@ -73,6 +76,7 @@ pub struct Model {
     path: PathBuf,
     map: Mmap,
     plan: Plan,
+    text: Option<TextSettings>,
     weights: Weights,
     places: BTreeMap<String, (usize, usize)>,
     pub(crate) code: Option<Arc<Mmap>>,
@@ -169,8 +173,9 @@ impl Model {
                 code(&map, &plan, &places)?
             }
         };
+        let text = text(path, &metadata)?;
         let id = ModelId::new();
-        Ok(Model { id, path: path.to_path_buf(), map, plan, weights, places, code, purpose })
+        Ok(Model { id, path: path.to_path_buf(), map, plan, text, weights, places, code, purpose })
     }
 
     /// Which loaded model this is.
@@ -261,6 +266,11 @@ impl Model {
     /// tokenizer.json, where the artefact has one.
     pub fn tokenizer_json(&self) -> Option<&[u8]> {
         self.tensor(TOKENIZER)
+    }
+
+    /// What the model wants of its text, where the compiler had a tokenizer.
+    pub fn text_settings(&self) -> Option<&TextSettings> {
+        self.text.as_ref()
     }
 
     /// The scheduled graph's text, where the artefact has it.

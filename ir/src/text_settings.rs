@@ -1,0 +1,56 @@
+//! What a model wants of its text beside its tokenizer, as an artefact keeps it.
+
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of these settings as JSON.
+pub const MAX_BYTES: usize = 1 << 20;
+/// Most bytes of a chat template.
+pub const MAX_TEMPLATE_BYTES: usize = 256 << 10;
+/// Most tokens that end a text.
+pub const MAX_EOS: usize = 64;
+
+/// Begin and end of a text, and how a conversation becomes one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextSettings {
+    /// The token that begins a text; a chat template's `bos_token`.
+    pub bos: Option<u32>,
+    /// Tokens that end a text; the first is a chat template's `eos_token`.
+    pub eos: Vec<u32>,
+    /// Whether the tokenizer's own post-processor adds its tokens to a prompt.
+    pub post_process: bool,
+    /// Whether a prompt begins with `bos`, once; `None`: as the post-processor leaves it.
+    pub add_bos: Option<bool>,
+    /// Whether a prompt ends with the first of `eos`, once; `None`: as the post-processor leaves it.
+    pub add_eos: Option<bool>,
+    /// Jinja template that makes a prompt of a conversation.
+    pub chat_template: Option<String>,
+}
+
+impl Default for TextSettings {
+    /// Prompts are as the tokenizer's post-processor makes them, and nothing ends a text.
+    fn default() -> TextSettings {
+        TextSettings {
+            bos: None,
+            eos: Vec::new(),
+            post_process: true,
+            add_bos: None,
+            add_eos: None,
+            chat_template: None,
+        }
+    }
+}
+
+impl TextSettings {
+    /// Errors: more of something than the bounds of this module allow; what, in a sentence.
+    pub fn check(&self) -> Result<(), String> {
+        if self.eos.len() > MAX_EOS {
+            return Err(format!("{} tokens end a text: more than {MAX_EOS}", self.eos.len()));
+        }
+        let template = self.chat_template.as_ref().map_or(0, String::len);
+        if template > MAX_TEMPLATE_BYTES {
+            return Err(format!("the chat template has {template} bytes: more than {MAX_TEMPLATE_BYTES}"));
+        }
+        Ok(())
+    }
+}
