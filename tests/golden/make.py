@@ -4,44 +4,18 @@ Each folder gets model.toml, model.safetensors (values that bf16 holds exactly, 
 runs share one file) and golden.safetensors: tokens, logits of every position, and by layer the selected
 blocks with the margin ln S(k-th) - ln S(k+1-th), and the keys and values that the layer projects.
 """
+import math
 import sys
 import tomllib
 from pathlib import Path
 
 import reference
 import torch
+from cases import CASES
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
-BASE = dict(layers=6, hidden=44, heads=6, kv_heads=2, head_dim=20, ffn=56, vocab=97)
-SPARSE = dict(pattern='"1:3"', block=8, top_k=32, window=11)
-TARGET = dict(max_context=211, max_batch=3, chunk=64, max_outputs=64)
-
-
-def case(seed, tokens=203, model=None, attention=None, moe=None, dtype="f32", target=None):
-    attention = SPARSE if attention is None else attention
-    return dict(seed=seed, tokens=tokens, model=BASE | (model or {}), attention=attention, moe=moe, dtype=dtype,
-                target=TARGET | (target or {}))
-
-
-WIDE = dict(head_dim=None, qk_head_dim=24, v_head_dim=12, norm_eps=1e-5, qk_norm="true", tie_embeddings="true",
-            rope="{ theta = 10000.0, dims = 16 }")
-EXPERTS = dict(experts=12, active=3, expert_ffn=20, shared_ffn=24)
-CASES = {
-    "dense": case(1),
-    "wide": case(2, model=WIDE, attention=SPARSE | dict(gate='"head"', full_gate="true", full_sink="true")),
-    "moe": case(3, moe=EXPERTS),
-    "full": case(4, attention=dict(kind='"full"', block=8)),
-    "swa": case(5, attention=dict(kind='"swa"', pattern='"1:3"', block=8, window=11)),
-    "own": case(6, attention=SPARSE | dict(sparse_kv='"own"')),
-    "shared-both": case(7, attention=SPARSE | dict(sparse_kv='"shared-both"')),
-    "no-window": case(8, attention={k: v for k, v in SPARSE.items() if k != "window"} | dict(window_branch="false")),
-    "block64": case(9, tokens=301, model=dict(layers=5, heads=4, kv_heads=1, head_dim=32, hidden=48),
-                    attention=dict(full="[0, 4]", block=64, top_k=128, window=70, gate='"none"'),
-                    target=dict(max_context=301)),
-    "dense-bf16": case(10, dtype="bf16"),
-    "moe-bf16": case(11, moe=EXPERTS, dtype="bf16"),
-}
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def toml(name, c):
@@ -114,28 +88,44 @@ def random_weights(config, seed):
     return weights
 
 
+def tie_blocks(config, weights, tokens):
+    """Exact ties in the first layer: the first KV head's queries are zero, and the other's keys say nothing of the
+    position, with blocks of tokens of three kinds."""
+    c, at = config, "model.layers.0.self_attn."
+    weights[at + "q_proj.weight"][:c.heads // c.kv_heads * c.qk_dim] = 0
+    weights[at + "k_proj.weight"].view(c.kv_heads, c.qk_dim, c.hidden)[:, :c.rope_dims] = 0
+    kinds = tokens[:3 * c.block].view(3, c.block)
+    return kinds[tokens[:-(-len(tokens) // c.block)] % 3].flatten()[:len(tokens)]
+
+
 def tensors(name, c):
     """model.toml's text, the weights, and the golden tensors."""
     text = toml(name, c)
-    config = reference.Config.parse(tomllib.loads(text))
+    doc = tomllib.loads(text)
+    config = reference.Config.parse(doc)
     weights = random_weights(config, c["seed"])
     tokens = torch.randint(config.vocab, (c["tokens"],), generator=torch.Generator().manual_seed(c["seed"] + 100))
-    dtype = torch.bfloat16 if c["dtype"] == "bf16" else torch.float32
-    logits, record = reference.build(config, weights, dtype).forward(tokens)
+    if c["tied"]:
+        tokens = tie_blocks(config, weights, tokens)
+    dtype = torch.float64 if c["exact"] else DTYPES[c["dtype"]]
+    kv_dtype = DTYPES[doc["target"].get("kv_dtype", c["dtype"])]
+    model = reference.build(config, weights, dtype, kv_dtype=None if kv_dtype == torch.float32 else kv_dtype)
+    logits, record = model.forward(tokens)
     exact, _ = reference.build(config, weights, torch.float64).forward(tokens)
     golden = dict(tokens=tokens.to(torch.int32), logits=logits.float().contiguous())
     for i, selected in record.selected.items():
         golden[f"layer{i}.selected"] = selected.contiguous()
         golden[f"layer{i}.margin"] = record.margin[i].float().contiguous()
-    if c["dtype"] == "f32":
+    if dtype != torch.bfloat16:
         # The first two layers, and the last: an oracle, a sparse layer and what came of all.
         for i in {0, 1, config.layers - 1} & set(record.k):
             golden[f"layer{i}.k"] = record.k[i].float().contiguous()
             golden[f"layer{i}.v"] = record.v[i].float().contiguous()
     error = ((logits - exact).norm() / exact.norm()).item()
-    margin = min((m.min().item() for m in record.margin.values()), default=float("nan"))
-    print(f"{name:12} {config.layers} layers, {len(tokens)} tokens, error against float64 {error:.1e}, "
-          f"least margin {margin:.1e}")
+    least = [min((gap.min().item() for gap in gaps.values()), default=math.nan)
+             for gaps in (record.margin, record.router_gap)]
+    print(f"{name:18} {config.layers} layers, {len(tokens)} tokens, error against float64 {error:.1e}, least margin "
+          f"{least[0]:.1e}, of a router {least[1]:.1e}, of what a cache rounds {record.rounding_gap:.1e}")
     return text, weights, golden
 
 
@@ -153,7 +143,8 @@ def check(name, c):
     folder = HERE / name
     text, weights, golden = tensors(name, c)
     assert (folder / "model.toml").read_text() == text, f"{name}/model.toml is another"
-    limit, tie = (3e-2, 2e-1) if c["dtype"] == "bf16" else (1e-5, 1e-5)
+    rounds = c["dtype"] == "bf16" and not c["exact"]
+    limit, tie = (3e-2, 2e-1) if rounds else (1e-5, 1e-5)
     for file, want in [("model", weights), ("golden", golden)]:
         there = load_file(folder / f"{file}.safetensors")
         assert there.keys() == want.keys(), f"{name}/{file}: {there.keys() ^ want.keys()}"

@@ -5,7 +5,9 @@ One class per architecture; `build(config, weights, dtype)` picks it from a pars
 
 Number formats. dtype is the type of weights, linear layers, the residual stream and K, V.
 Scores, softmax, norms, gates and the router are computed in `wide(dtype)` (float32, or float64 for
-float64), then rounded back where the next linear layer or the residual stream takes over.
+float64), then rounded back where the next linear layer or the residual stream takes over. `kv_dtype`, where
+given, is what K and V are rounded to when they are stored, as a cache of that type does: with float64 for all
+else that is `hyc`'s arithmetic of a bf16 model but for the rounding of f32.
 """
 import math
 import sys
@@ -102,6 +104,9 @@ class Record:
     k: dict[int, Tensor] = field(default_factory=dict)         # [T, kv_heads, qk_dim], after RoPE, own projection
     v: dict[int, Tensor] = field(default_factory=dict)         # [T, kv_heads, v_dim]
     router_gap: dict[int, Tensor] = field(default_factory=dict)  # [T] logit of the last active expert - of the next
+    # Least distance of what a cache stores to where it would be rounded otherwise, in root mean squares, of elements
+    # that are no smaller than an eighth of that: an f32 model that is nearer than this stores the same.
+    rounding_gap: float = math.inf
 
 
 @dataclass
@@ -174,8 +179,8 @@ def causal(T: int, device) -> Tensor:
 class Decoder:
     """Everything the family shares. Subclasses say what a sparse layer and an FFN are."""
 
-    def __init__(self, config: Config, weights: dict[str, Tensor], dtype: torch.dtype, device="cpu"):
-        self.config = config
+    def __init__(self, config: Config, weights: dict[str, Tensor], dtype: torch.dtype, device="cpu", kv_dtype=None):
+        self.config, self.kv_dtype = config, kv_dtype or dtype
         self.weights = {name: w.to(device=device, dtype=dtype) for name, w in weights.items()}
 
     def weight(self, name: str) -> Tensor:
@@ -211,8 +216,20 @@ class Decoder:
         c = self.config
         k = self.rotated(i, h, "k", c.kv_heads)
         v = self.linear(h, f"layers.{i}.self_attn.v_proj").view(-1, c.kv_heads, c.v_dim)
+        k, v = (self.stored(x) for x in (k, v))
         self.record.k[i], self.record.v[i] = k, v
         return k, v
+
+    def stored(self, x: Tensor) -> Tensor:
+        """x as a cache gives it back."""
+        if self.kv_dtype == x.dtype:
+            return x
+        y = x.to(self.kv_dtype).to(x.dtype)
+        last_bit = torch.finfo(self.kv_dtype).eps * torch.exp2(torch.frexp(x)[1] - 1.0)
+        rms = x.square().mean().sqrt()
+        distance = torch.where(x.abs() > rms / 8, last_bit / 2 - (x - y).abs(), math.inf).min() / rms
+        self.record.rounding_gap = min(self.record.rounding_gap, distance.item())
+        return y
 
     def rotated(self, i: int, h: Tensor, which: str, heads: int) -> Tensor:
         c, at = self.config, f"layers.{i}.self_attn.{which}"
@@ -352,8 +369,8 @@ def architecture(config: Config) -> type[Decoder]:
     return HySparseMoe if base is HySparse else type("Moe" + base.__name__, (Moe, base), {})
 
 
-def build(config: Config, weights: dict[str, Tensor], dtype=torch.float32, device="cpu") -> Decoder:
-    return architecture(config)(config, weights, dtype, device)
+def build(config: Config, weights: dict[str, Tensor], dtype=torch.float32, device="cpu", kv_dtype=None) -> Decoder:
+    return architecture(config)(config, weights, dtype, device, kv_dtype)
 
 
 def load(folder, dtype=torch.float32, device="cpu") -> Decoder:

@@ -12,11 +12,12 @@ fn generated_code_agrees_with_the_interpreter_step_by_step() {
     for name in golden_names() {
         let model = golden_model(&name, folder.path());
         // Two chunks, the second with a partly filled page.
+        let tokens = model.plan().model.max_context.min(70) as usize;
         let options =
-            Options { tokens: 70, seed: 3, tolerance: if name.ends_with("bf16") { 2e-2 } else { 1e-4 } };
+            Options { tokens, seed: 3, tolerance: if name.ends_with("bf16") { 2e-2 } else { 1e-4 } };
         let report = diff(&model, &SessionOptions::default(), &options).unwrap();
         assert!(report.first.is_none(), "{name}: {:?}", report.first);
-        assert!(report.steps > 20 && report.worst > 0.0, "{name}: nothing was compared");
+        assert!(report.steps > 10 && report.worst > 0.0, "{name}: nothing was compared");
     }
 }
 

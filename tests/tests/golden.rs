@@ -7,11 +7,15 @@ use hyc_runtime::{Session, SessionOptions};
 use hyc_tests::parity::{check_caches, check_selections, run, run_batch, run_pieces, tokens};
 use hyc_tests::{Golden, golden_model, golden_names, golden_tensors, relative_error};
 
+/// What PyTorch computes when it rounds activations to bf16 after every op is so far from ours, which stay in f32:
+/// twice what was measured.
+const ROUNDED: [(&str, f64); 2] = [("dense-bf16", 9e-2), ("moe-bf16", 1.5e-1)];
+
 #[test]
 fn every_architecture_agrees_with_pytorch() {
     let folder = tempfile::tempdir().unwrap();
     let names = golden_names();
-    assert!(names.len() >= 11, "goldens are missing: {names:?}");
+    assert!(names.len() >= 30, "goldens are missing: {names:?}");
     for name in names {
         let golden: Golden = golden_tensors(&name);
         let model = golden_model(&name, folder.path());
@@ -21,14 +25,16 @@ fn every_architecture_agrees_with_pytorch() {
         let (_, want) = golden.f32("logits").unwrap();
         let error = relative_error(&run.logits, &want);
         println!("{name:12} logits {error:.2e}");
-        if name.ends_with("bf16") {
-            // Ours keeps activations in f32, theirs rounds them to bf16 after every op.
-            assert!(error < 8e-2, "{name}: logits differ by {error:.2e}");
+        if let Some((_, limit)) = ROUNDED.iter().find(|(rounded, _)| *rounded == name) {
+            assert!(error < *limit, "{name}: logits differ by {error:.2e}");
             continue;
         }
-        assert!(error < 1e-4, "{name}: logits differ by {error:.2e}");
-        check_selections(&run, &golden, 1e-5).unwrap_or_else(|e| panic!("{name}: {e}"));
-        check_caches(&session, &golden, tokens.len() as u64, 1e-4).unwrap_or_else(|e| panic!("{name}: {e}"));
+        // f32 against f64 is 2e-6 at most; one element that a cache rounds otherwise is more.
+        let limit = if name.ends_with("kv-bf16") { 1e-4 } else { 1e-5 };
+        assert!(error < limit, "{name}: logits differ by {error:.2e}");
+        let lists = check_selections(&run, &golden, 1e-5).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(name != "ties" || lists.tied > 200, "{name}: {lists:?}");
+        check_caches(&session, &golden, tokens.len() as u64, limit).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
 }
 
