@@ -1,0 +1,5 @@
+//! The runtime's pool, its own source on loom's atomics and threads: `cargo test -p hyc-pool-tests` runs the tests of
+//! `runtime/src/pool/tests.rs` that are marked for it in every order of events.
+
+#[path = "../../../runtime/src/pool/mod.rs"]
+pub mod pool;
