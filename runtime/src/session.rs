@@ -9,7 +9,7 @@ use hyc_ir::sample::{SampleParams, choose};
 use crate::engine::{Engine, StepInput};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, open_executor};
-use crate::memory::MemoryPlan;
+use crate::memory::{Machine, MemoryPlan};
 use crate::model::Model;
 use crate::sampling::{Sampler, Sampling};
 
@@ -49,7 +49,7 @@ impl Default for GpuOptions {
 /// How a session is set up.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
-    /// Threads; `None`: one a core.
+    /// Threads; `None`: one a core that the process may use ([`Machine::cores`]).
     pub threads: Option<usize>,
     /// Sequences at a time; `None`: the plan's `max_batch`.
     pub max_sequences: Option<u64>,
@@ -62,8 +62,7 @@ pub struct SessionOptions {
 impl SessionOptions {
     /// Threads that the options ask for, 1 to 1024.
     pub fn thread_count(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        self.threads.unwrap_or_else(cores).clamp(1, 1024)
+        self.threads.unwrap_or_else(|| Machine::here().cores()).clamp(1, 1024)
     }
 }
 

@@ -1,0 +1,40 @@
+//! Memory is taken when it is used. One test alone in this process, which measures itself.
+
+mod common;
+
+use common::{Parts, Plain, assert_close, naive};
+use hyc_runtime::{Engine, StepInput, Values};
+
+/// Bytes of this process in memory.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn caches_are_touched_when_their_pages_are_used() {
+    let model = Parts::new().load().unwrap();
+    let cache = &model.plan().caches[0];
+    let pages = (2 << 30) / cache.page_bytes();
+    let before = resident();
+    let mut engine = Engine::new(&model, Box::new(Plain), pages, 3).unwrap();
+    // Two pages far from each other.
+    let tokens = [3, 1, 4, 1, 5];
+    let input = StepInput {
+        token_ids: tokens.map(|t| t as i32).to_vec(),
+        positions: vec![0, 1, 2, 3, 4],
+        sequence: vec![0; 5],
+        page_table: vec![pages as i32 / 2, pages as i32 - 1],
+        ring_slot: vec![0],
+        out_rows: vec![4],
+        sampling: vec![],
+    };
+    engine.begin(input).unwrap();
+    engine.run_pass().unwrap();
+    let Values::F32(logits) = engine.buffer(model.plan().logits).unwrap() else { panic!("no floats") };
+    assert_close(&logits, &naive(&tokens), "logits");
+    // Huge pages are 2 MiB each.
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 64 << 20, "{} MiB for five tokens in a cache of 2 GiB", grown >> 20);
+}
