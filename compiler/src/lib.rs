@@ -3,6 +3,7 @@
 pub mod assembler;
 mod bandwidth;
 pub mod commands;
+pub mod contents;
 mod cost;
 pub mod diff;
 pub mod driver;

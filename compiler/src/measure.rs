@@ -28,6 +28,8 @@ pub struct Point {
     pub batch: u64,
     /// Of the prefill, or of the median step.
     pub seconds: f64,
+    /// The least and the most of several rounds, in seconds.
+    pub range: (f64, f64),
     /// Bytes that must be read; 0 for a prefill.
     pub bytes: f64,
     /// Operations.
@@ -164,7 +166,7 @@ impl<'m> Bench<'m> {
         let cost = |cost: &Cost<'_>, step: &Step| (0.0, cost.step_flop(step, tokens));
         let kernels = self.kernels(&times, &cost);
         let flop = self.cost.prefill_flop(tokens);
-        Ok(Point { tokens, batch: 0, seconds, bytes: 0.0, flop, kernels })
+        Ok(Point { tokens, batch: 0, seconds, range: (seconds, seconds), bytes: 0.0, flop, kernels })
     }
 
     /// Measures decode steps of `batch` sequences at `context`; the median of `steps` counts.
@@ -204,7 +206,8 @@ impl<'m> Bench<'m> {
         let kernels = self.kernels(&medians(&times), &cost);
         let bytes = self.cost.decode_bytes(context, batch) as f64;
         let flop = self.model.plan().steps.iter().map(|s| self.cost.decode_flop(s, context, batch)).sum();
-        Ok(Point { tokens: context, batch, seconds: all[steps / 2], bytes, flop, kernels })
+        let seconds = all[steps / 2];
+        Ok(Point { tokens: context, batch, seconds, range: (seconds, seconds), bytes, flop, kernels })
     }
 
     /// The times of a pass's steps, by kernel; `cost` gives bytes and operations of a step.
@@ -230,6 +233,14 @@ impl<'m> Bench<'m> {
         kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         kernels
     }
+}
+
+/// The median of several rounds, with their range.
+pub fn median(mut rounds: Vec<Point>) -> Option<Point> {
+    rounds.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    let range = (rounds.first()?.seconds, rounds.last()?.seconds);
+    let middle = rounds.swap_remove(rounds.len() / 2);
+    Some(Point { range, ..middle })
 }
 
 /// The median of each step over some passes.

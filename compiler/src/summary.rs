@@ -60,11 +60,7 @@ impl Summary {
 
 /// For people.
 pub fn text(s: &Summary) -> String {
-    let mut out = format!("{}: {} layers\n", s.name, s.layers);
-    for (oracle, sparse, shared) in &s.chains {
-        let kv = if *shared { "its KV cache" } else { "KV of their own" };
-        out.push_str(&format!("  chain: layer {oracle} selects for {}, which read {kv}\n", ranges(sparse)));
-    }
+    let mut out = format!("{}: {} layers\n{}", s.name, s.layers, chains_text(s));
     out.push('\n');
     out.push_str(&kv_text(&s.kv));
     let rows = vec![
@@ -86,6 +82,16 @@ pub fn text(s: &Summary) -> String {
     out.push_str(&table(&["pass", "changes", "time"], &rows));
     if let Some((path, size)) = &s.file {
         out.push_str(&format!("\nwrote {} ({})\n", path.display(), bytes(*size)));
+    }
+    out
+}
+
+/// A line a chain.
+pub fn chains_text(s: &Summary) -> String {
+    let mut out = String::new();
+    for (oracle, sparse, shared) in &s.chains {
+        let kv = if *shared { "its KV cache" } else { "KV of their own" };
+        out.push_str(&format!("  chain: layer {oracle} selects for {}, which read {kv}\n", ranges(sparse)));
     }
     out
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use hyc_ir::plan::ModelInfo;
 use hyc_runtime::{LoadOptions, SessionOptions, Verify};
 use serde_json::json;
 
@@ -18,12 +19,13 @@ use crate::terminal;
 /// bandwidth of a GPU (bytes read and written, together). The floor of decode is bytes over bandwidth: all
 /// weights, and the KV that the step reads. Decode runs on caches that are filled with noise, so that a long
 /// context can be measured without its prefill. A GPU's decode steps are replays of a captured graph; its kernels
-/// are timed by its own clock, in passes of their own.
+/// are timed by its own clock, in passes of their own. Sizes above the model's own are measured at its limit.
 ///
 /// Examples:
 ///   hyc bench model.hyc
 ///   hyc bench model.hyc --context 512,8192,32768 --batch 1,8,64 --json
 ///   hyc bench model.hyc --context 32768 --kernels                      where the time goes
+///   hyc bench model.hyc --repeat 5                                     the median, with the spread
 ///   hyc bench big.hyc --random-weights 1 --peak-tflops 989             no weights needed
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -42,6 +44,9 @@ pub struct Args {
     /// Decode steps measured at each context; the median counts
     #[arg(long, default_value_t = 16)]
     steps: usize,
+    /// Measure everything this many times: the median counts, with the least and the most beside it
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeat: u32,
     /// Print the time of each kernel too
     #[arg(long)]
     kernels: bool,
@@ -70,46 +75,122 @@ pub fn run(args: Args) -> Result<()> {
     let load =
         LoadOptions { verify: Verify::Header, random_weights: args.random_weights, ..LoadOptions::default() };
     let model = super::load(&args.model, &load, false)?;
-    let sizes = measure::sizes(&model, &args.context, &args.batch, &args.prefill)?;
+    let mut notes = Vec::new();
+    let wanted = Wanted::of(&args, &model.plan().model, &mut notes)?;
+    let sizes = measure::sizes(&model, &wanted.contexts, &wanted.batches, &wanted.prefill)?;
     let options =
         SessionOptions { threads: args.threads, gpu: args.gpu.options(), ..SessionOptions::default() };
     let mut bench = Bench::new(&model, &options, sizes, args.peak_tflops.map(|peak| peak * 1e12))?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let (kernels, check) = (args.kernels || args.json, || signal::check("measuring"));
-    let prefill =
-        args.prefill.iter().map(|n| bench.prefill(*n, kernels, &check)).collect::<Result<Vec<_>>>()?;
-    bench.fill()?;
-    let mut decode = Vec::new();
-    for context in &args.context {
-        for batch in &args.batch {
-            decode.push(bench.decode(*context, *batch, args.steps.max(1), kernels, &check)?);
-        }
-    }
+    let (prefill, decode) = points(&mut bench, &args, &wanted)?;
     let (info, limits) = (model.plan(), bench.limits);
+    notes.extend(too_fast(&prefill, &decode, &limits));
     if args.json {
         let list = |points: &[Point]| points.iter().map(|p| json_of(p, &limits)).collect::<Vec<_>>();
-        let value = json!({
+        return terminal::print(&super::json(json!({
             "model": info.model.name, "target": info.target.kind, "threads": options.thread_count(),
             "load_seconds": load_seconds, "memory_bytes": bench.memory.total(),
-            "bytes_per_s": limits.bytes_per_s, "flop_per_s": limits.flop_per_s,
-            "prefill": list(&prefill), "decode": list(&decode),
-        });
-        return terminal::print(&format!("{value:#}\n"));
+            "bytes_per_s": limits.bytes_per_s, "flop_per_s": limits.flop_per_s, "repeat": args.repeat,
+            "prefill": list(&prefill), "decode": list(&decode), "notes": notes,
+        })));
     }
     let mut out = heading(&info.model.name, &info.target.kind, options.thread_count(), &limits);
     for points in [&prefill, &decode] {
         let Some(first) = points.first() else { continue };
-        let rows: Vec<_> = points.iter().map(|p| row(p, &limits)).collect();
-        let header: &[&str] = match first.batch {
-            0 => &["prefill", "s", "tok/s", "TFLOP/s", "of peak"],
-            _ => &["decode at", "batch", "ms a step", "tok/s", "MB a step", "GB/s", "of bandwidth"],
+        let rows: Vec<_> = points.iter().map(|p| row(p, &limits, args.repeat > 1)).collect();
+        let mut header = match first.batch {
+            0 => vec!["prefill", "s", "tok/s", "TFLOP/s", "of peak"],
+            _ => vec!["decode at", "batch", "ms a step", "tok/s", "MB a step", "GB/s", "of bandwidth"],
         };
-        out.push_str(&format!("\n{}", table(header, &rows)));
+        header.extend((args.repeat > 1).then_some("least to most"));
+        out.push_str(&format!("\n{}", table(&header, &rows)));
     }
     for point in prefill.iter().chain(&decode).filter(|_| args.kernels) {
         out.push_str(&format!("\n{}", kernel_table(point, &limits)));
     }
+    for note in &notes {
+        out.push_str(&format!("\nnote: {note}\n"));
+    }
     terminal::print(&out)
+}
+
+/// What is measured.
+struct Wanted {
+    contexts: Vec<u64>,
+    batches: Vec<u64>,
+    prefill: Vec<u64>,
+}
+
+impl Wanted {
+    /// What the arguments ask for, within what the model was compiled for. Errors: sizes of 0.
+    fn of(args: &Args, model: &ModelInfo, notes: &mut Vec<String>) -> Result<Wanted> {
+        let rows = model.max_batch.min(model.max_outputs).min(model.chunk);
+        let mut within = |what: &str, list: &[u64], most: u64| {
+            let mut kept: Vec<u64> = Vec::new();
+            for n in list {
+                if *n == 0 {
+                    return Err(Error::new(ErrorKind::Usage, format!("a {what} of 0 cannot be measured"))
+                        .help(format!("give 1 to {most}")));
+                }
+                if *n > most {
+                    notes.push(format!(
+                        "a {what} of {n} is measured at {most}, which the model was compiled for"
+                    ));
+                }
+                if !kept.contains(n.min(&most)) {
+                    kept.push(*n.min(&most));
+                }
+            }
+            Ok(kept)
+        };
+        Ok(Wanted {
+            contexts: within("context", &args.context, model.max_context)?,
+            batches: within("batch", &args.batch, rows)?,
+            prefill: within("prompt", &args.prefill, model.max_context)?,
+        })
+    }
+}
+
+/// All prefills, then all decode steps.
+fn points(bench: &mut Bench<'_>, args: &Args, wanted: &Wanted) -> Result<(Vec<Point>, Vec<Point>)> {
+    let (kernels, check) = (args.kernels || args.json, || signal::check("measuring"));
+    let mut prefill = Vec::new();
+    for n in &wanted.prefill {
+        let rounds = (0..args.repeat).map(|_| bench.prefill(*n, kernels, &check)).collect::<Result<_>>()?;
+        prefill.extend(measure::median(rounds));
+    }
+    bench.fill()?;
+    let mut decode = Vec::new();
+    for (context, batch) in wanted.contexts.iter().flat_map(|c| wanted.batches.iter().map(move |b| (*c, *b)))
+    {
+        let mut round = || bench.decode(context, batch, args.steps.max(1), kernels, &check);
+        let rounds = (0..args.repeat).map(|_| round()).collect::<Result<_>>()?;
+        decode.extend(measure::median(rounds));
+    }
+    Ok((prefill, decode))
+}
+
+/// What a share above 100 % comes from.
+fn too_fast(prefill: &[Point], decode: &[Point], limits: &Limits) -> Vec<String> {
+    let above = |points: &[Point]| {
+        let whole = |p: &Point| share(p.batch == 0, p.bytes, p.flop, p.seconds, limits);
+        let kernel = |p: &Point, k: &KernelTime| share(p.batch == 0, k.bytes, k.flop, k.seconds, limits);
+        let shares = points.iter().flat_map(|p| p.kernels.iter().map(|k| kernel(p, k)).chain([whole(p)]));
+        // What the table shows as 100 % is no news.
+        shares.flatten().any(|share| share >= 1.005)
+    };
+    let notes = [
+        (
+            above(decode),
+            "above 100 % of bandwidth, weights and KV come from the processor's caches, where the last step left \
+             them: they are faster than the memory that the limit was measured on",
+        ),
+        (
+            above(prefill),
+            "above 100 % of peak, the rate that was given or measured is less than what the machine can do",
+        ),
+    ];
+    notes.into_iter().filter(|(is, _)| *is).map(|(_, note)| note.to_string()).collect()
 }
 
 fn heading(name: &str, kind: &str, threads: usize, limits: &Limits) -> String {
@@ -144,14 +225,17 @@ fn percent(share: Option<f64>) -> String {
     share.map_or("-".to_string(), |share| format!("{:.0} %", 100.0 * share))
 }
 
-fn row(p: &Point, limits: &Limits) -> Vec<String> {
+fn row(p: &Point, limits: &Limits, spread: bool) -> Vec<String> {
     let share = percent(share(p.batch == 0, p.bytes, p.flop, p.seconds, limits));
     let rate = format!("{:.1}", tokens_per_s(p));
+    let (least, most) = p.range;
     if p.batch == 0 {
         let tflops = format!("{:.3}", p.flop / p.seconds / 1e12);
-        return vec![p.tokens.to_string(), format!("{:.3}", p.seconds), rate, tflops, share];
+        let mut cells = vec![p.tokens.to_string(), format!("{:.3}", p.seconds), rate, tflops, share];
+        cells.extend(spread.then(|| format!("{least:.3} to {most:.3} s")));
+        return cells;
     }
-    vec![
+    let mut cells = vec![
         p.tokens.to_string(),
         p.batch.to_string(),
         format!("{:.3}", 1e3 * p.seconds),
@@ -159,7 +243,9 @@ fn row(p: &Point, limits: &Limits) -> Vec<String> {
         format!("{:.1}", p.bytes / 1e6),
         format!("{:.1}", p.bytes / p.seconds / 1e9),
         share,
-    ]
+    ];
+    cells.extend(spread.then(|| format!("{:.3} to {:.3} ms", 1e3 * least, 1e3 * most)));
+    cells
 }
 
 fn json_of(p: &Point, limits: &Limits) -> serde_json::Value {
@@ -172,7 +258,7 @@ fn json_of(p: &Point, limits: &Limits) -> serde_json::Value {
     };
     json!({
         "tokens": p.tokens, "batch": if prefill { 1 } else { p.batch }, "tokens_per_s": tokens_per_s(p),
-        "seconds": p.seconds, "bytes": p.bytes, "flop": p.flop,
+        "seconds": p.seconds, "seconds_least": p.range.0, "seconds_most": p.range.1, "bytes": p.bytes, "flop": p.flop,
         "share_of_limit": share(prefill, p.bytes, p.flop, p.seconds, limits),
         "kernels": p.kernels.iter().map(kernel).collect::<Vec<_>>(),
     })

@@ -37,7 +37,7 @@ pub fn run(args: Args) -> Result<()> {
             },
         };
         let value = serde_json::json!({ "ok": result.is_ok(), "diagnostics": diagnostics });
-        return result.and(terminal::print(&format!("{value}\n")));
+        return result.and(terminal::print(&super::json(value)));
     }
     result
 }

@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long)]
     plan_only: bool,
     /// Print the summary as JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["print_ir_after", "print_ir_after_all", "emit", "quiet"])]
     json: bool,
     /// Print the graph after this pass (may be repeated)
     #[arg(long, value_name = "PASS")]
@@ -307,7 +307,7 @@ fn write_artefact(
 
 fn print_summary(args: &Args, summary: &Summary) -> Result<()> {
     if args.json {
-        return emit(None, format!("{:#}\n", summary::json(summary)).as_bytes());
+        return emit(None, super::json(summary::json(summary)).as_bytes());
     }
     if args.quiet {
         return Ok(());

@@ -8,9 +8,10 @@ use hyc_passes::kv_table;
 use hyc_runtime::{MemoryPlan, Model, Verify};
 use serde_json::json;
 
-use crate::error::{Error, Result};
+use crate::contents;
+use crate::error::{Error, ErrorKind, Result};
 use crate::report::{bytes, table};
-use crate::{summary, terminal, write};
+use crate::{summary, terminal};
 
 /// Print a part of an artefact
 ///
@@ -37,7 +38,7 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Sizes, chains, KV table
+    /// What it is and holds, chains, KV table
     Summary,
     /// The scheduled graph
     Graph,
@@ -71,11 +72,7 @@ fn not_here(what: &str, part: &str, other: &str) -> Error {
 fn text_of(model: &Model, part: Part) -> Result<String> {
     let plan = model.plan();
     Ok(match part {
-        Part::Summary => {
-            let mut s = summary::Summary::of(plan, &[]);
-            s.file = Some((model.path().to_path_buf(), model.file_bytes()));
-            summary::text(&s)
-        }
+        Part::Summary => contents::text(model),
         Part::Graph => model.graph_text().ok_or_else(|| absent("graph"))?.to_string(),
         Part::Asm => match model.asm_text() {
             None if model.ptx().is_some() => return Err(not_here("disassembly", "asm", "ptx")),
@@ -91,18 +88,25 @@ fn text_of(model: &Model, part: Part) -> Result<String> {
 fn json_of(model: &Model, part: Part) -> Result<String> {
     let plan = model.plan();
     let value = match part {
-        Part::Summary => summary::json(&summary::Summary::of(plan, &[])),
-        Part::Plan => return write::plan_json(plan, true),
-        Part::Graph => json!({ "graph": model.graph_text() }),
-        Part::Asm => json!({ "asm": model.asm_text() }),
-        Part::Ptx => json!({ "ptx": model.ptx() }),
+        Part::Summary => contents::json(model),
+        Part::Plan => {
+            serde_json::to_value(plan).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?
+        }
+        Part::Graph | Part::Asm | Part::Ptx => {
+            let name = match part {
+                Part::Graph => "graph",
+                Part::Asm => "asm",
+                _ => "ptx",
+            };
+            json!({ name: text_of(model, part)? })
+        }
         Part::Kv => json!({ "table": summary::kv_json(&kv_table(plan)), "caches": plan.caches }),
         Part::Memory => {
             let m = whole_session(model);
             json!({ "weights": m.weights, "arena": m.arena, "caches": m.caches, "scratch_a_thread": m.scratch })
         }
     };
-    Ok(format!("{value:#}\n"))
+    Ok(super::json(value))
 }
 
 fn steps(plan: &Plan) -> String {

@@ -227,6 +227,11 @@ impl Model {
         Ok(kept.get().map(Aligned::bytes).unwrap_or_default())
     }
 
+    /// Whether the file has the weights.
+    pub fn has_weights(&self) -> bool {
+        matches!(self.weights, Weights::File(_))
+    }
+
     /// Whether the weights are made up.
     pub fn has_random_weights(&self) -> bool {
         matches!(self.weights, Weights::Random(..))

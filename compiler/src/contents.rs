@@ -1,0 +1,136 @@
+//! What an artefact is and holds, for `hyc inspect`.
+
+use std::collections::BTreeSet;
+
+use hyc_ir::artefact::VERSION;
+use hyc_ir::plan::{Elem, Layout, Plan, TargetInfo};
+use hyc_kernels::cpu::{CpuTarget, Level};
+use hyc_runtime::Model;
+use serde_json::{Value, json};
+
+use crate::report::bytes;
+use crate::summary::{self, Summary};
+
+/// For people.
+pub fn text(model: &Model) -> String {
+    let (plan, summary) = (model.plan(), Summary::of(model.plan(), &[]));
+    let m = &plan.model;
+    let mut out =
+        format!("{}: {}, artefact version {VERSION}\n\n", model.path().display(), bytes(model.file_bytes()));
+    let mut line = |name: &str, what: String| out.push_str(&format!("{name:14}{what}\n"));
+    line(
+        "model",
+        format!("{}: {} layers of width {}, vocabulary of {}", m.name, m.layers, m.hidden, m.vocab),
+    );
+    line("target", target_text(&plan.target));
+    line(
+        "compiled for",
+        format!(
+            "max_context {} tokens, max_batch {} sequences, chunk {} tokens, max_outputs {} rows of logits",
+            m.max_context, m.max_batch, m.chunk, m.max_outputs
+        ),
+    );
+    let here = if model.has_weights() { "" } else { "; not in the file" };
+    line("dtype", format!("matrices {}, KV caches {}", matrices(plan), caches(plan)));
+    line("weights", format!("{} tensors, {}{here}", summary.weights.0, bytes(summary.weights.1)));
+    line(
+        "KV caches",
+        format!("{} growing, {} ring; pages of {} tokens", summary.caches.0, summary.caches.1, m.page),
+    );
+    line("activations", format!("{} in one arena", bytes(summary.arena_bytes)));
+    line("kernels", format!("{} for {} steps", summary.kernels.0, summary.kernels.1));
+    line("tokenizer", tokenizer_text(&tokenizer(model)));
+    out.push_str(&format!("\n{}\n{}", summary::chains_text(&summary), summary::kv_text(&summary.kv)));
+    out
+}
+
+/// For machines.
+pub fn json(model: &Model) -> Value {
+    let (plan, summary) = (model.plan(), Summary::of(model.plan(), &[]));
+    let m = &plan.model;
+    let mut value = summary::json(&summary);
+    if let Some(fields) = value.as_object_mut() {
+        // What is about compiling is not in the file.
+        for key in ["passes", "code_seconds", "seconds"] {
+            fields.remove(key);
+        }
+    }
+    value["file"] = json!({ "path": model.path(), "bytes": model.file_bytes(), "version": VERSION });
+    value["target"] = json!({
+        "kind": plan.target.kind, "arch": plan.target.arch, "features": plan.target.features,
+        "level": level(&plan.target),
+    });
+    value["hidden"] = m.hidden.into();
+    value["vocab"] = m.vocab.into();
+    value["max_context"] = m.max_context.into();
+    value["max_batch"] = m.max_batch.into();
+    value["chunk"] = m.chunk.into();
+    value["max_outputs"] = m.max_outputs.into();
+    value["page"] = m.page.into();
+    value["dtype"] = json!({ "matrices": matrices(plan), "kv": caches(plan) });
+    value["weights"]["in_file"] = model.has_weights().into();
+    value["tokenizer"] = tokenizer(model);
+    value
+}
+
+/// The level of a CPU's code, as `hyc compile --cpu` names it.
+fn level(target: &TargetInfo) -> Option<&'static str> {
+    let levels = [(Level::V3, "v3"), (Level::Baseline, "baseline")];
+    let same = |level: Level| CpuTarget { level }.features() == target.features;
+    levels.iter().find(|(level, _)| target.kind == "cpu" && same(*level)).map(|(_, name)| *name)
+}
+
+fn target_text(target: &TargetInfo) -> String {
+    match level(target) {
+        Some(level) => format!("cpu: {}, level {level} ({})", target.arch, target.features.join(", ")),
+        None => target.kind.clone(),
+    }
+}
+
+fn names(elems: BTreeSet<&'static str>) -> String {
+    elems.into_iter().collect::<Vec<_>>().join(" and ")
+}
+
+fn name(elem: Elem) -> &'static str {
+    match elem {
+        Elem::F32 => "f32",
+        Elem::Bf16 => "bf16",
+        Elem::I32 => "i32",
+    }
+}
+
+/// Element types of the matrices; vectors are always f32.
+fn matrices(plan: &Plan) -> String {
+    let matrices = plan.weights.iter().filter(|w| !matches!(w.layout, Layout::Vector { .. }));
+    names(matrices.map(|w| name(w.elem)).collect())
+}
+
+fn caches(plan: &Plan) -> String {
+    names(plan.caches.iter().map(|cache| name(cache.elem)).collect())
+}
+
+/// What kind of tokenizer it is, and how large; null where there is none.
+fn tokenizer(model: &Model) -> Value {
+    let Some(bytes) = model.tokenizer_json() else { return Value::Null };
+    let parsed: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let inner = &parsed["model"];
+    let entries = inner["vocab"].as_object().map(|v| v.len()).or(inner["vocab"].as_array().map(Vec::len));
+    let added = parsed["added_tokens"].as_array().into_iter().flatten();
+    // Most added tokens stand among the entries too.
+    let apart = added.filter(|token| {
+        let known = token["content"].as_str().is_some_and(|text| inner["vocab"].get(text).is_some());
+        !known && inner["vocab"].is_object()
+    });
+    json!({ "kind": inner["type"], "entries": entries.map(|n| n + apart.count()), "bytes": bytes.len() })
+}
+
+fn tokenizer_text(tokenizer: &Value) -> String {
+    if tokenizer.is_null() {
+        return "none: it takes tokens alone".to_string();
+    }
+    let kind = tokenizer["kind"].as_str().unwrap_or("of no known kind");
+    match tokenizer["entries"].as_u64() {
+        Some(entries) => format!("{kind}, {entries} entries"),
+        None => kind.to_string(),
+    }
+}
