@@ -49,9 +49,10 @@ fn json_error(path: &Path, text: &str) -> Error {
     let path = path.display();
     match frontend::config_json::as_toml(text) {
         Some(toml) => {
-            let toml = toml.trim_end().replace('\n', "\n    ");
+            let indent = |line: &str| if line.is_empty() { String::new() } else { format!("    {line}") };
+            let toml = toml.lines().map(indent).collect::<Vec<_>>().join("\n");
             Error::input(format!("{path} is a Hugging Face configuration, and no model.toml"))
-                .help(format!("write a model.toml; what it says comes to\n\n    {toml}"))
+                .help(format!("write a model.toml; what it says comes to\n\n{toml}"))
         }
         None => Error::input(format!("{path} is JSON, and no model.toml"))
             .help("give a model.toml (`hyc explain` lists its keys) or a graph dump"),

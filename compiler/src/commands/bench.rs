@@ -84,7 +84,7 @@ pub fn run(args: Args) -> Result<()> {
     let load_seconds = start.elapsed().as_secs_f64();
     let (prefill, decode) = points(&mut bench, &args, &wanted)?;
     let (info, limits) = (model.plan(), bench.limits);
-    notes.extend(too_fast(&prefill, &decode, &limits));
+    notes.extend(too_fast(&prefill, &decode, &limits, args.kernels || args.json));
     if args.json {
         let list = |points: &[Point]| points.iter().map(|p| json_of(p, &limits)).collect::<Vec<_>>();
         return terminal::print(&super::json(json!({
@@ -108,8 +108,9 @@ pub fn run(args: Args) -> Result<()> {
     for point in prefill.iter().chain(&decode).filter(|_| args.kernels) {
         out.push_str(&format!("\n{}", kernel_table(point, &limits)));
     }
-    for note in &notes {
-        out.push_str(&format!("\nnote: {note}\n"));
+    if !notes.is_empty() {
+        let lines: Vec<String> = notes.iter().map(|note| format!("note: {note}\n")).collect();
+        out.push_str(&format!("\n{}", lines.concat()));
     }
     terminal::print(&out)
 }
@@ -170,12 +171,14 @@ fn points(bench: &mut Bench<'_>, args: &Args, wanted: &Wanted) -> Result<(Vec<Po
     Ok((prefill, decode))
 }
 
-/// What a share above 100 % comes from.
-fn too_fast(prefill: &[Point], decode: &[Point], limits: &Limits) -> Vec<String> {
+/// What a share above 100 % comes from; `kernels`: theirs are shown too.
+fn too_fast(prefill: &[Point], decode: &[Point], limits: &Limits, kernels: bool) -> Vec<String> {
     let above = |points: &[Point]| {
         let whole = |p: &Point| share(p.batch == 0, p.bytes, p.flop, p.seconds, limits);
         let kernel = |p: &Point, k: &KernelTime| share(p.batch == 0, k.bytes, k.flop, k.seconds, limits);
-        let shares = points.iter().flat_map(|p| p.kernels.iter().map(|k| kernel(p, k)).chain([whole(p)]));
+        let inner =
+            |p: &'_ Point| p.kernels.iter().filter(|_| kernels).map(|k| kernel(p, k)).collect::<Vec<_>>();
+        let shares = points.iter().flat_map(|p| inner(p).into_iter().chain([whole(p)]));
         // What the table shows as 100 % is no news.
         shares.flatten().any(|share| share >= 1.005)
     };

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use hyc_runtime::{LoadOptions, Model, SessionOptions};
 
+use serde_json::json;
+
 use crate::diff::{Difference, Options, diff};
 use crate::error::{Error, ErrorKind, Result};
 use crate::terminal;
@@ -16,6 +18,7 @@ use crate::terminal;
 /// Examples:
 ///   hyc diff model.hyc
 ///   hyc diff model.hyc --tokens 100 --tolerance 1e-4
+///   hyc diff model.hyc --json
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -35,6 +38,9 @@ pub struct Args {
     random_weights: Option<u64>,
     #[command(flatten)]
     gpu: super::GpuArgs,
+    /// JSON instead of text
+    #[arg(long)]
+    json: bool,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -44,7 +50,20 @@ pub fn run(args: Args) -> Result<()> {
     let options = Options { tokens: args.tokens, seed: args.seed, tolerance: args.tolerance };
     let report =
         diff(&model, &SessionOptions { gpu: args.gpu.options(), ..SessionOptions::default() }, &options)?;
+    if args.json {
+        let first = report.first.as_ref().map(|d| {
+            json!({
+                "step": d.step, "operand": d.operand, "element": d.element, "ours": d.ours,
+                "reference": d.reference, "error": d.error,
+            })
+        });
+        terminal::print(&super::json(json!({
+            "steps": report.steps, "tokens": args.tokens, "worst": report.worst, "worst_step": report.worst_step,
+            "differs": first,
+        })))?;
+    }
     match report.first {
+        None if args.json => Ok(()),
         None => terminal::print(&format!(
             "{} steps over {} tokens agree; largest relative error {:.1e} in {}\n",
             report.steps, args.tokens, report.worst, report.worst_step

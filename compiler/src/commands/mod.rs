@@ -11,13 +11,14 @@ mod prompt;
 mod run;
 mod schema;
 mod signal;
+mod version;
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use hyc_runtime::{GpuOptions, LoadOptions, Model, Session, SessionOptions};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::terminal::{self, Color};
 
 /// An ahead-of-time compiler for HySparse language models.
@@ -29,13 +30,25 @@ use crate::terminal::{self, Color};
 ///   hyc compile --plan-only --json model.toml  sizes and KV table without weights
 ///   hyc inspect model.hyc kv                   what is in an artefact
 #[derive(Debug, Parser)]
-#[command(name = "hyc", version, verbatim_doc_comment, max_term_width = 100)]
+#[command(
+    name = "hyc",
+    disable_version_flag = true,
+    verbatim_doc_comment,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// When to colour errors and tables
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
+    /// Print the version; with -v also commit, features, targets and processor
+    #[arg(short = 'V', long)]
+    version: bool,
+    /// With --version: everything
+    #[arg(short, long, requires = "version")]
+    verbose: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,12 +61,19 @@ enum Command {
     Diff(diff::Args),
     Explain(explain::Args),
     Schema(schema::Args),
+    Version(version::Args),
     Completions(completions::Args),
 }
 
 /// Runs the command that the arguments name.
 pub fn run(cli: Cli) -> Result<()> {
-    match cli.command {
+    if cli.version {
+        return version::print(cli.verbose);
+    }
+    let Some(command) = cli.command else {
+        return Err(Error::new(ErrorKind::Usage, "no command is given").help("`hyc help` lists them"));
+    };
+    match command {
         Command::Check(args) => check::run(args),
         Command::Compile(args) => compile::run(args),
         Command::Run(args) => run::run(args),
@@ -62,6 +82,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Diff(args) => diff::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Schema(args) => schema::run(args),
+        Command::Version(args) => version::run(args),
         Command::Completions(args) => completions::run(args),
     }
 }

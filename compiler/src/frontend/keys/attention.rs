@@ -16,7 +16,7 @@ pub const ATTENTION: SectionKeys = SectionKeys {
             ty: Type::Word(&["hysparse", "full", "swa"]),
             default: Default::Value("\"hysparse\""),
             example: "\"hysparse\"",
-            meaning: "The family. \"full\": full attention in every layer. \"swa\": layers that are not full have the \
+            meaning: "The family of the papers. \"full\": full attention in every layer. \"swa\": layers that are not full have the \
                       window branch and its sink alone, without gate or selection.",
             ..PLAIN
         },

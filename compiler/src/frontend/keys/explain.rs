@@ -12,7 +12,7 @@ use crate::frontend::reader::nearest;
 pub fn overview() -> String {
     let mut out = String::new();
     for section in SECTIONS {
-        let _ = writeln!(out, "[{}]  {}", section.name, first_sentence(section.meaning));
+        let _ = writeln!(out, "[{}]  {}", section.name, plain(first_sentence(section.meaning)));
         for key in section.keys {
             let _ = writeln!(out, "  {:15} {}", key.name, plain(first_sentence(key.meaning)));
         }
