@@ -184,7 +184,7 @@ fn pipeline_options(kind: &str, options: Options) -> PipelineOptions<'static> {
 
 /// The code of all kernels of a plan.
 pub struct Code {
-    /// Machine code, kernels one after the other, each aligned to 64 bytes; for a GPU its PTX.
+    /// Machine code, or PTX for a GPU, bound to the plan: see [`hyc_ir::bind`].
     pub blob: Vec<u8>,
     /// Disassembly, where it was asked for.
     pub asm: String,
@@ -198,29 +198,28 @@ pub fn generate_code(plan: &mut Plan, level: cpu::Level, want_asm: bool) -> Resu
     #[cfg(feature = "llvm")]
     if plan.target.kind != "cpu" {
         let ptx = gpu_code(plan)?;
+        let blob = hyc_ir::bind::lay_out_ptx(plan, &ptx.text);
         let seconds = start.elapsed().as_secs_f64();
-        return Ok(Code { blob: ptx.text.into_bytes(), asm: String::new(), seconds });
+        return Ok(Code { blob, asm: String::new(), seconds });
     }
     let target = CpuTarget { level };
-    let mut code = Code { blob: Vec::new(), asm: String::new(), seconds: 0.0 };
+    let (mut asm, mut functions) = (String::new(), Vec::with_capacity(plan.kernels.len()));
     for index in 0..plan.kernels.len() {
-        let Some(step) = plan.steps.iter().find(|step| step.kernel.index() == index) else { continue };
+        let Some(step) = plan.steps.iter().find(|step| step.kernel.index() == index) else {
+            return Err(Error::new(ErrorKind::Internal, format!("kernel {index} is no step's")));
+        };
         let spec = plan.spec(step);
         let name = plan.kernels[index].name.clone();
         let kernel = cpu::compile(&spec, &target, want_asm)
             .map_err(|e| Error::new(ErrorKind::Internal, format!("kernel {name}: {e}")))?;
-        code.blob.resize(code.blob.len().next_multiple_of(64), 0);
-        let entry = &mut plan.kernels[index];
-        entry.code_offset = code.blob.len() as u64;
-        entry.code_bytes = kernel.code.len() as u64;
-        entry.scratch_bytes = kernel.scratch_bytes;
-        code.blob.extend_from_slice(&kernel.code);
-        if let Some(asm) = kernel.asm {
-            code.asm.push_str(&format!("{name}:\n{asm}\n"));
+        plan.kernels[index].scratch_bytes = kernel.scratch_bytes;
+        functions.push(kernel.code);
+        if let Some(text) = kernel.asm {
+            asm.push_str(&format!("{name}:\n{text}\n"));
         }
     }
-    code.seconds = start.elapsed().as_secs_f64();
-    Ok(code)
+    let blob = hyc_ir::bind::lay_out(plan, &functions);
+    Ok(Code { blob, asm, seconds: start.elapsed().as_secs_f64() })
 }
 
 /// Generates a GPU plan's kernels and writes how they are launched into `plan`.
@@ -229,8 +228,6 @@ pub fn gpu_code(plan: &mut Plan) -> Result<hyc_kernels::gpu::Ptx> {
     let ptx = hyc_kernels::gpu::compile(&specs(plan))
         .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
     for (entry, kernel) in plan.kernels.iter_mut().zip(&ptx.kernels) {
-        entry.code_offset = 0;
-        entry.code_bytes = ptx.text.len() as u64;
         entry.scratch_bytes = kernel.scratch_bytes;
         entry.launches.clone_from(&kernel.launches);
     }

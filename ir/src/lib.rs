@@ -2,6 +2,7 @@
 
 pub mod abi;
 pub mod artefact;
+pub mod bind;
 pub mod graph;
 pub mod op;
 pub mod pack;

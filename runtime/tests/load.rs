@@ -71,7 +71,7 @@ fn every_flipped_bit_is_an_error() {
         let what = format!("byte {at}, bit {}", at % 8);
         refused(folder.path(), &bad, Verify::Full, &what);
         // Header and code are checked in any case; a damaged weight is what `Header` lets through.
-        if at < data || (code..code + 40).contains(&at) {
+        if at < data || (code..code + parts.tensors[2].bytes.len()).contains(&at) {
             refused(folder.path(), &bad, Verify::Header, &what);
         }
     }
@@ -112,7 +112,7 @@ fn what_does_not_fit_the_plan_is_an_error() {
             p.plan.weights[0].layout = Layout::Rows { rows: 8, cols: 16 };
         }),
         ("possible", |p| p.plan.weights[0].layout = Layout::Rows { rows: u64::MAX, cols: 16 }),
-        ("inside the code", |p| p.plan.kernels[0].code_bytes = 41),
+        ("inside the code", |p| p.plan.kernels[7].code_bytes = 41),
         ("inside the code", |p| p.plan.kernels[0].code_offset = 32),
     ];
     for (words, change) in cases {
@@ -148,4 +148,28 @@ fn no_code_and_no_tokenizer_are_errors_of_who_needs_them() {
     assert_eq!(error.kind, ErrorKind::Unsupported);
     let error = hyc_runtime::Tokenizer::of(&model).err().unwrap();
     assert!(error.message.contains("no tokenizer"), "{error}");
+}
+
+/// Code of another plan, whatever hashes say: the kernel and the step are named.
+#[test]
+fn code_is_bound_to_its_plan() {
+    type Case = (&'static str, fn(&mut Parts));
+    let cases: [Case; 4] = [
+        ("kernel `k0` of step 0, embed", |p| p.plan.model.max_context = 41),
+        ("kernel `k6` of step 5, add", |p| {
+            let (five, six) = (p.plan.steps[5].kernel, p.plan.steps[6].kernel);
+            (p.plan.steps[5].kernel, p.plan.steps[6].kernel) = (six, five);
+        }),
+        ("its plan is not the one", |p| p.plan.model.max_batch = 4),
+        ("its plan is not the one", |p| p.plan.steps[5].operands.swap(0, 1)),
+    ];
+    for (words, change) in cases {
+        let mut parts = Parts::new().with_code();
+        hyc_ir::bind::seal(&parts.plan, &mut parts.tensors[2].bytes);
+        parts.sealed = true;
+        change(&mut parts);
+        let error = parts.load().err().unwrap_or_else(|| panic!("{words}: it loads"));
+        assert_eq!(error.kind, ErrorKind::BadArtefact);
+        assert!(error.message.contains(words) && error.help.is_some(), "{words}: {error}");
+    }
 }

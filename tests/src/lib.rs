@@ -54,8 +54,9 @@ pub fn compile_wrongly(
     edit(&mut desc);
     let lowered = driver::lower(hyc::frontend::build_graph(&desc), level, &mut |_| {}).expect("lowers");
     let mut plan = lowered.plan;
-    let code = driver::generate_code(&mut plan, level, false).expect("generates code");
+    let mut code = driver::generate_code(&mut plan, level, false).expect("generates code");
     spoil(&mut plan);
+    hyc_ir::bind::seal(&plan, &mut code.blob);
     let weights = Weights::Files(WeightSource::open(&desc.weights.files).expect("opens the weights"));
     let tokenizer =
         driver::read_tokenizer(desc.tokenizer.as_ref(), plan.model.vocab).expect("reads the tokenizer");

@@ -56,6 +56,7 @@ impl CudaExecutor {
         let device = Device::open()?;
         memory.check_against(plan, device.free_bytes()?.saturating_sub(RESERVE), " on the GPU")?;
         let module = Module::of(&device, model, options.module_cache.as_deref())?;
+        module.check(plan)?;
         let launcher = Launcher::new(&device, &module, plan)?;
         let lists = Lists::new(&device, plan)?;
         let (weights, addresses) = weights::copy(&device, model, progress)?;

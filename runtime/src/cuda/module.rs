@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction, CUjit_option, CUmodule, CUresult};
-use hyc_ir::plan::Launch;
+use hyc_ir::bind::{self, DIGEST_BYTES, PLAN_SYMBOL, Sha};
+use hyc_ir::plan::{Launch, Plan};
 
 use super::device::{Device, check};
 use crate::error::{Error, ErrorKind, Result};
@@ -162,6 +163,42 @@ impl Module {
         let result = unsafe { sys::cuModuleLoadData(&mut handle, cubin.as_ptr().cast()) };
         check(result, || "loading the artefact's code".into())?;
         Ok(Module { handle, device: device.clone() })
+    }
+
+    /// Checks that the code was made for `plan`, by the digests that it carries: PTX was looked at when the artefact
+    /// was loaded, machine code speaks for itself. Errors: code of another plan, or that does not say.
+    pub fn check(&self, plan: &Plan) -> Result<()> {
+        let other = |what: String| {
+            Error::new(ErrorKind::BadArtefact, format!("the artefact's GPU code and its plan differ: {what}"))
+                .help("compile the model again")
+        };
+        for (kernel, digest) in plan.kernels.iter().zip(bind::kernel_digests(plan)) {
+            if self.variable(&bind::symbol(&kernel.name))? != digest {
+                return Err(other(format!("kernel `{}` was made for other sizes", kernel.name)));
+            }
+        }
+        match self.variable(PLAN_SYMBOL)? == Some(bind::plan_digest(plan)) {
+            true => Ok(()),
+            false => Err(other("it was made for another plan".to_string())),
+        }
+    }
+
+    /// The bytes of a variable that holds a digest; `None` where the code has none of this name.
+    fn variable(&self, name: &str) -> Result<Option<Sha>> {
+        self.device.enter()?;
+        let Ok(symbol) = CString::new(name) else { return Ok(None) };
+        let (mut address, mut bytes) = (0, 0);
+        // SAFETY: the module is loaded, the name ends in NUL, and both results have places.
+        let found =
+            unsafe { sys::cuModuleGetGlobal_v2(&mut address, &mut bytes, self.handle, symbol.as_ptr()) };
+        if found != CUresult::CUDA_SUCCESS || bytes != DIGEST_BYTES {
+            return Ok(None);
+        }
+        let mut digest = [0; DIGEST_BYTES];
+        // SAFETY: the variable has as many bytes as `digest`; the copy is through when the call returns.
+        let copied = unsafe { sys::cuMemcpyDtoH_v2(digest.as_mut_ptr().cast(), address, DIGEST_BYTES) };
+        check(copied, || format!("reading `{name}` of the artefact's code"))?;
+        Ok(Some(digest))
     }
 
     /// The function of a launch, ready to be launched or captured. Errors: the code has no such function; it

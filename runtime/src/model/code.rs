@@ -55,9 +55,10 @@ fn has_feature(_: &str) -> bool {
     false
 }
 
-/// Every kernel lies in the code, where there is code.
+/// Every kernel lies in the code, where there is code, which was made for this plan.
 pub(super) fn check_places(
     path: &Path,
+    map: &[u8],
     plan: &Plan,
     places: &BTreeMap<String, (usize, usize)>,
 ) -> Result<()> {
@@ -69,7 +70,7 @@ pub(super) fn check_places(
             return Err(damaged(path, format!("kernel {} is not inside the code", kernel.name)));
         }
     }
-    Ok(())
+    hyc_ir::bind::check(plan, &map[start..end]).map_err(|e| damaged(path, e))
 }
 
 /// The code, copied to memory that may be executed; `None` where the artefact has none for this machine.

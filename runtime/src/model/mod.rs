@@ -165,13 +165,13 @@ impl Model {
             (true, None) if options.allow_no_weights => Weights::Absent,
             (absent, _) => return Err(wrong_weights(path, absent)),
         };
-        check_places(path, &plan, &places)?;
+        if purpose == Purpose::Run {
+            check_machine(&plan)?;
+        }
+        check_places(path, &map, &plan, &places)?;
         let code = match purpose {
             Purpose::Look => None,
-            Purpose::Run => {
-                check_machine(&plan)?;
-                code(&map, &plan, &places)?
-            }
+            Purpose::Run => code(&map, &plan, &places)?,
         };
         let text = text(path, &metadata)?;
         let id = ModelId::new();

@@ -83,13 +83,21 @@ pub fn plan() -> Plan {
     let width = WIDTH as u64;
     let shape = AttnShape { heads: 1, kv_heads: 1, qk_dim: width, v_dim: width };
     let append = StepOp::Append { kv_heads: 1, qk_dim: width, v_dim: width };
+    let kernels = std::cell::Cell::new(0);
     let step = |name: &str, layer, op: StepOp, operands, rows| Step {
         name: name.into(),
         layer,
         op,
         operands,
         grid: op.grid(1, rows),
-        kernel: KernelId(0),
+        kernel: KernelId(kernels.replace(kernels.get() + 1)),
+    };
+    let kernel = |i: u32| Kernel {
+        name: format!("k{i}"),
+        code_offset: 0,
+        code_bytes: 0,
+        scratch_bytes: 0,
+        launches: vec![],
     };
     let buffer = |(i, (name, rows)): (usize, (&str, Rows))| Buffer {
         name: name.into(),
@@ -172,13 +180,7 @@ pub fn plan() -> Plan {
                 outputs,
             ),
         ],
-        kernels: vec![Kernel {
-            name: "k0".into(),
-            code_offset: 0,
-            code_bytes: 0,
-            scratch_bytes: 0,
-            launches: vec![],
-        }],
+        kernels: (0..8).map(kernel).collect(),
         chains: vec![],
         logits: BufferId(5),
         sampled: None,
@@ -200,6 +202,8 @@ pub struct Parts {
     pub version: String,
     pub plan: Plan,
     pub tensors: Vec<Tensor>,
+    /// Whether the code stays bound to the plan that it is bound to already.
+    pub sealed: bool,
 }
 
 fn le(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
@@ -220,6 +224,7 @@ impl Parts {
                 tensor("table", vec![VOCAB, WIDTH], le(table())),
                 tensor("head", vec![1, WIDTH, 16], le(panels)),
             ],
+            sealed: false,
         }
     }
 
@@ -228,10 +233,19 @@ impl Parts {
         self
     }
 
-    /// Code of the one kernel: 40 bytes, so that a pad must follow.
+    /// Code of the kernels, which returns at once: 40 bytes each, so that a pad must follow.
     pub fn with_code(mut self) -> Parts {
-        self.plan.kernels[0].code_bytes = 40;
-        self.with_bytes(CODE, vec![0xc3; 40])
+        let code = hyc_ir::bind::lay_out(&mut self.plan, &vec![vec![0xc3; 40]; 8]);
+        self.with_bytes(CODE, code)
+    }
+
+    /// A tensor's bytes; code is bound to the plan as it is now, where that is a valid one.
+    fn bytes(&self, tensor: &Tensor) -> Vec<u8> {
+        let mut bytes = tensor.bytes.clone();
+        if tensor.name == CODE && !self.sealed && self.plan.verify().is_ok() {
+            hyc_ir::bind::seal(&self.plan, &mut bytes);
+        }
+        bytes
     }
 
     /// A tokenizer whose token i is the i-th letter.
@@ -261,7 +275,7 @@ impl Parts {
                 digests.insert(name.to_string(), json!(hex(bytes)));
                 data.extend_from_slice(bytes);
             };
-            put(&tensor.name, tensor.dtype, &tensor.shape, &tensor.bytes);
+            put(&tensor.name, tensor.dtype, &tensor.shape, &self.bytes(tensor));
             if pad > 0 {
                 put(&format!("{PAD}{i}"), "U8", &[pad], &vec![0; pad]);
             }

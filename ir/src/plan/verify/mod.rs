@@ -2,7 +2,10 @@
 //! kernels touch only memory that is theirs; it may come from a hostile file, so nothing here trusts a number.
 //!
 //! * launches: a GPU kernel has a function for every number of rows;
-//! * sizes: counts from 1 to 2^31, element counts that fit; the version is this build's;
+//! * sizes: counts from 1 to 2^31, element counts that fit; the version is this build's. What can be told from the
+//!   rest is what the rest says: the arena ends with its last buffer, a ring has the pages of its window and a chunk;
+//! * uses: every kernel, buffer, weight and cache is some step's ([`uses`]), so that there are no more of them than
+//!   steps could use;
 //! * ids: every id names something; kernels' and grids' are the step's own ([`operands`]);
 //! * buffers lie in the arena, at multiples of 64, and have the rows that their count may reach;
 //! * operands have the kind, the width and the element type that the op's signature wants ([`operands`]);
@@ -14,6 +17,7 @@
 
 mod operands;
 mod order;
+mod uses;
 
 use std::fmt;
 
@@ -49,6 +53,12 @@ const MAX_COUNT: u64 = i32::MAX as u64;
 const MAX_SHARED_BYTES: u32 = 227 << 10;
 /// Functions of a kernel.
 const MAX_LAUNCHES: usize = 64;
+/// Steps, and whatever steps use one by one.
+const MAX_STEPS: usize = 1 << 17;
+/// Functions of all kernels.
+const MAX_ALL_LAUNCHES: usize = 1 << 14;
+/// Sequences of a step, and layers: a session and its listings have room for each of them.
+const MAX_SEQUENCES: u64 = 1 << 16;
 /// No tensor, page or arena has more elements or bytes than this; sums of many still fit.
 const MAX_BYTES: u64 = 1 << 50;
 
@@ -59,6 +69,11 @@ fn fits(factors: &[u64]) -> bool {
 
 pub(super) fn verify(plan: &Plan) -> Result<(), Vec<PlanError>> {
     let mut report = Report(Vec::new());
+    lengths(plan, &mut report);
+    // What follows looks at every entry.
+    if !report.0.is_empty() {
+        return Err(report.0);
+    }
     sizes(plan, &mut report);
     weights(plan, &mut report);
     caches(plan, &mut report);
@@ -69,8 +84,30 @@ pub(super) fn verify(plan: &Plan) -> Result<(), Vec<PlanError>> {
     }
     if report.0.is_empty() {
         order::check(plan, &mut report);
+        uses::check(plan, &mut report);
     }
     if report.0.is_empty() { Ok(()) } else { Err(report.0) }
+}
+
+fn lengths(plan: &Plan, report: &mut Report) {
+    let lengths = [
+        ("steps", plan.steps.len()),
+        ("buffers", plan.buffers.len()),
+        ("caches", plan.caches.len()),
+        ("kernels", plan.kernels.len()),
+        ("chains", plan.chains.len()),
+        // A step has a few at most.
+        ("weights", plan.weights.len() / 8),
+        ("operands", plan.steps.iter().map(|step| step.operands.len()).sum::<usize>() / 16),
+    ];
+    for (what, length) in lengths {
+        if length > MAX_STEPS {
+            report.add("plan", format!("it has too many {what}; the most steps are {MAX_STEPS}"));
+        }
+    }
+    if plan.kernels.iter().map(|kernel| kernel.launches.len()).sum::<usize>() > MAX_ALL_LAUNCHES {
+        report.add("plan", format!("its kernels have more than {MAX_ALL_LAUNCHES} functions"));
+    }
 }
 
 fn sizes(plan: &Plan, report: &mut Report) {
@@ -91,6 +128,11 @@ fn sizes(plan: &Plan, report: &mut Report) {
     for (name, count) in counts {
         if count == 0 || count > MAX_COUNT {
             report.add("model", format!("{name} = {count} is not from 1 to {MAX_COUNT}"));
+        }
+    }
+    for (name, count) in [("layers", u64::from(m.layers)), ("max_batch", m.max_batch)] {
+        if count > MAX_SEQUENCES {
+            report.add("model", format!("{name} = {count} is above {MAX_SEQUENCES}"));
         }
     }
     if !fits(&[m.max_batch, m.max_context.div_ceil(m.page.max(1)), 4]) {
@@ -178,11 +220,10 @@ fn caches(plan: &Plan, report: &mut Report) {
         }
         if let CachePolicy::Ring { window, pages } = cache.policy {
             let held = window.checked_add(plan.model.chunk).map(|n| n.div_ceil(cache.page) + 1);
-            if window == 0 || pages > MAX_COUNT || held.is_none_or(|held| pages < held) {
-                report.add(
-                    &cache.name,
-                    format!("a ring of {pages} pages does not hold {window} tokens and a chunk"),
-                );
+            if window == 0 || pages > MAX_COUNT || held != Some(pages) {
+                let held = held.map_or("too many".to_string(), |held| held.to_string());
+                let message = format!("a ring of {pages} pages; {window} tokens and a chunk take {held}");
+                report.add(&cache.name, message);
             }
         } else if cache.page != plan.model.page {
             report.add(&cache.name, format!("pages of {}, the model's have {}", cache.page, plan.model.page));
@@ -211,6 +252,13 @@ fn buffers(plan: &Plan, report: &mut Report) {
                 || buffer.elem != Elem::I32)
         {
             report.add(&buffer.name, "its selection has another shape");
+        }
+    }
+    // What is impossible or lies outside has no end to speak of.
+    if report.0.is_empty() {
+        let end = plan.buffers.iter().map(|b| b.offset + b.bytes()).max().unwrap_or(0);
+        if end != plan.arena_bytes {
+            report.add("arena", format!("{} bytes; its last buffer ends at {end}", plan.arena_bytes));
         }
     }
     match plan.buffers.get(plan.logits.index()) {

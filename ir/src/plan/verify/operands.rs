@@ -49,6 +49,9 @@ pub fn check(plan: &Plan, step: &Step, report: &mut Report) {
     {
         report.add(&step.name, "samples something else than the plan's logits");
     }
+    if by_token(&step.op) && rows_of(plan, step) != Rows::Tokens {
+        report.add(&step.name, "its rows are not the step's tokens, whose lists it reads");
+    }
     let roles = step.op.signature();
     if roles.len() != step.operands.len() || roles.len() != wants.len() {
         return report.add(&step.name, format!("{} operands for {}", step.operands.len(), roles.len()));
@@ -68,6 +71,31 @@ pub fn check(plan: &Plan, step: &Step, report: &mut Report) {
         if step.op.grid(panels.unwrap_or(0), rows) != step.grid {
             report.add(&step.name, "its grid is not the op's");
         }
+    }
+}
+
+/// Whether row i of an op is token i of the pass, whose id, position or sequence it looks up.
+fn by_token(op: &StepOp) -> bool {
+    match op {
+        StepOp::Embed { .. }
+        | StepOp::QkvAppend { .. }
+        | StepOp::Rope { .. }
+        | StepOp::Append { .. }
+        | StepOp::FullAttention { .. }
+        | StepOp::OracleAttention { .. }
+        | StepOp::WindowAttention { .. }
+        | StepOp::SparseAttention { .. }
+        | StepOp::HybridAttention { .. } => true,
+        StepOp::RmsNorm { .. }
+        | StepOp::Linear { .. }
+        | StepOp::Add { .. }
+        | StepOp::SiluMul { .. }
+        | StepOp::Gate { .. }
+        | StepOp::Router { .. }
+        | StepOp::ExpertsUp { .. }
+        | StepOp::ExpertsDown { .. }
+        | StepOp::GatherRows { .. }
+        | StepOp::Sample { .. } => false,
     }
 }
 
@@ -134,6 +162,11 @@ fn possible(s: &AttnShape) -> Option<()> {
     (sizes.iter().all(|n| (1..1 << 24).contains(n)) && s.heads % s.kv_heads == 0).then_some(())
 }
 
+/// Whether every KV head has a list of its own, which is not empty.
+fn selects(shape: &AttnShape, select: &SelectShape) -> Option<()> {
+    (select.kv_heads == shape.kv_heads && select.blocks > 0).then_some(())
+}
+
 fn cache(s: &AttnShape) -> Want {
     Want::Cache { kv_heads: s.kv_heads, qk_dim: s.qk_dim, v_dim: s.v_dim }
 }
@@ -196,18 +229,24 @@ fn wants(op: &StepOp) -> Option<Vec<Want>> {
             };
             vec![Want::Rows(product(heads, v_dim)), Want::Rows(gate), Want::Rows(product(heads, v_dim))]
         }
-        StepOp::FullAttention { shape, sink } | StepOp::WindowAttention { shape, sink, .. } => {
+        StepOp::FullAttention { shape, sink } => attention(&shape, None, sink)?,
+        StepOp::WindowAttention { shape, window, sink } => {
+            (window > 0).then_some(())?;
             attention(&shape, None, sink)?
         }
         StepOp::OracleAttention { shape, sink, select } => {
-            (select.kv_heads == shape.kv_heads && select.blocks > 0).then_some(())?;
+            selects(&shape, &select)?;
             let mut list = attention(&shape, None, sink)?;
             list.push(Want::Selection(select));
             list
         }
-        StepOp::SparseAttention { shape, select, sink } => attention(&shape, Some(select), sink)?,
+        StepOp::SparseAttention { shape, select, sink } => {
+            selects(&shape, &select)?;
+            attention(&shape, Some(select), sink)?
+        }
         StepOp::HybridAttention { shape, select, window, gate } => {
             (window > 0).then_some(())?;
+            selects(&shape, &select)?;
             let mut list = attention(&shape, Some(select), true)?;
             let out = list.pop()?;
             list.extend([cache(&shape), Want::Vector(shape.heads)]);
@@ -223,6 +262,11 @@ fn wants(op: &StepOp) -> Option<Vec<Want>> {
         StepOp::Router { experts, active } => {
             (active > 0 && active <= experts).then_some(())?;
             vec![rows(experts), Want::Indices(Some(active)), rows(active)]
+        }
+        StepOp::ExpertsUp { experts, active, .. } | StepOp::ExpertsDown { experts, active, .. }
+            if active == 0 || active > experts =>
+        {
+            return None;
         }
         StepOp::ExpertsUp { experts, active, inn, ffn } => vec![
             rows(inn),

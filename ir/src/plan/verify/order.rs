@@ -1,4 +1,7 @@
-//! What is read was written before, and nothing came in between: buffers, caches, selections.
+//! What is read was written before, and nothing came in between: buffers, caches, and the indices that kernels follow
+//! (selections, chosen experts).
+
+use std::collections::BTreeMap;
 
 use super::super::{BufferId, CacheId, CachePolicy, Operand, Plan, SelectShape, Step, StepOp};
 use super::Report;
@@ -8,17 +11,24 @@ struct State<'p> {
     plan: &'p Plan,
     /// Whether each buffer holds what its producer wrote, and who that was.
     written: Vec<Option<usize>>,
+    /// The buffers that hold what was written, by their offset: no two of them overlap.
+    live: BTreeMap<u64, BufferId>,
     /// The step that appended to each cache.
     appended: Vec<Option<usize>>,
 }
 
 /// Simulates one pass over the steps. Ids are in range: [`super::operands`] has seen to that.
 pub fn check(plan: &Plan, report: &mut Report) {
-    let mut state =
-        State { plan, written: vec![None; plan.buffers.len()], appended: vec![None; plan.caches.len()] };
+    let mut state = State {
+        plan,
+        written: vec![None; plan.buffers.len()],
+        live: BTreeMap::new(),
+        appended: vec![None; plan.caches.len()],
+    };
     for (index, step) in plan.steps.iter().enumerate() {
         state.reads(step, report);
         state.selection(step, report);
+        state.experts(step, report);
         state.writes(index, step, report);
     }
     if state.written[plan.logits.index()].is_none() {
@@ -87,12 +97,9 @@ impl State<'_> {
             }
         }
         for id in written {
-            for other in 0..self.written.len() {
-                if self.overlap(id, BufferId(other as u32)) {
-                    self.written[other] = None;
-                }
-            }
+            self.overwrite(id);
             self.written[id.index()] = Some(index);
+            self.live.insert(self.plan.buffers[id.index()].offset, id);
         }
         for (operand, role) in step.operands.iter().zip(&roles) {
             if let (Operand::Cache(id), true) = (operand, role.write) {
@@ -104,6 +111,38 @@ impl State<'_> {
                     report.add(&step.name, format!("appends to cache {id} a second time in the pass"));
                 }
             }
+        }
+    }
+
+    /// Whatever lies under a buffer is gone.
+    fn overwrite(&mut self, id: BufferId) {
+        let buffer = &self.plan.buffers[id.index()];
+        let before = self.live.range(..buffer.offset).next_back().map(|(at, _)| *at);
+        let inside = self.live.range(buffer.offset..buffer.offset + buffer.bytes()).map(|(at, _)| *at);
+        for at in inside.chain(before).collect::<Vec<u64>>() {
+            if self.live.get(&at).is_some_and(|other| self.overlap(id, *other))
+                && let Some(other) = self.live.remove(&at)
+            {
+                self.written[other.index()] = None;
+            }
+        }
+    }
+
+    /// Chosen experts are those of a router over as many.
+    fn experts(&self, step: &Step, report: &mut Report) {
+        let (StepOp::ExpertsUp { experts, active, .. } | StepOp::ExpertsDown { experts, active, .. }) =
+            step.op
+        else {
+            return;
+        };
+        let Operand::Buffer(list) = step.operands[1] else { return };
+        // A list that nobody wrote has been reported as a read.
+        let Some(producer) = self.written[list.index()].map(|index| &self.plan.steps[index]) else { return };
+        if producer.op != (StepOp::Router { experts, active })
+            || producer.operands.get(1) != Some(&step.operands[1])
+        {
+            report
+                .add(&step.name, format!("{} does not choose {active} of {experts} experts", producer.name));
         }
     }
 

@@ -48,7 +48,7 @@ fn plan() -> Plan {
             page: 8,
         },
         target: TargetInfo { kind: "cpu".into(), arch: "x86_64".into(), features: vec![] },
-        arena_bytes: 16 * 1024,
+        arena_bytes: 8 * 1024,
         buffers: vec![
             buffer("x", 0, tokens, 16, Elem::F32),
             buffer("q", 1, tokens, 16, Elem::F32),
@@ -139,7 +139,12 @@ fn sizes_and_places() {
     broken("is not possible", |p| p.weights[0].layout = Layout::Rows { rows: u64::MAX, cols: 2 });
     broken("no kernel", |p| p.steps[0].kernel = KernelId(7));
     broken("rows of logits", |p| p.logits = BufferId(99));
-    broken("does not hold 4 tokens", |p| p.caches[0].policy = CachePolicy::Ring { window: 4, pages: 1 });
+    broken("take 4", |p| p.caches[0].policy = CachePolicy::Ring { window: 4, pages: 5 });
+    broken("its last buffer ends at 8192", |p| p.arena_bytes += 64);
+    broken("max_batch = 65537", |p| p.model.max_batch = 65537);
+    broken("layers = 65537", |p| p.model.layers = 65537);
+    broken("too many steps", |p| p.steps = vec![p.steps[0].clone(); (1 << 17) + 1]);
+    broken("take 4", |p| p.caches[0].policy = CachePolicy::Ring { window: 4, pages: 1 });
 }
 
 #[test]
@@ -185,6 +190,7 @@ fn sampling() {
     let sampled = |p: &mut Plan| {
         p.buffers.push(Buffer { selection: None, ..buffer("token", 8, Rows::Outputs, 1, Elem::I32) });
         p.sampled = Some(BufferId(7));
+        p.arena_bytes += 1024;
         let operands = vec![Operand::Buffer(BufferId(6)), Operand::Buffer(BufferId(7))];
         p.steps.push(step("sample", None, StepOp::Sample { vocab: 32 }, operands, 0, Rows::Outputs));
     };
@@ -218,6 +224,76 @@ fn operands() {
     broken("its grid", |p| p.steps[2].grid.per = 3);
     broken("operands for", |p| {
         p.steps[4].operands.pop();
+    });
+}
+
+/// Steps of a mixture of experts, and of what stands on other rows than its op reads.
+#[test]
+fn indices_come_from_who_makes_them() {
+    let panels = |count, out, inn| Layout::Panels { count, out, inn, group: out };
+    let moe = |p: &mut Plan| {
+        let b = |i| Operand::Buffer(BufferId(i));
+        let (w, tokens) = (|i| Operand::Weight(WeightId(i)), Rows::Tokens);
+        let plain =
+            |name: &str, at, width, elem| Buffer { selection: None, ..buffer(name, at, tokens, width, elem) };
+        p.buffers.push(plain("router", 8, 4, Elem::F32));
+        p.buffers.push(plain("index", 9, 2, Elem::I32));
+        p.buffers.push(plain("chosen", 10, 2, Elem::F32));
+        p.buffers.push(plain("h", 11, 16, Elem::F32));
+        p.arena_bytes = 12 * 1024;
+        p.weights.push(weight("router", panels(1, 4, 16)));
+        p.weights.push(weight("gate", panels(4, 8, 16)));
+        let choose = StepOp::Linear { inn: 16, out: 4, norm: None, epilogue: Epilogue::Store };
+        let up = StepOp::ExpertsUp { experts: 4, active: 2, inn: 16, ffn: 8 };
+        let router = StepOp::Router { experts: 4, active: 2 };
+        p.steps.push(step("choose", None, choose, vec![b(4), w(6), b(7)], 1, tokens));
+        p.steps.push(step("router", None, router, vec![b(7), b(8), b(9)], 0, tokens));
+        p.steps.push(step("up", None, up, vec![b(4), b(8), w(7), w(7), b(10)], 1, tokens));
+    };
+    let mut valid = plan();
+    moe(&mut valid);
+    assert_eq!(valid.verify(), Ok(()));
+    let wrong = |words: &str, change: fn(&mut Plan)| {
+        broken(words, |p| {
+            moe(p);
+            change(p);
+        });
+    };
+    // Another number of experts than the weights have.
+    wrong("does not choose 2 of 4 experts", |p| {
+        p.buffers[7].width = 8;
+        p.weights[6].layout = Layout::Panels { count: 1, out: 8, inn: 16, group: 8 };
+        p.steps[6].op = StepOp::Linear { inn: 16, out: 8, norm: None, epilogue: Epilogue::Store };
+        p.steps[7].op = StepOp::Router { experts: 8, active: 2 };
+    });
+    // A selection of as many blocks.
+    wrong("does not choose 2 of 4 experts", |p| p.steps[8].operands[1] = Operand::Buffer(BufferId(3)));
+    wrong("sizes are not possible", |p| {
+        p.steps[8].op = StepOp::ExpertsUp { experts: 4, active: 5, inn: 16, ffn: 8 };
+    });
+    broken("sizes are not possible", |p| {
+        p.steps[3].op = StepOp::SparseAttention {
+            shape: SHAPE,
+            select: SelectShape { kv_heads: 2, ..SELECT },
+            sink: true,
+        };
+    });
+    broken("are not the step's tokens", |p| {
+        p.buffers[0].rows = Rows::Outputs;
+        p.steps[0].grid = p.steps[0].op.grid(0, Rows::Outputs);
+    });
+}
+
+#[test]
+fn nothing_is_there_that_no_step_uses() {
+    broken("k2: no step runs it", |p| p.kernels.push(Kernel { name: "k2".into(), ..p.kernels[0].clone() }));
+    broken("idle: no step writes it", |p| p.buffers.push(buffer("idle", 0, Rows::Tokens, 16, Elem::F32)));
+    broken("idle: no step reads it", |p| p.weights.push(weight("idle", Layout::Vector { len: 2 })));
+    broken("idle: no step appends to it", |p| {
+        p.caches.push(Cache { name: "idle".into(), ..p.caches[0].clone() });
+    });
+    broken("is not the model's", |p| {
+        p.chains.push(Chain { oracle: 0, sparse: vec![2], shared_kv: true });
     });
 }
 
@@ -262,6 +338,7 @@ fn selection_provenance() {
         append.operands[4] = Operand::Buffer(BufferId(7));
         append.operands[5] = Operand::Cache(CacheId(1));
         p.buffers.push(buffer("q2", 8, Rows::Tokens, 16, Elem::F32));
+        p.arena_bytes = 9 * 1024;
         p.steps.insert(3, append);
         p.steps[4].operands[1] = Operand::Cache(CacheId(1));
     });
