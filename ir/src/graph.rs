@@ -3,12 +3,20 @@
 //! petgraph holds the def-use edges and stays private. A `Graph` may be *invalid* (a value without a
 //! producer, or with two): the parser accepts such text, and the verifier says what is wrong with it.
 
+use std::collections::HashMap;
+
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 
 use crate::op::Op;
+use crate::order::Order;
 use crate::types::Type;
+
+pub use crate::order::Place;
+
+/// Most layers of a model: several times what any published model has. Passes are linear in the layers up to it.
+pub const MAX_LAYERS: u64 = 1024;
 
 /// An op of a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,9 +86,11 @@ pub struct Graph {
     /// Sizes and limits.
     pub header: Header,
     dag: StableDiGraph<OpData, (ValueId, usize)>,
-    order: Vec<OpId>,
+    order: Order,
     values: Vec<ValueData>,
-    names: std::collections::HashMap<String, ValueId>,
+    names: HashMap<String, ValueId>,
+    /// Uses that had no producer when they were met, and so no edge. An entry may have become stale.
+    early: HashMap<ValueId, Vec<(NodeIndex, usize)>>,
 }
 
 impl Graph {
@@ -89,15 +99,16 @@ impl Graph {
         Graph {
             header,
             dag: StableDiGraph::new(),
-            order: Vec::new(),
+            order: Order::default(),
             values: Vec::new(),
-            names: std::collections::HashMap::new(),
+            names: HashMap::new(),
+            early: HashMap::new(),
         }
     }
 
     /// Ops in execution order.
     pub fn ops(&self) -> impl DoubleEndedIterator<Item = OpId> + '_ {
-        self.order.iter().copied()
+        self.order.iter().map(OpId)
     }
 
     /// Number of ops.
@@ -107,7 +118,7 @@ impl Graph {
 
     /// Whether there is no op.
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.order.len() == 0
     }
 
     /// An op's data. Panics on an op that was removed.
@@ -167,33 +178,37 @@ impl Graph {
                 .filter(|edge| edge.weight().0 == value)
                 .map(|edge| (OpId(edge.target().index() as u32), edge.weight().1))
                 .collect(),
-            // A value without a producer has no edges; it is met in invalid graphs alone.
-            None => self
-                .ops()
-                .flat_map(|id| self.op(id).operands.iter().enumerate().map(move |(i, v)| (id, i, *v)))
-                .filter(|(_, _, v)| *v == value)
-                .map(|(id, i, _)| (id, i))
-                .collect(),
+            None => self.early_uses(value).map(|(node, i)| (OpId(node.index() as u32), i)).collect(),
         };
         if uses.len() > 1 {
-            let place: std::collections::HashMap<OpId, usize> =
-                self.order.iter().enumerate().map(|(i, id)| (*id, i)).collect();
-            uses.sort_by_key(|(id, i)| (place[id], *i));
+            uses.sort_unstable_by_key(|(id, i)| (self.order.place(id.0), *i));
+            uses.dedup();
         }
         uses
     }
 
-    /// The one use of a value; `None` where there is none or several.
+    /// The one use of a value; `None` where there is none or several. Takes no longer where there are many.
     pub fn sole_use(&self, value: ValueId) -> Option<(OpId, usize)> {
-        match self.uses(value)[..] {
-            [one] => Some(one),
-            _ => None,
-        }
+        let Some((def, _)) = self.defs(value).first() else {
+            return match self.uses(value)[..] {
+                [one] => Some(one),
+                _ => None,
+            };
+        };
+        let edges = self.dag.edges_directed(NodeIndex::new(def.0 as usize), Direction::Outgoing);
+        let mut uses = edges.filter(|edge| edge.weight().0 == value);
+        let edge = uses.next()?;
+        uses.next().is_none().then(|| (OpId(edge.target().index() as u32), edge.weight().1))
     }
 
-    /// Place of an op in the execution order.
-    pub fn position(&self, id: OpId) -> usize {
-        self.order.iter().position(|other| *other == id).expect("a live op")
+    /// Place of an op in the execution order, to compare with another's.
+    pub fn place(&self, id: OpId) -> Place {
+        self.order.place(id.0)
+    }
+
+    /// The op that runs after `id`.
+    pub fn next(&self, id: OpId) -> Option<OpId> {
+        self.order.after(id.0).map(OpId)
     }
 
     /// A new value without a producer; `hint` is made unique by a number where it is taken.
@@ -212,15 +227,15 @@ impl Graph {
 
     /// Appends an op; its results must be values made by [`new_value`](Graph::new_value).
     pub fn push(&mut self, data: OpData) -> OpId {
-        self.insert(self.order.len(), data)
+        self.insert(None, data)
     }
 
-    /// Inserts an op at a place of the execution order.
-    pub fn insert(&mut self, place: usize, data: OpData) -> OpId {
+    /// Inserts an op before another one, or at the end.
+    pub fn insert(&mut self, before: Option<OpId>, data: OpData) -> OpId {
         let results = data.results.clone();
         let node = self.dag.add_node(data);
         let id = OpId(node.index() as u32);
-        self.order.insert(place, id);
+        self.order.insert(before.map(|op| op.0), id.0);
         for (i, result) in results.into_iter().enumerate() {
             let first = self.values[result.index()].defs.is_empty();
             self.values[result.index()].defs.push((id, i));
@@ -232,20 +247,20 @@ impl Graph {
         id
     }
 
+    /// Uses of a value without a producer; some may be named twice.
+    fn early_uses(&self, value: ValueId) -> impl Iterator<Item = (NodeIndex, usize)> + '_ {
+        let noted = self.early.get(&value).into_iter().flatten().copied();
+        noted.filter(move |(node, i)| {
+            self.dag.node_weight(*node).is_some_and(|data| data.operands.get(*i) == Some(&value))
+        })
+    }
+
     /// Uses that stand before their producer (in text, or while a pass rewrites) get their edges now.
     fn link_early_uses(&mut self, value: ValueId, def: NodeIndex) {
-        let early: Vec<(NodeIndex, usize)> = self
-            .dag
-            .node_indices()
-            .flat_map(|node| {
-                self.dag[node]
-                    .operands
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, v)| **v == value)
-                    .map(move |(i, _)| (node, i))
-            })
-            .collect();
+        let mut early: Vec<(NodeIndex, usize)> = self.early_uses(value).collect();
+        self.early.remove(&value);
+        early.sort_unstable();
+        early.dedup();
         for (node, i) in early.into_iter().filter(|(node, _)| *node != def) {
             self.dag.add_edge(def, node, (value, i));
         }
@@ -253,19 +268,26 @@ impl Graph {
 
     fn link_operands(&mut self, node: NodeIndex) {
         for (i, operand) in self.dag[node].operands.clone().into_iter().enumerate() {
-            if let Some((def, _)) = self.values[operand.index()].defs.first() {
-                self.dag.add_edge(NodeIndex::new(def.0 as usize), node, (operand, i));
+            match self.values[operand.index()].defs.first() {
+                Some((def, _)) => {
+                    self.dag.add_edge(NodeIndex::new(def.0 as usize), node, (operand, i));
+                }
+                None => self.early.entry(operand).or_default().push((node, i)),
             }
         }
     }
 
     /// Removes an op; its results keep existing without a producer.
     pub fn remove(&mut self, id: OpId) {
-        self.order.retain(|other| *other != id);
-        for value in &mut self.values {
-            value.defs.retain(|(op, _)| *op != id);
+        self.order.remove(id.0);
+        let node = NodeIndex::new(id.0 as usize);
+        for edge in self.dag.edges_directed(node, Direction::Outgoing) {
+            let (value, i) = *edge.weight();
+            self.early.entry(value).or_default().push((edge.target(), i));
         }
-        self.dag.remove_node(NodeIndex::new(id.0 as usize));
+        for value in self.dag.remove_node(node).into_iter().flat_map(|data| data.results) {
+            self.values[value.index()].defs.retain(|(op, _)| *op != id);
+        }
     }
 
     /// Replaces an op's kind and operands in place; its results and layer stay.

@@ -5,6 +5,7 @@ pub mod artefact;
 pub mod bind;
 pub mod graph;
 pub mod op;
+mod order;
 pub mod pack;
 pub mod plan;
 pub mod sample;
@@ -13,6 +14,6 @@ pub mod text_settings;
 pub mod types;
 pub mod verify;
 
-pub use graph::{Graph, Header, OpData, OpId, ValueId};
+pub use graph::{Graph, Header, MAX_LAYERS, OpData, OpId, Place, ValueId};
 pub use op::{Attr, Op};
 pub use types::{CacheType, Dim, SelectionType, Sym, Type};

@@ -109,9 +109,9 @@ fn drop_unheard(graph: &mut Graph) -> usize {
                 let mut plain = data.clone();
                 plain.op = Op::Attention { heads, sink, scores: false };
                 plain.results.truncate(1);
-                let place = graph.position(id);
+                let next = graph.next(id);
                 graph.remove(id);
-                graph.insert(place, plain);
+                graph.insert(next, plain);
                 changes += 1;
             }
             _ => {}

@@ -8,6 +8,7 @@ mod fuse_epilogues;
 mod fuse_topk;
 mod kernel_name;
 mod kv_table;
+mod lifetimes;
 mod limits;
 mod lower;
 mod plan_kv;

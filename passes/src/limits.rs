@@ -2,7 +2,7 @@
 //! sizes rests on what is checked here and at the two other places that multiply them: plan-memory for
 //! activations, [`bytes`] for weights and pages.
 
-use hyc_ir::{Graph, Op};
+use hyc_ir::{Graph, MAX_LAYERS, Op};
 
 use crate::error::PassError;
 
@@ -32,6 +32,10 @@ pub fn check(graph: &Graph) -> Result<(), PassError> {
             let message = format!("the header's `{name} = {count}` is not from 1 to {MAX_COUNT}");
             return Err(PassError::new(PASS, message));
         }
+    }
+    if h.layers > MAX_LAYERS {
+        let message = format!("the header says {} layers, a model has at most {MAX_LAYERS}", h.layers);
+        return Err(PassError::new(PASS, message));
     }
     for id in graph.ops() {
         let data = graph.op(id);

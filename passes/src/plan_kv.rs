@@ -12,12 +12,14 @@
 //! the widest window and one step's rows: it becomes a ring. A cache that nobody reads is dropped with its
 //! appends, and with the projections that only they used. Nothing here merges the caches of different owners.
 
+use std::collections::HashMap;
+
 use hyc_ir::plan::CachePolicy;
 use hyc_ir::{CacheType, Graph, Op, OpId, Type, ValueId};
 
 use crate::error::PassError;
 use crate::limits;
-use crate::rewrite::{appended, appends, cache_root};
+use crate::rewrite::{appended, appends, cache_roots};
 
 const PASS: &str = "plan-kv";
 
@@ -30,8 +32,9 @@ pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
             changes += 1;
         }
     }
+    let mut versions = versions(graph);
     for id in graph.ops().filter(|id| is_cache(graph, *id)).collect::<Vec<_>>() {
-        let versions = versions(graph, graph.op(id).results[0]);
+        let versions = versions.remove(&graph.op(id).results[0]).unwrap_or_default();
         if unread(graph, &versions) {
             drop_cache(graph, id, &versions);
             changes += 1;
@@ -52,8 +55,8 @@ fn is_cache(graph: &Graph, id: OpId) -> bool {
 /// Reads the shared cache itself, where the version stays the newest until the copy's last read.
 fn alias(graph: &mut Graph, id: OpId) -> bool {
     let (source, copy) = (graph.op(id).operands[0], graph.op(id).results[0]);
-    let last_read = graph.uses(copy).iter().map(|(user, _)| graph.position(*user)).max().unwrap_or(0);
-    if appends(graph, source).iter().any(|append| graph.position(*append) < last_read) {
+    let last_read = graph.uses(copy).iter().map(|(user, _)| graph.place(*user)).max();
+    if appends(graph, source).iter().any(|append| Some(graph.place(*append)) < last_read) {
         return false;
     }
     graph.replace_uses(copy, source);
@@ -61,10 +64,16 @@ fn alias(graph: &mut Graph, id: OpId) -> bool {
     true
 }
 
-/// All versions of a cache, the state itself first.
-fn versions(graph: &Graph, root: ValueId) -> Vec<ValueId> {
-    let live = graph.values().filter(|v| matches!(graph.ty(*v), Type::Cache(_)) && graph.def(*v).is_some());
-    live.filter(|version| cache_root(graph, *version) == Some(root)).collect()
+/// All versions of each cache, the state itself first.
+fn versions(graph: &Graph) -> HashMap<ValueId, Vec<ValueId>> {
+    let roots = cache_roots(graph);
+    let mut versions: HashMap<ValueId, Vec<ValueId>> = HashMap::new();
+    for value in graph.values() {
+        if let Some(root) = roots.get(&value) {
+            versions.entry(*root).or_default().push(value);
+        }
+    }
+    versions
 }
 
 fn readers(graph: &Graph, version: ValueId) -> impl Iterator<Item = (OpId, usize)> + '_ {

@@ -11,11 +11,15 @@ use hyc_ir::plan::Rows;
 use hyc_ir::{Dim, Graph, OpId, Sym, Type, ValueId};
 
 use crate::error::PassError;
+use crate::lifetimes::Lifetimes;
 
 const PASS: &str = "plan-memory";
 
 /// Offsets start at multiples of this many bytes: a cache line, and a vector of any width.
 const ALIGN: u64 = 64;
+
+/// Values that may live at once. A model has some tens; placing one looks at all that live with it.
+const MAX_ALIVE: i64 = 4096;
 
 /// Where a value lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,29 +52,28 @@ pub struct Arena {
 /// Places every tensor and selection.
 pub fn run(graph: &Graph) -> Result<Arena, PassError> {
     let mut placements = lifetimes(graph)?;
+    check_alive(graph, &placements)?;
     let mut order: Vec<usize> = (0..placements.len()).collect();
     order.sort_by_key(|i| (std::cmp::Reverse(placements[*i].bytes), placements[*i].live, *i));
-    let mut placed: Vec<usize> = Vec::with_capacity(order.len());
+    let mut placed = Lifetimes::new(graph.len());
     let mut bytes = 0;
+    let mut taken: Vec<(u64, u64)> = Vec::new();
     for i in order {
         let (live, size) = (placements[i].live, placements[i].bytes);
-        let mut taken: Vec<(u64, u64)> = placed
-            .iter()
-            .map(|j| &placements[*j])
-            .filter(|p| p.live.0 <= live.1 && live.0 <= p.live.1)
-            .map(|p| (p.offset, p.offset + p.bytes))
-            .collect();
+        taken.clear();
+        placed
+            .visit(live, |j| taken.push((placements[j].offset, placements[j].offset + placements[j].bytes)));
         taken.sort_unstable();
         let mut offset: u64 = 0;
-        for (start, end) in taken {
-            if offset + size <= start {
+        for (start, end) in &taken {
+            if offset + size <= *start {
                 break;
             }
-            offset = offset.max(end);
+            offset = offset.max(*end);
         }
         placements[i].offset = offset;
         bytes = bytes.max(offset + size);
-        placed.push(i);
+        placed.insert(live, i);
     }
     let peak = peak(&placements);
     Ok(Arena { placements, bytes, peak })
@@ -109,6 +112,25 @@ fn lifetimes(graph: &Graph) -> Result<Vec<Placement>, PassError> {
         }
     }
     Ok(placements)
+}
+
+fn check_alive(graph: &Graph, placements: &[Placement]) -> Result<(), PassError> {
+    let mut change = vec![0i64; graph.len() + 1];
+    for p in placements {
+        change[p.live.0] += 1;
+        change[p.live.1 + 1] -= 1;
+    }
+    let mut alive = 0;
+    for (id, change) in graph.ops().zip(change) {
+        alive += change;
+        if alive > MAX_ALIVE {
+            let message = format!("{alive} values are kept here at once, at most {MAX_ALIVE} can be");
+            return Err(
+                PassError::at(PASS, graph, id, message).help("read values sooner after they are made")
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Rows and width of a value in the arena; `None` for weights and caches.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use hyc_ir::{Graph, Op, OpData, OpId, Type, ValueId};
+use hyc_ir::{Graph, Op, OpData, OpId, Place, Type, ValueId};
 
 /// The op that makes `value`, where nothing else uses the value.
 pub fn sole_producer(graph: &Graph, value: ValueId) -> Option<(OpId, &OpData)> {
@@ -20,18 +20,18 @@ pub fn appended(data: &OpData) -> Option<ValueId> {
     }
 }
 
-/// The state that a version of a cache comes from, through appends: a `cache()`, in a graph that is ready
-/// to be scheduled.
-pub fn cache_root(graph: &Graph, value: ValueId) -> Option<ValueId> {
-    let mut value = value;
-    for _ in 0..=graph.len() {
-        let (_, data) = graph.def_op(value)?;
-        match appended(data) {
-            Some(before) => value = before,
-            None => return Some(value),
+/// The state that each version of a cache comes from, through appends: a `cache()`, in a graph that is ready
+/// to be scheduled. Producers stand before their readers, as the verifier has seen.
+pub fn cache_roots(graph: &Graph) -> HashMap<ValueId, ValueId> {
+    let mut roots = HashMap::new();
+    for id in graph.ops() {
+        let data = graph.op(id);
+        for result in data.results.iter().filter(|v| matches!(graph.ty(**v), Type::Cache(_))) {
+            let before = appended(data).and_then(|before| roots.get(&before).copied());
+            roots.insert(*result, before.unwrap_or(*result));
         }
     }
-    None
+    roots
 }
 
 /// The cache versions that an op reads; an append reads none.
@@ -57,44 +57,70 @@ pub fn fuse(graph: &mut Graph, old: &[OpId], op: Op, operands: Vec<ValueId>, res
     let (layer, line) = (graph.op(first).layer, graph.op(first).line);
     let chain = old.iter().find_map(|id| graph.op(*id).chain);
     let data = OpData { op, operands, results, layer, chain, line };
-    let Some(place) = place(graph, old, &data) else { return false };
+    let Some(before) = place(graph, old, &data) else { return false };
     for id in old {
         graph.remove(*id);
     }
-    graph.insert(place, data);
+    graph.insert(before.op(), data);
     true
 }
 
+/// Before an op, or at the end.
+#[derive(Clone, Copy)]
+enum Before {
+    Op(OpId),
+    End,
+}
+
+impl Before {
+    fn op(self) -> Option<OpId> {
+        match self {
+            Before::Op(id) => Some(id),
+            Before::End => None,
+        }
+    }
+
+    /// This place, or `user`'s where that is earlier.
+    fn min(self, graph: &Graph, user: OpId) -> Before {
+        match self {
+            Before::Op(id) if graph.place(id) <= graph.place(user) => self,
+            _ => Before::Op(user),
+        }
+    }
+}
+
 /// Where `data` may stand once `old` are gone.
-fn place(graph: &Graph, old: &[OpId], data: &OpData) -> Option<usize> {
-    let places: HashMap<OpId, usize> = graph.ops().enumerate().map(|(place, id)| (id, place)).collect();
-    let last = old.iter().map(|id| places[id]).max()?;
+fn place(graph: &Graph, old: &[OpId], data: &OpData) -> Option<Before> {
+    let last = *old.iter().max_by_key(|id| graph.place(**id))?;
     let outside = |id: &OpId| !old.contains(id);
-    // In places of the order as it is now, the new op stands before the op at `at`: `from <= at <= to`.
-    let mut from = 0;
-    let mut to = last + 1;
+    // The new op stands behind the op at `from` and before the one at `to`, neither of which goes.
+    let mut from: Option<Place> = None;
+    let mut to = graph.next(last).map_or(Before::End, Before::Op);
     for result in &data.results {
         for (user, _) in graph.uses(*result).iter().filter(|(user, _)| outside(user)) {
-            to = to.min(places[user]);
+            to = to.min(graph, *user);
         }
     }
     let target = appended(data);
     for operand in &data.operands {
-        from = from.max(places[&graph.def(*operand)?] + 1);
+        from = from.max(Some(graph.place(graph.def(*operand)?)));
         if !matches!(graph.ty(*operand), Type::Cache(_)) {
             continue;
         }
         // Caches are updated in place: a version is read before the next append, as it was so far.
-        let mut users = graph.uses(*operand).into_iter().map(|(user, _)| user);
-        let was = users.find(|user| old.contains(user)).map(|user| places[&user])?;
-        for (user, _) in graph.uses(*operand).iter().filter(|(user, _)| outside(user)) {
-            let at = places[user];
+        let users = graph.uses(*operand);
+        let was = users.iter().find(|(user, _)| !outside(user)).map(|(user, _)| graph.place(*user))?;
+        for (user, _) in users.iter().filter(|(user, _)| outside(user)) {
+            let at = graph.place(*user);
             match (target == Some(*operand), appended(graph.op(*user)) == Some(*operand)) {
-                (true, false) if at < was => from = from.max(at + 1),
-                (false, true) if at > was => to = to.min(at),
+                (true, false) if at < was => from = from.max(Some(at)),
+                (false, true) if at > was => to = to.min(graph, *user),
                 _ => {}
             }
         }
     }
-    (from <= to).then(|| to - old.iter().filter(|id| places[id] < to).count())
+    match to {
+        Before::Op(id) => (from < Some(graph.place(id))).then_some(to),
+        Before::End => Some(to),
+    }
 }

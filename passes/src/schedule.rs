@@ -17,7 +17,7 @@ use crate::PipelineOptions;
 use crate::error::PassError;
 use crate::kernel_name;
 use crate::plan_memory::Arena;
-use crate::rewrite::{cache_reads, cache_root};
+use crate::rewrite::{cache_reads, cache_roots};
 use crate::select_kernels::{Selected, cache_spec};
 
 const PASS: &str = "schedule";
@@ -210,10 +210,9 @@ fn caches(graph: &Graph, tiles: bool, ids: &mut HashMap<ValueId, Operand>) -> Re
             tiled: cache_spec(ty, tiles).tiled,
         });
     }
-    for value in graph.values().filter(|v| matches!(graph.ty(*v), Type::Cache(_)) && graph.def(*v).is_some())
-    {
-        if let Some(id) = cache_root(graph, value).and_then(|root| of_root.get(&root)) {
-            ids.insert(value, Operand::Cache(*id));
+    for (version, root) in cache_roots(graph) {
+        if let Some(id) = of_root.get(&root) {
+            ids.insert(version, Operand::Cache(*id));
         }
     }
     let mut readers: BTreeMap<CacheId, BTreeSet<u32>> = BTreeMap::new();
@@ -256,12 +255,13 @@ fn model_info(graph: &Graph, caches: &[Cache]) -> Result<ModelInfo, PassError> {
 /// Who selects for whom, from the selections' uses.
 fn chains(graph: &Graph) -> Vec<Chain> {
     let mut chains = Vec::new();
+    let roots = cache_roots(graph);
     for id in graph.ops() {
         let data = graph.op(id);
         let (Op::OracleAttention { .. }, Some(oracle)) = (&data.op, data.layer) else { continue };
-        let root = cache_root(graph, data.operands[1]);
+        let root = roots.get(&data.operands[1]);
         let readers: Vec<OpId> = graph.uses(data.results[1]).into_iter().map(|(user, _)| user).collect();
-        let shared = |reader: &OpId| cache_root(graph, graph.op(*reader).operands[1]) == root;
+        let shared = |reader: &OpId| roots.get(&graph.op(*reader).operands[1]) == root;
         let sparse: BTreeSet<u32> = readers.iter().filter_map(|reader| graph.op(*reader).layer).collect();
         chains.push(Chain {
             oracle,

@@ -16,7 +16,7 @@ use crate::kernel_name;
 use crate::limits;
 use crate::lower::{Lowered, lower};
 use crate::plan_memory::stride;
-use crate::rewrite::{appends, cache_reads};
+use crate::rewrite::{appended, cache_reads};
 
 const PASS: &str = "select-kernels";
 
@@ -41,10 +41,11 @@ pub struct KernelChoice {
 /// Chooses the kernels. Errors: an op that no step stands for or that the target refuses; a cache that is
 /// read after it was overwritten; a weight that is wanted in two layouts or is too large.
 pub fn run(graph: &Graph, options: &PipelineOptions<'_>) -> Result<Selected, PassError> {
-    let places: HashMap<OpId, usize> = graph.ops().enumerate().map(|(place, id)| (id, place)).collect();
     let mut lowered = Vec::new();
+    let mut overwritten: HashMap<ValueId, OpId> = HashMap::new();
     for id in graph.ops() {
-        check_reads(graph, id, &places)?;
+        check_reads(graph, id, &overwritten)?;
+        overwritten.extend(appended(graph.op(id)).map(|version| (version, id)));
         lowered.extend(lower(graph, id, options.tiles)?.map(|step| (id, step)));
     }
     let layouts = layouts(graph, &lowered)?;
@@ -69,12 +70,12 @@ pub fn run(graph: &Graph, options: &PipelineOptions<'_>) -> Result<Selected, Pas
 }
 
 /// A Plan has one cache for all versions, updated in place: a version can be read until the next append.
-fn check_reads(graph: &Graph, id: OpId, places: &HashMap<OpId, usize>) -> Result<(), PassError> {
+/// `overwritten`: the appends before this op, by the version that they continue.
+fn check_reads(graph: &Graph, id: OpId, overwritten: &HashMap<ValueId, OpId>) -> Result<(), PassError> {
     for version in cache_reads(graph, id) {
-        if let Some(append) = appends(graph, version).into_iter().find(|append| places[append] < places[&id])
-        {
+        if let Some(append) = overwritten.get(&version) {
             let by =
-                graph.op(append).layer.map_or("another op".to_string(), |layer| format!("layer {layer}"));
+                graph.op(*append).layer.map_or("another op".to_string(), |layer| format!("layer {layer}"));
             let message = format!("%{} is read after {by} has overwritten it", graph.name(version));
             return Err(PassError::at(PASS, graph, id, message)
                 .help("read it before the next append, or read the newest version"));

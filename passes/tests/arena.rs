@@ -63,8 +63,9 @@ fn ty((width, selection): (u64, bool), outputs: bool) -> Type {
 
 /// First and last place of a value, told anew from the graph's uses.
 fn lifetime(graph: &Graph, value: ValueId) -> (usize, usize) {
-    let start = graph.position(graph.def(value).unwrap());
-    let end = graph.uses(value).iter().map(|(user, _)| graph.position(*user)).max();
+    let index = |id| graph.ops().position(|other| other == id).unwrap();
+    let start = index(graph.def(value).unwrap());
+    let end = graph.uses(value).iter().map(|(user, _)| index(*user)).max();
     (start, end.unwrap_or(start))
 }
 

@@ -17,7 +17,7 @@ mod parse;
 mod print;
 mod types;
 
-pub use parse::{ParseError, parse};
+pub use parse::{MAX_OPS, ParseError, parse};
 pub use print::print;
 
 /// Whether a model may have this name, which becomes a file's: 1 to 100 letters, digits, `.`, `_` and `-`,

@@ -43,7 +43,7 @@ impl Fail {
 }
 
 /// More ops than any model has; keeps hostile text from taking hours.
-const MAX_OPS: usize = 100_000;
+pub const MAX_OPS: usize = 100_000;
 
 /// Reads a graph. Errors: all faulty lines, up to a hundred.
 pub fn parse(text: &str) -> Result<Graph, Vec<ParseError>> {

@@ -3,24 +3,50 @@
 //! Long context hides these faults from short evaluations: a model that reads another layer's blocks, or
 //! last step's, still speaks fluently. So they are checked after every pass, by construction and not by eye.
 
+use std::collections::HashMap;
+
 use super::{Report, rules};
 use crate::graph::{Graph, OpId, ValueId};
 use crate::op::Op;
 use crate::types::{CacheType, SelectionType, Type};
 
-/// The `cache()` state behind a version, through appends; `None` where it comes from elsewhere.
-fn root(graph: &Graph, value: ValueId) -> Option<ValueId> {
-    let mut value = value;
-    for _ in 0..=graph.len() {
-        let (_, data) = graph.def_op(value)?;
-        match data.op {
-            Op::Append {} => value = data.operands[0],
-            Op::QkvAppend { .. } => value = *data.operands.last()?,
-            Op::Cache { .. } => return Some(value),
-            _ => return None,
+/// The `cache()` state behind each version, through appends. Producers stand before their readers.
+fn roots(graph: &Graph) -> HashMap<ValueId, ValueId> {
+    let mut roots = HashMap::new();
+    for id in graph.ops() {
+        let data = graph.op(id);
+        let root = match data.op {
+            Op::Cache { .. } => data.results.first().copied(),
+            _ if is_append(&data.op) => {
+                appended(&data.op, &data.operands).and_then(|v| roots.get(&v).copied())
+            }
+            _ => None,
+        };
+        if let (Some(root), Some(version)) = (root, data.results.last()) {
+            roots.insert(*version, root);
         }
     }
-    None
+    roots
+}
+
+/// The version that an append continues.
+fn appended(op: &Op, operands: &[ValueId]) -> Option<ValueId> {
+    match op {
+        Op::Append {} => operands.first().copied(),
+        _ => operands.last().copied(),
+    }
+}
+
+/// The first append to each version.
+fn first_appends(graph: &Graph) -> HashMap<ValueId, OpId> {
+    let mut appends = HashMap::new();
+    for id in graph.ops().filter(|id| is_append(&graph.op(*id).op)) {
+        let data = graph.op(id);
+        if let Some(version) = appended(&data.op, &data.operands) {
+            appends.entry(version).or_insert(id);
+        }
+    }
+    appends
 }
 
 fn is_append(op: &Op) -> bool {
@@ -30,19 +56,15 @@ fn is_append(op: &Op) -> bool {
 /// Rules `cache-version`, `ring-window` and `alias-before-append`.
 pub fn caches(report: &mut Report<'_>) {
     let graph = report.graph;
+    let appends = first_appends(graph);
     for id in graph.ops() {
         let data = graph.op(id);
         for (operand, value) in data.operands.iter().enumerate() {
             let Type::Cache(ty) = graph.ty(*value) else { continue };
-            let appends: Vec<OpId> = graph
-                .uses(*value)
-                .into_iter()
-                .map(|(user, _)| user)
-                .filter(|user| is_append(&graph.op(*user).op))
-                .collect();
+            let append = appends.get(value).copied();
             let name = graph.name(*value);
             if is_append(&data.op) {
-                if appends.first() != Some(&id) {
+                if append != Some(id) {
                     report.add(
                         id,
                         "cache-version",
@@ -59,9 +81,8 @@ pub fn caches(report: &mut Report<'_>) {
                 );
             }
             let bare = graph.def_op(*value).is_some_and(|(_, def)| matches!(def.op, Op::Cache { .. }));
-            if bare && !appends.is_empty() {
-                let owner =
-                    graph.op(appends[0]).layer.map_or("its owner".to_string(), |l| format!("layer {l}"));
+            if let (true, Some(append)) = (bare, append) {
+                let owner = graph.op(append).layer.map_or("its owner".to_string(), |l| format!("layer {l}"));
                 report.add(
                     id,
                     "alias-before-append",
@@ -75,6 +96,7 @@ pub fn caches(report: &mut Report<'_>) {
 /// The rules named `selection-*` that need types.
 pub fn selections(report: &mut Report<'_>) {
     let graph = report.graph;
+    let roots = roots(graph);
     for id in graph.ops() {
         let data = graph.op(id);
         if !matches!(data.op, Op::SparseAttention { .. } | Op::HybridAttention { .. }) {
@@ -86,7 +108,7 @@ pub fn selections(report: &mut Report<'_>) {
             continue;
         };
         agreement(report, id, cache, selection);
-        origin(report, id, data.operands[1], data.operands[2]);
+        origin(report, &roots, id);
     }
 }
 
@@ -107,8 +129,9 @@ fn agreement(report: &mut Report<'_>, id: OpId, cache: &CacheType, selection: &S
 }
 
 /// Where the selection comes from, and whether it was made over the cache that is read.
-fn origin(report: &mut Report<'_>, id: OpId, cache: ValueId, selection: ValueId) {
+fn origin(report: &mut Report<'_>, roots: &HashMap<ValueId, ValueId>, id: OpId) {
     let graph = report.graph;
+    let [_, cache, selection, ..] = graph.op(id).operands[..] else { return };
     let Some((_, producer)) = graph.def_op(selection) else { return };
     let name = graph.name(selection);
     let oracle_cache = match producer.op {
@@ -127,7 +150,7 @@ fn origin(report: &mut Report<'_>, id: OpId, cache: ValueId, selection: ValueId)
         _ => cache,
     };
     let own = || {
-        let (_, owner) = graph.def_op(root(graph, cache)?)?;
+        let (_, owner) = graph.def_op(*roots.get(&cache)?)?;
         match owner.op {
             Op::Cache { owner } => Some(Some(owner) == graph.op(id).layer.map(u64::from)),
             _ => None,

@@ -78,18 +78,33 @@ fn feeds_attention(graph: &Graph, rope: OpId) -> bool {
     !uses.is_empty() && uses.iter().all(|(user, operand)| *operand == 0 && reads_q(*user))
 }
 
-/// The query projection of the layer that appends, found through the input that it shares with k.
+/// The query projection of the layer that appends, found through the input that it shares with k: of
+/// several the first.
 fn query_of(graph: &Graph, append: OpId, key: &Projection) -> Option<Projection> {
     let layer = graph.op(append).layer;
-    graph
-        .ops()
-        .filter(|id| graph.op(*id).layer == layer && matches!(graph.op(*id).op, Op::Rope { .. }))
-        .filter(|id| feeds_attention(graph, *id))
-        .filter_map(|id| projection(graph, id))
-        .find(|q| {
+    let products = graph.uses(key.input).into_iter().filter(|(_, operand)| *operand == 0);
+    products
+        .filter_map(|(product, _)| rope_of(graph, product))
+        .filter(|id| graph.op(*id).layer == layer && feeds_attention(graph, *id))
+        .filter_map(|id| Some((id, projection(graph, id)?)))
+        .filter(|(_, q)| {
             let eps = |p: &Projection| p.norm.map(|(eps, _)| eps);
             q.input == key.input && q.rope == key.rope && eps(q) == eps(key)
         })
+        .min_by_key(|(id, _)| graph.place(*id))
+        .map(|(_, query)| query)
+}
+
+/// The RoPE of a product's result, through its norm where it has one.
+fn rope_of(graph: &Graph, product: OpId) -> Option<OpId> {
+    let mut id = product;
+    for _ in 0..2 {
+        (id, _) = graph.sole_use(*graph.op(id).results.first()?)?;
+        if let Op::Rope { .. } = graph.op(id).op {
+            return Some(id);
+        }
+    }
+    None
 }
 
 /// Whether the projection is `heads` heads of `dim`, and its norm, where there is one, over a head.

@@ -21,6 +21,8 @@ mod uses;
 
 use std::fmt;
 
+use crate::MAX_LAYERS;
+
 use super::{CachePolicy, Elem, GridDim, Kernel, Launch, Layout, PLAN_VERSION, Plan, Rows};
 
 /// One broken rule.
@@ -57,7 +59,7 @@ const MAX_LAUNCHES: usize = 64;
 const MAX_STEPS: usize = 1 << 17;
 /// Functions of all kernels.
 const MAX_ALL_LAUNCHES: usize = 1 << 14;
-/// Sequences of a step, and layers: a session and its listings have room for each of them.
+/// Sequences of a step: a session and its listings have room for each of them.
 const MAX_SEQUENCES: u64 = 1 << 16;
 /// No tensor, page or arena has more elements or bytes than this; sums of many still fit.
 const MAX_BYTES: u64 = 1 << 50;
@@ -130,9 +132,11 @@ fn sizes(plan: &Plan, report: &mut Report) {
             report.add("model", format!("{name} = {count} is not from 1 to {MAX_COUNT}"));
         }
     }
-    for (name, count) in [("layers", u64::from(m.layers)), ("max_batch", m.max_batch)] {
-        if count > MAX_SEQUENCES {
-            report.add("model", format!("{name} = {count} is above {MAX_SEQUENCES}"));
+    for (name, count, most) in
+        [("layers", u64::from(m.layers), MAX_LAYERS), ("max_batch", m.max_batch, MAX_SEQUENCES)]
+    {
+        if count > most {
+            report.add("model", format!("{name} = {count} is above {most}"));
         }
     }
     if !fits(&[m.max_batch, m.max_context.div_ceil(m.page.max(1)), 4]) {
