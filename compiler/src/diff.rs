@@ -9,11 +9,11 @@ use crate::interp::Interpreter;
 /// What to run.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Random tokens.
-    pub tokens: usize,
+    /// Random tokens, from 1 to the model's context.
+    pub tokens: u64,
     /// Their seed.
     pub seed: u64,
-    /// Largest relative error that counts as equal.
+    /// Largest relative error that counts as equal: finite, not negative.
     pub tolerance: f64,
 }
 
@@ -26,11 +26,25 @@ pub struct Report {
     pub worst: f64,
     /// Where.
     pub worst_step: String,
-    /// The first step that differs.
-    pub first: Option<Difference>,
+    /// Tokens that ran.
+    pub tokens: u64,
+    /// What ended it.
+    pub found: Found,
 }
 
-/// The first difference.
+/// Whether the two agree.
+#[derive(Debug)]
+pub enum Found {
+    /// They do.
+    Equal,
+    /// The first step that differs.
+    Differs(Difference),
+    /// The first step in which both have an infinity or NaN at the same place, and neither has one where the other
+    /// has none: there the model's own numbers end.
+    NotFinite(Difference),
+}
+
+/// An element of a step's result.
 #[derive(Debug)]
 pub struct Difference {
     /// Step of the plan, as `step 31, L3.hybrid_attention`.
@@ -51,13 +65,14 @@ pub struct Difference {
 /// before it (but for the caches, which each appends to by itself), so that a difference is that step's own.
 pub fn diff(model: &Model, session: &SessionOptions, options: &Options) -> Result<Report> {
     let m = &model.plan().model;
-    let tokens = (options.tokens as u64).clamp(1, m.max_context);
+    let tokens = check(options, m.max_context)?;
     let pages = m.max_context.div_ceil(m.page);
     let memory = MemoryPlan::new(model, pages, 1, session.thread_count());
     let executor = open_executor(model, session, &memory, &mut |_, _| true)?;
     let mut ours = Engine::new(model, executor, pages, 1)?;
     let mut reference = Engine::new(model, Box::new(Interpreter), pages, 1)?;
-    let mut report = Report { steps: 0, worst: 0.0, worst_step: String::new(), first: None };
+    let mut report =
+        Report { steps: 0, worst: 0.0, worst_step: String::new(), tokens: 0, found: Found::Equal };
     let mut state = options.seed;
     let mut begin = 0;
     while begin < tokens {
@@ -71,25 +86,45 @@ pub fn diff(model: &Model, session: &SessionOptions, options: &Options) -> Resul
             report.steps += 1;
             for (operand, role) in step.operands.iter().zip(step.op.signature()) {
                 let (Operand::Buffer(id), true) = (operand, role.write) else { continue };
-                let found = compare(model.plan(), &ours, &reference, *id)?;
+                let (found, finite) = compare(model.plan(), &ours, &reference, *id)?;
+                let name = format!("step {index}, {}", step.name);
+                let differs = found.error.is_nan() || found.error > options.tolerance;
+                if differs || !finite {
+                    let at = Difference { step: name, operand: role.name, ..found };
+                    report.found = if differs { Found::Differs(at) } else { Found::NotFinite(at) };
+                    return Ok(report);
+                }
                 if found.error > report.worst {
                     report.worst = found.error;
-                    report.worst_step = format!("step {index}, {}", step.name);
-                }
-                if found.error > options.tolerance || found.error.is_nan() {
-                    let step = format!("step {index}, {}", step.name);
-                    report.first = Some(Difference { step, operand: role.name, ..found });
-                    return Ok(report);
+                    report.worst_step = name;
                 }
                 ours.adopt(&reference, *id)?;
             }
         }
         begin = end;
+        report.tokens = end;
     }
     if report.steps == 0 {
         return Err(Error::new(ErrorKind::Input, "the plan has no steps"));
     }
     Ok(report)
+}
+
+/// The number of tokens. Errors: none, more than the context holds, a tolerance that is no number to compare with.
+fn check(options: &Options, max_context: u64) -> Result<u64> {
+    let usage = |message: String| Error::new(ErrorKind::Usage, message);
+    if !(options.tolerance.is_finite() && options.tolerance >= 0.0) {
+        return Err(usage(format!("a tolerance of {} compares nothing", options.tolerance))
+            .help("give a finite number from 0, as `--tolerance 1e-3`"));
+    }
+    if options.tokens == 0 || options.tokens > max_context {
+        return Err(usage(format!(
+            "{} tokens cannot be run: the model was compiled for {max_context}",
+            options.tokens
+        ))
+        .help(format!("give a number from 1, at most `--tokens {max_context}`")));
+    }
+    Ok(options.tokens)
 }
 
 fn chunk(range: std::ops::Range<u64>, pages: u64, vocab: u64, state: &mut u64) -> StepInput {
@@ -109,30 +144,48 @@ fn chunk(range: std::ops::Range<u64>, pages: u64, vocab: u64, state: &mut u64) -
     }
 }
 
-fn compare(plan: &Plan, ours: &Engine<'_>, reference: &Engine<'_>, id: BufferId) -> Result<Difference> {
+/// How one buffer differs, and whether all of it is finite.
+fn compare(
+    plan: &Plan,
+    ours: &Engine<'_>,
+    reference: &Engine<'_>,
+    id: BufferId,
+) -> Result<(Difference, bool)> {
     let buffer = &plan.buffers[id.index()];
-    let (a, b) = match (ours.buffer(id)?, reference.buffer(id)?) {
-        (Values::F32(a), Values::F32(b)) => (a, b),
-        (Values::I32(a), Values::I32(b)) => {
+    match (ours.buffer(id)?, reference.buffer(id)?) {
+        (Values::F32(a), Values::F32(b)) if a.len() == b.len() => Ok(compare_numbers(&buffer.name, &a, &b)),
+        (Values::I32(a), Values::I32(b)) if a.len() == b.len() => {
             let list = buffer.selection.map_or(buffer.width, |select| select.blocks);
-            return Ok(compare_choices(&buffer.name, &a, &b, list as usize));
+            Ok((compare_choices(&buffer.name, &a, &b, list as usize), true))
         }
-        _ => return Err(Error::new(ErrorKind::Internal, "two executors disagree on a buffer's type")),
-    };
-    let wide = |list: Vec<f32>| -> Vec<f64> { list.into_iter().map(f64::from).collect() };
-    let (a, b) = (wide(a), wide(b));
-    let norm: f64 = b.iter().map(|x| x * x).sum();
-    let distance: f64 = a.iter().zip(&b).map(|(x, y)| (x - y) * (x - y)).sum();
-    let worst =
-        (0..a.len()).max_by(|i, j| (a[*i] - b[*i]).abs().total_cmp(&(a[*j] - b[*j]).abs())).unwrap_or(0);
-    Ok(Difference {
-        step: buffer.name.clone(),
+        _ => Err(Error::new(ErrorKind::Internal, "two executors disagree on a buffer's type")),
+    }
+}
+
+/// The relative error in the norm, and the element that differs most. Where one side alone is not finite the error
+/// is infinite, and the element that one; else, where both are not, it is the first such element, and does not
+/// count as a difference.
+fn compare_numbers(name: &str, ours: &[f32], reference: &[f32]) -> (Difference, bool) {
+    let at = |element: usize, error: f64| Difference {
+        step: name.to_string(),
         operand: "",
-        element: worst,
-        ours: a.get(worst).copied().unwrap_or(0.0),
-        reference: b.get(worst).copied().unwrap_or(0.0),
-        error: (distance / norm.max(1e-30)).sqrt(),
-    })
+        element,
+        ours: ours.get(element).copied().map_or(0.0, f64::from),
+        reference: reference.get(element).copied().map_or(0.0, f64::from),
+        error,
+    };
+    let mut pairs = ours.iter().zip(reference);
+    if let Some(alone) = pairs.clone().position(|(a, b)| a.is_finite() != b.is_finite()) {
+        return (at(alone, f64::INFINITY), true);
+    }
+    if let Some(both) = pairs.position(|(a, b)| !a.is_finite() && !b.is_finite()) {
+        return (at(both, 0.0), false);
+    }
+    let apart = |i: usize| (f64::from(ours[i]) - f64::from(reference[i])).abs();
+    let norm: f64 = reference.iter().map(|x| f64::from(*x).powi(2)).sum();
+    let distance: f64 = (0..ours.len()).map(|i| apart(i).powi(2)).sum();
+    let worst = (0..ours.len()).max_by(|i, j| apart(*i).total_cmp(&apart(*j))).unwrap_or(0);
+    (at(worst, (distance / norm.max(1e-30)).sqrt()), true)
 }
 
 /// Chosen blocks or experts, in lists of `list`: the error is the share of choices that the reference has not made, or
@@ -151,4 +204,37 @@ fn compare_choices(name: &str, ours: &[i32], reference: &[i32], list: usize) -> 
     let at = |list: &[i32]| list.get(element).map_or(0.0, |x| f64::from(*x));
     let error = others as f64 / ours.len().max(1) as f64;
     Difference { step: name.into(), operand: "", element, ours: at(ours), reference: at(reference), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_finite_on_one_side_alone_differs() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for (ours, reference) in [([1.0, bad], [1.0, 2.0]), ([1.0, 2.0], [1.0, bad])] {
+                let (found, _) = compare_numbers("x", &ours, &reference);
+                assert!(found.error.is_infinite() && found.element == 1, "{found:?}");
+            }
+            let (found, finite) = compare_numbers("x", &[1.0, bad, 3.0], &[1.0, bad, 3.0]);
+            assert!(!finite && found.error == 0.0 && found.element == 1, "{found:?}");
+            // A difference elsewhere is one.
+            let (found, _) = compare_numbers("x", &[bad, 3.0], &[bad, f32::NAN]);
+            assert!(found.error.is_infinite() && found.element == 1, "{found:?}");
+        }
+        let (found, finite) = compare_numbers("x", &[f32::MAX, 0.0], &[-f32::MAX, 0.0]);
+        assert!(finite && found.error == 2.0, "{found:?}");
+        assert_eq!(compare_numbers("x", &[], &[]).0.error, 0.0);
+    }
+
+    #[test]
+    fn a_tolerance_is_a_number() {
+        let check = |tokens, tolerance| check(&Options { tokens, seed: 0, tolerance }, 211).is_ok();
+        assert!(check(211, 0.0) && check(1, 1e-3));
+        for tolerance in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0] {
+            assert!(!check(4, tolerance), "{tolerance}");
+        }
+        assert!(!check(0, 1e-3) && !check(212, 1e-3));
+    }
 }

@@ -10,6 +10,7 @@ use hyc_passes::{PassReport, PipelineOptions};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
+use crate::source::listed;
 
 /// The target kinds that this build carries.
 pub const TARGETS: &[&str] = if cfg!(feature = "llvm") { &["cpu", "sm_90a"] } else { &["cpu"] };
@@ -68,19 +69,21 @@ fn parse_dump(path: &Path, source: &str) -> Result<Graph> {
     let graph = text::parse(source).map_err(|errors| {
         let list: Vec<String> = errors
             .iter()
-            .take(12)
             .map(|e| {
                 let help = e.help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default();
-                format!("{}:{}:{}: {}{help}", path.display(), e.line, e.column, e.message)
+                let message = frontend::shortened(&e.message);
+                format!("{}:{}:{}: {message}{help}", path.display(), e.line, e.column)
             })
             .collect();
-        Error::input(format!("the dump does not parse:\n  {}", list.join("\n  ")))
+        Error::input(format!("the dump does not parse:\n  {}", listed(&list, "\n  ")))
     })?;
     check_target(&graph.header.target)?;
     hyc_ir::verify::verify(&graph).map_err(|violations| {
-        let list: Vec<String> =
-            violations.iter().take(12).map(|v| format!("{}: {v}", path.display())).collect();
-        Error::input(format!("the graph is not valid:\n  {}", list.join("\n  ")))
+        let line = |v: &hyc_ir::verify::Violation| {
+            format!("{}: {}", path.display(), frontend::shortened(&v.to_string()))
+        };
+        let list: Vec<String> = violations.iter().map(line).collect();
+        Error::input(format!("the graph is not valid:\n  {}", listed(&list, "\n  ")))
     })?;
     Ok(graph)
 }
@@ -295,7 +298,15 @@ pub fn dot(graph: &Graph) -> String {
 /// The tokenizer file that an input names, read whole. Errors: one of a larger vocabulary than `vocab`.
 pub fn read_tokenizer(path: Option<&PathBuf>, vocab: u64) -> Result<Option<Vec<u8>>> {
     let Some(path) = path else { return Ok(None) };
-    let json = std::fs::read(path).map_err(|e| Error::io("read the tokenizer", path, e))?;
+    let fail = |e| Error::io("read the tokenizer", path, e);
+    let (size, most) =
+        (std::fs::metadata(path).map_err(fail)?.len(), hyc_runtime::Tokenizer::most_bytes(vocab));
+    if size > most {
+        let message =
+            format!("{} has {size} bytes: a tokenizer of {vocab} entries has at most {most}", path.display());
+        return Err(Error::input(message).help("give the model the tokenizer it was trained with"));
+    }
+    let json = std::fs::read(path).map_err(fail)?;
     hyc_runtime::Tokenizer::from_json(&json, vocab).map_err(|e| {
         let error = Error::from(e);
         Error { message: format!("{}: {}", path.display(), error.message), ..error }

@@ -218,13 +218,13 @@ fn pack_weight(
     };
     match weight.layout {
         Layout::Vector { len } => {
-            source.rows(&weight.name, len, 0, 1, &mut rows)?;
+            source.rows(&weight.name, weight.elem, len, 0, 1, &mut rows)?;
             pack_row(weight.elem, &rows, &mut packed);
             emit(&mut packed)
         }
         Layout::Rows { rows: count, cols } => {
             for row in 0..count {
-                source.rows(&weight.name, cols, row, 1, &mut rows)?;
+                source.rows(&weight.name, weight.elem, cols, row, 1, &mut rows)?;
                 pack_row(weight.elem, &rows, &mut packed);
                 if packed.len() >= 1 << 20 || row + 1 == count {
                     emit(&mut packed)?;
@@ -236,7 +236,7 @@ fn pack_weight(
             for first in (0..count * out).step_by(group as usize) {
                 for panel in (first..first + group).step_by(hyc_ir::abi::PANEL as usize) {
                     let lanes = (first + group - panel).min(hyc_ir::abi::PANEL);
-                    source.rows(&weight.name, inn, panel, lanes, &mut rows)?;
+                    source.rows(&weight.name, weight.elem, inn, panel, lanes, &mut rows)?;
                     pack_panel(weight.elem, inn as usize, &rows, &mut packed);
                     emit(&mut packed)?;
                 }
@@ -247,7 +247,7 @@ fn pack_weight(
             for first in (0..count * out).step_by(out as usize) {
                 for row in (first..first + out).step_by(hyc_ir::abi::TILE as usize) {
                     let lanes = (first + out - row).min(hyc_ir::abi::TILE);
-                    source.rows(&weight.name, inn, row, lanes, &mut rows)?;
+                    source.rows(&weight.name, weight.elem, inn, row, lanes, &mut rows)?;
                     pack_tiles(inn as usize, &rows, &mut packed);
                     emit(&mut packed)?;
                 }

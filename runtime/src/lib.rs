@@ -39,6 +39,7 @@ mod sampling;
 mod session;
 mod text_stream;
 mod tokenizer;
+mod tokenizer_size;
 
 pub use engine::{Engine, StepInput, Values};
 pub use error::{Error, ErrorKind, Result};

@@ -7,6 +7,7 @@ use tokenizers::ModelWrapper;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
+use crate::tokenizer_size;
 
 /// Tokens that end a text wherever they are, in the files of the models that have them.
 const END_TOKENS: &[&str] = &[
@@ -48,6 +49,11 @@ impl Tokenizer {
         }
     }
 
+    /// The most bytes that a tokenizer.json for a vocabulary of `vocab` entries may have.
+    pub fn most_bytes(vocab: u64) -> u64 {
+        tokenizer_size::most_bytes(vocab)
+    }
+
     /// A tokenizer for a model of `vocab` entries. Prompts are as its post-processor makes them, and the texts end
     /// at [`Tokenizer::end_tokens`].
     pub fn from_json(json: &[u8], vocab: u64) -> Result<Tokenizer> {
@@ -62,6 +68,7 @@ impl Tokenizer {
         let wrong = |e: tokenizers::Error| {
             Error::new(ErrorKind::BadInput, format!("the tokenizer does not load: {e}"))
         };
+        tokenizer_size::check(json, vocab)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(wrong)?;
         let most = inner.get_vocab(true).values().copied().max().map_or(0, |id| u64::from(id) + 1);
         if most > vocab {

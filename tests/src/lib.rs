@@ -57,7 +57,8 @@ pub fn compile_wrongly(
     let mut code = driver::generate_code(&mut plan, level, false).expect("generates code");
     spoil(&mut plan);
     hyc_ir::bind::seal(&plan, &mut code.blob);
-    let weights = Weights::Files(WeightSource::open(&desc.weights.files).expect("opens the weights"));
+    let source = WeightSource::open(&desc.weights.files).and_then(|files| files.renamed(&desc.weights.names));
+    let weights = Weights::Files(source.expect("opens the weights"));
     let tokenizer =
         driver::read_tokenizer(desc.tokenizer.as_ref(), plan.model.vocab).expect("reads the tokenizer");
     let artefact = Artefact {

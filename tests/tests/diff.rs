@@ -1,6 +1,6 @@
 //! `hyc diff`: generated code beside the plan interpreter, on every architecture.
 
-use hyc::diff::{Options, diff};
+use hyc::diff::{Found, Options, diff};
 use hyc_ir::plan::StepOp;
 use hyc_kernels::cpu::CpuTarget;
 use hyc_runtime::{LoadOptions, Model, SessionOptions};
@@ -12,11 +12,12 @@ fn generated_code_agrees_with_the_interpreter_step_by_step() {
     for name in golden_names() {
         let model = golden_model(&name, folder.path());
         // Two chunks, the second with a partly filled page.
-        let tokens = model.plan().model.max_context.min(70) as usize;
+        let tokens = model.plan().model.max_context.min(70);
         let options =
             Options { tokens, seed: 3, tolerance: if name.ends_with("bf16") { 2e-2 } else { 1e-4 } };
         let report = diff(&model, &SessionOptions::default(), &options).unwrap();
-        assert!(report.first.is_none(), "{name}: {:?}", report.first);
+        assert!(matches!(report.found, Found::Equal), "{name}: {:?}", report.found);
+        assert_eq!(report.tokens, tokens);
         assert!(report.steps > 10 && report.worst > 0.0, "{name}: nothing was compared");
     }
 }
@@ -47,7 +48,8 @@ fn the_first_step_that_differs_is_named() {
     // SAFETY: made here, and nobody changes it.
     let model = unsafe { Model::load(&out, &LoadOptions::default()) }.unwrap();
     let options = Options { tokens: 70, seed: 3, tolerance: 1e-4 };
-    let first = diff(&model, &SessionOptions::default(), &options).unwrap().first.expect("a difference");
+    let report = diff(&model, &SessionOptions::default(), &options).unwrap();
+    let Found::Differs(first) = report.found else { panic!("no difference: {report:?}") };
     assert_eq!(Some(first.step), expected);
     assert_eq!(first.operand, "out");
 }

@@ -1,9 +1,14 @@
 //! `hyc check`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use hyc_ir::Graph;
+
+use super::signal;
 use crate::driver::{self, Input};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::frontend::ModelDesc;
+use crate::report::table;
 use crate::source::{Expected, WeightSource};
 use crate::terminal;
 
@@ -11,54 +16,108 @@ use crate::terminal;
 ///
 /// Examples:
 ///   hyc check model.toml              the description alone
-///   hyc check --weights model.toml    and that the weight files fit it
+///   hyc check --weights model.toml    and that weight files and tokenizer fit it
+///   hyc check --tensors model.toml    and which tensors the weight files must hold
 ///   hyc check --json model.toml       diagnostics for an editor
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
     /// A model.toml, or a graph dump
     input: PathBuf,
-    /// Also compare the weight files' tensors with the model
+    /// Also read the weight files and the tokenizer that the model.toml names: tensors have the model's names
+    /// and shapes, every element is finite in the artefact's element type, the tokenizer loads and is no
+    /// larger than the vocabulary. Takes as long as reading the files
     #[arg(long)]
     weights: bool,
+    /// Also list every tensor that the weight files must hold, with its shape and its element type in the
+    /// artefact
+    #[arg(long)]
+    tensors: bool,
     /// Print diagnostics as JSON on standard output
     #[arg(long)]
     json: bool,
 }
 
-pub fn run(args: Args) -> Result<()> {
-    let result = check(&args);
-    if args.json {
-        let diagnostics = match &result {
-            Ok(()) => serde_json::json!([]),
-            Err(error) => match &error.rendered {
-                Some(diagnostics) => diagnostics.to_json(),
-                None => serde_json::json!([{ "message": error.message, "help": error.help }]),
-            },
-        };
-        let value = serde_json::json!({ "ok": result.is_ok(), "diagnostics": diagnostics });
-        return result.and(terminal::print(&super::json(value)));
-    }
-    result
+/// What was found, where nothing is wrong.
+#[derive(Default)]
+struct Found {
+    text: String,
+    tensors: Vec<Expected>,
 }
 
-fn check(args: &Args) -> Result<()> {
+pub fn run(args: Args) -> Result<()> {
+    let result = check(&args);
+    if !args.json {
+        return terminal::print(&result?.text);
+    }
+    let (diagnostics, more) = match &result {
+        Ok(_) => (serde_json::json!([]), 0),
+        Err(error) => match &error.rendered {
+            Some(diagnostics) => (diagnostics.to_json(), diagnostics.more),
+            None => (serde_json::json!([{ "message": error.message, "help": error.help }]), 0),
+        },
+    };
+    let mut json = serde_json::json!({ "ok": result.is_ok(), "diagnostics": diagnostics, "more": more });
+    if let (Ok(found), true) = (&result, args.tensors) {
+        let tensor = |t: &Expected| serde_json::json!({ "name": t.name, "shape": t.shape, "dtype": t.elem.to_string() });
+        json["tensors"] = found.tensors.iter().map(tensor).collect();
+    }
+    terminal::print(&super::json(json))?;
+    result.map(|_| ())
+}
+
+fn check(args: &Args) -> Result<Found> {
     let Input { graph, desc } = driver::load_input(&args.input)?;
-    if let (true, Some(desc)) = (args.weights, &desc) {
-        let expected: Vec<Expected> = desc
-            .weights_expected()
-            .into_iter()
-            .map(|w| Expected { name: w.name, shape: w.shape.iter().map(|dim| *dim as u64).collect() })
-            .collect();
-        WeightSource::open(&desc.weights.files)?.check(&expected)?;
+    let mut found = Found::default();
+    if args.tensors {
+        found.tensors = Expected::of_graph(&graph);
+        let row = |t: &Expected| vec![t.name.clone(), format!("{:?}", t.shape), t.elem.to_string()];
+        let rows: Vec<Vec<String>> = found.tensors.iter().map(row).collect();
+        found.text = table(&["tensor", "shape", "in the artefact"], &rows) + "\n";
     }
-    if args.json {
-        return Ok(());
-    }
-    terminal::print(&format!(
+    found.text.push_str(&format!(
         "{}: {} layers, {} ops, no fault found\n",
         args.input.display(),
         graph.header.layers,
         graph.len()
-    ))
+    ));
+    if args.weights {
+        let Some(desc) = &desc else {
+            let message = format!("{} is a dump, which names no weight files", args.input.display());
+            return Err(Error::new(ErrorKind::Usage, message)
+                .help("check the model.toml; `hyc compile --weights FILE` compares files with a dump"));
+        };
+        found.text.push_str(&check_weights(&args.input, &graph, desc, !args.json)?);
+        found.text.push_str(&check_tokenizer(desc)?);
+    }
+    Ok(found)
+}
+
+/// Reads every element of every weight.
+fn check_weights(input: &Path, graph: &Graph, desc: &ModelDesc, show: bool) -> Result<String> {
+    if desc.weights.files.is_empty() {
+        let message = format!("{} names no weight files", input.display());
+        return Err(Error::input(message).help("write `files = [\"model.safetensors\"]` under [weights]"));
+    }
+    signal::install(|| {})?;
+    let expected = Expected::of_graph(graph);
+    let source = WeightSource::open(&desc.weights.files)?.renamed(&desc.weights.names)?;
+    source.check(&expected)?;
+    let bytes = |t: &Expected| t.shape.iter().product::<u64>() * t.elem.bytes();
+    let total = expected.iter().map(bytes).sum();
+    let bar = terminal::progress(show, total, "reading", terminal::BYTES);
+    source.check_elements(&expected, &mut |bytes| {
+        bar.inc(bytes);
+        signal::check("reading the weights")
+    })?;
+    bar.finish_and_clear();
+    Ok(format!("weights: {} tensors in {} files fit\n", expected.len(), source.paths().count()))
+}
+
+fn check_tokenizer(desc: &ModelDesc) -> Result<String> {
+    driver::read_tokenizer(desc.tokenizer.as_ref(), desc.vocab as u64)?;
+    Ok(match &desc.tokenizer {
+        Some(path) => format!("tokenizer: {} fits\n", path.display()),
+        None => "tokenizer: none\n".to_string(),
+    })
 }

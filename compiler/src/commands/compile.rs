@@ -12,7 +12,7 @@ use super::signal;
 use crate::assembler::Assembler;
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::{Expected, WeightSource, Weights};
+use crate::source::{Expected, Names, WeightSource, Weights, listed};
 use crate::summary::{self, Summary};
 use crate::terminal;
 use crate::write::{self, Artefact};
@@ -75,6 +75,8 @@ pub struct Args {
     /// Weight files for a dump, or in place of the model's (may be repeated)
     #[arg(long, value_name = "FILE")]
     weights: Vec<PathBuf>,
+    #[command(flatten)]
+    names: super::names::NameArgs,
     /// Tokenizer for a dump, or in place of the model's
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
@@ -163,7 +165,8 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         args.weights.clone()
     };
-    let weights = open_weights(&args, &files, &lowered.plan)?;
+    let names = args.names.or_of(input.desc.as_ref())?;
+    let weights = open_weights(&args, &files, &names, &lowered.plan)?;
     let tokenizer_path =
         args.tokenizer.clone().or_else(|| input.desc.as_ref().and_then(|desc| desc.tokenizer.clone()));
     let tokenizer = driver::read_tokenizer(tokenizer_path.as_ref(), lowered.plan.model.vocab)?;
@@ -244,7 +247,7 @@ fn emit(output: Option<&Path>, bytes: &[u8]) -> Result<()> {
     }
 }
 
-fn open_weights(args: &Args, files: &[PathBuf], plan: &Plan) -> Result<Weights> {
+fn open_weights(args: &Args, files: &[PathBuf], names: &Names, plan: &Plan) -> Result<Weights> {
     if args.no_weights {
         return Ok(Weights::Absent);
     }
@@ -255,10 +258,8 @@ fn open_weights(args: &Args, files: &[PathBuf], plan: &Plan) -> Result<Weights> 
         return Err(Error::input(format!("{} names no weight files", args.input.display()))
             .help("add `--weights FILE`, `--random-weights SEED`, `--no-weights`, or `--plan-only`"));
     }
-    let source = WeightSource::open(files)?;
-    let expected: Vec<Expected> =
-        plan.weights.iter().map(|w| Expected { name: w.name.clone(), shape: w.shape.clone() }).collect();
-    source.check(&expected)?;
+    let source = WeightSource::open(files)?.renamed(names)?;
+    source.check(&Expected::of_plan(plan))?;
     Ok(Weights::Files(source))
 }
 
@@ -273,7 +274,7 @@ fn write_artefact(
     let code = driver::generate_code(&mut lowered.plan, level, true)?;
     lowered.plan.verify().map_err(|errors| {
         let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", list.join("; ")))
+        Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", listed(&list, "; ")))
     })?;
     let cubin = match (args.cubin, lowered.plan.target.kind.as_str()) {
         (false, _) => None,

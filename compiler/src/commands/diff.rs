@@ -6,7 +6,7 @@ use hyc_runtime::{LoadOptions, Model, SessionOptions};
 
 use serde_json::json;
 
-use crate::diff::{Difference, Options, diff};
+use crate::diff::{Difference, Found, Options, diff};
 use crate::error::{Error, ErrorKind, Result};
 use crate::terminal;
 
@@ -24,14 +24,14 @@ use crate::terminal;
 pub struct Args {
     /// An artefact
     model: PathBuf,
-    /// Random tokens to run
-    #[arg(long, default_value_t = 40)]
-    tokens: usize,
+    /// Random tokens to run; without it 40, or as many as the context holds
+    #[arg(long, value_name = "N")]
+    tokens: Option<u64>,
     /// Seed of the tokens
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Largest relative error of a step's output that counts as equal
-    #[arg(long, default_value_t = 1e-3)]
+    /// Largest relative error of a step's output that counts as equal: a finite number from 0
+    #[arg(long, default_value_t = 1e-3, allow_negative_numbers = true)]
     tolerance: f64,
     /// Random weights of this seed, for an artefact compiled with --no-weights
     #[arg(long, value_name = "SEED")]
@@ -47,33 +47,59 @@ pub fn run(args: Args) -> Result<()> {
     let options = LoadOptions { random_weights: args.random_weights, ..LoadOptions::default() };
     // SAFETY: whoever names the artefact asks for this program to be run.
     let model = unsafe { Model::load(&args.model, &options) }?;
-    let options = Options { tokens: args.tokens, seed: args.seed, tolerance: args.tolerance };
-    let report =
-        diff(&model, &SessionOptions { gpu: args.gpu.options(), ..SessionOptions::default() }, &options)?;
+    let most = model.plan().model.max_context;
+    let tokens = args.tokens.unwrap_or(most.min(40));
+    let options = Options { tokens, seed: args.seed, tolerance: args.tolerance };
+    let session = SessionOptions { gpu: args.gpu.options(), ..SessionOptions::default() };
+    let report = diff(&model, &session, &options)?;
     if args.json {
-        let first = report.first.as_ref().map(|d| {
+        let place = |d: &Difference| {
             json!({
-                "step": d.step, "operand": d.operand, "element": d.element, "ours": d.ours,
-                "reference": d.reference, "error": d.error,
+                "step": d.step, "operand": d.operand, "element": d.element, "ours": number(d.ours),
+                "reference": number(d.reference), "error": number(d.error),
             })
-        });
+        };
+        let (differs, not_finite) = match &report.found {
+            Found::Equal => (None, None),
+            Found::Differs(first) => (Some(place(first)), None),
+            Found::NotFinite(first) => (None, Some(place(first))),
+        };
         terminal::print(&super::json(json!({
-            "steps": report.steps, "tokens": args.tokens, "worst": report.worst, "worst_step": report.worst_step,
-            "differs": first,
+            "steps": report.steps, "tokens": report.tokens, "worst": report.worst, "worst_step": report.worst_step,
+            "differs": differs, "not_finite": not_finite,
         })))?;
     }
-    match report.first {
-        None if args.json => Ok(()),
-        None => terminal::print(&format!(
+    match report.found {
+        Found::Equal if args.json => Ok(()),
+        Found::Equal => terminal::print(&format!(
             "{} steps over {} tokens agree; largest relative error {:.1e} in {}\n",
-            report.steps, args.tokens, report.worst, report.worst_step
+            report.steps, report.tokens, report.worst, report.worst_step
         )),
-        Some(Difference { step, operand, element, ours, reference, error }) => Err(Error::new(
-            ErrorKind::Differs,
-            format!(
-                "{step} differs first: `{operand}` has relative error {error:.1e}; element {element} is {ours}, \
-                 the interpreter has {reference}"
-            ),
-        )),
+        Found::NotFinite(at) => Err(not_finite(&at)),
+        Found::Differs(Difference { step, operand, element, ours, reference, error }) => {
+            let error = if error.is_finite() { format!("{error:.1e}") } else { "without bound".to_string() };
+            Err(Error::new(
+                ErrorKind::Differs,
+                format!(
+                    "{step} differs first: `{operand}` has relative error {error}; element {element} is {ours}, \
+                     the interpreter has {reference}"
+                ),
+            ))
+        }
     }
+}
+
+/// JSON has no infinities and no NaN: they are words.
+fn number(x: f64) -> serde_json::Value {
+    if x.is_finite() { json!(x) } else { json!(x.to_string()) }
+}
+
+/// What both have is not the generated code's fault.
+fn not_finite(at: &Difference) -> Error {
+    let Difference { step, operand, element, ours, reference, .. } = at;
+    Error::input(format!(
+        "the model's numbers end in {step}: element {element} of `{operand}` is {ours}, and {reference} in the \
+         interpreter, which agrees up to here"
+    ))
+    .help("its weights are too large, or are not those that it was trained to")
 }

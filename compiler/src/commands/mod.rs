@@ -7,6 +7,7 @@ mod completions;
 mod diff;
 mod explain;
 mod inspect;
+mod names;
 mod prompt;
 mod run;
 mod schema;

@@ -154,6 +154,8 @@ pub struct WeightsDesc {
     pub files: Vec<PathBuf>,
     /// Element type in the artefact.
     pub dtype: WeightDtype,
+    /// From the names in the files to the model's.
+    pub names: crate::source::Names,
 }
 
 /// What the model is compiled for.
@@ -171,30 +173,4 @@ pub struct TargetDesc {
     pub max_outputs: usize,
     /// Element type of the KV caches.
     pub kv_dtype: WeightDtype,
-}
-
-/// A tensor that the model's weight files must hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WeightSpec {
-    /// Name.
-    pub name: String,
-    /// Shape.
-    pub shape: Vec<usize>,
-}
-
-impl ModelDesc {
-    /// Every tensor the weight files must hold, by walking the graph that the description becomes.
-    pub fn weights_expected(&self) -> Vec<WeightSpec> {
-        let graph = super::build_graph(self);
-        graph
-            .ops()
-            .filter(|id| graph.op(*id).op == hyc_ir::Op::Weight {})
-            .filter_map(|id| {
-                let value = *graph.op(id).results.first()?;
-                let hyc_ir::Type::Weight { dims, .. } = graph.ty(value) else { return None };
-                let shape = dims.iter().map(|dim| *dim as usize).collect();
-                Some(WeightSpec { name: graph.name(value).to_string(), shape })
-            })
-            .collect()
-    }
 }

@@ -21,9 +21,9 @@ mod tests;
 pub use build::build_graph;
 pub use desc::{
     AttentionDesc, Ffn, Gate, Kind, LayerKind, ModelDesc, Rope, SparseKv, TargetDesc, WeightDtype,
-    WeightSpec, WeightsDesc,
+    WeightsDesc,
 };
-pub use diagnostic::{Diagnostic, Diagnostics};
+pub use diagnostic::{Diagnostic, Diagnostics, shortened};
 pub use model_toml::parse_model;
 #[cfg(feature = "llvm")]
 pub(crate) use reader::distance;

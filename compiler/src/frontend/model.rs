@@ -1,5 +1,8 @@
 //! `[model]`: widths, heads, RoPE.
 
+use toml::Spanned;
+use toml::de::DeValue;
+
 use super::desc::Rope;
 use super::keys::ROPE;
 use super::reader::{At, Faults, Section};
@@ -50,7 +53,7 @@ pub fn read(model: &Section, faults: &Faults) -> Base {
     let rope = read_rope(model, qk_dim, faults);
     Base {
         name: read_name(model, faults),
-        layers: model.need_size("layers", "36"),
+        layers: read_layers(model, faults),
         hidden: model.need_size("hidden", "4096").map(|at| at.value),
         heads: heads.map(|at| at.value),
         kv_heads: kv_heads.map(|at| at.value),
@@ -62,6 +65,20 @@ pub fn read(model: &Section, faults: &Faults) -> Base {
         qk_norm: model.flag("qk_norm", false),
         tie_embeddings: model.flag("tie_embeddings", false),
     }
+}
+
+fn read_layers(model: &Section, faults: &Faults) -> Option<At<usize>> {
+    let layers = model.need_size("layers", "36")?;
+    if layers.value as u64 > hyc_ir::MAX_LAYERS {
+        faults.add(
+            layers.span,
+            format!("`layers` must be between 1 and {}", hyc_ir::MAX_LAYERS),
+            "out of range",
+            "write for example `layers = 36`",
+        );
+        return None;
+    }
+    Some(layers)
 }
 
 fn read_name(model: &Section, faults: &Faults) -> Option<String> {
@@ -83,6 +100,9 @@ fn read_rope(model: &Section, qk_dim: Option<usize>, faults: &Faults) -> Option<
         model.missing("rope", "{ theta = 640000.0 }");
         return None;
     };
+    if !value.get_ref().is_table() {
+        return not_a_rope(value, faults);
+    }
     let rope = Section::new(&ROPE, Some(value), faults);
     if rope.present() && rope.get("theta").is_none() {
         rope.missing("theta", "640000.0");
@@ -101,4 +121,19 @@ fn read_rope(model: &Section, qk_dim: Option<usize>, faults: &Faults) -> Option<
         return None;
     }
     Some(Rope { theta, dims })
+}
+
+/// A number in the place of the table is its base.
+fn not_a_rope(value: &Spanned<DeValue<'_>>, faults: &Faults) -> Option<Rope> {
+    let number = match value.get_ref() {
+        DeValue::Integer(i) if i.radix() == 10 => Some(i.as_str()),
+        DeValue::Float(f) => Some(f.as_str()),
+        _ => None,
+    };
+    let above_zero =
+        |text: &&str| text.replace('_', "").parse::<f64>().is_ok_and(|x| x.is_finite() && x > 0.0);
+    let theta = number.filter(above_zero).unwrap_or("640000.0");
+    let help = format!("write `rope = {{ theta = {theta} }}`");
+    faults.add(value.span(), "`rope` must be a table with its base `theta`", "not a table", &help);
+    None
 }

@@ -5,26 +5,27 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use super::desc::ModelDesc;
-use super::diagnostic::{Diagnostic, Diagnostics};
+use super::diagnostic::{Diagnostic, Diagnostics, MOST};
 use super::reader::{Faults, Section, nearest};
 use super::{attention, ffn, keys, model, names, target, tokenizer, weights};
 
 /// Reads a model description. `path` is named in faults, and files are found relative to its folder.
 pub fn parse_model(path: &Path, text: &str) -> Result<ModelDesc, Diagnostics> {
-    let fail = |list| Diagnostics { path: path.display().to_string(), text: text.to_string(), list };
+    let fail = |list: Vec<Diagnostic>| Diagnostics::new(path.display().to_string(), text.to_string(), list);
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        let list = errors.iter().map(|e| Diagnostic {
+        let more = errors.len().saturating_sub(MOST);
+        let list = errors.iter().take(MOST).map(|e| Diagnostic {
             message: format!("not valid TOML: {}", e.message()),
             span: e.span().unwrap_or(0..0),
             label: "here".to_string(),
             help: None,
         });
-        return Err(fail(list.collect()));
+        return Err(Diagnostics { more, ..fail(list.collect()) });
     }
     let faults = Faults::default();
     let desc = read(path.parent().unwrap_or(Path::new("")), root.get_ref(), &faults);
-    let list = faults.finish();
+    let (list, more) = faults.finish();
     match desc {
         Some(desc) if list.is_empty() => Ok(desc),
         _ if list.is_empty() => Err(fail(vec![Diagnostic {
@@ -33,7 +34,10 @@ pub fn parse_model(path: &Path, text: &str) -> Result<ModelDesc, Diagnostics> {
             label: "in this file".into(),
             help: Some("examples/models has descriptions to start from".into()),
         }])),
-        _ => Err(fail(list)),
+        _ => {
+            let shown = fail(list);
+            Err(Diagnostics { more: shown.more + more, ..shown })
+        }
     }
 }
 
@@ -61,7 +65,8 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
     let base = model.present().then(|| model::read(&model, faults));
     let layers = base.as_ref().and_then(|b| b.layers.clone());
     let attention = attention.present().then(|| attention::read(&attention, layers, faults)).flatten();
-    let ffn = ffn::read(&model, &moe, faults);
+    // Without [model] nobody can say which of the two is missing.
+    let ffn = (model.present() || moe.present()).then(|| ffn::read(&model, &moe, faults)).flatten();
     let weights = weights::read(folder, &weights, faults);
     let target = target::read(&target, weights.dtype, attention.as_ref(), faults);
     let tokenizer = tokenizer::read(folder, &tokenizer);
@@ -92,7 +97,7 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
 fn check_sections(root: &DeTable<'_>, faults: &Faults) {
     for (key, value) in root {
         let word: &str = key.get_ref();
-        if keys::section(word).is_some() {
+        if keys::section(word).is_some() || faults.full() {
             continue;
         }
         let is_key = !keys::homes(word).is_empty() || names::ours(word).is_some();

@@ -1,6 +1,6 @@
 //! A typed reader over a spanned TOML table that notes every fault and goes on.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use toml::Spanned;
@@ -14,14 +14,30 @@ use super::names;
 /// matter in 64.
 pub const MAX_SIZE: i64 = 1 << 24;
 
+/// Faults that are kept; of a file with more the first ones found are shown, and the others counted.
+const MOST_KEPT: usize = 1000;
+
 /// The faults found so far.
 #[derive(Default)]
-pub struct Faults(RefCell<Vec<Diagnostic>>);
+pub struct Faults {
+    list: RefCell<Vec<Diagnostic>>,
+    more: Cell<usize>,
+}
 
 impl Faults {
+    /// Whether so many faults are known that the next one would only be counted; then it is.
+    pub fn full(&self) -> bool {
+        let full = self.list.borrow().len() >= MOST_KEPT;
+        self.more.set(self.more.get() + usize::from(full));
+        full
+    }
+
     /// Notes a fault.
     pub fn add(&self, span: Range<usize>, message: impl Into<String>, label: impl Into<String>, help: &str) {
-        self.0.borrow_mut().push(Diagnostic {
+        if self.full() {
+            return;
+        }
+        self.list.borrow_mut().push(Diagnostic {
             message: message.into(),
             span,
             label: label.into(),
@@ -29,11 +45,11 @@ impl Faults {
         });
     }
 
-    /// All faults by place.
-    pub fn finish(self) -> Vec<Diagnostic> {
-        let mut list = self.0.into_inner();
+    /// The faults by place, and how many were not kept.
+    pub fn finish(self) -> (Vec<Diagnostic>, usize) {
+        let mut list = self.list.into_inner();
         list.sort_by_key(|d| d.span.start);
-        list
+        (list, self.more.get())
     }
 }
 
@@ -79,7 +95,7 @@ impl<'a, 'i> Section<'a, 'i> {
     fn check_keys(&self, keys: &SectionKeys) {
         for (key, _) in self.table.into_iter().flatten() {
             let word: &str = key.get_ref();
-            if keys.key(word).is_none() {
+            if keys.key(word).is_none() && !self.faults.full() {
                 let message = format!("unknown key `{word}` in [{}]", self.name);
                 self.faults.add(key.span(), message, "unknown key", &names::help(word, Some(keys)));
             }

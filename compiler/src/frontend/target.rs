@@ -5,7 +5,7 @@ use super::reader::{At, Faults, Section};
 use super::weights::DTYPES;
 
 /// Targets that a description may name; whether this build carries one is asked when it compiles.
-const TARGETS: &[(&str, &str)] = &[("cpu", "cpu"), ("sm_90a", "sm_90a")];
+const TARGETS: &[&str] = &["cpu", "sm_90a"];
 
 /// Reads `[target]`; caches are of the weights' element type unless it says otherwise.
 pub fn read(
@@ -29,13 +29,52 @@ pub fn read(
             "write for example `max_context = 4096`",
         );
     }
+    if let (Some(max), Some(a)) = (&max_context, attention) {
+        check_top_k(target, max, a, faults);
+    }
     let max_batch = size("max_batch", 4, "4").map(|at| at.value);
     Some(TargetDesc {
-        kind: target.word("kind", TARGETS, "cpu").to_string(),
+        kind: read_kind(target, faults),
         max_context: max_context?.value,
         max_batch: max_batch?,
         chunk: size("chunk", 256, "256")?.value,
         max_outputs: size("max_outputs", max_batch?, "4")?.value,
         kv_dtype: target.word("kv_dtype", DTYPES, weights),
     })
+}
+
+/// A context that `top_k` covers makes every sparse layer full, which nobody means.
+fn check_top_k(target: &Section, max: &At<usize>, a: &AttentionDesc, faults: &Faults) {
+    let whole = max.value.next_multiple_of(a.block);
+    if a.top_k <= whole || max.value < a.block {
+        return;
+    }
+    // Where the description leaves `max_context` out, its default is too short.
+    let span = if max.span.is_empty() { target.span() } else { max.span.clone() };
+    faults.add(
+        span,
+        format!("`top_k` = {} is more than the {} tokens of `max_context`", a.top_k, max.value),
+        "every block would be selected",
+        &format!(
+            "write at least `max_context = {}`, or `top_k = {whole}` under [attention], which selects the same",
+            a.top_k
+        ),
+    );
+}
+
+/// A target that `hyc` knows. One that this build lacks is refused where it is compiled, and not offered here.
+fn read_kind(target: &Section, faults: &Faults) -> String {
+    let Some(kind) = target.string("kind", "cpu") else { return "cpu".to_string() };
+    if !TARGETS.contains(&kind.value.as_str()) {
+        let list: Vec<String> = crate::driver::TARGETS.iter().map(|name| format!("\"{name}\"")).collect();
+        let more =
+            if cfg!(feature = "llvm") { "" } else { "; GPU targets need a build with the feature `llvm`" };
+        faults.add(
+            kind.span,
+            format!("`kind` cannot be \"{}\"", kind.value),
+            "unknown value",
+            &format!("write {}{more}", list.join(" or ")),
+        );
+    }
+    kind.value
 }

@@ -1,28 +1,83 @@
-//! `[weights]`: files and the element type that they get.
+//! `[weights]`: the files, and how their names become the model's.
 
 use std::path::{Path, PathBuf};
 
+use toml::Spanned;
+use toml::de::DeValue;
+
 use super::desc::{WeightDtype, WeightsDesc};
 use super::reader::{Faults, Section};
+use crate::source::{Names, Pattern, Rename};
 
-/// Element types by their names.
+/// The words of `dtype` and of `kv_dtype` under `[target]`.
 pub const DTYPES: &[(&str, WeightDtype)] = &[("bf16", WeightDtype::Bf16), ("f32", WeightDtype::F32)];
 
-/// Reads `[weights]`; files are found from `folder`.
+/// Reads the section; files lie relative to `folder`.
 pub fn read(folder: &Path, weights: &Section, faults: &Faults) -> WeightsDesc {
-    let mut files: Vec<PathBuf> = Vec::new();
-    if let Some(value) = weights.get("files") {
-        let items = value.get_ref().as_array();
-        for item in items.into_iter().flatten() {
-            match item.get_ref().as_str() {
-                Some(file) => files.push(folder.join(file)),
-                None => faults.add(item.span(), "a weight file is a string", "not a string", ""),
+    let files = strings(weights, "files", "path", "model.safetensors", faults);
+    let files: Vec<PathBuf> = files.into_iter().map(|file| folder.join(file.get_ref())).collect();
+    let mut names = Names { rename: read_rename(weights, faults), ignore: Vec::new() };
+    for item in strings(weights, "ignore", "pattern", "*.inv_freq", faults) {
+        match Pattern::parse(item.get_ref()) {
+            Ok(pattern) => names.ignore.push(pattern),
+            Err(fault) => {
+                let help = "write for example `ignore = [\"*.inv_freq\"]`";
+                faults.add(item.span(), format!("`ignore`: {fault}"), "not a pattern", help);
             }
         }
-        if items.is_none_or(|items| items.is_empty()) {
-            let help = "write `files = [\"model.safetensors\"]`";
-            faults.add(value.span(), "`files` must be a list of paths", "not such a list", help);
+    }
+    WeightsDesc { files, dtype: weights.word("dtype", DTYPES, WeightDtype::Bf16), names }
+}
+
+/// A list of at least one string, where the key is there.
+fn strings<'a>(
+    weights: &Section<'a, '_>,
+    key: &str,
+    what: &str,
+    example: &str,
+    faults: &Faults,
+) -> Vec<Spanned<&'a str>> {
+    let Some(value) = weights.get(key) else { return Vec::new() };
+    let help = format!("write `{key} = [\"{example}\"]`");
+    let items = value.get_ref().as_array();
+    if items.is_none_or(|items| items.is_empty()) {
+        let message = format!("`{key}` must be a list of {what}s");
+        faults.add(value.span(), message, "not such a list", &help);
+    }
+    let mut found = Vec::new();
+    for item in items.into_iter().flatten() {
+        match item.get_ref().as_str() {
+            Some("") => faults.add(item.span(), format!("a {what} of `{key}` is empty"), "empty", &help),
+            Some(text) => found.push(Spanned::new(item.span(), text)),
+            None => {
+                faults.add(item.span(), format!("a {what} of `{key}` is a string"), "not a string", &help)
+            }
         }
     }
-    WeightsDesc { files, dtype: weights.word("dtype", DTYPES, WeightDtype::Bf16) }
+    found
+}
+
+fn read_rename(weights: &Section, faults: &Faults) -> Vec<Rename> {
+    const HELP: &str = "write for example `rename = { \"from.{i}.weight\" = \"to.{i}.weight\" }`";
+    let Some(value) = weights.get("rename") else { return Vec::new() };
+    let Some(table) = value.get_ref().as_table() else {
+        let message = "`rename` must be a table from names in the files to names of the model";
+        faults.add(value.span(), message, "not a table", HELP);
+        return Vec::new();
+    };
+    let mut renames = Vec::new();
+    for (from, to) in table {
+        match to.get_ref() {
+            DeValue::String(text) => match Rename::parse(from.get_ref(), text) {
+                Ok(rename) => renames.push(rename),
+                Err(fault) => faults.add(to.span(), format!("`rename`: {fault}"), "in this line", HELP),
+            },
+            DeValue::Table(_) => {
+                let message = "a name with points is written in quotes";
+                faults.add(from.span(), message, "this is a table in a table", HELP);
+            }
+            _ => faults.add(to.span(), "a name of `rename` is a string", "not a string", HELP),
+        }
+    }
+    renames
 }

@@ -3,14 +3,26 @@
 //! Tensors are read with `pread` a few rows at a time and never mapped, so that compiling a model of N GB
 //! takes a few MB: see [`WeightSource::rows`].
 
+mod header;
+mod index;
+mod names;
+mod random;
+mod sniff;
+
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, SafeTensors};
+use hyc_ir::plan::{Elem, Plan};
+use hyc_ir::{Graph, Op, Type};
 
 use crate::error::{Error, ErrorKind, Result};
+use header::Entry;
+use index::Index;
+
+pub use index::listed;
+pub use names::{Names, Pattern, Rename};
 
 /// Something that gives a tensor's rows as f32.
 pub enum Weights {
@@ -27,12 +39,21 @@ pub enum Weights {
 }
 
 impl Weights {
-    /// Rows `first .. first + count` of a tensor seen as `[rows, cols]`, as f32 into `out`.
-    pub fn rows(&self, name: &str, cols: u64, first: u64, count: u64, out: &mut Vec<f32>) -> Result<()> {
+    /// Rows `first .. first + count` of a tensor seen as `[rows, cols]`, as f32 into `out`. Errors of files:
+    /// an element that is not finite, or not once it is stored as `elem`.
+    pub fn rows(
+        &self,
+        name: &str,
+        elem: Elem,
+        cols: u64,
+        first: u64,
+        count: u64,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
         match self {
-            Weights::Files(files) => files.rows(name, cols, first, count, out),
+            Weights::Files(files) => files.rows(name, elem, cols, first, count, out),
             Weights::Random { seed } => {
-                random_rows(*seed, name, cols, first, count, out);
+                random::rows(*seed, name, cols, first, count, out);
                 Ok(())
             }
             Weights::Absent => Err(Error::new(ErrorKind::Internal, format!("no weights, `{name}` is read"))),
@@ -40,84 +61,126 @@ impl Weights {
     }
 }
 
-fn random_rows(seed: u64, name: &str, cols: u64, first: u64, count: u64, out: &mut Vec<f32>) {
-    out.clear();
-    if name.ends_with("norm.weight") {
-        out.resize((count * cols) as usize, 1.0);
-        return;
-    }
-    let scale = if name.contains("sink") { 1.0 } else { 1.0 / (cols as f32).sqrt() };
-    let tensor = name
-        .bytes()
-        .fold(seed ^ 0x9e37_79b9_7f4a_7c15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    for row in first..first + count {
-        let mut state = tensor ^ row.wrapping_mul(0xd134_2543_de82_ef95);
-        out.extend((0..cols).map(|_| normal(&mut state) * scale));
-    }
-}
-
-/// Nearly a standard normal: the sum of four uniforms, scaled to variance 1. Tails do not matter here.
-fn normal(state: &mut u64) -> f32 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    let sum: u64 = (0..4).map(|i| (z >> (16 * i)) & 0xffff).sum();
-    (sum as f32 / 65535.0 - 2.0) * 3.0f32.sqrt()
-}
-
-/// The tensors of all weight files of a model.
+/// The tensors of all weight files of a model, by the model's names.
 pub struct WeightSource {
     files: Vec<(PathBuf, File)>,
     tensors: BTreeMap<String, Tensor>,
+    /// Tensors that are left out, to the pattern that says so.
+    ignored: BTreeMap<String, String>,
 }
 
 struct Tensor {
     file: usize,
-    dtype: Dtype,
-    shape: Vec<u64>,
-    offset: u64,
+    entry: Entry,
+    /// Name in the file.
+    name: String,
 }
 
 /// A tensor that a model needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expected {
-    /// Name in the files.
+    /// The model's name for it.
     pub name: String,
-    /// Shape in the files.
+    /// Shape.
     pub shape: Vec<u64>,
+    /// Element type in the artefact.
+    pub elem: Elem,
+}
+
+impl Expected {
+    /// The weights of a plan.
+    pub fn of_plan(plan: &Plan) -> Vec<Expected> {
+        let weight = |w: &hyc_ir::plan::Weight| Expected {
+            name: w.name.clone(),
+            shape: w.shape.clone(),
+            elem: w.elem,
+        };
+        plan.weights.iter().map(weight).collect()
+    }
+
+    /// The weights of a graph.
+    pub fn of_graph(graph: &Graph) -> Vec<Expected> {
+        let results = graph.ops().filter(|id| graph.op(*id).op == (Op::Weight {}));
+        results
+            .filter_map(|id| {
+                let value = *graph.op(id).results.first()?;
+                let Type::Weight { elem, dims } = graph.ty(value) else { return None };
+                Some(Expected { name: graph.name(value).to_string(), shape: dims.clone(), elem: *elem })
+            })
+            .collect()
+    }
+
+    /// Elements of a row, as [`WeightSource::rows`] counts them, and rows.
+    fn rows(&self) -> (u64, u64) {
+        let cols = self.shape.last().copied().unwrap_or(1);
+        (cols, self.shape.iter().rev().skip(1).product())
+    }
 }
 
 impl WeightSource {
-    /// Opens the files and reads their headers. Errors: a file that is missing, truncated or no
-    /// safetensors; a tensor that two files hold.
+    /// Opens the files, safetensors or indices of several, and reads their headers. Errors: a file that is
+    /// missing, truncated or something else; shards that their index does not describe; a tensor that two
+    /// files hold.
     pub fn open(paths: &[PathBuf]) -> Result<WeightSource> {
-        let mut source = WeightSource { files: Vec::new(), tensors: BTreeMap::new() };
+        let mut source =
+            WeightSource { files: Vec::new(), tensors: BTreeMap::new(), ignored: BTreeMap::new() };
         for path in paths {
-            let file = File::open(path).map_err(|e| Error::io("open the weight file", path, e))?;
-            source.add_tensors(path, &file)?;
-            source.files.push((path.clone(), file));
+            let file = open(path)?;
+            let mut first = [0u8; 512];
+            let read = file.read_at(&mut first, 0).map_err(|e| Error::io("read", path, e))?;
+            if Index::looks_like(path, &first[..read]) {
+                source.add_index(path)?;
+            } else {
+                source.add_file(path, file)?;
+            }
         }
         Ok(source)
     }
 
-    fn add_tensors(&mut self, path: &Path, file: &File) -> Result<()> {
-        // SAFETY: the map is read for its header and dropped; a file that another process truncates
-        // meanwhile would end this one with SIGBUS, as it does for every reader of mapped files.
-        let map = unsafe { memmap2::Mmap::map(file) }.map_err(|e| Error::io("map", path, e))?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
-            Error::input(format!("{} is not a whole safetensors file: {e:?}", path.display()))
-                .help("it may be truncated: copy or export it again")
-        })?;
-        let data = 8 + header as u64;
-        for (name, info) in metadata.tensors() {
-            let tensor = Tensor {
-                file: self.files.len(),
-                dtype: info.dtype,
-                shape: info.shape.iter().map(|dim| *dim as u64).collect(),
-                offset: data + info.data_offsets.0 as u64,
-            };
+    /// The same tensors by the model's names. Errors: see [`Names::resolve`].
+    pub fn renamed(mut self, names: &Names) -> Result<WeightSource> {
+        let resolved = names.resolve(self.tensors.keys())?;
+        let tensors = std::mem::take(&mut self.tensors);
+        for (old, tensor) in tensors {
+            if let Some(new) = resolved.names.get(&old) {
+                self.tensors.insert(new.clone(), tensor);
+            }
+        }
+        self.ignored = resolved.ignored;
+        Ok(self)
+    }
+
+    /// The files that were opened, shards in place of their index.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    fn add_index(&mut self, path: &Path) -> Result<()> {
+        let index = Index::read(path)?;
+        let first = self.files.len();
+        for shard in index.paths()? {
+            let file = open(&shard)?;
+            self.add_file(&shard, file)?;
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let holds = self.tensors.iter().filter(|(_, tensor)| tensor.file >= first).map(|(name, tensor)| {
+            let shard = &self.files[tensor.file].0;
+            (name.clone(), shard.strip_prefix(folder).unwrap_or(shard).to_string_lossy().into_owned())
+        });
+        index.check(&holds.collect())
+    }
+
+    fn add_file(&mut self, path: &Path, file: File) -> Result<()> {
+        let identity = |file: &File| file.metadata().ok().map(|m| (m.dev(), m.ino()));
+        let this = identity(&file);
+        if let Some((other, _)) =
+            self.files.iter().find(|(_, other)| this.is_some() && identity(other) == this)
+        {
+            let message = format!("{} is given twice, also as {}", path.display(), other.display());
+            return Err(Error::input(message).help("name each weight file once, or their index alone"));
+        }
+        for (name, entry) in header::read(path, &file)? {
+            let tensor = Tensor { file: self.files.len(), entry, name: name.clone() };
             if let Some(other) = self.tensors.insert(name.clone(), tensor) {
                 let first = self.files.get(other.file).map_or(path, |(path, _)| path);
                 return Err(Error::input(format!(
@@ -127,6 +190,7 @@ impl WeightSource {
                 )));
             }
         }
+        self.files.push((path.to_path_buf(), file));
         Ok(())
     }
 
@@ -134,78 +198,186 @@ impl WeightSource {
     /// named, in one error.
     pub fn check(&self, expected: &[Expected]) -> Result<()> {
         let mut faults = Vec::new();
+        let mut missing = Vec::new();
         for want in expected {
-            match self.tensors.get(&want.name) {
-                None => faults.push(format!("missing: `{}` {:?}", want.name, want.shape)),
-                Some(tensor) if tensor.shape != want.shape => faults.push(format!(
-                    "wrong shape: `{}` is {:?}, the model needs {:?}",
-                    want.name, tensor.shape, want.shape
-                )),
-                Some(tensor) if element_bytes(tensor.dtype).is_none() => {
-                    faults.push(format!(
-                        "dtype of `{}` is {:?}, not F32, BF16 or F16",
-                        want.name, tensor.dtype
-                    ));
+            match (self.tensors.get(&want.name), self.ignored.get(&want.name)) {
+                (None, Some(pattern)) => faults
+                    .push(format!("`{}` is needed, and left out by `ignore = [\"{pattern}\"]`", want.name)),
+                (None, None) => {
+                    faults.push(format!("missing: `{}` {:?}", want.name, want.shape));
+                    missing.push(want.name.as_str());
                 }
-                Some(_) => {}
+                (Some(tensor), _) => faults.extend(unlike(tensor, want)),
             }
         }
         let names: std::collections::HashSet<&str> = expected.iter().map(|e| e.name.as_str()).collect();
-        let extra = self.tensors.keys().filter(|name| !names.contains(name.as_str()));
-        faults.extend(extra.map(|name| format!("not used by the model: `{name}`")));
+        let extra: Vec<&str> =
+            self.tensors.keys().map(String::as_str).filter(|name| !names.contains(name)).collect();
+        faults.extend(extra.iter().map(|name| format!("not used by the model: `{name}`")));
         if faults.is_empty() {
             return Ok(());
         }
-        let shown = faults.len().min(12);
-        let mut list = faults[..shown].join("\n  ");
-        if faults.len() > shown {
-            list.push_str(&format!("\n  and {} more", faults.len() - shown));
-        }
         let files: Vec<String> = self.files.iter().map(|(path, _)| path.display().to_string()).collect();
-        Err(Error::input(format!("the weights in {} do not fit the model:\n  {list}", files.join(", ")))
-            .help("`hyc check --weights MODEL.toml` lists every tensor with its shape"))
+        let message = format!(
+            "the weights in {} do not fit the model:\n  {}",
+            listed(&files, ", "),
+            listed(&faults, "\n  ")
+        );
+        Err(Error::input(message).help(advice(&missing, &extra)))
     }
 
-    /// Rows `first .. first + count` of the tensor seen as `[rows, cols]`, as f32 into `out`. NaN and
-    /// infinite elements are errors that name the element.
-    pub fn rows(&self, name: &str, cols: u64, first: u64, count: u64, out: &mut Vec<f32>) -> Result<()> {
+    /// Reads every element of every tensor that the model needs; `progress` gets the bytes read and may end it.
+    /// Errors: the first element that is not finite, or not once it is stored.
+    pub fn check_elements(
+        &self,
+        expected: &[Expected],
+        progress: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut out = Vec::new();
+        for want in expected {
+            let (cols, rows) = want.rows();
+            let step = ((1 << 18) / cols.max(1)).max(1);
+            let mut first = 0;
+            while first < rows {
+                let count = step.min(rows - first);
+                self.rows(&want.name, want.elem, cols, first, count, &mut out)?;
+                progress(count * cols * want.elem.bytes())?;
+                first += count;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows `first .. first + count` of the tensor seen as `[rows, cols]`, as f32 into `out`. Errors, which name
+    /// the element: NaN, an infinity, or a number that becomes one when it is stored as `elem`.
+    pub fn rows(
+        &self,
+        name: &str,
+        elem: Elem,
+        cols: u64,
+        first: u64,
+        count: u64,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
         let Some(tensor) = self.tensors.get(name) else {
             return Err(Error::input(format!("no tensor is named `{name}`")));
         };
         let (path, file) = &self.files[tensor.file];
-        let size = element_bytes(tensor.dtype).unwrap_or(4);
+        let dtype = tensor.entry.dtype.as_str();
+        let Some(size) = element_bytes(dtype) else {
+            return Err(Error::input(format!("dtype of `{name}` is {dtype}, not F32, BF16 or F16")));
+        };
         let mut raw = vec![0u8; (count * cols * size) as usize];
-        file.read_exact_at(&mut raw, tensor.offset + first * cols * size)
+        file.read_exact_at(&mut raw, tensor.entry.bytes.start + first * cols * size)
             .map_err(|e| Error::io("read", path, e))?;
         out.clear();
-        match tensor.dtype {
-            Dtype::F32 => {
-                out.extend(raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
-            }
-            Dtype::BF16 => {
+        match dtype {
+            "F32" => out.extend(raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+            "BF16" => {
                 out.extend(raw.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()));
             }
             _ => out.extend(raw.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())),
         }
-        match out.iter().position(|x| !x.is_finite()) {
+        match out.iter().position(|x| !fits(elem, *x)) {
             None => Ok(()),
-            Some(at) => {
-                let (row, col) = (first + at as u64 / cols, at as u64 % cols);
-                Err(Error::input(format!(
-                    "tensor `{name}` in {} holds {} at row {row}, column {col}",
-                    path.display(),
-                    out[at]
-                ))
-                .help("weights must be finite: export them again"))
-            }
+            Some(at) => Err(unfit(tensor, path, elem, first * cols + at as u64, out[at])),
         }
     }
 }
 
-fn element_bytes(dtype: Dtype) -> Option<u64> {
+/// Opens a weight file. Errors: a folder, with what it holds; something that is no file.
+fn open(path: &Path) -> Result<File> {
+    let meta = std::fs::metadata(path).map_err(|e| Error::io("open the weight file", path, e))?;
+    if meta.is_dir() {
+        let names = std::fs::read_dir(path).into_iter().flatten().flatten();
+        let mut names: Vec<String> = names
+            .map(|entry| entry.path().display().to_string())
+            .filter(|name| name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
+            .collect();
+        // An index stands for all its shards.
+        names.sort_by_key(|name| (name.ends_with(".safetensors"), name.clone()));
+        let help = match names.first() {
+            Some(name) => format!("name the files in it, as {name}"),
+            None => "name the weight files; none in it ends in .safetensors".to_string(),
+        };
+        return Err(Error::input(format!("{} is a folder", path.display())).help(help));
+    }
+    if !meta.is_file() {
+        let message = format!("{} is a device or a pipe, which cannot be read at any place", path.display());
+        return Err(Error::input(message).help("weights are read from files"));
+    }
+    File::open(path).map_err(|e| Error::io("open the weight file", path, e))
+}
+
+/// How a tensor differs from what is needed.
+fn unlike(tensor: &Tensor, want: &Expected) -> Option<String> {
+    let Entry { shape, dtype, .. } = &tensor.entry;
+    let called = if tensor.name == want.name { String::new() } else { format!(" (`{}`)", tensor.name) };
+    if *shape != want.shape {
+        let (name, need) = (&want.name, &want.shape);
+        return Some(format!("wrong shape: `{name}`{called} is {shape:?}, the model needs {need:?}"));
+    }
+    let unknown = element_bytes(dtype).is_none();
+    unknown.then(|| format!("dtype of `{}`{called} is {dtype}, not F32, BF16 or F16", want.name))
+}
+
+/// What to write where names do not fit.
+fn advice(missing: &[&str], extra: &[&str]) -> String {
+    const LIST: &str = "`hyc check --tensors MODEL.toml` lists every tensor that the model needs";
+    let shared = |a: &str, b: &str| a.bytes().rev().zip(b.bytes().rev()).take_while(|(a, b)| a == b).count();
+    if let (Some(need), false) = (missing.first(), extra.is_empty()) {
+        let need = names::generalised(need);
+        let near = extra.iter().map(|name| names::generalised(name)).max_by_key(|name| shared(name, &need));
+        let near = near.unwrap_or_default();
+        return format!(
+            "where names differ, write under [weights] for example `rename = {{ \"{near}\" = \"{need}\" }}`; {LIST}"
+        );
+    }
+    if extra.is_empty() {
+        return LIST.to_string();
+    }
+    let mut patterns: Vec<String> =
+        extra.iter().map(|name| format!("\"{}\"", names::generalised(name))).collect();
+    patterns.sort();
+    patterns.dedup();
+    let more = if patterns.len() > 4 { ", ..." } else { "" };
+    patterns.truncate(4);
+    format!("to leave them out, write under [weights] `ignore = [{}{more}]`", patterns.join(", "))
+}
+
+/// Whether a number stays finite when it is stored.
+fn fits(elem: Elem, x: f32) -> bool {
+    match elem {
+        Elem::Bf16 => hyc_ir::pack::bf16_to_f32(hyc_ir::pack::f32_to_bf16(x)).is_finite(),
+        _ => x.is_finite(),
+    }
+}
+
+/// The error of one element.
+fn unfit(tensor: &Tensor, path: &Path, elem: Elem, at: u64, x: f32) -> Error {
+    let cols = tensor.entry.shape.last().copied().unwrap_or(1).max(1);
+    let (row, column) = (at / cols, at % cols);
+    let place = match tensor.entry.shape[..] {
+        [_, rows, _] => format!("matrix {}, row {}, column {column}", row / rows.max(1), row % rows.max(1)),
+        [_] => format!("element {column}"),
+        _ => format!("row {row}, column {column}"),
+    };
+    let (name, path) = (&tensor.name, path.display());
+    if x.is_finite() {
+        let message =
+            format!("tensor `{name}` in {path} holds {x:e} at {place}, which {elem} stores as an infinity");
+        return Error::input(message).help(
+            "write `dtype = \"f32\"` under [weights], or export the weights again with smaller numbers",
+        );
+    }
+    Error::input(format!("tensor `{name}` in {path} holds {x} at {place}"))
+        .help("weights must be finite: export them again")
+}
+
+fn element_bytes(dtype: &str) -> Option<u64> {
     match dtype {
-        Dtype::F32 => Some(4),
-        Dtype::BF16 | Dtype::F16 => Some(2),
+        "F32" => Some(4),
+        "BF16" | "F16" => Some(2),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use hyc::diff::{Options, diff};
+use hyc::diff::{Found, Options, diff};
 use hyc::interp::Interpreter;
 use hyc_ir::plan::{Elem, Layout, Plan, Step, StepOp};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
@@ -143,11 +143,11 @@ fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
 
 /// The first step that differs from the interpreter's.
 fn first_difference(model: &Model, tolerance: f64) -> String {
-    let options = Options { tokens: 130, seed: 3, tolerance };
+    let options = Options { tokens: model.plan().model.max_context.min(130), seed: 3, tolerance };
     match diff(model, &SessionOptions::default(), &options) {
-        Ok(report) => match report.first {
-            Some(first) => format!("hyc diff: {first:?}"),
-            None => format!("hyc diff: worst {:.1e} in {}", report.worst, report.worst_step),
+        Ok(report) => match report.found {
+            Found::Equal => format!("hyc diff: worst {:.1e} in {}", report.worst, report.worst_step),
+            first => format!("hyc diff: {first:?}"),
         },
         Err(e) => format!("hyc diff: {e}"),
     }

@@ -73,6 +73,8 @@ pub const PLAIN: Key = Key {
 pub enum Type {
     /// An integer from this to [`super::reader::MAX_SIZE`].
     Integer(i64),
+    /// An integer from the first to the second.
+    Between(i64, i64),
     /// A multiple of the first, at most the second.
     Multiple(i64, i64),
     /// A finite number above zero.
@@ -87,6 +89,10 @@ pub enum Type {
     Word(&'static [&'static str]),
     /// A list, not empty, of file names.
     Files,
+    /// A list, not empty, of names with wildcards.
+    Patterns,
+    /// A table from names with wildcards to such names.
+    Renames,
     /// A list, not empty, of layers, ascending.
     Layers,
     /// An inline table with these keys.
@@ -166,6 +172,7 @@ impl Type {
     pub fn words(&self) -> String {
         match self {
             Type::Integer(least) => format!("integer, {least} to {}", super::reader::MAX_SIZE),
+            Type::Between(least, most) => format!("integer, {least} to {most}"),
             Type::Multiple(of, most) => format!("multiple of {of}, at most {most}"),
             Type::Positive => "number above 0".to_string(),
             Type::Flag => "`true` or `false`".to_string(),
@@ -176,6 +183,8 @@ impl Type {
                 list.join(", ")
             }
             Type::Files => "list of file names".to_string(),
+            Type::Patterns => "list of names with wildcards".to_string(),
+            Type::Renames => "table from names to names, with wildcards".to_string(),
             Type::Layers => "list of layers, ascending".to_string(),
             Type::Table(section) => {
                 let list: Vec<String> = section.keys.iter().map(|key| format!("`{}`", key.name)).collect();

@@ -123,8 +123,8 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
                 "none: `--weights`, `--random-weights` or `--no-weights` says what to do",
             ),
             example: "[\"model.safetensors\"]",
-            meaning: "safetensors files, found from the description's folder. Together they hold every tensor of \
-                      the model once.",
+            meaning: "safetensors files, or a `.safetensors.index.json` for all files that it names, found from the \
+                      description's folder. Together they hold every tensor of the model once.",
             ..PLAIN
         },
         Key {
@@ -132,7 +132,27 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
             ty: Type::Word(DTYPES),
             default: Default::Value("\"bf16\""),
             example: "\"f32\"",
-            meaning: "Element type of matrices in the artefact. Weights of norms, and sinks, are f32 in any case.",
+            meaning: "Element type of matrices in the artefact. Weights of norms, and sinks, are f32 in any case. \
+                      An element that it would make infinite is an error.",
+            ..PLAIN
+        },
+        Key {
+            name: "rename",
+            ty: Type::Renames,
+            default: Default::Otherwise("tensors have the names that this page lists"),
+            example: "{ \"h.{i}.ln.weight\" = \"model.layers.{i}.input_layernorm.weight\" }",
+            meaning: "What tensors are called in the files, and what the model calls them. `{i}`, or another word \
+                      in braces, stands for an integer, `*` for any text. A pattern that matches nothing is an \
+                      error.",
+            ..PLAIN
+        },
+        Key {
+            name: "ignore",
+            ty: Type::Patterns,
+            default: Default::Otherwise("every tensor of the files is used"),
+            example: "[\"*.inv_freq\"]",
+            meaning: "Tensors of the files that the model does not use, by their names in the files, with the \
+                      patterns of `rename`. Other tensors that it does not use are an error.",
             ..PLAIN
         },
     ],

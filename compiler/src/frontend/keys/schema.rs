@@ -46,6 +46,7 @@ fn table(section: &SectionKeys) -> Value {
 fn key(key: &Key) -> Value {
     let mut value = match key.ty {
         Type::Integer(least) => json!({ "type": "integer", "minimum": least, "maximum": MAX_SIZE }),
+        Type::Between(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
         Type::Multiple(of, most) => {
             json!({ "type": "integer", "minimum": of, "maximum": most, "multipleOf": of })
         }
@@ -54,7 +55,10 @@ fn key(key: &Key) -> Value {
         Type::Text => json!({ "type": "string" }),
         Type::Name => json!({ "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$" }),
         Type::Word(words) => json!({ "enum": words }),
-        Type::Files => json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 }),
+        Type::Files | Type::Patterns => {
+            json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 })
+        }
+        Type::Renames => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         Type::Layers => {
             json!({ "type": "array", "items": { "type": "integer", "minimum": 0 }, "minItems": 1 })
         }

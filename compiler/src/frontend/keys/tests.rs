@@ -51,9 +51,11 @@ fn all_keys() -> impl Iterator<Item = (&'static SectionKeys, &'static Key)> {
 fn every_key_is_read() {
     for (section, key) in all_keys() {
         let wrong = match key.ty {
-            Type::Integer(_) | Type::Multiple(..) | Type::Positive | Type::Flag => "\"word\"",
-            Type::Table(_) => "\"word\"",
-            Type::Text | Type::Name | Type::Word(_) | Type::Files | Type::Layers => "7",
+            Type::Integer(_) | Type::Between(..) | Type::Multiple(..) | Type::Positive | Type::Flag => {
+                "\"word\""
+            }
+            Type::Table(_) | Type::Renames => "\"word\"",
+            Type::Text | Type::Name | Type::Word(_) | Type::Files | Type::Patterns | Type::Layers => "7",
         };
         let found = bases().iter().any(|base| {
             let faults = parse(&with(base, section.name, key.name, Some(wrong))).err().unwrap_or_default();
@@ -80,6 +82,11 @@ fn types_are_those_of_the_reader() {
                 assert!(says.iter().any(|words| below.contains(words)), "{}: {below}", key.name);
                 assert!(faults(&(MAX_SIZE + 1).to_string()).contains("must be"), "{}", key.name);
             }
+            Type::Between(least, most) => {
+                for wrong in [least - 1, most + 1] {
+                    assert!(faults(&wrong.to_string()).contains("must be between"), "{}", key.name);
+                }
+            }
             Type::Multiple(of, most) => {
                 for wrong in [of / 2, of + 1, most + of] {
                     assert!(faults(&wrong.to_string()).contains("must be a multiple"), "{}", key.name);
@@ -87,6 +94,12 @@ fn types_are_those_of_the_reader() {
             }
             Type::Positive => assert!(faults("0.0").contains("above 0"), "{}", key.name),
             Type::Name => assert!(faults("\"a/b\"").contains("becomes a file name")),
+            // Of the targets, those that this build carries are offered.
+            Type::Word(_) if key.name == "kind" && section.name == "target" => {
+                let own = faults("\"nonsense\"");
+                assert!(own.contains("write \\\"cpu\\\""), "{own}");
+                assert_eq!(own.contains("sm_90a"), cfg!(feature = "llvm"), "{own}");
+            }
             Type::Word(words) => {
                 let list: Vec<String> = words.iter().map(|word| format!("\\\"{word}\\\"")).collect();
                 let own = faults("\"nonsense\"");

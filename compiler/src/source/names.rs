@@ -1,0 +1,346 @@
+//! `[weights] rename` and `ignore`: from the names in the files to those of the model.
+//!
+//! A pattern is a name in which `{i}` (or any word in braces) stands for an integer and `*` for any text. Both keys
+//! see names as they are in the files. A pattern that matches nothing is an error, as is everything that would
+//! leave open which tensor is meant.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::index::listed;
+use crate::error::{Error, Result};
+
+/// Bytes of a pattern.
+const MOST_BYTES: usize = 300;
+
+/// A name with wildcards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    text: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    /// An integer, by its name.
+    Number(String),
+    /// Any text, the empty one included; of several each takes as little as it can.
+    Any,
+}
+
+/// A pattern of names in the files, and of the model's names that they become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rename {
+    from: Pattern,
+    to: Pattern,
+}
+
+/// Both keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// `rename`.
+    pub rename: Vec<Rename>,
+    /// `ignore`.
+    pub ignore: Vec<Pattern>,
+}
+
+impl Pattern {
+    /// Reads a pattern. Errors: one that is empty, too long, or whose wildcards leave open what they stand for.
+    pub fn parse(text: &str) -> Result<Pattern, String> {
+        if text.is_empty() || text.len() > MOST_BYTES {
+            return Err(format!("a name has from 1 to {MOST_BYTES} bytes"));
+        }
+        let mut parts: Vec<Part> = Vec::new();
+        let mut rest = text;
+        while let Some(first) = rest.chars().next() {
+            let (part, len) = match first {
+                '*' => (Part::Any, 1),
+                '{' => {
+                    let end = rest.find('}').ok_or("`{` is not closed")?;
+                    let name = &rest[1..end];
+                    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+                        return Err(format!("`{{{name}}}` is no placeholder: write `{{i}}` for an integer"));
+                    }
+                    (Part::Number(name.to_string()), end + 1)
+                }
+                '}' => return Err("`}` closes nothing".to_string()),
+                _ => {
+                    let len = rest.find(['*', '{', '}']).unwrap_or(rest.len());
+                    (Part::Text(rest[..len].to_string()), len)
+                }
+            };
+            let wild = |part: &Part| !matches!(part, Part::Text(_));
+            if parts.last().is_some_and(wild) && wild(&part) {
+                return Err("two wildcards side by side: put text between them".to_string());
+            }
+            parts.push(part);
+            rest = &rest[len..];
+        }
+        Ok(Pattern { text: text.to_string(), parts })
+    }
+
+    /// What its wildcards stand for in `name`, in their order; `None` where it does not match.
+    fn matches<'n>(&self, name: &'n str) -> Option<Vec<&'n str>> {
+        let mut found = Vec::new();
+        self.from(0, name, 0, &mut HashSet::new(), &mut found).then_some(found)
+    }
+
+    /// Matches the parts from `part` on with the name from `at` on; `dead`: where that has failed before.
+    fn from<'n>(
+        &self,
+        part: usize,
+        name: &'n str,
+        at: usize,
+        dead: &mut HashSet<(usize, usize)>,
+        found: &mut Vec<&'n str>,
+    ) -> bool {
+        let rest = &name[at..];
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        match self.parts.get(part) {
+            None => rest.is_empty(),
+            Some(_) if dead.contains(&(part, at)) => false,
+            Some(Part::Text(text)) => {
+                rest.starts_with(text.as_str()) && self.from(part + 1, name, at + text.len(), dead, found)
+            }
+            Some(Part::Number(_)) => {
+                found.push(&rest[..digits]);
+                let good = digits > 0 && self.from(part + 1, name, at + digits, dead, found);
+                good || self.dead_end(part, at, dead, found)
+            }
+            Some(Part::Any) => {
+                for end in (0..=rest.len()).filter(|end| rest.is_char_boundary(*end)) {
+                    found.push(&rest[..end]);
+                    if self.from(part + 1, name, at + end, dead, found) {
+                        return true;
+                    }
+                    found.pop();
+                }
+                dead.insert((part, at));
+                false
+            }
+        }
+    }
+
+    fn dead_end(
+        &self,
+        part: usize,
+        at: usize,
+        dead: &mut HashSet<(usize, usize)>,
+        found: &mut Vec<&str>,
+    ) -> bool {
+        found.pop();
+        dead.insert((part, at));
+        false
+    }
+
+    fn wildcards(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(|part| !matches!(part, Part::Text(_)))
+    }
+
+    fn count_any(&self) -> usize {
+        self.parts.iter().filter(|part| **part == Part::Any).count()
+    }
+}
+
+impl Rename {
+    /// Reads both patterns. Errors: a faulty one; a wildcard of `to` that `from` does not give.
+    pub fn parse(from: &str, to: &str) -> Result<Rename, String> {
+        let (from, to) = (Pattern::parse(from)?, Pattern::parse(to)?);
+        let mut seen = HashSet::new();
+        for part in from.wildcards() {
+            if let Part::Number(name) = part
+                && !seen.insert(name)
+            {
+                return Err(format!(
+                    "`{{{name}}}` stands twice in `{}`: name the second one `{{j}}`",
+                    from.text
+                ));
+            }
+        }
+        for part in to.wildcards() {
+            if let Part::Number(name) = part
+                && !seen.contains(name)
+            {
+                return Err(format!("`{{{name}}}` is not in `{}`", from.text));
+            }
+        }
+        if from.count_any() != to.count_any() {
+            return Err(format!("`{}` and `{}` must have the same number of `*`", from.text, to.text));
+        }
+        Ok(Rename { from, to })
+    }
+
+    /// What `name` becomes; `None` where the pattern does not match.
+    fn apply(&self, name: &str) -> Option<String> {
+        let found = self.from.matches(name)?;
+        let pairs: Vec<(&Part, &str)> = self.from.wildcards().zip(found).collect();
+        let mut texts = pairs.iter().filter(|(part, _)| **part == Part::Any).map(|(_, text)| *text);
+        let mut out = String::new();
+        for part in &self.to.parts {
+            out.push_str(match part {
+                Part::Text(text) => text,
+                Part::Any => texts.next().unwrap_or(""),
+                number => pairs.iter().find(|(part, _)| *part == number).map_or("", |(_, text)| text),
+            });
+        }
+        Some(out)
+    }
+}
+
+/// What the names in the files become.
+#[derive(Debug, Default)]
+pub struct Resolved {
+    /// Name in the files to the model's name.
+    pub names: BTreeMap<String, String>,
+    /// What an ignored tensor would have been called, to the pattern that ignores it.
+    pub ignored: BTreeMap<String, String>,
+}
+
+impl Names {
+    /// The names of `given`, the tensors in the files. Errors, all of them at once: a pattern that matches nothing;
+    /// two patterns that rename one tensor differently; two tensors of one name.
+    pub fn resolve<'n>(&self, given: impl Iterator<Item = &'n String>) -> Result<Resolved> {
+        let mut faults = Vec::new();
+        let mut used = (vec![false; self.rename.len()], vec![false; self.ignore.len()]);
+        let mut resolved = Resolved::default();
+        let mut taken: BTreeMap<String, String> = BTreeMap::new();
+        for name in given {
+            let mut new: Option<(String, &Rename)> = None;
+            for (rename, used) in self.rename.iter().zip(&mut used.0) {
+                let Some(to) = rename.apply(name) else { continue };
+                *used = true;
+                match &new {
+                    Some((other, by)) if *other != to => faults.push(format!(
+                        "`{name}` matches both `{}` and `{}` of `rename`",
+                        by.from.text, rename.from.text
+                    )),
+                    _ => new = Some((to, rename)),
+                }
+            }
+            let new = new.map_or_else(|| name.clone(), |(to, _)| to);
+            let ignored = self.ignore.iter().zip(&mut used.1).filter(|(p, _)| p.matches(name).is_some());
+            let mut ignored: Vec<_> = ignored.collect();
+            ignored.iter_mut().for_each(|(_, used)| **used = true);
+            if let Some((pattern, _)) = ignored.first() {
+                resolved.ignored.insert(new, pattern.text.clone());
+                continue;
+            }
+            if let Some(other) = taken.insert(new.clone(), name.clone()) {
+                let says = |old: &str| {
+                    if old == new { "has that name".to_string() } else { format!("`{old}` becomes it") }
+                };
+                faults.push(format!("two tensors are called `{new}`: {} and {}", says(&other), says(name)));
+            }
+            resolved.names.insert(name.clone(), new);
+        }
+        let unused =
+            |list: &[bool]| list.iter().enumerate().filter(|(_, u)| !**u).map(|(i, _)| i).collect::<Vec<_>>();
+        for i in unused(&used.0) {
+            faults.push(format!("`rename`: no tensor is called `{}`", self.rename[i].from.text));
+        }
+        for i in unused(&used.1) {
+            faults.push(format!("`ignore`: no tensor is called `{}`", self.ignore[i].text));
+        }
+        if faults.is_empty() {
+            return Ok(resolved);
+        }
+        let message =
+            format!("`rename` and `ignore` do not fit the weight files:\n  {}", listed(&faults, "\n  "));
+        Err(Error::input(message)
+            .help("patterns match names as they are in the files; `{i}` is an integer, `*` any text"))
+    }
+}
+
+/// The name with every number in it as a placeholder: `{i}`, `{j}`, ...
+pub fn generalised(name: &str) -> String {
+    let mut out = String::new();
+    let mut letters = 'i'..='z';
+    for piece in name.split_inclusive('.') {
+        let (word, dot) = piece.strip_suffix('.').map_or((piece, ""), |word| (word, "."));
+        match (!word.is_empty() && word.chars().all(|c| c.is_ascii_digit())).then(|| letters.next()).flatten()
+        {
+            Some(letter) => out.push_str(&format!("{{{letter}}}{dot}")),
+            None => out.push_str(piece),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(rename: &[(&str, &str)], ignore: &[&str]) -> Names {
+        Names {
+            rename: rename.iter().map(|(from, to)| Rename::parse(from, to).unwrap()).collect(),
+            ignore: ignore.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
+        }
+    }
+
+    fn resolve(names: &Names, given: &[&str]) -> Result<Resolved, String> {
+        let given: Vec<String> = given.iter().map(ToString::to_string).collect();
+        names.resolve(given.iter()).map_err(|e| e.message)
+    }
+
+    #[test]
+    fn wildcards_are_carried_over() {
+        let both = names(
+            &[("h.{i}.mlp.{j}.w", "model.{i}.experts.{j}.{i}"), ("tok.*", "model.*"), ("a*b*c", "c*b*a")],
+            &["*.inv_freq", "h.{i}.bias"],
+        );
+        let given = ["h.3.mlp.12.w", "tok.embed.w", "axbyc", "h.3.rope.inv_freq", "h.10.bias", "plain"];
+        let resolved = resolve(&both, &given).unwrap();
+        let new: Vec<&str> = resolved.names.values().map(String::as_str).collect();
+        assert_eq!(new, ["cxbya", "model.3.experts.12.3", "plain", "model.embed.w"]);
+        assert_eq!(resolved.ignored.len(), 2);
+        assert_eq!(generalised("model.layers.12.experts.3.w1"), "model.layers.{i}.experts.{j}.w1");
+    }
+
+    #[test]
+    fn an_integer_is_digits() {
+        let one = Pattern::parse("h.{i}.w").unwrap();
+        for (name, matches) in [
+            ("h.0.w", true),
+            ("h.17.w", true),
+            ("h.x.w", false),
+            ("h..w", false),
+            ("h.1.2.w", false),
+            ("h.-1.w", false),
+        ] {
+            assert_eq!(one.matches(name).is_some(), matches, "{name}");
+        }
+        assert!(Pattern::parse("*a").unwrap().matches("bababa").is_some());
+        assert!(Pattern::parse("*é").unwrap().matches("éé").is_some());
+        // Many ways to fail, each tried once.
+        let long = "a".repeat(200);
+        assert!(Pattern::parse(&"*a".repeat(100)).unwrap().matches(&format!("{long}b")).is_none());
+    }
+
+    #[test]
+    fn faults_are_named() {
+        for (from, to, word) in [
+            ("", "x", "from 1 to"),
+            ("a{i", "x", "not closed"),
+            ("a}", "x", "closes nothing"),
+            ("a{}", "x", "no placeholder"),
+            ("a**", "x", "side by side"),
+            ("a{i}{j}", "x", "side by side"),
+            ("a.{i}", "b.{j}", "`{j}` is not in"),
+            ("a.{i}.{i}", "b.{i}", "stands twice"),
+            ("a.*", "b", "same number of `*`"),
+        ] {
+            let fault = Rename::parse(from, to).unwrap_err();
+            assert!(fault.contains(word), "{from} {to}: {fault}");
+        }
+        for (rename, ignore, given, word) in [
+            (&[("a", "b")][..], &[][..], &["a", "b"][..], "two tensors are called `b`"),
+            (&[("a.{i}", "b")], &[], &["a.0", "a.1"], "two tensors are called `b`"),
+            (&[("a.{i}", "b.{i}"), ("a.*", "c.*")], &[], &["a.0"], "matches both"),
+            (&[("a.{i}", "b.{i}")], &[], &["x"], "`rename`: no tensor is called `a.{i}`"),
+            (&[], &["*.bias"], &["x"], "`ignore`: no tensor is called `*.bias`"),
+        ] {
+            let fault = resolve(&names(rename, ignore), given).unwrap_err();
+            assert!(fault.contains(word), "{fault}");
+        }
+    }
+}
