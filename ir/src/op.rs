@@ -191,7 +191,8 @@ ops! {
     /// `(cache, k, v) -> cache`: the cache with this step's rows.
     Append "append" {},
     /// `(q, cache, [sink]) -> out, [probs]`: causal GQA attention. `probs`, where `scores`, are the
-    /// normalised probabilities `[tokens, heads, context]`.
+    /// normalised probabilities `[tokens, heads, context]`; a sink is part of what they are normalised by, and so of
+    /// what a selection ranks.
     Attention "attention" {
         /// Query heads.
         heads: u64,

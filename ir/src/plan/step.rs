@@ -159,6 +159,12 @@ pub enum StepOp {
     /// FullAttention that also selects blocks (HySparse 2602.03560, Algorithm 1 and eq. 3): block score =
     /// max over tokens of the block and heads of the group of the normalised probability; the `blocks`
     /// best visible blocks, ties to the lower index, best first, -1 where fewer are visible.
+    ///
+    /// A sink is part of the sum that normalises: a head with a large one counts less in its group's maximum. In logs,
+    /// with raw_h(i) the largest logit of head h in block i, m_h the largest of all and l_h the sum of exp(logit - m_h),
+    /// the sink's included: score(i) = max over h of (raw_h(i) - m_h) - ln l_h. Kernels never subtract a log-sum-exp
+    /// m_h + ln l_h in f32, which is too coarse where logits are large. In a group of one head the order is that of the
+    /// raw maxima themselves.
     OracleAttention {
         /// Geometry.
         shape: AttnShape,

@@ -220,8 +220,7 @@ pub fn emit_oracle(
         for head in 0..s.group() {
             let sink = sink(e, sink_at, item, s.group(), head);
             let closed = s.close(e, head, sink);
-            let lse = closed.lse(e);
-            maxima.set_lse(e, head, lse);
+            maxima.set_lse(e, head, &closed);
         }
         let (last, _) = e.div_rem(item.position, cache.page);
         let visible = e.add_const(last, 1);

@@ -374,6 +374,11 @@ impl<'f> Emit<'f> {
         self.b.ins().fcvt_to_sint_sat(I64, a)
     }
 
+    /// f32 to f64.
+    pub fn promote(&mut self, a: Value) -> Value {
+        self.b.ins().fpromote(F64, a)
+    }
+
     /// f64 to f32.
     pub fn demote(&mut self, a: Value) -> Value {
         self.b.ins().fdemote(F32, a)
@@ -470,6 +475,11 @@ impl<'f> Emit<'f> {
     /// An f32.
     pub fn load(&mut self, address: Value, offset: i32) -> Value {
         self.b.ins().load(F32, MEM, address, offset)
+    }
+
+    /// A float of type `ty`.
+    pub fn load_float(&mut self, ty: Type, address: Value, offset: i32) -> Value {
+        self.b.ins().load(ty, MEM, address, offset)
     }
 
     /// Four f32.

@@ -6,6 +6,7 @@
 
 use cranelift_codegen::ir::Value;
 use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::types::F32;
 use hyc_ir::abi::{PANEL, ROW_ALIGN, round_up};
 use hyc_ir::plan::KernelSpec;
 
@@ -17,7 +18,7 @@ use super::topk::Best;
 /// Emits `Router`.
 pub fn emit_router(e: &mut Emit<'_>, spec: &KernelSpec, experts: u64, active: u64) {
     let (logits, index, share) = (e.operand(0), e.operand(1), e.operand(2));
-    let best = Best::new(e, active);
+    let best = Best::new(e, active, F32);
     let (begin, end) = (e.begin, e.end);
     e.each(begin, end, 1, |e, row| {
         let logits = e.at(logits, row, stride(spec, 0));

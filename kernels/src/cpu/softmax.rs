@@ -12,7 +12,6 @@
 //! anything, NaN included.
 
 use cranelift_codegen::ir::Value;
-use cranelift_codegen::ir::types::F32;
 use cranelift_frontend::Variable;
 use hyc_ir::plan::{AttnShape, CacheSpec};
 
@@ -252,8 +251,8 @@ impl Softmax {
         });
     }
 
-    /// 1 / denominator under which `acc` is the attention's output, and the log-sum-exp; the sink's logit
-    /// joins both.
+    /// 1 / denominator under which `acc` is the attention's output, and what a log-sum-exp is made of; the sink's
+    /// logit joins both.
     pub fn close(&self, e: &mut Emit<'_>, head: u64, sink: Option<Value>) -> Closed {
         let at = 4 * head as i32;
         let (max, sum) = (e.load(self.max, at), e.load(self.sum, at));
@@ -283,14 +282,3 @@ pub struct Closed {
     /// Sum of exp(logit - max), the sink's included.
     pub sum: Value,
 }
-
-impl Closed {
-    /// ln of the sum of exp of all logits.
-    pub fn lse(&self, e: &mut Emit<'_>) -> Value {
-        let ln = e.ln(self.sum);
-        e.fadd(self.max, ln)
-    }
-}
-
-/// An f32 variable's type, for callers.
-pub const SCALAR: cranelift_codegen::ir::Type = F32;

@@ -23,8 +23,8 @@ struct Group<'a> {
 }
 
 impl Group<'_> {
-    /// softmax(q . k / sqrt(d)) over the positions, for each head; a sink adds exp(sink) to the denominator.
-    fn probabilities(&self, positions: &[u64]) -> Vec<Vec<f64>> {
+    /// q . k / sqrt(d) at each position, for each head.
+    fn logits(&self, positions: &[u64]) -> Vec<Vec<f64>> {
         let mut logits = vec![Vec::with_capacity(positions.len()); self.queries.len()];
         for position in positions {
             let key = self.cache.key(self.sequence, *position, self.kv_head);
@@ -33,8 +33,29 @@ impl Group<'_> {
                 list.push(scale * dot(q, &key));
             }
         }
-        let sink = |h: usize| self.sinks.as_ref().map(|sinks| sinks[h]);
-        logits.iter().enumerate().map(|(h, logits)| softmax(logits, sink(h))).collect()
+        logits
+    }
+
+    fn sink(&self, head: usize) -> Option<f64> {
+        self.sinks.as_ref().map(|sinks| sinks[head])
+    }
+
+    /// The softmax of each head's logits; a sink adds exp(sink) to the denominator.
+    fn probabilities(&self, logits: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        logits.iter().enumerate().map(|(h, logits)| softmax(logits, self.sink(h))).collect()
+    }
+
+    /// The logarithm of each block's score, the largest probability over its tokens and the heads (eq. 3): at once,
+    /// since a probability may be too small for its logarithm. One head leaves out what all its scores share.
+    fn block_scores(&self, logits: &[Vec<f64>], block: usize) -> Vec<f64> {
+        let mut scores = vec![f64::NEG_INFINITY; logits[0].len().div_ceil(block)];
+        for (h, logits) in logits.iter().enumerate() {
+            let shared = if self.queries.len() == 1 { 0.0 } else { log_sum_exp(logits, self.sink(h)) };
+            for (score, block) in scores.iter_mut().zip(logits.chunks(block)) {
+                *score = block.iter().fold(*score, |most, logit| most.max(logit - shared));
+            }
+        }
+        scores
     }
 
     /// The values' mean under the probabilities, for each head.
@@ -50,7 +71,7 @@ impl Group<'_> {
     }
 
     fn attend(&self, positions: &[u64]) -> Vec<Vec<f64>> {
-        self.mix(positions, &self.probabilities(positions))
+        self.mix(positions, &self.probabilities(&self.logits(positions)))
     }
 }
 
@@ -58,6 +79,11 @@ fn softmax(logits: &[f64], sink: Option<f64>) -> Vec<f64> {
     let max = logits.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = logits.iter().copied().chain(sink).map(|x| (x - max).exp()).sum();
     logits.iter().map(|x| (x - max).exp() / sum).collect()
+}
+
+fn log_sum_exp(logits: &[f64], sink: Option<f64>) -> f64 {
+    let max = logits.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
+    max + logits.iter().copied().chain(sink).map(|x| (x - max).exp()).sum::<f64>().ln()
 }
 
 fn group<'a>(
@@ -92,10 +118,10 @@ pub fn full(v: &Views, shape: AttnShape, sink: bool, select: Option<SelectShape>
         let positions: Vec<u64> = (0..=v.position(row)).collect();
         for kv_head in 0..shape.kv_heads {
             let group = group(v, shape, row, kv_head, &cache, sink.then_some(2));
-            let p = group.probabilities(&positions);
-            store(v, out, row, kv_head, &group.mix(&positions, &p));
+            let logits = group.logits(&positions);
+            store(v, out, row, kv_head, &group.mix(&positions, &group.probabilities(&logits)));
             let Some(select) = select else { continue };
-            let top = select_top(&group_scores(&p, select), select.blocks as usize);
+            let top = select_top(&group.block_scores(&logits, select.block as usize), select.blocks as usize);
             for slot in 0..select.blocks {
                 let block = top.get(slot as usize).copied().unwrap_or(-1);
                 v.set_int(out + 1, row, kv_head * select.blocks + slot, block);
@@ -104,23 +130,13 @@ pub fn full(v: &Views, shape: AttnShape, sink: bool, select: Option<SelectShape>
     }
 }
 
-/// The largest probability of each block, over its tokens and the heads of a group (eq. 3).
-fn group_scores(probabilities: &[Vec<f64>], select: SelectShape) -> Vec<f64> {
-    let block = select.block as usize;
-    let mut scores = vec![0.0; probabilities[0].len().div_ceil(block)];
-    for head in probabilities {
-        head.iter().zip(0..).for_each(|(p, i): (&f64, usize)| scores[i / block] = p.max(scores[i / block]));
-    }
-    scores
-}
-
-/// The scores that an oracle selects by, for each KV head of a row.
+/// What an oracle selects by, for each KV head of a row: logarithms of its blocks' scores.
 pub fn block_scores(v: &Views, shape: AttnShape, sink: bool, select: SelectShape, row: u64) -> Vec<Vec<f64>> {
     let cache = v.cache(1);
     let positions: Vec<u64> = (0..=v.position(row)).collect();
     let scores = |kv_head| {
         let group = group(v, shape, row, kv_head, &cache, sink.then_some(2));
-        group_scores(&group.probabilities(&positions), select)
+        group.block_scores(&group.logits(&positions), select.block as usize)
     };
     (0..shape.kv_heads).map(scores).collect()
 }

@@ -63,7 +63,7 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
 }
 
 /// What a step that selects chose row `row` by, a list for each of its selections: the logarithm of every
-/// visible block's score for each KV head, or a router's logits. Empty for any other step.
+/// visible block's score for each KV head (less a number that all share), or a router's logits. Empty for any other step.
 ///
 /// # Safety
 /// As for [`run_rows`].
@@ -77,8 +77,7 @@ pub unsafe fn scores(
     let v = &unsafe { Views::new(spec, context, operands, &[]) };
     match spec.op {
         StepOp::OracleAttention { shape, sink, select } => {
-            let scores = attention::block_scores(v, shape, sink, select, row);
-            scores.into_iter().map(|list| list.into_iter().map(f64::ln).collect()).collect()
+            attention::block_scores(v, shape, sink, select, row)
         }
         StepOp::Router { experts, .. } => vec![v.row(0, row, experts)],
         _ => Vec::new(),

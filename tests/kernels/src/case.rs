@@ -14,6 +14,8 @@ pub enum Fill {
     Random,
     /// Equal keys everywhere: all blocks tie, and the lower ones must win.
     EqualKeys,
+    /// Logits near 8,192 of either sign, and numbers of so few bits that f32 has them exactly: see [`crate::large`].
+    LargeLogits,
     /// Every row chooses the same experts.
     SameExperts,
     /// Random logits, and how each row is sampled.
@@ -113,11 +115,21 @@ pub fn tiled(spec: &KernelSpec) -> bool {
 }
 
 impl Case {
+    /// Whether a selection must be the reference's to the letter: scores that tie do so exactly, and others are apart.
+    pub fn selects_exactly(&self) -> bool {
+        match (self.fill, self.spec.op) {
+            (Fill::EqualKeys, _) => true,
+            (Fill::LargeLogits, StepOp::OracleAttention { shape, .. }) => shape.heads == shape.kv_heads,
+            _ => false,
+        }
+    }
+
     /// Unique among the cases.
     pub fn name(&self) -> String {
         let fill = match self.fill {
             Fill::Random => "",
             Fill::EqualKeys => " equal-keys",
+            Fill::LargeLogits => " large-logits",
             Fill::SameExperts => " same-experts",
             Fill::Sampled(Filter::Greedy) => " greedy",
             Fill::Sampled(Filter::Temperature) => " temperature",

@@ -8,6 +8,7 @@ pub mod blocks;
 pub mod case;
 pub mod cases;
 pub mod compare;
+mod large;
 pub mod manifest;
 mod memory;
 mod reference;

@@ -3,7 +3,7 @@
 use hyc_ir::pack;
 use hyc_ir::plan::*;
 
-use crate::{Batch, Fill, Rng};
+use crate::{Batch, Fill, Rng, large};
 
 /// Elements behind a tensor or a cache that nobody may write.
 const GUARD: usize = 64;
@@ -53,6 +53,12 @@ pub fn memory(rng: &mut Rng, spec: &KernelSpec, batch: &Batch, fill: Fill) -> Ve
         OperandSpec::Tensor { elem, width, stride } => {
             Memory::new(&tensor(rng, spec, batch, fill, role, (elem, width, stride)))
         }
+        OperandSpec::Weight { layout: Layout::Vector { len }, .. }
+            if fill == Fill::LargeLogits && role.name == "sink" =>
+        {
+            let sinks: Vec<f32> = (0..len).map(large::sink).collect();
+            Memory::new(&packed(Elem::F32, &sinks))
+        }
         OperandSpec::Weight { elem, layout } => Memory::new(&weight(rng, elem, layout)),
         OperandSpec::Cache(cache) => Memory::new(&cache_memory(rng, &cache, batch, fill, role)),
     };
@@ -78,6 +84,9 @@ fn tensor(
         for row in 0..rows {
             for col in 0..width {
                 data[(row * stride + col) as usize] = match elem {
+                    _ if let (Fill::LargeLogits, StepOp::OracleAttention { shape, .. }) = (fill, spec.op) => {
+                        large::query(rng, col / shape.qk_dim, col % shape.qk_dim)
+                    }
                     _ if matches!(spec.op, StepOp::Sample { .. }) => fill.logit(rng, (row, col), width),
                     Elem::I32 => f32::from_bits(index(rng, spec, batch, fill, row, col) as u32),
                     _ => rng.normal(),
@@ -136,7 +145,11 @@ fn cache_memory(rng: &mut Rng, cache: &CacheSpec, batch: &Batch, fill: Fill, rol
             let (base, place) = (batch.page_base(cache, i, position), position % cache.page);
             for head in 0..cache.kv_heads {
                 for d in 0..cache.qk_dim {
-                    let key = if fill == Fill::EqualKeys { 1.0 } else { rng.normal() };
+                    let key = match fill {
+                        Fill::EqualKeys => 1.0,
+                        Fill::LargeLogits => large::key(rng, d),
+                        _ => rng.normal(),
+                    };
                     data[(base + cache.key_index(head, place, d)) as usize] = key;
                 }
                 for d in 0..cache.v_pad() {

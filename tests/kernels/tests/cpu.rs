@@ -5,7 +5,7 @@
 use hyc_ir::abi::KernelFn;
 use hyc_ir::plan::*;
 use hyc_kernel_tests::compare::{Limits, Step};
-use hyc_kernel_tests::{Batch, Case, Fill, Memory, Rng, cases, memory, pointers, run_reference};
+use hyc_kernel_tests::{Batch, Case, Memory, Rng, cases, memory, pointers, run_reference};
 use hyc_kernels::cpu::{self, CpuTarget, Level};
 
 /// Items of the whole grid.
@@ -65,7 +65,7 @@ fn check(seed: u64, case: &Case, codes: &[(Level, Code)]) {
         Rows::Outputs => (0..batch.outputs()).collect(),
     };
     let want = run_reference(&case.spec, &batch, &before, &rows);
-    let margin = if case.fill == Fill::EqualKeys { 0.0 } else { 1e-6 };
+    let margin = if case.selects_exactly() { 0.0 } else { 1e-6 };
     let limits = Limits { error: case.f32_error, bf16_cache: 3e-3, margin };
     for (level, code) in codes {
         let got = code.run(&case.spec, &batch, &before, items(&case.spec, &batch).max(1));

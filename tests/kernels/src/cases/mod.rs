@@ -5,6 +5,7 @@ mod experts;
 mod generic;
 mod projections;
 mod sample;
+mod selection;
 mod tiled;
 
 use hyc_ir::abi::round_up;
@@ -14,12 +15,12 @@ use crate::case::{Case, Fill};
 
 /// All cases; names are distinct.
 pub fn all() -> Vec<Case> {
-    [generic::all(), tiled::all(), sample::all()].concat()
+    [portable(), tiled::all(), selection::tiled(), sample::all()].concat()
 }
 
 /// The cases that need no tensor cores.
 pub fn portable() -> Vec<Case> {
-    generic::all()
+    [generic::all(), selection::portable()].concat()
 }
 
 /// (Tokens before, rows) of each sequence.

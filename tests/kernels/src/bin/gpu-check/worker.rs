@@ -13,7 +13,7 @@ use hyc_kernel_tests::blocks::block;
 use hyc_kernel_tests::case::tiled;
 use hyc_kernel_tests::compare::{Limits, Step};
 use hyc_kernel_tests::manifest::{Kernel, Manifest};
-use hyc_kernel_tests::{Batch, Case, Fill, Memory, Rng, memory, run_reference, sample_rows};
+use hyc_kernel_tests::{Batch, Case, Memory, Rng, memory, run_reference, sample_rows};
 use serde::{Deserialize, Serialize};
 
 use crate::Args;
@@ -48,7 +48,7 @@ fn limits(case: &Case) -> Limits {
         true => Limits { error: 1e-2, bf16_cache: 1e-2, margin: 2e-2 },
         false => Limits { error: 3e-5, bf16_cache: 3e-3, margin: 1e-4 },
     };
-    Limits { margin: if case.fill == Fill::EqualKeys { 0.0 } else { limits.margin }, ..limits }
+    Limits { margin: if case.selects_exactly() { 0.0 } else { limits.margin }, ..limits }
 }
 
 /// The error that an item may have; blocks' errors are shares of what each may.
