@@ -34,6 +34,15 @@ impl Assembler {
         std::fs::read(&to).map_err(|e| Error::io("read", &to, e))
     }
 
+    /// What ptxas says of its version; `None` where there is none.
+    pub fn version(&self) -> Option<String> {
+        let tool = self.ptxas.clone().unwrap_or_else(|| "ptxas".into());
+        let output = start(Command::new(&tool).arg("--version"), &tool).ok()??;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().find(|line| line.contains("release")).or(text.lines().last());
+        output.status.success().then(|| line.unwrap_or("of no known version").trim().to_string())
+    }
+
     /// Disassembly of machine code. Errors: there is neither nvdisasm nor cuobjdump; what they say.
     pub fn sass(&self, cubin: &[u8]) -> Result<Vec<u8>> {
         let folder = folder()?;

@@ -6,6 +6,7 @@ pub mod commands;
 pub mod contents;
 mod cost;
 pub mod diff;
+pub mod doctor;
 pub mod driver;
 #[cfg(feature = "llvm")]
 mod emit_gpu;

@@ -103,6 +103,7 @@ fn json_has_a_version() {
         vec!["diff", "--json", "--tokens", "4", "m.hyc"],
         vec!["bench", "--json", "--prefill", "8", "--context", "16", "--steps", "1", "m.hyc"],
         vec!["version", "--json"],
+        vec!["doctor", "--json"],
     ]);
     for args in all {
         let output = hyc(&args, folder.path());

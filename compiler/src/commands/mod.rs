@@ -5,6 +5,7 @@ mod check;
 mod compile;
 mod completions;
 mod diff;
+mod doctor;
 mod explain;
 mod inspect;
 mod names;
@@ -62,6 +63,7 @@ enum Command {
     Diff(diff::Args),
     Explain(explain::Args),
     Schema(schema::Args),
+    Doctor(doctor::Args),
     Version(version::Args),
     Completions(completions::Args),
 }
@@ -83,6 +85,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Diff(args) => diff::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Schema(args) => schema::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Version(args) => version::run(args),
         Command::Completions(args) => completions::run(args),
     }
