@@ -80,11 +80,22 @@ pub fn artefact(
     weights: &Weights,
     progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<u64> {
+    artefact_stating(path, artefact, artefact.plan, weights, progress)
+}
+
+/// The same, whose header states another plan than the one that its tensors are of: what a loader has to refuse.
+pub fn artefact_stating(
+    path: &Path,
+    artefact: &Artefact<'_>,
+    stated: &Plan,
+    weights: &Weights,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<u64> {
     let absent = matches!(weights, Weights::Absent);
     let entries = entries(artefact, absent);
     let mut digests: BTreeMap<String, String> =
         entries.iter().map(|entry| (entry.name.clone(), NO_HASH.to_string())).collect();
-    let blank = header(&entries, artefact.plan, absent, &digests, NO_HASH)?;
+    let blank = header(&entries, stated, absent, &digests, NO_HASH)?;
     let mut whole = Whole::create(path)?;
     let fail = |e| Error::io("write", path, e);
     let mut out = BufWriter::with_capacity(1 << 20, &mut whole.file);
@@ -108,9 +119,9 @@ pub fn artefact(
     }
     out.flush().map_err(fail)?;
     drop(out);
-    let unsigned = header(&entries, artefact.plan, absent, &digests, NO_HASH)?;
+    let unsigned = header(&entries, stated, absent, &digests, NO_HASH)?;
     let hash = hex(&Sha256::digest(&unsigned[8..]));
-    let signed = header(&entries, artefact.plan, absent, &digests, &hash)?;
+    let signed = header(&entries, stated, absent, &digests, &hash)?;
     whole.file.seek(SeekFrom::Start(0)).map_err(fail)?;
     whole.file.write_all(&signed).map_err(fail)?;
     whole.finish()?;

@@ -160,7 +160,9 @@ pub struct NativeExecutor {
     /// What `kernels` point into; kept so that the executor may outlive its model.
     _code: Arc<Mmap>,
     pool: Pool,
-    scratch: Vec<Aligned>,
+    /// A thread's own.
+    scratch: Vec<Box<dyn Block>>,
+    scratch_bytes: u64,
 }
 
 /// Scratch bytes of `threads` threads for a plan.
@@ -172,6 +174,20 @@ pub fn scratch_bytes(plan: &Plan, threads: usize) -> u64 {
 impl NativeExecutor {
     /// Prepares the kernels of `model`. Errors: an artefact without code, no memory for scratch.
     pub fn new(model: &Model, threads: usize) -> Result<NativeExecutor> {
+        let mut plain = |bytes| Ok(Box::new(Aligned::zeroed(bytes)?) as Box<dyn Block>);
+        // SAFETY: an allocation of so many bytes.
+        unsafe { NativeExecutor::with_scratch(model, threads, &mut plain) }
+    }
+
+    /// The same; each thread's scratch is a block that `zeroed` makes. Errors: its own, too.
+    ///
+    /// # Safety
+    /// `zeroed(bytes)` makes a block of so many bytes.
+    pub unsafe fn with_scratch(
+        model: &Model,
+        threads: usize,
+        zeroed: &mut dyn FnMut(u64) -> Result<Box<dyn Block>>,
+    ) -> Result<NativeExecutor> {
         model.check_runnable()?;
         let Some(code) = &model.code else {
             let message = format!("{} has no code for this machine", model.path().display());
@@ -187,8 +203,9 @@ impl NativeExecutor {
         let kernels = model.plan().kernels.iter().map(entry).collect();
         let pool = Pool::new(threads);
         let most = scratch_bytes(model.plan(), 1);
-        let scratch = (0..pool.threads()).map(|_| Aligned::zeroed(most)).collect::<Result<_>>()?;
-        Ok(NativeExecutor { model: model.id(), kernels, _code: code.clone(), pool, scratch })
+        let scratch: Vec<_> = (0..pool.threads()).map(|_| zeroed(most)).collect::<Result<_>>()?;
+        let scratch_bytes = most * scratch.len() as u64;
+        Ok(NativeExecutor { model: model.id(), kernels, _code: code.clone(), pool, scratch, scratch_bytes })
     }
 }
 
@@ -196,16 +213,16 @@ impl NativeExecutor {
 struct Call<'c> {
     context: &'c StepContext,
     operands: &'c [*mut u8],
-    scratch: &'c [Aligned],
+    scratch: &'c [Box<dyn Block>],
 }
 
-// SAFETY: kernels write disjoint parts for disjoint items, and each worker has its own scratch.
+// SAFETY: kernels write disjoint parts for disjoint items, and each worker looks at its own block of scratch alone.
 unsafe impl Sync for Call<'_> {}
 
 impl Call<'_> {
     fn run(&self, kernel: KernelFn, worker: usize, begin: u64, end: u64) {
         // SAFETY: the engine made the operands for this kernel's step; the plan was verified.
-        unsafe { kernel(self.context, self.operands.as_ptr(), begin, end, self.scratch[worker].as_ptr()) };
+        unsafe { kernel(self.context, self.operands.as_ptr(), begin, end, self.scratch[worker].address()) };
     }
 }
 
@@ -242,6 +259,6 @@ unsafe impl Executor for NativeExecutor {
     }
 
     fn scratch_bytes(&self) -> u64 {
-        self.scratch.iter().map(Aligned::len).sum()
+        self.scratch_bytes
     }
 }

@@ -2,6 +2,9 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // Tables of test programs: they may end at a closed pipe.
 
+pub mod directed;
+pub mod guard;
+pub mod mutate;
 pub mod parity;
 pub mod retrieval;
 mod table;

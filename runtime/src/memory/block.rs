@@ -91,16 +91,6 @@ impl Aligned {
         Ok(Aligned { pointer: memory.as_mut_ptr(), memory, len })
     }
 
-    /// The first byte.
-    pub fn as_ptr(&self) -> *mut u8 {
-        self.pointer
-    }
-
-    /// Bytes.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
     /// All bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         // No kernel runs while the engine is read.

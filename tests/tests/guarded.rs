@@ -1,0 +1,58 @@
+//! Kernels touch what is theirs and not a byte beside it: every architecture with a page without access at either end of
+//! each block, weight, list and scratch. The logits must be those of ordinary memory, bit for bit.
+
+use std::process::Command;
+
+use hyc_runtime::{Session, SessionOptions};
+use hyc_tests::guard::{Guarded, GuardedExecutor, Side};
+use hyc_tests::parity::{run, tokens};
+use hyc_tests::{golden_model, golden_names, golden_tensors};
+
+#[test]
+fn kernels_stay_inside_their_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SessionOptions { threads: Some(2), ..SessionOptions::default() };
+    for name in golden_names() {
+        let model = golden_model(&name, folder.path());
+        let tokens = tokens(&golden_tensors(&name));
+        let plain = run(&mut Session::new(&model, &options).unwrap(), &tokens).unwrap();
+        for side in [Side::Behind, Side::Before] {
+            let executor = Box::new(GuardedExecutor::new(&model, 2, side).unwrap());
+            let mut session = Session::with_executor(&model, executor, &options).unwrap();
+            let guarded = run(&mut session, &tokens).unwrap();
+            assert!(guarded.logits == plain.logits, "{name}, {side:?}: other logits");
+            assert!(guarded.selected == plain.selected, "{name}, {side:?}: other selections");
+        }
+    }
+}
+
+/// The guards can fail: a child of this test steps over each end, and does not live to tell.
+#[test]
+fn a_byte_too_far_ends_the_process() {
+    const VARIABLE: &str = "HYC_TEST_STEP_OVER";
+    if let Ok(side) = std::env::var(VARIABLE) {
+        let (side, at) = if side == "behind" { (Side::Behind, 640) } else { (Side::Before, -1) };
+        let block = Guarded::zeroed(640, side, 64).unwrap();
+        // SAFETY: none, which is what is tried.
+        unsafe { hyc_runtime::Block::address(&block).offset(at).write_volatile(1) };
+        return;
+    }
+    for side in ["behind", "before"] {
+        let this = std::env::current_exe().unwrap();
+        let status = Command::new(this)
+            .args(["a_byte_too_far_ends_the_process", "--exact"])
+            .env(VARIABLE, side)
+            .output()
+            .unwrap()
+            .status;
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+        assert_eq!(signal, Some(11), "{side}: {status}");
+    }
+    // Less than an alignment too far is seen when the block goes.
+    let short = std::panic::catch_unwind(|| {
+        let block = Guarded::zeroed(10, Side::Behind, 64).unwrap();
+        // SAFETY: what alignment leaves is mapped.
+        unsafe { hyc_runtime::Block::address(&block).add(10).write(0) };
+    });
+    assert!(short.is_err());
+}
