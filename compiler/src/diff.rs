@@ -141,6 +141,7 @@ fn chunk(range: std::ops::Range<u64>, pages: u64, vocab: u64, state: &mut u64) -
         ring_slot: vec![0],
         out_rows: vec![rows as i32 - 1],
         sampling: vec![],
+        seen: vec![],
     }
 }
 

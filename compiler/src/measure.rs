@@ -124,6 +124,7 @@ impl<'m> Bench<'m> {
             ring_slot: (0..batch as i32).collect(),
             // The likeliest token, as every decode step ends with one.
             sampling: vec![SampleParams::default(); if samples { batch as usize } else { 0 }],
+            seen: vec![],
             out_rows: (1..=if logits { batch as i32 } else { 0 }).map(|s| s * rows as i32 - 1).collect(),
         };
         self.engine.begin(input)?;

@@ -10,11 +10,12 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use hyc_ir::artefact::{
-    ALIGN, ASM, CODE, CUBIN, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, TOKENIZER,
-    VERSION, VERSION_KEY, WEIGHTS_KEY,
+    ALIGN, ASM, CODE, CUBIN, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, SAMPLING_KEY,
+    TOKENIZER, VERSION, VERSION_KEY, WEIGHTS_KEY,
 };
 use hyc_ir::pack::{pack_panel, pack_row, pack_tiles};
 use hyc_ir::plan::{Elem, Layout, Plan, Weight};
+use hyc_ir::sampling::SamplingDefaults;
 use hyc_runtime::stored_shape;
 use sha2::{Digest, Sha256};
 
@@ -35,6 +36,8 @@ pub struct Artefact<'a> {
     pub asm: &'a str,
     /// tokenizer.json.
     pub tokenizer: Option<&'a [u8]>,
+    /// How tokens are chosen where nobody says otherwise; `None`: greedily.
+    pub sampling: Option<SamplingDefaults>,
 }
 
 /// The plan as JSON.
@@ -95,7 +98,7 @@ pub fn artefact_stating(
     let entries = entries(artefact, absent);
     let mut digests: BTreeMap<String, String> =
         entries.iter().map(|entry| (entry.name.clone(), NO_HASH.to_string())).collect();
-    let blank = header(&entries, stated, absent, &digests, NO_HASH)?;
+    let blank = header(&entries, artefact, stated, absent, &digests, NO_HASH)?;
     let mut whole = Whole::create(path)?;
     let fail = |e| Error::io("write", path, e);
     let mut out = BufWriter::with_capacity(1 << 20, &mut whole.file);
@@ -119,9 +122,9 @@ pub fn artefact_stating(
     }
     out.flush().map_err(fail)?;
     drop(out);
-    let unsigned = header(&entries, stated, absent, &digests, NO_HASH)?;
+    let unsigned = header(&entries, artefact, stated, absent, &digests, NO_HASH)?;
     let hash = hex(&Sha256::digest(&unsigned[8..]));
-    let signed = header(&entries, stated, absent, &digests, &hash)?;
+    let signed = header(&entries, artefact, stated, absent, &digests, &hash)?;
     whole.file.seek(SeekFrom::Start(0)).map_err(fail)?;
     whole.file.write_all(&signed).map_err(fail)?;
     whole.finish()?;
@@ -182,19 +185,25 @@ fn entries<'a>(artefact: &Artefact<'a>, absent: bool) -> Vec<Entry<'a>> {
 /// on the digests' or the hash's digits.
 fn header(
     entries: &[Entry<'_>],
-    plan: &Plan,
+    artefact: &Artefact<'_>,
+    stated: &Plan,
     absent: bool,
     digests: &BTreeMap<String, String>,
     hash: &str,
 ) -> Result<Vec<u8>> {
     let mut metadata = serde_json::json!({
         VERSION_KEY: VERSION.to_string(),
-        PLAN_KEY: plan_json(plan, false)?,
+        PLAN_KEY: plan_json(stated, false)?,
         DIGESTS_KEY: serde_json::json!(digests).to_string(),
         HASH_KEY: hash,
     });
     if absent {
         metadata[WEIGHTS_KEY] = NO_WEIGHTS.into();
+    }
+    if let Some(sampling) = &artefact.sampling {
+        let json =
+            sampling.to_json().map_err(|e| Error::new(ErrorKind::Internal, format!("[sampling]: {e}")))?;
+        metadata[SAMPLING_KEY] = json.into();
     }
     let mut map = serde_json::Map::new();
     map.insert("__metadata__".to_string(), metadata);

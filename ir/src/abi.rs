@@ -20,7 +20,7 @@
 //!   [`pack::swizzle`](crate::pack::swizzle): both products of an attention then read their right operand
 //!   along its inner dimension, straight from a copied page.
 
-use crate::sample::SampleParams;
+use crate::sample::{SampleParams, Seen};
 
 /// Rows of arena tensors start at multiples of this many elements.
 pub const ROW_ALIGN: u64 = 16;
@@ -58,6 +58,11 @@ pub struct StepContext {
     pub out_rows: *const i32,
     /// `[outputs]` how each row of logits is sampled; null where the pass samples nothing.
     pub sampling: *const SampleParams,
+    /// Entries of `seen`.
+    pub seen_count: u64,
+    /// `[seen_count]` the tokens that penalties look at, of all rows of `sampling`, which say where theirs are; null
+    /// where there is none.
+    pub seen: *const Seen,
 }
 
 /// `kernel(context, operands, begin, end, scratch)`: items `begin..end` of the step's grid.

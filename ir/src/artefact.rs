@@ -10,6 +10,7 @@
 //! * [`DIGESTS_KEY`]: a JSON object with the SHA-256 of each tensor's bytes, in hexadecimal;
 //! * [`WEIGHTS_KEY`]: [`NO_WEIGHTS`] where the weights were left out: whoever loads the file makes them up;
 //! * [`TEXT_KEY`]: [`crate::text_settings::TextSettings`] as JSON, beside a tokenizer;
+//! * [`SAMPLING_KEY`]: the model's way of sampling as JSON, where it has one;
 //! * [`HASH_KEY`]: the SHA-256 of the N header bytes, with the 64 digits of this value itself written as
 //!   zeros. So the hash covers the plan, every tensor's place and, through the digests, every byte.
 //!
@@ -34,6 +35,9 @@ pub const WEIGHTS_KEY: &str = "hyc.weights";
 pub const TEXT_KEY: &str = "hyc.text";
 /// The value of [`WEIGHTS_KEY`] in a file without weights.
 pub const NO_WEIGHTS: &str = "absent";
+/// Metadata key of the model's own way of sampling
+/// ([`SamplingDefaults`](crate::sampling::SamplingDefaults)); a file without it is greedy.
+pub const SAMPLING_KEY: &str = "hyc.sampling";
 /// Tensor with the kernels' machine code.
 pub const CODE: &str = "hyc.code";
 /// Tensor with a GPU's machine code, beside its PTX in [`CODE`].

@@ -9,6 +9,7 @@ mod order;
 pub mod pack;
 pub mod plan;
 pub mod sample;
+pub mod sampling;
 pub mod text;
 pub mod text_settings;
 pub mod types;

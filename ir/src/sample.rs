@@ -6,12 +6,18 @@
 //! prefix of that order: top-k the first k; top-p the first whose weights reach its share of all that are left.
 //! Min-p keeps weights above a least one. The draw picks a place in the sum of what is kept, in order. Tokens less
 //! likely than 2^-30 of the likeliest have no weight.
+//!
+//! Before all that, penalties change the logits of the tokens that a sequence has seen ([`penalised`]): at
+//! temperature 0 too.
+
+use crate::plan::ModelInfo;
+use crate::sampling::MAX_PENALTY_WINDOW;
 
 /// How one row is sampled. A row of [`StepContext::sampling`](crate::abi::StepContext::sampling).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct SampleParams {
-    /// `log2(e) / temperature`; 0: the largest logit, whatever the rest says.
+    /// `log2(e) / temperature`; 0: the largest logit, whatever the filters say.
     pub scale: f32,
     /// Tokens kept by rank; 0: all.
     pub top_k: u32,
@@ -21,6 +27,35 @@ pub struct SampleParams {
     pub least: u32,
     /// A uniform number: the place in the sum of kept weights, in 2^-64ths.
     pub draw: u64,
+    /// The row's tokens that are penalised: so many of [`StepContext::seen`](crate::abi::StepContext::seen) from
+    /// `first_seen` on, at most [`MAX_PENALTY_WINDOW`](crate::sampling::MAX_PENALTY_WINDOW), whose ids ascend.
+    pub first_seen: u32,
+    /// How many; 0: none, and what follows has no meaning.
+    pub seen: u32,
+    /// Divides a logit above 0 and multiplies another one; above 0.
+    pub repeat: f32,
+    /// Taken from the logit of a token that was generated.
+    pub presence: f32,
+    /// Taken from it once for each time.
+    pub frequency: f32,
+    /// Fills the row.
+    pub unused: u32,
+}
+
+/// A token that penalties find in a sequence.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// Its id.
+    pub id: u32,
+    /// How often it was generated; 0: it is the prompt's alone.
+    pub generated: u32,
+}
+
+/// Entries of the longest [`StepContext::seen`](crate::abi::StepContext::seen): a pass samples one row a sequence.
+pub fn most_seen(m: &ModelInfo) -> u64 {
+    let row = m.vocab.min(m.max_context).min(u64::from(MAX_PENALTY_WINDOW));
+    m.max_batch.min(m.max_outputs) * row
 }
 
 /// The weight of the largest logit.
@@ -49,6 +84,29 @@ pub fn weight(logit: f32, most: f32, scale: f32) -> u32 {
     let power = EXP2[1..].iter().fold(EXP2[0], |sum, c| sum.mul_add(rest, *c));
     let mantissa = (power * (1 << 24) as f32) as u32;
     (mantissa << 6) >> (-whole) as u32
+}
+
+/// A finite logit of a token that was seen: [`SampleParams::repeat`], then frequency, then presence, each in one f32
+/// operation after the other (vLLM's order). It stays finite, so that no penalty takes a row for one of no numbers.
+pub fn penalised(logit: f32, generated: u32, params: &SampleParams) -> f32 {
+    if !logit.is_finite() {
+        return logit;
+    }
+    let repeated = if logit > 0.0 { logit / params.repeat } else { logit * params.repeat };
+    let less_often = repeated - generated as f32 * params.frequency;
+    let presence = if generated > 0 { params.presence } else { 0.0 };
+    (less_often - presence).clamp(f32::MIN, f32::MAX)
+}
+
+/// Penalises a row's logits and chooses its token. `seen` is the pass's whole list.
+///
+/// Panics where the row's part of the list is not inside it, or an id is no logit's.
+pub fn penalise_and_choose(logits: &mut [f32], params: &SampleParams, seen: &[Seen]) -> Option<u32> {
+    for Seen { id, generated } in &seen[params.first_seen as usize..][..params.seen as usize] {
+        let logit = &mut logits[*id as usize];
+        *logit = penalised(*logit, *generated, params);
+    }
+    choose(logits, params)
 }
 
 /// The token; `None` where a logit is no finite number or there is none.
@@ -188,6 +246,7 @@ mod tests {
                 top_p: [1.0, 0.0, 0.3, 0.9, 0.999_999][round / 4 % 5],
                 least: [0, 1 << 20, 1 << 29, ONE][round / 3 % 4],
                 draw: [mix(&mut state), 0, u64::MAX][round / 7 % 3],
+                ..SampleParams::default()
             };
             let token = choose(&logits, &params);
             assert!(token.is_some());

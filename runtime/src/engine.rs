@@ -2,7 +2,8 @@
 
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step, StepOp};
-use hyc_ir::sample::{ONE, SampleParams};
+use hyc_ir::sample::{ONE, SampleParams, Seen, most_seen};
+use hyc_ir::sampling::MAX_PENALTY_WINDOW;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, Pass};
@@ -26,6 +27,8 @@ pub struct StepInput {
     pub out_rows: Vec<i32>,
     /// `[outputs]` how a token is chosen from each, where the plan has a step for it; empty: none is.
     pub sampling: Vec<SampleParams>,
+    /// The tokens that penalties look at, of all rows of `sampling`, which say where theirs are.
+    pub seen: Vec<Seen>,
 }
 
 /// A buffer's rows.
@@ -164,11 +167,7 @@ impl<'m> Engine<'m> {
         if input.out_rows.iter().any(|row| *row < 0 || *row as usize >= tokens) {
             return bad("a row of logits is out of range".to_string());
         }
-        let sampled =
-            |p: &SampleParams| p.scale.is_finite() && p.scale >= 0.0 && p.top_p >= 0.0 && p.least <= ONE;
-        if !input.sampling.iter().all(sampled) {
-            return bad("parameters of sampling are out of range".to_string());
-        }
+        self.check_sampling(&input)?;
         if !input.sampling.is_empty() && input.sampling.len() != input.out_rows.len() {
             return bad("the parts of a step's input differ in length".to_string());
         }
@@ -179,6 +178,35 @@ impl<'m> Engine<'m> {
         // SAFETY: the lists are `input`'s, whose lengths and values were checked above.
         unsafe { self.executor.begin(&context) }?;
         self.next = Some(0);
+        Ok(())
+    }
+
+    /// Every parameter is in its range, and every row's tokens are in the list, ascend and are in the vocabulary.
+    fn check_sampling(&self, input: &StepInput) -> Result<()> {
+        let m = &self.model.plan().model;
+        let bad = |what: &str| Err(Error::new(ErrorKind::BadInput, what));
+        if input.seen.len() as u64 > most_seen(m) {
+            return bad("penalties look at more tokens than a step has room for");
+        }
+        for p in &input.sampling {
+            if !(p.scale.is_finite() && p.scale >= 0.0 && p.top_p >= 0.0 && p.least <= ONE) {
+                return bad("parameters of sampling are out of range");
+            }
+            let first = p.first_seen as usize;
+            let row = first.checked_add(p.seen as usize).and_then(|end| input.seen.get(first..end));
+            let Some(row) = row.filter(|row| row.len() <= MAX_PENALTY_WINDOW as usize) else {
+                return bad("the tokens that a row's penalties look at are not in the list");
+            };
+            // Each once, so that a kernel's threads never share a logit.
+            if !row.is_sorted_by(|a, b| a.id < b.id) || row.last().is_some_and(|s| u64::from(s.id) >= m.vocab)
+            {
+                return bad("the tokens that penalties look at do not ascend within the vocabulary");
+            }
+            let good = p.repeat > 0.0 && [p.repeat, p.presence, p.frequency].iter().all(|x| x.is_finite());
+            if !(good || row.is_empty()) {
+                return bad("penalties are out of range");
+            }
+        }
         Ok(())
     }
 
@@ -252,6 +280,8 @@ impl<'m> Engine<'m> {
             ring_slot: i.ring_slot.as_ptr(),
             out_rows: i.out_rows.as_ptr(),
             sampling: if i.sampling.is_empty() { std::ptr::null() } else { i.sampling.as_ptr() },
+            seen_count: i.seen.len() as u64,
+            seen: if i.seen.is_empty() { std::ptr::null() } else { i.seen.as_ptr() },
         }
     }
 

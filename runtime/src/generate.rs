@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sampling::Sampling;
+use crate::sampling::{Sampling, random_seed};
 use crate::session::{SequenceId, Session};
 use crate::text_stream::TextStream;
 use crate::tokenizer::Tokenizer;
@@ -35,10 +35,11 @@ impl CancelToken {
 pub struct GenerateOptions {
     /// Most new tokens; the context's end stops as well.
     pub max_new_tokens: usize,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// Seed of the choice.
-    pub seed: u64,
+    /// How tokens are chosen; `None`: as the model says ([`Model::sampling_defaults`](crate::Model::sampling_defaults)).
+    pub sampling: Option<Sampling>,
+    /// Seed of the choice; `None`: the model's own, where it has one, else a random one, which
+    /// [`Generated::seed`] tells.
+    pub seed: Option<u64>,
     /// Texts that end the continuation; they are not part of it. The spelling of a special token stands for that
     /// token, whether or not special tokens are shown.
     pub stop: Vec<String>,
@@ -86,6 +87,8 @@ pub struct Generated {
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
+    /// The seed of the choice: with it the same prompt gives the same tokens again.
+    pub seed: u64,
 }
 
 /// Continues `prompt` in a sequence of its own, which is removed at the end, however it ends: by an error, or by a
@@ -103,10 +106,15 @@ pub fn generate(
     if prompt.is_empty() {
         return Err(Error::new(ErrorKind::BadInput, "the prompt is empty").help("give at least one token"));
     }
-    options.sampling.check()?;
+    let defaults = session.model().sampling_defaults();
+    let sampling = options.sampling.unwrap_or(defaults.sampling);
+    let seed = options.seed.or(defaults.seed).unwrap_or_else(random_seed);
+    sampling.check()?;
     let id = session.add_sequence()?;
     let guard = Guest { session, id };
-    run(guard.session, id, tokenizer, prompt, options, cancel, on_event)
+    guard.session.set_sampling(id, sampling, seed)?;
+    let done = run(guard.session, id, tokenizer, prompt, options, cancel, on_event)?;
+    Ok(Generated { seed, ..done })
 }
 
 /// A sequence that leaves its session when this is dropped.
@@ -133,14 +141,13 @@ fn run(
 ) -> Result<Generated> {
     session.feed(id, prompt)?;
     let total = prompt.len() as u64;
-    session.set_sampling(id, options.sampling, options.seed)?;
     let mut token = advance(session, id, cancel, &mut |left| {
         on_event(Event::Prefill { done: total - left, total });
     })?;
     let max_context = session.model().plan().model.max_context;
     let stop_tokens = stop_tokens(tokenizer, options);
     let mut stream = TextStream::new(tokenizer, prompt, &options.stop, options.show_special)?;
-    let mut done = Generated { tokens: Vec::new(), text: String::new(), finish: Finish::Length };
+    let mut done = Generated { tokens: Vec::new(), text: String::new(), finish: Finish::Length, seed: 0 };
     while done.tokens.len() < options.max_new_tokens {
         if stop_tokens.contains(&token) {
             done.finish = Finish::Stop;

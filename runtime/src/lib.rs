@@ -29,6 +29,7 @@ mod engine;
 mod error;
 mod exec;
 mod generate;
+mod history;
 mod memory;
 mod model;
 #[cfg(any(feature = "cuda", test))]
@@ -48,7 +49,7 @@ pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, gener
 pub use hyc_ir::text_settings::TextSettings;
 pub use memory::{Block, Free, Machine, MemoryPlan};
 pub use model::{LoadOptions, Model, ModelId, Verify, stored_shape};
-pub use sampling::{Sampler, Sampling};
+pub use sampling::{Sampler, Sampling, SamplingDefaults, random_seed};
 pub use session::{GpuOptions, SampledOutput, SequenceId, Session, SessionOptions, StepOutput};
 pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;

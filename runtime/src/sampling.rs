@@ -1,53 +1,31 @@
 //! From logits to a token.
 
-use hyc_ir::sample::{ONE, SampleParams, choose};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
-use crate::error::{Error, ErrorKind, Result};
+use hyc_ir::sample::{ONE, SampleParams, Seen, penalise_and_choose};
+use hyc_ir::sampling::OutOfRange;
+pub use hyc_ir::sampling::{Sampling, SamplingDefaults};
 
-/// How to choose. The filters apply in this order: temperature, top-k, top-p, min-p.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
-    /// Divides the logits; 0 is greedy: the largest logit, ties to the lower id.
-    pub temperature: f32,
-    /// Keeps the k likeliest tokens; 0: all.
-    pub top_k: usize,
-    /// Keeps the likeliest tokens whose probabilities first reach this sum; 1: all.
-    pub top_p: f32,
-    /// Keeps tokens at least this likely beside the likeliest; 0: all.
-    pub min_p: f32,
-}
+use crate::error::{Error, ErrorKind};
+use crate::history::History;
 
-impl Default for Sampling {
-    fn default() -> Sampling {
-        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 }
+impl From<OutOfRange> for Error {
+    fn from(e: OutOfRange) -> Error {
+        Error::new(ErrorKind::BadInput, e.to_string()).help(format!("give {}", e.range.wanted()))
     }
 }
 
-impl Sampling {
-    /// Errors: a temperature that is negative or no number, `top_p` or `min_p` outside 0..=1.
-    pub fn check(&self) -> Result<()> {
-        let ranges = [
-            ("temperature", self.temperature, f32::MAX),
-            ("top_p", self.top_p, 1.0),
-            ("min_p", self.min_p, 1.0),
-        ];
-        for (name, value, most) in ranges {
-            if !(0.0..=most).contains(&value) {
-                let message = format!("{name} = {value} is out of range");
-                let help =
-                    if most == 1.0 { "give a number from 0 to 1" } else { "give a finite number from 0 up" };
-                return Err(Error::new(ErrorKind::BadInput, message).help(help));
-            }
-        }
-        Ok(())
-    }
+/// A seed that the system has made up, short enough to be typed again.
+pub fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish() >> 32
 }
 
-/// A seeded sampler: equal seeds and logits give equal tokens, on a GPU as on the host.
+/// A seeded sampler: equal seeds, logits and tokens seen give equal tokens, on a GPU as on the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampler {
     sampling: Sampling,
     state: u64,
+    history: History,
 }
 
 impl Default for Sampler {
@@ -60,39 +38,73 @@ impl Default for Sampler {
 impl Sampler {
     /// A sampler of that seed, for options that pass [`Sampling::check`].
     pub fn new(sampling: Sampling, seed: u64) -> Sampler {
-        Sampler { sampling, state: seed }
+        let mut sampler = Sampler { sampling, state: seed, history: History::default() };
+        sampler.reset(sampling, seed);
+        sampler
     }
 
-    /// 64 uniform bits (splitmix64).
-    fn draw(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+    /// Chooses like that from now on, and knows the tokens that it has seen.
+    pub(crate) fn reset(&mut self, sampling: Sampling, seed: u64) {
+        (self.sampling, self.state) = (sampling, seed);
+        self.history.set_window(if sampling.penalises() { sampling.penalty_window } else { 0 });
     }
 
-    /// What chooses the next token. A greedy sampler draws nothing.
-    pub(crate) fn params(&mut self) -> SampleParams {
-        let s = self.sampling;
+    /// Takes note of tokens, for penalties: a prompt's, or `generated` ones. [`Sampler::sample`] takes none of what it
+    /// chooses.
+    pub fn see(&mut self, tokens: &[u32], generated: bool) {
+        self.history.push(tokens, generated);
+    }
+
+    /// What chooses the next token, with the tokens that are penalised behind those in `seen`; and the state after the
+    /// draw, to be kept with [`Sampler::advance`]. A greedy sampler draws nothing.
+    pub(crate) fn next(&self, seen: &mut Vec<Seen>) -> (SampleParams, u64) {
+        let (s, first) = (self.sampling, seen.len());
+        seen.extend(self.history.seen());
+        let penalties = SampleParams {
+            first_seen: first as u32,
+            seen: (seen.len() - first) as u32,
+            repeat: s.repeat_penalty,
+            presence: s.presence_penalty,
+            frequency: s.frequency_penalty,
+            ..SampleParams::default()
+        };
         if s.temperature <= 0.0 {
-            return SampleParams::default();
+            return (penalties, self.state);
         }
-        SampleParams {
+        let (draw, state) = draw(self.state);
+        let params = SampleParams {
             // A temperature near zero has a scale that is no number any more.
             scale: (std::f32::consts::LOG2_E / s.temperature).min(f32::MAX),
-            top_k: u32::try_from(s.top_k).unwrap_or(u32::MAX),
+            top_k: s.top_k,
             top_p: s.top_p,
             least: (f64::from(s.min_p) * f64::from(ONE)).ceil() as u32,
-            draw: self.draw(),
-        }
+            draw,
+            ..penalties
+        };
+        (params, state)
     }
 
-    /// The next token; 0 where the logits are no numbers.
-    pub fn sample(&mut self, logits: &[f32]) -> u32 {
-        let params = self.params();
-        choose(logits, &params).unwrap_or(0)
+    /// Goes on from a state that [`Sampler::next`] gave.
+    pub(crate) fn advance(&mut self, state: u64) {
+        self.state = state;
     }
+
+    /// The next token; 0 where the logits are no numbers. Panics where there is no logit of a token that it has seen.
+    pub fn sample(&mut self, logits: &[f32]) -> u32 {
+        let mut seen = Vec::new();
+        let (params, state) = self.next(&mut seen);
+        self.advance(state);
+        penalise_and_choose(&mut logits.to_vec(), &params, &seen).unwrap_or(0)
+    }
+}
+
+/// 64 uniform bits, and the state after them (splitmix64).
+fn draw(state: u64) -> (u64, u64) {
+    let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31), state)
 }
 
 #[cfg(test)]
@@ -113,18 +125,46 @@ mod tests {
 
     #[test]
     fn options_out_of_range_are_refused() {
+        let error = Error::from(Sampling { top_p: 1.5, ..Sampling::default() }.check().unwrap_err());
+        assert_eq!(error.kind, ErrorKind::BadInput);
+        assert_eq!(error.message, "top_p = 1.5 is out of range");
+        assert_eq!(error.help.as_deref(), Some("give a number from 0 to 1"));
+    }
+
+    #[test]
+    fn seeds_are_made_up_anew() {
+        assert_ne!(random_seed(), random_seed());
+    }
+
+    /// Each penalty changes what is chosen, at temperature 0, and for the tokens that it is about alone.
+    #[test]
+    fn penalties_choose_other_tokens() {
+        let chosen = |sampling: Sampling, prompt: &[u32], generated: &[u32]| {
+            let mut sampler = Sampler::new(sampling, 1);
+            sampler.see(prompt, false);
+            sampler.see(generated, true);
+            sampler.sample(&LOGITS)
+        };
         let s = Sampling::default();
-        assert!(s.check().is_ok());
-        for bad in [
-            Sampling { temperature: -0.1, ..s },
-            Sampling { temperature: f32::NAN, ..s },
-            Sampling { temperature: f32::INFINITY, ..s },
-            Sampling { top_p: 1.5, ..s },
-            Sampling { top_p: f32::NAN, ..s },
-            Sampling { min_p: 1.01, ..s },
-        ] {
-            assert_eq!(bad.check().unwrap_err().kind, ErrorKind::BadInput, "{bad:?}");
-        }
+        let repeat = Sampling { repeat_penalty: 1.5, ..s };
+        assert_eq!(chosen(repeat, &[], &[]), 1);
+        assert_eq!(
+            [chosen(repeat, &[1], &[]), chosen(repeat, &[], &[1]), chosen(repeat, &[1], &[3])],
+            [3, 3, 1]
+        );
+        assert_eq!(chosen(Sampling { penalty_window: 1, ..repeat }, &[1, 0], &[]), 1);
+        let presence = Sampling { presence_penalty: 0.5, ..s };
+        assert_eq!(
+            [chosen(presence, &[1], &[]), chosen(presence, &[], &[1]), chosen(presence, &[], &[1, 1, 3])],
+            [1, 3, 1]
+        );
+        let frequency = Sampling { frequency_penalty: 0.5, ..s };
+        assert_eq!(
+            [chosen(frequency, &[1], &[]), chosen(frequency, &[], &[1]), chosen(frequency, &[], &[1, 1, 3])],
+            [1, 3, 3]
+        );
+        let reward = Sampling { frequency_penalty: -1.0, ..s };
+        assert_eq!(chosen(reward, &[], &[2, 2]), 2);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyc_ir::plan::Step;
-use hyc_ir::sample::{SampleParams, choose};
+use hyc_ir::sample::{SampleParams, penalise_and_choose};
 
 use crate::engine::{Engine, StepInput};
 use crate::error::{Error, ErrorKind, Result};
@@ -84,6 +84,8 @@ struct Sequence {
     pages: Vec<i32>,
     slot: i32,
     sampler: Sampler,
+    /// The token that was chosen last and has not been fed.
+    chosen: Option<u32>,
 }
 
 /// What a sampling step gave.
@@ -196,6 +198,7 @@ impl<'m> Session<'m> {
             pages: Vec::new(),
             slot: slot as i32,
             sampler: Sampler::default(),
+            chosen: None,
         });
         Ok(id)
     }
@@ -225,11 +228,12 @@ impl<'m> Session<'m> {
         self.sequences[place].as_mut().ok_or_else(|| gone(self.number, id))
     }
 
-    /// Chooses a sequence's tokens in [`Session::step_sampled`]; a new sequence's are the likeliest. Errors:
-    /// `sampling` out of range.
+    /// Chooses a sequence's tokens in [`Session::step_sampled`]; a new sequence's are the likeliest. Penalties look at
+    /// the tokens that were fed: one that a step has chosen and that is fed next was generated, all others are the
+    /// prompt's. Errors: `sampling` out of range.
     pub fn set_sampling(&mut self, id: SequenceId, sampling: Sampling, seed: u64) -> Result<()> {
         sampling.check()?;
-        self.sequence_mut(id)?.sampler = Sampler::new(sampling, seed);
+        self.sequence_mut(id)?.sampler.reset(sampling, seed);
         Ok(())
     }
 
@@ -272,6 +276,10 @@ impl<'m> Session<'m> {
         }
         let pages = self.free_pages.split_off(free - missing);
         let s = self.sequence_mut(id)?;
+        let generated = usize::from(!tokens.is_empty() && s.chosen == tokens.first().copied());
+        s.sampler.see(&tokens[..generated], true);
+        s.sampler.see(&tokens[generated..], false);
+        s.chosen = s.chosen.filter(|_| tokens.is_empty());
         s.pending.extend(tokens);
         s.pages.extend(pages.into_iter().rev());
         Ok(())
@@ -311,12 +319,14 @@ impl<'m> Session<'m> {
             return Ok(SampledOutput::default());
         }
         let tokens = input.token_ids.len() as u64;
-        let mut samplers: Vec<Sampler> =
-            outputs.iter().map(|id| Ok(self.sequence(*id)?.sampler.clone())).collect::<Result<_>>()?;
-        let params: Vec<SampleParams> = samplers.iter_mut().map(Sampler::params).collect();
+        let mut seen = Vec::new();
+        let next = outputs.iter().map(|id| Ok(self.sequence(*id)?.sampler.next(&mut seen)));
+        let (params, states): (Vec<SampleParams>, Vec<u64>) =
+            next.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let plan = self.model().plan();
-        if plan.sampled.is_some() {
+        if plan.sampled.is_some() && seen.is_empty() {
             input.sampling.clone_from(&params);
+            input.seen.clone_from(&seen);
         }
         self.engine.begin(input)?;
         self.engine.run_pass()?;
@@ -324,7 +334,9 @@ impl<'m> Session<'m> {
             Some(tokens) => tokens.into_iter().map(|token| u32::try_from(token).ok()).collect(),
             None => (0u64..)
                 .zip(&params)
-                .map(|(row, params)| Ok(choose(&self.engine.row(plan.logits, row)?, params)))
+                .map(|(row, params)| {
+                    Ok(penalise_and_choose(&mut self.engine.row(plan.logits, row)?, params, &seen))
+                })
                 .collect::<Result<_>>()?,
         };
         let mut sampled = Vec::with_capacity(outputs.len());
@@ -332,8 +344,10 @@ impl<'m> Session<'m> {
             sampled.push((*id, token.ok_or_else(|| self.not_finite(*id))?));
         }
         self.advance(taken)?;
-        for (id, sampler) in outputs.into_iter().zip(samplers) {
-            self.sequence_mut(id)?.sampler = sampler;
+        for ((id, token), state) in sampled.iter().zip(states) {
+            let s = self.sequence_mut(*id)?;
+            s.sampler.advance(state);
+            s.chosen = Some(*token);
         }
         Ok(SampledOutput { sampled, tokens })
     }

@@ -253,6 +253,7 @@ fn lists_arrive() {
                 ring_slot: vec![2, 1],
                 out_rows: vec![1, 0],
                 sampling: if pages == 3 { vec![] } else { vec![params(3), params(11)] },
+                seen: vec![],
             };
             let want = |row: usize| {
                 let (position, sequence) = (input.positions[row], input.sequence[row] as usize);
@@ -280,6 +281,7 @@ fn lists_arrive() {
                 ring_slot: vec![0],
                 out_rows: vec![0],
                 sampling: vec![],
+                seen: vec![],
             };
             engine.begin(input).unwrap();
             engine.run_pass().unwrap();

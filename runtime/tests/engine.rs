@@ -19,6 +19,7 @@ fn input() -> StepInput {
         ring_slot: vec![0, 1],
         out_rows: vec![1, 3],
         sampling: vec![],
+        seen: vec![],
     }
 }
 

@@ -37,7 +37,12 @@ fn simple(model: &Model, options: &GenerateOptions) -> Generated {
 
 fn sampled(seed: u64) -> GenerateOptions {
     let sampling = Sampling { temperature: 1.5, ..Sampling::default() };
-    GenerateOptions { max_new_tokens: 24, seed, sampling, ..GenerateOptions::default() }
+    GenerateOptions {
+        max_new_tokens: 24,
+        seed: Some(seed),
+        sampling: Some(sampling),
+        ..GenerateOptions::default()
+    }
 }
 
 #[test]
@@ -169,6 +174,10 @@ fn bad_requests_are_errors() {
     assert!(refuse(&[], &options).message.contains("empty"));
     assert!(refuse(&[99], &options).message.contains("99"));
     let sampling = Sampling { min_p: 2.0, ..Sampling::default() };
-    assert!(refuse(&[1], &GenerateOptions { sampling, ..options.clone() }).message.contains("min_p"));
+    assert!(
+        refuse(&[1], &GenerateOptions { sampling: Some(sampling), ..options.clone() })
+            .message
+            .contains("min_p")
+    );
     assert_eq!(refuse(&[1, BAD_TOKEN], &options).kind, ErrorKind::BadNumbers);
 }

@@ -29,6 +29,7 @@ fn caches_are_touched_when_their_pages_are_used() {
         ring_slot: vec![0],
         out_rows: vec![4],
         sampling: vec![],
+        seen: vec![],
     };
     engine.begin(input).unwrap();
     engine.run_pass().unwrap();

@@ -49,6 +49,7 @@ fn input() -> StepInput {
         ring_slot: vec![0],
         out_rows: vec![1],
         sampling: vec![],
+        seen: vec![],
     }
 }
 

@@ -71,6 +71,7 @@ pub fn compile_wrongly(
         graph: &lowered.graph.to_string(),
         asm: "",
         tokenizer: tokenizer.as_deref(),
+        sampling: desc.sampling,
     };
     write::artefact(out, &artefact, &weights, &mut |_| Ok(())).expect("writes the artefact");
 }

@@ -66,7 +66,15 @@ impl Subject {
 
     fn write(&self, plan: &Plan, code: &[u8]) -> PathBuf {
         let path = self.folder.join("mutant.hyc");
-        let artefact = Artefact { plan: &self.plan, code, cubin: None, graph: "", asm: "", tokenizer: None };
+        let artefact = Artefact {
+            plan: &self.plan,
+            code,
+            cubin: None,
+            graph: "",
+            asm: "",
+            tokenizer: None,
+            sampling: None,
+        };
         write::artefact_stating(&path, &artefact, plan, &self.weights, &mut |_| Ok(())).expect("writes");
         path
     }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use hyc_runtime::{CancelToken, Event, GenerateOptions, Model, Result, Session, Tokenizer, generate};
+use hyc_runtime::{
+    CancelToken, Event, GenerateOptions, Model, Result, Sampling, Session, Tokenizer, generate,
+};
 use safetensors::SafeTensors;
 
 /// `retrieval.safetensors`.
@@ -74,7 +76,12 @@ pub fn decode(session: &mut Session<'_>, model: &Model, prompts: &Prompts, count
     let mut report = Report::default();
     for i in 0..count {
         let expected = &prompts.expected[i];
-        let options = GenerateOptions { max_new_tokens: expected.len(), ..GenerateOptions::default() };
+        let greedy = Some(Sampling::default());
+        let options = GenerateOptions {
+            max_new_tokens: expected.len(),
+            sampling: greedy,
+            ..GenerateOptions::default()
+        };
         let cancel = CancelToken::new();
         let done = generate(session, &tokenizer, &prompts.prompts[i], &options, &cancel, &mut |_: Event| {})?;
         report.keys_right += usize::from(done.tokens.starts_with(&prompts.keys[i]));

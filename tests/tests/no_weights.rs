@@ -33,6 +33,7 @@ fn a_seed_makes_up_what_is_missing() {
             graph: "",
             asm: "",
             tokenizer: None,
+            sampling: None,
         };
         let out = folder.path().join(format!("{name}.hyc"));
         let size = write::artefact(&out, &artefact, &Weights::Absent, &mut |_| Ok(())).expect("writes");

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use hyc_ir::plan::Plan;
+use hyc_ir::sampling::SamplingDefaults;
 use hyc_kernels::cpu::Level;
 use hyc_passes::PASSES;
 
@@ -167,11 +168,12 @@ pub fn run(args: Args) -> Result<()> {
     };
     let names = args.names.or_of(input.desc.as_ref())?;
     let weights = open_weights(&args, &files, &names, &lowered.plan)?;
+    let sampling = input.desc.as_ref().and_then(|desc| desc.sampling);
     let tokenizer_path =
         args.tokenizer.clone().or_else(|| input.desc.as_ref().and_then(|desc| desc.tokenizer.clone()));
     let tokenizer = driver::read_tokenizer(tokenizer_path.as_ref(), lowered.plan.model.vocab)?;
     let output = args.output.clone().unwrap_or_else(|| default_output(&args.input, &lowered.plan));
-    let mut summary = write_artefact(&args, lowered, level, &weights, tokenizer, &output)?;
+    let mut summary = write_artefact(&args, lowered, level, &weights, tokenizer, sampling, &output)?;
     summary.seconds = start.elapsed().as_secs_f64();
     print_summary(&args, &summary)
 }
@@ -269,6 +271,7 @@ fn write_artefact(
     level: Level,
     weights: &Weights,
     tokenizer: Option<Vec<u8>>,
+    sampling: Option<SamplingDefaults>,
     output: &Path,
 ) -> Result<Summary> {
     let code = driver::generate_code(&mut lowered.plan, level, true)?;
@@ -294,6 +297,7 @@ fn write_artefact(
         graph: &graph,
         asm: &code.asm,
         tokenizer: tokenizer.as_deref(),
+        sampling,
     };
     let size = write::artefact(output, &artefact, weights, &mut |bytes| {
         bar.inc(bytes);

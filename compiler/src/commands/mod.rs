@@ -11,6 +11,7 @@ mod inspect;
 mod names;
 mod prompt;
 mod run;
+mod sampling_args;
 mod schema;
 mod signal;
 mod version;

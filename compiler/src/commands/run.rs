@@ -10,8 +10,9 @@ use hyc_runtime::{
 use serde_json::json;
 
 use super::prompt::{PromptArgs, unescape};
+use super::sampling_args::{self, SamplingArgs};
 use super::signal;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::terminal;
 
 /// Stream a model's continuation of a prompt
@@ -20,6 +21,7 @@ use crate::terminal;
 ///   hyc run model.hyc --prompt "The kernel" -n 100
 ///   hyc run model.hyc --prompt-file question.txt --stop "\n\n"
 ///   hyc run model.hyc --prompt "Once" --temperature 0.8 --top-p 0.95 --seed 7
+///   hyc run model.hyc --prompt "Once" --greedy
 ///   echo "The kernel" | hyc run model.hyc --json
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -35,21 +37,6 @@ pub struct Args {
     /// Most new tokens
     #[arg(short = 'n', long, default_value_t = 128)]
     max_new_tokens: usize,
-    /// 0 is greedy
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f32,
-    /// Keep the k likeliest tokens; 0: all
-    #[arg(long, default_value_t = 0)]
-    top_k: usize,
-    /// Keep the likeliest tokens up to this probability
-    #[arg(long, default_value_t = 1.0)]
-    top_p: f32,
-    /// Keep tokens at least this likely beside the likeliest
-    #[arg(long, default_value_t = 0.0)]
-    min_p: f32,
-    /// Seed of the sampling
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
     /// Stop before this text (may be repeated); \n, \r, \t, \u{HEX} and \\ are escapes
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = unescape)]
     stop: Vec<String>,
@@ -73,20 +60,21 @@ pub struct Args {
     /// No progress, no figures
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
     let cancel = CancelToken::new();
     let pulled = cancel.clone();
     signal::install(move || pulled.cancel())?;
-    check_range("temperature", args.temperature, 0.0, 100.0)?;
-    check_range("top-p", args.top_p, f32::MIN_POSITIVE, 1.0)?;
-    check_range("min-p", args.min_p, 0.0, 1.0)?;
+    args.sampling.check()?;
     let start = Instant::now();
     let verify = if args.fast_load { Verify::Header } else { Verify::Full };
     let show = !args.quiet && !args.json;
     let load = LoadOptions { verify, random_weights: args.random_weights, ..LoadOptions::default() };
     let model = super::load(&args.model, &load, show)?;
+    let choice = args.sampling.resolve(model.sampling_defaults())?;
     let tokenizer = Tokenizer::of(&model)?;
     let loaded = start.elapsed();
     let text = args.prompt.read(args.raw, args.quiet)?;
@@ -96,10 +84,10 @@ pub fn run(args: Args) -> Result<()> {
     let options = SessionOptions { threads: args.threads, max_sequences: Some(1), max_tokens: None, gpu };
     let mut session = super::session(&model, &options, show)?;
     let load_seconds = (loaded + start.elapsed()).as_secs_f64();
-    let mut figures = Figures { load_seconds, ..Figures::new(tokens.len()) };
+    let mut figures = Figures { load_seconds, ..Figures::new(tokens.len(), choice) };
     let bar = terminal::progress(show, tokens.len() as u64, "prefill", terminal::TOKENS);
     let mut broken = None;
-    let options = options_of(&args);
+    let options = options_of(&args, choice);
     let done = generate(&mut session, &tokenizer, &tokens, &options, &cancel, &mut |event| {
         figures.note(&event);
         let shown = match event {
@@ -132,21 +120,16 @@ pub fn run(args: Args) -> Result<()> {
     }
     let done = done?;
     if args.json {
-        terminal::print(&format!("{:#}\n", figures.json(&done, session.memory().total())))?;
+        terminal::print(&format!("{:#}\n", figures.json(&done, session.memory().total())?))?;
     }
     Ok(())
 }
 
-fn options_of(args: &Args) -> GenerateOptions {
+fn options_of(args: &Args, (sampling, seed): (Sampling, u64)) -> GenerateOptions {
     GenerateOptions {
         max_new_tokens: args.max_new_tokens,
-        sampling: Sampling {
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-        },
-        seed: args.seed,
+        sampling: Some(sampling),
+        seed: Some(seed),
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,
         show_special: args.raw,
@@ -162,16 +145,19 @@ struct Figures {
     begin: Instant,
     /// Once the prompt is through.
     prefill_seconds: Option<f64>,
+    /// How tokens are chosen, and the seed that repeats it.
+    choice: (Sampling, u64),
 }
 
 impl Figures {
-    fn new(prompt_tokens: usize) -> Figures {
+    fn new(prompt_tokens: usize, choice: (Sampling, u64)) -> Figures {
         Figures {
             load_seconds: 0.0,
             prompt_tokens,
             new_tokens: 0,
             begin: Instant::now(),
             prefill_seconds: None,
+            choice,
         }
     }
 
@@ -197,33 +183,28 @@ impl Figures {
 
     fn line(&self) -> String {
         format!(
-            "{} prompt tokens at {:.0}/s, {} new at {:.0}/s, loaded in {:.2} s",
+            "{} prompt tokens at {:.0}/s, {} new at {:.0}/s, loaded in {:.2} s{}",
             self.prompt_tokens,
             self.prefill_rate(),
             self.new_tokens,
             self.decode_rate(),
-            self.load_seconds
+            self.load_seconds,
+            sampling_args::figure(&self.choice.0, self.choice.1)
         )
     }
 
-    fn json(&self, done: &Generated, memory_bytes: u64) -> serde_json::Value {
+    fn json(&self, done: &Generated, memory_bytes: u64) -> Result<serde_json::Value> {
         let finish = match done.finish {
             Finish::Length => "length",
             Finish::Stop => "stop",
             Finish::Context => "context",
         };
-        json!({
+        let (sampling, seed) = (sampling_args::json(&self.choice.0)?, self.choice.1);
+        Ok(json!({
             "text": done.text, "tokens": done.tokens, "prompt_tokens": self.prompt_tokens, "finish": finish,
             "load_seconds": self.load_seconds, "prefill_tokens_per_s": self.prefill_rate(),
             "decode_tokens_per_s": self.decode_rate(), "memory_bytes": memory_bytes,
-        })
+            "sampling": sampling, "seed": seed,
+        }))
     }
-}
-
-fn check_range(name: &str, value: f32, least: f32, most: f32) -> Result<()> {
-    if value >= least && value <= most {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Usage, format!("--{name} {value} is out of range"))
-        .help(format!("give a number {} {most}", if least > 0.0 { "above 0, at most" } else { "from 0 to" })))
 }

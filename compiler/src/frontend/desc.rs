@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use hyc_ir::sampling::SamplingDefaults;
+
 /// A HySparse model, checked: every value is possible and fits the others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelDesc {
@@ -37,6 +39,8 @@ pub struct ModelDesc {
     pub weights: WeightsDesc,
     /// tokenizer.json.
     pub tokenizer: Option<PathBuf>,
+    /// How tokens are chosen where nobody says otherwise; `None`: greedily.
+    pub sampling: Option<SamplingDefaults>,
     /// What it is compiled for.
     pub target: TargetDesc,
 }

@@ -11,6 +11,7 @@ mod model;
 mod model_toml;
 mod names;
 mod reader;
+mod sampling;
 mod target;
 mod tokenizer;
 mod weights;

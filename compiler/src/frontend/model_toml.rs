@@ -7,7 +7,7 @@ use toml::de::DeTable;
 use super::desc::ModelDesc;
 use super::diagnostic::{Diagnostic, Diagnostics, MOST};
 use super::reader::{Faults, Section, nearest};
-use super::{attention, ffn, keys, model, names, target, tokenizer, weights};
+use super::{attention, ffn, keys, model, names, sampling, target, tokenizer, weights};
 
 /// Reads a model description. `path` is named in faults, and files are found relative to its folder.
 pub fn parse_model(path: &Path, text: &str) -> Result<ModelDesc, Diagnostics> {
@@ -60,6 +60,7 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
     let moe = Section::new(&keys::MOE, find("moe"), faults);
     let weights = Section::new(&keys::WEIGHTS, find("weights"), faults);
     let tokenizer = Section::new(&keys::TOKENIZER, find("tokenizer"), faults);
+    let sampling = Section::new(&keys::SAMPLING, find("sampling"), faults);
     let target = Section::new(&keys::TARGET, find("target"), faults);
 
     let base = model.present().then(|| model::read(&model, faults));
@@ -70,6 +71,7 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
     let weights = weights::read(folder, &weights, faults);
     let target = target::read(&target, weights.dtype, attention.as_ref(), faults);
     let tokenizer = tokenizer::read(folder, &tokenizer);
+    let sampling = sampling::read(&sampling);
 
     let base = base?;
     Some(ModelDesc {
@@ -89,6 +91,7 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
         attention: attention?,
         weights,
         tokenizer,
+        sampling,
         target: target?,
     })
 }

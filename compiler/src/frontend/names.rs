@@ -111,6 +111,12 @@ pub const THEIRS: &[(&str, Ours)] = &[
     ("torch_dtype", Key("weights", "dtype")),
     ("quantization_config", Note("there are no quantised weights here: give files of F32, F16 or BF16")),
     ("tokenizer_file", Key("tokenizer", "file")),
+    ("repetition_penalty", Key("sampling", "repeat_penalty")),
+    ("repeat_last_n", Key("sampling", "penalty_window")),
+    (
+        "do_sample",
+        Other("sampling", "temperature", "write `temperature = 0` in [sampling] where it is false"),
+    ),
     ("model_type", Note("leave it out: `kind` in [attention] says which family it is")),
     ("architectures", Note("leave it out: `kind` in [attention] says which family it is")),
     ("hidden_act", Note("leave it out where it is \"silu\": the feed-forward part is SwiGLU here")),
@@ -192,7 +198,7 @@ mod tests {
         assert_eq!(in_model("num_hidden_layers"), "write `layers`");
         assert_eq!(in_model("num_hiden_layers"), "write `layers`");
         assert_eq!(in_model("max_position_embeddings"), "write `max_context` in [target]");
-        assert_eq!(in_model("top_k"), "`top_k` belongs in [attention]");
+        assert_eq!(in_model("top_k"), "`top_k` belongs in [attention] or [sampling]");
         assert_eq!(in_model("theta"), "`theta` belongs in `rope` of [model]");
         assert_eq!(in_model("hiden"), "did you mean `hidden`?");
         assert_eq!(help("hidden", None), "`hidden` belongs in [model]");

@@ -178,6 +178,17 @@ impl<'a, 'i> Section<'a, 'i> {
 
     /// A finite number above zero.
     pub fn positive(&self, key: &str, example: &str) -> Option<At<f64>> {
+        self.number(key, "a finite number above 0", &|x| x.is_finite() && x > 0.0, example)
+    }
+
+    /// A number that is `good`; `wanted` says which are.
+    pub fn number(
+        &self,
+        key: &str,
+        wanted: &str,
+        good: &dyn Fn(f64) -> bool,
+        example: &str,
+    ) -> Option<At<f64>> {
         let value = self.get(key)?;
         let number = match value.get_ref() {
             DeValue::Float(f) => f.as_str().replace('_', "").parse::<f64>().ok(),
@@ -188,17 +199,35 @@ impl<'a, 'i> Section<'a, 'i> {
             }
         };
         match number {
-            Some(x) if x.is_finite() && x > 0.0 => Some(At { value: x, span: value.span() }),
+            Some(x) if good(x) => Some(At { value: x, span: value.span() }),
             _ => {
-                self.faults.add(
-                    value.span(),
-                    format!("`{key}` must be a finite number above 0"),
-                    "out of range",
-                    &format!("write for example `{key} = {example}`"),
-                );
+                self.out_of_range(key, value, wanted, example);
                 None
             }
         }
+    }
+
+    fn out_of_range(&self, key: &str, value: &Spanned<DeValue<'i>>, wanted: &str, example: &str) {
+        self.faults.add(
+            value.span(),
+            format!("`{key}` must be {wanted}"),
+            "out of range",
+            &format!("write for example `{key} = {example}`"),
+        );
+    }
+
+    /// An integer from 0 to the largest that TOML has.
+    pub fn seed(&self, key: &str, example: &str) -> Option<u64> {
+        let value = self.get(key)?;
+        let Some(raw) = value.get_ref().as_integer() else {
+            self.wrong(key, value, "an integer", example);
+            return None;
+        };
+        let seed = i64::from_str_radix(raw.as_str(), raw.radix()).ok().and_then(|n| u64::try_from(n).ok());
+        if seed.is_none() {
+            self.out_of_range(key, value, &format!("an integer from 0 to {}", i64::MAX), example);
+        }
+        seed
     }
 
     /// A flag with its default.

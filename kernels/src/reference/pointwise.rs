@@ -98,8 +98,8 @@ pub fn gather(v: &Views, width: u64) {
 pub fn sample(v: &Views, vocab: u64) {
     for output in v.rows() {
         // Logits are f32 in memory: nothing is lost.
-        let logits: Vec<f32> = v.row(0, output, vocab).into_iter().map(|x| x as f32).collect();
-        let token = hyc_ir::sample::choose(&logits, &v.sampling(output));
+        let mut logits: Vec<f32> = v.row(0, output, vocab).into_iter().map(|x| x as f32).collect();
+        let token = hyc_ir::sample::penalise_and_choose(&mut logits, &v.sampling(output), v.seen());
         v.set_int(1, output, 0, token.map_or(-1, |token| token as i32));
     }
 }

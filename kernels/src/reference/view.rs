@@ -5,7 +5,7 @@ use std::cell::Cell;
 use hyc_ir::abi::StepContext;
 use hyc_ir::pack;
 use hyc_ir::plan::{CachePolicy, CacheSpec, Elem, KernelSpec, Layout, OperandSpec, Rows};
-use hyc_ir::sample::SampleParams;
+use hyc_ir::sample::{SampleParams, Seen};
 
 /// All operands of one step.
 pub struct Views<'a> {
@@ -72,6 +72,15 @@ impl<'a> Views<'a> {
         assert!(output < self.context.outputs && !self.context.sampling.is_null());
         // SAFETY: a pass that samples has parameters for each of its outputs.
         unsafe { *self.context.sampling.add(output as usize) }
+    }
+
+    /// The tokens that penalties look at, of all rows.
+    pub fn seen(&self) -> &'a [Seen] {
+        if self.context.seen.is_null() {
+            return &[];
+        }
+        // SAFETY: the list has the length that the context states.
+        unsafe { std::slice::from_raw_parts(self.context.seen, self.context.seen_count as usize) }
     }
 
     fn cell<T>(&self, i: usize, row: u64, col: u64) -> &Cell<T> {

@@ -1,14 +1,18 @@
 //! A pass's context and lists in one block: each list at a place that depends on the plan's maxima alone, so
-//! that a captured pass finds them where they were. The page table, whose length changes, comes last.
+//! that a captured pass finds them where they were. Those whose lengths change come last: the page table, and
+//! right behind what is used of it the tokens that penalties look at, so that a pass without any copies none. Kernels
+//! find both through the context.
 
 use std::mem::size_of;
 
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::ModelInfo;
-use hyc_ir::sample::SampleParams;
+use hyc_ir::sample::{SampleParams, Seen, most_seen};
 
 /// Words of one row's sampling.
 const SAMPLE_WORDS: u64 = size_of::<SampleParams>() as u64 / 4;
+/// Words of a token that penalties look at.
+const SEEN_WORDS: u64 = size_of::<Seen>() as u64 / 4;
 
 /// Where the lists lie, in bytes from the block's beginning; the context is at 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +37,7 @@ impl ListLayout {
             at += (4 * words).next_multiple_of(64);
             place
         };
-        ListLayout {
+        let mut layout = ListLayout {
             token_ids: take(m.chunk),
             positions: take(m.chunk),
             sequence: take(m.chunk),
@@ -41,8 +45,11 @@ impl ListLayout {
             out_rows: take(m.max_outputs),
             sampling: take(m.max_outputs * SAMPLE_WORDS),
             page_table: take(m.max_batch * m.max_context.div_ceil(m.page)),
-            bytes: at,
-        }
+            bytes: 0,
+        };
+        take(most_seen(m) * SEEN_WORDS);
+        layout.bytes = at;
+        layout
     }
 
     /// Writes `context`, its lists behind it, as a block at device address `base` shall hold them. Returns the
@@ -62,6 +69,7 @@ impl ListLayout {
             (base + place) as *const i32
         };
         let table = c.batch * c.max_pages;
+        let seen = self.page_table + (4 * table).next_multiple_of(64);
         let moved = StepContext {
             token_ids: put(c.token_ids, c.tokens, self.token_ids),
             positions: put(c.positions, c.tokens, self.positions),
@@ -73,6 +81,10 @@ impl ListLayout {
                 true => std::ptr::null(),
                 false => put(c.sampling.cast(), c.outputs * SAMPLE_WORDS, self.sampling).cast(),
             },
+            seen: match c.seen.is_null() {
+                true => std::ptr::null(),
+                false => put(c.seen.cast(), c.seen_count * SEEN_WORDS, seen).cast(),
+            },
             ..c
         };
         // SAFETY: a plain struct of 64-bit integers and addresses, without padding, copied as its bytes.
@@ -80,7 +92,10 @@ impl ListLayout {
             std::slice::from_raw_parts(std::ptr::from_ref(&moved).cast::<u8>(), size_of::<StepContext>())
         };
         out[..head.len()].copy_from_slice(head);
-        self.page_table + 4 * table
+        match c.seen.is_null() {
+            true => self.page_table + 4 * table,
+            false => seen + 4 * c.seen_count * SEEN_WORDS,
+        }
     }
 
     /// Bytes that a captured pass copies for `used`: few different lengths, so that few graphs are made.
@@ -111,7 +126,9 @@ mod tests {
     fn lists_are_found_where_the_context_points() {
         let layout = ListLayout::new(&model());
         let list = |n: i32, from: i32| (from..from + n).collect::<Vec<i32>>();
-        for (tokens, batch, outputs, pages) in [(1, 1, 1, 1), (17, 3, 5, 16), (3, 3, 0, 7)] {
+        for (tokens, batch, outputs, pages, seen) in
+            [(1, 1, 1, 1, 0), (17, 3, 5, 16, 27), (3, 3, 0, 7, 0), (3, 1, 1, 5, 9)]
+        {
             let lists = [
                 list(tokens, 100),
                 list(tokens, 200),
@@ -119,7 +136,8 @@ mod tests {
                 list(batch * pages, 400),
                 list(batch, 500),
                 list(outputs, 600),
-                list(6 * outputs, 700),
+                list(SAMPLE_WORDS as i32 * outputs, 700),
+                list(SEEN_WORDS as i32 * seen, 800),
             ];
             let context = StepContext {
                 tokens: tokens as u64,
@@ -133,6 +151,8 @@ mod tests {
                 ring_slot: lists[4].as_ptr(),
                 out_rows: lists[5].as_ptr(),
                 sampling: if outputs > 0 { lists[6].as_ptr().cast() } else { std::ptr::null() },
+                seen_count: seen as u64,
+                seen: if seen > 0 { lists[7].as_ptr().cast() } else { std::ptr::null() },
             };
             let (base, mut out) = (1 << 40, vec![0u8; layout.bytes as usize]);
             // SAFETY: the lists have the lengths that the context states.
@@ -146,7 +166,8 @@ mod tests {
                 [tokens, batch, outputs, pages]
             );
             for (i, list) in lists.iter().enumerate().filter(|(_, list)| !list.is_empty()) {
-                let at = (word(32 + 8 * i) - base) as usize;
+                // The count of the last list stands before its address.
+                let at = (word(32 + 8 * (i + i / 7)) - base) as usize;
                 assert_eq!(at % 64, 0);
                 let found: Vec<i32> = out[at..at + 4 * list.len()]
                     .chunks_exact(4)

@@ -12,8 +12,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use hyc_ir::artefact::{ASM, CODE, CUBIN, GRAPH, NO_WEIGHTS, PLAN_KEY, TOKENIZER, WEIGHTS_KEY};
+use hyc_ir::artefact::{ASM, CODE, CUBIN, GRAPH, NO_WEIGHTS, PLAN_KEY, SAMPLING_KEY, TOKENIZER, WEIGHTS_KEY};
 use hyc_ir::plan::{Plan, WeightId};
+use hyc_ir::sampling::SamplingDefaults;
 use hyc_ir::text_settings::TextSettings;
 use memmap2::Mmap;
 
@@ -79,6 +80,7 @@ pub struct Model {
     text: Option<TextSettings>,
     weights: Weights,
     places: BTreeMap<String, (usize, usize)>,
+    sampling: SamplingDefaults,
     pub(crate) code: Option<Arc<Mmap>>,
     purpose: Purpose,
 }
@@ -155,6 +157,10 @@ impl Model {
                 serde_json::from_str(json).map_err(|e| damaged(path, format!("its plan: {e}")))
             })?;
         plan.verify().map_err(|errors| damaged(path, format!("its plan: {}", errors[0])))?;
+        let sampling = metadata.get(SAMPLING_KEY).map(|json| {
+            SamplingDefaults::from_json(json).map_err(|e| damaged(path, format!("its sampling: {e}")))
+        });
+        let sampling = sampling.transpose()?.unwrap_or_default();
         let absent = metadata.get(WEIGHTS_KEY).is_some_and(|value| value == NO_WEIGHTS);
         let weights = match (absent, options.random_weights) {
             (false, None) => Weights::File(weights(path, &map, &plan, &places)?),
@@ -175,7 +181,7 @@ impl Model {
         };
         let text = text(path, &metadata)?;
         let id = ModelId::new();
-        Ok(Model { id, path: path.to_path_buf(), map, plan, text, weights, places, code, purpose })
+        Ok(Model { id, path: path.to_path_buf(), map, plan, text, weights, places, sampling, code, purpose })
     }
 
     /// Which loaded model this is.
@@ -276,6 +282,11 @@ impl Model {
     /// What the model wants of its text, where the compiler had a tokenizer.
     pub fn text_settings(&self) -> Option<&TextSettings> {
         self.text.as_ref()
+    }
+
+    /// How tokens are chosen where nobody says otherwise: the description's `[sampling]`; greedy without one.
+    pub fn sampling_defaults(&self) -> SamplingDefaults {
+        self.sampling
     }
 
     /// The scheduled graph's text, where the artefact has it.

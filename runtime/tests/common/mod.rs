@@ -204,6 +204,8 @@ pub struct Parts {
     pub tensors: Vec<Tensor>,
     /// Whether the code stays bound to the plan that it is bound to already.
     pub sealed: bool,
+    /// More of the header's metadata.
+    pub metadata: Map<String, Value>,
 }
 
 fn le(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
@@ -225,6 +227,7 @@ impl Parts {
                 tensor("head", vec![1, WIDTH, 16], le(panels)),
             ],
             sealed: false,
+            metadata: Map::new(),
         }
     }
 
@@ -246,6 +249,11 @@ impl Parts {
             hyc_ir::bind::seal(&self.plan, &mut bytes);
         }
         bytes
+    }
+
+    pub fn with_metadata(mut self, key: &str, value: &str) -> Parts {
+        self.metadata.insert(key.into(), value.into());
+        self
     }
 
     /// A tokenizer whose token i is the i-th letter.
@@ -283,11 +291,10 @@ impl Parts {
         let plan = serde_json::to_string(&self.plan).unwrap();
         let text = |hash: &str| {
             let mut header = header.clone();
-            header.insert(
-                "__metadata__".into(),
-                json!({VERSION_KEY: self.version, PLAN_KEY: plan, HASH_KEY: hash,
-                    DIGESTS_KEY: serde_json::to_string(&digests).unwrap()}),
-            );
+            let mut metadata = json!({VERSION_KEY: self.version, PLAN_KEY: plan, HASH_KEY: hash,
+                DIGESTS_KEY: serde_json::to_string(&digests).unwrap()});
+            metadata.as_object_mut().unwrap().extend(self.metadata.clone());
+            header.insert("__metadata__".into(), metadata);
             let mut text = serde_json::to_string(&header).unwrap();
             let end = (8 + text.len()).next_multiple_of(ALIGN as usize) - 8;
             text.push_str(&" ".repeat(end - text.len()));

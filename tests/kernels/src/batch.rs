@@ -2,7 +2,7 @@
 
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{CachePolicy, CacheSpec};
-use hyc_ir::sample::SampleParams;
+use hyc_ir::sample::{SampleParams, Seen};
 
 use crate::Rng;
 
@@ -15,6 +15,8 @@ pub struct Batch {
     pub max_pages: u64,
     /// How each output row is sampled; empty: none is.
     pub sampling: Vec<SampleParams>,
+    /// What its rows' penalties look at.
+    pub seen: Vec<Seen>,
     positions: Vec<i32>,
     sequence: Vec<i32>,
     page_table: Vec<i32>,
@@ -37,6 +39,7 @@ impl Batch {
             sequences: sequences.to_vec(),
             max_pages,
             sampling: vec![],
+            seen: vec![],
             positions: vec![],
             sequence: vec![],
             page_table: physical,
@@ -100,8 +103,13 @@ impl Batch {
         [&self.token_ids, &self.positions, &self.sequence, &self.page_table, &self.ring_slot, &self.out_rows]
     }
 
-    /// The context with its lists and the sampling at these addresses.
-    pub fn context_at(&self, lists: [*const i32; 6], sampling: *const SampleParams) -> StepContext {
+    /// The context with its lists, the sampling and what it looks at at these addresses.
+    pub fn context_at(
+        &self,
+        lists: [*const i32; 6],
+        sampling: *const SampleParams,
+        seen: *const Seen,
+    ) -> StepContext {
         let [token_ids, positions, sequence, page_table, ring_slot, out_rows] = lists;
         StepContext {
             tokens: self.rows(),
@@ -115,11 +123,13 @@ impl Batch {
             ring_slot,
             out_rows,
             sampling: if self.sampling.is_empty() { std::ptr::null() } else { sampling },
+            seen_count: self.seen.len() as u64,
+            seen: if self.seen.is_empty() { std::ptr::null() } else { seen },
         }
     }
 
     /// The context on this machine.
     pub fn context(&self) -> StepContext {
-        self.context_at(self.lists().map(<[i32]>::as_ptr), self.sampling.as_ptr())
+        self.context_at(self.lists().map(<[i32]>::as_ptr), self.sampling.as_ptr(), self.seen.as_ptr())
     }
 }

@@ -1,7 +1,10 @@
 //! One thing to check.
 
+use std::collections::BTreeSet;
+
 use hyc_ir::plan::*;
-use hyc_ir::sample::{ONE, SampleParams};
+use hyc_ir::sample::{ONE, SampleParams, Seen};
+use hyc_ir::sampling::MAX_PENALTY_WINDOW;
 use serde::{Deserialize, Serialize};
 
 use crate::{Batch, Rng};
@@ -37,18 +40,35 @@ pub enum Filter {
     TopP,
     MinP,
     All,
+    /// Penalties, with any of the others; a fourth of the rows has none.
+    Penalties,
 }
 
 impl Filter {
     /// All of them.
-    pub const ALL: [Filter; 6] =
-        [Filter::Greedy, Filter::Temperature, Filter::TopK, Filter::TopP, Filter::MinP, Filter::All];
+    pub const ALL: [Filter; 7] = [
+        Filter::Greedy,
+        Filter::Temperature,
+        Filter::TopK,
+        Filter::TopP,
+        Filter::MinP,
+        Filter::All,
+        Filter::Penalties,
+    ];
 
     /// Random parameters; a draw is now and then the least or the greatest.
-    fn params(self, rng: &mut Rng, vocab: u64) -> SampleParams {
-        let has = |filter: Filter| self == filter || self == Filter::All;
-        if self == Filter::Greedy {
-            return SampleParams::default();
+    fn params(self, rng: &mut Rng, vocab: u64, seen: &mut Vec<Seen>) -> SampleParams {
+        let penalties = match self {
+            Filter::Penalties | Filter::All => penalties(rng, vocab, seen),
+            _ => SampleParams::default(),
+        };
+        let filter = match self {
+            Filter::Penalties => Filter::ALL[rng.below(6) as usize],
+            filter => filter,
+        };
+        let has = |one: Filter| filter == one || filter == Filter::All;
+        if filter == Filter::Greedy {
+            return penalties;
         }
         let temperature = 0.25 + rng.below(1000) as f32 / 400.0;
         let top_k = [1, 2, 1 + vocab / 2, vocab, vocab + 1][rng.below(5) as usize];
@@ -61,7 +81,40 @@ impl Filter {
             top_p: if has(Filter::TopP) { top_p } else { 1.0 },
             least: if has(Filter::MinP) { least } else { 0 },
             draw,
+            ..penalties
         }
+    }
+}
+
+/// Random penalties, and what they look at: nothing now and then, few tokens, many, as many as there can be; the first
+/// and the last id now and then among them.
+fn penalties(rng: &mut Rng, vocab: u64, seen: &mut Vec<Seen>) -> SampleParams {
+    let most = vocab.min(u64::from(MAX_PENALTY_WINDOW));
+    let count = [0, 1 + rng.below(most), most.min(1 + rng.below(20)), most][rng.below(4) as usize];
+    // Floyd's sample: each set of so many ids is as likely as any other.
+    let mut ids = BTreeSet::new();
+    for last in vocab - count..vocab {
+        let id = rng.below(last + 1);
+        ids.insert(if ids.contains(&id) { last } else { id });
+    }
+    if count > 0 && rng.below(2) == 0 {
+        ids.pop_first();
+        ids.insert(0);
+    }
+    if count > 1 && rng.below(2) == 0 {
+        ids.pop_last();
+        ids.insert(vocab - 1);
+    }
+    let first_seen = seen.len() as u32;
+    let times = |rng: &mut Rng| [0, 1, 2, rng.below(5000), 0x0100_0001][rng.below(5) as usize] as u32;
+    seen.extend(ids.into_iter().map(|id| Seen { id: id as u32, generated: times(rng) }));
+    SampleParams {
+        first_seen,
+        seen: count as u32,
+        repeat: [1.0, 1.1, 1.0 + rng.below(1000) as f32 / 500.0, 0.5, 0.01, 100.0][rng.below(6) as usize],
+        presence: [0.0, 0.3, rng.below(4000) as f32 / 1000.0 - 2.0][rng.below(3) as usize],
+        frequency: [0.0, 0.1, rng.below(4000) as f32 / 1000.0 - 2.0][rng.below(3) as usize],
+        ..SampleParams::default()
     }
 }
 
@@ -137,6 +190,7 @@ impl Case {
             Fill::Sampled(Filter::TopP) => " top-p",
             Fill::Sampled(Filter::MinP) => " min-p",
             Fill::Sampled(Filter::All) => " all-filters",
+            Fill::Sampled(Filter::Penalties) => " penalties",
             Fill::TiedLogits => " tied-logits",
             Fill::BadLogits => " bad-logits",
         };
@@ -156,7 +210,8 @@ impl Case {
         let mut batch = Batch::new(rng, page.unwrap_or(8), &self.sequences, vocab);
         if let StepOp::Sample { vocab } = self.spec.op {
             let rows = 0..batch.outputs();
-            batch.sampling = rows.map(|row| self.fill.filter(row).params(rng, vocab)).collect();
+            let seen = &mut batch.seen;
+            batch.sampling = rows.map(|row| self.fill.filter(row).params(rng, vocab, seen)).collect();
         }
         batch
     }

@@ -9,7 +9,7 @@ fn bad_rows_alone_have_no_token() {
     let small =
         |case: &hyc_kernel_tests::Case| matches!(case.spec.op, StepOp::Sample { vocab } if vocab < 5000);
     let cases: Vec<_> = cases::all().into_iter().filter(small).collect();
-    assert_eq!(cases.len(), 3 * 3 * 8);
+    assert_eq!(cases.len(), 3 * 3 * 9);
     for case in cases {
         let mut rng = Rng::of(3, &case.name());
         let batch = case.batch(&mut rng);

@@ -7,11 +7,14 @@ mod explain;
 mod markdown;
 mod model;
 mod others;
+mod sampling;
 mod schema;
 #[cfg(test)]
 mod schema_tests;
 #[cfg(test)]
 mod tests;
+
+use hyc_ir::sampling::Range;
 
 use super::desc::{LayerKind, ModelDesc};
 
@@ -20,10 +23,11 @@ pub use explain::{explain, explain_hint, explain_json, overview};
 pub use markdown::markdown;
 pub use model::{MODEL, ROPE};
 pub use others::{MOE, TARGET, TOKENIZER, WEIGHTS};
+pub use sampling::SAMPLING;
 pub use schema::schema;
 
 /// All sections, in the order of a description.
-pub const SECTIONS: &[&SectionKeys] = &[&MODEL, &ATTENTION, &MOE, &WEIGHTS, &TOKENIZER, &TARGET];
+pub const SECTIONS: &[&SectionKeys] = &[&MODEL, &ATTENTION, &MOE, &WEIGHTS, &TOKENIZER, &SAMPLING, &TARGET];
 
 /// A section.
 #[derive(Debug)]
@@ -79,6 +83,10 @@ pub enum Type {
     Multiple(i64, i64),
     /// A finite number above zero.
     Positive,
+    /// A setting of sampling, both ends of its range included.
+    Within(Range),
+    /// An integer from 0 to the largest that TOML has.
+    Seed,
     /// true or false.
     Flag,
     /// A string.
@@ -175,6 +183,9 @@ impl Type {
             Type::Between(least, most) => format!("integer, {least} to {most}"),
             Type::Multiple(of, most) => format!("multiple of {of}, at most {most}"),
             Type::Positive => "number above 0".to_string(),
+            Type::Within(Range { least, most, whole: true, .. }) => format!("integer, {least} to {most}"),
+            Type::Within(Range { least, most, .. }) => format!("number, {least} to {most}"),
+            Type::Seed => "integer from 0".to_string(),
             Type::Flag => "`true` or `false`".to_string(),
             Type::Text => "string".to_string(),
             Type::Name => "string of letters, digits, `.`, `_` and `-`".to_string(),

@@ -51,6 +51,13 @@ fn key(key: &Key) -> Value {
             json!({ "type": "integer", "minimum": of, "maximum": most, "multipleOf": of })
         }
         Type::Positive => json!({ "type": "number", "exclusiveMinimum": 0 }),
+        Type::Within(range) => {
+            let kind = if range.whole { "integer" } else { "number" };
+            // The f32 next to 0.01 is 0.01 for who reads it.
+            let number = |x: f32| x.to_string().parse::<Value>().unwrap_or_default();
+            json!({ "type": kind, "minimum": number(range.least), "maximum": number(range.most) })
+        }
+        Type::Seed => json!({ "type": "integer", "minimum": 0 }),
         Type::Flag => json!({ "type": "boolean" }),
         Type::Text => json!({ "type": "string" }),
         Type::Name => json!({ "type": "string", "pattern": "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$" }),

@@ -8,7 +8,7 @@ use super::*;
 
 const DENSE: &str = "[model]\nname = \"m\"\nlayers = 5\nhidden = 24\nheads = 4\nkv_heads = 2\nhead_dim = 8\n\
                      ffn = 40\nvocab = 99\nrope = { theta = 10000.0 }\n\n\
-                     [attention]\npattern = \"1:3\"\nblock = 8\ntop_k = 64\nwindow = 12\n";
+                     [attention]\npattern = \"1:3\"\nblock = 8\ntop_k = 64\nwindow = 12\n\n[sampling]\n";
 const MOE_PART: &str = "\n[moe]\nexperts = 6\nactive = 2\nexpert_ffn = 16\n";
 
 pub fn root() -> PathBuf {
@@ -54,7 +54,7 @@ fn every_key_is_read() {
             Type::Integer(_) | Type::Between(..) | Type::Multiple(..) | Type::Positive | Type::Flag => {
                 "\"word\""
             }
-            Type::Table(_) | Type::Renames => "\"word\"",
+            Type::Table(_) | Type::Renames | Type::Within(_) | Type::Seed => "\"word\"",
             Type::Text | Type::Name | Type::Word(_) | Type::Files | Type::Patterns | Type::Layers => "7",
         };
         let found = bases().iter().any(|base| {
@@ -92,6 +92,14 @@ fn types_are_those_of_the_reader() {
                     assert!(faults(&wrong.to_string()).contains("must be a multiple"), "{}", key.name);
                 }
             }
+            Type::Within(range) => {
+                for wrong in [range.least - 1.0, range.most * 2.0] {
+                    let found = faults(&wrong.to_string());
+                    assert!(found.contains(&range.wanted()), "{} = {wrong}: {found}", key.name);
+                }
+                assert!(!range.whole || faults("1.5").contains(&range.wanted()), "{}", key.name);
+            }
+            Type::Seed => assert!(faults("-1").contains("from 0 to"), "{}", key.name),
             Type::Positive => assert!(faults("0.0").contains("above 0"), "{}", key.name),
             Type::Name => assert!(faults("\"a/b\"").contains("becomes a file name")),
             // Of the targets, those that this build carries are offered.

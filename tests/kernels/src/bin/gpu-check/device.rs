@@ -6,7 +6,7 @@ use std::mem::size_of;
 
 use cudarc::driver::sys::{self, CUfunction, CUmodule, CUresult, CUstream};
 use hyc_ir::abi::StepContext;
-use hyc_ir::sample::SampleParams;
+use hyc_ir::sample::{SampleParams, Seen};
 use hyc_kernel_tests::manifest::Kernel;
 use hyc_kernel_tests::{Batch, Memory};
 
@@ -212,15 +212,20 @@ fn lists(batch: &Batch) -> Result<Buffer> {
         at
     });
     let sampling = bytes.len();
-    for SampleParams { scale, top_k, top_p, least, draw } in &batch.sampling {
-        let words = [scale.to_bits(), *top_k, top_p.to_bits(), *least];
+    for p in &batch.sampling {
+        let words = [p.scale.to_bits(), p.top_k, p.top_p.to_bits(), p.least];
         bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-        bytes.extend(draw.to_le_bytes());
+        bytes.extend(p.draw.to_le_bytes());
+        let penalties = [p.repeat, p.presence, p.frequency].map(f32::to_bits);
+        let words = [&[p.first_seen, p.seen][..], &penalties, &[p.unused]].concat();
+        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
     }
+    let seen = bytes.len();
+    bytes.extend(batch.seen.iter().flat_map(|s| [s.id, s.generated]).flat_map(u32::to_le_bytes));
     let buffer = Buffer::of(&bytes)?;
     let at = |at: usize| buffer.address + at as u64;
     let lists = places.map(|place| at(place) as *const i32);
-    let context = batch.context_at(lists, at(sampling) as *const SampleParams);
+    let context = batch.context_at(lists, at(sampling) as *const SampleParams, at(seen) as *const Seen);
     let head = std::ptr::from_ref(&context).cast::<c_void>();
     // SAFETY: a plain struct of integers and addresses, copied as its bytes to the buffer's front.
     let result = unsafe { sys::cuMemcpyHtoD_v2(buffer.address, head, size_of::<StepContext>()) };

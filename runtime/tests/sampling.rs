@@ -1,0 +1,148 @@
+//! An artefact's way of sampling, and what penalties do over a session's sequences.
+
+mod common;
+
+use common::{BAD_TOKEN, Parts, Plain, naive};
+use hyc_ir::artefact::SAMPLING_KEY;
+use hyc_runtime::{
+    CancelToken, ErrorKind, GenerateOptions, Generated, Model, Sampler, Sampling, SamplingDefaults, Session,
+    SessionOptions, Tokenizer, generate,
+};
+
+fn session(model: &Model) -> Session<'_> {
+    Session::with_executor(model, Box::new(Plain), &SessionOptions::default()).unwrap()
+}
+
+/// A model whose artefact says how to sample.
+fn saying(defaults: SamplingDefaults) -> Model {
+    let json = defaults.to_json().unwrap();
+    Parts::new().with_tokenizer().with_metadata(SAMPLING_KEY, &json).load().unwrap()
+}
+
+/// Settings that never choose the token whose embedding is infinite: its logit is 0.
+fn safe() -> Sampling {
+    Sampling { temperature: 0.5, top_k: 4, ..Sampling::default() }
+}
+
+fn run(model: &Model, options: &GenerateOptions) -> Generated {
+    let tokenizer = Tokenizer::of(model).unwrap();
+    let options = GenerateOptions { max_new_tokens: 20, ..options.clone() };
+    generate(&mut session(model), &tokenizer, &[1, 2, 3], &options, &CancelToken::new(), &mut |_| {}).unwrap()
+}
+
+#[test]
+fn an_artefact_says_how_to_sample() {
+    let plain = Parts::new().load().unwrap();
+    assert_eq!(plain.sampling_defaults(), SamplingDefaults { sampling: Sampling::default(), seed: None });
+    let defaults = SamplingDefaults { sampling: safe(), seed: Some(9) };
+    assert_eq!(saying(defaults).sampling_defaults(), defaults);
+    let good = defaults.to_json().unwrap();
+    for bad in ["", "{}", "null", &good.replace("0.5", "-0.5"), &good.replace("top_k", "top_j"), &good[1..]] {
+        let error = Parts::new().with_metadata(SAMPLING_KEY, bad).load().err().expect(bad);
+        assert_eq!(error.kind, ErrorKind::BadArtefact, "{bad}: {error}");
+        assert!(error.message.contains("its sampling") && error.help.is_some(), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn generation_follows_the_artefact_and_options_go_over_it() {
+    let model = saying(SamplingDefaults { sampling: safe(), seed: Some(9) });
+    let default = run(&model, &GenerateOptions::default());
+    assert_eq!(default.seed, 9);
+    let explicit = GenerateOptions { sampling: Some(safe()), seed: Some(9), ..GenerateOptions::default() };
+    assert_eq!(run(&model, &explicit), default);
+    let plain = Parts::new().with_tokenizer().load().unwrap();
+    assert_eq!(run(&plain, &explicit), default);
+    let greedy = GenerateOptions { sampling: Some(Sampling::default()), ..GenerateOptions::default() };
+    assert_eq!(run(&model, &greedy).tokens, run(&plain, &GenerateOptions::default()).tokens);
+    assert_ne!(run(&model, &greedy).tokens, default.tokens);
+}
+
+/// Without a seed every run draws its own, which repeats it.
+#[test]
+fn a_random_seed_is_told_and_repeats_the_run() {
+    let model = saying(SamplingDefaults { sampling: safe(), seed: None });
+    let first = run(&model, &GenerateOptions::default());
+    let again = GenerateOptions { seed: Some(first.seed), ..GenerateOptions::default() };
+    assert_eq!(run(&model, &again), first);
+    let others: Vec<Generated> = (0..3).map(|_| run(&model, &GenerateOptions::default())).collect();
+    assert!(others.iter().all(|other| other.seed != first.seed));
+    assert!(others.iter().any(|other| other.tokens != first.tokens));
+}
+
+/// Settings for sequences of one batch, all different.
+fn settings() -> [Sampling; 3] {
+    [
+        Sampling { repeat_penalty: 1.3, ..safe() },
+        Sampling { presence_penalty: 1.0, frequency_penalty: 0.25, penalty_window: 4, ..Sampling::default() },
+        Sampling { repeat_penalty: 0.8, frequency_penalty: -0.5, penalty_window: 9, ..safe() },
+    ]
+}
+
+/// Every sequence of a batch chooses what a sampler with its settings chooses that has seen the same tokens, the first
+/// of them the prompt's.
+#[test]
+fn penalties_follow_each_sequence() {
+    let model = Parts::new().load().unwrap();
+    let mut session = session(&model);
+    let prompts = [vec![1, 2, 1], vec![2, 3], vec![4, 5, 6, 5]];
+    let mut rows = Vec::new();
+    for (index, (sampling, prompt)) in settings().into_iter().zip(prompts).enumerate() {
+        let id = session.add_sequence().unwrap();
+        session.set_sampling(id, sampling, index as u64).unwrap();
+        let mut sampler = Sampler::new(sampling, index as u64);
+        sampler.see(&prompt, false);
+        session.feed(id, &prompt).unwrap();
+        rows.push((id, sampler, prompt));
+    }
+    let mut changed = 0;
+    for round in 0..20 {
+        let mut found = session.step_sampled().unwrap().sampled;
+        found.sort_unstable();
+        for ((id, sampler, tokens), found) in rows.iter_mut().zip(found) {
+            let logits = naive(tokens);
+            let token = sampler.sample(&logits);
+            assert_eq!(found, (*id, token), "round {round}");
+            assert_ne!(token, BAD_TOKEN);
+            let most = logits.iter().copied().fold(f32::MIN, f32::max);
+            changed += usize::from(logits[token as usize] < most);
+            sampler.see(&[token], true);
+            tokens.push(token);
+            session.feed(*id, &[token]).unwrap();
+        }
+    }
+    assert!(changed > 10, "{changed} tokens were not the likeliest");
+}
+
+/// A token that a user feeds is the prompt's, unless it is the one that was chosen.
+#[test]
+fn what_is_fed_is_the_prompts_unless_it_was_chosen() {
+    let model = Parts::new().load().unwrap();
+    let presence = Sampling { presence_penalty: 2.0, ..Sampling::default() };
+    let chosen = |own: bool| {
+        let mut session = session(&model);
+        let id = session.add_sequence().unwrap();
+        session.set_sampling(id, presence, 0).unwrap();
+        session.feed(id, &[1, 2, 3]).unwrap();
+        let token = session.step_sampled().unwrap().sampled[0].1;
+        // The same tokens in the cache, one of them as it was chosen or not.
+        if own {
+            session.feed(id, &[token, 4]).unwrap();
+        } else {
+            session.remove_sequence(id).unwrap();
+            let id = session.add_sequence().unwrap();
+            session.set_sampling(id, presence, 0).unwrap();
+            session.feed(id, &[1, 2, 3, token, 4]).unwrap();
+        }
+        (token, session.step_sampled().unwrap().sampled[0].1)
+    };
+    let naive_next = |tokens: &[u32], lowered: Option<u32>| {
+        let mut logits = naive(tokens);
+        lowered.into_iter().for_each(|token| logits[token as usize] -= 2.0);
+        let most = logits.iter().copied().fold(f32::MIN, f32::max);
+        logits.iter().position(|x| *x == most).unwrap() as u32
+    };
+    let (token, next) = chosen(true);
+    assert_eq!(next, naive_next(&[1, 2, 3, token, 4], Some(token)));
+    assert_eq!(chosen(false), (token, naive_next(&[1, 2, 3, token, 4], None)));
+}
