@@ -151,6 +151,11 @@ impl GuardedExecutor {
         let weights = (0..model.plan().weights.len()).map(copy).collect::<Result<_>>()?;
         Ok(GuardedExecutor { inner, weights, side })
     }
+
+    /// Fills all weights with `pattern`, over and over.
+    pub fn fill_weights(&mut self, pattern: &[u8]) -> Result<()> {
+        self.weights.iter_mut().try_for_each(|block| block.fill(pattern))
+    }
 }
 
 // SAFETY: guarded blocks hold what they promise, weights are copies of all their bytes, and the rest is `inner`'s.

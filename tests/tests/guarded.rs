@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use hyc_runtime::{Session, SessionOptions};
+use hyc_runtime::{ErrorKind, Session, SessionOptions};
 use hyc_tests::guard::{Guarded, GuardedExecutor, Side};
 use hyc_tests::parity::{run, tokens};
 use hyc_tests::{golden_model, golden_names, golden_tensors};
@@ -22,6 +22,33 @@ fn kernels_stay_inside_their_memory() {
             let guarded = run(&mut session, &tokens).unwrap();
             assert!(guarded.logits == plain.logits, "{name}, {side:?}: other logits");
             assert!(guarded.selected == plain.selected, "{name}, {side:?}: other selections");
+        }
+    }
+}
+
+/// Weights are data, not promises: where nothing is a number, no index leads out of its memory.
+#[test]
+fn weights_that_are_no_numbers_lead_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SessionOptions { threads: Some(2), ..SessionOptions::default() };
+    let infinite = [0, 0, 0x80, 0x7f];
+    for name in ["dense", "moe", "moe-top-1", "own", "dense-bf16"] {
+        let model = golden_model(name, folder.path());
+        let tokens = tokens(&golden_tensors(name));
+        for pattern in [&[0xff][..], &infinite, &[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0x40]] {
+            let mut executor = Box::new(GuardedExecutor::new(&model, 2, Side::Behind).unwrap());
+            executor.fill_weights(pattern).unwrap();
+            let mut session = Session::with_executor(&model, executor, &options).unwrap();
+            let id = session.add_sequence().unwrap();
+            session.feed(id, &tokens).unwrap();
+            let error = loop {
+                match session.step() {
+                    Ok(output) => assert!(output.logits.is_empty(), "{name}: logits of nothing"),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(error.kind, ErrorKind::BadNumbers, "{name}: {error}");
+            assert!(error.message.contains("no number") && error.help.is_some(), "{name}: {error}");
         }
     }
 }

@@ -24,7 +24,8 @@ pub fn emit_router(e: &mut Emit<'_>, spec: &KernelSpec, experts: u64, active: u6
         let logits = e.at(logits, row, stride(spec, 0));
         let index = e.at(index, row, stride(spec, 1));
         let share = e.at(share, row, stride(spec, 2));
-        best.clear(e, index);
+        // Logits that are no numbers choose nobody, but some expert has to stand there: the shares show them.
+        best.clear(e, index, |_, i| i);
         let (zero, end) = (e.int(0), e.int(experts as i64));
         e.each(zero, end, 1, |e, expert| {
             let at = e.at(logits, expert, 4);

@@ -50,7 +50,7 @@ impl Maxima {
 
     /// Writes the list of the best of `visible` blocks, -1 where there are fewer.
     pub fn select(&self, e: &mut Emit<'_>, visible: Value, to: Value) {
-        self.best.clear(e, to);
+        self.best.clear(e, to, |e, _| e.int(-1));
         let zero = e.int(0);
         e.each(zero, visible, 1, |e, block| {
             let at = e.at(self.table, block, 4);
@@ -99,12 +99,12 @@ impl Best {
         if self.score == F32 { e.float(x) } else { e.double(f64::from(x)) }
     }
 
-    /// Empties the list at `to`.
-    pub fn clear(&self, e: &mut Emit<'_>, to: Value) {
+    /// Empties the list at `to`; `none` is what stands in place `i` where fewer are offered.
+    pub fn clear(&self, e: &mut Emit<'_>, to: Value, none: impl FnOnce(&mut Emit<'_>, Value) -> Value) {
         let (zero, end) = (e.int(0), e.int(self.keep as i64));
         e.each(zero, end, 1, |e, i| {
             let (index, score) = (e.at(to, i, 4), e.at(self.scores, i, self.size()));
-            let (none, least) = (e.int(-1), self.number(e, f32::NEG_INFINITY));
+            let (none, least) = (none(e, i), self.number(e, f32::NEG_INFINITY));
             e.store_index(none, index, 0);
             e.store(least, score, 0);
         });
