@@ -15,7 +15,8 @@
 //!   zeros. So the hash covers the plan, every tensor's place and, through the digests, every byte.
 //!
 //! Weights are named as in the Plan and hold their packed layout; beside them [`CODE`], and where the
-//! compiler had them [`CUBIN`], [`TOKENIZER`], [`GRAPH`] and [`ASM`], as U8.
+//! compiler had them [`CUBIN`], [`TOKENIZER`], [`GRAPH`] and [`ASM`], as U8. Code carries the digests of what it was made
+//! for: see [`crate::bind`].
 
 /// The version that this build writes and reads.
 pub const VERSION: u32 = 1;
