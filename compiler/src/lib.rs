@@ -14,6 +14,7 @@ pub mod error;
 pub mod frontend;
 pub mod interp;
 mod measure;
+pub mod output;
 mod profile;
 pub mod report;
 pub mod source;

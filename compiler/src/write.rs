@@ -1,13 +1,7 @@
-//! Writing files: artefacts, and whatever `-o` names. A file is whole or not there.
-//!
-//! Everything goes to a nameless file in the target's folder (O_TMPFILE), which gets its name when it is
-//! complete and on disk; a killed compile leaves nothing behind. Where the file system has no nameless
-//! files, a temporary name is used and removed on every error.
+//! Writing artefacts: weights are streamed and packed, and the header is filled in at the end.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
 
 use hyc_ir::artefact::{
     ALIGN, ASM, CODE, CUBIN, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, SAMPLING_KEY,
@@ -20,6 +14,7 @@ use hyc_runtime::stored_shape;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::output::{Target, Whole};
 use crate::source::Weights;
 
 /// What goes into an artefact beside the weights.
@@ -50,16 +45,6 @@ pub fn plan_json(plan: &Plan, pretty: bool) -> Result<String> {
     json.map_err(|e| Error::new(ErrorKind::Internal, format!("the plan does not serialise: {e}")))
 }
 
-/// Writes `bytes` to `path`, whole or not at all; straight into a device or a pipe.
-pub fn file(path: &Path, bytes: &[u8]) -> Result<()> {
-    if special(path) {
-        return std::fs::write(path, bytes).map_err(|e| Error::io("write", path, e));
-    }
-    let mut out = Whole::create(path)?;
-    out.file.write_all(bytes).map_err(|e| Error::io("write", path, e))?;
-    out.finish()
-}
-
 /// One tensor of the file.
 struct Entry<'a> {
     name: String,
@@ -78,17 +63,17 @@ enum Content<'a> {
 /// Writes an artefact and returns its size. `progress` gets the bytes of each piece as it is written and
 /// may end the writing with an error.
 pub fn artefact(
-    path: &Path,
+    target: &Target,
     artefact: &Artefact<'_>,
     weights: &Weights,
     progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<u64> {
-    artefact_stating(path, artefact, artefact.plan, weights, progress)
+    artefact_stating(target, artefact, artefact.plan, weights, progress)
 }
 
 /// The same, whose header states another plan than the one that its tensors are of: what a loader has to refuse.
 pub fn artefact_stating(
-    path: &Path,
+    target: &Target,
     artefact: &Artefact<'_>,
     stated: &Plan,
     weights: &Weights,
@@ -99,9 +84,9 @@ pub fn artefact_stating(
     let mut digests: BTreeMap<String, String> =
         entries.iter().map(|entry| (entry.name.clone(), NO_HASH.to_string())).collect();
     let blank = header(&entries, artefact, stated, absent, &digests, NO_HASH)?;
-    let mut whole = Whole::create(path)?;
-    let fail = |e| Error::io("write", path, e);
-    let mut out = BufWriter::with_capacity(1 << 20, &mut whole.file);
+    let mut whole = Whole::create(target)?;
+    let fail = |e| Error::io("write", target.path(), e);
+    let mut out = BufWriter::with_capacity(1 << 20, &mut whole);
     out.write_all(&blank).map_err(fail)?;
     let mut size = blank.len() as u64;
     for entry in &entries {
@@ -125,8 +110,8 @@ pub fn artefact_stating(
     let unsigned = header(&entries, artefact, stated, absent, &digests, NO_HASH)?;
     let hash = hex(&Sha256::digest(&unsigned[8..]));
     let signed = header(&entries, artefact, stated, absent, &digests, &hash)?;
-    whole.file.seek(SeekFrom::Start(0)).map_err(fail)?;
-    whole.file.write_all(&signed).map_err(fail)?;
+    whole.seek(SeekFrom::Start(0)).map_err(fail)?;
+    whole.write_all(&signed).map_err(fail)?;
     whole.finish()?;
     Ok(size)
 }
@@ -275,86 +260,4 @@ fn pack_weight(
             Ok(())
         }
     }
-}
-
-/// A file that appears under its name when it is complete.
-struct Whole {
-    file: File,
-    path: PathBuf,
-    /// The temporary name, where the file has one.
-    named: Option<tempfile::TempPath>,
-}
-
-impl Whole {
-    fn create(path: &Path) -> Result<Whole> {
-        if path.is_dir() {
-            return Err(Error::new(ErrorKind::Usage, format!("{} is a folder", path.display()))
-                .help("name a file with `-o`"));
-        }
-        if special(path) {
-            let message = format!("{} is a device or a pipe", path.display());
-            return Err(
-                Error::new(ErrorKind::Usage, message).help("an artefact needs a file: name one with `-o`")
-            );
-        }
-        let folder = folder(path);
-        if let Ok(file) = tempfile::tempfile_in(folder)
-            && nameless(&file)
-        {
-            return Ok(Whole { file, path: path.to_path_buf(), named: None });
-        }
-        let file = tempfile::Builder::new()
-            .prefix(".hyc-")
-            .tempfile_in(folder)
-            .map_err(|e| Error::io("create", path, e))?;
-        let (file, named) = file.into_parts();
-        Ok(Whole { file, path: path.to_path_buf(), named: Some(named) })
-    }
-
-    /// Brings the content to disk and gives the file its name, in place of what had it before.
-    fn finish(self) -> Result<()> {
-        let fail = |e: std::io::Error| Error::io("write", &self.path, e);
-        self.file.sync_all().map_err(fail)?;
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        self.file.set_permissions(mode).map_err(fail)?;
-        match self.named {
-            Some(named) => named.persist(&self.path).map_err(|e| Error::io("write", &self.path, e.error)),
-            None => {
-                // A link cannot replace a file, a rename can.
-                let temporary = folder(&self.path).join(format!(".hyc-{}", std::process::id()));
-                let _ = std::fs::remove_file(&temporary);
-                link(&self.file, &temporary).map_err(fail)?;
-                std::fs::rename(&temporary, &self.path).map_err(|e| {
-                    let _ = std::fs::remove_file(&temporary);
-                    fail(e)
-                })
-            }
-        }
-    }
-}
-
-/// Something that is no file and must not be replaced by one.
-fn special(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Whether the file can be given a name later: it has none now, and /proc can reach it.
-fn nameless(file: &File) -> bool {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::fs::MetadataExt;
-    let target = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    // A file that was unlinked after its creation also has no name, but can never get one again.
-    let tmpfile = target.is_ok_and(|t| t.file_name().is_some_and(|n| n.to_string_lossy().starts_with('#')));
-    file.metadata().is_ok_and(|m| m.nlink() == 0) && tmpfile
-}
-
-fn link(file: &File, to: &Path) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let from = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::linkat(rustix::fs::CWD, from, rustix::fs::CWD, to, rustix::fs::AtFlags::SYMLINK_FOLLOW)?;
-    Ok(())
 }

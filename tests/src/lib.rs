@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use hyc::driver;
 use hyc::frontend::ModelDesc;
+use hyc::output::{Kept, Target};
 use hyc::source::{WeightSource, Weights};
 use hyc::write::{self, Artefact};
 use hyc_ir::plan::Plan;
@@ -73,7 +74,8 @@ pub fn compile_wrongly(
         tokenizer: tokenizer.as_deref(),
         sampling: desc.sampling,
     };
-    write::artefact(out, &artefact, &weights, &mut |_| Ok(())).expect("writes the artefact");
+    let target = Target::new(out, &Kept::default()).expect("can be written");
+    write::artefact(&target, &artefact, &weights, &mut |_| Ok(())).expect("writes the artefact");
 }
 
 /// Compiles one of tests/golden for this machine and loads it.

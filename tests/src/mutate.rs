@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hyc::driver;
 use hyc::interp::Interpreter;
+use hyc::output::{Kept, Target};
 use hyc::source::{WeightSource, Weights};
 use hyc::write::{self, Artefact};
 use hyc_ir::bind;
@@ -75,7 +76,8 @@ impl Subject {
             tokenizer: None,
             sampling: None,
         };
-        write::artefact_stating(&path, &artefact, plan, &self.weights, &mut |_| Ok(())).expect("writes");
+        let target = Target::new(&path, &Kept::default()).expect("can be written");
+        write::artefact_stating(&target, &artefact, plan, &self.weights, &mut |_| Ok(())).expect("writes");
         path
     }
 

@@ -1,6 +1,7 @@
 //! Artefacts without weights: refused as they are, run on weights of a seed.
 
 use hyc::driver;
+use hyc::output::{Kept, Target};
 use hyc::source::Weights;
 use hyc::write::{self, Artefact};
 use hyc_kernels::cpu::CpuTarget;
@@ -36,7 +37,8 @@ fn a_seed_makes_up_what_is_missing() {
             sampling: None,
         };
         let out = folder.path().join(format!("{name}.hyc"));
-        let size = write::artefact(&out, &artefact, &Weights::Absent, &mut |_| Ok(())).expect("writes");
+        let target = Target::new(&out, &Kept::default()).expect("can be written");
+        let size = write::artefact(&target, &artefact, &Weights::Absent, &mut |_| Ok(())).expect("writes");
         assert_eq!(size, std::fs::metadata(&out).expect("is there").len());
 
         // SAFETY: made here, and nobody changes it.

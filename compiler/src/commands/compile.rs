@@ -1,6 +1,6 @@
 //! `hyc compile`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
@@ -9,10 +9,12 @@ use hyc_ir::sampling::SamplingDefaults;
 use hyc_kernels::cpu::Level;
 use hyc_passes::PASSES;
 
+use super::destination::{Destination, TOKENIZER, WEIGHTS, Wish};
 use super::signal;
 use crate::assembler::Assembler;
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
+use crate::output::Target;
 use crate::source::{Expected, Names, WeightSource, Weights, listed};
 use crate::summary::{self, Summary};
 use crate::terminal;
@@ -37,7 +39,7 @@ use crate::write::{self, Artefact};
 pub struct Args {
     /// A model.toml, or a graph dump
     input: PathBuf,
-    /// Where to write; `-` is standard output for --emit
+    /// Where to write; `-` is standard output for --emit. A link is followed; no file that is read is replaced
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Target kind; overrides the model's
@@ -131,6 +133,7 @@ pub fn run(args: Args) -> Result<()> {
     check_pass_names(&args.print_ir_after)?;
     signal::install(|| {})?;
     let mut input = driver::load_input(&args.input)?;
+    let destination = Destination::new(&wish(&args), &input)?;
     if let Some(target) = &args.target {
         driver::check_target(target)?;
         input.graph.header.target = target.clone();
@@ -150,17 +153,18 @@ pub fn run(args: Args) -> Result<()> {
             ));
         }
     })?;
-    if !dumps.is_empty() || args.print_ir_after_all || !args.print_ir_after.is_empty() {
-        return emit(args.output.as_deref(), dumps.as_bytes());
-    }
-    if let Some(form) = args.emit {
-        return emit(args.output.as_deref(), &render(&args, form, lowered, level)?);
-    }
-    if args.plan_only {
-        let mut summary = Summary::of(&lowered.plan, &lowered.passes);
-        summary.seconds = start.elapsed().as_secs_f64();
-        return print_summary(&args, &summary);
-    }
+    let target = match destination {
+        Destination::Form(sink) => match args.emit.filter(|_| !prints_ir(&args)) {
+            None => return sink.write(dumps.as_bytes()),
+            Some(form) => return sink.write(&render(&args, form, lowered, level)?),
+        },
+        Destination::Summary => {
+            let mut summary = Summary::of(&lowered.plan, &lowered.passes);
+            summary.seconds = start.elapsed().as_secs_f64();
+            return print_summary(&args, &summary);
+        }
+        Destination::Artefact(target) => target,
+    };
     let files = if args.weights.is_empty() {
         input.desc.as_ref().map(|desc| desc.weights.files.clone()).unwrap_or_default()
     } else {
@@ -172,8 +176,7 @@ pub fn run(args: Args) -> Result<()> {
     let tokenizer_path =
         args.tokenizer.clone().or_else(|| input.desc.as_ref().and_then(|desc| desc.tokenizer.clone()));
     let tokenizer = driver::read_tokenizer(tokenizer_path.as_ref(), lowered.plan.model.vocab)?;
-    let output = args.output.clone().unwrap_or_else(|| default_output(&args.input, &lowered.plan));
-    let mut summary = write_artefact(&args, lowered, level, &weights, tokenizer, sampling, &output)?;
+    let mut summary = write_artefact(&args, lowered, level, &weights, tokenizer, sampling, &target)?;
     summary.seconds = start.elapsed().as_secs_f64();
     print_summary(&args, &summary)
 }
@@ -186,8 +189,21 @@ fn check_pass_names(names: &[String]) -> Result<()> {
     }
 }
 
-fn default_output(input: &Path, plan: &Plan) -> PathBuf {
-    input.parent().unwrap_or(Path::new(".")).join(format!("{}.hyc", plan.model.name))
+fn prints_ir(args: &Args) -> bool {
+    args.print_ir_after_all || !args.print_ir_after.is_empty()
+}
+
+fn wish(args: &Args) -> Wish<'_> {
+    let weights = args.weights.iter().map(|path| (WEIGHTS, path.as_path()));
+    let tokenizer = args.tokenizer.iter().map(|path| (TOKENIZER, path.as_path()));
+    let tools = args.ptxas.iter().map(|path| ("the assembler", path.as_path()));
+    Wish {
+        input: &args.input,
+        output: args.output.as_deref(),
+        form: args.emit.is_some() || prints_ir(args),
+        plan_only: args.plan_only,
+        files: weights.chain(tokenizer).chain(tools).collect(),
+    }
 }
 
 fn render(args: &Args, form: Emit, mut lowered: Lowered, level: Level) -> Result<Vec<u8>> {
@@ -241,14 +257,6 @@ fn assembler(args: &Args) -> Assembler {
     Assembler { ptxas: args.ptxas.clone() }
 }
 
-/// To standard output, or atomically to the file that `-o` names.
-fn emit(output: Option<&Path>, bytes: &[u8]) -> Result<()> {
-    match output {
-        Some(path) if path != Path::new("-") => write::file(path, bytes),
-        _ => terminal::write(bytes),
-    }
-}
-
 fn open_weights(args: &Args, files: &[PathBuf], names: &Names, plan: &Plan) -> Result<Weights> {
     if args.no_weights {
         return Ok(Weights::Absent);
@@ -272,7 +280,7 @@ fn write_artefact(
     weights: &Weights,
     tokenizer: Option<Vec<u8>>,
     sampling: Option<SamplingDefaults>,
-    output: &Path,
+    target: &Target,
 ) -> Result<Summary> {
     let code = driver::generate_code(&mut lowered.plan, level, true)?;
     lowered.plan.verify().map_err(|errors| {
@@ -299,23 +307,23 @@ fn write_artefact(
         tokenizer: tokenizer.as_deref(),
         sampling,
     };
-    let size = write::artefact(output, &artefact, weights, &mut |bytes| {
+    let size = write::artefact(target, &artefact, weights, &mut |bytes| {
         bar.inc(bytes);
         signal::check("packing the weights")
     })?;
     bar.finish_and_clear();
     let mut summary = Summary::of(&lowered.plan, &lowered.passes);
     summary.code_seconds = Some(code.seconds);
-    summary.file = Some((output.to_path_buf(), size));
+    summary.file = Some((target.path().to_path_buf(), size));
     Ok(summary)
 }
 
 fn print_summary(args: &Args, summary: &Summary) -> Result<()> {
     if args.json {
-        return emit(None, super::json(summary::json(summary)).as_bytes());
+        return terminal::print(&super::json(summary::json(summary)));
     }
     if args.quiet {
         return Ok(());
     }
-    emit(None, summary::text(summary).as_bytes())
+    terminal::print(&summary::text(summary))
 }

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod compile;
 mod completions;
+mod destination;
 mod diff;
 mod doctor;
 mod explain;

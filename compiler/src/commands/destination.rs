@@ -1,0 +1,102 @@
+//! Where `hyc compile` writes, decided before any work is done.
+
+use std::path::{Path, PathBuf};
+
+use crate::driver::Input;
+use crate::error::{Error, ErrorKind, Result};
+use crate::output::{Kept, Sink, Target};
+
+/// What `hyc compile` makes, and where it goes.
+pub enum Destination {
+    /// One form of the model, or dumps.
+    Form(Sink),
+    /// A summary on standard output.
+    Summary,
+    /// An artefact.
+    Artefact(Target),
+}
+
+/// What the arguments say about it.
+pub struct Wish<'a> {
+    /// The description or dump.
+    pub input: &'a Path,
+    /// `-o`.
+    pub output: Option<&'a Path>,
+    /// Whether a form or dumps are wanted.
+    pub form: bool,
+    /// Whether the plan is enough.
+    pub plan_only: bool,
+    /// Files that the arguments name beside the input, and what they are.
+    pub files: Vec<(&'static str, &'a Path)>,
+}
+
+/// What lies beside a tokenizer.json and may be read with it.
+const NEIGHBOURS: [&str; 10] = [
+    "tokenizer_config.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+];
+
+impl Destination {
+    /// Errors: a place that cannot be written; one that holds a file which the model is made of, whether or not this
+    /// run reads it.
+    pub fn new(wish: &Wish<'_>, input: &Input) -> Result<Destination> {
+        let kept = kept(wish, input);
+        if wish.form {
+            return Ok(Destination::Form(Sink::new(wish.output, &kept)?));
+        }
+        match wish.output {
+            None if wish.plan_only => Ok(Destination::Summary),
+            Some(_) if wish.plan_only => {
+                let message = "`--plan-only` writes no file, so that `-o` has no meaning";
+                Err(Error::new(ErrorKind::Usage, message)
+                    .help("leave `-o` away, or name what to write with `--emit`"))
+            }
+            None => Ok(Destination::Artefact(Target::new(&beside(wish.input, input), &kept)?)),
+            Some(path) if path == Path::new("-") => {
+                let message = "an artefact cannot go to standard output";
+                Err(Error::new(ErrorKind::Usage, message)
+                    .help("name a file with `-o`; `./-` is one of that name"))
+            }
+            Some(path) => Ok(Destination::Artefact(Target::new(path, &kept)?)),
+        }
+    }
+}
+
+/// NAME.hyc beside the input.
+fn beside(path: &Path, input: &Input) -> PathBuf {
+    path.parent().unwrap_or(Path::new(".")).join(format!("{}.hyc", input.graph.header.name))
+}
+
+fn kept(wish: &Wish<'_>, input: &Input) -> Kept {
+    let mut kept = Kept::default();
+    kept.add(if input.desc.is_some() { "the description" } else { "the dump" }, wish.input);
+    let mut add = |what: &str, path: &Path| {
+        kept.add(what, path);
+        if what == TOKENIZER {
+            let neighbours = NEIGHBOURS.map(|name| path.with_file_name(name));
+            neighbours.iter().for_each(|path| kept.add("beside the tokenizer:", path));
+        }
+    };
+    if let Some(desc) = &input.desc {
+        desc.weights.files.iter().for_each(|path| add(WEIGHTS, path));
+        desc.tokenizer.iter().for_each(|path| add(TOKENIZER, path));
+    }
+    wish.files.iter().for_each(|(what, path)| add(what, path));
+    if let Ok(program) = std::env::current_exe() {
+        add("the program", &program);
+    }
+    kept
+}
+
+/// What a weight file is called where it may not be replaced.
+pub const WEIGHTS: &str = "the weight file";
+/// What a tokenizer is called there.
+pub const TOKENIZER: &str = "the tokenizer";
