@@ -95,11 +95,12 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn kernel(name: &str, entry: &str, rows: GridDim, threads: u32, ptx: &str) -> Kernel {
+/// The kernel of one step, whose code is the function `entry`.
+fn kernel(step: &str, entry: &str, rows: GridDim, threads: u32) -> Kernel {
     Kernel {
-        name: name.into(),
+        name: format!("{entry}.{step}"),
         code_offset: 0,
-        code_bytes: ptx.len() as u64,
+        code_bytes: 0,
         scratch_bytes: 0,
         launches: vec![Launch {
             entry: entry.into(),
@@ -117,18 +118,6 @@ fn parts(broken: bool, samples: bool) -> Parts {
     let mut parts = Parts::new();
     let plan = &mut parts.plan;
     plan.target = TargetInfo { kind: "sm_90a".into(), arch: String::new(), features: vec![] };
-    plan.kernels = vec![
-        kernel("nothing", "nothing", GridDim::Tokens, 32, PTX),
-        kernel("logits", "logits", GridDim::Outputs, 16, PTX),
-        kernel("broken", "broken", GridDim::One, 1, PTX),
-        kernel("sample", "sample", GridDim::Outputs, 1, PTX),
-    ];
-    let place = |plan: &Plan, name: &str| plan.steps.iter().position(|step| step.name == name).unwrap();
-    let (logits, add) = (place(plan, "logits"), place(plan, "add"));
-    plan.steps[logits].kernel = KernelId(1);
-    if broken {
-        plan.steps[add].kernel = KernelId(2);
-    }
     if samples {
         let op = StepOp::Sample { vocab: VOCAB as u64 };
         let to = BufferId(plan.buffers.len() as u32);
@@ -147,10 +136,21 @@ fn parts(broken: bool, samples: bool) -> Parts {
             op,
             operands: vec![Operand::Buffer(plan.logits), Operand::Buffer(to)],
             grid: op.grid(0, Rows::Outputs),
-            kernel: KernelId(3),
+            kernel: KernelId(0),
         });
     }
-    parts.with_bytes(CODE, PTX.as_bytes().to_vec())
+    plan.kernels.clear();
+    for step in &mut plan.steps {
+        step.kernel = KernelId(plan.kernels.len() as u32);
+        plan.kernels.push(match step.name.as_str() {
+            name @ "logits" => kernel(name, "logits", GridDim::Outputs, 16),
+            name @ "sample" => kernel(name, "sample", GridDim::Outputs, 1),
+            name @ "add" if broken => kernel(name, "broken", GridDim::One, 1),
+            name => kernel(name, "nothing", GridDim::Tokens, 32),
+        });
+    }
+    let code = hyc_ir::bind::lay_out_ptx(plan, PTX);
+    parts.with_bytes(CODE, code)
 }
 
 fn model(broken: bool, samples: bool) -> Model {
@@ -367,7 +367,7 @@ fn fails(graphs: bool, parts: &[&str]) {
 #[test]
 #[ignore = "a process of its own, see above"]
 fn child_by_single_launches() {
-    fails(false, &["add", "`broken`"]);
+    fails(false, &["add", "`broken.add`"]);
 }
 
 #[test]
@@ -466,13 +466,14 @@ fn code_that_is_none_is_an_error_that_says_why() {
     }
     let mut bad = parts(false, false);
     let code = bad.tensors.iter_mut().find(|tensor| tensor.name == CODE).unwrap();
-    code.bytes = PTX.replace("and.b32 %x, %x, 15;", "and.b32 %x, %x, 1 5;").into_bytes();
+    let text = PTX.replace("and.b32 %x, %x, 15;", "and.b32 %x, %x, 1 5;");
+    code.bytes = hyc_ir::bind::lay_out_ptx(&mut bad.plan, &text);
     code.shape = vec![code.bytes.len()];
     let error = Session::new(&bad.load().unwrap(), &SessionOptions::default()).err().unwrap();
     println!("{error}");
     assert!(error.message.contains("does not take the artefact's code: "), "{error}");
     let mut bad = parts(false, false);
-    bad.plan.kernels[1].launches[0].entry = "absent".into();
+    bad.plan.kernels.last_mut().unwrap().launches[0].entry = "absent".into();
     let error = Session::new(&bad.load().unwrap(), &SessionOptions::default()).err().unwrap();
     assert!(error.message.contains("no function `absent`"), "{error}");
     assert!(gpu("after bad code"));
