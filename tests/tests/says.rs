@@ -89,6 +89,8 @@ fn json_has_a_version() {
     let out = folder.path().join("m.hyc");
     let model = root().join("tests/golden/dense/model.toml");
     compile(&model, &out, CpuTarget::host().level, |_| {});
+    let (tiny, with_text) = (root().join("examples/tiny-hysparse/model.toml"), folder.path().join("tiny.hyc"));
+    compile(&tiny, &with_text, CpuTarget::host().level, |_| {});
     let model = model.to_str().unwrap();
     std::fs::write(folder.path().join("bad.toml"), "[model]\n").unwrap();
     let parts = ["summary", "graph", "plan", "kv", "memory"];
@@ -102,6 +104,7 @@ fn json_has_a_version() {
         vec!["explain", "--json", "moe"],
         vec!["diff", "--json", "--tokens", "4", "m.hyc"],
         vec!["bench", "--json", "--prefill", "8", "--context", "16", "--steps", "1", "m.hyc"],
+        vec!["run", "--json", "-n", "2", "--prompt", "The kernel", "tiny.hyc"],
         vec!["version", "--json"],
         vec!["doctor", "--json"],
     ]);

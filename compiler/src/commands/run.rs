@@ -120,7 +120,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let done = done?;
     if args.json {
-        terminal::print(&format!("{:#}\n", figures.json(&done, session.memory().total())?))?;
+        terminal::print(&super::json(figures.json(&done, session.memory().total())?))?;
     }
     Ok(())
 }

@@ -7,7 +7,8 @@ use crate::frontend::keys;
 ///
 /// Examples:
 ///   hyc schema > model-toml.schema.json
-///   echo '#:schema ./model-toml.schema.json' | cat - model.toml    what editors with Taplo look for
+///
+/// Editors with Taplo use it for a model.toml whose first line is `#:schema ./model-toml.schema.json`.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {}
