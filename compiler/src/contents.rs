@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use hyc_ir::artefact::VERSION;
 use hyc_ir::plan::{Elem, Layout, Plan, TargetInfo};
+use hyc_ir::sampling::{RANGES, Sampling, SamplingDefaults};
+use hyc_ir::text_settings::TextSettings;
 use hyc_kernels::cpu::{CpuTarget, Level};
 use hyc_runtime::Model;
 use serde_json::{Value, json};
@@ -40,6 +42,10 @@ pub fn text(model: &Model) -> String {
     line("activations", format!("{} in one arena", bytes(summary.arena_bytes)));
     line("kernels", format!("{} for {} steps", summary.kernels.0, summary.kernels.1));
     line("tokenizer", tokenizer_text(&tokenizer(model)));
+    if let Some(settings) = model.text_settings() {
+        line("text", settings_text(settings));
+    }
+    line("sampling", sampling_text(&model.sampling_defaults()));
     out.push_str(&format!("\n{}\n{}", summary::chains_text(&summary), summary::kv_text(&summary.kv)));
     out
 }
@@ -70,7 +76,27 @@ pub fn json(model: &Model) -> Value {
     value["dtype"] = json!({ "matrices": matrices(plan), "kv": caches(plan) });
     value["weights"]["in_file"] = model.has_weights().into();
     value["tokenizer"] = tokenizer(model);
+    value["text"] = json!(model.text_settings());
+    value["sampling"] = json!(model.sampling_defaults());
     value
+}
+
+/// How texts begin and end, and whether there is a chat template.
+fn settings_text(settings: &TextSettings) -> String {
+    let bos = settings.bos.map_or("no bos".to_string(), |id| format!("bos {id}"));
+    let eos: Vec<String> = settings.eos.iter().map(ToString::to_string).collect();
+    let eos = if eos.is_empty() { "no eos".to_string() } else { format!("eos {}", eos.join(", ")) };
+    let template = if settings.chat_template.is_some() { "a chat template" } else { "no chat template" };
+    format!("{bos}, {eos}, {template}")
+}
+
+/// The settings that differ from what changes nothing.
+fn sampling_text(defaults: &SamplingDefaults) -> String {
+    let (set, plain) = (defaults.sampling.values(), Sampling::default().values());
+    let changed = RANGES.iter().zip(set).zip(plain).filter(|((_, value), plain)| value != plain);
+    let mut list: Vec<String> = changed.map(|((range, value), _)| format!("{} {value}", range.key)).collect();
+    list.extend(defaults.seed.map(|seed| format!("seed {seed}")));
+    if list.is_empty() { "greedy".to_string() } else { list.join(", ") }
 }
 
 /// The level of a CPU's code, as `hyc compile --cpu` names it.

@@ -74,6 +74,7 @@ fn an_artefact_says_what_it_is() {
         "matrices bf16, KV caches f32",
         "3 growing, 6 ring; pages of 32 tokens",
         "BPE, 4096 entries",
+        "sampling",
         "layer 4 selects for layers 5-7",
         "at 4608",
         "of this at 1M",
@@ -89,7 +90,8 @@ fn json_has_a_version() {
     let out = folder.path().join("m.hyc");
     let model = root().join("tests/golden/dense/model.toml");
     compile(&model, &out, CpuTarget::host().level, |_| {});
-    let (tiny, with_text) = (root().join("examples/tiny-hysparse/model.toml"), folder.path().join("tiny.hyc"));
+    let (tiny, with_text) =
+        (root().join("examples/tiny-hysparse/model.toml"), folder.path().join("tiny.hyc"));
     compile(&tiny, &with_text, CpuTarget::host().level, |_| {});
     let model = model.to_str().unwrap();
     std::fs::write(folder.path().join("bad.toml"), "[model]\n").unwrap();
