@@ -20,4 +20,5 @@ pub mod report;
 pub mod source;
 pub mod summary;
 pub mod terminal;
+mod tree;
 pub mod write;

@@ -1,11 +1,10 @@
 //! Writing artefacts: weights are streamed and packed, and the header is filled in at the end.
 
-use std::collections::BTreeMap;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 
 use hyc_ir::artefact::{
-    ALIGN, ASM, CODE, CUBIN, DIGESTS_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, SAMPLING_KEY,
-    TOKENIZER, VERSION, VERSION_KEY, WEIGHTS_KEY,
+    ALIGN, ASM, CODE, CUBIN, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, ROOT_KEY, SAMPLING_KEY,
+    TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY,
 };
 use hyc_ir::pack::{pack_panel, pack_row, pack_tiles};
 use hyc_ir::plan::{Elem, Layout, Plan, Weight};
@@ -16,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::output::{Target, Whole};
 use crate::source::Weights;
+use crate::tree::{self, Tree};
 
 /// What goes into an artefact beside the weights.
 pub struct Artefact<'a> {
@@ -58,6 +58,8 @@ enum Content<'a> {
     Weight(&'a Weight),
     Bytes(&'a [u8]),
     Zeros,
+    /// The digests of all before it.
+    Tree,
 }
 
 /// Writes an artefact and returns its size. `progress` gets the bytes of each piece as it is written and
@@ -81,18 +83,15 @@ pub fn artefact_stating(
 ) -> Result<u64> {
     let absent = matches!(weights, Weights::Absent);
     let entries = entries(artefact, absent);
-    let mut digests: BTreeMap<String, String> =
-        entries.iter().map(|entry| (entry.name.clone(), NO_HASH.to_string())).collect();
-    let blank = header(&entries, artefact, stated, absent, &digests, NO_HASH)?;
+    let blank = header(&entries, artefact, stated, absent, NO_HASH, NO_HASH)?;
     let mut whole = Whole::create(target)?;
     let fail = |e| Error::io("write", target.path(), e);
     let mut out = BufWriter::with_capacity(1 << 20, &mut whole);
     out.write_all(&blank).map_err(fail)?;
-    let mut size = blank.len() as u64;
+    let (mut size, mut tree) = (blank.len() as u64, Tree::default());
     for entry in &entries {
-        let mut digest = Sha256::new();
         let mut sink = |piece: &[u8]| {
-            digest.update(piece);
+            tree.update(piece);
             out.write_all(piece).map_err(fail)
         };
         match entry.content {
@@ -101,15 +100,17 @@ pub fn artefact_stating(
             }
             Content::Bytes(bytes) => sink(bytes)?,
             Content::Zeros => sink(&vec![0; entry.bytes as usize])?,
+            Content::Tree => out.write_all(tree.leaves()).map_err(fail)?,
         }
-        digests.insert(entry.name.clone(), hex(&digest.finalize()));
+        tree.end_tensor();
         size += entry.bytes;
     }
     out.flush().map_err(fail)?;
     drop(out);
-    let unsigned = header(&entries, artefact, stated, absent, &digests, NO_HASH)?;
+    let root = hex(&Sha256::digest(tree.leaves()));
+    let unsigned = header(&entries, artefact, stated, absent, &root, NO_HASH)?;
     let hash = hex(&Sha256::digest(&unsigned[8..]));
-    let signed = header(&entries, artefact, stated, absent, &digests, &hash)?;
+    let signed = header(&entries, artefact, stated, absent, &root, &hash)?;
     whole.seek(SeekFrom::Start(0)).map_err(fail)?;
     whole.write_all(&signed).map_err(fail)?;
     whole.finish()?;
@@ -163,23 +164,26 @@ fn entries<'a>(artefact: &Artefact<'a>, absent: bool) -> Vec<Entry<'a>> {
             content: Content::Bytes(bytes),
         });
     }
+    let bytes = tree::bytes(list.iter().map(|entry| entry.bytes));
+    let (name, shape) = (TREE.to_string(), vec![bytes as usize]);
+    list.push(Entry { name, dtype: "U8", shape, bytes, content: Content::Tree });
     list
 }
 
 /// The file's beginning: length and header, padded so that the data is aligned. Its length does not depend
-/// on the digests' or the hash's digits.
+/// on the root's or the hash's digits.
 fn header(
     entries: &[Entry<'_>],
     artefact: &Artefact<'_>,
     stated: &Plan,
     absent: bool,
-    digests: &BTreeMap<String, String>,
+    root: &str,
     hash: &str,
 ) -> Result<Vec<u8>> {
     let mut metadata = serde_json::json!({
         VERSION_KEY: VERSION.to_string(),
         PLAN_KEY: plan_json(stated, false)?,
-        DIGESTS_KEY: serde_json::json!(digests).to_string(),
+        ROOT_KEY: root,
         HASH_KEY: hash,
     });
     if absent {

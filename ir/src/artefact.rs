@@ -7,27 +7,37 @@
 //!
 //! * [`VERSION_KEY`]: the format's version, in decimal;
 //! * [`PLAN_KEY`]: the Plan as JSON;
-//! * [`DIGESTS_KEY`]: a JSON object with the SHA-256 of each tensor's bytes, in hexadecimal;
+//! * [`ROOT_KEY`]: the SHA-256 of the bytes of the tensor [`TREE`], in hexadecimal;
 //! * [`WEIGHTS_KEY`]: [`NO_WEIGHTS`] where the weights were left out: whoever loads the file makes them up;
 //! * [`TEXT_KEY`]: [`crate::text_settings::TextSettings`] as JSON, beside a tokenizer;
 //! * [`SAMPLING_KEY`]: the model's way of sampling as JSON, where it has one;
 //! * [`HASH_KEY`]: the SHA-256 of the N header bytes, with the 64 digits of this value itself written as
-//!   zeros. So the hash covers the plan, every tensor's place and, through the digests, every byte.
+//!   zeros. So the hash covers the plan, every tensor's place and, through the tree, every byte.
+//!
+//! The last tensor, [`TREE`], has the SHA-256 of every [`LEAF`] of every other tensor (pads included; a tensor's last
+//! leaf may be shorter), [`DIGEST`] bytes each, in the order of the file. So leaves can be checked in any order, by
+//! many threads, when they are read.
 //!
 //! Weights are named as in the Plan and hold their packed layout; beside them [`CODE`], and where the
 //! compiler had them [`CUBIN`], [`TOKENIZER`], [`GRAPH`] and [`ASM`], as U8. Code carries the digests of what it was made
 //! for: see [`crate::bind`].
 
 /// The version that this build writes and reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Alignment of tensors in the file, in bytes.
 pub const ALIGN: u64 = 64;
 /// Metadata key of the version.
 pub const VERSION_KEY: &str = "hyc.version";
 /// Metadata key of the Plan.
 pub const PLAN_KEY: &str = "hyc.plan";
-/// Metadata key of the tensors' digests.
-pub const DIGESTS_KEY: &str = "hyc.digests";
+/// Most bytes of a header, as in safetensors.
+pub const MOST_HEADER: u64 = 100_000_000;
+/// Bytes that a digest in the tree is of.
+pub const LEAF: u64 = 1 << 20;
+/// Bytes of a digest.
+pub const DIGEST: usize = 32;
+/// Metadata key of the tree's digest.
+pub const ROOT_KEY: &str = "hyc.root";
 /// Metadata key of the header's hash.
 pub const HASH_KEY: &str = "hyc.hash";
 /// Metadata key that says where the weights are; the file has them where there is no such key.
@@ -49,6 +59,8 @@ pub const TOKENIZER: &str = "hyc.tokenizer";
 pub const GRAPH: &str = "hyc.graph";
 /// Tensor with the kernels' disassembly.
 pub const ASM: &str = "hyc.asm";
+/// Tensor with the digests of all others.
+pub const TREE: &str = "hyc.tree";
 /// How the names of padding tensors begin.
 pub const PAD: &str = "hyc.pad.";
 /// What stands for the hash while the header is hashed.

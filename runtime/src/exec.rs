@@ -114,8 +114,8 @@ pub unsafe trait Executor: Send {
 }
 
 /// The executor that an artefact's target needs: the host's generated code on threads, or a GPU. `memory` is what
-/// the caller will allocate beside; `progress` gets the bytes of weights copied to a GPU and all bytes, and ends
-/// that where it returns false.
+/// the caller will allocate beside; `progress` gets the bytes of weights checked, or copied to a GPU, and all bytes, and
+/// ends that where it returns false.
 ///
 /// Errors: a target that this build of the runtime does not carry; no such device; too little memory;
 /// `Cancelled`.
@@ -129,13 +129,13 @@ pub fn open_executor(
     let kind = model.plan().target.kind.as_str();
     if kind == "cpu" {
         memory.check(model.plan())?;
+        model.check_weights(progress)?;
         return Ok(Box::new(NativeExecutor::new(model, options.thread_count())?));
     }
     #[cfg(feature = "cuda")]
     return Ok(Box::new(crate::cuda::CudaExecutor::new(model, memory, &options.gpu, progress)?));
     #[cfg(not(feature = "cuda"))]
     {
-        let _ = progress;
         let message = format!("this build of the runtime does not execute `{kind}` code");
         Err(Error::new(ErrorKind::Unsupported, message)
             .help("build it with the feature `cuda`, or compile the model with `--target cpu`"))

@@ -48,7 +48,7 @@ pub use exec::{Executor, NativeExecutor, Pass, open_executor};
 pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate};
 pub use hyc_ir::text_settings::TextSettings;
 pub use memory::{Block, Free, Machine, MemoryPlan};
-pub use model::{LoadOptions, Model, ModelId, Verify, stored_shape};
+pub use model::{LoadOptions, Model, ModelId, Storage, Verify, stored_shape};
 pub use sampling::{Sampler, Sampling, SamplingDefaults, random_seed};
 pub use session::{GpuOptions, SampledOutput, SequenceId, Session, SessionOptions, StepOutput};
 pub use text_stream::TextStream;

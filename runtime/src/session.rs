@@ -117,7 +117,7 @@ impl<'m> Session<'m> {
         Session::new_observed(model, options, &mut |_, _| true)
     }
 
-    /// The same; `progress` gets the bytes of weights copied to a GPU so far and all bytes, every few MiB, and
+    /// The same; `progress` gets the bytes of weights checked, or copied to a GPU, so far and all bytes, every few MiB, and
     /// ends it with [`ErrorKind::Cancelled`] where it returns false.
     pub fn new_observed(
         model: &'m Model,

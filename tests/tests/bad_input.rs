@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use common::hyc_binary;
 use hyc_kernels::cpu::CpuTarget;
-use hyc_runtime::{ErrorKind, LoadOptions, Model, Session, SessionOptions};
+use hyc_runtime::{ErrorKind, LoadOptions, Model, Session, SessionOptions, Verify};
 use hyc_tests::{compile, root};
 
 fn golden(name: &str) -> PathBuf {
@@ -55,20 +55,45 @@ fn a_truncated_artefact_is_an_error_wherever_it_ends() {
     }
 }
 
+/// Where nobody looks: behind tensors, so that the next one is aligned.
+fn pads(file: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let (header, tensors) = safetensors::SafeTensors::read_metadata(file).unwrap();
+    let pads = tensors.tensors().into_iter().filter(|(name, _)| name.starts_with(hyc_ir::artefact::PAD));
+    pads.map(|(_, info)| 8 + header + info.data_offsets.0..8 + header + info.data_offsets.1).collect()
+}
+
 #[test]
-fn a_flipped_bit_is_an_error_wherever_it_is() {
+fn a_flipped_bit_is_an_error_before_there_is_a_session() {
     let folder = tempfile::tempdir().unwrap();
     let path = artefact(folder.path());
     let whole = std::fs::read(&path).unwrap();
+    let pads = pads(&whole);
+    let open = |verify: Verify| {
+        // SAFETY: made here, and nobody changes it while the model lives.
+        let model = unsafe { Model::load(&path, &LoadOptions { verify, ..LoadOptions::default() }) }?;
+        let options = SessionOptions { max_tokens: Some(1), threads: Some(1), ..SessionOptions::default() };
+        Session::new(&model, &options).map(drop)
+    };
     let mut state = 5u64;
-    for i in 0..400usize {
+    for i in 0..300usize {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // The first bytes are the header's length; then all over the file.
-        let at = if i < 64 { i / 8 } else { (state >> 20) as usize % whole.len() };
+        // The first bytes are the header's length; then all over the file, and its pads and its end.
+        let any = (state >> 20) as usize;
+        let at = match i {
+            0..64 => i / 8,
+            64..96 => whole.len() - 1 - any % 1000,
+            96..110 => pads[any % pads.len()].start,
+            _ => any % whole.len(),
+        };
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << (state >> 61);
         std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(load_error(&path).0, ErrorKind::BadArtefact, "bit {} of byte {at}", state >> 61);
+        let what = format!("bit {} of byte {at}", state >> 61);
+        assert_eq!(open(Verify::Full).unwrap_err().kind, ErrorKind::BadArtefact, "{what}");
+        match open(Verify::OnRead) {
+            Err(error) => assert_eq!(error.kind, ErrorKind::BadArtefact, "{what}: {error}"),
+            Ok(()) => assert!(pads.iter().any(|pad| pad.contains(&at)), "{what}"),
+        }
     }
 }
 
@@ -77,11 +102,11 @@ fn other_files_and_versions_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = artefact(folder.path());
     let whole = std::fs::read(&path).unwrap();
-    let at = whole.windows(17).position(|w| w == br#""hyc.version":"1""#).unwrap() + 15;
+    let at = whole.windows(17).position(|w| w == br#""hyc.version":"2""#).unwrap() + 15;
     let mut bytes = whole.clone();
     bytes[at] = b'7';
     std::fs::write(&path, &bytes).unwrap();
-    assert!(load_error(&path).1.contains("format version 7; this build reads 1"));
+    assert!(load_error(&path).1.contains("format version 7; this build reads 2"));
     std::fs::write(&path, b"plain text, and some more of it").unwrap();
     assert!(load_error(&path).1.contains("no hyc artefact"));
     let weights = root().join("tests/golden/dense/model.safetensors");

@@ -19,7 +19,8 @@ pub use self::machine::{Free, Machine};
 pub struct MemoryPlan {
     /// The mapped artefact; the weights themselves where they are copied to a GPU or made up.
     pub weights: u64,
-    /// Whether `weights` are mapped, and take only memory that the system can take back.
+    /// Whether `weights` are there already: mapped, where they take only memory that the system can take back, or
+    /// copied when the model was loaded.
     pub mapped: bool,
     /// Activations.
     pub arena: u64,

@@ -2,25 +2,29 @@
 
 mod code;
 mod digests;
+mod file;
 mod header;
 mod purpose;
 mod text;
 mod weights;
 
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use hyc_ir::artefact::{ASM, CODE, CUBIN, GRAPH, NO_WEIGHTS, PLAN_KEY, SAMPLING_KEY, TOKENIZER, WEIGHTS_KEY};
-use hyc_ir::plan::{Plan, WeightId};
+use hyc_ir::artefact::{
+    ASM, CODE, CUBIN, GRAPH, NO_WEIGHTS, PAD, PLAN_KEY, SAMPLING_KEY, TOKENIZER, WEIGHTS_KEY,
+};
+use hyc_ir::plan::{Plan, Weight, WeightId};
 use hyc_ir::sampling::SamplingDefaults;
 use hyc_ir::text_settings::TextSettings;
 use memmap2::Mmap;
 
 use self::code::{check_machine, check_places, code};
-use self::digests::check_digests;
-use self::header::{check_hash, check_version, places, read_header};
+use self::digests::Digests;
+use self::file::FileBytes;
+use self::header::read_header;
 use self::purpose::Purpose;
 use self::text::text;
 use self::weights::weights;
@@ -28,17 +32,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Aligned;
 use crate::random_weights::RandomWeights;
 
+pub use self::file::Storage;
 pub use self::purpose::ModelId;
 pub use self::weights::stored_shape;
 
-/// How much of an artefact is checked when it is loaded. The header, with the Plan and every tensor's
-/// place, always is.
+/// When an artefact's weights are checked against their digests. The header with the Plan and every tensor's place,
+/// the code and all else that is no weight is checked when the file is loaded, always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verify {
-    /// Every byte: reads the whole file.
-    #[default]
+    /// When it is loaded, with every other byte: reads the whole file.
     Full,
-    /// The header and the machine code: a damaged weight gives wrong answers.
+    /// When they are first read, before anybody gets them: by [`Model::weight`], and all at once by a session.
+    #[default]
+    OnRead,
+    /// Never: a damaged weight gives wrong answers.
     Header,
 }
 
@@ -47,6 +54,8 @@ pub enum Verify {
 pub struct LoadOptions {
     /// What to check.
     pub verify: Verify,
+    /// Where the file is then.
+    pub storage: Storage,
     /// For an artefact without weights, to measure with: a seed to make them up from, layer by layer of a size
     /// that keeps activations sane.
     pub random_weights: Option<u64>,
@@ -75,7 +84,9 @@ enum Weights {
 pub struct Model {
     id: ModelId,
     path: PathBuf,
-    map: Mmap,
+    file: FileBytes,
+    digests: Digests,
+    verify: Verify,
     plan: Plan,
     text: Option<TextSettings>,
     weights: Weights,
@@ -100,11 +111,12 @@ impl Model {
     ///
     /// * `hyc compile` wrote the file, and whoever could change it since is trusted as the caller's own executable is.
     ///   Digests find damage, not forgery: they are no signature.
-    /// * Nobody writes to the file or shortens it while the model lives. To replace an artefact, write another file and
-    ///   rename it, as `hyc compile` does.
+    /// * Nobody writes to the file or shortens it while the model lives, unless it is copied ([`Storage::Copied`]). To
+    ///   replace an artefact, write another file and rename it, as `hyc compile` does.
     ///
     /// What is promised of such a file: a bit that flipped, a part that is missing or of another artefact, a plan that
-    /// was edited, is an error here, before any of it runs. What is promised of any other file: nothing.
+    /// was edited, is an error before any of it runs: in a weight when it is first read, unless [`LoadOptions::verify`]
+    /// says otherwise; else here. What is promised of any other file: nothing.
     pub unsafe fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Model> {
         // SAFETY: passed on from the caller.
         unsafe { Model::load_observed(path, options, &mut |_, _| true) }
@@ -137,21 +149,10 @@ impl Model {
         progress: &mut dyn FnMut(u64, u64) -> bool,
         purpose: Purpose,
     ) -> Result<Model> {
-        let io = |e: std::io::Error| {
-            Error::new(ErrorKind::BadInput, format!("cannot read {}: {e}", path.display()))
-                .help("check the path")
-        };
-        let file = File::open(path).map_err(io)?;
-        // SAFETY: the file is only read. Another process that truncates it meanwhile ends this one with
-        // SIGBUS; the compiler never does: it writes a new file and renames it.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let (header, metadata) = read_header(path, &map)?;
-        check_version(path, &metadata)?;
-        let places = places(path, &map, header)?;
-        check_hash(path, &map[8..header], &metadata)?;
-        // Damaged code is never run, however little is checked.
-        let checked = |name: &str| options.verify == Verify::Full || [CODE, CUBIN].contains(&name);
-        check_digests(path, &map, &places, &metadata, &checked, progress)?;
+        let file = FileBytes::open(path, options.storage)?;
+        let header = read_header(path, &file)?;
+        let digests = Digests::new(path, &file, &header)?;
+        let metadata = &header.metadata;
         let plan: Plan =
             metadata.get(PLAN_KEY).ok_or_else(|| damaged(path, "it has no plan")).and_then(|json| {
                 serde_json::from_str(json).map_err(|e| damaged(path, format!("its plan: {e}")))
@@ -163,7 +164,7 @@ impl Model {
         let sampling = sampling.transpose()?.unwrap_or_default();
         let absent = metadata.get(WEIGHTS_KEY).is_some_and(|value| value == NO_WEIGHTS);
         let weights = match (absent, options.random_weights) {
-            (false, None) => Weights::File(weights(path, &map, &plan, &places)?),
+            (false, None) => Weights::File(weights(path, &plan, &header)?),
             (true, Some(seed)) => {
                 let kept = plan.weights.iter().map(|_| OnceLock::new()).collect();
                 Weights::Random(RandomWeights::new(seed, &plan.weights), kept)
@@ -171,17 +172,25 @@ impl Model {
             (true, None) if options.allow_no_weights => Weights::Absent,
             (absent, _) => return Err(wrong_weights(path, absent)),
         };
+        // Damaged code is never run, however little is checked.
+        let names = plan.weights.iter().map(|weight| weight.name.as_str());
+        let later: HashSet<&str> = names.filter(|name| !name.starts_with("hyc.")).collect();
+        let now =
+            |name: &str| options.verify == Verify::Full || (!later.contains(name) && !name.starts_with(PAD));
+        digests.check(path, &file, digests.leaves_of(now), progress)?;
+        let text = text(path, metadata)?;
+        let places =
+            header.tensors.into_iter().map(|(name, t)| (name, (t.place.start, t.place.end))).collect();
         if purpose == Purpose::Run {
             check_machine(&plan)?;
         }
-        check_places(path, &map, &plan, &places)?;
+        check_places(path, &file, &plan, &places)?;
         let code = match purpose {
             Purpose::Look => None,
-            Purpose::Run => code(&map, &plan, &places)?,
+            Purpose::Run => code(&file, &plan, &places)?,
         };
-        let text = text(path, &metadata)?;
-        let id = ModelId::new();
-        Ok(Model { id, path: path.to_path_buf(), map, plan, text, weights, places, sampling, code, purpose })
+        let (id, path, verify) = (ModelId::new(), path.to_path_buf(), options.verify);
+        Ok(Model { id, path, file, digests, verify, plan, text, weights, places, sampling, code, purpose })
     }
 
     /// Which loaded model this is.
@@ -206,16 +215,36 @@ impl Model {
 
     /// Bytes of the file.
     pub fn file_bytes(&self) -> u64 {
-        self.map.len() as u64
+        self.file.len() as u64
     }
 
-    /// The packed bytes of a weight. Errors: no such weight; no memory for one that is made up.
+    /// Checks all weights that nobody has checked, on all cores, where [`LoadOptions::verify`] has left that for later;
+    /// `progress` as in [`Model::load_observed`]. Errors: a damaged weight; `Cancelled`.
+    pub fn check_weights(&self, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
+        if self.verify == Verify::Header || !matches!(self.weights, Weights::File(_)) {
+            return Ok(());
+        }
+        let bytes = |weight: &Weight| self.digests.leaves(&weight.name, 0..weight.bytes() as usize);
+        self.digests.check(&self.path, &self.file, self.plan.weights.iter().flat_map(bytes), progress)
+    }
+
+    /// The same of some bytes of one weight.
+    fn check_weight(&self, name: &str, bytes: Range<usize>) -> Result<()> {
+        if self.verify == Verify::Header {
+            return Ok(());
+        }
+        self.digests.check(&self.path, &self.file, self.digests.leaves(name, bytes), &mut |_, _| true)
+    }
+
+    /// The packed bytes of a weight, checked. Errors: no such weight; a damaged one; no memory for one that is made
+    /// up.
     pub fn weight(&self, id: WeightId) -> Result<&[u8]> {
         let weight = self.plan.weights.get(id.index()).ok_or_else(|| no_weight(id))?;
         let (random, kept) = match &self.weights {
             Weights::File(starts) => {
-                let start = starts[id.index()];
-                return Ok(&self.map[start..start + weight.bytes() as usize]);
+                let (start, len) = (starts[id.index()], weight.bytes() as usize);
+                self.check_weight(&weight.name, 0..len)?;
+                return Ok(&self.file[start..start + len]);
             }
             Weights::Random(random, kept) => (random, &kept[id.index()]),
             Weights::Absent => return Err(wrong_weights(&self.path, true)),
@@ -250,17 +279,23 @@ impl Model {
         most: usize,
         sink: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
+        let weight = self.plan.weights.get(id.index()).ok_or_else(|| no_weight(id))?;
         match &self.weights {
-            Weights::File(_) | Weights::Absent => self.weight(id)?.chunks(most.max(1)).try_for_each(sink),
-            Weights::Random(random, _) => {
-                let weight = self.plan.weights.get(id.index()).ok_or_else(|| no_weight(id))?;
-                random.pieces(weight, most, sink)
+            Weights::File(starts) => {
+                let (start, len, most) = (starts[id.index()], weight.bytes() as usize, most.max(1 << 16));
+                (0..len).step_by(most).try_for_each(|at| {
+                    let end = len.min(at + most);
+                    self.check_weight(&weight.name, at..end)?;
+                    sink(&self.file[start + at..start + end])
+                })
             }
+            Weights::Absent => Err(wrong_weights(&self.path, true)),
+            Weights::Random(random, _) => random.pieces(weight, most, sink),
         }
     }
 
     fn tensor(&self, name: &str) -> Option<&[u8]> {
-        self.places.get(name).map(|(start, end)| &self.map[*start..*end])
+        self.places.get(name).map(|(start, end)| &self.file[*start..*end])
     }
 
     /// The PTX of an artefact for a GPU.

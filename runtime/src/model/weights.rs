@@ -1,35 +1,27 @@
 //! Where an artefact's weights lie.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use hyc_ir::plan::{Elem, Layout, Plan, Weight};
-use safetensors::{Dtype, SafeTensors};
 
 use super::damaged;
+use super::header::{Dtype, Header};
 use crate::error::Result;
 
 /// Offsets of the plan's weights, checked against the plan's sizes and types.
-pub(super) fn weights(
-    path: &Path,
-    map: &[u8],
-    plan: &Plan,
-    places: &BTreeMap<String, (usize, usize)>,
-) -> Result<Vec<usize>> {
-    let tensors = SafeTensors::deserialize(map).map_err(|e| damaged(path, format!("{e:?}")))?;
+pub(super) fn weights(path: &Path, plan: &Plan, header: &Header) -> Result<Vec<usize>> {
     let place = |weight: &Weight| {
-        let (start, end) = places.get(&weight.name).copied().unwrap_or((0, 0));
-        let view = tensors.tensor(&weight.name).ok();
         let dtype = match weight.elem {
-            Elem::Bf16 => Dtype::BF16,
+            Elem::Bf16 => Dtype::Bf16,
             _ => Dtype::F32,
         };
-        let right =
-            view.is_some_and(|view| view.dtype() == dtype && view.shape() == stored_shape(weight.layout));
-        match right && (end - start) as u64 == weight.bytes() {
-            true => Ok(start),
-            false => Err(damaged(path, format!("weight `{}` is not what the plan says", weight.name))),
-        }
+        let shape = stored_shape(weight.layout);
+        let tensor = header.tensors.get(&weight.name).filter(|tensor| {
+            let same = tensor.shape.iter().copied().eq(shape.iter().map(|dim| *dim as u64));
+            tensor.dtype == dtype && same && tensor.place.len() as u64 == weight.bytes()
+        });
+        let wrong = || damaged(path, format!("weight `{}` is not what the plan says", weight.name));
+        tensor.map(|tensor| tensor.place.start).ok_or_else(wrong)
     };
     plan.weights.iter().map(place).collect()
 }

@@ -8,7 +8,9 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use hyc_ir::abi::StepContext;
-use hyc_ir::artefact::{ALIGN, CODE, DIGESTS_KEY, HASH_KEY, NO_HASH, PAD, PLAN_KEY, TOKENIZER, VERSION_KEY};
+use hyc_ir::artefact::{
+    ALIGN, CODE, HASH_KEY, LEAF, NO_HASH, PAD, PLAN_KEY, ROOT_KEY, TOKENIZER, TREE, VERSION_KEY,
+};
 use hyc_ir::plan::*;
 use hyc_runtime::{Error, Executor, LoadOptions, Model};
 use serde_json::{Map, Value, json};
@@ -220,7 +222,7 @@ impl Parts {
         let tensor =
             |name: &str, shape: Vec<usize>, bytes| Tensor { name: name.into(), dtype: "F32", shape, bytes };
         Parts {
-            version: "1".into(),
+            version: "2".into(),
             plan: plan(),
             tensors: vec![
                 tensor("table", vec![VOCAB, WIDTH], le(table())),
@@ -270,7 +272,7 @@ impl Parts {
 
     /// The file, written after the words of `hyc_ir::artefact` alone.
     pub fn file(&self) -> Vec<u8> {
-        let (mut header, mut digests, mut data) = (Map::new(), Map::new(), Vec::new());
+        let (mut header, mut tree, mut data) = (Map::new(), Vec::new(), Vec::new());
         for (i, tensor) in self.tensors.iter().enumerate() {
             let len = tensor.bytes.len();
             let pad = len.next_multiple_of(ALIGN as usize) - len;
@@ -280,7 +282,7 @@ impl Parts {
                     name.to_string(),
                     json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}),
                 );
-                digests.insert(name.to_string(), json!(hex(bytes)));
+                tree.extend(bytes.chunks(LEAF as usize).flat_map(|leaf| Sha256::digest(leaf).to_vec()));
                 data.extend_from_slice(bytes);
             };
             put(&tensor.name, tensor.dtype, &tensor.shape, &self.bytes(tensor));
@@ -288,11 +290,14 @@ impl Parts {
                 put(&format!("{PAD}{i}"), "U8", &[pad], &vec![0; pad]);
             }
         }
+        let (root, offsets) = (hex(&tree), [data.len(), data.len() + tree.len()]);
+        header.insert(TREE.into(), json!({"dtype": "U8", "shape": [tree.len()], "data_offsets": offsets}));
+        data.extend(tree);
         let plan = serde_json::to_string(&self.plan).unwrap();
         let text = |hash: &str| {
             let mut header = header.clone();
             let mut metadata = json!({VERSION_KEY: self.version, PLAN_KEY: plan, HASH_KEY: hash,
-                DIGESTS_KEY: serde_json::to_string(&digests).unwrap()});
+                ROOT_KEY: root});
             metadata.as_object_mut().unwrap().extend(self.metadata.clone());
             header.insert("__metadata__".into(), metadata);
             let mut text = serde_json::to_string(&header).unwrap();

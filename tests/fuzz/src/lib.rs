@@ -24,7 +24,7 @@ pub fn compile(graph: Graph) {
 /// of JSON. [`file`] makes a file of them whose version, digests and hash are right, so that damage reaches
 /// what is behind those checks.
 pub mod artefact {
-    use hyc_ir::artefact::{ALIGN, DIGESTS_KEY, HASH_KEY, NO_HASH, PLAN_KEY, VERSION, VERSION_KEY};
+    use hyc_ir::artefact::{ALIGN, HASH_KEY, LEAF, NO_HASH, PLAN_KEY, ROOT_KEY, TREE, VERSION, VERSION_KEY};
     use serde_json::{Map, Value, json};
     use sha2::{Digest, Sha256};
 
@@ -49,18 +49,21 @@ pub mod artefact {
             let (start, end) = (offsets.first()?.as_u64()?, offsets.get(1)?.as_u64()?);
             (start <= end && end <= MOST).then_some((start as usize, end as usize))
         };
-        let bytes = header.values().filter_map(place).map(|(_, end)| end).max().unwrap_or(0);
-        let data = vec![0u8; bytes];
-        let digest = |tensor: &Value| {
-            let (start, end) = place(tensor)?;
-            Some(json!(hex(&data[start..end])))
-        };
-        let digests: Map<String, Value> =
-            header.iter().filter_map(|(name, tensor)| Some((name.clone(), digest(tensor)?))).collect();
-        let digests = Value::Object(digests).to_string();
+        // The tree's place is wherever the rest ends.
+        header.remove(TREE);
+        let mut places: Vec<(usize, usize)> = header.values().filter_map(place).collect();
+        places.sort_unstable();
+        let bytes = places.iter().map(|(_, end)| *end).max().unwrap_or(0);
+        let mut data = vec![0u8; bytes];
+        let leaves = places.iter().flat_map(|(start, end)| data[*start..*end].chunks(LEAF as usize));
+        let tree: Vec<u8> = leaves.flat_map(|leaf| Sha256::digest(leaf).to_vec()).collect();
+        let root = hex(&tree);
+        let end = bytes + tree.len();
+        header.insert(TREE.into(), json!({"dtype": "U8", "shape": [tree.len()], "data_offsets": [bytes, end]}));
+        data.extend_from_slice(&tree);
         let mut text = |hash: &str| {
             let metadata = json!({
-                VERSION_KEY: VERSION.to_string(), PLAN_KEY: plan, HASH_KEY: hash, DIGESTS_KEY: digests,
+                VERSION_KEY: VERSION.to_string(), PLAN_KEY: plan, HASH_KEY: hash, ROOT_KEY: root,
             });
             header.insert("__metadata__".into(), metadata);
             let mut text = Value::Object(header.clone()).to_string();
