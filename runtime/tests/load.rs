@@ -87,7 +87,10 @@ fn every_flipped_bit_is_found_before_it_matters() {
         bad[at] ^= 1 << (at % 8);
         let what = format!("byte {at}, bit {}", at % 8);
         refused(folder.path(), &bad, Verify::Full, &what);
-        let (weight, pad) = ((data..code).contains(&at), (code + code_bytes..code + code_bytes.next_multiple_of(64)).contains(&at));
+        let (weight, pad) = (
+            (data..code).contains(&at),
+            (code + code_bytes..code + code_bytes.next_multiple_of(64)).contains(&at),
+        );
         let pad = pad || (tokenizer..tokenizer.next_multiple_of(64)).contains(&at);
         for verify in [Verify::OnRead, Verify::Header] {
             if !weight && !pad {

@@ -132,9 +132,11 @@ fn continued(session: &mut Session<'_>, more: usize) -> Result<(Vec<u32>, Vec<f3
     let id = session.add_sequence()?;
     let length = u64::from(PROMPT).min(m.max_context.saturating_sub(more as u64)).max(1) as u32;
     session.feed(id, &(0..length).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect::<Vec<_>>())?;
-    let next = |session: &mut Session<'_>| loop {
-        if let Some((_, logits)) = session.step()?.logits.into_iter().next() {
-            return Ok(logits);
+    let next = |session: &mut Session<'_>| -> Result<Vec<f32>> {
+        loop {
+            if let Some((_, logits)) = session.step()?.logits.into_iter().next() {
+                return Ok(logits);
+            }
         }
     };
     let first = next(session)?;

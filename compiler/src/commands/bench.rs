@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use hyc_ir::plan::ModelInfo;
-use hyc_runtime::{LoadOptions, SessionOptions, Verify};
+use hyc_runtime::{LoadOptions, SessionOptions};
 use serde_json::json;
 
 use super::signal;
@@ -67,13 +67,12 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    signal::install(|| {})?;
+    signal::install(|| {});
     if args.peak_tflops.is_some_and(|peak| !(peak > 0.0 && peak.is_finite())) {
         return Err(Error::new(ErrorKind::Usage, "--peak-tflops is not a rate").help("give a number above 0"));
     }
     let start = Instant::now();
-    let load =
-        LoadOptions { verify: Verify::Header, random_weights: args.random_weights, ..LoadOptions::default() };
+    let load = LoadOptions { random_weights: args.random_weights, ..LoadOptions::default() };
     let model = super::load(&args.model, &load, false)?;
     let mut notes = Vec::new();
     let wanted = Wanted::of(&args, &model.plan().model, &mut notes)?;

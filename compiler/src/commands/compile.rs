@@ -131,7 +131,7 @@ enum Emit {
 pub fn run(args: Args) -> Result<()> {
     let start = Instant::now();
     check_pass_names(&args.print_ir_after)?;
-    signal::install(|| {})?;
+    signal::install(|| {});
     let mut input = driver::load_input(&args.input)?;
     let destination = Destination::new(&wish(&args), &input)?;
     if let Some(target) = &args.target {

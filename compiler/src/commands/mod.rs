@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod compile;
 mod completions;
+mod context;
 mod destination;
 mod diff;
 mod doctor;

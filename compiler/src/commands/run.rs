@@ -9,6 +9,7 @@ use hyc_runtime::{
 };
 use serde_json::json;
 
+use super::context::ContextArgs;
 use super::prompt::{PromptArgs, unescape};
 use super::sampling_args::{self, SamplingArgs};
 use super::signal;
@@ -37,6 +38,8 @@ pub struct Args {
     /// Most new tokens
     #[arg(short = 'n', long, default_value_t = 128)]
     max_new_tokens: usize,
+    #[command(flatten)]
+    context: ContextArgs,
     /// Stop before this text (may be repeated); \n, \r, \t, \u{HEX} and \\ are escapes
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = unescape)]
     stop: Vec<String>,
@@ -48,7 +51,7 @@ pub struct Args {
     threads: Option<usize>,
     #[command(flatten)]
     gpu: super::GpuArgs,
-    /// Check the header alone when loading, not every byte
+    /// Do not check the weights' digests
     #[arg(long)]
     fast_load: bool,
     /// Random weights of this seed, for an artefact compiled with --no-weights
@@ -67,10 +70,10 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let cancel = CancelToken::new();
     let pulled = cancel.clone();
-    signal::install(move || pulled.cancel())?;
+    signal::install(move || pulled.cancel());
     args.sampling.check()?;
     let start = Instant::now();
-    let verify = if args.fast_load { Verify::Header } else { Verify::Full };
+    let verify = if args.fast_load { Verify::Header } else { Verify::OnRead };
     let show = !args.quiet && !args.json;
     let load = LoadOptions { verify, random_weights: args.random_weights, ..LoadOptions::default() };
     let model = super::load(&args.model, &load, show)?;
@@ -81,13 +84,15 @@ pub fn run(args: Args) -> Result<()> {
     let tokens = if args.raw { tokenizer.encode_bare(&text)? } else { tokenizer.encode(&text)? };
     let start = Instant::now();
     let gpu = args.gpu.options();
-    let options = SessionOptions { threads: args.threads, max_sequences: Some(1), max_tokens: None, gpu };
+    let room = args.context.room(tokens.len(), args.max_new_tokens, model.plan().model.max_context)?;
+    let max_tokens = Some(room.tokens);
+    let options = SessionOptions { threads: args.threads, max_sequences: Some(1), max_tokens, gpu };
     let mut session = super::session(&model, &options, show)?;
     let load_seconds = (loaded + start.elapsed()).as_secs_f64();
     let mut figures = Figures { load_seconds, ..Figures::new(tokens.len(), choice) };
     let bar = terminal::progress(show, tokens.len() as u64, "prefill", terminal::TOKENS);
     let mut broken = None;
-    let options = options_of(&args, choice);
+    let options = GenerateOptions { max_new_tokens: room.new_tokens, ..options_of(&args, choice) };
     let done = generate(&mut session, &tokenizer, &tokens, &options, &cancel, &mut |event| {
         figures.note(&event);
         let shown = match event {
@@ -127,7 +132,6 @@ pub fn run(args: Args) -> Result<()> {
 
 fn options_of(args: &Args, (sampling, seed): (Sampling, u64)) -> GenerateOptions {
     GenerateOptions {
-        max_new_tokens: args.max_new_tokens,
         sampling: Some(sampling),
         seed: Some(seed),
         stop: args.stop.clone(),

@@ -6,15 +6,20 @@ use crate::error::{Error, ErrorKind, Result};
 
 static PRESSED: AtomicBool = AtomicBool::new(false);
 
-/// Installs the handler; `on_press` runs in the handler's thread at the first Ctrl-C.
-pub fn install(on_press: impl Fn() + Send + 'static) -> Result<()> {
-    ctrlc::set_handler(move || {
+/// Installs the handler; `on_press` runs in the handler's thread at the first Ctrl-C. Where there is no thread to be
+/// had, Ctrl-C ends the process at once, as without a handler.
+pub fn install(on_press: impl Fn() + Send + 'static) {
+    // The handler would be there before its thread, and then swallow every Ctrl-C.
+    match std::thread::Builder::new().spawn(|| ()) {
+        Ok(thread) => drop(thread.join()),
+        Err(_) => return,
+    }
+    let _ = ctrlc::set_handler(move || {
         if PRESSED.swap(true, Ordering::SeqCst) {
             std::process::exit(i32::from(ErrorKind::Cancelled.exit_code()));
         }
         on_press();
-    })
-    .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot install the Ctrl-C handler: {e}")))
+    });
 }
 
 /// Whether Ctrl-C was pressed.

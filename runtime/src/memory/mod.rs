@@ -87,10 +87,10 @@ impl MemoryPlan {
             mib(self.scratch),
             mib(free),
         );
-        let pages_a_sequence = plan.model.max_context.div_ceil(plan.model.page.max(1));
         Err(Error::new(ErrorKind::Resource, message).help(format!(
-            "allow fewer tokens or sequences (a sequence of {} tokens takes {pages_a_sequence} pages), or \
-             compile with a smaller max_context or chunk",
+            "allow fewer tokens (`-n` and `--ctx` of `hyc run`, `--context` of `hyc bench`, \
+             `SessionOptions::max_tokens`; {} are the most of a sequence) or fewer sequences, or compile with a \
+             smaller max_context or chunk",
             plan.model.max_context
         )))
     }
