@@ -1,6 +1,6 @@
 //! From an input file to a Plan with code: front end, passes, code generation.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use hyc_ir::plan::Plan;
@@ -293,23 +293,4 @@ pub fn dot(graph: &Graph) -> String {
     }
     out.push_str("}\n");
     out
-}
-
-/// The tokenizer file that an input names, read whole. Errors: one of a larger vocabulary than `vocab`.
-pub fn read_tokenizer(path: Option<&PathBuf>, vocab: u64) -> Result<Option<Vec<u8>>> {
-    let Some(path) = path else { return Ok(None) };
-    let fail = |e| Error::io("read the tokenizer", path, e);
-    let (size, most) =
-        (std::fs::metadata(path).map_err(fail)?.len(), hyc_runtime::Tokenizer::most_bytes(vocab));
-    if size > most {
-        let message =
-            format!("{} has {size} bytes: a tokenizer of {vocab} entries has at most {most}", path.display());
-        return Err(Error::input(message).help("give the model the tokenizer it was trained with"));
-    }
-    let json = std::fs::read(path).map_err(fail)?;
-    hyc_runtime::Tokenizer::from_json(&json, vocab).map_err(|e| {
-        let error = Error::from(e);
-        Error { message: format!("{}: {}", path.display(), error.message), ..error }
-    })?;
-    Ok(Some(json))
 }

@@ -20,5 +20,6 @@ pub mod report;
 pub mod source;
 pub mod summary;
 pub mod terminal;
+pub mod text;
 mod tree;
 pub mod write;

@@ -4,7 +4,7 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 
 use hyc_ir::artefact::{
     ALIGN, ASM, CODE, CUBIN, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, ROOT_KEY, SAMPLING_KEY,
-    TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY,
+    TEXT_KEY, TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY,
 };
 use hyc_ir::pack::{pack_panel, pack_row, pack_tiles};
 use hyc_ir::plan::{Elem, Layout, Plan, Weight};
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::output::{Target, Whole};
 use crate::source::Weights;
+use crate::text::Text;
 use crate::tree::{self, Tree};
 
 /// What goes into an artefact beside the weights.
@@ -29,8 +30,8 @@ pub struct Artefact<'a> {
     pub graph: &'a str,
     /// The kernels' disassembly.
     pub asm: &'a str,
-    /// tokenizer.json.
-    pub tokenizer: Option<&'a [u8]>,
+    /// The tokenizer, with what the model wants of its text.
+    pub text: Option<&'a Text>,
     /// How tokens are chosen where nobody says otherwise; `None`: greedily.
     pub sampling: Option<SamplingDefaults>,
 }
@@ -152,7 +153,7 @@ fn entries<'a>(artefact: &Artefact<'a>, absent: bool) -> Vec<Entry<'a>> {
         (CUBIN, artefact.cubin),
         (GRAPH, Some(artefact.graph.as_bytes())),
         (ASM, Some(artefact.asm.as_bytes())),
-        (TOKENIZER, artefact.tokenizer),
+        (TOKENIZER, artefact.text.map(|text| text.tokenizer.as_slice())),
     ];
     for (name, bytes) in blobs {
         let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else { continue };
@@ -193,6 +194,9 @@ fn header(
         let json =
             sampling.to_json().map_err(|e| Error::new(ErrorKind::Internal, format!("[sampling]: {e}")))?;
         metadata[SAMPLING_KEY] = json.into();
+    }
+    if let Some(text) = artefact.text {
+        metadata[TEXT_KEY] = serde_json::json!(text.settings).to_string().into();
     }
     let mut map = serde_json::Map::new();
     map.insert("__metadata__".to_string(), metadata);

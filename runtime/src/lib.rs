@@ -23,6 +23,8 @@
 //! A [`Session`] holds several sequences at once: [`Session::add_sequence`], [`Session::feed`],
 //! [`Session::step`]. What it takes of memory is known before anything is allocated ([`MemoryPlan`]).
 
+#[cfg(feature = "chat")]
+mod chat;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod engine;
@@ -42,6 +44,8 @@ mod text_stream;
 mod tokenizer;
 mod tokenizer_size;
 
+#[cfg(feature = "chat")]
+pub use chat::{ChatTemplate, Message};
 pub use engine::{Engine, StepInput, Values};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{Executor, NativeExecutor, Pass, open_executor};

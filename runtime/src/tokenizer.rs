@@ -1,6 +1,8 @@
 //! Text and tokens.
 
 use std::collections::HashSet;
+#[cfg(feature = "chat")]
+use std::sync::OnceLock;
 
 use hyc_ir::text_settings::TextSettings;
 use tokenizers::ModelWrapper;
@@ -32,6 +34,9 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     settings: TextSettings,
     special: HashSet<u32>,
+    /// The same without special tokens, once it is needed.
+    #[cfg(feature = "chat")]
+    literal: OnceLock<tokenizers::Tokenizer>,
 }
 
 impl Tokenizer {
@@ -91,7 +96,13 @@ impl Tokenizer {
         }
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-        Ok(Tokenizer { inner, settings, special })
+        Ok(Tokenizer {
+            inner,
+            settings,
+            special,
+            #[cfg(feature = "chat")]
+            literal: OnceLock::new(),
+        })
     }
 
     /// What the model wants of its text.
@@ -167,6 +178,13 @@ impl Tokenizer {
         self.special.contains(&token)
     }
 
+    /// The spellings of all special tokens, by their ids.
+    pub fn special_spellings(&self) -> Vec<String> {
+        let mut ids: Vec<u32> = self.special.iter().copied().collect();
+        ids.sort_unstable();
+        ids.into_iter().filter_map(|id| self.spelling(id)).collect()
+    }
+
     /// Whether the tokenizer has a token: a model's vocabulary may be larger.
     pub(crate) fn is_known(&self, token: u32) -> bool {
         self.spelling(token).is_some()
@@ -177,6 +195,39 @@ impl Tokenizer {
         let text = self.spelling(token);
         let digits = text.as_deref().and_then(|text| text.strip_prefix("<0x")?.strip_suffix('>'));
         digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
+    }
+}
+
+/// What keeps a message's text from becoming special tokens.
+#[cfg(feature = "chat")]
+impl Tokenizer {
+    /// Whether a token is special, or is one of the model's own at the beginning or end of a text that the file adds
+    /// to its model's.
+    pub(crate) fn is_control(&self, token: u32) -> bool {
+        let settings = &self.settings;
+        let named = settings.bos == Some(token) || settings.eos.contains(&token);
+        self.is_special(token)
+            || (named && self.inner.get_added_vocabulary().simple_id_to_token(token).is_some())
+    }
+
+    /// The spellings of those.
+    pub(crate) fn control_spellings(&self) -> Vec<String> {
+        let ids = self.inner.get_added_tokens_decoder().into_iter().map(|(id, _)| id);
+        ids.filter(|id| self.is_control(*id)).filter_map(|id| self.spelling(id)).collect()
+    }
+
+    /// Tokens of a text in which no special token is looked for.
+    pub(crate) fn encode_literal(&self, text: &str) -> Result<Vec<u32>> {
+        let literal = self.literal.get_or_init(|| {
+            let mut inner = self.inner.clone();
+            let control = self.control_spellings().into_iter();
+            let added = control.map(|text| tokenizers::AddedToken::from(text, true));
+            // None is new: they only become special.
+            let _ = inner.add_special_tokens(added.collect::<Vec<_>>());
+            inner.set_encode_special_tokens(true);
+            inner
+        });
+        Ok(literal.encode(text, false).map_err(cannot_encode)?.get_ids().to_vec())
     }
 }
 

@@ -63,15 +63,14 @@ pub fn compile_wrongly(
     hyc_ir::bind::seal(&plan, &mut code.blob);
     let source = WeightSource::open(&desc.weights.files).and_then(|files| files.renamed(&desc.weights.names));
     let weights = Weights::Files(source.expect("opens the weights"));
-    let tokenizer =
-        driver::read_tokenizer(desc.tokenizer.as_ref(), plan.model.vocab).expect("reads the tokenizer");
+    let text = hyc::text::read(&desc.tokenizer, plan.model.vocab).expect("reads the tokenizer");
     let artefact = Artefact {
         plan: &plan,
         code: &code.blob,
         cubin: None,
         graph: &lowered.graph.to_string(),
         asm: "",
-        tokenizer: tokenizer.as_deref(),
+        text: text.as_ref(),
         sampling: desc.sampling,
     };
     let target = Target::new(out, &Kept::default()).expect("can be written");

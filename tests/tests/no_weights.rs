@@ -33,7 +33,7 @@ fn a_seed_makes_up_what_is_missing() {
             cubin: None,
             graph: "",
             asm: "",
-            tokenizer: None,
+            text: None,
             sampling: None,
         };
         let out = folder.path().join(format!("{name}.hyc"));

@@ -11,6 +11,7 @@ use crate::frontend::ModelDesc;
 use crate::report::table;
 use crate::source::{Expected, WeightSource};
 use crate::terminal;
+use crate::text;
 
 /// Say what is wrong with a model description, all at once
 ///
@@ -115,8 +116,8 @@ fn check_weights(input: &Path, graph: &Graph, desc: &ModelDesc, show: bool) -> R
 }
 
 fn check_tokenizer(desc: &ModelDesc) -> Result<String> {
-    driver::read_tokenizer(desc.tokenizer.as_ref(), desc.vocab as u64)?;
-    Ok(match &desc.tokenizer {
+    text::read(&desc.tokenizer, desc.vocab as u64)?;
+    Ok(match &desc.tokenizer.file {
         Some(path) => format!("tokenizer: {} fits\n", path.display()),
         None => "tokenizer: none\n".to_string(),
     })

@@ -18,6 +18,7 @@ use crate::output::Target;
 use crate::source::{Expected, Names, WeightSource, Weights, listed};
 use crate::summary::{self, Summary};
 use crate::terminal;
+use crate::text::{self, Text};
 use crate::write::{self, Artefact};
 
 /// Compile a model into one file
@@ -173,10 +174,10 @@ pub fn run(args: Args) -> Result<()> {
     let names = args.names.or_of(input.desc.as_ref())?;
     let weights = open_weights(&args, &files, &names, &lowered.plan)?;
     let sampling = input.desc.as_ref().and_then(|desc| desc.sampling);
-    let tokenizer_path =
-        args.tokenizer.clone().or_else(|| input.desc.as_ref().and_then(|desc| desc.tokenizer.clone()));
-    let tokenizer = driver::read_tokenizer(tokenizer_path.as_ref(), lowered.plan.model.vocab)?;
-    let mut summary = write_artefact(&args, lowered, level, &weights, tokenizer, sampling, &target)?;
+    let mut tokenizer = input.desc.as_ref().map(|desc| desc.tokenizer.clone()).unwrap_or_default();
+    tokenizer.file = args.tokenizer.clone().or(tokenizer.file);
+    let text = text::read(&tokenizer, lowered.plan.model.vocab)?;
+    let mut summary = write_artefact(&args, lowered, level, &weights, text.as_ref(), sampling, &target)?;
     summary.seconds = start.elapsed().as_secs_f64();
     print_summary(&args, &summary)
 }
@@ -278,7 +279,7 @@ fn write_artefact(
     mut lowered: Lowered,
     level: Level,
     weights: &Weights,
-    tokenizer: Option<Vec<u8>>,
+    text: Option<&Text>,
     sampling: Option<SamplingDefaults>,
     target: &Target,
 ) -> Result<Summary> {
@@ -304,7 +305,7 @@ fn write_artefact(
         cubin: cubin.as_deref(),
         graph: &graph,
         asm: &code.asm,
-        tokenizer: tokenizer.as_deref(),
+        text,
         sampling,
     };
     let size = write::artefact(target, &artefact, weights, &mut |bytes| {

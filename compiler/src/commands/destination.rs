@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::driver::Input;
 use crate::error::{Error, ErrorKind, Result};
+use crate::frontend::TemplateSource;
 use crate::output::{Kept, Sink, Target};
 
 /// What `hyc compile` makes, and where it goes.
@@ -87,7 +88,10 @@ fn kept(wish: &Wish<'_>, input: &Input) -> Kept {
     };
     if let Some(desc) = &input.desc {
         desc.weights.files.iter().for_each(|path| add(WEIGHTS, path));
-        desc.tokenizer.iter().for_each(|path| add(TOKENIZER, path));
+        desc.tokenizer.file.iter().for_each(|path| add(TOKENIZER, path));
+        if let Some(TemplateSource::File(path)) = &desc.tokenizer.chat_template {
+            add("the chat template", path);
+        }
     }
     wish.files.iter().for_each(|(what, path)| add(what, path));
     if let Ok(program) = std::env::current_exe() {

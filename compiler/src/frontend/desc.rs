@@ -37,8 +37,8 @@ pub struct ModelDesc {
     pub attention: AttentionDesc,
     /// Weight files.
     pub weights: WeightsDesc,
-    /// tokenizer.json.
-    pub tokenizer: Option<PathBuf>,
+    /// The tokenizer, and what the model wants of its text.
+    pub tokenizer: TokenizerDesc,
     /// How tokens are chosen where nobody says otherwise; `None`: greedily.
     pub sampling: Option<SamplingDefaults>,
     /// What it is compiled for.
@@ -160,6 +160,70 @@ pub struct WeightsDesc {
     pub dtype: WeightDtype,
     /// From the names in the files to the model's.
     pub names: crate::source::Names,
+}
+
+/// The tokenizer and what the model wants of its text. What is `None` is for the files beside the tokenizer to say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenizerDesc {
+    /// tokenizer.json.
+    pub file: Option<PathBuf>,
+    /// The token that begins a text.
+    pub bos: Option<TokenName>,
+    /// Tokens that end a text.
+    pub eos: Option<Vec<TokenName>>,
+    /// What is added to a prompt.
+    pub add_special: AddSpecial,
+    /// What makes a prompt of a conversation.
+    pub chat_template: Option<TemplateSource>,
+}
+
+impl TokenizerDesc {
+    /// A tokenizer file alone.
+    pub fn of(file: PathBuf) -> TokenizerDesc {
+        TokenizerDesc { file: Some(file), ..TokenizerDesc::default() }
+    }
+
+    /// Whether anything but the file is said.
+    pub fn says_something(&self) -> bool {
+        TokenizerDesc { file: None, ..self.clone() } != TokenizerDesc::default()
+    }
+}
+
+/// A token by its number or by its spelling in the tokenizer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenName {
+    /// Number.
+    Id(u32),
+    /// Spelling; an empty one is no token.
+    Text(String),
+}
+
+impl TokenName {
+    /// Whether it says that there is none.
+    pub fn is_none(&self) -> bool {
+        matches!(self, TokenName::Text(text) if text.is_empty())
+    }
+}
+
+/// Which special tokens a prompt gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AddSpecial {
+    /// Those of the tokenizer's post-processor, and those that its neighbours ask for.
+    #[default]
+    Auto,
+    /// The same, and `bos` in any case.
+    Always,
+    /// None.
+    Never,
+}
+
+/// Where a chat template is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TemplateSource {
+    /// Here; an empty one is none.
+    Text(String),
+    /// In a file.
+    File(PathBuf),
 }
 
 /// What the model is compiled for.

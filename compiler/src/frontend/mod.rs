@@ -21,10 +21,9 @@ mod tests;
 
 pub use build::build_graph;
 pub use desc::{
-    AttentionDesc, Ffn, Gate, Kind, LayerKind, ModelDesc, Rope, SparseKv, TargetDesc, WeightDtype,
-    WeightsDesc,
+    AddSpecial, AttentionDesc, Ffn, Gate, Kind, LayerKind, ModelDesc, Rope, SparseKv, TargetDesc,
+    TemplateSource, TokenName, TokenizerDesc, WeightDtype, WeightsDesc,
 };
 pub use diagnostic::{Diagnostic, Diagnostics, shortened};
 pub use model_toml::parse_model;
-#[cfg(feature = "llvm")]
 pub(crate) use reader::distance;

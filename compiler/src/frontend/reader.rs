@@ -117,7 +117,8 @@ impl<'a, 'i> Section<'a, 'i> {
         self.table.and_then(|t| t.iter().find(|(k, _)| k.get_ref() == key).map(|(_, v)| v))
     }
 
-    fn wrong(&self, key: &str, value: &Spanned<DeValue<'i>>, want: &str, example: &str) {
+    /// The fault of a value that is not what its key wants.
+    pub fn wrong(&self, key: &str, value: &Spanned<DeValue<'i>>, want: &str, example: &str) {
         let found = value.get_ref().type_str();
         self.faults.add(
             value.span(),

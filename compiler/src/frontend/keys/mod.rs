@@ -103,6 +103,12 @@ pub enum Type {
     Renames,
     /// A list, not empty, of layers, ascending.
     Layers,
+    /// A token's spelling or number.
+    Token,
+    /// The same, or a list of such.
+    Tokens,
+    /// true, false or "auto".
+    Switch,
     /// An inline table with these keys.
     Table(&'static SectionKeys),
 }
@@ -197,6 +203,9 @@ impl Type {
             Type::Patterns => "list of names with wildcards".to_string(),
             Type::Renames => "table from names to names, with wildcards".to_string(),
             Type::Layers => "list of layers, ascending".to_string(),
+            Type::Token => "spelling or number of a token".to_string(),
+            Type::Tokens => "spelling or number of a token, or a list of such".to_string(),
+            Type::Switch => "`true`, `false` or `\"auto\"`".to_string(),
             Type::Table(section) => {
                 let list: Vec<String> = section.keys.iter().map(|key| format!("`{}`", key.name)).collect();
                 format!("table with {}", list.join(" and "))

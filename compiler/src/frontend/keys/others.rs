@@ -163,15 +163,71 @@ pub const TOKENIZER: SectionKeys = SectionKeys {
     name: "tokenizer",
     required: false,
     meaning: "What turns text into tokens. Without it the artefact takes tokens alone.",
-    keys: &[Key {
-        name: "file",
-        ty: Type::Text,
-        default: Default::Otherwise("none"),
-        example: "\"tokenizer.json\"",
-        meaning: "tokenizer.json of Hugging Face's tokenizers, found from the description's folder; it is stored in \
-                  the artefact.",
-        ..PLAIN
-    }],
+    keys: &[
+        Key {
+            name: "file",
+            ty: Type::Text,
+            default: Default::Otherwise("none"),
+            example: "\"tokenizer.json\"",
+            meaning: "tokenizer.json of Hugging Face's tokenizers, found from the description's folder; it is stored \
+                      in the artefact. What of it is meant for training (truncation, padding, dropout) has no \
+                      effect.",
+            ..PLAIN
+        },
+        Key {
+            name: "bos",
+            ty: Type::Token,
+            default: Default::Otherwise(
+                "`bos_token` of tokenizer_config.json, else of special_tokens_map.json, else `bos_token_id` of \
+                 generation_config.json, beside the tokenizer",
+            ),
+            example: "\"<s>\"",
+            meaning: "The token that begins a text; `\"\"` is none. Where it is written here, a prompt begins with \
+                      it, once, unless `add_special` is false.",
+            ..PLAIN
+        },
+        Key {
+            name: "eos",
+            ty: Type::Tokens,
+            default: Default::Otherwise(
+                "`eos_token` of tokenizer_config.json, else of special_tokens_map.json, and `eos_token_id` of \
+                 generation_config.json, all of them; where none is named, the well-known ones that the tokenizer \
+                 says are special",
+            ),
+            example: "[\"</s>\", \"<|im_end|>\"]",
+            meaning: "Tokens that end a text; `[]` is none. The first is `eos_token` of a chat template.",
+            ..PLAIN
+        },
+        Key {
+            name: "add_special",
+            ty: Type::Switch,
+            default: Default::Value("\"auto\""),
+            example: "true",
+            meaning: "What a prompt gets. \"auto\": the tokens of the tokenizer's own post-processor, and what \
+                      `add_bos_token` and `add_eos_token` of tokenizer_config.json add to or take from them. true: \
+                      `bos` in any case. false: nothing.",
+            ..PLAIN
+        },
+        Key {
+            name: "chat_template",
+            ty: Type::Text,
+            default: Default::Otherwise(
+                "chat_template.jinja, else `chat_template` of tokenizer_config.json, beside the tokenizer",
+            ),
+            example: "\"{% for m in messages %}{{ m.role }}: {{ m.content }}\\n{% endfor %}assistant:\"",
+            meaning: "Jinja template, as transformers has it, that makes a prompt of a conversation (`hyc chat`); \
+                      `\"\"` is none.",
+            ..PLAIN
+        },
+        Key {
+            name: "chat_template_file",
+            ty: Type::Text,
+            default: Default::Otherwise("none"),
+            example: "\"chat_template.jinja\"",
+            meaning: "The same in a file, found from the description's folder.",
+            ..PLAIN
+        },
+    ],
 };
 
 /// What the model is compiled for.

@@ -38,6 +38,7 @@ fn table(section: &SectionKeys) -> Value {
             value["anyOf"] = json!([all(&["head_dim"]), all(&["qk_head_dim", "v_head_dim"])]);
         }
         "attention" => value["allOf"] = json!(kinds()),
+        "tokenizer" => value["not"] = json!({ "required": ["chat_template", "chat_template_file"] }),
         _ => {}
     }
     value
@@ -69,6 +70,12 @@ fn key(key: &Key) -> Value {
         Type::Layers => {
             json!({ "type": "array", "items": { "type": "integer", "minimum": 0 }, "minItems": 1 })
         }
+        Type::Token => json!({ "anyOf": [{ "type": "string" }, number()] }),
+        Type::Tokens => {
+            let token = json!({ "anyOf": [{ "type": "string", "not": { "const": "" } }, number()] });
+            json!({ "anyOf": [token, { "type": "array", "items": token }] })
+        }
+        Type::Switch => json!({ "enum": [true, false, "auto"] }),
         Type::Table(section) => table(section),
     };
     value["description"] = json!(key.meaning);
@@ -78,6 +85,11 @@ fn key(key: &Key) -> Value {
         value["default"] = default;
     }
     value
+}
+
+/// The number of a token.
+fn number() -> Value {
+    json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX })
 }
 
 /// A TOML value as JSON.

@@ -55,7 +55,9 @@ fn every_key_is_read() {
                 "\"word\""
             }
             Type::Table(_) | Type::Renames | Type::Within(_) | Type::Seed => "\"word\"",
+            Type::Token | Type::Tokens => "true",
             Type::Text | Type::Name | Type::Word(_) | Type::Files | Type::Patterns | Type::Layers => "7",
+            Type::Switch => "7",
         };
         let found = bases().iter().any(|base| {
             let faults = parse(&with(base, section.name, key.name, Some(wrong))).err().unwrap_or_default();

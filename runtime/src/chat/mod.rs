@@ -1,0 +1,211 @@
+//! Conversations: a chat template makes one text of a list of messages, as Hugging Face's transformers does, and the
+//! text becomes tokens of which those alone are special that the template wrote.
+
+mod date;
+mod json;
+mod shield;
+
+use std::io;
+use std::time::SystemTime;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
+use serde::{Deserialize, Serialize};
+
+use self::shield::Shield;
+use crate::error::{Error, ErrorKind, Result};
+use crate::tokenizer::Tokenizer;
+
+/// Steps that a template may take for one conversation.
+const MAX_STEPS: u64 = 20_000_000;
+/// Most bytes of the text that it makes.
+const MAX_BYTES: usize = 256 << 20;
+/// How the environment knows the template.
+const NAME: &str = "chat_template";
+/// What stands before the words of a template that does not take a conversation.
+const RAISED: &str = "raised: ";
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn of `role`.
+    pub fn new(role: &str, content: impl Into<String>) -> Message {
+        Message { role: role.to_string(), content: content.into() }
+    }
+
+    /// The table that a template sees.
+    fn value(&self) -> Value {
+        Value::from_pairs([("role", self.role.as_str()), ("content", self.content.as_str())])
+    }
+}
+
+/// A Jinja template that makes a prompt of a conversation.
+///
+/// It is rendered as transformers does: blocks take the newline after them and the blanks before them; there are
+/// `raise_exception`, `strftime_now` (in UTC), `tojson`, Python's methods of strings, lists and tables, and the
+/// variables `messages`, `add_generation_prompt`, `bos_token`, `eos_token`, and `tools` and `documents`, which are none.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+}
+
+impl ChatTemplate {
+    /// The template of the tokenizer's settings. Errors: there is none; those of [`ChatTemplate::new`].
+    pub fn of(tokenizer: &Tokenizer) -> Result<ChatTemplate> {
+        let source = tokenizer.settings().chat_template.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::BadInput, "the model has no chat template").help(
+                "name one as `chat_template` or `chat_template_file` under [tokenizer] and compile again, \
+                 or use `hyc run`, which continues a text",
+            )
+        })?;
+        ChatTemplate::new(source)
+    }
+
+    /// A template of this text. Errors: it does not parse; the line is named.
+    pub fn new(source: &str) -> Result<ChatTemplate> {
+        let source = without_training_marks(source);
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(template_error)?);
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_fuel(Some(MAX_STEPS));
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_formatter(|out, state, value| match value.kind() {
+            ValueKind::None => Ok(out.write_str("None")?),
+            ValueKind::Bool => Ok(out.write_str(if value.is_true() { "True" } else { "False" })?),
+            _ => minijinja::escape_formatter(out, state, value),
+        });
+        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+            let detail = format!("{RAISED}{message}");
+            Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, detail))
+        });
+        environment.add_filter("tojson", tojson);
+        environment.add_template_owned(NAME, source.clone()).map_err(template_error)?;
+        Ok(ChatTemplate { environment, source })
+    }
+
+    /// The text of a conversation. `reply`: with what begins the assistant's next turn. `now` is what
+    /// `strftime_now` says.
+    ///
+    /// Errors: the template does not take the conversation, or fails; the line is named.
+    pub fn render(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        reply: bool,
+        now: SystemTime,
+    ) -> Result<String> {
+        let mut environment = self.environment.clone();
+        environment.add_function("strftime_now", move |format: String| {
+            date::format(&format, now)
+                .map_err(|e| minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, e))
+        });
+        let settings = tokenizer.settings();
+        let spelling = |token: Option<u32>| token.and_then(|token| tokenizer.spelling(token));
+        let token = |token| spelling(token).map_or(Value::UNDEFINED, Value::from);
+        let context = context! {
+            messages => messages.iter().map(Message::value).collect::<Value>(),
+            add_generation_prompt => reply,
+            bos_token => token(settings.bos),
+            eos_token => token(settings.eos.first().copied()),
+            tools => Value::from(()),
+            documents => Value::from(()),
+        };
+        let template = environment.get_template(NAME).map_err(template_error)?;
+        let mut out = Bounded(Vec::new());
+        template.render_captured_to(context, &mut out).map_err(template_error)?;
+        String::from_utf8(out.0)
+            .map_err(|_| Error::new(ErrorKind::BadInput, "the chat template made no text"))
+    }
+
+    /// The tokens of a conversation, for [`generate`](crate::generate). Nothing is added to what the template
+    /// writes, and what a message spells like a special token is text: nobody ends a turn, or begins one of the
+    /// system's, from within a message.
+    ///
+    /// A segment between two special tokens in which a message has such a spelling is tokenised by itself.
+    pub fn encode(&self, tokenizer: &Tokenizer, messages: &[Message], reply: bool) -> Result<Vec<u32>> {
+        let shield = Shield::new(tokenizer, &self.source, messages)?;
+        let shielded: Vec<Message> =
+            messages.iter().map(|m| Message::new(&m.role, shield.protect(&m.content))).collect();
+        let text = self.render(tokenizer, &shielded, reply, SystemTime::now())?;
+        shield.encode(tokenizer, &text)
+    }
+}
+
+/// `{% generation %}`, which says to transformers' training what the assistant wrote, as a block that does nothing.
+fn without_training_marks(source: &str) -> String {
+    let (mut out, mut rest) = (String::new(), source);
+    while let Some((before, tag)) = rest.split_once("{%") {
+        let Some((inside, after)) = tag.split_once("%}") else { break };
+        let plain = match inside.trim_matches(['-', '+']).trim() {
+            "generation" => Some("if true"),
+            "endgeneration" => Some("endif"),
+            _ => None,
+        };
+        let mark = |edge: Option<char>| edge.filter(|c| ['-', '+'].contains(c)).map(String::from);
+        let first = mark(inside.chars().next()).unwrap_or_default();
+        let last = mark(inside.chars().last()).unwrap_or_default();
+        out.push_str(before);
+        match plain {
+            Some(word) => out.push_str(&format!("{{%{first} {word} {last}%}}")),
+            None => out.push_str(&format!("{{%{inside}%}}")),
+        }
+        rest = after;
+    }
+    out + rest
+}
+
+/// As Python's `json.dumps` writes it, without escapes of what is no ASCII.
+fn tojson(value: &Value, indent: Option<usize>, kwargs: Kwargs) -> Result<Value, minijinja::Error> {
+    let wrong =
+        |e: serde_json::Error| minijinja::Error::new(minijinja::ErrorKind::BadSerialization, e.to_string());
+    let indent = kwargs.get::<Option<usize>>("indent")?.or(indent);
+    // Accepted for what transformers accepts; every other word is an error.
+    let _: (Option<bool>, Option<bool>) = (kwargs.get("ensure_ascii")?, kwargs.get("sort_keys")?);
+    kwargs.assert_all_used()?;
+    json::dumps(value, indent.map(|n| n.min(16))).map(Value::from).map_err(wrong)
+}
+
+fn template_error(error: minijinja::Error) -> Error {
+    let place = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
+    let detail = error.detail().unwrap_or_default();
+    if let Some(words) = detail.strip_prefix(RAISED) {
+        let message = format!("the chat template does not take this conversation: {words}");
+        return Error::new(ErrorKind::BadInput, message);
+    }
+    let kind = error.kind();
+    let what = if detail.is_empty() { kind.to_string() } else { format!("{kind}: {detail}") };
+    let message = format!("the chat template{place}: {what}");
+    let error = Error::new(ErrorKind::BadInput, message);
+    match kind {
+        minijinja::ErrorKind::OutOfFuel => error.help(format!("it takes more than {MAX_STEPS} steps")),
+        minijinja::ErrorKind::WriteFailure => error.help(format!("it makes more than {MAX_BYTES} bytes")),
+        _ => error,
+    }
+}
+
+/// Text that is not longer than [`MAX_BYTES`].
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_BYTES {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
