@@ -255,6 +255,49 @@ mod tests {
     }
 
     #[test]
+    fn penalties_are_those_of_the_field() {
+        let p = SampleParams { repeat: 2.0, presence: 0.5, frequency: 0.25, ..SampleParams::default() };
+        // Seen in the prompt alone: the repeat penalty, towards less likely on both sides of 0.
+        assert_eq!([penalised(3.0, 0, &p), penalised(-3.0, 0, &p), penalised(0.0, 0, &p)], [1.5, -6.0, 0.0]);
+        assert_eq!([penalised(3.0, 1, &p), penalised(3.0, 4, &p)], [0.75, 0.0]);
+        let none = SampleParams { repeat: 1.0, ..SampleParams::default() };
+        for logit in [-0.0, 1e-45, f32::MAX, f32::MIN, -7.25] {
+            assert_eq!(penalised(logit, 9, &none).to_bits(), logit.to_bits());
+        }
+        // Each step is rounded to f32 by itself: 1 - 3 * 0.1 is not what one rounding gives.
+        let tenth = SampleParams { frequency: 0.1, ..none };
+        assert_eq!(penalised(1.0, 3, &tenth).to_bits(), (1.0f32 - (3.0f32 * 0.1f32)).to_bits());
+    }
+
+    /// However large logits and penalties are, finite ones stay finite, and others what they are.
+    #[test]
+    fn penalties_make_no_bad_numbers() {
+        let bounds = [0.01, 1.0, 100.0];
+        for (repeat, presence, frequency) in bounds.iter().flat_map(|r| [(*r, 2.0, 2.0), (*r, -2.0, -2.0)]) {
+            let p = SampleParams { repeat, presence, frequency, ..SampleParams::default() };
+            for logit in [f32::MAX, f32::MIN, 1e37, -1e37, 0.0] {
+                assert!([0, 1, u32::MAX].into_iter().all(|times| penalised(logit, times, &p).is_finite()));
+            }
+            assert!(penalised(f32::NAN, 1, &p).is_nan());
+            assert_eq!(penalised(f32::NEG_INFINITY, 1, &p), f32::NEG_INFINITY);
+        }
+    }
+
+    #[test]
+    fn each_row_has_its_part_of_the_list() {
+        let seen = [(0, 0), (1, 2), (3, 1)].map(|(id, generated)| Seen { id, generated });
+        let row = SampleParams { repeat: 10.0, ..SampleParams::default() };
+        let chosen = |first_seen, count| {
+            let params = SampleParams { first_seen, seen: count, ..row };
+            penalise_and_choose(&mut [4.0, 3.0, 2.0, 5.0], &params, &seen)
+        };
+        assert_eq!(
+            [chosen(0, 0), chosen(3, 0), chosen(0, 3), chosen(2, 1), chosen(1, 2)].map(Option::unwrap),
+            [3, 3, 2, 0, 0]
+        );
+    }
+
+    #[test]
     fn what_is_no_number_gives_no_token() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             assert_eq!(choose(&[1.0, bad, 0.0], &SampleParams::default()), None);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sampling::{Sampling, random_seed};
+use crate::sampling::{Sampling, out_of_range, random_seed};
 use crate::session::{SequenceId, Session};
 use crate::text_stream::TextStream;
 use crate::tokenizer::Tokenizer;
@@ -109,7 +109,7 @@ pub fn generate(
     let defaults = session.model().sampling_defaults();
     let sampling = options.sampling.unwrap_or(defaults.sampling);
     let seed = options.seed.or(defaults.seed).unwrap_or_else(random_seed);
-    sampling.check()?;
+    sampling.check().map_err(out_of_range)?;
     let id = session.add_sequence()?;
     let guard = Guest { session, id };
     guard.session.set_sampling(id, sampling, seed)?;

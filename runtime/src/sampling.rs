@@ -9,10 +9,9 @@ pub use hyc_ir::sampling::{Sampling, SamplingDefaults};
 use crate::error::{Error, ErrorKind};
 use crate::history::History;
 
-impl From<OutOfRange> for Error {
-    fn from(e: OutOfRange) -> Error {
-        Error::new(ErrorKind::BadInput, e.to_string()).help(format!("give {}", e.range.wanted()))
-    }
+/// The error of a setting out of its range.
+pub(crate) fn out_of_range(e: OutOfRange) -> Error {
+    Error::new(ErrorKind::BadInput, e.to_string()).help(format!("give {}", e.range.wanted()))
 }
 
 /// A seed that the system has made up, short enough to be typed again.
@@ -125,7 +124,7 @@ mod tests {
 
     #[test]
     fn options_out_of_range_are_refused() {
-        let error = Error::from(Sampling { top_p: 1.5, ..Sampling::default() }.check().unwrap_err());
+        let error = out_of_range(Sampling { top_p: 1.5, ..Sampling::default() }.check().unwrap_err());
         assert_eq!(error.kind, ErrorKind::BadInput);
         assert_eq!(error.message, "top_p = 1.5 is out of range");
         assert_eq!(error.help.as_deref(), Some("give a number from 0 to 1"));

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, open_executor};
 use crate::memory::{Machine, MemoryPlan};
 use crate::model::Model;
-use crate::sampling::{Sampler, Sampling};
+use crate::sampling::{Sampler, Sampling, out_of_range};
 
 /// A sequence of a session. No two sequences of a process have the same one, whatever their sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -232,7 +232,7 @@ impl<'m> Session<'m> {
     /// the tokens that were fed: one that a step has chosen and that is fed next was generated, all others are the
     /// prompt's. Errors: `sampling` out of range.
     pub fn set_sampling(&mut self, id: SequenceId, sampling: Sampling, seed: u64) -> Result<()> {
-        sampling.check()?;
+        sampling.check().map_err(out_of_range)?;
         self.sequence_mut(id)?.sampler.reset(sampling, seed);
         Ok(())
     }
@@ -324,7 +324,7 @@ impl<'m> Session<'m> {
         let (params, states): (Vec<SampleParams>, Vec<u64>) =
             next.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let plan = self.model().plan();
-        if plan.sampled.is_some() && seen.is_empty() {
+        if plan.sampled.is_some() {
             input.sampling.clone_from(&params);
             input.seen.clone_from(&seen);
         }

@@ -7,17 +7,17 @@ mod common;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use common::{Parts, VOCAB};
+use common::Parts;
 use hyc_ir::artefact::CODE;
 use hyc_ir::plan::*;
-use hyc_ir::sample::SampleParams;
+use hyc_ir::sample::{SampleParams, Seen};
 use hyc_runtime::{
     CancelToken, Engine, Error, ErrorKind, GenerateOptions, GpuOptions, MemoryPlan, Model, Sampling, Session,
     SessionOptions, StepInput, Tokenizer, generate, open_executor,
 };
 
 /// `logits[o][i]` is 1 where `i = (token + position + page + slot) % 16` of output o's row, else 0; page is the
-/// one of the row's position. `token[o]` is `top_k + o`. Fields of the context are at the offsets of `hyc_ir::abi`.
+/// one of the row's position. `token[o]` is `top_k + o`, and the first id of the row's penalties. Fields of the context are at the offsets of `hyc_ir::abi`.
 const PTX: &str = "
 .version 8.0
 .target sm_90a
@@ -75,14 +75,24 @@ const PTX: &str = "
 
 .visible .entry sample(.param .u64 p_context, .param .u64 p_logits, .param .u64 p_token) {
     .reg .b64 %context, %out, %list, %at;
-    .reg .b32 %o, %x;
+    .reg .b32 %o, %x, %seen;
+    .reg .pred %none;
     ld.param.u64 %context, [p_context];
     ld.param.u64 %out, [p_token];
     mov.u32 %o, %ctaid.x;
     ld.global.u64 %list, [%context + 80];
-    mad.wide.u32 %at, %o, 24, %list;
+    mad.wide.u32 %at, %o, 48, %list;
     ld.global.u32 %x, [%at + 4];
     add.u32 %x, %x, %o;
+    ld.global.u32 %seen, [%at + 28];
+    setp.eq.u32 %none, %seen, 0;
+    @%none bra known;
+    ld.global.u32 %seen, [%at + 24];
+    ld.global.u64 %list, [%context + 96];
+    mad.wide.u32 %at, %seen, 8, %list;
+    ld.global.u32 %seen, [%at];
+    add.u32 %x, %x, %seen;
+known:
     mad.wide.u32 %at, %o, 64, %out;
     st.global.u32 [%at], %x;
     ret;
@@ -116,29 +126,12 @@ fn kernel(step: &str, entry: &str, rows: GridDim, threads: u32) -> Kernel {
 /// The hand-made plan on these kernels; `broken`: the step `add` traps. `samples`: it ends with a choice.
 fn parts(broken: bool, samples: bool) -> Parts {
     let mut parts = Parts::new();
+    if samples {
+        let kernel = parts.plan.kernels[0].clone();
+        parts = parts.sampling(kernel);
+    }
     let plan = &mut parts.plan;
     plan.target = TargetInfo { kind: "sm_90a".into(), arch: String::new(), features: vec![] };
-    if samples {
-        let op = StepOp::Sample { vocab: VOCAB as u64 };
-        let to = BufferId(plan.buffers.len() as u32);
-        plan.buffers.push(Buffer {
-            name: "sampled".into(),
-            offset: plan.arena_bytes,
-            width: 1,
-            elem: Elem::I32,
-            ..plan.buffers[5].clone()
-        });
-        plan.arena_bytes += 512;
-        plan.sampled = Some(to);
-        plan.steps.push(Step {
-            name: "sample".into(),
-            layer: None,
-            op,
-            operands: vec![Operand::Buffer(plan.logits), Operand::Buffer(to)],
-            grid: op.grid(0, Rows::Outputs),
-            kernel: KernelId(0),
-        });
-    }
     plan.kernels.clear();
     for step in &mut plan.steps {
         step.kernel = KernelId(plan.kernels.len() as u32);
@@ -244,7 +237,16 @@ fn lists_arrive() {
         let mut engine = Engine::new(&model, executor, 30, 3).unwrap();
         for pages in [10, 3, 7] {
             let table: Vec<i32> = (0..2 * pages).map(|i| (i * 7 + 3) % 30).collect();
-            let params = |top_k| SampleParams { top_k, ..SampleParams::default() };
+            let row = SampleParams { repeat: 1.0, ..SampleParams::default() };
+            let rows = |seen: [u32; 2]| {
+                let first = SampleParams { top_k: 3, seen: seen[0], ..row };
+                vec![first, SampleParams { top_k: 11, first_seen: seen[0], seen: seen[1], ..row }]
+            };
+            let (sampling, seen) = match pages {
+                3 => (vec![], vec![]),
+                7 => (rows([2, 1]), [3, 9, 2].map(|id| Seen { id, generated: 1 }).to_vec()),
+                _ => (rows([0, 0]), vec![]),
+            };
             let input = StepInput {
                 token_ids: vec![4, 9],
                 positions: vec![4 * pages - 1, 5],
@@ -252,8 +254,8 @@ fn lists_arrive() {
                 page_table: table.clone(),
                 ring_slot: vec![2, 1],
                 out_rows: vec![1, 0],
-                sampling: if pages == 3 { vec![] } else { vec![params(3), params(11)] },
-                seen: vec![],
+                sampling,
+                seen,
             };
             let want = |row: usize| {
                 let (position, sequence) = (input.positions[row], input.sequence[row] as usize);
@@ -267,7 +269,11 @@ fn lists_arrive() {
                 let logits = engine.row(model.plan().logits, output as u64).unwrap();
                 assert_eq!(logits.iter().position(|x| *x == 1.0), Some(want), "output {output}: {logits:?}");
             }
-            let tokens = if pages == 3 { None } else { Some(vec![3, 12]) };
+            let tokens = match pages {
+                3 => None,
+                7 => Some(vec![3 + 3, 12 + 2]),
+                _ => Some(vec![3, 12]),
+            };
             assert_eq!(engine.sampled().unwrap(), tokens);
         }
         let steps = model.plan().steps.len();

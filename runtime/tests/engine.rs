@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Parts, Plain};
-use hyc_ir::sample::SampleParams;
+use common::{Parts, Plain, VOCAB};
+use hyc_ir::sample::{SampleParams, Seen};
 use hyc_runtime::{Engine, ErrorKind, StepInput};
 
 /// Something wrong with an input.
@@ -20,6 +20,48 @@ fn input() -> StepInput {
         out_rows: vec![1, 3],
         sampling: vec![],
         seen: vec![],
+    }
+}
+
+/// Penalties by which the first row looks at `count` of these tokens from `first` on.
+fn penalties(count: u32, first: u32, ids: &[u32], change: impl Fn(&mut SampleParams)) -> StepInput {
+    let mut row = SampleParams { first_seen: first, seen: count, repeat: 1.1, ..SampleParams::default() };
+    change(&mut row);
+    let seen = ids.iter().map(|id| Seen { id: *id, generated: 1 }).collect();
+    StepInput { sampling: vec![row, SampleParams::default()], seen, ..input() }
+}
+
+#[test]
+fn no_id_outside_the_vocabulary_reaches_a_kernel() {
+    let model = Parts::new().load().unwrap();
+    let mut engine = Engine::new(&model, Box::new(Plain), 4, 2).unwrap();
+    let last = VOCAB as u32 - 1;
+    for good in [
+        penalties(0, 0, &[], |_| {}),
+        penalties(2, 0, &[0, last], |_| {}),
+        penalties(1, 1, &[3, 0], |_| {}),
+        penalties(0, 0, &[], |row| row.repeat = f32::NAN),
+    ] {
+        engine.begin(good).unwrap();
+    }
+    let many: Vec<u32> = (0..=2 * VOCAB as u32).collect();
+    for (what, bad) in [
+        ("do not ascend within", penalties(1, 0, &[last + 1], |_| {})),
+        ("do not ascend within", penalties(1, 0, &[u32::MAX], |_| {})),
+        ("do not ascend within", penalties(2, 0, &[3, 3], |_| {})),
+        ("do not ascend within", penalties(2, 0, &[3, 2], |_| {})),
+        ("not in the list", penalties(3, 0, &[1, 2], |_| {})),
+        ("not in the list", penalties(0, 3, &[1, 2], |_| {})),
+        ("not in the list", penalties(1, u32::MAX, &[1, 2], |_| {})),
+        ("not in the list", penalties(u32::MAX, 1, &[1, 2], |_| {})),
+        ("more tokens than", penalties(0, 0, &[many.clone(), many].concat(), |_| {})),
+        ("out of range", penalties(1, 0, &[1], |row| row.repeat = 0.0)),
+        ("out of range", penalties(1, 0, &[1], |row| row.repeat = f32::INFINITY)),
+        ("out of range", penalties(1, 0, &[1], |row| row.presence = f32::NAN)),
+        ("out of range", penalties(1, 0, &[1], |row| row.frequency = f32::NEG_INFINITY)),
+    ] {
+        let error = engine.begin(bad).unwrap_err();
+        assert!(error.kind == ErrorKind::BadInput && error.message.contains(what), "{what}: {error}");
     }
 }
 

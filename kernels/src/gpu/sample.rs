@@ -7,13 +7,19 @@
 //! bisection: first over keys, then over ids where keys are equal. A sum is one look at all elements that have a
 //! weight; their ids are in scratch, each thread's own in a column of its own, so that nobody waits for anybody.
 //!
+//! Penalties come first: the block changes the logits of the row's list in place, each by one thread, and puts them
+//! back when the token is known; the list's ids differ. A row without a list passes by.
+//!
 //! The kernel is PTX as the manual has it: it lives on 64-bit sums, shifts and rounding modes, and none of it
 //! depends on a shape but the row's length.
 
 use std::fmt::Write;
+use std::mem::offset_of;
 
+use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{Extent, Launch};
-use hyc_ir::sample::{EXP2, FLOOR};
+use hyc_ir::sample::{EXP2, FLOOR, SampleParams, Seen};
+use hyc_ir::sampling::MAX_PENALTY_WINDOW;
 
 use super::{MULTIPROCESSORS, Maker, stride};
 
@@ -26,6 +32,8 @@ pub fn sample(k: &mut Maker<'_, '_>, vocab: u64) {
     let blocks = MULTIPROCESSORS.min(k.spec.max_rows);
     let column = vocab.next_multiple_of(THREADS);
     let ids = 4 * k.scratch(4 * blocks * column);
+    let most_seen = vocab.min(u64::from(MAX_PENALTY_WINDOW));
+    let kept = 4 * k.scratch(4 * blocks * most_seen);
     let text = Text {
         name: k.name,
         vocab,
@@ -34,6 +42,8 @@ pub fn sample(k: &mut Maker<'_, '_>, vocab: u64) {
         blocks,
         ids,
         ids_bytes: 4 * column,
+        kept,
+        kept_bytes: 4 * most_seen,
     };
     k.module.set_inline_assembly(&text.kernel());
     k.kernel.launches.push(Launch {
@@ -57,6 +67,9 @@ struct Text<'s> {
     /// Offset of the ids in the scratch, and from block to block.
     ids: u64,
     ids_bytes: u64,
+    /// The same of the logits that penalties have changed, as they were.
+    kept: u64,
+    kept_bytes: u64,
 }
 
 /// An f32 as PTX writes it.
@@ -205,6 +218,78 @@ impl Text<'_> {
         )
     }
 
+    /// A loop over this thread's part of the row's list: `body` gets the entry's address `%entry`, the logit's `%from`,
+    /// and `%at`, where it is kept.
+    fn each_seen(label: &str, body: &str) -> String {
+        format!(
+            "
+    mov.u32 %i, %thread;
+{label}_next:
+    setp.ge.u32 %done, %i, %seen;
+    @%done bra {label}_end;
+    mad.wide.u32 %entry, %i, {entry_bytes}, %list;
+    mad.wide.u32 %at, %i, 4, %kept;
+    ld.global.u32 %id, [%entry + {id}];
+    mad.wide.u32 %from, %id, 4, %row;{body}
+    add.u32 %i, %i, {THREADS};
+    bra {label}_next;
+{label}_end:",
+            entry_bytes = size_of::<Seen>(),
+            id = offset_of!(Seen, id),
+        )
+    }
+
+    /// Changes the logits of the row's list, which `%from` in the parameters says, as
+    /// [`hyc_ir::sample::penalised`] does; the others wait for them.
+    fn penalise() -> String {
+        let body = format!(
+            "
+    ld.global.f32 %x, [%from];
+    st.global.f32 [%at], %x;
+    mov.b32 %bits, %x;
+    and.b32 %bits, %bits, 0x7f800000;
+    setp.eq.u32 %skip, %bits, 0x7f800000;
+    @%skip bra penal_skip;
+    div.rn.f32 %y, %x, %repeat;
+    mul.rn.f32 %whole, %x, %repeat;
+    setp.gt.f32 %skip, %x, 0f00000000;
+    selp.f32 %x, %y, %whole, %skip;
+    ld.global.u32 %count, [%entry + {generated}];
+    cvt.rn.f32.u32 %y, %count;
+    mul.rn.f32 %y, %y, %frequency;
+    sub.rn.f32 %x, %x, %y;
+    setp.ne.u32 %skip, %count, 0;
+    selp.f32 %y, %presence, 0f00000000, %skip;
+    sub.rn.f32 %x, %x, %y;
+    min.f32 %x, %x, {most};
+    max.f32 %x, %x, {least};
+    st.global.f32 [%from], %x;
+penal_skip:",
+            generated = offset_of!(Seen, generated),
+            most = float(f32::MAX),
+            least = float(f32::MIN),
+        );
+        let param =
+            |name: &str, kind: &str, at: usize| format!("\n    ld.global.{kind} %{name}, [%from + {at}];");
+        [
+            param("i", "u32", offset_of!(SampleParams, first_seen)),
+            param("repeat", "f32", offset_of!(SampleParams, repeat)),
+            param("presence", "f32", offset_of!(SampleParams, presence)),
+            param("frequency", "f32", offset_of!(SampleParams, frequency)),
+            format!(
+                "
+    ld.global.u64 %list, [%context + {}];
+    cvta.to.global.u64 %list, %list;
+    mad.wide.u32 %list, %i, {}, %list;{}
+    bar.sync 0;",
+                offset_of!(StepContext, seen),
+                size_of::<Seen>(),
+                Text::each_seen("penal", &body)
+            ),
+        ]
+        .concat()
+    }
+
     /// The largest place of the row to `%top`, ~0 where a logit is no finite number.
     fn largest(&self) -> String {
         format!(
@@ -330,11 +415,7 @@ stage_done:
     }
 
     fn kernel(&self) -> String {
-        use std::mem::offset_of;
-
-        use hyc_ir::abi::StepContext;
-        use hyc_ir::sample::SampleParams;
-        let Text { name, logits_bytes, token_bytes, blocks, ids, ids_bytes, .. } = self;
+        let Text { name, logits_bytes, token_bytes, blocks, ids, ids_bytes, kept, kept_bytes, .. } = self;
         let body = [&self.largest(), GREEDY, &self.collect(), &self.stages()].concat();
         let context = |field: usize| format!("ld.global.u64 %wide, [%context + {field}];");
         format!(
@@ -348,10 +429,12 @@ stage_done:
     .reg .b32 %thread, %block, %lane, %warp, %i, %id, %count, %bits, %key, %low, %w, %least, %lo, %hi;
     .reg .b32 %below, %above, %middle, %found, %stage, %rank, %min_weight, %token, %zero, %index, %rows;
     .reg .s32 %shift;
-    .reg .f32 %x, %y, %most, %scale, %whole, %rest, %power, %share;
+    .reg .b32 %seen;
+    .reg .f32 %x, %y, %most, %scale, %whole, %rest, %power, %share, %repeat, %presence, %frequency;
     .reg .f64 %product, %part;
     .reg .b64 %context, %logits, %out, %scratch, %row, %mine, %at, %from, %place, %bound, %cut, %target;
     .reg .b64 %acc, %other, %wide, %top, %draw, %params, %warp_at, %lane_at, %partial;
+    .reg .b64 %list, %entry, %kept;
     .shared .align 8 .b8 {name}_partial[256];
     ld.param.u64 %context, [p_context];
     ld.param.u64 %logits, [p_logits];
@@ -373,6 +456,8 @@ stage_done:
     mad.wide.u32 %mine, %block, {ids_bytes}, %scratch;
     mad.wide.u32 %mine, %thread, 4, %mine;
     add.u64 %mine, %mine, {ids};
+    mad.wide.u32 %kept, %block, {kept_bytes}, %scratch;
+    add.u64 %kept, %kept, {kept};
     {outputs}
     cvt.u32.u64 %rows, %wide;
     {sampling}
@@ -388,8 +473,16 @@ row_next:
     ld.global.u32 %rank, [%from + {top_k}];
     ld.global.f32 %share, [%from + {top_p}];
     ld.global.u32 %min_weight, [%from + {least}];
-    ld.global.u64 %draw, [%from + {draw}];{body}
+    ld.global.u64 %draw, [%from + {draw}];
+    ld.global.u32 %seen, [%from + {seen}];
+    setp.eq.u32 %skip, %seen, 0;
+    @%skip bra row_ready;{penalise}
+row_ready:{body}
 token_known:
+    setp.eq.u32 %skip, %seen, 0;
+    @%skip bra row_left;
+    bar.sync 0;{put_back}
+row_left:
     setp.ne.u32 %skip, %thread, 0;
     @%skip bra token_stored;
     mad.wide.u32 %from, %index, {token_bytes}, %out;
@@ -409,6 +502,10 @@ row_end:
             top_p = offset_of!(SampleParams, top_p),
             least = offset_of!(SampleParams, least),
             draw = offset_of!(SampleParams, draw),
+            seen = offset_of!(SampleParams, seen),
+            penalise = Text::penalise(),
+            put_back =
+                Text::each_seen("back", "\n    ld.global.f32 %x, [%at];\n    st.global.f32 [%from], %x;"),
         )
     }
 }

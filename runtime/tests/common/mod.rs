@@ -12,6 +12,7 @@ use hyc_ir::artefact::{
     ALIGN, CODE, HASH_KEY, LEAF, NO_HASH, PAD, PLAN_KEY, ROOT_KEY, TOKENIZER, TREE, VERSION_KEY,
 };
 use hyc_ir::plan::*;
+use hyc_ir::sample::penalise_and_choose;
 use hyc_runtime::{Error, Executor, LoadOptions, Model};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -215,6 +216,33 @@ fn le(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
 }
 
 impl Parts {
+    /// The plan ends with a step that chooses tokens, by this kernel.
+    pub fn sampling(mut self, kernel: Kernel) -> Parts {
+        let plan = &mut self.plan;
+        let id = KernelId(plan.kernels.len() as u32);
+        plan.kernels.push(kernel);
+        let op = StepOp::Sample { vocab: VOCAB as u64 };
+        let to = BufferId(plan.buffers.len() as u32);
+        plan.buffers.push(Buffer {
+            name: "sampled".into(),
+            offset: plan.arena_bytes,
+            width: 1,
+            elem: Elem::I32,
+            ..plan.buffers[5].clone()
+        });
+        plan.arena_bytes += 512;
+        plan.sampled = Some(to);
+        plan.steps.push(Step {
+            name: "sample".into(),
+            layer: None,
+            op,
+            operands: vec![Operand::Buffer(plan.logits), Operand::Buffer(to)],
+            grid: op.grid(0, Rows::Outputs),
+            kernel: id,
+        });
+        self
+    }
+
     pub fn new() -> Parts {
         let head = head();
         // [panel][inn][lane]
@@ -451,6 +479,23 @@ unsafe impl Executor for Plain {
                     for (o, y) in out.iter_mut().enumerate() {
                         *y = (0..WIDTH).map(|i| floats(1, VOCAB * WIDTH)[i * 16 + o] * x[i]).sum();
                     }
+                }
+            }
+            StepOp::Sample { .. } => {
+                let c = context;
+                // SAFETY: the engine keeps these lists, of these lengths, and a row of 16 words for each token.
+                let (params, list, out) = unsafe {
+                    let params = std::slice::from_raw_parts(c.sampling, c.outputs as usize);
+                    let list = match c.seen.is_null() {
+                        true => &[],
+                        false => std::slice::from_raw_parts(c.seen, c.seen_count as usize),
+                    };
+                    (params, list, std::slice::from_raw_parts_mut(operands[1].cast::<i32>(), outs))
+                };
+                for ((row, params), out) in
+                    floats(0, outs).chunks(WIDTH).zip(params).zip(out.chunks_mut(WIDTH))
+                {
+                    out[0] = penalise_and_choose(&mut row.to_vec(), params, list).map_or(-1, |t| t as i32);
                 }
             }
             other => panic!("{other:?} is not in the hand-made plan"),

@@ -4,7 +4,7 @@ use hyc_ir::sampling::RANGES;
 
 use super::{Default, Formula, Key, PLAIN, SectionKeys, Type};
 
-/// The range of a setting; a key that is none does not compile.
+/// The range of a setting, by its place in the list.
 const fn within(index: usize) -> Type {
     Type::Within(RANGES[index])
 }
