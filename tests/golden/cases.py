@@ -9,12 +9,14 @@ EXPERTS = dict(experts=12, active=3, expert_ffn=20, shared_ffn=24)
 SMALL = dict(layers=6, hidden=24, heads=4, kv_heads=2, head_dim=16, ffn=32, vocab=61)
 
 
-def case(seed, tokens=203, model=None, attention=None, moe=None, dtype="f32", target=None, exact=False, tied=False):
+def case(seed, tokens=203, model=None, attention=None, moe=None, dtype="f32", target=None, exact=False, tied=False,
+         full_sinks=(0.0, 1.5)):
     """`exact`: float64 but for what the caches round; else all in `dtype`. `tied`: blocks of the first layer have
-    the very same scores."""
+    the very same scores. `full_sinks`: mean and spread of the full layers' sinks, where there are some."""
     attention = SPARSE if attention is None else attention
     return dict(seed=seed, tokens=tokens, model=BASE | (model or {}), attention=attention, moe=moe, dtype=dtype,
-                target=TARGET | (target or {}), exact=exact, tied=tied)
+                target=TARGET | (target or {}), exact=exact, tied=tied,
+                full_sinks=full_sinks)
 
 
 def small(seed, model=None, attention=None, moe=None, kv=None, **rest):
@@ -68,6 +70,8 @@ CASES = {
     "group-17": small(25, model=heads(17, 1), attention=dict(gate='"none"')),
     "head-gates": small(26, attention=dict(gate='"head"')),
     "partial-rope": small(27, model=dict(rope="{ theta = 640000.0, dims = 6 }")),
+    # Sinks so unequal that they decide which head of a group counts in what is selected.
+    "full-sink": small(28, attention=dict(full_sink="true"), full_sinks=(4.0, 6.0)),
     # Mixtures, alone and with what else differs of a sparse layer.
     "moe-top-1": small(31, moe=dict(experts=5, active=1, expert_ffn=20, shared_ffn=24)),
     "moe-no-shared": small(32, moe=dict(experts=6, active=2, expert_ffn=20)),

@@ -31,7 +31,7 @@ def toml(name, c):
     return text + section("target", dict(kind='"cpu"') | c["target"]).rstrip() + "\n"
 
 
-def random_weights(config, seed):
+def random_weights(config, seed, full_sinks):
     """Peaked attention, open gates and strong sinks: everything must matter to the logits."""
     random = torch.Generator().manual_seed(seed)
     c, weights = config, {}
@@ -70,7 +70,7 @@ def random_weights(config, seed):
         if full and c.full_gate:
             matrix(a + "gate.weight", width, c.hidden, gain=1.5)
         if full and c.full_sink:
-            vector(a + "sink", c.heads, 0.0, 1.5)
+            vector(a + "sink", c.heads, *full_sinks)
         m = at + "mlp."
         if c.experts:
             matrix(m + "router.weight", c.experts, c.hidden, gain=2.0)
@@ -103,7 +103,7 @@ def tensors(name, c):
     text = toml(name, c)
     doc = tomllib.loads(text)
     config = reference.Config.parse(doc)
-    weights = random_weights(config, c["seed"])
+    weights = random_weights(config, c["seed"], c["full_sinks"])
     tokens = torch.randint(config.vocab, (c["tokens"],), generator=torch.Generator().manual_seed(c["seed"] + 100))
     if c["tied"]:
         tokens = tie_blocks(config, weights, tokens)
