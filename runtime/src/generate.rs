@@ -106,15 +106,46 @@ pub fn generate(
     if prompt.is_empty() {
         return Err(Error::new(ErrorKind::BadInput, "the prompt is empty").help("give at least one token"));
     }
-    let defaults = session.model().sampling_defaults();
-    let sampling = options.sampling.unwrap_or(defaults.sampling);
-    let seed = options.seed.or(defaults.seed).unwrap_or_else(random_seed);
-    sampling.check().map_err(out_of_range)?;
+    let (sampling, seed) = choice(session, options)?;
     let id = session.add_sequence()?;
     let guard = Guest { session, id };
     guard.session.set_sampling(id, sampling, seed)?;
     let done = run(guard.session, id, tokenizer, prompt, options, cancel, on_event)?;
     Ok(Generated { seed, ..done })
+}
+
+/// Continues a sequence of the session, which stays there: of `tokens`, all of its text, those that it does not hold
+/// yet are fed. Afterwards, after an error too, it holds the first [`Session::len`] of `tokens` and the new tokens.
+///
+/// Errors: those of [`generate`]; `tokens` with nothing new.
+pub fn generate_in(
+    session: &mut Session<'_>,
+    id: SequenceId,
+    tokenizer: &Tokenizer,
+    tokens: &[u32],
+    options: &GenerateOptions,
+    cancel: &CancelToken,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<Generated> {
+    let held = session.len(id)? as usize;
+    if tokens.len() <= held {
+        let message = format!("the sequence holds {held} tokens: {} are nothing new", tokens.len());
+        return Err(
+            Error::new(ErrorKind::BadInput, message).help("give its whole text and at least one token")
+        );
+    }
+    let (sampling, seed) = choice(session, options)?;
+    session.set_sampling(id, sampling, seed)?;
+    let done = run(session, id, tokenizer, tokens, options, cancel, on_event)?;
+    Ok(Generated { seed, ..done })
+}
+
+/// How tokens are chosen: the options over the model's defaults. Errors: out of range.
+fn choice(session: &Session<'_>, options: &GenerateOptions) -> Result<(Sampling, u64)> {
+    let defaults = session.model().sampling_defaults();
+    let sampling = options.sampling.unwrap_or(defaults.sampling);
+    sampling.check().map_err(out_of_range)?;
+    Ok((sampling, options.seed.or(defaults.seed).unwrap_or_else(random_seed)))
 }
 
 /// A sequence that leaves its session when this is dropped.
@@ -139,8 +170,9 @@ fn run(
     cancel: &CancelToken,
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Generated> {
-    session.feed(id, prompt)?;
-    let total = prompt.len() as u64;
+    let held = session.len(id)? as usize;
+    session.feed(id, &prompt[held..])?;
+    let total = session.pending(id)?;
     let mut token = advance(session, id, cancel, &mut |left| {
         on_event(Event::Prefill { done: total - left, total });
     })?;

@@ -49,7 +49,7 @@ pub use chat::{ChatTemplate, Message};
 pub use engine::{Engine, StepInput, Values};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{Executor, NativeExecutor, Pass, open_executor};
-pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate};
+pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate, generate_in};
 pub use hyc_ir::text_settings::TextSettings;
 pub use memory::{Block, Free, Machine, MemoryPlan};
 pub use model::{LoadOptions, Model, ModelId, Storage, Verify, stored_shape};

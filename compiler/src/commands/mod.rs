@@ -1,6 +1,7 @@
 //! The command line: one file a command; the doc comment on its arguments is its help.
 
 mod bench;
+mod chat;
 mod check;
 mod compile;
 mod completions;
@@ -10,6 +11,7 @@ mod diff;
 mod doctor;
 mod explain;
 mod inspect;
+mod lines;
 mod names;
 mod prompt;
 mod run;
@@ -32,6 +34,7 @@ use crate::terminal::{self, Color};
 ///   hyc check model.toml                       say what is wrong with a description, all at once
 ///   hyc compile model.toml -o model.hyc        compile a model and its weights into one file
 ///   hyc run model.hyc --prompt "Once upon"     stream a continuation
+///   hyc chat model.hyc                         talk with a model that has a chat template
 ///   hyc compile --plan-only --json model.toml  sizes and KV table without weights
 ///   hyc inspect model.hyc kv                   what is in an artefact
 #[derive(Debug, Parser)]
@@ -61,6 +64,7 @@ enum Command {
     Check(check::Args),
     Compile(compile::Args),
     Run(run::Args),
+    Chat(chat::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
     Diff(diff::Args),
@@ -83,6 +87,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Check(args) => check::run(args),
         Command::Compile(args) => compile::run(args),
         Command::Run(args) => run::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Diff(args) => diff::run(args),

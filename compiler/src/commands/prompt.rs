@@ -65,14 +65,18 @@ impl PromptArgs {
 
 /// Why there is no prompt.
 #[derive(Debug)]
-enum Fault {
+pub enum Fault {
+    /// The system does not give it.
     Read(Errno),
+    /// More than the longest context holds.
     Long,
+    /// Ctrl-C came first.
     Cancelled,
 }
 
 impl Fault {
-    fn of(self, name: String) -> Error {
+    /// The error, for an input of that name.
+    pub fn of(self, name: String) -> Error {
         match self {
             Fault::Read(e) => Error::new(
                 ErrorKind::Resource,
@@ -89,8 +93,19 @@ impl Fault {
 
 /// All bytes up to the end, unless Ctrl-C comes first.
 fn read(input: &impl AsFd) -> Result<Vec<u8>, Fault> {
-    let (mut bytes, mut piece) = (Vec::new(), vec![0; 64 << 10]);
-    while bytes.len() <= MAX_BYTES {
+    let mut bytes = Vec::new();
+    while more(input, &mut bytes)? > 0 {
+        if bytes.len() > MAX_BYTES {
+            return Err(Fault::Long);
+        }
+    }
+    Ok(bytes)
+}
+
+/// Waits for more of an input and appends it; 0: there is no more. Ctrl-C ends the wait.
+pub fn more(input: &impl AsFd, bytes: &mut Vec<u8>) -> Result<usize, Fault> {
+    let mut piece = vec![0; 64 << 10];
+    loop {
         if signal::pressed() {
             return Err(Fault::Cancelled);
         }
@@ -100,13 +115,14 @@ fn read(input: &impl AsFd) -> Result<Vec<u8>, Fault> {
             Err(e) => return Err(Fault::Read(e)),
         }
         match rustix::io::read(input, &mut piece) {
-            Ok(0) => return Ok(bytes),
-            Ok(count) => bytes.extend_from_slice(&piece[..count]),
+            Ok(count) => {
+                bytes.extend_from_slice(&piece[..count]);
+                return Ok(count);
+            }
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(e) => return Err(Fault::Read(e)),
         }
     }
-    Err(Fault::Long)
 }
 
 /// A file's bytes as a prompt. A shell's `echo` and every editor end a text with a newline that nobody typed.

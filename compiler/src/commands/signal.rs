@@ -27,6 +27,11 @@ pub fn pressed() -> bool {
     PRESSED.load(Ordering::SeqCst)
 }
 
+/// Takes a Ctrl-C as dealt with: the next one is a first one again.
+pub fn forget() {
+    PRESSED.store(false, Ordering::SeqCst);
+}
+
 /// The error of a cancelled phase, where Ctrl-C was pressed.
 pub fn check(phase: &str) -> Result<()> {
     if pressed() {

@@ -1,0 +1,292 @@
+//! `hyc chat`.
+
+use std::path::PathBuf;
+
+use hyc_runtime::{
+    CancelToken, ChatTemplate, Event, Finish, GenerateOptions, LoadOptions, Message, SequenceId, Session,
+    SessionOptions, Tokenizer, Verify, generate_in,
+};
+
+use super::lines::{Line, Lines};
+use super::prompt::unescape;
+use super::sampling_args::{self, SamplingArgs};
+use super::signal;
+use crate::error::{Error, ErrorKind, Result};
+use crate::terminal;
+
+/// Talk with a model that has a chat template
+///
+/// Each line is a message. Ctrl-C ends an answer, Ctrl-D the chat.
+///
+/// Commands:
+///   /reset          forget the conversation
+///   /system TEXT    the same, with another system prompt
+///   /exit           the same as Ctrl-D
+///   //TEXT          a message that begins with a slash
+///
+/// Examples:
+///   hyc chat model.hyc
+///   hyc chat model.hyc --system "Answer in one sentence." --temperature 0.7
+///   echo "What is a kernel?" | hyc chat model.hyc -q
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    /// An artefact
+    model: PathBuf,
+    /// What the model is told before the conversation, where its template takes that
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    system: Option<String>,
+    /// Most new tokens of an answer
+    #[arg(short = 'n', long, default_value_t = 1024)]
+    max_new_tokens: usize,
+    /// End an answer before this text (may be repeated); \n, \r, \t, \u{HEX} and \\ are escapes
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = unescape)]
+    stop: Vec<String>,
+    /// Print special tokens, too
+    #[arg(long)]
+    raw: bool,
+    /// Most tokens of the whole conversation, for which memory is reserved; without it the model's, up to 32768
+    #[arg(long, value_name = "TOKENS")]
+    ctx: Option<u64>,
+    /// Threads
+    #[arg(long)]
+    threads: Option<usize>,
+    #[command(flatten)]
+    gpu: super::GpuArgs,
+    /// Check the header alone when loading, not every byte
+    #[arg(long)]
+    fast_load: bool,
+    /// No progress, no hints
+    #[arg(short, long)]
+    quiet: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    signal::install(|| {});
+    args.sampling.check()?;
+    let verify = if args.fast_load { Verify::Header } else { Verify::OnRead };
+    let model = super::load(&args.model, &LoadOptions { verify, ..LoadOptions::default() }, !args.quiet)?;
+    let (sampling, seed) = args.sampling.resolve(model.sampling_defaults())?;
+    let tokenizer = Tokenizer::of(&model)?;
+    let template = ChatTemplate::of(&tokenizer)?;
+    let context = context(args.ctx, model.plan().model.max_context)?;
+    let (gpu, max_tokens) = (args.gpu.options(), Some(context));
+    let options = SessionOptions { threads: args.threads, max_sequences: Some(1), max_tokens, gpu };
+    let mut chat = Chat {
+        session: super::session(&model, &options, !args.quiet)?,
+        tokenizer: &tokenizer,
+        template,
+        options: GenerateOptions {
+            max_new_tokens: args.max_new_tokens,
+            sampling: Some(sampling),
+            seed: Some(seed),
+            stop: args.stop,
+            show_special: args.raw,
+            ..GenerateOptions::default()
+        },
+        context: context as usize,
+        messages: Vec::new(),
+        sequence: None,
+    };
+    chat.reset(args.system);
+    let mut lines = Lines::of_stdin();
+    let ask = lines.is_terminal() && !args.quiet;
+    if ask {
+        terminal::note(&format!("/exit or Ctrl-D ends the chat{}\n", sampling_args::figure(&sampling, seed)));
+    }
+    loop {
+        if ask {
+            terminal::print("> ")?;
+        }
+        let line = match lines.next()? {
+            Line::Text(line) => line,
+            Line::Interrupted => return Err(Error::new(ErrorKind::Cancelled, "cancelled")),
+            Line::End => {
+                return if ask { terminal::print("\n") } else { Ok(()) };
+            }
+        };
+        match Input::of(&line) {
+            Input::Nothing => {}
+            Input::Exit => return Ok(()),
+            Input::Reset => chat.reset(chat.system()),
+            Input::System(text) => chat.reset(Some(text.to_string()).filter(|text| !text.is_empty())),
+            Input::Unknown(word) => {
+                terminal::note(&format!("there is no command {word}; /reset, /system TEXT, /exit\n"));
+            }
+            Input::Message(text) => match chat.answer(text) {
+                // A person may say something else; a script has no use for half a conversation.
+                Err(error) if ask && error.kind == ErrorKind::Input => terminal::report(&error, false),
+                done => done?,
+            },
+        }
+    }
+}
+
+/// Tokens to have memory for. Errors: more than the model's context, or none.
+fn context(asked: Option<u64>, max_context: u64) -> Result<u64> {
+    match asked {
+        None => Ok(max_context.min(32_768)),
+        Some(tokens) if (1..=max_context).contains(&tokens) => Ok(tokens),
+        Some(tokens) => Err(Error::new(ErrorKind::Usage, format!("--ctx {tokens} is out of range"))
+            .help(format!("give 1 to {max_context}, the model's context"))),
+    }
+}
+
+/// What a line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Input<'l> {
+    Nothing,
+    Exit,
+    Reset,
+    System(&'l str),
+    Unknown(&'l str),
+    Message(&'l str),
+}
+
+impl<'l> Input<'l> {
+    fn of(line: &'l str) -> Input<'l> {
+        let Some(command) = line.strip_prefix('/') else {
+            return if line.trim().is_empty() { Input::Nothing } else { Input::Message(line) };
+        };
+        if command.starts_with('/') {
+            return Input::Message(command);
+        }
+        let (word, rest) = command.split_once(' ').unwrap_or((command, ""));
+        match word.trim_end() {
+            "exit" | "quit" => Input::Exit,
+            "reset" => Input::Reset,
+            "system" => Input::System(rest.trim()),
+            _ => Input::Unknown(line.split_once(' ').map_or(line, |(word, _)| word)),
+        }
+    }
+}
+
+/// A conversation and the sequence that holds its beginning.
+struct Chat<'m> {
+    session: Session<'m>,
+    tokenizer: &'m Tokenizer,
+    template: ChatTemplate,
+    options: GenerateOptions,
+    /// Tokens that the session has memory for.
+    context: usize,
+    messages: Vec<Message>,
+    /// The sequence, with the tokens that it holds.
+    sequence: Option<(SequenceId, Vec<u32>)>,
+}
+
+impl Chat<'_> {
+    fn system(&self) -> Option<String> {
+        self.messages
+            .first()
+            .filter(|message| message.role == "system")
+            .map(|message| message.content.clone())
+    }
+
+    fn reset(&mut self, system: Option<String>) {
+        self.messages = system.map(|text| Message::new("system", text)).into_iter().collect();
+    }
+
+    /// Takes a message and streams the answer. Errors: as [`generate_in`]; the message is forgotten then. An answer
+    /// that Ctrl-C ends is an answer.
+    fn answer(&mut self, text: &str) -> Result<()> {
+        self.messages.push(Message::new("user", text));
+        let spoken = self.generate();
+        // An answer that was not finished is part of the conversation all the same: it was read.
+        match spoken {
+            Ok(answer) => self.messages.push(Message::new("assistant", answer)),
+            Err(error) => {
+                self.messages.pop();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn generate(&mut self) -> Result<String> {
+        let prompt = self.template.encode(self.tokenizer, &self.messages, true)?;
+        let room = self.context.saturating_sub(prompt.len());
+        if room == 0 {
+            let message =
+                format!("the conversation has {} tokens, there is room for {}", prompt.len(), self.context);
+            return Err(
+                Error::new(ErrorKind::Input, message).help("/reset begins anew; `--ctx` asks for more")
+            );
+        }
+        let options =
+            GenerateOptions { max_new_tokens: self.options.max_new_tokens.min(room), ..self.options.clone() };
+        let id = self.sequence_for(&prompt)?;
+        let (cancel, mut broken) = (CancelToken::new(), None);
+        let (mut tokens, mut answer) = (prompt.clone(), String::new());
+        let done =
+            generate_in(&mut self.session, id, self.tokenizer, &prompt, &options, &cancel, &mut |event| {
+                match event {
+                    Event::Token(token) => tokens.push(token),
+                    Event::Text(part) => {
+                        broken = broken.take().or(terminal::print(&part).err());
+                        answer.push_str(&part);
+                    }
+                    Event::Prefill { .. } => {}
+                }
+                if signal::pressed() || broken.is_some() {
+                    cancel.cancel();
+                }
+            });
+        tokens.truncate(self.session.len(id)? as usize);
+        self.sequence = Some((id, tokens));
+        if let Some(error) = broken {
+            return Err(error);
+        }
+        let done = match done {
+            Err(error) if error.kind == hyc_runtime::ErrorKind::Cancelled => {
+                signal::forget();
+                None
+            }
+            other => Some(other?),
+        };
+        terminal::print("\n")?;
+        match done.map(|done| done.finish) {
+            Some(Finish::Length) => terminal::note("(the answer has as many tokens as -n allows)\n"),
+            Some(Finish::Context) => terminal::note("(the context is full: /reset begins anew)\n"),
+            _ => {}
+        }
+        Ok(answer)
+    }
+
+    /// The sequence, if what it holds is the prompt's beginning; else a new one.
+    fn sequence_for(&mut self, prompt: &[u32]) -> Result<SequenceId> {
+        if let Some((id, held)) = self.sequence.take() {
+            if held.len() < prompt.len() && prompt.starts_with(&held) {
+                return Ok(id);
+            }
+            self.session.remove_sequence(id)?;
+        }
+        Ok(self.session.add_sequence()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_messages_or_commands() {
+        for (line, input) in [
+            ("", Input::Nothing),
+            ("  ", Input::Nothing),
+            ("/exit", Input::Exit),
+            ("/quit ", Input::Exit),
+            ("/reset", Input::Reset),
+            ("/system  Be brief. ", Input::System("Be brief.")),
+            ("/system", Input::System("")),
+            ("/nope x", Input::Unknown("/nope")),
+            ("/", Input::Unknown("/")),
+            ("//etc", Input::Message("/etc")),
+            (" /exit", Input::Message(" /exit")),
+            ("- hello", Input::Message("- hello")),
+        ] {
+            assert_eq!(Input::of(line), input, "{line}");
+        }
+    }
+}
