@@ -154,7 +154,7 @@ pub fn lower(
         passes.push(PassTime { name: report.name, changes: report.changes, seconds: report.seconds });
         observer(report);
     })
-    .map_err(|e| Error { help: e.help.clone(), ..Error::input(e.to_string()) })?;
+    .map_err(|e| Error { help: e.help.clone(), ..Error::input(frontend::shortened(&e.to_string())) })?;
     Ok(Lowered { graph: compiled.graph, plan: compiled.plan, passes })
 }
 

@@ -56,3 +56,12 @@ impl fmt::Display for PassError {
 }
 
 impl std::error::Error for PassError {}
+
+/// The first of many faults, and how many more there are.
+pub fn listed<T: fmt::Display>(faults: &[T]) -> String {
+    const SHOWN: usize = 12;
+    let shown: Vec<String> = faults.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = faults.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    shown.join("; ") + &more
+}

@@ -141,11 +141,10 @@ pub fn plan_memory(graph: &Graph) -> Result<Arena, PassError> {
 fn check(pass: &'static str, graph: &Graph) -> Result<(), PassError> {
     verify::verify(graph).map_err(|violations| {
         // The first one's line is the error's own.
-        let mut listed = violations.clone();
-        let line = listed.first_mut().and_then(|violation| violation.line.take());
-        let list: Vec<String> = listed.iter().take(12).map(ToString::to_string).collect();
+        let mut faults = violations.clone();
+        let line = faults.first_mut().and_then(|violation| violation.line.take());
         let when = if pass == "input" { "" } else { " after this pass" };
-        let message = format!("the graph is not valid{when}: {}", list.join("; "));
+        let message = format!("the graph is not valid{when}: {}", error::listed(&faults));
         PassError { line, ..PassError::new(pass, message) }
     })
 }

@@ -14,7 +14,7 @@ use hyc_ir::plan::{
 use hyc_ir::{Graph, Op, OpId, Type, ValueId};
 
 use crate::PipelineOptions;
-use crate::error::PassError;
+use crate::error::{PassError, listed};
 use crate::kernel_name;
 use crate::plan_memory::Arena;
 use crate::rewrite::{cache_reads, cache_roots};
@@ -79,10 +79,8 @@ pub fn run(
     if options.sampling {
         add_sampling(&mut plan, options)?;
     }
-    plan.verify().map_err(|errors| {
-        let list: Vec<String> = errors.iter().take(12).map(ToString::to_string).collect();
-        PassError::new(PASS, format!("the plan is not valid: {}", list.join("; ")))
-    })?;
+    plan.verify()
+        .map_err(|errors| PassError::new(PASS, format!("the plan is not valid: {}", listed(&errors))))?;
     Ok(plan)
 }
 

@@ -201,7 +201,7 @@ mod tests {
         // As a file for this vocabulary, which is large enough for its bytes.
         assert!(fault(&json, 100_000).contains("has more than 1048576 entries"));
         assert!(Tokenizer::from_json(json.as_bytes(), 4096).is_err());
-        // A hundredth of it here; built first, it takes half a minute.
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        // A tenth of a second on a quiet machine; built first, it takes half a minute.
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 }

@@ -203,8 +203,8 @@ mod tests {
             let (begin, start) = (text[..20].to_string(), Instant::now());
             let out = faults(text);
             assert!(out.len() < 100_000, "{begin:?}: {} bytes", out.len());
-            // A tenth of it here; what this is to see took minutes.
-            assert!(start.elapsed() < Duration::from_secs(5), "{begin:?}: {:?}", start.elapsed());
+            // A fiftieth of it on a quiet machine; what this is to see took minutes.
+            assert!(start.elapsed() < Duration::from_secs(20), "{begin:?}: {:?}", start.elapsed());
         }
     }
 

@@ -211,8 +211,9 @@ impl WeightSource {
             }
         }
         let names: std::collections::HashSet<&str> = expected.iter().map(|e| e.name.as_str()).collect();
-        let extra: Vec<&str> =
-            self.tensors.keys().map(String::as_str).filter(|name| !names.contains(name)).collect();
+        // By their names in the files, which are those that `rename` and `ignore` see.
+        let extra = self.tensors.iter().filter(|(name, _)| !names.contains(name.as_str()));
+        let extra: Vec<&str> = extra.map(|(_, tensor)| tensor.name.as_str()).collect();
         faults.extend(extra.iter().map(|name| format!("not used by the model: `{name}`")));
         if faults.is_empty() {
             return Ok(());

@@ -44,8 +44,8 @@ pub fn other_format(path: &Path, first: &[u8]) -> Option<Error> {
     if first.is_empty() {
         return is("empty", "download, copy or export it again");
     }
-    // A header of at most 100 MB has a length with four zeros at its end; no text does.
-    if first.len() >= 8 && first[4..8] == [0; 4] {
+    // A header of at most 100 MB has a length with four zeros at its end, and begins with a brace.
+    if first.len() > 8 && first[4..8] == [0; 4] && first[8] == b'{' {
         return None;
     }
     if let Some(fault) = pointer(path, first) {

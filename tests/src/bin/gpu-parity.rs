@@ -132,7 +132,9 @@ fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
     let mut worst = 0f64;
     for (part, together) in parts.iter().zip(&together) {
         let alone = run_batch(&model, &[part], &tokens[..3]).map_err(text)?;
-        worst = worst.max(relative_error(together, &alone[0]));
+        let error = relative_error(together, &alone[0]);
+        // `max` would drop a NaN.
+        worst = if error.is_nan() { f64::INFINITY } else { worst.max(error) };
     }
     right &= table.error(name, "ragged batch, alone", worst, limits.own);
     if !right {
