@@ -81,6 +81,9 @@ fn kept(wish: &Wish<'_>, input: &Input) -> Kept {
     kept.add(if input.desc.is_some() { "the description" } else { "the dump" }, wish.input);
     let mut add = |what: &str, path: &Path| {
         kept.add(what, path);
+        if what == WEIGHTS {
+            crate::source::shards(path).iter().for_each(|shard| kept.add(what, shard));
+        }
         if what == TOKENIZER {
             let neighbours = NEIGHBOURS.map(|name| path.with_file_name(name));
             neighbours.iter().for_each(|path| kept.add("beside the tokenizer:", path));

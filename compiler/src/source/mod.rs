@@ -286,6 +286,17 @@ impl WeightSource {
     }
 }
 
+/// The files that an index names; none where `path` is something else, or they are not all there.
+pub fn shards(path: &Path) -> Vec<PathBuf> {
+    let mut first = [0u8; 512];
+    let Ok(file) = open(path) else { return Vec::new() };
+    let read = file.read_at(&mut first, 0).unwrap_or(0);
+    if !Index::looks_like(path, &first[..read]) {
+        return Vec::new();
+    }
+    Index::read(path).and_then(|index| index.paths()).unwrap_or_default()
+}
+
 /// Opens a weight file. Errors: a folder, with what it holds; something that is no file.
 fn open(path: &Path) -> Result<File> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io("open the weight file", path, e))?;
