@@ -10,6 +10,7 @@ use hyc_passes::{PassReport, PipelineOptions};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
+use crate::input;
 use crate::source::listed;
 
 /// The target kinds that this build carries.
@@ -25,7 +26,7 @@ pub struct Input {
 
 /// Reads a `model.toml`, or a graph dump (any file whose first word is `graph`).
 pub fn load_input(path: &Path) -> Result<Input> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    let bytes = input::read("read", path, input::TEXT_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|e| {
         Error::input(format!(
             "{} is not text: byte {} is not UTF-8",

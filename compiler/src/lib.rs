@@ -12,6 +12,7 @@ pub mod driver;
 mod emit_gpu;
 pub mod error;
 pub mod frontend;
+pub mod input;
 pub mod interp;
 mod measure;
 pub mod output;

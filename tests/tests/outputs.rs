@@ -96,6 +96,12 @@ fn no_file_that_is_read_is_replaced() {
     let weights = ["model.toml", "--weights", "other.safetensors", "-o"];
     refused(at, &[&weights[..], &["other.safetensors"]].concat(), 2, "is the weight file other.safetensors");
     refused(at, &[&weights[..], &["model.safetensors"]].concat(), 2, "is the weight file");
+    // An index reads its shards, those that are missing included.
+    let index = r#"{ "weight_map": { "a": "other.safetensors", "b": "absent.safetensors" } }"#;
+    std::fs::write(at.join("model.safetensors.index.json"), index).unwrap();
+    let index = ["model.toml", "--weights", "model.safetensors.index.json", "--emit", "graph", "-o"];
+    refused(at, &[&index[..], &["other.safetensors"]].concat(), 2, "is the weight file other.safetensors");
+    refused(at, &[&index[..], &["model.safetensors.index.json"]].concat(), 2, "is the weight file");
     compiles(at, &["--emit", "graph", "model.toml", "-o", "dump.hyir"]);
     refused(at, &["dump.hyir", "--emit", "graph", "-o", "dump.hyir"], 2, "is the dump dump.hyir");
     // The name that a dump's artefact has by itself.

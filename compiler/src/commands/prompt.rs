@@ -1,9 +1,7 @@
 //! Where a prompt comes from, and what of its bytes is the prompt.
 
-use std::fs::OpenOptions;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,6 +9,7 @@ use rustix::io::Errno;
 
 use super::signal;
 use crate::error::{Error, ErrorKind, Result};
+use crate::input;
 use crate::terminal;
 
 /// More than the longest context holds.
@@ -41,22 +40,19 @@ impl PromptArgs {
         let path = self.prompt_file.as_deref().filter(|path| *path != Path::new("-"));
         let (bytes, name) = match path {
             Some(path) => {
-                // A pipe that nobody writes to yet opens at once, so that Ctrl-C is seen.
-                let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-                let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
-                let file = file.map_err(|e| Error::io("read the prompt", path, e))?;
+                let file = input::open("read the prompt", path)?;
                 let bytes = read(&file).map_err(|e| e.of(path.display().to_string()))?;
                 (bytes, path.display().to_string())
             }
             None => {
-                let input = std::io::stdin();
-                if input.is_terminal() && !quiet {
+                let stdin = std::io::stdin();
+                if stdin.is_terminal() && !quiet {
                     terminal::note(
                         "reading the prompt from the terminal; Ctrl-D on a line of its own ends it\n",
                     );
                 }
                 let name = "standard input".to_string();
-                (read(&input).map_err(|e| e.of(name.clone()))?, name)
+                (read(&stdin).map_err(|e| e.of(name.clone()))?, name)
             }
         };
         text(bytes, &name, raw)

@@ -65,6 +65,11 @@ impl Index {
         self.map.values().map(String::as_str).collect()
     }
 
+    /// The paths of the shards, whether or not they are there.
+    pub fn places(&self) -> Vec<PathBuf> {
+        self.shards().into_iter().map(|shard| self.path.with_file_name(shard)).collect()
+    }
+
     /// The paths of the shards. Errors: all that are missing.
     pub fn paths(&self) -> Result<Vec<PathBuf>> {
         let folder = self.path.parent().unwrap_or(Path::new(""));

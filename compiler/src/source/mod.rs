@@ -286,15 +286,12 @@ impl WeightSource {
     }
 }
 
-/// The files that an index names; none where `path` is something else, or they are not all there.
+/// The files that an index of weight files names; none where `path` is something else. They need not be there.
 pub fn shards(path: &Path) -> Vec<PathBuf> {
     let mut first = [0u8; 512];
-    let Ok(file) = open(path) else { return Vec::new() };
-    let read = file.read_at(&mut first, 0).unwrap_or(0);
-    if !Index::looks_like(path, &first[..read]) {
-        return Vec::new();
-    }
-    Index::read(path).and_then(|index| index.paths()).unwrap_or_default()
+    let read = open(path).ok().and_then(|file| file.read_at(&mut first, 0).ok()).unwrap_or(0);
+    let index = Some(path).filter(|path| Index::looks_like(path, &first[..read]));
+    index.and_then(|path| Index::read(path).ok()).map(|index| index.places()).unwrap_or_default()
 }
 
 /// Opens a weight file. Errors: a folder, with what it holds; something that is no file.

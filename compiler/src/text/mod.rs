@@ -13,6 +13,7 @@ use hyc_runtime::{ChatTemplate, Tokenizer};
 use self::neighbours::{Named, Neighbours, read_text};
 use crate::error::{Error, Result};
 use crate::frontend::{AddSpecial, TemplateSource, TokenName, TokenizerDesc, distance};
+use crate::input;
 
 /// What of a model's text an artefact keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,14 +39,15 @@ pub fn read(desc: &TokenizerDesc, vocab: u64) -> Result<Option<Text>> {
             .help("add `file = \"tokenizer.json\"`, or give `--tokenizer FILE`")),
         };
     };
-    let fail = |e| Error::io("read the tokenizer", path, e);
-    let (size, most) = (std::fs::metadata(path).map_err(fail)?.len(), Tokenizer::most_bytes(vocab));
+    const WHAT: &str = "read the tokenizer";
+    let there = input::open(WHAT, path)?.metadata().map_err(|e| Error::io(WHAT, path, e))?;
+    let (size, most) = (there.len(), Tokenizer::most_bytes(vocab));
     if size > most {
         let message =
             format!("{} has {size} bytes: a tokenizer of {vocab} entries has at most {most}", path.display());
         return Err(Error::input(message).help("give the model the tokenizer it was trained with"));
     }
-    let json = std::fs::read(path).map_err(fail)?;
+    let json = input::read(WHAT, path, most)?;
     let tokenizer = Tokenizer::new(&json, vocab, TextSettings::default()).map_err(|e| {
         let error = Error::from(e);
         Error { message: format!("{}: {}", path.display(), error.message), ..error }

@@ -1,6 +1,5 @@
 //! The bytes of an artefact's file.
 
-use std::fs::File;
 use std::io::Read;
 use std::ops::Deref;
 use std::path::Path;
@@ -8,6 +7,7 @@ use std::path::Path;
 use memmap2::Mmap;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::file::open_file;
 use crate::memory::{Aligned, Machine};
 
 /// Where a loaded file is.
@@ -31,19 +31,11 @@ pub(super) enum FileBytes {
 impl FileBytes {
     /// Errors: no such file, a folder, a device or a pipe; no memory for a copy.
     pub(super) fn open(path: &Path, storage: Storage) -> Result<FileBytes> {
-        let bad = |what: String| {
-            Error::new(ErrorKind::BadInput, format!("cannot read {}: {what}", path.display()))
+        let io = |e: std::io::Error| {
+            Error::new(ErrorKind::BadInput, format!("cannot read {}: {e}", path.display()))
                 .help("check the path")
         };
-        let io = |e: std::io::Error| bad(e.to_string());
-        // Before it is opened: a pipe that nobody writes would wait for ever.
-        let metadata = std::fs::metadata(path).map_err(io)?;
-        if !metadata.is_file() {
-            return Err(bad(
-                if metadata.is_dir() { "it is a folder" } else { "it is no regular file" }.into()
-            ));
-        }
-        let mut file = File::open(path).map_err(io)?;
+        let mut file = open_file(path).map_err(io)?;
         if storage == Storage::Copied {
             let len = file.metadata().map_err(io)?.len();
             if let Some(free) = Machine::here().free_memory().filter(|free| free.bytes < len) {
