@@ -239,7 +239,7 @@ fn the_command_says_what_is_wrong() {
     let words = ["tokens do not fit: the model was compiled for 4608", "max_context"];
     fails(&["run", &at("tiny.hyc"), "--prompt-file", &at("long.txt")], 3, &words);
     fails(&["run", &at("tiny.hyc"), "--prompt", ""], 3, &["empty"]);
-    fails(&["bench", &at("m.hyc"), "--context", "5000"], 2, &["compiled for 211"]);
+    fails(&["bench", &at("m.hyc"), "--context", "0"], 2, &["a context of 0 cannot be measured", "1 to 211"]);
     fails(&["run", &at("m.hyc"), "--prompt", "x", "--top-p", "7"], 2, &["--top-p 7 is out of range"]);
 }
 

@@ -63,8 +63,10 @@ pub fn run(args: Args) -> Result<()> {
         let tensor = |t: &Expected| serde_json::json!({ "name": t.name, "shape": t.shape, "dtype": t.elem.to_string() });
         json["tensors"] = found.tensors.iter().map(tensor).collect();
     }
-    terminal::print(&super::json(json))?;
-    result.map(|_| ())
+    let printed = terminal::print(&super::json(json));
+    // A fault counts, whatever became of its report.
+    result?;
+    printed
 }
 
 fn check(args: &Args) -> Result<Found> {
