@@ -1,11 +1,14 @@
-//! Tells `hyc --version -v` the commit: of a release alone, since a build for development would be made again at each
-//! commit.
+//! Lets the binary find libMLIR.so, where hyc-kernels is built with the feature `llvm`, and tells `hyc --version -v` the
+//! commit: of a release alone, since a build for development would be made again at each commit.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    if let Some(folder) = std::env::var_os("DEP_HYC_MLIR_LIBRARIES") {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", folder.display());
+    }
     let commit =
         if std::env::var("PROFILE").is_ok_and(|profile| profile == "release") { commit() } else { None };
     println!("cargo::rustc-env=HYC_COMMIT={}", commit.unwrap_or_default());
