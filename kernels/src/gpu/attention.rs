@@ -39,8 +39,8 @@ struct Branch<'c> {
     sink: Option<usize>,
     /// `[group][max_blocks]` that get each page's largest logit.
     block_max: Option<(Ptr<'c>, u64)>,
-    /// `[group]` in shared memory that get the log-sum-exp.
-    lse: Option<Ptr<'c>>,
+    /// What a selection compares heads by.
+    heads: Option<topk::Heads<'c>>,
 }
 
 /// What a block keeps in shared memory.
@@ -62,7 +62,8 @@ pub fn shared_bytes(spec: &KernelSpec, shape: AttnShape) -> u64 {
         OperandSpec::Cache(cache) => Some(cache.page),
         _ => None,
     });
-    let floats = group(shape) * (shape.qk_dim + 1)
+    let floats = group(shape) * shape.qk_dim
+        + topk::Heads::floats(group(shape), group(shape), WARPS)
         + WARPS * TILE * (pages.max().unwrap_or(0) + shape.v_dim + 2)
         + 2 * WARPS;
     4 * floats
@@ -273,10 +274,13 @@ impl<'c> Branch<'c> {
             });
             out(e, e.add_const(h, first as i64), element, e.fdiv(total, sum));
         });
-        if let Some(lse) = self.lse {
+        if let Some(compared) = self.heads {
             e.when(e.lt(e.thread(), e.int(heads)), |e| {
-                let (most, sum, _) = closed(e, e.thread());
-                e.store(lse, e.add_const(e.thread(), first as i64), e.fadd(most, e.ln(sum)).into());
+                let (top, sum, _) = closed(e, e.thread());
+                let logits = (0..WARPS).fold(e.float(f32::NEG_INFINITY), |most, w| {
+                    e.fmax(most, e.load(s.max, e.add_const(e.thread(), (w * TILE) as i64)))
+                });
+                compared.note(e, e.add_const(e.thread(), first as i64), logits, top, e.ln(sum));
             });
         }
         e.barrier();
@@ -316,7 +320,7 @@ pub fn full(k: &mut Maker<'_, '_>, shape: AttnShape, sink: bool, select: Option<
     k.launch("", grid(k, shape), THREADS, |e| {
         let (item, shared) = begin(e, spec, shape, cache.page);
         let table = e.at(e.at(e.scratch(), e.int(scratch)), e.mul_const(e.wide(e.block_x()), scores));
-        let lse = select.map(|_| e.shared(group(shape)));
+        let heads = select.map(|_| topk::Heads::new(e, group(shape), group(shape), WARPS, sink));
         let branch = Branch {
             shape,
             cache,
@@ -324,15 +328,15 @@ pub fn full(k: &mut Maker<'_, '_>, shape: AttnShape, sink: bool, select: Option<
             source: Source::From(e.int(0)),
             sink: sink_at,
             block_max: select.map(|_| (table, blocks)),
-            lse,
+            heads,
         };
         branch.run(e, item, &shared, &|e, h, element, y| {
             let at = e.add(place(e, spec, shape, out_at, item, h), element);
             e.store(e.operand(out_at), at, y.into());
         });
-        if let (Some(select), Some(lse)) = (select, lse) {
+        if let (Some(select), Some(heads)) = (select, heads) {
             let visible = e.add_const(e.div_rem(item.position, cache.page).0, 1);
-            let scores = topk::Scores { table, blocks, group: group(shape), lse };
+            let scores = topk::Scores { table, blocks, heads };
             scores.select(e, visible, select.blocks, list(e, spec, item, out_at + 1, select));
         }
     });
@@ -346,7 +350,8 @@ pub fn window(k: &mut Maker<'_, '_>, shape: AttnShape, window: u64, sink: bool) 
     k.launch("", grid(k, shape), THREADS, |e| {
         let (item, shared) = begin(e, spec, shape, cache.page);
         let source = Source::From(window_start(e, item, window));
-        let branch = Branch { shape, cache, cache_at: 1, source, sink: sink_at, block_max: None, lse: None };
+        let branch =
+            Branch { shape, cache, cache_at: 1, source, sink: sink_at, block_max: None, heads: None };
         branch.run(e, item, &shared, &|e, h, element, y| {
             let at = e.add(place(e, spec, shape, out_at, item, h), element);
             e.store(e.operand(out_at), at, y.into());
@@ -362,7 +367,8 @@ pub fn sparse(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, sink
     k.launch("", grid(k, shape), THREADS, |e| {
         let (item, shared) = begin(e, spec, shape, cache.page);
         let source = Source::Listed(list(e, spec, item, 2, select), select);
-        let branch = Branch { shape, cache, cache_at: 1, source, sink: sink_at, block_max: None, lse: None };
+        let branch =
+            Branch { shape, cache, cache_at: 1, source, sink: sink_at, block_max: None, heads: None };
         branch.run(e, item, &shared, &|e, h, element, y| {
             let at = e.add(place(e, spec, shape, out_at, item, h), element);
             e.store(e.operand(out_at), at, y.into());
@@ -383,7 +389,7 @@ pub fn hybrid(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, wind
         ];
         for (i, (cache, cache_at, source, sink, gate_at)) in branches.into_iter().enumerate() {
             let branch =
-                Branch { shape, cache, cache_at, source, sink: Some(sink), block_max: None, lse: None };
+                Branch { shape, cache, cache_at, source, sink: Some(sink), block_max: None, heads: None };
             branch.run(e, item, &shared, &|e, h, element, y| {
                 let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
                 let column = match mode {

@@ -4,8 +4,8 @@
 //! split   block: (row, KV head, part of the pages)    state of the part, each page's largest logit
 //! merge   block: (row, KV head)                        out, lse; the group's block scores; the k best
 //! ```
-//! No score leaves the chip but one a (head, page). Scores are compared in logs: score(i) = max over h of
-//! (largest logit of page i - lse of h), HySparse 2602.03560, equation 3. Reference: `reference::attention::full`.
+//! No score leaves the chip but one a (head, page). Scores are compared in logs (HySparse 2602.03560, equation 3), as
+//! [`Heads`] says. Reference: `reference::attention::full`.
 
 use hyc_ir::plan::{AttnShape, Extent, SelectShape};
 
@@ -14,7 +14,7 @@ use super::attend::{Item, Reader, group, list, place};
 use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
 use super::qkv::spec_cache;
 use super::tensor::SHARED_SLACK;
-use super::topk::{Best, CHUNK};
+use super::topk::{Best, CHUNK, Heads};
 
 /// Rows of a step that is a decode.
 pub const MOST_ROWS: u64 = 64;
@@ -136,7 +136,8 @@ fn merge<'c>(
     let index = e.block_x();
     let item = Item::new(e, index, shape.kv_heads);
     let part = plan.part(e, index, e.int(0));
-    let (factors, lse) = (e.shared(group * splits), e.shared(group));
+    let factors = e.shared(group * splits);
+    let heads = select.map(|_| Heads::new(e, group, group, MERGERS, sink.is_some()));
     e.wait_for_inputs();
     let (warp, lane) = e.div_rem(e.thread(), WARP);
     let none = e.float(f32::NEG_INFINITY);
@@ -157,8 +158,8 @@ fn merge<'c>(
             })
             .collect();
         let sink = r.sink(e, item, sink, h);
-        let most = states.iter().fold(sink.unwrap_or(none), |most, state| e.fmax(most, state.1));
-        let most = e.warp_max(most);
+        let logits = e.warp_max(states.iter().fold(none, |most, state| e.fmax(most, state.1)));
+        let most = sink.map_or(logits, |sink| e.fmax(logits, sink));
         let sum = states
             .iter()
             .fold(e.float(0.0), |sum, (_, max, part)| e.fma(*part, e.exp2(e.fsub(*max, most)), sum));
@@ -170,7 +171,8 @@ fn merge<'c>(
                 e.store(factors, e.add(e.mul_const(h, splits), *split), factor.into());
             });
         }
-        e.when(e.eq(lane, e.int(0)), |e| e.store(lse, h, e.fadd(most, e.log2(sum)).into()));
+        let Some(heads) = heads else { return };
+        e.when(e.eq(lane, e.int(0)), |e| heads.note(e, h, logits, most, e.log2(sum)));
     });
     e.barrier();
     let each = plan.share(e, item, e.int(0)).1;
@@ -196,12 +198,12 @@ fn merge<'c>(
         let to = place(e, spec, shape, out_at, item, h, element);
         e.store(e.operand(out_at), to, e.get(total));
     });
-    let Some(select) = select else { return };
-    let table = plan.table(e, index);
+    let (Some(select), Some(heads)) = (select, heads) else { return };
+    let (table, heads) = (plan.table(e, index), heads.group(e, e.int(0)));
     let score = |e: &Emit<'c>, page: Int<'c>| {
-        (0..group).fold(none, |score, h| {
+        heads.score(e, |h, most| {
             let raw = e.load(table, e.add_const(page, (h * plan.blocks) as i64));
-            e.fmax(score, e.fsub(raw, e.load(lse, e.int(h))))
+            most.map_or(raw, |most| e.fsub(raw, most))
         })
     };
     let best = Best::none(e);

@@ -7,8 +7,8 @@
 //!   O += P V        P from registers, V from shared memory
 //! ```
 //! A page is one selection block, so that the running maximum of a row passes each block's maximum on its way: it is
-//! kept in scratch, `[page][row]` of this block alone. After the last page the row's lse is known, and a warp a token
-//! takes the group's maximum and the best (HySparse 2602.03560, equation 3, in logs). Blocks are as many as the
+//! kept in scratch, `[page][row]` of this block alone. After the last page the row's sum is known, and a warp a token
+//! takes the group's maximum and the best (HySparse 2602.03560, equation 3, in logs: see [`Heads`]). Blocks are as many as the
 //! multiprocessors and take items in turn, so scratch is bounded. Tiles that hold several sequences are gone through
 //! once for each. Softmax: Milakov and Gimelshein, 1805.02867; tiling: Dao, 2307.08691. Reference:
 //! `reference::attention::full`.
@@ -25,7 +25,7 @@ use super::linear::row_count;
 use super::pipe::Ring;
 use super::qkv::{physical_page, spec_cache};
 use super::tensor::{SHARED_SLACK, TILE_BYTES};
-use super::topk::{Best, CHUNK};
+use super::topk::{Best, CHUNK, Heads};
 use super::{MULTIPROCESSORS, Maker, stride};
 
 /// Rows of a warp group.
@@ -114,8 +114,8 @@ impl Flash<'_> {
 
     fn body<'c>(&self, e: &Emit<'c>) {
         let memory = e.dynamic_shared();
-        // lse of each row, for the selection.
-        let lse = e.shared(GROUPS * ROWS);
+        let compared = self.select.map_or(1, |_| group(self.shape));
+        let heads = Heads::new(e, compared, GROUPS * ROWS, CONSUMERS / WARP, self.sink.is_some());
         let ring = Ring::new(e, self.stages, GROUPS);
         let pages_at = e.add_const(e.shared_address(memory), self.query_bytes() as i64);
         let rows = row_count(e, self.spec);
@@ -129,7 +129,7 @@ impl Flash<'_> {
         });
         e.when(e.lt(e.thread(), e.int(CONSUMERS)), |e| {
             self.items(e, items, rows, &|e, segment, kv_head| {
-                self.attend(e, &ring, (memory, pages_at), lse, segment, kv_head);
+                self.attend(e, &ring, (memory, pages_at), heads, segment, kv_head);
             });
         });
     }
@@ -247,7 +247,7 @@ impl Flash<'_> {
         e: &Emit<'c>,
         ring: &Ring<'c>,
         (memory, pages_at): (Ptr<'c>, Int<'c>),
-        lse: Ptr<'c>,
+        heads: Heads<'c>,
         (tile, segment): (Int<'c>, Segment<'c>),
         kv_head: Int<'c>,
     ) {
@@ -297,11 +297,11 @@ impl Flash<'_> {
             e.wgmma_registers(&state.acc, &p, e.descriptor(values), &[0, 32, 64, 96]);
             ring.release(e, leader);
         });
-        self.finish(e, &state, rows, tile, &segment, kv_head, lse);
+        self.finish(e, &state, rows, tile, &segment, kv_head, heads);
         if let Some(select) = self.select {
-            // Both groups' tables and lses are whole; the next segment must not overwrite them before they are used.
+            // Both groups' tables and sums are whole; the next segment must not overwrite them before they are used.
             e.named_barrier(e.int(3), CONSUMERS);
-            self.choose(e, select, tile, &segment, kv_head, lse);
+            self.choose(e, select, tile, &segment, kv_head, heads);
             e.named_barrier(e.int(3), CONSUMERS);
         }
     }
@@ -350,7 +350,12 @@ impl Flash<'_> {
         e.named_barrier(e.int(4), CONSUMERS);
     }
 
-    /// Moves the state to the page's maxima; gives P as fragments. `page_max` gets each row's scaled maximum.
+    /// From q . k to a logit in units of log2.
+    fn scale<'c>(&self, e: &Emit<'c>) -> Float<'c> {
+        e.float(LOG2_E / (self.shape.qk_dim as f32).sqrt())
+    }
+
+    /// Moves the state to the page's maxima; gives P as fragments. `page_max` gets each row's maximum, not scaled.
     fn softmax<'c>(
         &self,
         e: &Emit<'c>,
@@ -358,15 +363,15 @@ impl Flash<'_> {
         state: &State<'c>,
         page_max: impl Fn(&Emit<'c>, usize, Float<'c>),
     ) -> Vec<[Int<'c>; 4]> {
-        let scale = e.float(LOG2_E / (self.shape.qk_dim as f32).sqrt());
+        let scale = self.scale(e);
         let none = e.float(f32::NEG_INFINITY);
         let mut p = vec![e.float(0.0); scores.len()];
         for half in 0..2 {
             let mine: Vec<usize> = (0..scores.len()).filter(|i| i / 2 % 2 == half).collect();
             let most = mine.iter().fold(none, |most, i| e.fmax(most, e.get_float(scores[*i])));
             let most = [1, 2].iter().fold(most, |most, mask| e.fmax(most, e.shuffle(most, *mask)));
-            let most = e.fmul(most, scale);
             page_max(e, half, most);
+            let most = e.fmul(most, scale);
             let old = e.get_float(state.max[half]);
             let new = e.fmax(old, most);
             // The first page has a visible token for every row.
@@ -389,7 +394,7 @@ impl Flash<'_> {
         (0..4).map(|step| [0, 2, 4, 6].map(|i| word(8 * step + i))).collect()
     }
 
-    /// Writes the outputs of the segment's rows, and every row's lse to shared memory.
+    /// Writes the outputs of the segment's rows, and to shared memory what a selection compares heads by.
     #[allow(clippy::too_many_arguments, reason = "a state, where its rows stand and where they go")]
     fn finish<'c>(
         &self,
@@ -399,7 +404,7 @@ impl Flash<'_> {
         tile: Int<'c>,
         segment: &Segment<'c>,
         kv_head: Int<'c>,
-        lse: Ptr<'c>,
+        heads: Heads<'c>,
     ) {
         let t = e.lane_pair().1;
         let out_at = 2 + usize::from(self.sink.is_some());
@@ -412,15 +417,20 @@ impl Flash<'_> {
             let most = e.get_float(state.max[half]);
             let global =
                 e.add(e.mul_const(kv_head, group(self.shape)), e.min(head, e.int(group(self.shape) - 1)));
-            let sum = match self.sink {
+            // The larger of the logits and the sink, under which nothing overflows.
+            let (top, shrink, sum) = match self.sink {
                 Some(at) => {
                     let sink = e.fmul(e.load(e.operand(at), global), e.float(LOG2_E));
-                    e.fadd(sum, e.exp2(e.fsub(sink, most)))
+                    let top = e.fmax(most, sink);
+                    let shrink = e.exp2(e.fsub(most, top));
+                    (top, shrink, e.fma(sum, shrink, e.exp2(e.fsub(sink, top))))
                 }
-                None => sum,
+                None => (most, e.float(1.0), sum),
             };
-            e.when(e.eq(t, e.int(0)), |e| e.store(lse, row, e.fadd(most, e.log2(sum)).into()));
-            let factor = e.fdiv(e.float(1.0), sum);
+            if self.select.is_some() {
+                e.when(e.eq(t, e.int(0)), |e| heads.note(e, row, most, top, e.log2(sum)));
+            }
+            let factor = e.fdiv(shrink, sum);
             e.when(inside, |e| {
                 let item = Item { row: token, kv_head, position: token, sequence: token };
                 for m in 0..self.shape.v_dim as usize / 8 {
@@ -442,7 +452,7 @@ impl Flash<'_> {
         tile: Int<'c>,
         segment: &Segment<'c>,
         kv_head: Int<'c>,
-        lse: Ptr<'c>,
+        heads: Heads<'c>,
     ) {
         let out_at = 3 + usize::from(self.sink.is_some());
         let group = group(self.shape);
@@ -456,11 +466,12 @@ impl Flash<'_> {
                 let row = e.add(e.mul_const(part, ROWS), e.mul_const(place, group));
                 let position = e.load_int(e.list(offset_of!(StepContext, positions)), token);
                 let visible = e.add_const(e.div_rem(position, self.cache.page).0, 1);
+                let (scale, heads) = (self.scale(e), heads.group(e, row));
                 let score = |e: &Emit<'c>, page: Int<'c>| {
                     let at = e.add(e.mul_const(e.wide(page), GROUPS * ROWS), e.wide(row));
-                    (0..group).fold(e.float(f32::NEG_INFINITY), |score, h| {
+                    heads.score(e, |h, most| {
                         let raw = e.load(table, e.add_const(at, h as i64));
-                        e.fmax(score, e.fsub(raw, e.load(lse, e.add_const(row, h as i64))))
+                        most.map_or(raw, |most| e.fma(raw, scale, e.fsub(e.float(0.0), most)))
                     })
                 };
                 let best = Best::none(e);

@@ -13,6 +13,16 @@ impl<'c> Emit<'c> {
         self.context.f32_type().const_float(f64::from(x))
     }
 
+    /// f32 to f64, which adds, subtracts and compares as f32 does.
+    pub fn double(&self, x: Float<'c>) -> Float<'c> {
+        ok(self.b.build_float_ext(x, self.context.f64_type(), ""))
+    }
+
+    /// f64 to f32.
+    pub fn single(&self, x: Float<'c>) -> Float<'c> {
+        ok(self.b.build_float_trunc(x, self.context.f32_type(), ""))
+    }
+
     /// a + b.
     pub fn fadd(&self, a: Float<'c>, b: Float<'c>) -> Float<'c> {
         ok(self.b.build_float_add(a, b, ""))
