@@ -8,6 +8,7 @@ pub mod mutate;
 pub mod parity;
 pub mod retrieval;
 mod table;
+pub mod tokenizers;
 
 use std::path::{Path, PathBuf};
 

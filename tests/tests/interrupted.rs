@@ -117,6 +117,8 @@ fn ctrl_c_while_decoding_ends_the_text() {
     let (output, text) = end(child);
     assert_eq!(output.status.code(), Some(130), "{text}");
     assert!(text.contains("cancelled"), "{text}");
+    // The line is ended, and what ran is told.
+    assert!(output.stdout.ends_with(b"\n") && text.contains("new at "), "{text}");
 }
 
 #[test]

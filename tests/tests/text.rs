@@ -1,0 +1,260 @@
+//! `hyc run` with tokenizers of each kind over the trained model, and prompts from everywhere.
+
+mod common;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::hyc_binary;
+use hyc_tests::{root, tokenizers};
+use serde_json::{Value, json};
+
+fn hyc(args: &[&str]) -> Output {
+    Command::new(hyc_binary()).args(args).stdin(Stdio::null()).output().expect("runs")
+}
+
+fn ok(args: &[&str]) -> String {
+    let output = hyc(args);
+    assert!(output.status.success(), "hyc {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The likeliest token each time, whatever the model's own settings are.
+const GREEDY: &[&str] = &["--greedy", "--repeat-penalty", "1"];
+
+/// The trained model, compiled with a tokenizer, which has `files` beside it.
+struct Compiled {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Compiled {
+    fn new(tokenizer: &Value, files: &[(&str, Value)]) -> Compiled {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("tokenizer.json"), tokenizer.to_string()).unwrap();
+        for (name, content) in files {
+            std::fs::write(at(name), content.to_string()).unwrap();
+        }
+        let model = root().join("examples/tiny-hysparse/model.toml");
+        let (tokenizer, path) = (at("tokenizer.json"), at("m.hyc"));
+        let text = |path: &Path| path.to_str().unwrap().to_string();
+        ok(&["compile", &text(&model), "--tokenizer", &text(&tokenizer), "-q", "-o", &text(&path)]);
+        Compiled { _folder: folder, path }
+    }
+
+    fn path(&self) -> &str {
+        self.path.to_str().unwrap()
+    }
+
+    /// `hyc run --json` with greedy choice.
+    fn run(&self, args: &[&str]) -> Value {
+        let all = [&["run", self.path(), "--json"][..], GREEDY, args].concat();
+        serde_json::from_str(&ok(&all)).expect("JSON")
+    }
+
+    /// Tokens of the prompt that standard input gives.
+    fn piped(&self, input: &[u8], args: &[&str]) -> Output {
+        let mut command = Command::new(hyc_binary());
+        command.args(["run", self.path(), "--json", "-n", "1"]).args(GREEDY).args(args);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap()
+    }
+}
+
+#[test]
+fn the_post_processor_of_the_file_applies() {
+    let model = Compiled::new(&tokenizers::with_bos(), &[]);
+    assert_eq!(model.run(&["--prompt", "The kernel", "-n", "1"])["prompt_tokens"], 3);
+    assert_eq!(model.run(&["--prompt", "The kernel", "-n", "1", "--raw"])["prompt_tokens"], 2);
+    // With nothing but its first token a text can begin.
+    assert_eq!(model.run(&["--prompt", "", "-n", "1"])["prompt_tokens"], 1);
+}
+
+#[test]
+fn a_neighbour_asks_for_the_first_token_and_names_the_last() {
+    let mut tokenizer = tokenizers::with_bos();
+    tokenizer["post_processor"] = Value::Null;
+    let config = json!({"bos_token": "<s>", "add_bos_token": true});
+    let dot = tokenizers::id(&tokenizer, ".");
+    let generation = json!({"eos_token_id": [dot, 7]});
+    let files = [("tokenizer_config.json", config), ("generation_config.json", generation)];
+    let model = Compiled::new(&tokenizer, &files);
+    let done = model.run(&["--prompt", "The kernel", "-n", "100"]);
+    assert_eq!((&done["prompt_tokens"], &done["finish"]), (&json!(3), &json!("stop")));
+    assert!(!done["text"].as_str().unwrap().contains('.'));
+    let spelled = model.run(&["--prompt", "<s>The kernel", "-n", "1"]);
+    assert_eq!(spelled["prompt_tokens"], 3);
+}
+
+#[test]
+fn end_tokens_end_the_text_and_special_ones_are_hidden() {
+    let model = Compiled::new(&tokenizers::with_eos(), &[]);
+    let args = ["--prompt", "The kernel", "-n", "60"];
+    let run = |more: &[&str]| model.run(&[&args[..], more].concat());
+    let done = run(&[]);
+    assert_eq!(done["finish"], "stop");
+    let text = done["text"].as_str().unwrap().to_string();
+    assert!(!text.contains("endoftext") && !text.is_empty(), "{text}");
+    let on = run(&["--ignore-eos"]);
+    assert_eq!((&on["finish"], on["tokens"].as_array().unwrap().len()), (&json!("length"), 60));
+    assert!(on["text"].as_str().unwrap().starts_with(&text));
+    assert!(!on["text"].as_str().unwrap().contains("endoftext"), "{on}");
+    let raw = run(&["--ignore-eos", "--raw"]);
+    assert!(raw["text"].as_str().unwrap().starts_with(&format!("{text}<|endoftext|>")), "{raw}");
+    // A stop text that spells a special token is that token.
+    let stopped = run(&["--ignore-eos", "--stop", "<|endoftext|>"]);
+    assert_eq!((&stopped["finish"], &stopped["text"]), (&json!("stop"), &json!(text)));
+}
+
+#[test]
+fn the_first_new_word_keeps_its_space() {
+    let model = Compiled::new(&tokenizers::llama(), &[]);
+    for (prompt, expected) in [
+        ("if you want", "if you want to use"),
+        ("The kernel is", "The kernel is aware of"),
+        ("You can use the", "You can use the \"-n\""),
+    ] {
+        let text = ok(&[&["run", model.path(), "-q", "--prompt", prompt, "-n", "6"][..], GREEDY].concat());
+        assert!(text.starts_with(expected), "{text}");
+    }
+}
+
+#[test]
+fn settings_of_training_time_change_no_prompt() {
+    let prompt =
+        "The kernel is the part of the operating system that loads first and manages the memory of all";
+    let args = ["--prompt", prompt, "-n", "5"];
+    let (plain, baked) =
+        (Compiled::new(&tokenizers::plain(), &[]), Compiled::new(&tokenizers::truncating(), &[]));
+    let (plain, baked) = (plain.run(&args), baked.run(&args));
+    assert_eq!((&plain["prompt_tokens"], &plain["tokens"]), (&json!(21), &baked["tokens"]));
+    assert_eq!(baked["prompt_tokens"], 21);
+}
+
+#[test]
+fn prompts_and_stops_are_what_they_say() {
+    let model = Compiled::new(&tokenizers::plain(), &[]);
+    let long = ["--prompt", "The kernel", "-n", "60"];
+    for stop in ["\\n\\n", "\n\n", "\\u{A}\\n"] {
+        let done = model.run(&[&long[..], &["--stop", stop]].concat());
+        assert_eq!(done["finish"], "stop", "{stop:?}");
+        assert!(!done["text"].as_str().unwrap().contains("\n\n"));
+    }
+    for text in ["- item one", "-5 degrees", "--- a/file", "--json", "-"] {
+        model.run(&["--prompt", text, "-n", "1"]);
+        model.run(&["--prompt", "The", "-n", "1", "--stop", text]);
+    }
+    for (stop, words) in
+        [("\\begin", "\\b is no escape"), ("", "would end nothing"), ("a\\", "ends the text")]
+    {
+        let output = hyc(&["run", model.path(), "--prompt", "x", "--stop", stop]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && text.contains(words), "{stop}: {text}");
+    }
+
+    let count = |output: Output| -> Value {
+        let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        found["prompt_tokens"].clone()
+    };
+    let typed = model.run(&["--prompt", "The kernel", "-n", "1"])["prompt_tokens"].clone();
+    let (one, two) = (typed.as_u64().unwrap() + 1, "\u{feff}The kernel\n");
+    assert_eq!(count(model.piped(b"The kernel", &[])), typed);
+    assert_eq!(count(model.piped(b"The kernel\n", &[])), typed);
+    assert_eq!(count(model.piped(b"The kernel\r\n", &[])), typed);
+    assert_eq!(count(model.piped(b"The kernel\n\n", &[])), json!(one));
+    assert_eq!(count(model.piped(b"The kernel\n", &["--raw"])), json!(one));
+    assert_eq!(count(model.piped(two.as_bytes(), &[])), typed);
+    assert_eq!(count(model.piped(b"The kernel\n", &["--prompt-file", "-"])), typed);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), two).unwrap();
+    assert_eq!(
+        model.run(&["--prompt-file", file.path().to_str().unwrap(), "-n", "1"])["prompt_tokens"],
+        typed
+    );
+    let output = model.piped(b"The \xff", &[]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(3) && text.contains("byte 4"), "{text}");
+}
+
+/// The first Ctrl-C ends a run that waits for its prompt, whatever it waits for.
+#[test]
+fn ctrl_c_ends_the_wait_for_a_prompt() {
+    let model = Compiled::new(&tokenizers::plain(), &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for args in [vec![], vec!["--prompt-file", pipe.to_str().unwrap()]] {
+        let mut command = Command::new(hyc_binary());
+        command.args(["run", model.path(), "-q"]).args(&args);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // It waits once it sleeps in poll.
+        let waits = || {
+            let place = std::fs::read_to_string(format!("/proc/{}/syscall", child.id())).unwrap_or_default();
+            place.starts_with("7 ") || place.starts_with("271 ")
+        };
+        // Where the system does not say what it sleeps in, ten seconds are enough to get there.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !waits() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let status = Command::new("kill").arg("-INT").arg(child.id().to_string()).status().unwrap();
+        assert!(status.success());
+        let input = child.stdin.take();
+        let output = child.wait_with_output().unwrap();
+        drop(input);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{text}");
+        assert!(text.contains("cancelled while waiting for the prompt"), "{text}");
+    }
+}
+
+/// One turn of a conversation in the style of ChatML.
+const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+fn chat(model: &Compiled, input: &str, args: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(hyc_binary());
+    command.args(["chat", model.path(), "-q", "-n", "8"]).args(GREEDY).args(args);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Who refuses the model does not wait for a message.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_chat_answers_line_by_line() {
+    let special = tokenizers::special(tokenizers::plain(), 4095, "<|im_end|>");
+    let tokenizer = tokenizers::special(special, 4094, "<|im_start|>");
+    let config = json!({"chat_template": CHATML, "eos_token": "<|im_end|>"});
+    let model = Compiled::new(&tokenizer, &[("tokenizer_config.json", config)]);
+    let say = |input: &str, args: &[&str]| {
+        let (code, out, err) = chat(&model, input, args);
+        assert_eq!(code, Some(0), "{input}: {err}");
+        (out, err)
+    };
+    let (one, _) = say("The kernel", &[]);
+    assert!(!one.trim().is_empty() && !one.contains("<|im"), "{one}");
+    let (two, _) = say("The kernel\n\nThe compiler\n", &[]);
+    assert!(two.starts_with(&one) && two.len() > one.len(), "{two}");
+    // A new conversation knows nothing of the one before it.
+    assert_eq!(say("The kernel\n/reset\nThe kernel\n/exit\nThe end", &[]).0, one.repeat(2));
+    let (with, _) = say("The kernel", &["--system", "- Be brief."]);
+    assert_eq!(say("/system - Be brief.\nThe kernel\n", &[]).0, with);
+    let (out, err) = say("/nope\n", &[]);
+    assert!(out.is_empty() && err.contains("no command /nope"), "{err}");
+    let (code, _, err) = chat(&model, "The kernel", &["--ctx", "5"]);
+    assert!(code == Some(3) && err.contains("there is room for 5"), "{err}");
+
+    let plain = Compiled::new(&tokenizers::plain(), &[]);
+    let (code, _, err) = chat(&plain, "", &[]);
+    assert!(code == Some(3) && err.contains("no chat template") && err.contains("hyc run"), "{err}");
+}
