@@ -50,7 +50,7 @@ pub fn special(mut json: Value, id: u64, text: &str) -> Value {
 }
 
 /// The number of a token.
-pub fn id(json: &Value, text: &str) -> u64 {
+fn id(json: &Value, text: &str) -> u64 {
     json["model"]["vocab"][text].as_u64().expect("the token")
 }
 

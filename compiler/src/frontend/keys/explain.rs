@@ -100,11 +100,11 @@ fn section_text(section: &SectionKeys) -> String {
 }
 
 fn key_text(section: &SectionKeys, key: &Key) -> String {
-    let (value, default) = (plain(&key.ty.words()), plain(&key.default.words()));
+    let (value, default) = (plain(&key.ty.words()), key.default.words());
     let mut out = format!("{}.{}: {value}\n", section.name, key.name);
     let _ = match key.default {
-        Default::Required | Default::Needed(_) => writeln!(out, "  {default}"),
-        _ => writeln!(out, "  default: {default}"),
+        Default::Required | Default::Needed(_) => writeln!(out, "{}", wrap(&default, "  ")),
+        _ => writeln!(out, "{}", wrap(&format!("default: {default}"), "  ")),
     };
     let _ = write!(out, "\n{}\n", wrap(key.meaning, ""));
     if let Some(formula) = &key.formula {
