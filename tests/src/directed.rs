@@ -17,7 +17,7 @@ fn rings(plan: &mut Plan, change: fn(&mut u64, &mut u64)) {
 fn chunk(plan: &mut Plan, n: u64) {
     let before = std::mem::replace(&mut plan.model.chunk, n);
     for buffer in &mut plan.buffers {
-        buffer.offset = buffer.offset * n.div_ceil(before);
+        buffer.offset *= n.div_ceil(before);
         if buffer.rows == Rows::Tokens {
             buffer.max_rows = n;
         }

@@ -4,6 +4,8 @@
 //! A seed below the number of [`DIRECTED`] changes is one of those. Every seed is tried twice: with all digests outside
 //! the code made anew, and with the plan's digest in the code as well.
 
+#![allow(clippy::print_stdout)] // A program of the tests: it may end at a closed pipe.
+
 use std::error::Error;
 
 use hyc_tests::directed::DIRECTED;
