@@ -16,7 +16,8 @@ HERE = Path(__file__).parent
 CONVERSATIONS = {
     "one": [("user", "Hello there")],
     "system": [("system", "Be brief. "), ("user", " What is a kernel?\n")],
-    "turns": [("user", "Hi"), ("assistant", " Hello! "), ("user", '{"a": "é <b>"}'), ("assistant", ""), ("user", "bye")],
+    "turns": [("user", "Hi"), ("assistant", " Hello! "), ("user", '{"a": "é <b>"}'), ("assistant", ""),
+              ("user", "bye")],
     "order": [("user", "one"), ("user", "two")],
     "tool": [("user", "x"), ("tool", "42")],
 }
@@ -26,7 +27,7 @@ TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 class Generation(Extension):
     """transformers' mark of what the assistant wrote."""
 
-    tags = {"generation"}
+    tags = frozenset({"generation"})
 
     def parse(self, parser):
         line = next(parser.stream).lineno

@@ -206,6 +206,6 @@ fn root_mean_square(session: &mut Session<'_>, prompts: &Prompts, other: &Other)
             break logits;
         }
     };
-    session.remove_sequence(id).map_err(text)?;
+    session.remove_sequence(id)?;
     Ok((logits.iter().map(|x| x * x).sum::<f32>() / logits.len() as f32).sqrt())
 }
