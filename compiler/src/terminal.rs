@@ -1,6 +1,6 @@
 //! Standard output and standard error: the one place that writes to them.
 //!
-//! - [`print`] and [`write`] go to standard output. Where its reader has gone (`hyc inspect m.hyc | head -1`)
+//! - [`print()`] and [`write()`] go to standard output. Where its reader has gone (`hyc inspect m.hyc | head -1`)
 //!   nobody is left to tell: the error is [`ErrorKind::ReaderGone`], which ends the command without a word and
 //!   with exit code 0. A full disk and everything else is an error like any other, with exit code 5.
 //! - [`note`], [`report`] and [`progress`] go to standard error. What cannot be written there is dropped and never

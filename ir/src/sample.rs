@@ -28,7 +28,7 @@ pub struct SampleParams {
     /// A uniform number: the place in the sum of kept weights, in 2^-64ths.
     pub draw: u64,
     /// The row's tokens that are penalised: so many of [`StepContext::seen`](crate::abi::StepContext::seen) from
-    /// `first_seen` on, at most [`MAX_PENALTY_WINDOW`](crate::sampling::MAX_PENALTY_WINDOW), whose ids ascend.
+    /// `first_seen` on, at most [`MAX_PENALTY_WINDOW`], whose ids ascend.
     pub first_seen: u32,
     /// How many; 0: none, and what follows has no meaning.
     pub seen: u32,

@@ -54,7 +54,7 @@ fn id(json: &Value, text: &str) -> u64 {
     json["model"]["vocab"][text].as_u64().expect("the token")
 }
 
-/// One whose post-processor begins a text with <s>, the last token.
+/// One whose post-processor begins a text with `<s>`, the last token.
 pub fn with_bos() -> Value {
     let mut json = special(plain(), 4095, "<s>");
     json["post_processor"] = json!({

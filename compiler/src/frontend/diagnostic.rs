@@ -39,14 +39,14 @@ pub struct Diagnostics {
     pub path: String,
     /// The file's text.
     pub text: String,
-    /// The faults, at most [`MOST`].
+    /// The faults, at most `MOST`.
     pub list: Vec<Diagnostic>,
     /// Faults beyond these.
     pub more: usize,
 }
 
 impl Diagnostics {
-    /// The first faults of a file, at most [`MOST`].
+    /// The first faults of a file, at most `MOST`.
     pub fn new(path: String, text: String, faults: impl IntoIterator<Item = Diagnostic>) -> Diagnostics {
         let mut faults = faults.into_iter();
         let list = faults.by_ref().take(MOST).collect();

@@ -10,7 +10,7 @@
 //! - A symbolic link is followed: what it points to is replaced, the link stays. One that points to nothing is an
 //!   error, as is a folder; devices and pipes are written to and never replaced.
 //! - No other file is ever removed. A process that is killed leaves at most one temporary file, which the next
-//!   write into that folder removes (see [`temporary`]).
+//!   write into that folder removes (see `temporary.rs`).
 //!
 //! [`Target`] is the place, looked at before the work; [`Whole`] the file that appears there.
 

@@ -1,8 +1,8 @@
 //! Threads that share out the items of a step.
 //!
 //! A decode step launches hundreds of kernels of a few microseconds. So a worker that has just finished looks for
-//! more work for some tens of microseconds, by the clock, before it sleeps ([`patience`]); and the caller takes
-//! items like every worker and waits only for those workers that have entered the job ([`gate`]). A worker that the
+//! more work for some tens of microseconds, by the clock, before it sleeps (`patience.rs`); and the caller takes
+//! items like every worker and waits only for those workers that have entered the job (`gate.rs`). A worker that the
 //! system runs late misses a job, and the others do its share: more threads than free cores cost little.
 //!
 //! Sleeping workers are woken as a tree, so that a job is known to all after a few wakes in a row: the caller wakes

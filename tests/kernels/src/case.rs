@@ -17,7 +17,7 @@ pub enum Fill {
     Random,
     /// Equal keys everywhere: all blocks tie, and the lower ones must win.
     EqualKeys,
-    /// Logits near 8,192 of either sign, and numbers of so few bits that f32 has them exactly: see [`crate::large`].
+    /// Logits near 8,192 of either sign, and numbers of so few bits that f32 has them exactly: see `large.rs`.
     LargeLogits,
     /// Every row chooses the same experts.
     SameExperts,

@@ -75,7 +75,7 @@ pub const PLAIN: Key = Key {
 /// What a value is.
 #[derive(Debug, Clone, Copy)]
 pub enum Type {
-    /// An integer from this to [`super::reader::MAX_SIZE`].
+    /// An integer from this to `MAX_SIZE` of the reader.
     Integer(i64),
     /// An integer from the first to the second.
     Between(i64, i64),
@@ -140,7 +140,7 @@ pub struct Formula {
 pub struct Tensor {
     /// Name; `{i}` is the layer.
     pub name: &'static str,
-    /// Dims: products of keys of [model], [moe], and [attention].
+    /// Dims: products of keys of `[model]`, `[moe]` and `[attention]`.
     pub shape: &'static [&'static str],
     /// Its element type in the artefact.
     pub dtype: Dtype,
@@ -153,7 +153,7 @@ pub struct Tensor {
 /// Element type of a tensor in the artefact; files may have F32, F16 or BF16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
-    /// `dtype` of [weights].
+    /// `dtype` of `[weights]`.
     Matrix,
     /// f32, whatever `dtype` says.
     F32,
