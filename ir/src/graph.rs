@@ -169,22 +169,25 @@ impl Graph {
         self.def(value).map(|id| (id, self.op(id)))
     }
 
-    /// Uses of a value as (op, operand index), in execution order.
+    /// Uses of a value as (op, operand index), in execution order. Where a pass asks this of every layer and all layers
+    /// may use one value, [`Graph::users`] is what keeps its time linear.
     pub fn uses(&self, value: ValueId) -> Vec<(OpId, usize)> {
-        let mut uses: Vec<(OpId, usize)> = match self.defs(value).first() {
-            Some((def, _)) => self
-                .dag
-                .edges_directed(NodeIndex::new(def.0 as usize), Direction::Outgoing)
-                .filter(|edge| edge.weight().0 == value)
-                .map(|edge| (OpId(edge.target().index() as u32), edge.weight().1))
-                .collect(),
-            None => self.early_uses(value).map(|(node, i)| (OpId(node.index() as u32), i)).collect(),
-        };
+        let mut uses: Vec<(OpId, usize)> = self.users(value).collect();
         if uses.len() > 1 {
             uses.sort_unstable_by_key(|(id, i)| (self.order.place(id.0), *i));
             uses.dedup();
         }
         uses
+    }
+
+    /// The same in no order; of a value without a producer some may come twice.
+    pub fn users(&self, value: ValueId) -> impl Iterator<Item = (OpId, usize)> + '_ {
+        let def = self.defs(value).first().map(|(def, _)| NodeIndex::new(def.0 as usize));
+        let edges = def.map(|def| self.dag.edges_directed(def, Direction::Outgoing));
+        let edges = edges.into_iter().flatten().filter(move |edge| edge.weight().0 == value);
+        let early = def.is_none().then(|| self.early_uses(value)).into_iter().flatten();
+        let uses = edges.map(|edge| (edge.target(), edge.weight().1)).chain(early);
+        uses.map(|(node, i)| (OpId(node.index() as u32), i))
     }
 
     /// The one use of a value; `None` where there is none or several. Takes no longer where there are many.

@@ -97,7 +97,7 @@ fn drop_unheard(graph: &mut Graph) -> usize {
     let mut changes = 0;
     for id in graph.ops().rev().collect::<Vec<_>>() {
         let data = graph.op(id);
-        let unused = |value: ValueId| graph.uses(value).is_empty();
+        let unused = |value: ValueId| graph.users(value).next().is_none();
         match data.op {
             Op::TopK { .. } | Op::GroupMax { .. } | Op::BlockMax { .. } if unused(data.results[0]) => {
                 graph.remove(id);

@@ -55,8 +55,8 @@ fn is_cache(graph: &Graph, id: OpId) -> bool {
 /// Reads the shared cache itself, where the version stays the newest until the copy's last read.
 fn alias(graph: &mut Graph, id: OpId) -> bool {
     let (source, copy) = (graph.op(id).operands[0], graph.op(id).results[0]);
-    let last_read = graph.uses(copy).iter().map(|(user, _)| graph.place(*user)).max();
-    if appends(graph, source).iter().any(|append| Some(graph.place(*append)) < last_read) {
+    let last_read = graph.users(copy).map(|(user, _)| graph.place(user)).max();
+    if appends(graph, source).any(|append| Some(graph.place(append)) < last_read) {
         return false;
     }
     graph.replace_uses(copy, source);
@@ -77,14 +77,14 @@ fn versions(graph: &Graph) -> HashMap<ValueId, Vec<ValueId>> {
 }
 
 fn readers(graph: &Graph, version: ValueId) -> impl Iterator<Item = (OpId, usize)> + '_ {
-    graph.uses(version).into_iter().filter(|(user, _)| appended(graph.op(*user)).is_none())
+    graph.users(version).filter(|(user, _)| appended(graph.op(*user)).is_none())
 }
 
 /// Whether nobody reads any version, and every append is an op that can go.
 fn unread(graph: &Graph, versions: &[ValueId]) -> bool {
     versions.iter().all(|version| {
-        let plain = |id: &OpId| graph.op(*id).op == (Op::Append {});
-        readers(graph, *version).next().is_none() && appends(graph, *version).iter().all(plain)
+        let plain = |id: OpId| graph.op(id).op == (Op::Append {});
+        readers(graph, *version).next().is_none() && appends(graph, *version).all(plain)
     })
 }
 
@@ -99,7 +99,7 @@ fn drop_cache(graph: &mut Graph, cache: OpId, versions: &[ValueId]) {
             let Some((producer, data)) = graph.def_op(value) else { continue };
             let pure =
                 matches!(data.op, Op::Linear {} | Op::Rope { .. } | Op::RmsNorm { .. } | Op::Weight {});
-            if pure && graph.uses(value).is_empty() && !dead.contains(&producer) {
+            if pure && graph.users(value).next().is_none() && !dead.contains(&producer) {
                 dead.push(producer);
             }
         }

@@ -43,10 +43,10 @@ pub fn cache_reads(graph: &Graph, id: OpId) -> Vec<ValueId> {
     data.operands.iter().copied().filter(|v| matches!(graph.ty(*v), Type::Cache(_))).collect()
 }
 
-/// The ops that append to this version.
-pub fn appends(graph: &Graph, version: ValueId) -> Vec<OpId> {
-    let users = graph.uses(version).into_iter().map(|(user, _)| user);
-    users.filter(|user| appended(graph.op(*user)) == Some(version)).collect()
+/// The ops that append to this version, in no order: a chain's layers may all read it.
+pub fn appends(graph: &Graph, version: ValueId) -> impl Iterator<Item = OpId> + '_ {
+    let users = graph.users(version).map(|(user, _)| user);
+    users.filter(move |user| appended(graph.op(*user)) == Some(version))
 }
 
 /// Replaces `old` by one op that makes `results`. It stands where the last of them stood, or as much earlier
@@ -97,8 +97,8 @@ fn place(graph: &Graph, old: &[OpId], data: &OpData) -> Option<Before> {
     let mut from: Option<Place> = None;
     let mut to = graph.next(last).map_or(Before::End, Before::Op);
     for result in &data.results {
-        for (user, _) in graph.uses(*result).iter().filter(|(user, _)| outside(user)) {
-            to = to.min(graph, *user);
+        for (user, _) in graph.users(*result).filter(|(user, _)| outside(user)) {
+            to = to.min(graph, user);
         }
     }
     let target = appended(data);
@@ -108,13 +108,13 @@ fn place(graph: &Graph, old: &[OpId], data: &OpData) -> Option<Before> {
             continue;
         }
         // Caches are updated in place: a version is read before the next append, as it was so far.
-        let users = graph.uses(*operand);
-        let was = users.iter().find(|(user, _)| !outside(user)).map(|(user, _)| graph.place(*user))?;
-        for (user, _) in users.iter().filter(|(user, _)| outside(user)) {
-            let at = graph.place(*user);
-            match (target == Some(*operand), appended(graph.op(*user)) == Some(*operand)) {
+        let old = old.iter().filter(|id| graph.op(**id).operands.contains(operand));
+        let was = old.map(|id| graph.place(*id)).min()?;
+        for (user, _) in graph.users(*operand).filter(|(user, _)| outside(user)) {
+            let at = graph.place(user);
+            match (target == Some(*operand), appended(graph.op(user)) == Some(*operand)) {
                 (true, false) if at < was => from = from.max(Some(at)),
-                (false, true) if at > was => to = to.min(graph, *user),
+                (false, true) if at > was => to = to.min(graph, user),
                 _ => {}
             }
         }

@@ -2,34 +2,12 @@
 
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step, StepOp};
-use hyc_ir::sample::{ONE, SampleParams, Seen, most_seen};
-use hyc_ir::sampling::MAX_PENALTY_WINDOW;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, Pass};
 use crate::memory::{Block, cache_pages};
 use crate::model::Model;
-
-/// What a step runs on: rows of one or more sequences.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct StepInput {
-    /// `[tokens]` vocabulary ids.
-    pub token_ids: Vec<i32>,
-    /// `[tokens]` positions.
-    pub positions: Vec<i32>,
-    /// `[tokens]` index of the row's sequence, `0..batch`.
-    pub sequence: Vec<i32>,
-    /// `[batch][max_pages]` physical pages.
-    pub page_table: Vec<i32>,
-    /// `[batch]` ring slots.
-    pub ring_slot: Vec<i32>,
-    /// `[outputs]` rows whose logits are wanted.
-    pub out_rows: Vec<i32>,
-    /// `[outputs]` how a token is chosen from each, where the plan has a step for it; empty: none is.
-    pub sampling: Vec<SampleParams>,
-    /// The tokens that penalties look at, of all rows of `sampling`, which say where theirs are.
-    pub seen: Vec<Seen>,
-}
+use crate::step_input::StepInput;
 
 /// A buffer's rows.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,127 +105,17 @@ impl<'m> Engine<'m> {
         Ok(())
     }
 
-    /// Takes a step's input, after checking all of it: ids, positions, pages and rows in range.
+    /// Takes a step's input, after checking all of it: ids, positions, pages and rows in range, and no two rows that
+    /// would write to one place.
     pub fn begin(&mut self, input: StepInput) -> Result<()> {
-        let (m, batch) = (&self.model.plan().model, input.ring_slot.len());
-        let bad = |what: String| Err(Error::new(ErrorKind::BadInput, what));
-        let tokens = input.token_ids.len();
-        if tokens == 0 || tokens as u64 > m.chunk || batch as u64 > m.max_batch || batch == 0 {
-            return bad(format!(
-                "a step of {tokens} tokens in {batch} sequences; at most {} in {}",
-                m.chunk, m.max_batch
-            ));
-        }
-        if input.out_rows.len() as u64 > m.max_outputs {
-            return bad(format!(
-                "{} rows of logits in a step; at most {}",
-                input.out_rows.len(),
-                m.max_outputs
-            ));
-        }
-        if input.positions.len() != tokens
-            || input.sequence.len() != tokens
-            || input.page_table.len() % batch != 0
-        {
-            return bad("the parts of a step's input differ in length".to_string());
-        }
-        let max_pages = input.page_table.len() / batch;
-        if max_pages as u64 > m.max_context.div_ceil(m.page) {
-            return bad(format!("{max_pages} pages of a sequence are more than its context has"));
-        }
-        if let Some(id) = input.token_ids.iter().find(|id| **id < 0 || **id as u64 >= m.vocab) {
-            return bad(format!("token id {id} is not in the vocabulary of {}", m.vocab))
-                .map_err(|e: Error| e.help("is the tokenizer this model's?"));
-        }
-        self.check_places(&input, max_pages)?;
-        let slots = self.ring_slots();
-        if input.ring_slot.iter().any(|slot| *slot < 0 || *slot as u64 >= slots) {
-            return bad("a ring slot is out of range".to_string());
-        }
-        if input.out_rows.iter().any(|row| *row < 0 || *row as usize >= tokens) {
-            return bad("a row of logits is out of range".to_string());
-        }
-        self.check_sampling(&input)?;
-        if !input.sampling.is_empty() && input.sampling.len() != input.out_rows.len() {
-            return bad("the parts of a step's input differ in length".to_string());
-        }
-        self.max_pages = max_pages as u64;
+        input.check(&self.model.plan().model, self.growing_pages(), self.ring_slots())?;
+        self.max_pages = (input.page_table.len() / input.ring_slot.len()) as u64;
         self.input = input;
         self.next = None;
         let context = self.context();
         // SAFETY: the lists are `input`'s, whose lengths and values were checked above.
         unsafe { self.executor.begin(&context) }?;
         self.next = Some(0);
-        Ok(())
-    }
-
-    /// Every parameter is in its range, and every row's tokens are in the list, ascend and are in the vocabulary.
-    fn check_sampling(&self, input: &StepInput) -> Result<()> {
-        let m = &self.model.plan().model;
-        let bad = |what: &str| Err(Error::new(ErrorKind::BadInput, what));
-        if input.seen.len() as u64 > most_seen(m) {
-            return bad("penalties look at more tokens than a step has room for");
-        }
-        for p in &input.sampling {
-            if !(p.scale.is_finite() && p.scale >= 0.0 && p.top_p >= 0.0 && p.least <= ONE) {
-                return bad("parameters of sampling are out of range");
-            }
-            let first = p.first_seen as usize;
-            let row = first.checked_add(p.seen as usize).and_then(|end| input.seen.get(first..end));
-            let Some(row) = row.filter(|row| row.len() <= MAX_PENALTY_WINDOW as usize) else {
-                return bad("the tokens that a row's penalties look at are not in the list");
-            };
-            // Each once, so that a kernel's threads never share a logit.
-            if !row.is_sorted_by(|a, b| a.id < b.id) || row.last().is_some_and(|s| u64::from(s.id) >= m.vocab)
-            {
-                return bad("the tokens that penalties look at do not ascend within the vocabulary");
-            }
-            let good = p.repeat > 0.0 && [p.repeat, p.presence, p.frequency].iter().all(|x| x.is_finite());
-            if !(good || row.is_empty()) {
-                return bad("penalties are out of range");
-            }
-        }
-        Ok(())
-    }
-
-    /// Every row's position is within its sequence's pages, which are all there.
-    fn check_places(&self, input: &StepInput, max_pages: usize) -> Result<()> {
-        let (m, batch) = (&self.model.plan().model, input.ring_slot.len());
-        let bad = |what: String| Err(Error::new(ErrorKind::BadInput, what));
-        // The last position of each sequence, whose pages are then looked at once.
-        let mut last: Vec<Option<i32>> = vec![None; batch];
-        let mut before = None;
-        for (position, sequence) in input.positions.iter().zip(&input.sequence) {
-            let place = usize::try_from(*sequence).ok().and_then(|place| last.get_mut(place));
-            let logical = usize::try_from(*position).ok().map(|p| p / m.page as usize);
-            match place {
-                Some(place)
-                    if logical.is_some_and(|l| l < max_pages) && (*position as u64) < m.max_context =>
-                {
-                    // Kernels take runs of rows for one sequence's, and a run's last row for its newest.
-                    if before != Some(*sequence) && place.is_some() {
-                        return bad(format!("the rows of sequence {sequence} do not stand together"));
-                    }
-                    if place.is_some_and(|last| last >= *position) {
-                        return bad(format!(
-                            "the positions of sequence {sequence} do not ascend at {position}"
-                        ));
-                    }
-                    *place = Some(*position);
-                    before = Some(*sequence);
-                }
-                _ => return bad(format!("position {position} of sequence {sequence} is out of range")),
-            }
-        }
-        let pages = self.growing_pages();
-        for (sequence, position) in last.into_iter().enumerate() {
-            let Some(position) = position else { continue };
-            let row = &input.page_table
-                [sequence * max_pages..=sequence * max_pages + position as usize / m.page as usize];
-            if row.iter().any(|page| *page < 0 || *page as u64 >= pages) {
-                return bad(format!("sequence {sequence} has no page for position {position}"));
-            }
-        }
         Ok(())
     }
 

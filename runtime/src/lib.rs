@@ -41,13 +41,14 @@ mod pool;
 mod random_weights;
 mod sampling;
 mod session;
+mod step_input;
 mod text_stream;
 mod tokenizer;
 mod tokenizer_size;
 
 #[cfg(feature = "chat")]
 pub use chat::{ChatTemplate, Message};
-pub use engine::{Engine, StepInput, Values};
+pub use engine::{Engine, Values};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{Executor, NativeExecutor, Pass, open_executor};
 pub use file::open_file;
@@ -57,5 +58,6 @@ pub use memory::{Block, Free, Machine, MemoryPlan};
 pub use model::{LoadOptions, Model, ModelId, Storage, Verify, stored_shape};
 pub use sampling::{Sampler, Sampling, SamplingDefaults, random_seed};
 pub use session::{GpuOptions, SampledOutput, SequenceId, Session, SessionOptions, StepOutput};
+pub use step_input::StepInput;
 pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;

@@ -3,13 +3,16 @@
 //! A folder with one file for each (code, driver, device): a magic word, the SHA-256 of what follows, the code. A
 //! file that is damaged, or that cannot be read or written, is as good as none: the code is compiled again.
 
+use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
 const MAGIC: &[u8; 8] = b"hyccubin";
+/// The end of a temporary file's name.
+const TEMPORARY: &str = ".tmp";
 /// Bytes before the code.
 const HEAD: usize = 8 + 32;
 
@@ -27,13 +30,15 @@ pub fn read(folder: &Path, name: &str) -> Option<Vec<u8>> {
     whole.then(|| bytes.split_off(HEAD))
 }
 
-/// Keeps `code` under `name`; a reader sees all of it or nothing.
+/// Keeps `code` under `name`; a reader sees all of it or nothing. What dead writers left in the folder is removed.
 pub fn write(folder: &Path, name: &str, code: &[u8]) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
-    static WRITES: AtomicU64 = AtomicU64::new(0);
-    let write = WRITES.fetch_add(1, Ordering::Relaxed);
-    let temporary = folder.join(format!(".{name}.{}.{write}", std::process::id()));
-    let result = std::fs::File::create(&temporary).and_then(|mut file| {
+    sweep(folder);
+    // Random, not counted: two containers have the same process ids and one folder.
+    let temporary =
+        folder.join(format!(".{name}.{:016x}{TEMPORARY}", RandomState::new().build_hasher().finish()));
+    let mut file = File::create_new(&temporary)?;
+    let result = file.lock().and_then(|()| {
         file.write_all(MAGIC)?;
         file.write_all(&Sha256::digest(code))?;
         file.write_all(code)?;
@@ -43,6 +48,19 @@ pub fn write(folder: &Path, name: &str, code: &[u8]) -> std::io::Result<()> {
         let _ = std::fs::remove_file(&temporary);
     }
     result
+}
+
+/// Removes the temporary files whose writers do not live: nobody has locked them. One that a writer has made this very
+/// moment may go too; it then keeps nothing.
+fn sweep(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(TEMPORARY));
+        if ours && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +77,24 @@ mod tests {
         {
             assert_ne!(base, other);
         }
+    }
+
+    #[test]
+    fn what_dead_writers_left_goes_and_what_live_ones_write_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in [".x.0123.tmp", ".y.4567.tmp", "x.tmp", ".x"] {
+            std::fs::write(at(name), b"part").unwrap();
+        }
+        let live = File::open(at(".y.4567.tmp")).unwrap();
+        live.lock().unwrap();
+        write(folder.path(), "z", b"code").unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, [".x", ".y.4567.tmp", "x.tmp", "z"]);
     }
 
     #[test]

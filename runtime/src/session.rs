@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hyc_ir::plan::Step;
 use hyc_ir::sample::{SampleParams, penalise_and_choose};
 
-use crate::engine::{Engine, StepInput};
+use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, open_executor};
 use crate::memory::{Machine, MemoryPlan};
 use crate::model::Model;
 use crate::sampling::{Sampler, Sampling, out_of_range};
+use crate::step_input::StepInput;
 
 /// A sequence of a session. No two sequences of a process have the same one, whatever their sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,7 +50,8 @@ impl Default for GpuOptions {
 /// How a session is set up.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
-    /// Threads; `None`: one a core that the process may use ([`Machine::cores`]).
+    /// Threads; `None`: one a core that the process may use ([`Machine::cores`]), and never more than that: two threads
+    /// on one core take turns, and every turn costs.
     pub threads: Option<usize>,
     /// Sequences at a time; `None`: the plan's `max_batch`.
     pub max_sequences: Option<u64>,
@@ -60,9 +62,10 @@ pub struct SessionOptions {
 }
 
 impl SessionOptions {
-    /// Threads that the options ask for, 1 to 1024.
+    /// Threads that a session gets: 1 to 1024, and no more than cores.
     pub fn thread_count(&self) -> usize {
-        self.threads.unwrap_or_else(|| Machine::here().cores()).clamp(1, 1024)
+        let cores = Machine::here().cores().clamp(1, 1024);
+        self.threads.unwrap_or(cores).clamp(1, cores)
     }
 }
 

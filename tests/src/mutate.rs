@@ -10,22 +10,24 @@ use hyc::write::{self, Artefact};
 use hyc_ir::bind;
 use hyc_ir::plan::Plan;
 use hyc_kernels::cpu::CpuTarget;
-use hyc_runtime::{LoadOptions, Model, Result, Session, SessionOptions};
+use hyc_runtime::{ErrorKind, LoadOptions, Model, Result, Session, SessionOptions};
 use serde_json::{Value, json};
 
 use crate::{relative_error, root};
 
 /// Tokens of the prompt: more than one chunk, more than one window.
 const PROMPT: u32 = 150;
+/// Tokens after it.
+const TOKENS: usize = 8;
 
 /// What a mutant did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// An error, with its sentence.
     Refused(String),
-    /// The tokens of the plan as it was.
+    /// The tokens of the plan as it was; with logits that the interpreter of the changed plan gives too.
     Same,
-    /// Other tokens, which the interpreter of the changed plan gives too: another program.
+    /// Other tokens, or no numbers, as the interpreter of the changed plan has them: another program.
     Another,
     /// Other numbers than the plan means.
     Wrong(String),
@@ -56,7 +58,7 @@ impl Subject {
         let whole = subject.write(&subject.plan, &subject.code);
         // SAFETY: made here, and nobody changes it.
         let model = unsafe { Model::load(whole, &LoadOptions::default()) }.expect("loads");
-        subject.tokens = run(&model).expect("runs").0;
+        subject.tokens = Run::of(&mut Session::new(&model, &options()), None).expect("runs").tokens;
         subject
     }
 
@@ -87,10 +89,9 @@ impl Subject {
             Ok(model) => model,
             Err(error) => return Outcome::Refused(error.message),
         };
-        match run(&model) {
-            Err(error) => Outcome::Refused(error.message),
-            Ok((tokens, _)) if tokens == self.tokens => Outcome::Same,
-            Ok((_, logits)) => means(&model, &logits),
+        match Run::of(&mut Session::new(&model, &options()), None) {
+            Err(error) if error.kind != ErrorKind::BadNumbers => Outcome::Refused(error.message),
+            ran => means(&model, ran, &self.tokens),
         }
     }
 }
@@ -99,48 +100,64 @@ fn options() -> SessionOptions {
     SessionOptions { threads: Some(1), max_tokens: Some(512), ..SessionOptions::default() }
 }
 
-/// Eight greedy tokens after a prompt, and the logits after it.
-fn run(model: &Model) -> Result<(Vec<u32>, Vec<f32>)> {
-    continued(&mut Session::new(model, &options())?, 8)
+/// What a session made of the prompt and [`TOKENS`] greedy tokens after it.
+struct Run {
+    tokens: Vec<u32>,
+    /// After the prompt and after each token.
+    logits: Vec<f32>,
 }
 
-/// Whether the interpreter, which executes the plan and no code, finds these logits too.
-fn means(model: &Model, logits: &[f32]) -> Outcome {
-    let session = Session::with_executor(model, Box::new(Interpreter), &options());
-    match session.and_then(|mut session| continued(&mut session, 0)) {
-        Ok((_, theirs)) if theirs.len() == logits.len() && relative_error(logits, &theirs) < 1e-3 => {
-            Outcome::Another
-        }
-        Ok((_, theirs)) => Outcome::Wrong(format!(
-            "the code's logits and the interpreter's differ by {:.1e}",
-            if theirs.len() == logits.len() { relative_error(logits, &theirs) } else { f64::INFINITY }
-        )),
-        Err(error) => Outcome::Wrong(format!("the interpreter refuses what the code does: {error}")),
-    }
-}
-
-fn continued(session: &mut Session<'_>, more: usize) -> Result<(Vec<u32>, Vec<f32>)> {
-    let m = session.model().plan().model.clone();
-    let vocab = m.vocab.min(u64::from(u32::MAX)) as u32;
-    let id = session.add_sequence()?;
-    let length = u64::from(PROMPT).min(m.max_context.saturating_sub(more as u64)).max(1) as u32;
-    session.feed(id, &(0..length).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect::<Vec<_>>())?;
-    let next = |session: &mut Session<'_>| -> Result<Vec<f32>> {
-        loop {
-            if let Some((_, logits)) = session.step()?.logits.into_iter().next() {
-                return Ok(logits);
+impl Run {
+    /// `told`: the tokens to take, where they are not the likeliest.
+    fn of(session: &mut Result<Session<'_>>, told: Option<&[u32]>) -> Result<Run> {
+        let session = session.as_mut().map_err(|error| error.clone())?;
+        let m = session.model().plan().model.clone();
+        let vocab = m.vocab.min(u64::from(u32::MAX)) as u32;
+        let id = session.add_sequence()?;
+        let length = u64::from(PROMPT).min(m.max_context.saturating_sub(TOKENS as u64)).max(1) as u32;
+        session.feed(id, &(0..length).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect::<Vec<_>>())?;
+        let mut run = Run { tokens: Vec::new(), logits: Vec::new() };
+        for i in 0..=TOKENS {
+            let logits = loop {
+                if let Some((_, logits)) = session.step()?.logits.into_iter().next() {
+                    break logits;
+                }
+            };
+            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0);
+            run.logits.extend(logits);
+            if i < TOKENS {
+                let token = told.and_then(|told| told.get(i)).copied().unwrap_or(best as u32);
+                run.tokens.push(token);
+                session.feed(id, &[token])?;
             }
         }
-    };
-    let first = next(session)?;
-    let (mut logits, mut tokens) = (first.clone(), Vec::new());
-    for _ in 0..more {
-        let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0) as u32;
-        tokens.push(best);
-        session.feed(id, &[best])?;
-        logits = next(session)?;
+        Ok(run)
     }
-    Ok((tokens, first))
+}
+
+/// Whether the interpreter, which executes the plan and no code, makes the same of it: every step's logits, or none.
+/// `first`: the tokens of the plan as it was.
+fn means(model: &Model, ran: Result<Run>, first: &[u32]) -> Outcome {
+    let mut session = Session::with_executor(model, Box::new(Interpreter), &options());
+    let theirs = Run::of(&mut session, ran.as_ref().ok().map(|run| &run.tokens[..]));
+    match (ran, theirs) {
+        (Ok(ours), Ok(theirs)) => {
+            let same = ours.logits.len() == theirs.logits.len();
+            let error = if same { relative_error(&ours.logits, &theirs.logits) } else { f64::INFINITY };
+            match error < 1e-3 {
+                true if ours.tokens == first => Outcome::Same,
+                true => Outcome::Another,
+                false => {
+                    Outcome::Wrong(format!("the code's logits and the interpreter's differ by {error:.1e}"))
+                }
+            }
+        }
+        (Err(_), Err(theirs)) if theirs.kind == ErrorKind::BadNumbers => Outcome::Another,
+        (Ok(_), Err(theirs)) => {
+            Outcome::Wrong(format!("the interpreter refuses what the code does: {theirs}"))
+        }
+        (Err(ours), _) => Outcome::Wrong(format!("the interpreter does what the code does not: {ours}")),
+    }
 }
 
 /// The parts that are changed, as often as they stand here.

@@ -12,6 +12,7 @@ use hyc::frontend::{Kind, LayerKind, ModelDesc, build_graph, parse_model};
 use hyc_ir::{MAX_LAYERS, text};
 use hyc_kernels::cpu::Level;
 use hyc_tests::root;
+use rustix::time::{ClockId, clock_gettime};
 
 /// tests/golden/dense of so many layers. `attention` replaces its pattern.
 fn model(layers: u64, attention: &str) -> String {
@@ -24,15 +25,20 @@ fn describe(layers: u64, attention: &str) -> ModelDesc {
     parse_model(Path::new("model.toml"), &text).unwrap_or_else(|e| panic!("{}", e.render(false)))
 }
 
-/// Everything that `hyc compile --plan-only` does, and a dump out and in: the best of some runs.
+/// Everything that `hyc compile --plan-only` does, and a dump out and in: this thread's time on a processor, which other
+/// processes do not count in, the best of some runs.
 fn seconds(desc: &ModelDesc) -> f64 {
+    let now = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
+    };
     let run = || {
-        let start = Instant::now();
+        let start = now();
         let graph = text::parse(&text::print(&build_graph(desc))).unwrap();
         let lowered = driver::lower(graph, Level::Baseline, &mut |_| {}).unwrap();
         assert!(lowered.plan.steps.len() > 4 * desc.layers);
         lowered.plan.verify().unwrap();
-        start.elapsed().as_secs_f64()
+        now() - start
     };
     (0..2).map(|_| run()).fold(f64::INFINITY, f64::min)
 }
@@ -45,8 +51,7 @@ fn full(layers: u64) -> ModelDesc {
     desc
 }
 
-/// Twice the layers take twice the time; before they took seven times as long. The limit is one that a busy machine
-/// holds: a quiet one measures about 2.1.
+/// Twice the layers take twice the time, up to as many as there may be.
 #[test]
 fn time_is_linear_in_the_layers() {
     let chains = |layers: u64| describe(layers, "pattern = \"1:3\"");
@@ -56,14 +61,14 @@ fn time_is_linear_in_the_layers() {
         [("chains of four", &chains), ("one chain", &one_chain), ("full layers", &full)];
     for (name, model) in cases {
         let mut ratio = f64::INFINITY;
-        // Again where something else has taken the time.
-        for _ in 0..4 {
-            if ratio >= 3.0 {
-                ratio = seconds(&model(512)) / seconds(&model(256));
+        // Again where something else has taken the caches.
+        for _ in 0..6 {
+            if ratio >= 2.3 {
+                ratio = seconds(&model(MAX_LAYERS)) / seconds(&model(MAX_LAYERS / 2));
             }
         }
         println!("{name}: {ratio:.2}");
-        assert!(ratio < 3.0, "{name}: {ratio:.2} times the time for twice the layers");
+        assert!(ratio < 2.3, "{name}: {ratio:.2} times the time for twice the layers");
     }
 }
 

@@ -5,7 +5,7 @@
 //! Reference: `reference::moe`.
 
 use cranelift_codegen::ir::Value;
-use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::types::F32;
 use hyc_ir::abi::{PANEL, ROW_ALIGN, round_up};
 use hyc_ir::plan::KernelSpec;
@@ -24,17 +24,23 @@ pub fn emit_router(e: &mut Emit<'_>, spec: &KernelSpec, experts: u64, active: u6
         let logits = e.at(logits, row, stride(spec, 0));
         let index = e.at(index, row, stride(spec, 1));
         let share = e.at(share, row, stride(spec, 2));
-        // Logits that are no numbers choose nobody, but some expert has to stand there: the shares show them.
+        // Logits that are no numbers choose nobody, but some expert has to stand there: one such logit makes all the
+        // shares none, as in the whole softmax.
         best.clear(e, index, |_, i| i);
+        let zero = e.float(0.0);
+        let poison = e.var(F32, zero);
         let (zero, end) = (e.int(0), e.int(experts as i64));
         e.each(zero, end, 1, |e, expert| {
             let at = e.at(logits, expert, 4);
             let score = e.load(at, 0);
             best.offer(e, expert, score, index);
+            let (none, so_far) = (e.fcmp(FloatCC::Unordered, score, score), e.get(poison));
+            let so_far = e.select(none, score, so_far);
+            e.set(poison, so_far);
         });
         // The first is the largest: the chosen shares of the whole softmax, made to sum to 1.
         let top = best.score(e, 0);
-        let mut sum = e.float(0.0);
+        let mut sum = e.get(poison);
         for i in 0..active {
             let score = best.score(e, i);
             let x = e.fsub(score, top);

@@ -3,7 +3,7 @@
 use hyc_ir::abi::PANEL;
 use hyc_ir::plan::{Extent, KernelSpec, Layout};
 
-use super::emit::{Emit, Int, Ptr, WARP};
+use super::emit::{Emit, Int, LANES, Ptr, WARP};
 use super::product::{self, Input, THREADS};
 use super::topk::argmax;
 use super::{Maker, experts, stride, weight};
@@ -17,12 +17,19 @@ pub fn router(k: &mut Maker<'_, '_>, experts: u64, active: u64) {
         let at = |i: usize| e.at(e.operand(i), e.mul_const(row, stride(spec, i)));
         let (logits, index, weights) = (at(0), at(1), at(2));
         let (copy, chosen) = (e.shared(experts), e.shared(active));
-        e.each(e.thread(), e.int(experts), WARP, |e, i| e.store(copy, i, e.load(logits, i).into()));
+        // Logits that are no numbers choose nobody, but some expert has to stand there: one such logit makes all the
+        // shares none, as in the whole softmax.
+        let poison = e.float_var(0.0);
+        e.each(e.thread(), e.int(experts), WARP, |e, i| {
+            let x = e.load(logits, i);
+            e.store(copy, i, x.into());
+            e.set(poison, e.pick_float(e.same(x, x), e.get_float(poison), x).into());
+        });
+        let poison = e.warp_sum(e.get_float(poison), &LANES);
         e.warp_barrier();
         e.each(e.int(0), e.int(active), 1, |e, slot| {
             let (value, expert) = argmax(e, copy, e.int(experts), WARP);
             e.when(e.eq(e.thread(), e.int(0)), |e| {
-                // Logits that are no numbers choose nobody: the results show them.
                 let expert = e.pick(e.lt(expert, e.int(experts)), expert, e.int(0));
                 e.store(index, slot, expert.into());
                 e.store(chosen, slot, value.into());
@@ -33,6 +40,7 @@ pub fn router(k: &mut Maker<'_, '_>, experts: u64, active: u64) {
         // The full softmax's denominator cancels: what is left is a softmax over the chosen.
         let most = e.load(chosen, e.int(0));
         let sum = e.float_var(0.0);
+        e.set(sum, poison.into());
         e.each(e.int(0), e.int(active), 1, |e, slot| {
             let x = e.exp(e.fsub(e.load(chosen, slot), most));
             e.set(sum, e.fadd(e.get_float(sum), x).into());

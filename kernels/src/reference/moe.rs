@@ -10,7 +10,9 @@ pub fn router(v: &Views, experts: u64, active: u64) {
         let top = select_top(&logits, active as usize);
         let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weight = |e: i32| (logits[e as usize] - max).exp();
-        let sum: f64 = top.iter().map(|e| weight(*e)).sum();
+        // One logit that is no number makes the whole softmax none.
+        let poison: f64 = logits.iter().filter(|x| x.is_nan()).sum();
+        let sum: f64 = top.iter().map(|e| weight(*e)).sum::<f64>() + poison;
         for (expert, slot) in top.iter().zip(0..) {
             v.set_int(1, row, slot, *expert);
             v.set(2, row, slot, weight(*expert) / sum);

@@ -29,8 +29,8 @@ impl Ctx<'_> {
             return Err(self.refuse("a table that is no matrix"));
         };
         let mut layouts = Vec::new();
-        let users = self.graph.uses(self.operand(0));
-        if users.iter().all(|(user, _)| self.graph.op(*user).op == (Op::Embed {})) {
+        let mut users = self.graph.users(self.operand(0));
+        if users.all(|(user, _)| self.graph.op(user).op == (Op::Embed {})) {
             layouts.push((self.operand(0), Layout::Rows { rows: vocab, cols: hidden }));
         }
         self.step(StepOp::Embed { vocab, hidden }, &[0], layouts)

@@ -1,9 +1,12 @@
 //! The bytes of an artefact's file.
 
+use std::fs::File;
 use std::io::Read;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use hyc_ir::artefact::MOST_HEADER;
 use memmap2::Mmap;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -26,35 +29,62 @@ pub enum Storage {
 pub(super) enum FileBytes {
     Mapped(Mmap),
     Copied(Aligned),
+    /// Those that somebody has asked for ([`FileBytes::need`]); the others are zeros that take no memory.
+    Parts(Aligned, File),
 }
 
 impl FileBytes {
     /// Errors: no such file, a folder, a device or a pipe; no memory for a copy.
-    pub(super) fn open(path: &Path, storage: Storage) -> Result<FileBytes> {
-        let io = |e: std::io::Error| {
-            Error::new(ErrorKind::BadInput, format!("cannot read {}: {e}", path.display()))
-                .help("check the path")
-        };
-        let mut file = open_file(path).map_err(io)?;
+    ///
+    /// # Safety
+    /// Nobody writes to the file or shortens it while a mapping lives.
+    pub(super) unsafe fn open(path: &Path, storage: Storage) -> Result<FileBytes> {
+        let file = open_file(path).map_err(|e| unread(path, &e))?;
         if storage == Storage::Copied {
-            let len = file.metadata().map_err(io)?.len();
-            if let Some(free) = Machine::here().free_memory().filter(|free| free.bytes < len) {
-                let message = format!(
-                    "{} has {} MiB to copy, {} MiB are free{}",
-                    path.display(),
-                    len >> 20,
-                    free.bytes >> 20,
-                    free.place
-                );
-                return Err(Error::new(ErrorKind::Resource, message).help("map the file (`Storage::Mapped`)"));
-            }
+            let len = file.metadata().map_err(|e| unread(path, &e))?.len();
+            room(path, len, "map the file (`Storage::Mapped`)")?;
             let mut copy = Aligned::zeroed(len)?;
-            file.read_exact(copy.bytes_mut()).map_err(io)?;
+            file.read_exact_at(copy.bytes_mut(), 0).map_err(|e| unread(path, &e))?;
             return Ok(FileBytes::Copied(copy));
         }
-        // SAFETY: the file is only read, and that nobody writes to it is the caller's promise (`Model::load`).
-        unsafe { Mmap::map(&file) }.map(FileBytes::Mapped).map_err(io)
+        // SAFETY: the file is only read, and that nobody writes to it is the caller's promise.
+        unsafe { Mmap::map(&file) }.map(FileBytes::Mapped).map_err(|e| unread(path, &e))
     }
+
+    /// A file of which parts are read, once, so that nothing that happens to it later matters: at first the header.
+    /// Errors: as for [`FileBytes::open`].
+    pub(super) fn parts(path: &Path) -> Result<FileBytes> {
+        let file = open_file(path).map_err(|e| unread(path, &e))?;
+        let len = file.metadata().map_err(|e| unread(path, &e))?.len();
+        let mut head = [0; 8];
+        let most = (&file).take(8).read(&mut head).map_err(|e| unread(path, &e))?;
+        let said = u64::from_le_bytes(head);
+        // A header that is too long is refused by what it says.
+        let header = if said > MOST_HEADER { 1 } else { said }.saturating_add(most as u64).min(len);
+        let mut bytes = FileBytes::Parts(Aligned::zeroed(len)?, file);
+        bytes.need(path, 0..header as usize)?;
+        Ok(bytes)
+    }
+
+    /// Reads a part, where parts are read. Errors: it cannot be read any more; no memory for it.
+    pub(super) fn need(&mut self, path: &Path, part: Range<usize>) -> Result<()> {
+        let FileBytes::Parts(bytes, file) = self else { return Ok(()) };
+        room(path, part.len() as u64, "look at it where there is more memory")?;
+        let start = part.start as u64;
+        file.read_exact_at(&mut bytes.bytes_mut()[part], start).map_err(|e| unread(path, &e))
+    }
+}
+
+fn unread(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(ErrorKind::BadInput, format!("cannot read {}: {error}", path.display())).help("check the path")
+}
+
+/// Errors: less than `bytes` of memory are free.
+fn room(path: &Path, bytes: u64, help: &str) -> Result<()> {
+    let Some(free) = Machine::here().free_memory().filter(|free| free.bytes < bytes) else { return Ok(()) };
+    let (path, bytes, room) = (path.display(), bytes >> 20, free.bytes >> 20);
+    let message = format!("{path} has {bytes} MiB to read, {room} MiB are free{}", free.place);
+    Err(Error::new(ErrorKind::Resource, message).help(help))
 }
 
 impl Deref for FileBytes {
@@ -63,7 +93,7 @@ impl Deref for FileBytes {
     fn deref(&self) -> &[u8] {
         match self {
             FileBytes::Mapped(map) => map,
-            FileBytes::Copied(copy) => copy.bytes(),
+            FileBytes::Copied(copy) | FileBytes::Parts(copy, _) => copy.bytes(),
         }
     }
 }

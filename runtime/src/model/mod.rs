@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use hyc_ir::artefact::{
-    ASM, CODE, CUBIN, GRAPH, NO_WEIGHTS, PAD, PLAN_KEY, SAMPLING_KEY, TOKENIZER, WEIGHTS_KEY,
+    ASM, CODE, CUBIN, GRAPH, NO_WEIGHTS, PAD, PLAN_KEY, SAMPLING_KEY, TOKENIZER, TREE, WEIGHTS_KEY,
 };
 use hyc_ir::plan::{Plan, Weight, WeightId};
 use hyc_ir::sampling::SamplingDefaults;
@@ -71,6 +71,8 @@ enum Weights {
     Random(RandomWeights, Vec<OnceLock<Aligned>>),
     /// Nowhere, and nobody made them up.
     Absent,
+    /// In the file, which is only looked at.
+    Unread,
 }
 
 /// A loaded artefact: the file in memory, its checked Plan, its code ready to run.
@@ -132,25 +134,34 @@ impl Model {
         options: &LoadOptions,
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Model> {
-        Model::open(path.as_ref(), options, progress, Purpose::Run)
+        let path = path.as_ref();
+        // SAFETY: the caller's second promise.
+        let file = unsafe { FileBytes::open(path, options.storage) }?;
+        Model::open(path, file, options, progress, Purpose::Run)
     }
 
     /// Opens a file to look at it: checked as [`Model::load`] checks it, and none of its code can run. No
-    /// [`Session::new`](crate::Session::new) takes such a model. Weights need not be there, and what running the code
-    /// would need neither. Errors: those of [`Model::load`] otherwise.
+    /// [`Session::new`](crate::Session::new) takes such a model. All but the weights is read to memory, so that nothing
+    /// that happens to the file later matters; the weights too with [`Verify::Full`], and else reading one is an error.
+    /// Weights need not be there, and what running the code would need neither. Errors: those of [`Model::load`]
+    /// otherwise.
     pub fn open_to_look(path: impl AsRef<Path>, verify: Verify) -> Result<Model> {
         let options = LoadOptions { verify, allow_no_weights: true, ..LoadOptions::default() };
-        Model::open(path.as_ref(), &options, &mut |_, _| true, Purpose::Look)
+        let path = path.as_ref();
+        Model::open(path, FileBytes::parts(path)?, &options, &mut |_, _| true, Purpose::Look)
     }
 
     fn open(
         path: &Path,
+        mut file: FileBytes,
         options: &LoadOptions,
         progress: &mut dyn FnMut(u64, u64) -> bool,
         purpose: Purpose,
     ) -> Result<Model> {
-        let file = FileBytes::open(path, options.storage)?;
         let header = read_header(path, &file)?;
+        if let Some(tree) = header.tensors.get(TREE) {
+            file.need(path, tree.place.clone())?;
+        }
         let digests = Digests::new(path, &file, &header)?;
         let metadata = &header.metadata;
         let plan: Plan =
@@ -164,7 +175,11 @@ impl Model {
         let sampling = sampling.transpose()?.unwrap_or_default();
         let absent = metadata.get(WEIGHTS_KEY).is_some_and(|value| value == NO_WEIGHTS);
         let weights = match (absent, options.random_weights) {
-            (false, None) => Weights::File(weights(path, &plan, &header)?),
+            (false, None) => {
+                let places = weights(path, &plan, &header)?;
+                let unread = purpose == Purpose::Look && options.verify != Verify::Full;
+                if unread { Weights::Unread } else { Weights::File(places) }
+            }
             (true, Some(seed)) => {
                 let kept = plan.weights.iter().map(|_| OnceLock::new()).collect();
                 Weights::Random(RandomWeights::new(seed, &plan.weights), kept)
@@ -177,6 +192,9 @@ impl Model {
         let later: HashSet<&str> = names.filter(|name| !name.starts_with("hyc.")).collect();
         let now =
             |name: &str| options.verify == Verify::Full || (!later.contains(name) && !name.starts_with(PAD));
+        for (_, tensor) in header.tensors.iter().filter(|(name, _)| now(name)) {
+            file.need(path, tensor.place.clone())?;
+        }
         digests.check(path, &file, digests.leaves_of(now), progress)?;
         let text = text(path, metadata)?;
         let places =
@@ -248,6 +266,7 @@ impl Model {
             }
             Weights::Random(random, kept) => (random, &kept[id.index()]),
             Weights::Absent => return Err(wrong_weights(&self.path, true)),
+            Weights::Unread => return Err(unread_weights(&self.path)),
         };
         if kept.get().is_none() {
             let (mut memory, mut at) = (Aligned::zeroed(weight.bytes())?, 0);
@@ -264,7 +283,7 @@ impl Model {
 
     /// Whether the file has the weights.
     pub fn has_weights(&self) -> bool {
-        matches!(self.weights, Weights::File(_))
+        matches!(self.weights, Weights::File(_) | Weights::Unread)
     }
 
     /// Whether the weights are made up.
@@ -290,6 +309,7 @@ impl Model {
                 })
             }
             Weights::Absent => Err(wrong_weights(&self.path, true)),
+            Weights::Unread => Err(unread_weights(&self.path)),
             Weights::Random(random, _) => random.pieces(weight, most, sink),
         }
     }
@@ -337,6 +357,11 @@ impl Model {
 
 pub(crate) fn no_weight(id: WeightId) -> Error {
     Error::new(ErrorKind::BadInput, format!("the plan has no weight {id}"))
+}
+
+fn unread_weights(path: &Path) -> Error {
+    let message = format!("{} was opened to look at it, without its weights", path.display());
+    Error::new(ErrorKind::BadInput, message).help("open it with `Verify::Full`, which reads them too")
 }
 
 /// Weights that are there and shall be made up, or are `absent` and shall not.

@@ -101,6 +101,8 @@ impl Pool {
         let pointer =
             unsafe { std::mem::transmute::<*const Job<'_>, *const Job<'static>>(std::ptr::from_ref(job)) };
         s.next.store(0, Ordering::Relaxed);
+        // Where the caller's own part panicked too, nobody has looked at the workers'.
+        s.panicked.store(false, Ordering::Relaxed);
         let offer = Offer { job: pointer, items, grain };
         // SAFETY: `Closing` has closed the gate at the end of the last run, and `self` is borrowed mutably.
         unsafe { s.gate.open(offer) };

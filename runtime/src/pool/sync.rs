@@ -1,4 +1,4 @@
-//! What the pool is made of: the standard library's, or loom's, which tries every order of events.
+//! What the pool is made of: the standard library's, or loom's, which tries the orders of events up to a number of switches.
 
 #[cfg(loom)]
 pub(super) use loom::cell::UnsafeCell;

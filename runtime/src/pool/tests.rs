@@ -52,6 +52,10 @@ mod plain {
             assert!(catch_unwind(run).is_err());
             check(&mut pool, 64, 1);
         }
+        // Of all threads at once: the caller's stands, and the next job is a new one.
+        let run = AssertUnwindSafe(|| pool.run(64, 1, &|_, _, _| panic!("all")));
+        assert!(catch_unwind(run).is_err());
+        check(&mut pool, 64, 1);
     }
 
     #[test]
@@ -99,7 +103,7 @@ mod plain {
     }
 }
 
-/// The same code, in every order of events: `cargo test -p hyc-pool-tests`.
+/// The same code in every order of events with a bounded number of switches: `cargo test -p hyc-pool-tests`.
 #[cfg(loom)]
 mod every_order {
     use loom::cell::UnsafeCell;
@@ -157,6 +161,19 @@ mod every_order {
             let cells = Cells::new(3);
             pool.run(3, 1, &|_, begin, _| cells.raise(begin));
             assert!(cells.all_are(1));
+        });
+    }
+
+    /// The gate opens again while a worker of the job before is still on its way.
+    #[test]
+    fn two_workers_and_two_jobs() {
+        model(1, || {
+            let mut pool = Pool::new(3);
+            for round in 1..=2 {
+                let cells = Cells::new(3);
+                pool.run(3, 1, &|_, begin, _| cells.raise(begin));
+                assert!(cells.all_are(1), "round {round}");
+            }
         });
     }
 

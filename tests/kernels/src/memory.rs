@@ -88,6 +88,9 @@ fn tensor(
                         large::query(rng, col / shape.qk_dim, col % shape.qk_dim)
                     }
                     _ if matches!(spec.op, StepOp::Sample { .. }) => fill.logit(rng, (row, col), width),
+                    _ if matches!((fill, spec.op), (Fill::BadLogits, StepOp::Router { .. })) => {
+                        fill.logit(rng, (row, col), width)
+                    }
                     Elem::I32 => f32::from_bits(index(rng, spec, batch, fill, row, col) as u32),
                     _ => rng.normal(),
                 };

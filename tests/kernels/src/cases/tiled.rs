@@ -203,6 +203,8 @@ fn mixtures() -> Vec<Case> {
     let mut cases = Vec::new();
     for spec in [router(512, 8, MANY), router(64, 8, MANY), router(16, 4, MANY)] {
         cases.extend([1, 5, 70, 300].map(|rows| case("router", &spec, &[(0, rows)], ERROR)));
+        let bad = case("router", &spec, &[(0, 70)], ERROR);
+        cases.push(Case { fill: Fill::BadLogits, ..bad });
     }
     for (experts_, active, inn, ffn) in [(12, 3, 64, 96), (64, 8, 256, 128), (30, 8, 200, 40)] {
         let sizes = Mixture { experts: experts_, active, inn, ffn };
