@@ -88,6 +88,29 @@ fn what_was_opened_to_look_at_has_no_code_to_run() {
 }
 
 #[test]
+fn what_happens_to_a_file_later_does_not_reach_who_looks_at_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Parts::new().with_code().save(folder.path());
+    let bytes = std::fs::read(&path).unwrap();
+    let weight = hyc_ir::plan::WeightId(0);
+    let [all, some] = [Verify::Full, Verify::Header].map(|v| Model::open_to_look(&path, v).unwrap());
+    let before = all.weight(weight).unwrap().to_vec();
+    std::fs::write(&path, vec![0x55; bytes.len()]).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(1).unwrap();
+    assert_eq!(all.weight(weight).unwrap(), before);
+    assert!(all.has_weights() && some.has_weights());
+    assert_eq!(some.file_bytes(), bytes.len() as u64);
+    let error = some.weight(weight).unwrap_err();
+    assert!(error.message.contains("without its weights") && error.help.is_some(), "{error}");
+    assert!(some.weight_pieces(weight, 1, &mut |_| Ok(())).is_err());
+    // Files of every length, in the header and behind it.
+    for len in (0..300).chain([bytes.len() - 1]) {
+        std::fs::write(&path, &bytes[..len]).unwrap();
+        assert!(Model::open_to_look(&path, Verify::Header).is_err(), "{len} bytes");
+    }
+}
+
+#[test]
 fn stray_indices_are_errors() {
     let model = Parts::new().load().unwrap();
     let mut engine = Engine::new(&model, Box::new(Plain), 4, 1).unwrap();

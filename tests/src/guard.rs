@@ -156,6 +156,11 @@ impl GuardedExecutor {
     pub fn fill_weights(&mut self, pattern: &[u8]) -> Result<()> {
         self.weights.iter_mut().try_for_each(|block| block.fill(pattern))
     }
+
+    /// Fills the weight `id` with `pattern`, over and over.
+    pub fn fill_weight(&mut self, id: WeightId, pattern: &[u8]) -> Result<()> {
+        self.weights[id.index()].fill(pattern)
+    }
 }
 
 // SAFETY: guarded blocks hold what they promise, weights are copies of all their bytes, and the rest is `inner`'s.

@@ -3,7 +3,8 @@
 
 use std::process::Command;
 
-use hyc_runtime::{ErrorKind, Session, SessionOptions};
+use hyc_ir::plan::{Elem, WeightId};
+use hyc_runtime::{ErrorKind, Model, Session, SessionOptions};
 use hyc_tests::guard::{Guarded, GuardedExecutor, Side};
 use hyc_tests::parity::{run, tokens};
 use hyc_tests::{golden_model, golden_names, golden_tensors};
@@ -30,7 +31,6 @@ fn kernels_stay_inside_their_memory() {
 #[test]
 fn weights_that_are_no_numbers_lead_nowhere() {
     let folder = tempfile::tempdir().unwrap();
-    let options = SessionOptions { threads: Some(2), ..SessionOptions::default() };
     let infinite = [0, 0, 0x80, 0x7f];
     for name in ["dense", "moe", "moe-top-1", "own", "dense-bf16"] {
         let model = golden_model(name, folder.path());
@@ -38,19 +38,43 @@ fn weights_that_are_no_numbers_lead_nowhere() {
         for pattern in [&[0xff][..], &infinite, &[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0x40]] {
             let mut executor = Box::new(GuardedExecutor::new(&model, 2, Side::Behind).unwrap());
             executor.fill_weights(pattern).unwrap();
-            let mut session = Session::with_executor(&model, executor, &options).unwrap();
-            let id = session.add_sequence().unwrap();
-            session.feed(id, &tokens).unwrap();
-            let error = loop {
-                match session.step() {
-                    Ok(output) => assert!(output.logits.is_empty(), "{name}: logits of nothing"),
-                    Err(error) => break error,
-                }
-            };
-            assert_eq!(error.kind, ErrorKind::BadNumbers, "{name}: {error}");
-            assert!(error.message.contains("no number") && error.help.is_some(), "{name}: {error}");
+            no_numbers(name, &model, executor, &tokens);
         }
     }
+}
+
+/// No kernel makes numbers of what is none: whichever weight it stands in, it shows in the logits.
+#[test]
+fn one_weight_that_is_no_number_shows() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["dense-bf16", "moe", "moe-own", "head-gates", "full-sink"] {
+        let model = golden_model(name, folder.path());
+        let tokens = tokens(&golden_tensors(name));
+        for (weight, id) in model.plan().weights.iter().zip(0..) {
+            // With a payload, which arithmetic on bits would add to.
+            let pattern: &[u8] =
+                if weight.elem == Elem::F32 { &[0xef, 0xbe, 0xcd, 0x7f] } else { &[0xcd, 0x7f] };
+            let mut executor = Box::new(GuardedExecutor::new(&model, 2, Side::Behind).unwrap());
+            executor.fill_weight(WeightId(id), pattern).unwrap();
+            no_numbers(&format!("{name}, {}", weight.name), &model, executor, &tokens);
+        }
+    }
+}
+
+/// A run of `tokens` ends with the error that logits are no numbers.
+fn no_numbers(name: &str, model: &Model, executor: Box<GuardedExecutor>, tokens: &[u32]) {
+    let options = SessionOptions { threads: Some(2), ..SessionOptions::default() };
+    let mut session = Session::with_executor(model, executor, &options).unwrap();
+    let id = session.add_sequence().unwrap();
+    session.feed(id, tokens).unwrap();
+    let error = loop {
+        match session.step() {
+            Ok(output) => assert!(output.logits.is_empty(), "{name}: logits of nothing"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind, ErrorKind::BadNumbers, "{name}: {error}");
+    assert!(error.message.contains("no number") && error.help.is_some(), "{name}: {error}");
 }
 
 /// The guards can fail: a child of this test steps over each end, and does not live to tell.

@@ -327,7 +327,7 @@ impl<'f> Emit<'f> {
         self.b.ins().sqrt(a)
     }
 
-    /// The larger; both finite or infinite.
+    /// a where it is larger, else b: also where one of them is no number.
     pub fn fmax(&mut self, a: Value, b: Value) -> Value {
         let greater = self.b.ins().fcmp(FloatCC::GreaterThan, a, b);
         if self.b.func.dfg.value_type(a) == F32X4 {

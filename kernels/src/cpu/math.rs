@@ -8,13 +8,14 @@ use super::emit::Emit;
 impl Emit<'_> {
     /// exp of four floats, relative error about 2e-7; below -87.3 it gives e^-87.3, about 1e-38.
     ///
-    /// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by its series to r^7; n goes into the exponent bits,
+    /// x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by its series to r^7; n becomes the exponent bits of a factor,
     /// where adding 1.5 * 2^23 has left it in the low bits of a float.
     pub fn exp4(&mut self, x: Value) -> Value {
         let (least, most) = (self.splat_const(-87.3), self.splat_const(88.3));
-        let x = self.fmax(x, least);
+        // In this order what is no number stays what it is.
+        let x = self.fmax(least, x);
         let (negated, most) = (self.fneg(x), self.fneg(most));
-        let negated = self.fmax(negated, most);
+        let negated = self.fmax(most, negated);
         let x = self.fneg(negated);
         let magic = self.splat_const(12_582_912.0);
         let log2e = self.splat_const(std::f32::consts::LOG2_E);
@@ -29,8 +30,10 @@ impl Emit<'_> {
             let c = self.splat_const(coefficient);
             sum = self.fma(sum, r, c);
         }
-        let exponent = self.bits_shl(shifted, 23);
-        self.add_bits(sum, exponent)
+        // 2^n as a factor: added to the bits of what is no number, n could make it one.
+        let (one, exponent) = (self.splat_const(1.0), self.bits_shl(shifted, 23));
+        let power = self.add_bits(one, exponent);
+        self.fmul(sum, power)
     }
 
     /// exp of one float.
@@ -128,11 +131,11 @@ impl Emit<'_> {
         (self.select(minus_s, ns, s), self.select(minus_c, nc, c))
     }
 
-    /// `y` where `x` is at least `least`, 0 elsewhere, in each of four lanes.
+    /// 0 where `x` is at most `least`, `y` elsewhere, in each of four lanes: also where `x` is no number.
     pub fn zero_where_below(&mut self, x: Value, least: Value, y: Value) -> Value {
         let zero = self.splat_const(0.0);
-        let keep = self.fcmp(FloatCC::GreaterThan, x, least);
-        self.pick4(keep, y, zero)
+        let below = self.fcmp(FloatCC::LessThanOrEqual, x, least);
+        self.pick4(below, zero, y)
     }
 
     /// Whether a > b.
