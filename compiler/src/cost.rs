@@ -1,6 +1,6 @@
 //! What a plan must read and compute: the floors that a measurement is set beside.
 
-use hyc_ir::plan::{AttnShape, CacheId, Epilogue, Operand, Plan, Step, StepOp, WeightId};
+use hyc_ir::plan::{CacheId, Kind, Operand, Plan, Reach, Role, Step, StepOp, WeightId};
 
 /// Bytes and operations of a plan.
 pub struct Cost<'p> {
@@ -12,43 +12,36 @@ pub fn of(plan: &Plan) -> Cost<'_> {
     Cost { plan }
 }
 
-/// Bytes of a step's experts that `tokens` tokens do not choose, if each chooses others.
-fn unread_experts(plan: &Plan, step: &Step, tokens: u64) -> u64 {
-    let (experts, active) = match step.op {
-        StepOp::ExpertsUp { experts, active, .. } | StepOp::ExpertsDown { experts, active, .. } => {
-            (experts, active)
-        }
-        _ => return 0,
-    };
-    let bytes = step.operands.iter().filter_map(|operand| match operand {
-        Operand::Weight(id) => Some(plan.weights[id.index()].bytes()),
+/// Experts of an op and those that a row chooses.
+fn experts(roles: &[Role]) -> Option<(u64, u64)> {
+    roles.iter().find_map(|role| match role.kind {
+        Kind::Experts { experts, active } => Some((experts, active)),
         _ => None,
-    });
-    bytes.map(|bytes| bytes / experts * experts.saturating_sub(active.saturating_mul(tokens))).sum()
+    })
 }
 
 impl Cost<'_> {
     /// Tokens that each cache read of a step sees at `context`.
     fn reads(&self, step: &Step, context: u64) -> Vec<(CacheId, u64)> {
-        let caches: Vec<CacheId> = step
-            .operands
-            .iter()
-            .zip(step.op.signature())
-            .filter_map(|(operand, role)| match operand {
-                Operand::Cache(id) if !role.write => Some(*id),
-                _ => None,
-            })
-            .collect();
-        let tokens: Vec<u64> = match step.op {
-            StepOp::FullAttention { .. } | StepOp::OracleAttention { .. } => vec![context],
-            StepOp::WindowAttention { window, .. } => vec![window.min(context)],
-            StepOp::SparseAttention { select, .. } => vec![(select.blocks * select.block).min(context)],
-            StepOp::HybridAttention { select, window, .. } => {
-                vec![(select.blocks * select.block).min(context), window.min(context)]
+        let roles = step.op.roles();
+        let listed = |name: &str| {
+            let role = roles.iter().find(|role| role.name == name);
+            match role.map(|role| role.kind) {
+                Some(Kind::Selection { shape, .. }) => shape.blocks.saturating_mul(shape.block),
+                _ => u64::MAX,
             }
-            _ => vec![],
         };
-        caches.into_iter().zip(tokens).collect()
+        let read = |(operand, role): (&Operand, &Role)| {
+            let (&Operand::Cache(id), Kind::Cache { reach, .. }) = (operand, role.kind) else { return None };
+            let tokens = match reach {
+                Reach::Nothing => return None,
+                Reach::Context => context,
+                Reach::Window(window) => window.min(context),
+                Reach::Selected(list) => listed(list).min(context),
+            };
+            Some((id, tokens))
+        };
+        step.operands.iter().zip(&roles).filter_map(read).collect()
     }
 
     /// Bytes of keys and values that `step` reads for one token at `context`.
@@ -74,22 +67,31 @@ impl Cost<'_> {
         self.weight_bytes(step, batch, &mut |_| true) + batch * self.kv_bytes(step, context)
     }
 
-    /// Bytes of those of a step's weights that `counts` lets count. An embedding gives a row a token.
+    /// Bytes of those of a step's weights that `counts` lets count. A table gives a row a token; of experts, those that
+    /// `tokens` tokens choose, if each chooses others.
     fn weight_bytes(&self, step: &Step, tokens: u64, counts: &mut dyn FnMut(WeightId) -> bool) -> u64 {
-        if let StepOp::Embed { .. } = step.op {
-            return 0;
-        }
-        let weights = step.operands.iter().filter_map(|operand| match operand {
-            Operand::Weight(id) if counts(*id) => Some(self.plan.weights[id.index()].bytes()),
-            _ => None,
-        });
-        let sum: u64 = weights.sum();
-        sum.saturating_sub(unread_experts(self.plan, step, tokens))
+        let roles = step.op.roles();
+        let chosen =
+            experts(&roles).map(|(experts, active)| (experts, experts.min(active.saturating_mul(tokens))));
+        let bytes = |(operand, role): (&Operand, &Role)| {
+            let (Operand::Weight(id), false) = (operand, matches!(role.kind, Kind::Table { .. })) else {
+                return 0;
+            };
+            if !counts(*id) {
+                return 0;
+            }
+            let bytes = self.plan.weights[id.index()].bytes();
+            match (role.kind, chosen) {
+                (Kind::Matrices { .. }, Some((experts, chosen))) => bytes / experts * chosen,
+                _ => bytes,
+            }
+        };
+        step.operands.iter().zip(&roles).map(bytes).sum()
     }
 
     /// Operations of one decode step of `batch` sequences at `context`, in one step of the plan.
     pub fn decode_flop(&self, step: &Step, context: u64, batch: u64) -> f64 {
-        let attention: f64 = match attention(&step.op) {
+        let attention: f64 = match step.op.attention() {
             Some(shape) => {
                 let tokens: u64 = self.reads(step, context).iter().map(|(_, tokens)| *tokens).sum();
                 (shape.heads * (shape.qk_dim + shape.v_dim) * tokens) as f64
@@ -109,7 +111,7 @@ impl Cost<'_> {
         let n = context as f64;
         let outputs = matches!(step.operands.last(), Some(Operand::Buffer(id))
             if self.plan.buffers[id.index()].rows == hyc_ir::plan::Rows::Outputs);
-        let attention: f64 = match attention(&step.op) {
+        let attention: f64 = match step.op.attention() {
             Some(shape) => {
                 // A token at position t sees min(t, limit) tokens; summed over t.
                 let seen = |limit: u64| {
@@ -127,28 +129,11 @@ impl Cost<'_> {
 
 /// Multiply-adds of an op's matrices for one row.
 fn matrices(op: &StepOp) -> f64 {
-    let count = match *op {
-        StepOp::Linear { inn, out, epilogue: Epilogue::SwiGlu, .. } => 2 * inn * out,
-        StepOp::Linear { inn, out, .. } => inn * out,
-        StepOp::QkvAppend { inn, shape, own_kv, .. } => {
-            let kv = if own_kv { shape.kv_heads * (shape.qk_dim + shape.v_dim) } else { 0 };
-            inn * (shape.heads * shape.qk_dim + kv)
-        }
-        StepOp::ExpertsUp { active, inn, ffn, .. } => 2 * active * inn * ffn,
-        StepOp::ExpertsDown { active, out, ffn, .. } => active * out * ffn,
+    let roles = op.roles();
+    let active = experts(&roles).map_or(1, |(_, active)| active);
+    let count = |role: &Role| match role.kind {
+        Kind::Matrices { out, inn, .. } => out.unwrap_or(0) * inn * active,
         _ => 0,
     };
-    count as f64
-}
-
-/// The geometry of an attention.
-fn attention(op: &StepOp) -> Option<AttnShape> {
-    match *op {
-        StepOp::FullAttention { shape, .. }
-        | StepOp::OracleAttention { shape, .. }
-        | StepOp::WindowAttention { shape, .. }
-        | StepOp::SparseAttention { shape, .. }
-        | StepOp::HybridAttention { shape, .. } => Some(shape),
-        _ => None,
-    }
+    roles.iter().map(count).sum::<u64>() as f64
 }

@@ -84,8 +84,8 @@ pub fn diff(model: &Model, session: &SessionOptions, options: &Options) -> Resul
             ours.run_step(index)?;
             reference.run_step(index)?;
             report.steps += 1;
-            for (operand, role) in step.operands.iter().zip(step.op.signature()) {
-                let (Operand::Buffer(id), true) = (operand, role.write) else { continue };
+            for (operand, role) in step.operands.iter().zip(step.op.roles()) {
+                let (Operand::Buffer(id), true) = (operand, role.writes()) else { continue };
                 let (found, finite) = compare(model.plan(), &ours, &reference, *id)?;
                 let name = format!("step {index}, {}", step.name);
                 let differs = found.error.is_nan() || found.error > options.tolerance;

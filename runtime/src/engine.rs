@@ -249,8 +249,8 @@ impl<'m> Engine<'m> {
     pub fn adopt(&mut self, other: &Engine<'_>, id: BufferId) -> Result<()> {
         let last = self.next.and_then(|next| self.model.plan().steps.get(next.checked_sub(1)?));
         let written = last.is_some_and(|step| {
-            let operands = step.operands.iter().zip(step.op.signature());
-            operands.into_iter().any(|(operand, role)| role.write && *operand == Operand::Buffer(id))
+            let operands = step.operands.iter().zip(step.op.roles());
+            operands.into_iter().any(|(operand, role)| role.writes() && *operand == Operand::Buffer(id))
         });
         let alike = self.model.id() == other.model.id()
             && (self.next, &self.input, self.max_pages) == (other.next, &other.input, other.max_pages);
@@ -282,8 +282,8 @@ impl<'m> Engine<'m> {
 
     /// Row and value of the first f32 element that `step` has written and that is not finite.
     pub(crate) fn first_bad_number(&self, step: &Step) -> Result<Option<(u64, f32)>> {
-        for (operand, role) in step.operands.iter().zip(step.op.signature()) {
-            if let (true, Operand::Buffer(id)) = (role.write, *operand)
+        for (operand, role) in step.operands.iter().zip(step.op.roles()) {
+            if let (true, Operand::Buffer(id)) = (role.writes(), *operand)
                 && let Values::F32(values) = self.buffer(id)?
                 && let Some(at) = values.iter().position(|x| !x.is_finite())
             {

@@ -117,7 +117,7 @@ fn steps(plan: &Plan) -> String {
     };
     let mut out = String::new();
     for (i, step) in plan.steps.iter().enumerate() {
-        let roles = step.op.signature();
+        let roles = step.op.roles();
         let list: Vec<String> = step
             .operands
             .iter()

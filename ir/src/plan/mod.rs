@@ -5,14 +5,16 @@
 //! Everything in it is constant but the four counts of a step (`tokens`, `batch`, `outputs` and each
 //! sequence's length), which [`StepContext`](crate::abi::StepContext) carries.
 
+mod roles;
 mod spec;
 mod step;
 mod verify;
 
 use serde::{Deserialize, Serialize};
 
+pub use roles::{Access, Kind, Reach, Role};
 pub use spec::{CacheSpec, KernelSpec, OperandSpec};
-pub use step::{AttnShape, Epilogue, GateMode, Grid, GridDim, Role, RopeSpec, SelectShape, StepOp};
+pub use step::{AttnShape, Epilogue, GateMode, Grid, GridDim, RopeSpec, SelectShape, StepOp};
 pub use verify::PlanError;
 
 use crate::abi::{PANEL, ROW_ALIGN, TILE, V_ALIGN, round_up};

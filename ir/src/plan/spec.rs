@@ -11,7 +11,7 @@ use crate::pack::swizzle;
 pub struct KernelSpec {
     /// What to compute.
     pub op: StepOp,
-    /// One entry an operand, in the order of [`StepOp::signature`].
+    /// One entry an operand, in the order of [`StepOp::roles`].
     pub operands: Vec<OperandSpec>,
     /// The count that rows follow: `tokens`, or `outputs` after the rows were gathered.
     pub rows: Rows,
@@ -114,7 +114,7 @@ impl CacheSpec {
 
 pub(super) fn of(plan: &Plan, step: &Step) -> KernelSpec {
     let mut rows = Rows::Tokens;
-    let roles = step.op.signature();
+    let roles = step.op.roles();
     let operands = step
         .operands
         .iter()
@@ -122,7 +122,7 @@ pub(super) fn of(plan: &Plan, step: &Step) -> KernelSpec {
         .map(|(operand, role)| match *operand {
             Operand::Buffer(id) => {
                 let buffer = &plan.buffers[id.index()];
-                if role.write {
+                if role.writes() {
                     rows = buffer.rows;
                 }
                 OperandSpec::Tensor { elem: buffer.elem, width: buffer.width, stride: buffer.stride() }

@@ -1,4 +1,4 @@
-//! The closed list of what a step can be, with each op's operands.
+//! The closed list of what a step can be, and how its work is split.
 
 use serde::{Deserialize, Serialize};
 
@@ -247,15 +247,6 @@ pub enum StepOp {
     },
 }
 
-/// Which operand this is, and whether it is read or written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Role {
-    /// Short name: `x`, `weight`, `cache`, `sel`, `out`, ...
-    pub name: &'static str,
-    /// `true` where the step writes it (a cache that is appended to is written).
-    pub write: bool,
-}
-
 impl StepOp {
     /// The op's name in dumps.
     pub fn name(&self) -> &'static str {
@@ -281,101 +272,6 @@ impl StepOp {
             StepOp::Sample { .. } => "sample",
         }
     }
-
-    /// The operands in order: reads first, then writes.
-    pub fn signature(&self) -> Vec<Role> {
-        let mut reads: Vec<&'static str> = Vec::new();
-        let writes: &[&'static str] = match *self {
-            StepOp::Embed { .. } => {
-                reads.push("table");
-                &["out"]
-            }
-            StepOp::RmsNorm { .. } => {
-                reads.extend(["x", "weight"]);
-                &["out"]
-            }
-            StepOp::Linear { norm, epilogue, .. } => {
-                reads.push("x");
-                reads.extend(norm.map(|_| "norm"));
-                reads.push("weight");
-                match epilogue {
-                    Epilogue::Store => {}
-                    Epilogue::Residual => reads.push("residual"),
-                    Epilogue::SwiGlu => reads.push("up"),
-                }
-                &["out"]
-            }
-            StepOp::QkvAppend { norm, qk_norm, own_kv, .. } => {
-                reads.push("x");
-                reads.extend(norm.map(|_| "norm"));
-                reads.push("wq");
-                if own_kv {
-                    reads.extend(["wk", "wv"]);
-                }
-                if qk_norm.is_some() {
-                    reads.push("q_norm");
-                    reads.extend(own_kv.then_some("k_norm"));
-                }
-                if own_kv { &["q", "cache"] } else { &["q"] }
-            }
-            StepOp::Rope { .. } | StepOp::GatherRows { .. } => {
-                reads.push("x");
-                &["out"]
-            }
-            StepOp::Append { .. } => {
-                reads.extend(["k", "v"]);
-                &["cache"]
-            }
-            StepOp::Add { .. } | StepOp::SiluMul { .. } => {
-                reads.extend(["a", "b"]);
-                &["out"]
-            }
-            StepOp::Gate { .. } => {
-                reads.extend(["x", "gate"]);
-                &["out"]
-            }
-            StepOp::FullAttention { sink, .. } | StepOp::WindowAttention { sink, .. } => {
-                reads.extend(["q", "cache"]);
-                reads.extend(sink.then_some("sink"));
-                &["out"]
-            }
-            StepOp::OracleAttention { sink, .. } => {
-                reads.extend(["q", "cache"]);
-                reads.extend(sink.then_some("sink"));
-                &["out", "sel"]
-            }
-            StepOp::SparseAttention { sink, .. } => {
-                reads.extend(["q", "cache", "sel"]);
-                reads.extend(sink.then_some("sink"));
-                &["out"]
-            }
-            StepOp::HybridAttention { gate, .. } => {
-                reads.extend(["q", "shared", "sel", "sink_select", "own", "sink_window"]);
-                if gate != GateMode::None {
-                    reads.extend(["gate_select", "gate_window"]);
-                }
-                &["out"]
-            }
-            StepOp::Router { .. } => {
-                reads.push("logits");
-                &["index", "weight"]
-            }
-            StepOp::Sample { .. } => {
-                reads.push("logits");
-                &["token"]
-            }
-            StepOp::ExpertsUp { .. } => {
-                reads.extend(["x", "index", "gate", "up"]);
-                &["h"]
-            }
-            StepOp::ExpertsDown { .. } => {
-                reads.extend(["h", "index", "weight", "down", "residual"]);
-                &["out"]
-            }
-        };
-        let role = |write| move |name: &&'static str| Role { name, write };
-        reads.iter().map(role(false)).chain(writes.iter().map(role(true))).collect()
-    }
 }
 
 /// Which count a grid follows.
@@ -400,6 +296,31 @@ pub struct Grid {
 }
 
 impl StepOp {
+    /// The geometry of an attention.
+    pub fn attention(&self) -> Option<AttnShape> {
+        match *self {
+            StepOp::FullAttention { shape, .. }
+            | StepOp::OracleAttention { shape, .. }
+            | StepOp::WindowAttention { shape, .. }
+            | StepOp::SparseAttention { shape, .. }
+            | StepOp::HybridAttention { shape, .. } => Some(shape),
+            StepOp::Embed { .. }
+            | StepOp::RmsNorm { .. }
+            | StepOp::Linear { .. }
+            | StepOp::QkvAppend { .. }
+            | StepOp::Rope { .. }
+            | StepOp::Append { .. }
+            | StepOp::Add { .. }
+            | StepOp::SiluMul { .. }
+            | StepOp::Gate { .. }
+            | StepOp::Router { .. }
+            | StepOp::ExpertsUp { .. }
+            | StepOp::ExpertsDown { .. }
+            | StepOp::GatherRows { .. }
+            | StepOp::Sample { .. } => None,
+        }
+    }
+
     /// How the op's work is split; the kernels are written to it. `panels` is that of the (first) weight
     /// for a product, ignored elsewhere.
     ///
@@ -424,7 +345,15 @@ impl StepOp {
             | StepOp::SparseAttention { shape, .. }
             | StepOp::HybridAttention { shape, .. } => (by_row, shape.kv_heads),
             StepOp::GatherRows { .. } => (GridDim::Outputs, 1),
-            _ => (by_row, 1),
+            StepOp::Embed { .. }
+            | StepOp::RmsNorm { .. }
+            | StepOp::Rope { .. }
+            | StepOp::Append { .. }
+            | StepOp::Add { .. }
+            | StepOp::SiluMul { .. }
+            | StepOp::Gate { .. }
+            | StepOp::Router { .. }
+            | StepOp::Sample { .. } => (by_row, 1),
         };
         Grid { dim, per }
     }

@@ -7,7 +7,7 @@ const MAX_OFFSET: u64 = 1 << 30;
 
 /// Whether there is a kernel for `spec`; the reason where there is none.
 pub fn supports(spec: &KernelSpec) -> Result<(), String> {
-    if spec.operands.len() != spec.op.signature().len() {
+    if spec.operands.len() != spec.op.roles().len() {
         return Err(format!("{} operands for `{}`", spec.operands.len(), spec.op.name()));
     }
     for operand in &spec.operands {

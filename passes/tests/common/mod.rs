@@ -30,14 +30,14 @@ pub fn describe_plan(plan: &Plan) -> String {
             .unwrap();
     }
     for step in &plan.steps {
-        let roles = step.op.signature();
+        let roles = step.op.roles();
         let operand = |(operand, role): (&Operand, &hyc_ir::plan::Role)| {
             let place = match operand {
                 Operand::Buffer(id) => id.to_string(),
                 Operand::Weight(id) => id.to_string(),
                 Operand::Cache(id) => id.to_string(),
             };
-            format!("{}{}{place}", role.name, if role.write { " => " } else { " " })
+            format!("{}{}{place}", role.name, if role.writes() { " => " } else { " " })
         };
         let operands: Vec<String> = step.operands.iter().zip(&roles).map(operand).collect();
         let kernel = &plan.kernels[step.kernel.index()].name;
@@ -57,10 +57,10 @@ fn range(buffer: &Buffer) -> (u64, u64) {
 pub fn check_arena_use(plan: &Plan) {
     let mut written: Vec<bool> = vec![false; plan.buffers.len()];
     for step in &plan.steps {
-        let roles = step.op.signature();
+        let roles = step.op.roles();
         assert_eq!(roles.len(), step.operands.len(), "{}", step.name);
         let buffers = |write: bool| {
-            let of_role = step.operands.iter().zip(&roles).filter(move |(_, role)| role.write == write);
+            let of_role = step.operands.iter().zip(&roles).filter(move |(_, role)| role.writes() == write);
             of_role.filter_map(|(operand, _)| match operand {
                 Operand::Buffer(id) => Some(id.index()),
                 _ => None,

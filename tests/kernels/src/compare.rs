@@ -84,10 +84,10 @@ impl Step<'_> {
     /// The largest error of any operand; or what is wrong, an entry an operand.
     pub fn check(&self, limits: &Limits) -> Result<f64, Vec<String>> {
         let (mut worst, mut wrong) = (0f64, Vec::new());
-        for (i, role) in self.spec.op.signature().iter().enumerate() {
+        for (i, role) in self.spec.op.roles().iter().enumerate() {
             let name = format!("operand {i} ({})", role.name);
             let found = match self.spec.operands[i] {
-                _ if !role.write => self.unchanged(i, &name).map(|()| 0.0),
+                _ if !role.writes() => self.unchanged(i, &name).map(|()| 0.0),
                 OperandSpec::Tensor { elem: Elem::I32, width, stride } => {
                     self.indices(i, (width, stride), limits.margin, &name).map(|()| 0.0)
                 }

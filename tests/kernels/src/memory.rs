@@ -48,7 +48,7 @@ impl Memory {
 /// Memory for every operand: inputs as `fill` says; outputs, row padding, guards, and whatever of a cache
 /// nobody appended are NaN.
 pub fn memory(rng: &mut Rng, spec: &KernelSpec, batch: &Batch, fill: Fill) -> Vec<Memory> {
-    let roles = spec.op.signature();
+    let roles = spec.op.roles();
     let one = |(operand, role): (&OperandSpec, &Role)| match *operand {
         OperandSpec::Tensor { elem, width, stride } => {
             Memory::new(&tensor(rng, spec, batch, fill, role, (elem, width, stride)))
@@ -80,7 +80,7 @@ fn tensor(
 ) -> Vec<u8> {
     let rows = memory_rows(batch);
     let mut data = vec![f32::NAN; (rows * stride) as usize + GUARD];
-    if !role.write {
+    if !role.writes() {
         for row in 0..rows {
             for col in 0..width {
                 data[(row * stride + col) as usize] = match elem {
@@ -143,7 +143,7 @@ fn coprime(mut a: u64, mut b: u64) -> bool {
 fn cache_memory(rng: &mut Rng, cache: &CacheSpec, batch: &Batch, fill: Fill, role: &Role) -> Vec<u8> {
     let mut data = vec![f32::NAN; (batch.pages(cache) * cache.page_elements()) as usize + GUARD];
     for (i, (past, rows)) in batch.sequences.iter().enumerate() {
-        let end = if role.write { *past } else { past + rows };
+        let end = if role.writes() { *past } else { past + rows };
         for position in 0..end {
             let (base, place) = (batch.page_base(cache, i, position), position % cache.page);
             for head in 0..cache.kv_heads {

@@ -15,22 +15,21 @@ pub fn pointers(memory: &mut [Memory]) -> Vec<*mut u8> {
 
 /// The written operands after the reference ran for `rows`; nothing for those that are only read.
 pub fn run_reference(spec: &KernelSpec, batch: &Batch, memory: &[Memory], rows: &[u64]) -> Vec<Memory> {
-    let roles = spec.op.signature();
+    let roles = spec.op.roles();
     let mut written: Vec<Memory> = memory
         .iter()
         .zip(&roles)
-        .map(|(memory, role)| if role.write { memory.clone() } else { Memory::new(&[]) })
+        .map(|(memory, role)| if role.writes() { memory.clone() } else { Memory::new(&[]) })
         .collect();
-    let addresses: Vec<*mut u8> = written
-        .iter_mut()
-        .zip(memory)
-        .zip(&roles)
-        .map(
-            |((copy, memory), role)| {
-                if role.write { copy.bytes_mut().as_mut_ptr() } else { memory.bytes().as_ptr().cast_mut() }
-            },
-        )
-        .collect();
+    let addresses: Vec<*mut u8> =
+        written
+            .iter_mut()
+            .zip(memory)
+            .zip(&roles)
+            .map(|((copy, memory), role)| {
+                if role.writes() { copy.bytes_mut().as_mut_ptr() } else { memory.bytes().as_ptr().cast_mut() }
+            })
+            .collect();
     // SAFETY: the memory was made for this spec and batch; the reference writes only what is written.
     unsafe { reference::run_rows(spec, &batch.context(), &addresses, rows) };
     written

@@ -12,9 +12,9 @@ fn check(case: &Case, seed: u64) {
     let rows = sample_rows(&mut rng, &case.spec, &batch);
     let want = run_reference(&case.spec, &batch, &before, &rows);
     let count = rows.len() as u64;
-    let roles = case.spec.op.signature();
+    let roles = case.spec.op.roles();
     let after = roles.iter().zip(before.iter().zip(&want));
-    let got: Vec<_> = after.map(|(role, (b, w))| if role.write { w } else { b }.clone()).collect();
+    let got: Vec<_> = after.map(|(role, (b, w))| if role.writes() { w } else { b }.clone()).collect();
     let step = Step { spec: &case.spec, batch: &batch, before: &before, want: &want, got: &got, rows: &rows };
     let limits = Limits { error: 1e-12, bf16_cache: 1e-12, margin: 0.0 };
     // Rows that the reference left out are NaN.

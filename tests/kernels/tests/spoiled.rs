@@ -19,9 +19,9 @@ struct Run<'a> {
 /// What `spec` leaves of the operands, inputs included.
 fn after(spec: &KernelSpec, batch: &Batch, before: &[Memory]) -> Vec<Memory> {
     let written = run_reference(spec, batch, before, &rows(spec, batch));
-    let roles = spec.op.signature();
+    let roles = spec.op.roles();
     let operands = roles.iter().zip(before.iter().zip(&written));
-    operands.map(|(role, (b, w))| if role.write { w } else { b }.clone()).collect()
+    operands.map(|(role, (b, w))| if role.writes() { w } else { b }.clone()).collect()
 }
 
 fn rows(spec: &KernelSpec, batch: &Batch) -> Vec<u64> {
@@ -152,10 +152,13 @@ fn one_wrong_place_is_caught() {
         let run = Run::new(case, seed);
         assert!(run.passes(&run.after), "{}: the reference is not what it is", case.name());
         let mut rng = Rng::of(seed, "places");
-        for (i, role) in case.spec.op.signature().iter().enumerate() {
+        for (i, role) in case.spec.op.roles().iter().enumerate() {
             let input = |b: &mut [u8]| b[0] ^= 1;
-            let wrong =
-                if role.write { wrong(&run, &mut rng, i) } else { vec![("an input", run.spoiled(i, input))] };
+            let wrong = if role.writes() {
+                wrong(&run, &mut rng, i)
+            } else {
+                vec![("an input", run.spoiled(i, input))]
+            };
             for (name, got) in wrong {
                 assert!(!run.passes(&got), "{}: {name} of operand {i} is wrong and passes", case.name());
                 spoils += 1;
@@ -173,8 +176,8 @@ fn every_input_matters() {
     for case in small().iter().filter(|case| case.fill != Fill::EqualKeys) {
         let run = Run::new(case, 5);
         let other = memory(&mut Rng::of(6, &case.name()), &case.spec, &run.batch, case.fill);
-        for (i, role) in case.spec.op.signature().iter().enumerate() {
-            if role.write || other[i].bytes() == run.before[i].bytes() {
+        for (i, role) in case.spec.op.roles().iter().enumerate() {
+            if role.writes() || other[i].bytes() == run.before[i].bytes() {
                 continue;
             }
             let mut before = run.before.clone();

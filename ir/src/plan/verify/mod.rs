@@ -8,7 +8,7 @@
 //!   steps could use;
 //! * ids: every id names something; kernels' and grids' are the step's own ([`operands`]);
 //! * buffers lie in the arena, at multiples of 64, and have the rows that their count may reach;
-//! * operands have the kind, the width and the element type that the op's signature wants ([`operands`]);
+//! * operands have the kind, the width and the element type that the op's roles say ([`operands`]);
 //! * order: a buffer is read after it was written in the pass, and nothing overlapping was written since; no
 //!   step's reads and writes overlap ([`order`]);
 //! * caches: a read follows the owner's append, a ring is read within its window, rings hold window and chunk;
@@ -23,7 +23,7 @@ use std::fmt;
 
 use crate::MAX_LAYERS;
 
-use super::{CachePolicy, Elem, GridDim, Kernel, Launch, Layout, PLAN_VERSION, Plan, Rows};
+use super::{CachePolicy, Elem, GridDim, Kernel, Launch, Layout, PLAN_VERSION, Plan, Role, Rows, StepOp};
 
 /// One broken rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,14 @@ fn fits(factors: &[u64]) -> bool {
     factors.iter().try_fold(1u64, |n, f| n.checked_mul(*f)).is_some_and(|n| n <= MAX_BYTES)
 }
 
+/// Says what an op's operands are: [`StepOp::roles`], but in tests of a description that is wrong.
+type Describe<'d> = dyn Fn(&StepOp) -> Vec<Role> + 'd;
+
 pub(super) fn verify(plan: &Plan) -> Result<(), Vec<PlanError>> {
+    verify_as(plan, &StepOp::roles)
+}
+
+fn verify_as(plan: &Plan, describe: &Describe<'_>) -> Result<(), Vec<PlanError>> {
     let mut report = Report(Vec::new());
     lengths(plan, &mut report);
     // What follows looks at every entry.
@@ -82,10 +89,10 @@ pub(super) fn verify(plan: &Plan) -> Result<(), Vec<PlanError>> {
     // What follows computes with the numbers above, and indexes.
     if report.0.is_empty() {
         buffers(plan, &mut report);
-        plan.steps.iter().for_each(|step| operands::check(plan, step, &mut report));
+        plan.steps.iter().for_each(|step| operands::check(plan, step, &describe(&step.op), &mut report));
     }
     if report.0.is_empty() {
-        order::check(plan, &mut report);
+        order::check(plan, describe, &mut report);
         uses::check(plan, &mut report);
     }
     if report.0.is_empty() { Ok(()) } else { Err(report.0) }

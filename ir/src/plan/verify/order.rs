@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{BufferId, CacheId, CachePolicy, Operand, Plan, SelectShape, Step, StepOp};
-use super::Report;
+use super::super::{
+    Access, BufferId, CacheId, CachePolicy, Kind, Operand, Plan, Reach, Role, SelectShape, Step,
+};
+use super::{Describe, Report};
 
 /// What stands in memory while the steps go by.
 struct State<'p> {
     plan: &'p Plan,
+    describe: &'p Describe<'p>,
     /// Whether each buffer holds what its producer wrote, and who that was.
     written: Vec<Option<usize>>,
     /// The buffers that hold what was written, by their offset: no two of them overlap.
@@ -18,18 +21,18 @@ struct State<'p> {
 }
 
 /// Simulates one pass over the steps. Ids are in range: [`super::operands`] has seen to that.
-pub fn check(plan: &Plan, report: &mut Report) {
+pub fn check(plan: &Plan, describe: &Describe<'_>, report: &mut Report) {
     let mut state = State {
         plan,
+        describe,
         written: vec![None; plan.buffers.len()],
         live: BTreeMap::new(),
         appended: vec![None; plan.caches.len()],
     };
     for (index, step) in plan.steps.iter().enumerate() {
-        state.reads(step, report);
-        state.selection(step, report);
-        state.experts(step, report);
-        state.writes(index, step, report);
+        let roles = describe(&step.op);
+        state.reads(step, &roles, report);
+        state.writes(index, step, &roles, report);
     }
     if state.written[plan.logits.index()].is_none() {
         report.add("logits", "nothing has written them at the end of the pass");
@@ -45,23 +48,27 @@ impl State<'_> {
         a.offset < b.offset + b.bytes() && b.offset < a.offset + a.bytes()
     }
 
-    fn reads(&self, step: &Step, report: &mut Report) {
-        for (operand, role) in step.operands.iter().zip(step.op.signature()).filter(|(_, role)| !role.write) {
+    fn reads(&self, step: &Step, roles: &[Role], report: &mut Report) {
+        for (operand, role) in step.operands.iter().zip(roles).filter(|(_, role)| role.access == Access::Read)
+        {
             match *operand {
-                Operand::Buffer(id) if self.written[id.index()].is_none() => {
-                    let name = &self.plan.buffers[id.index()].name;
-                    report.add(
-                        &step.name,
-                        format!("reads {id} ({name}), which does not hold what was written to it"),
-                    );
-                }
-                Operand::Cache(id) => self.cache_read(step, id, role.name, report),
-                _ => {}
+                Operand::Buffer(id) => match self.written[id.index()] {
+                    None => {
+                        let name = &self.plan.buffers[id.index()].name;
+                        report.add(
+                            &step.name,
+                            format!("reads {id} ({name}), which does not hold what was written to it"),
+                        );
+                    }
+                    Some(producer) => self.followed(step, roles, role, (producer, id), report),
+                },
+                Operand::Cache(id) => self.cache_read(step, id, role, report),
+                Operand::Weight(_) => {}
             }
         }
     }
 
-    fn cache_read(&self, step: &Step, id: CacheId, role: &str, report: &mut Report) {
+    fn cache_read(&self, step: &Step, id: CacheId, role: &Role, report: &mut Report) {
         let cache = &self.plan.caches[id.index()];
         if self.appended[id.index()].is_none() {
             report.add(
@@ -70,23 +77,87 @@ impl State<'_> {
             );
         }
         let CachePolicy::Ring { window: kept, .. } = cache.policy else { return };
-        let within = match step.op {
-            StepOp::WindowAttention { window, .. } => window <= kept,
-            StepOp::HybridAttention { window, .. } => role == "own" && window <= kept,
-            _ => false,
-        };
-        if !within {
+        if !matches!(role.kind, Kind::Cache { reach: Reach::Window(window), .. } if window <= kept) {
             report.add(&step.name, format!("reads more of cache {id} than the {kept} tokens that it keeps"));
         }
     }
 
-    fn writes(&mut self, index: usize, step: &Step, report: &mut Report) {
-        let roles = step.op.signature();
+    /// Indices that a kernel follows are what their producer, step `from`, says that it makes: the same, of the same
+    /// thing.
+    fn followed(
+        &self,
+        step: &Step,
+        roles: &[Role],
+        role: &Role,
+        (from, list): (usize, BufferId),
+        report: &mut Report,
+    ) {
+        let producer = &self.plan.steps[from];
+        let theirs = (self.describe)(&producer.op);
+        let made = producer.operands.iter().zip(&theirs);
+        let made = made.filter(|(operand, role)| **operand == Operand::Buffer(list) && role.writes());
+        let made = made.map(|(_, role)| role.kind).next();
+        match role.kind {
+            Kind::Selection { shape, over } => {
+                let cache = cache_of(step, roles, over);
+                let source = match made {
+                    Some(Kind::Selection { shape: made, over }) if made == shape => {
+                        cache_of(producer, &theirs, over)
+                    }
+                    _ => None,
+                };
+                self.selection(step, shape, cache, (producer, source), report);
+            }
+            Kind::Experts { experts, active } if made != Some(role.kind) => report
+                .add(&step.name, format!("{} does not choose {active} of {experts} experts", producer.name)),
+            Kind::Experts { .. }
+            | Kind::Rows(_)
+            | Kind::TokenRows(_)
+            | Kind::Token
+            | Kind::Vector(_)
+            | Kind::Matrices { .. }
+            | Kind::Table { .. }
+            | Kind::Cache { .. } => {}
+        }
+    }
+
+    /// Selection provenance of one read: of blocks of `cache` that `producer` selected over `source`.
+    fn selection(
+        &self,
+        step: &Step,
+        shape: SelectShape,
+        cache: Option<CacheId>,
+        (producer, source): (&Step, Option<CacheId>),
+        report: &mut Report,
+    ) {
+        let Some(cache) = cache else {
+            return report.add(&step.name, "reads a selection over no cache of its own");
+        };
+        let read = &self.plan.caches[cache.index()];
+        if shape.block != read.page {
+            report.add(
+                &step.name,
+                format!("blocks of {} tokens are looked up in pages of {}", shape.block, read.page),
+            );
+        }
+        let Some(over) = source else {
+            return report
+                .add(&step.name, format!("{} does not select the blocks that are read", producer.name));
+        };
+        if over != cache && Some(read.owner) != step.layer {
+            report.add(
+                &step.name,
+                format!("the blocks were selected over cache {over}, and cache {cache} is read"),
+            );
+        }
+    }
+
+    fn writes(&mut self, index: usize, step: &Step, roles: &[Role], report: &mut Report) {
         let list = |write: bool| {
-            step.operands.iter().zip(&roles).filter(move |(_, role)| role.write == write).filter_map(
+            step.operands.iter().zip(roles).filter(move |(_, role)| role.writes() == write).filter_map(
                 |(o, _)| match o {
                     Operand::Buffer(id) => Some(*id),
-                    _ => None,
+                    Operand::Weight(_) | Operand::Cache(_) => None,
                 },
             )
         };
@@ -101,8 +172,8 @@ impl State<'_> {
             self.written[id.index()] = Some(index);
             self.live.insert(self.plan.buffers[id.index()].offset, id);
         }
-        for (operand, role) in step.operands.iter().zip(&roles) {
-            if let (Operand::Cache(id), true) = (operand, role.write) {
+        for (operand, role) in step.operands.iter().zip(roles) {
+            if let (Operand::Cache(id), true) = (operand, role.writes()) {
                 let owner = self.plan.caches[id.index()].owner;
                 if step.layer != Some(owner) {
                     report.add(&step.name, format!("appends to cache {id} of layer {owner}"));
@@ -127,57 +198,13 @@ impl State<'_> {
             }
         }
     }
+}
 
-    /// Chosen experts are those of a router over as many.
-    fn experts(&self, step: &Step, report: &mut Report) {
-        let (StepOp::ExpertsUp { experts, active, .. } | StepOp::ExpertsDown { experts, active, .. }) =
-            step.op
-        else {
-            return;
-        };
-        let Operand::Buffer(list) = step.operands[1] else { return };
-        // A list that nobody wrote has been reported as a read.
-        let Some(producer) = self.written[list.index()].map(|index| &self.plan.steps[index]) else { return };
-        if producer.op != (StepOp::Router { experts, active })
-            || producer.operands.get(1) != Some(&step.operands[1])
-        {
-            report
-                .add(&step.name, format!("{} does not choose {active} of {experts} experts", producer.name));
-        }
-    }
-
-    /// Selection provenance of one read.
-    fn selection(&self, step: &Step, report: &mut Report) {
-        let select: SelectShape = match step.op {
-            StepOp::SparseAttention { select, .. } | StepOp::HybridAttention { select, .. } => select,
-            _ => return,
-        };
-        let (Operand::Cache(cache), Operand::Buffer(list)) = (step.operands[1], step.operands[2]) else {
-            return;
-        };
-        let read = &self.plan.caches[cache.index()];
-        if select.block != read.page {
-            report.add(
-                &step.name,
-                format!("blocks of {} tokens are looked up in pages of {}", select.block, read.page),
-            );
-        }
-        // A list that nobody wrote, or that was overwritten, has been reported as a read.
-        let Some(producer) = self.written[list.index()].map(|index| &self.plan.steps[index]) else { return };
-        let over = match (producer.op, producer.operands.get(1)) {
-            (StepOp::OracleAttention { select: made, .. }, Some(Operand::Cache(over))) if made == select => {
-                *over
-            }
-            _ => {
-                return report
-                    .add(&step.name, format!("{} does not select the blocks that are read", producer.name));
-            }
-        };
-        if over != cache && Some(read.owner) != step.layer {
-            report.add(
-                &step.name,
-                format!("the blocks were selected over cache {over}, and cache {cache} is read"),
-            );
-        }
+/// The cache in the operand of that name.
+fn cache_of(step: &Step, roles: &[Role], name: &str) -> Option<CacheId> {
+    let found = step.operands.iter().zip(roles).find(|(_, role)| role.name == name);
+    match found {
+        Some((Operand::Cache(id), _)) => Some(*id),
+        Some((Operand::Buffer(_) | Operand::Weight(_), _)) | None => None,
     }
 }

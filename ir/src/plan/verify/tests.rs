@@ -2,6 +2,8 @@
 
 use super::super::*;
 
+mod described;
+
 const SHAPE: AttnShape = AttnShape { heads: 2, kv_heads: 1, qk_dim: 8, v_dim: 8 };
 const SELECT: SelectShape = SelectShape { kv_heads: 1, block: 8, blocks: 2 };
 
@@ -267,7 +269,7 @@ fn indices_come_from_who_makes_them() {
         p.steps[7].op = StepOp::Router { experts: 8, active: 2 };
     });
     // A selection of as many blocks.
-    wrong("does not choose 2 of 4 experts", |p| p.steps[8].operands[1] = Operand::Buffer(BufferId(3)));
+    wrong("operand `index`", |p| p.steps[8].operands[1] = Operand::Buffer(BufferId(3)));
     wrong("sizes are not possible", |p| {
         p.steps[8].op = StepOp::ExpertsUp { experts: 4, active: 5, inn: 16, ffn: 8 };
     });

@@ -12,12 +12,12 @@ pub fn check(plan: &Plan, report: &mut Report) {
     let mut caches = vec![false; plan.caches.len()];
     for step in &plan.steps {
         kernels[step.kernel.index()] = true;
-        for (operand, role) in step.operands.iter().zip(step.op.signature()) {
+        for (operand, role) in step.operands.iter().zip(step.op.roles()) {
             match *operand {
                 Operand::Weight(id) => weights[id.index()] = true,
                 // What is read was written before.
-                Operand::Buffer(id) => buffers[id.index()] |= role.write,
-                Operand::Cache(id) => caches[id.index()] |= role.write,
+                Operand::Buffer(id) => buffers[id.index()] |= role.writes(),
+                Operand::Cache(id) => caches[id.index()] |= role.writes(),
             }
         }
     }

@@ -22,25 +22,15 @@ pub fn caches(shape: AttnShape, page: u64, elem: Elem, window: u64, limits: Limi
 
 /// An attention over `shared`; a window reads `own`.
 pub fn attention(op: StepOp, shared: CacheSpec, own: CacheSpec, limits: Limits) -> KernelSpec {
-    let (shape, select, gate) = match op {
-        StepOp::FullAttention { shape, .. } | StepOp::WindowAttention { shape, .. } => (shape, None, None),
-        StepOp::OracleAttention { shape, select, .. } | StepOp::SparseAttention { shape, select, .. } => {
-            (shape, Some(select), None)
-        }
-        StepOp::HybridAttention { shape, select, gate, .. } => (shape, Some(select), Some(gate)),
-        _ => unreachable!("{} is no attention", op.name()),
+    let operand = |role: &Role| match role.kind {
+        Kind::Rows(width) => tensor(width.unwrap_or_default()),
+        Kind::Selection { shape, .. } => indices(shape.kv_heads * shape.blocks),
+        Kind::Vector(len) => vector(len),
+        Kind::Cache { reach: Reach::Window(_), .. } => OperandSpec::Cache(own),
+        Kind::Cache { .. } => OperandSpec::Cache(shared),
+        kind => unreachable!("{} is no attention: {kind:?}", op.name()),
     };
-    let cache = if matches!(op, StepOp::WindowAttention { .. }) { own } else { shared };
-    let operand = |role: &Role| match role.name {
-        "q" => tensor(shape.heads * shape.qk_dim),
-        "cache" | "shared" => OperandSpec::Cache(cache),
-        "own" => OperandSpec::Cache(own),
-        "sel" => indices(select.map_or(0, |select| select.kv_heads * select.blocks)),
-        "sink" | "sink_select" | "sink_window" => vector(shape.heads),
-        "gate_select" | "gate_window" if gate == Some(GateMode::Head) => tensor(shape.heads),
-        _ => tensor(shape.heads * shape.v_dim),
-    };
-    spec(op, op.signature().iter().map(operand).collect(), limits)
+    spec(op, op.roles().iter().map(operand).collect(), limits)
 }
 
 /// Each attention of a shape.
