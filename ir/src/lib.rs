@@ -8,6 +8,7 @@ pub mod op;
 mod order;
 pub mod pack;
 pub mod plan;
+pub mod roles;
 pub mod sample;
 pub mod sampling;
 pub mod text;

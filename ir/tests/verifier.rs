@@ -104,3 +104,27 @@ fn damaged_text_does_not_panic() {
     }
     assert!(valid > 0, "some damage is harmless");
 }
+
+#[test]
+fn operands_have_names_which_need_not_be_said() {
+    let head = "graph \"t\" {\n  layers = 1, hidden = 4, vocab = 4, max_context = 8, max_batch = 1, chunk = 4, \
+                max_outputs = 1, target = cpu\n}\n";
+    let line = |operands: &str| format!("{head}%y = add({operands}) : tensor<tokens x 4 x f32>\n");
+    let printed = text::print(&text::parse(&line("%x, b=%x")).unwrap());
+    assert!(printed.contains("%y = add(a=%x, b=%x) :"), "{printed}");
+    // More than the op has are the verifier's to say.
+    assert!(text::print(&text::parse(&line("%x, %x, %x")).unwrap()).contains("add(a=%x, b=%x, %x)"));
+    for (operands, column, says) in [
+        ("b=%x, %x", 10, "operand 0 of `add` is not `b`"),
+        ("%x, %x, c=%x", 18, "operand 2 of `add` is not `c`"),
+        ("a %x", 12, "`=` belongs here"),
+        ("a=", 12, "a value belongs here"),
+        ("a=b", 12, "a value belongs here"),
+    ] {
+        let error = text::parse(&line(operands)).unwrap_err().remove(0);
+        assert!(
+            error.line == 4 && error.column == column && error.message.contains(says),
+            "{operands}: {error}"
+        );
+    }
+}

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use hyc_ir::roles::Takes;
 use hyc_ir::{Graph, Op, OpData, OpId, Place, Type, ValueId};
 
 /// The op that makes `value`, where nothing else uses the value.
@@ -13,11 +14,7 @@ pub fn sole_producer(graph: &Graph, value: ValueId) -> Option<(OpId, &OpData)> {
 
 /// The version that an op appends to.
 pub fn appended(data: &OpData) -> Option<ValueId> {
-    match data.op {
-        Op::Append {} => data.operands.first().copied(),
-        Op::QkvAppend { own_kv: true, .. } => data.operands.last().copied(),
-        _ => None,
-    }
+    data.operands.get(data.op.roles().append()?).copied()
 }
 
 /// The state that each version of a cache comes from, through appends: a `cache()`, in a graph that is ready
@@ -37,10 +34,10 @@ pub fn cache_roots(graph: &Graph) -> HashMap<ValueId, ValueId> {
 /// The cache versions that an op reads; an append reads none.
 pub fn cache_reads(graph: &Graph, id: OpId) -> Vec<ValueId> {
     let data = graph.op(id);
-    if appended(data).is_some() {
-        return Vec::new();
-    }
-    data.operands.iter().copied().filter(|v| matches!(graph.ty(*v), Type::Cache(_))).collect()
+    let takes = data.op.roles().takes;
+    let reads =
+        data.operands.iter().zip(takes.iter()).filter(|(_, role)| matches!(role.kind, Takes::Cache(_)));
+    reads.map(|(value, _)| *value).collect()
 }
 
 /// The ops that append to this version, in no order: a chain's layers may all read it.

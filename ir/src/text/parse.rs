@@ -201,6 +201,23 @@ impl<'t> Cursor<'t> {
         Ok(values)
     }
 
+    /// Values, each behind its operand's name and `=` where it has one: (column, name, value).
+    fn operands(&mut self) -> Result<Vec<(usize, Option<&'t str>, &'t str)>, Fail> {
+        let mut operands = Vec::new();
+        while operands.is_empty() || self.eat(",") {
+            let at = self.column();
+            let name = if self.peek_kind() == Some(Kind::Word) {
+                let name = self.word("an operand's name")?;
+                self.punct("=")?;
+                Some(name)
+            } else {
+                None
+            };
+            operands.push((at, name, self.next(Kind::Value, "a value")?));
+        }
+        Ok(operands)
+    }
+
     fn finish(&self) -> Result<(), Fail> {
         match self.tokens.get(self.at) {
             None => Ok(()),
@@ -293,15 +310,16 @@ fn op_line(line: &str) -> Result<Option<OpLine<'_>>, Fail> {
     let operands = if c.eat(")") {
         Vec::new()
     } else {
-        let values = c.values()?;
+        let operands = c.operands()?;
         c.punct(")")?;
-        values
+        operands
     };
     let attrs = if c.eat("{") { c.attrs()? } else { Vec::new() };
     let op = Op::from_attrs(name, &attrs).map_err(|message| {
         let near = (!Op::NAMES.contains(&name)).then(|| nearest(name)).flatten();
         Fail { column: at, message, help: near.map(|near| format!("did you mean `{near}`?")) }
     })?;
+    let operands = named(&op, operands)?;
     let number = |c: &mut Cursor<'_>| {
         let at = c.column();
         u32::try_from(c.int()?).map_err(|_| Fail::new(at, "out of range"))
@@ -321,6 +339,22 @@ fn op_line(line: &str) -> Result<Option<OpLine<'_>>, Fail> {
         return Err(Fail::new(at, format!("{} results have {} types", results.len(), types.len())));
     }
     Ok(Some(OpLine { results, types, op, operands, layer, chain }))
+}
+
+/// The operands, where those that are named are those of that name. How many there are is the verifier's.
+fn named<'t>(op: &Op, operands: Vec<(usize, Option<&'t str>, &'t str)>) -> Result<Vec<&'t str>, Fail> {
+    let takes = op.roles().takes;
+    for (i, (column, name, _)) in operands.iter().enumerate() {
+        let Some(name) = name else { continue };
+        let want = takes.get(i).map(|role| role.name);
+        if want != Some(name) {
+            let all: Vec<&str> = takes.iter().map(|role| role.name).collect();
+            let message = format!("operand {i} of `{}` is not `{name}`", op.name());
+            let help = Some(format!("it takes ({})", all.join(", ")));
+            return Err(Fail { column: *column, message, help });
+        }
+    }
+    Ok(operands.into_iter().map(|(_, _, value)| value).collect())
 }
 
 /// The op's name that shares the longest beginning, at least half of it.

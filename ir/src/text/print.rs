@@ -35,7 +35,14 @@ fn print_op(out: &mut String, graph: &Graph, id: OpId) -> fmt::Result {
     if !data.results.is_empty() {
         write!(out, "{} = ", names(graph, &data.results))?;
     }
-    write!(out, "{}({})", data.op.name(), names(graph, &data.operands))?;
+    let takes = data.op.roles().takes;
+    // A graph that a pass or a person broke has a text form too.
+    let named = |(at, value): (usize, &ValueId)| match takes.get(at) {
+        Some(role) => format!("{}={}", role.name, sigil(graph, *value)),
+        None => sigil(graph, *value),
+    };
+    let operands: Vec<String> = data.operands.iter().enumerate().map(named).collect();
+    write!(out, "{}({})", data.op.name(), operands.join(", "))?;
     let attrs: Vec<String> =
         data.op.attrs().iter().map(|(key, value)| format!("{key} = {}", attr(value))).collect();
     if !attrs.is_empty() {

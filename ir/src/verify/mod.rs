@@ -5,6 +5,7 @@
 //! * `ssa-order`: the producer stands before the reader.
 //! * `arity`: an op has the operands and results that its kind and attributes say.
 //! * `type`: operands and results have the types and widths that the op's kind says (see `rules.rs`).
+//! * `roles`: what the op says of its operands and results ([`crate::roles`]) holds together.
 //! * `attribute`: attributes are possible (no zero heads, a finite eps above 0, ...).
 //! * `output`: exactly one `output`, the last op.
 //!
@@ -30,6 +31,7 @@ use std::fmt;
 
 use crate::graph::{Graph, OpId};
 use crate::op::Op;
+use crate::roles::{Gives, Over, Roles, Takes, Version};
 use crate::types::Type;
 
 /// A broken rule.
@@ -52,13 +54,21 @@ impl fmt::Display for Violation {
     }
 }
 
+/// Says what an op's operands and results are: [`Op::roles`], but in tests of a description that is wrong.
+type Describe<'d> = dyn Fn(&Op) -> Roles + 'd;
+
 /// Collects violations.
 struct Report<'g> {
     graph: &'g Graph,
+    describe: &'g Describe<'g>,
     list: Vec<Violation>,
 }
 
 impl Report<'_> {
+    fn roles(&self, id: OpId) -> Roles {
+        (self.describe)(&self.graph.op(id).op)
+    }
+
     fn add(&mut self, id: OpId, rule: &'static str, message: impl Into<String>) {
         let data = self.graph.op(id);
         let names: Vec<String> = data.results.iter().map(|v| format!("%{}", self.graph.name(*v))).collect();
@@ -72,11 +82,15 @@ impl Report<'_> {
 
 /// Checks every invariant.
 pub fn verify(graph: &Graph) -> Result<(), Vec<Violation>> {
-    let mut report = Report { graph, list: Vec::new() };
+    verify_as(graph, &Op::roles)
+}
+
+fn verify_as(graph: &Graph, describe: &Describe<'_>) -> Result<(), Vec<Violation>> {
+    let mut report = Report { graph, describe, list: Vec::new() };
     let places = graph.ops().enumerate().map(|(place, id)| (id, place)).collect();
     for id in graph.ops() {
         producers(&mut report, &places, id);
-        if arity(&mut report, id) {
+        if arity(&mut report, id) && described(&mut report, id) {
             rules::check(graph, id, &mut |rule, message| report.add(id, rule, message));
         }
     }
@@ -92,10 +106,12 @@ pub fn verify(graph: &Graph) -> Result<(), Vec<Violation>> {
 /// The structural rules of one op's operands; a selection's have names of their own.
 fn producers(report: &mut Report<'_>, places: &std::collections::HashMap<OpId, usize>, id: OpId) {
     let graph = report.graph;
-    for value in &graph.op(id).operands {
+    let takes = report.roles(id).takes;
+    for (at, value) in graph.op(id).operands.iter().enumerate() {
         let name = graph.name(*value);
-        let selection =
-            matches!(graph.ty(*value), Type::Selection(_)) || reads_selection_there(graph, id, *value);
+        // A value without a producer has no type.
+        let selection = matches!(graph.ty(*value), Type::Selection(_))
+            || takes.get(at).is_some_and(|role| matches!(role.kind, Takes::Selection { .. }));
         match graph.defs(*value) {
             [] if selection => report.add(id, "selection-producer", format!("nothing selects %{name}")),
             [] => report.add(id, "ssa-producer", format!("nothing produces %{name}")),
@@ -116,16 +132,10 @@ fn producers(report: &mut Report<'_>, places: &std::collections::HashMap<OpId, u
     }
 }
 
-/// Whether the operand stands where the op reads a selection: a value without a producer has no type.
-fn reads_selection_there(graph: &Graph, id: OpId, value: crate::ValueId) -> bool {
-    let data = graph.op(id);
-    matches!(data.op, Op::SparseAttention { .. } | Op::HybridAttention { .. })
-        && data.operands.get(2) == Some(&value)
-}
-
 fn arity(report: &mut Report<'_>, id: OpId) -> bool {
     let data = report.graph.op(id);
-    let (operands, results) = rules::arity(&data.op);
+    let roles = report.roles(id);
+    let (operands, results) = (roles.takes.len(), roles.gives.len());
     if (data.operands.len(), data.results.len()) == (operands, results) {
         return true;
     }
@@ -136,6 +146,88 @@ fn arity(report: &mut Report<'_>, id: OpId) -> bool {
     );
     report.add(id, "arity", message);
     false
+}
+
+/// A cache, a selection, a weight stands where the op says that one does, and nowhere else.
+fn described(report: &mut Report<'_>, id: OpId) -> bool {
+    let (graph, roles, before) = (report.graph, report.roles(id), report.list.len());
+    let data = graph.op(id);
+    for (value, role) in data.operands.iter().zip(roles.takes.iter()) {
+        let want = match role.kind {
+            Takes::Tensor | Takes::Experts | Takes::Scores => "a tensor",
+            Takes::Weight => "a weight",
+            Takes::Cache(_) | Takes::Append => "a cache",
+            Takes::Selection { .. } => "a selection",
+        };
+        kind(report, id, (&format!("operand `{}`", role.name), want), graph.ty(*value));
+    }
+    for (value, role) in data.results.iter().zip(roles.gives.iter()) {
+        let want = match role.kind {
+            Gives::Tensor | Gives::Experts | Gives::Scores(_) => "a tensor",
+            Gives::Weight => "a weight",
+            Gives::Cache(_) => "a cache",
+            Gives::Selection(_) => "a selection",
+        };
+        kind(report, id, (&format!("result `{}`", role.name), want), graph.ty(*value));
+    }
+    if let Some(message) = incoherent(&roles) {
+        report.add(id, "roles", message);
+    }
+    report.list.len() == before
+}
+
+/// What an op's description says of an operand that is none, or is something else.
+fn incoherent(roles: &Roles) -> Option<String> {
+    let is = |name: &str, wanted: fn(&Takes) -> bool| {
+        roles.takes.iter().any(|role| role.name == name && wanted(&role.kind))
+    };
+    let read = |kind: &Takes| matches!(kind, Takes::Cache(_));
+    let appended = |kind: &Takes| *kind == Takes::Append;
+    for role in roles.takes.iter() {
+        let coherent = match role.kind {
+            Takes::Selection { over } => is(over, read),
+            Takes::Append => {
+                let after = Gives::Cache(Version::After(role.name));
+                roles.gives.iter().filter(|result| result.kind == after).count() == 1
+            }
+            Takes::Tensor | Takes::Experts | Takes::Weight | Takes::Scores | Takes::Cache(_) => true,
+        };
+        if !coherent {
+            return Some(format!("its description of operand `{}` does not hold together", role.name));
+        }
+    }
+    for role in roles.gives.iter() {
+        let coherent = match role.kind {
+            Gives::Scores(Over::Cache(name)) | Gives::Selection(Over::Cache(name)) => is(name, read),
+            Gives::Scores(Over::Scores(name)) | Gives::Selection(Over::Scores(name)) => {
+                is(name, |kind| *kind == Takes::Scores)
+            }
+            Gives::Cache(Version::After(name)) => is(name, appended),
+            Gives::Cache(Version::CopyOf(name)) => is(name, read),
+            Gives::Scores(Over::EarlierStep | Over::Open)
+            | Gives::Selection(Over::EarlierStep | Over::Open)
+            | Gives::Cache(Version::State | Version::Open)
+            | Gives::Tensor
+            | Gives::Experts
+            | Gives::Weight => true,
+        };
+        if !coherent {
+            return Some(format!("its description of result `{}` does not hold together", role.name));
+        }
+    }
+    None
+}
+
+fn kind(report: &mut Report<'_>, id: OpId, (place, want): (&str, &str), ty: &Type) {
+    let is = match ty {
+        Type::Tensor { .. } => "a tensor",
+        Type::Weight { .. } => "a weight",
+        Type::Cache(_) => "a cache",
+        Type::Selection(_) => "a selection",
+    };
+    if is != want {
+        report.add(id, "type", format!("{place} must be {want}, is {ty}"));
+    }
 }
 
 fn outputs(report: &mut Report<'_>) {
@@ -155,3 +247,6 @@ fn outputs(report: &mut Report<'_>) {
         ([_, second, ..], _) => report.add(*second, "output", "there is a second output"),
     }
 }
+
+#[cfg(test)]
+mod tests;

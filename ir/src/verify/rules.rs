@@ -2,43 +2,9 @@
 
 use crate::graph::{Graph, OpId};
 use crate::op::Op;
-use crate::plan::{CachePolicy, Elem, Epilogue, GateMode};
+use crate::plan::{Elem, Epilogue, GateMode};
+use crate::roles::Roles;
 use crate::types::{CacheType, Dim, SelectionType, Sym, Type};
-
-/// Operands and results of an op.
-pub fn arity(op: &Op) -> (usize, usize) {
-    let n = usize::from;
-    match *op {
-        Op::Weight {}
-        | Op::Cache { .. }
-        | Op::PriorSelection {}
-        | Op::ChainSelection {}
-        | Op::ChainCache {} => (0, 1),
-        Op::KvShare {}
-        | Op::Embed {}
-        | Op::Rope { .. }
-        | Op::BlockMax { .. }
-        | Op::GroupMax { .. }
-        | Op::TopK { .. }
-        | Op::GatherRows {} => (1, 1),
-        Op::RmsNorm { .. } | Op::Linear {} | Op::Gate { .. } | Op::Add {} | Op::SiluMul {} => (2, 1),
-        Op::Append {} => (3, 1),
-        Op::Attention { sink, scores, .. } => (2 + n(sink), 1 + n(scores)),
-        Op::WindowAttention { sink, .. } => (2 + n(sink), 1),
-        Op::SparseAttention { sink, .. } => (3 + n(sink), 1),
-        Op::OracleAttention { sink, .. } => (2 + n(sink), 2),
-        Op::HybridAttention { gate, .. } => (if gate == GateMode::None { 6 } else { 8 }, 1),
-        Op::Router { .. } => (1, 2),
-        Op::ExpertsUp {} => (4, 1),
-        Op::ExpertsDown { residual } => (4 + n(residual), 1),
-        Op::Output {} => (1, 0),
-        Op::FusedLinear { norm, epilogue } => (2 + n(norm.is_some()) + n(epilogue != Epilogue::Store), 1),
-        Op::QkvAppend { norm, qk_norm, own_kv, .. } => {
-            let norms = if qk_norm.is_some() { 1 + n(own_kv) } else { 0 };
-            (2 + n(norm.is_some()) + norms + if own_kv { 3 } else { 0 }, 1 + n(own_kv))
-        }
-    }
-}
 
 /// A fault's rule and sentence.
 type Fault = (&'static str, String);
@@ -49,7 +15,7 @@ fn fault(message: impl Into<String>) -> Fault {
 
 /// Reports what is wrong with an op whose arity is right.
 pub fn check(graph: &Graph, id: OpId, report: &mut dyn FnMut(&'static str, String)) {
-    let op = View { graph, id };
+    let op = View { graph, id, roles: graph.op(id).op.roles() };
     if let Err((rule, message)) = attributes(&graph.op(id).op).and_then(|()| op.types()) {
         report(rule, message);
     }
@@ -76,68 +42,72 @@ fn attributes(op: &Op) -> Result<(), Fault> {
 struct View<'g> {
     graph: &'g Graph,
     id: OpId,
+    roles: Roles,
 }
 
 impl<'g> View<'g> {
-    fn operand(&self, i: usize) -> &'g Type {
-        self.graph.ty(self.graph.op(self.id).operands[i])
+    fn operand(&self, name: &str) -> Result<&'g Type, Fault> {
+        let at = self.roles.takes.position(name);
+        let value = at.and_then(|at| self.graph.op(self.id).operands.get(at));
+        value.map(|value| self.graph.ty(*value)).ok_or_else(|| fault(format!("it has no operand `{name}`")))
     }
 
-    fn result(&self, i: usize) -> &'g Type {
-        self.graph.ty(self.graph.op(self.id).results[i])
+    fn result(&self, name: &str) -> Result<&'g Type, Fault> {
+        let at = self.roles.gives.position(name);
+        let value = at.and_then(|at| self.graph.op(self.id).results.get(at));
+        value.map(|value| self.graph.ty(*value)).ok_or_else(|| fault(format!("it has no result `{name}`")))
     }
 
     /// Rows and width of an f32 operand.
-    fn row(&self, i: usize) -> Result<(Sym, u64), Fault> {
-        match self.operand(i) {
-            Type::Tensor { elem: Elem::F32, dims } => match dims[..] {
-                [Dim::Sym(rows), Dim::Const(width)] if width > 0 => Ok((rows, width)),
-                _ => {
-                    Err(fault(format!("operand {i} must be rows of constant width, is {}", self.operand(i))))
-                }
-            },
-            other => Err(fault(format!("operand {i} must be an f32 tensor, is {other}"))),
+    fn row(&self, name: &str) -> Result<(Sym, u64), Fault> {
+        let ty = self.operand(name)?;
+        let Type::Tensor { elem: Elem::F32, dims } = ty else {
+            return Err(fault(format!("operand `{name}` must be an f32 tensor, is {ty}")));
+        };
+        match dims[..] {
+            [Dim::Sym(rows), Dim::Const(width)] if width > 0 => Ok((rows, width)),
+            _ => Err(fault(format!("operand `{name}` must be rows of constant width, is {ty}"))),
         }
     }
 
-    fn want_width(&self, i: usize, want: Option<u64>) -> Result<(), Fault> {
-        let (_, width) = self.row(i)?;
+    fn want_width(&self, name: &str, want: Option<u64>) -> Result<(), Fault> {
+        let (_, width) = self.row(name)?;
         match want {
             Some(want) if want == width => Ok(()),
-            Some(want) => Err(fault(format!("operand {i} has width {width}, needs {want}"))),
+            Some(want) => Err(fault(format!("operand `{name}` has width {width}, needs {want}"))),
             None => Err(fault("sizes overflow")),
         }
     }
 
-    fn want_result(&self, i: usize, want: &Type) -> Result<(), Fault> {
-        match self.result(i) {
+    fn want_result(&self, name: &str, want: &Type) -> Result<(), Fault> {
+        match self.result(name)? {
             found if found == want => Ok(()),
-            found => Err(fault(format!("result {i} is {found}, must be {want}"))),
+            found => Err(fault(format!("result `{name}` is {found}, must be {want}"))),
         }
     }
 
-    fn weight(&self, i: usize) -> Result<&'g [u64], Fault> {
-        match self.operand(i) {
+    fn weight(&self, name: &str) -> Result<&'g [u64], Fault> {
+        match self.operand(name)? {
             Type::Weight { elem: Elem::F32 | Elem::Bf16, dims } if !dims.is_empty() && !dims.contains(&0) => {
                 Ok(dims)
             }
-            other => Err(fault(format!("operand {i} must be a weight, is {other}"))),
+            other => Err(fault(format!("operand `{name}` must be a weight, is {other}"))),
         }
     }
 
-    fn want_weight(&self, i: usize, want: &[u64]) -> Result<(), Fault> {
-        match self.weight(i)? {
+    fn want_weight(&self, name: &str, want: &[u64]) -> Result<(), Fault> {
+        match self.weight(name)? {
             dims if dims == want => Ok(()),
-            dims => Err(fault(format!("operand {i} is a weight of shape {dims:?}, needs {want:?}"))),
+            dims => Err(fault(format!("operand `{name}` is a weight of shape {dims:?}, needs {want:?}"))),
         }
     }
 
     /// A vector of that length, in f32 as norms and sinks always are.
-    fn want_vector(&self, i: usize, len: u64) -> Result<(), Fault> {
-        self.want_weight(i, &[len])?;
-        match self.operand(i) {
+    fn want_vector(&self, name: &str, len: u64) -> Result<(), Fault> {
+        self.want_weight(name, &[len])?;
+        match self.operand(name)? {
             Type::Weight { elem: Elem::F32, .. } => Ok(()),
-            _ => Err(fault(format!("operand {i} must be f32: norm weights and sinks are"))),
+            _ => Err(fault(format!("operand `{name}` must be f32: norm weights and sinks are"))),
         }
     }
 
@@ -146,6 +116,10 @@ impl<'g> View<'g> {
         let sizes = [cache.kv_heads, cache.qk_dim, cache.v_dim, cache.page];
         let possible = sizes.iter().all(|n| (1..1 << 24).contains(n)) && cache.elem != Elem::I32;
         if possible { Ok(cache) } else { Err(fault(format!("{place} is an impossible {ty}"))) }
+    }
+
+    fn cache_operand(&self, name: &str) -> Result<&'g CacheType, Fault> {
+        self.cache(self.operand(name)?, &format!("operand `{name}`"))
     }
 
     fn selection(&self, ty: &'g Type, place: &str) -> Result<&'g SelectionType, Fault> {
@@ -161,19 +135,27 @@ impl<'g> View<'g> {
         }
     }
 
-    /// The attention over cache operand `at`, with an optional sink; checks q, sink and the first result.
-    fn attention(&self, heads: u64, at: usize, sink: Option<usize>) -> Result<&'g CacheType, Fault> {
-        let cache = self.cache(self.operand(at), &format!("operand {at}"))?;
+    fn selection_operand(&self, name: &str) -> Result<&'g SelectionType, Fault> {
+        self.selection(self.operand(name)?, &format!("operand `{name}`"))
+    }
+
+    fn selection_result(&self, name: &str) -> Result<&'g SelectionType, Fault> {
+        self.selection(self.result(name)?, &format!("result `{name}`"))
+    }
+
+    /// The attention over a cache operand, with a sink where there is one; checks q, sink and the first result.
+    fn attention(&self, heads: u64, cache: &str, sink: Option<&str>) -> Result<&'g CacheType, Fault> {
+        let cache = self.cache_operand(cache)?;
         if heads % cache.kv_heads != 0 {
             return Err(("attribute", format!("{heads} heads over {} KV heads", cache.kv_heads)));
         }
-        self.want_width(0, heads.checked_mul(cache.qk_dim))?;
-        if let Some(i) = sink {
-            self.want_vector(i, heads)?;
+        self.want_width("q", heads.checked_mul(cache.qk_dim))?;
+        if let Some(sink) = sink {
+            self.want_vector(sink, heads)?;
         }
-        let (rows, _) = self.row(0)?;
+        let (rows, _) = self.row("q")?;
         let width = heads.checked_mul(cache.v_dim).ok_or_else(|| fault("sizes overflow"))?;
-        self.want_result(0, &Type::rows(rows, width))?;
+        self.want_result("out", &Type::rows(rows, width))?;
         Ok(cache)
     }
 
@@ -187,16 +169,16 @@ impl<'g> View<'g> {
         }
     }
 
-    fn same(&self, i: usize, want: &Type) -> Result<(), Fault> {
-        match self.operand(i) {
+    fn same(&self, name: &str, want: &Type) -> Result<(), Fault> {
+        match self.operand(name)? {
             found if found == want => Ok(()),
-            found => Err(fault(format!("operand {i} is {found}, must be {want}"))),
+            found => Err(fault(format!("operand `{name}` is {found}, must be {want}"))),
         }
     }
 
     fn types(&self) -> Result<(), Fault> {
         match self.graph.op(self.id).op.clone() {
-            Op::Weight {} => match self.result(0) {
+            Op::Weight {} => match self.result("weight")? {
                 Type::Weight { elem: Elem::F32 | Elem::Bf16, dims }
                     if !dims.is_empty() && dims.iter().all(|dim| (1..1 << 32).contains(dim)) =>
                 {
@@ -204,26 +186,26 @@ impl<'g> View<'g> {
                 }
                 other => Err(fault(format!("a weight of impossible type {other}"))),
             },
-            Op::Cache { .. } | Op::ChainCache {} => self.cache(self.result(0), "the result").map(|_| ()),
-            Op::PriorSelection {} | Op::ChainSelection {} => {
-                self.selection(self.result(0), "the result").map(|_| ())
+            Op::Cache { .. } | Op::ChainCache {} => {
+                self.cache(self.result("cache")?, "result `cache`").map(|_| ())
             }
+            Op::PriorSelection {} | Op::ChainSelection {} => self.selection_result("sel").map(|_| ()),
             Op::KvShare {} => {
-                self.cache(self.operand(0), "operand 0")?;
-                self.want_result(0, self.operand(0))
+                self.cache_operand("cache")?;
+                self.want_result("cache", self.operand("cache")?)
             }
-            Op::Embed {} => match self.weight(0)? {
-                [_, hidden] => self.want_result(0, &Type::rows(Sym::Tokens, *hidden)),
+            Op::Embed {} => match self.weight("table")? {
+                [_, hidden] => self.want_result("out", &Type::rows(Sym::Tokens, *hidden)),
                 _ => Err(fault("the table must be a matrix")),
             },
             Op::RmsNorm { .. } => {
-                let (rows, width) = self.row(0)?;
-                let len = self.weight(1)?[0];
-                self.want_vector(1, len)?;
+                let (rows, width) = self.row("x")?;
+                let len = self.weight("weight")?[0];
+                self.want_vector("weight", len)?;
                 if width % len != 0 {
                     return Err(fault(format!("a norm of {len} elements does not divide rows of {width}")));
                 }
-                self.want_result(0, &Type::rows(rows, width))
+                self.want_result("out", &Type::rows(rows, width))
             }
             Op::Linear {} => self.linear(None, Epilogue::Store),
             Op::FusedLinear { norm, epilogue } => self.linear(norm, epilogue),
@@ -231,172 +213,169 @@ impl<'g> View<'g> {
                 self.qkv(heads, kv_heads, norm.is_some(), qk_norm.is_some(), dims, own_kv)
             }
             Op::Rope { heads, dims, .. } => {
-                let (rows, width) = self.row(0)?;
+                let (rows, width) = self.row("x")?;
                 if width % heads != 0 || dims % 2 != 0 || dims > width / heads {
                     return Err((
                         "attribute",
                         format!("{dims} rotated dims in {heads} heads of a row of {width}"),
                     ));
                 }
-                self.want_result(0, &Type::rows(rows, width))
+                self.want_result("out", &Type::rows(rows, width))
             }
             Op::Append {} => {
-                let cache = self.cache(self.operand(0), "operand 0")?;
-                self.want_width(1, cache.kv_heads.checked_mul(cache.qk_dim))?;
-                self.want_width(2, cache.kv_heads.checked_mul(cache.v_dim))?;
-                self.want_result(0, self.operand(0))
+                let cache = self.cache_operand("cache")?;
+                self.want_width("k", cache.kv_heads.checked_mul(cache.qk_dim))?;
+                self.want_width("v", cache.kv_heads.checked_mul(cache.v_dim))?;
+                self.want_result("cache", self.operand("cache")?)
             }
             Op::Attention { heads, sink, scores } => {
-                self.attention(heads, 1, sink.then_some(2))?;
-                match scores.then(|| self.scores(self.result(1))).transpose()? {
+                self.attention(heads, "cache", sink.then_some("sink"))?;
+                match scores.then(|| self.scores(self.result("scores")?)).transpose()? {
                     Some((n, Dim::Sym(Sym::Context))) if n == heads => Ok(()),
                     None => Ok(()),
                     _ => {
-                        Err(fault(format!("result 1 is {}, not [tokens, {heads}, context]", self.result(1))))
+                        let found = self.result("scores")?;
+                        Err(fault(format!("result `scores` is {found}, not [tokens, {heads}, context]")))
                     }
                 }
             }
             Op::BlockMax { block } => {
-                let (heads, last) = self.scores(self.operand(0))?;
+                let (heads, last) = self.scores(self.operand("scores")?)?;
                 if last != Dim::Sym(Sym::Context) {
                     return Err(fault("block maxima are taken over the context"));
                 }
                 let dims = vec![Dim::Sym(Sym::Tokens), Dim::Const(heads), Dim::CeilDiv(Sym::Context, block)];
-                self.want_result(0, &Type::Tensor { elem: Elem::F32, dims })
+                self.want_result("scores", &Type::Tensor { elem: Elem::F32, dims })
             }
             Op::GroupMax { kv_heads } => {
-                let (heads, last) = self.scores(self.operand(0))?;
+                let (heads, last) = self.scores(self.operand("scores")?)?;
                 if heads % kv_heads != 0 {
                     return Err(("attribute", format!("{heads} heads in {kv_heads} groups")));
                 }
                 let dims = vec![Dim::Sym(Sym::Tokens), Dim::Const(kv_heads), last];
-                self.want_result(0, &Type::Tensor { elem: Elem::F32, dims })
+                self.want_result("scores", &Type::Tensor { elem: Elem::F32, dims })
             }
             Op::TopK { blocks } => {
-                let (kv_heads, last) = self.scores(self.operand(0))?;
-                let s = self.selection(self.result(0), "the result")?.shape;
+                let (kv_heads, last) = self.scores(self.operand("scores")?)?;
+                let s = self.selection_result("sel")?.shape;
                 if (s.kv_heads, s.blocks, Dim::CeilDiv(Sym::Context, s.block)) != (kv_heads, blocks, last) {
-                    return Err(fault(format!("{} does not fit {}", self.result(0), self.operand(0))));
+                    let (sel, scores) = (self.result("sel")?, self.operand("scores")?);
+                    return Err(fault(format!("{sel} does not fit {scores}")));
                 }
                 Ok(())
             }
             Op::WindowAttention { heads, sink, .. } => {
-                self.attention(heads, 1, sink.then_some(2)).map(|_| ())
+                self.attention(heads, "cache", sink.then_some("sink")).map(|_| ())
             }
             Op::SparseAttention { heads, sink } => {
-                self.selection(self.operand(2), "operand 2")?;
-                self.attention(heads, 1, sink.then_some(3)).map(|_| ())
+                self.selection_operand("sel")?;
+                self.attention(heads, "cache", sink.then_some("sink")).map(|_| ())
             }
             Op::OracleAttention { heads, sink, blocks } => {
-                let cache = self.attention(heads, 1, sink.then_some(2))?;
-                let s = self.selection(self.result(1), "result 1")?;
+                let cache = self.attention(heads, "cache", sink.then_some("sink"))?;
+                let (s, ty) = (self.selection_result("sel")?, self.result("sel")?);
                 if (s.shape.kv_heads, s.shape.blocks) != (cache.kv_heads, blocks) {
-                    return Err(fault(format!("{} does not fit the attention", self.result(1))));
+                    return Err(fault(format!("{ty} does not fit the attention")));
                 }
                 if s.shape.block != cache.page || s.map != cache.map {
-                    return Err(fault(format!(
-                        "{} is not over the pages of {}",
-                        self.result(1),
-                        self.operand(1)
-                    )));
+                    let cache = self.operand("cache")?;
+                    return Err(fault(format!("{ty} is not over the pages of {cache}")));
                 }
                 Ok(())
             }
             Op::HybridAttention { heads, gate, .. } => self.hybrid(heads, gate),
             Op::Gate { heads, mode } => {
-                let (rows, width) = self.row(0)?;
+                let (rows, width) = self.row("x")?;
                 if width % heads != 0 {
                     return Err(("attribute", format!("{heads} heads in a row of {width}")));
                 }
-                self.want_width(1, Some(if mode == GateMode::Head { heads } else { width }))?;
-                self.want_result(0, &Type::rows(rows, width))
+                self.want_width("gate", Some(if mode == GateMode::Head { heads } else { width }))?;
+                self.want_result("out", &Type::rows(rows, width))
             }
             Op::Add {} | Op::SiluMul {} => {
-                let (rows, width) = self.row(0)?;
-                self.same(1, self.operand(0))?;
-                self.want_result(0, &Type::rows(rows, width))
+                let (rows, width) = self.row("a")?;
+                self.same("b", self.operand("a")?)?;
+                self.want_result("out", &Type::rows(rows, width))
             }
             Op::Router { active } => {
-                let (rows, experts) = self.row(0)?;
+                let (rows, experts) = self.row("logits")?;
                 if active > experts {
                     return Err(("attribute", format!("{active} of {experts} experts")));
                 }
                 let index = Type::Tensor { elem: Elem::I32, dims: vec![Dim::Sym(rows), Dim::Const(active)] };
-                self.want_result(0, &index)?;
-                self.want_result(1, &Type::rows(rows, active))
+                self.want_result("index", &index)?;
+                self.want_result("weight", &Type::rows(rows, active))
             }
             Op::ExpertsUp {} => {
-                let (rows, inn) = self.row(0)?;
-                let [experts, ffn, _] = *self.weight(2)? else {
+                let (rows, inn) = self.row("x")?;
+                let [experts, ffn, _] = *self.weight("gate")? else {
                     return Err(fault("experts are [experts, ffn, in]"));
                 };
-                let active = self.index(1, rows)?;
-                self.want_weight(2, &[experts, ffn, inn])?;
-                self.want_weight(3, &[experts, ffn, inn])?;
+                let active = self.index("index", rows)?;
+                self.want_weight("gate", &[experts, ffn, inn])?;
+                self.want_weight("up", &[experts, ffn, inn])?;
                 let width = active.checked_mul(ffn).ok_or_else(|| fault("sizes overflow"))?;
-                self.want_result(0, &Type::rows(rows, width))
+                self.want_result("out", &Type::rows(rows, width))
             }
             Op::ExpertsDown { residual } => {
-                let (rows, _) = self.row(0)?;
-                let [_, out, ffn] = *self.weight(3)? else {
+                let (rows, _) = self.row("h")?;
+                let [_, out, ffn] = *self.weight("down")? else {
                     return Err(fault("experts are [experts, out, ffn]"));
                 };
-                let active = self.index(1, rows)?;
-                self.want_width(0, active.checked_mul(ffn))?;
-                self.want_width(2, Some(active))?;
+                let active = self.index("index", rows)?;
+                self.want_width("h", active.checked_mul(ffn))?;
+                self.want_width("weight", Some(active))?;
                 if residual {
-                    self.same(4, &Type::rows(rows, out))?;
+                    self.same("residual", &Type::rows(rows, out))?;
                 }
-                self.want_result(0, &Type::rows(rows, out))
+                self.want_result("out", &Type::rows(rows, out))
             }
             Op::GatherRows {} => {
-                let (rows, width) = self.row(0)?;
+                let (rows, width) = self.row("x")?;
                 if rows != Sym::Tokens {
                     return Err(fault("rows are gathered from those of the step's tokens"));
                 }
-                self.want_result(0, &Type::rows(Sym::Outputs, width))
+                self.want_result("out", &Type::rows(Sym::Outputs, width))
             }
-            Op::Output {} => match self.row(0)? {
+            Op::Output {} => match self.row("logits")? {
                 (Sym::Outputs, _) => Ok(()),
                 _ => Err(fault("the output has one row for each wanted row of logits")),
             },
         }
     }
 
-    /// Width of the expert indices in operand `i`.
-    fn index(&self, i: usize, rows: Sym) -> Result<u64, Fault> {
-        match self.operand(i) {
+    /// Width of expert indices.
+    fn index(&self, name: &str, rows: Sym) -> Result<u64, Fault> {
+        match self.operand(name)? {
             Type::Tensor { elem: Elem::I32, dims } => match dims[..] {
                 [Dim::Sym(r), Dim::Const(width)] if r == rows && width > 0 => Ok(width),
-                _ => Err(fault(format!("operand {i} must be [tokens, active]"))),
+                _ => Err(fault(format!("operand `{name}` must be [tokens, active]"))),
             },
-            other => Err(fault(format!("operand {i} must be an i32 tensor, is {other}"))),
+            other => Err(fault(format!("operand `{name}` must be an i32 tensor, is {other}"))),
         }
     }
 
     fn linear(&self, norm: Option<f64>, epilogue: Epilogue) -> Result<(), Fault> {
-        let (rows, inn) = self.row(0)?;
-        let at = 1 + usize::from(norm.is_some());
+        let (rows, inn) = self.row("x")?;
         if norm.is_some() {
-            self.want_vector(1, inn)?;
+            self.want_vector("norm", inn)?;
         }
-        let [out, _] = *self.weight(at)? else { return Err(fault("a linear's weight is a matrix")) };
-        self.want_weight(at, &[out, inn])?;
+        let [out, _] = *self.weight("weight")? else { return Err(fault("a linear's weight is a matrix")) };
+        self.want_weight("weight", &[out, inn])?;
         match epilogue {
             Epilogue::Store => {}
-            Epilogue::Residual => self.same(at + 1, &Type::rows(rows, out))?,
-            Epilogue::SwiGlu => self.want_weight(at + 1, &[out, inn])?,
+            Epilogue::Residual => self.same("residual", &Type::rows(rows, out))?,
+            Epilogue::SwiGlu => self.want_weight("up", &[out, inn])?,
         }
-        self.want_result(0, &Type::rows(rows, out))
+        self.want_result("out", &Type::rows(rows, out))
     }
 
     fn qkv(&self, heads: u64, kv: u64, norm: bool, qk_norm: bool, dims: u64, own: bool) -> Result<(), Fault> {
-        let (rows, inn) = self.row(0)?;
-        let wq = 1 + usize::from(norm);
+        let (rows, inn) = self.row("x")?;
         if norm {
-            self.want_vector(1, inn)?;
+            self.want_vector("norm", inn)?;
         }
-        let [out, _] = *self.weight(wq)? else { return Err(fault("a projection is a matrix")) };
+        let [out, _] = *self.weight("wq")? else { return Err(fault("a projection is a matrix")) };
         let qk_dim = out / heads;
         if out % heads != 0 || heads % kv != 0 || dims % 2 != 0 || dims > qk_dim {
             return Err((
@@ -404,51 +383,41 @@ impl<'g> View<'g> {
                 format!("{heads} heads, {kv} KV heads, {dims} rotated dims of {out} features"),
             ));
         }
-        self.want_weight(wq, &[out, inn])?;
-        self.want_result(0, &Type::rows(rows, out))?;
-        let mut next = wq + 1;
+        self.want_weight("wq", &[out, inn])?;
+        self.want_result("q", &Type::rows(rows, out))?;
         if own {
-            let last = self.graph.op(self.id).operands.len() - 1;
-            let cache = self.cache(self.operand(last), "the last operand")?;
+            let cache = self.cache_operand("cache")?;
+            let ty = self.operand("cache")?;
             if (cache.kv_heads, cache.qk_dim) != (kv, qk_dim) {
-                return Err(fault(format!("{} does not fit the projections", self.operand(last))));
+                return Err(fault(format!("{ty} does not fit the projections")));
             }
-            self.want_weight(wq + 1, &[kv * qk_dim, inn])?;
-            self.want_weight(wq + 2, &[kv * cache.v_dim, inn])?;
-            self.want_result(1, self.operand(last))?;
-            next = wq + 3;
+            self.want_weight("wk", &[kv * qk_dim, inn])?;
+            self.want_weight("wv", &[kv * cache.v_dim, inn])?;
+            self.want_result("cache", ty)?;
         }
-        for i in 0..if qk_norm { 1 + usize::from(own) } else { 0 } {
-            self.want_vector(next + i, qk_dim)?;
+        if qk_norm {
+            self.want_vector("q_norm", qk_dim)?;
+            if own {
+                self.want_vector("k_norm", qk_dim)?;
+            }
         }
         Ok(())
     }
 
     fn hybrid(&self, heads: u64, gate: GateMode) -> Result<(), Fault> {
-        let shared = self.attention(heads, 1, Some(3))?;
-        self.selection(self.operand(2), "operand 2")?;
-        let own = self.cache(self.operand(4), "operand 4")?;
+        let shared = self.attention(heads, "shared", Some("sink_select"))?;
+        self.selection_operand("sel")?;
+        let own = self.cache_operand("own")?;
         if (own.kv_heads, own.qk_dim, own.v_dim) != (shared.kv_heads, shared.qk_dim, shared.v_dim) {
-            return Err(fault(format!("{} and {} differ", self.operand(1), self.operand(4))));
+            return Err(fault(format!("{} and {} differ", self.operand("shared")?, self.operand("own")?)));
         }
-        self.want_vector(5, heads)?;
+        self.want_vector("sink_window", heads)?;
         let width = match gate {
             GateMode::None => return Ok(()),
-            GateMode::Head => heads,
-            GateMode::Elementwise => heads * shared.v_dim,
+            GateMode::Head => Some(heads),
+            GateMode::Elementwise => heads.checked_mul(shared.v_dim),
         };
-        self.want_width(6, Some(width))?;
-        self.want_width(7, Some(width))
-    }
-}
-
-/// Whether a ring lets this op read it.
-pub fn ring_reader(op: &Op, operand: usize, policy: CachePolicy) -> bool {
-    let CachePolicy::Ring { window: kept, .. } = policy else { return true };
-    match op {
-        Op::Append {} | Op::QkvAppend { .. } => true,
-        Op::WindowAttention { window, .. } => *window <= kept,
-        Op::HybridAttention { window, .. } => operand == 4 && *window <= kept,
-        _ => false,
+        self.want_width("gate_select", width)?;
+        self.want_width("gate_window", width)
     }
 }

@@ -65,17 +65,10 @@ fn projection(graph: &Graph, rope: OpId) -> Option<Projection> {
 
 fn feeds_attention(graph: &Graph, rope: OpId) -> bool {
     let uses = graph.uses(graph.op(rope).results[0]);
-    let reads_q = |id: OpId| {
-        matches!(
-            graph.op(id).op,
-            Op::Attention { .. }
-                | Op::OracleAttention { .. }
-                | Op::WindowAttention { .. }
-                | Op::SparseAttention { .. }
-                | Op::HybridAttention { .. }
-        )
+    let reads_q = |(user, operand): &(OpId, usize)| {
+        graph.op(*user).op.roles().takes.get(*operand).is_some_and(|role| role.name == "q")
     };
-    !uses.is_empty() && uses.iter().all(|(user, operand)| *operand == 0 && reads_q(*user))
+    !uses.is_empty() && uses.iter().all(reads_q)
 }
 
 /// The query projection of the layer that appends, found through the input that it shares with k: of
