@@ -266,6 +266,7 @@ impl Op {
             }
             Op::TopK { .. } => List::of(Tensor, [("sel", Selection(Over::Scores("scores")))]),
             Op::Router { .. } => List::of(Tensor, [("index", Experts), ("weight", Tensor)]),
+            Op::ExpertsUp {} => List::of(Tensor, [("h", Tensor)]),
             Op::Output {} => List::new(Tensor),
             Op::QkvAppend { own_kv, .. } => {
                 let mut list = List::of(Tensor, [("q", Tensor)]);
@@ -282,7 +283,6 @@ impl Op {
             | Op::Gate { .. }
             | Op::Add {}
             | Op::SiluMul {}
-            | Op::ExpertsUp {}
             | Op::ExpertsDown { .. }
             | Op::GatherRows {}
             | Op::FusedLinear { .. } => List::of(Tensor, out),

@@ -315,7 +315,7 @@ impl<'g> View<'g> {
                 self.want_weight("gate", &[experts, ffn, inn])?;
                 self.want_weight("up", &[experts, ffn, inn])?;
                 let width = active.checked_mul(ffn).ok_or_else(|| fault("sizes overflow"))?;
-                self.want_result("out", &Type::rows(rows, width))
+                self.want_result("h", &Type::rows(rows, width))
             }
             Op::ExpertsDown { residual } => {
                 let (rows, _) = self.row("h")?;

@@ -1,0 +1,232 @@
+//! A graph op as a Plan step: what it computes. Its operands and the layouts of its weights follow from the roles of both
+//! ops, which have the same names.
+//!
+//! Every op is listed: those that no step stands for are refused, each with what to do.
+
+use hyc_ir::plan::{AttnShape, Elem, Epilogue, Kind, Layout, RopeSpec, SelectShape, StepOp};
+use hyc_ir::roles::Roles;
+use hyc_ir::{CacheType, Dim, Graph, Op, OpData, OpId, Sym, Type, ValueId};
+
+use crate::error::PassError;
+
+const PASS: &str = "select-kernels";
+
+/// A step before it has numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lowered {
+    /// What to compute.
+    pub op: StepOp,
+    /// Reads, then writes.
+    pub operands: Vec<ValueId>,
+    /// Layouts that the step asks of its weights.
+    pub layouts: Vec<(ValueId, Layout)>,
+}
+
+struct Ctx<'g> {
+    graph: &'g Graph,
+    id: OpId,
+    data: &'g OpData,
+    roles: Roles,
+    tiles: bool,
+}
+
+/// The step of an op; `None` for ops that only name values.
+/// With `tiles`, bf16 matrices are wanted as tensor cores read them.
+pub fn lower(graph: &Graph, id: OpId, tiles: bool) -> Result<Option<Lowered>, PassError> {
+    let data = graph.op(id);
+    let c = Ctx { graph, id, data, roles: data.op.roles(), tiles };
+    let out = || c.width(c.result("out")?);
+    let op = match data.op {
+        Op::Weight {} | Op::Cache { .. } | Op::Output {} => return Ok(None),
+        Op::Embed {} => {
+            let [vocab, hidden] = c.matrix("table")?;
+            StepOp::Embed { vocab, hidden }
+        }
+        Op::RmsNorm { eps } => {
+            let width = c.dims("weight")?[0];
+            StepOp::RmsNorm { groups: out()? / width.max(1), width, eps }
+        }
+        Op::Linear {} => c.linear(None, Epilogue::Store)?,
+        Op::FusedLinear { norm, epilogue } => c.linear(norm, epilogue)?,
+        Op::QkvAppend { heads, kv_heads, norm, qk_norm, theta, dims, own_kv } => {
+            let qk_dim = c.width(c.result("q")?)? / heads.max(1);
+            let v_dim = if own_kv { c.dims("wv")?[0] / kv_heads.max(1) } else { qk_dim };
+            StepOp::QkvAppend {
+                inn: c.width(c.operand("x")?)?,
+                shape: AttnShape { heads, kv_heads, qk_dim, v_dim },
+                norm,
+                qk_norm,
+                rope: RopeSpec { theta, dims },
+                own_kv,
+            }
+        }
+        Op::Rope { heads, theta, dims } => {
+            StepOp::Rope { heads, dim: out()? / heads.max(1), rope: RopeSpec { theta, dims } }
+        }
+        Op::Append {} => {
+            let cache = c.cache("cache")?;
+            StepOp::Append { kv_heads: cache.kv_heads, qk_dim: cache.qk_dim, v_dim: cache.v_dim }
+        }
+        Op::Add {} => StepOp::Add { width: out()? },
+        Op::SiluMul {} => StepOp::SiluMul { width: out()? },
+        Op::Gate { heads, mode } => StepOp::Gate { heads, v_dim: out()? / heads.max(1), mode },
+        Op::Attention { heads, sink, scores: false } => {
+            StepOp::FullAttention { shape: c.shape(heads, "cache")?, sink }
+        }
+        Op::OracleAttention { heads, sink, .. } => {
+            let select = c.selection(c.result("sel")?)?;
+            StepOp::OracleAttention { shape: c.shape(heads, "cache")?, sink, select }
+        }
+        Op::WindowAttention { heads, window, sink } => {
+            StepOp::WindowAttention { shape: c.shape(heads, "cache")?, window, sink }
+        }
+        Op::SparseAttention { heads, sink } => {
+            let select = c.selection(c.operand("sel")?)?;
+            StepOp::SparseAttention { shape: c.shape(heads, "cache")?, select, sink }
+        }
+        Op::HybridAttention { heads, window, gate } => {
+            let select = c.selection(c.operand("sel")?)?;
+            StepOp::HybridAttention { shape: c.shape(heads, "shared")?, select, window, gate }
+        }
+        Op::Router { active } => StepOp::Router { experts: c.width(c.operand("logits")?)?, active },
+        Op::ExpertsUp {} => {
+            let [experts, ffn, inn] = c.matrices("gate")?;
+            StepOp::ExpertsUp { experts, active: c.width(c.operand("index")?)?, inn, ffn }
+        }
+        Op::ExpertsDown { residual: true } => {
+            let [experts, out, ffn] = c.matrices("down")?;
+            StepOp::ExpertsDown { experts, active: c.width(c.operand("index")?)?, out, ffn }
+        }
+        Op::GatherRows {} => StepOp::GatherRows { width: out()? },
+        Op::Attention { .. } | Op::BlockMax { .. } | Op::GroupMax { .. } | Op::TopK { .. } => {
+            return Err(c.refuse("attention probabilities in memory").help(
+                "let no other op use the probabilities or their maxima, so that fuse-topk makes one oracle_attention",
+            ));
+        }
+        Op::KvShare {} => {
+            return Err(c
+                .refuse("a copy of a cache")
+                .help("plan-kv could not alias it: the owner appends again before the copy is last read"));
+        }
+        Op::ExpertsDown { residual: false } => {
+            return Err(c.refuse("experts without a residual").help("add their sum to the residual stream"));
+        }
+        Op::PriorSelection {} | Op::ChainSelection {} | Op::ChainCache {} => {
+            return Err(c.refuse("an open reference").help("run detect-chains first"));
+        }
+    };
+    c.step(op).map(Some)
+}
+
+impl<'g> Ctx<'g> {
+    fn refuse(&self, what: impl std::fmt::Display) -> PassError {
+        PassError::at(PASS, self.graph, self.id, format!("no kernel for this: {what}"))
+    }
+
+    /// The step, whose operands are the op's of the same names.
+    fn step(&self, op: StepOp) -> Result<Lowered, PassError> {
+        self.check_rows(&op)?;
+        let (mut operands, mut layouts) = (Vec::new(), Vec::new());
+        for role in op.roles() {
+            let value = if role.writes() { self.result(role.name)? } else { self.operand(role.name)? };
+            operands.push(value);
+            layouts.extend(self.layout(value, &role.kind)?.map(|layout| (value, layout)));
+        }
+        Ok(Lowered { op, operands, layouts })
+    }
+
+    /// What looks at positions or caches has one row a token of the step: gathered rows have neither.
+    fn check_rows(&self, op: &StepOp) -> Result<(), PassError> {
+        let gathered = |value: &ValueId| match self.graph.ty(*value) {
+            Type::Tensor { dims, .. } => dims.first() != Some(&Dim::Sym(Sym::Tokens)),
+            Type::Weight { .. } | Type::Cache(_) | Type::Selection(_) => false,
+        };
+        if op.is_by_token() && self.data.operands.iter().chain(&self.data.results).any(gathered) {
+            return Err(self
+                .refuse("rows that are not the step's tokens")
+                .help("only norms, products and pointwise ops may follow gather_rows"));
+        }
+        Ok(())
+    }
+
+    /// The layout that a step asks of a weight. A table keeps its rows, but where a product reads it as well: then it
+    /// is read as the product has it.
+    fn layout(&self, value: ValueId, kind: &Kind) -> Result<Option<Layout>, PassError> {
+        Ok(match *kind {
+            Kind::Vector(len) => Some(Layout::Vector { len }),
+            Kind::Table { rows, cols } => {
+                let mut users = self.graph.users(value);
+                let looked_up = users.all(|(user, _)| self.graph.op(user).op == (Op::Embed {}));
+                looked_up.then_some(Layout::Rows { rows, cols })
+            }
+            Kind::Matrices { count, out, inn, group } => {
+                let out = out.ok_or_else(|| self.refuse("a matrix of so many features"))?;
+                let bf16 = matches!(self.graph.ty(value), Type::Weight { elem: Elem::Bf16, .. });
+                Some(match self.tiles && bf16 {
+                    true => Layout::Tiles { count, out, inn },
+                    false => Layout::Panels { count, out, inn, group: group.unwrap_or(out) },
+                })
+            }
+            Kind::Rows(_)
+            | Kind::TokenRows(_)
+            | Kind::Token
+            | Kind::Experts { .. }
+            | Kind::Selection { .. }
+            | Kind::Cache { .. } => None,
+        })
+    }
+
+    /// A product with what is fused around it.
+    fn linear(&self, norm: Option<f64>, epilogue: Epilogue) -> Result<StepOp, PassError> {
+        let (inn, out) = (self.width(self.operand("x")?)?, self.width(self.result("out")?)?);
+        Ok(StepOp::Linear { inn, out, norm, epilogue })
+    }
+
+    fn operand(&self, name: &str) -> Result<ValueId, PassError> {
+        let value = self.roles.takes.position(name).and_then(|at| self.data.operands.get(at));
+        value.copied().ok_or_else(|| self.refuse(format!("without an operand `{name}`")))
+    }
+
+    fn result(&self, name: &str) -> Result<ValueId, PassError> {
+        let value = self.roles.gives.position(name).and_then(|at| self.data.results.get(at));
+        value.copied().ok_or_else(|| self.refuse(format!("without a result `{name}`")))
+    }
+
+    fn width(&self, value: ValueId) -> Result<u64, PassError> {
+        self.graph.ty(value).width().ok_or_else(|| self.refuse("a tensor that is not rows of constant width"))
+    }
+
+    fn dims(&self, name: &str) -> Result<&'g [u64], PassError> {
+        match self.graph.ty(self.operand(name)?) {
+            Type::Weight { dims, .. } if !dims.is_empty() => Ok(dims),
+            _ => Err(self.refuse("a weight that is computed")),
+        }
+    }
+
+    fn matrix(&self, name: &str) -> Result<[u64; 2], PassError> {
+        self.dims(name)?.try_into().map_err(|_| self.refuse(format!("a `{name}` that is no matrix")))
+    }
+
+    fn matrices(&self, name: &str) -> Result<[u64; 3], PassError> {
+        self.dims(name)?.try_into().map_err(|_| self.refuse(format!("a `{name}` that is no matrices")))
+    }
+
+    fn cache(&self, name: &str) -> Result<&'g CacheType, PassError> {
+        match self.graph.ty(self.operand(name)?) {
+            Type::Cache(cache) => Ok(cache),
+            _ => Err(self.refuse("no cache")),
+        }
+    }
+
+    fn selection(&self, value: ValueId) -> Result<SelectShape, PassError> {
+        match self.graph.ty(value) {
+            Type::Selection(selection) => Ok(selection.shape),
+            _ => Err(self.refuse("no selection")),
+        }
+    }
+
+    fn shape(&self, heads: u64, cache: &str) -> Result<AttnShape, PassError> {
+        let cache = self.cache(cache)?;
+        Ok(AttnShape { heads, kv_heads: cache.kv_heads, qk_dim: cache.qk_dim, v_dim: cache.v_dim })
+    }
+}
