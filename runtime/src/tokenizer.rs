@@ -190,11 +190,11 @@ impl Tokenizer {
         self.spelling(token).is_some()
     }
 
-    /// Whether a token is one byte, in SentencePiece's spelling. A run of them becomes text as a whole.
-    pub(crate) fn is_byte(&self, token: u32) -> bool {
-        let text = self.spelling(token);
-        let digits = text.as_deref().and_then(|text| text.strip_prefix("<0x")?.strip_suffix('>'));
-        digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
+    /// The byte that a token is, in SentencePiece's spelling. A run of them becomes text as a whole.
+    pub(crate) fn byte(&self, token: u32) -> Option<u8> {
+        let text = self.spelling(token)?;
+        let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+        if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
     }
 }
 

@@ -149,6 +149,50 @@ fn parts_are_the_text_of_the_whole() {
     }
 }
 
+/// Llama's with all bytes: token b is byte b, 256 is a letter.
+fn all_bytes() -> Tokenizer {
+    let mut vocab: Vec<String> = (0..256).map(|byte| format!("<0x{byte:02X}>")).collect();
+    vocab.push("a".to_string());
+    let decoders = json!([{"type": "ByteFallback"}, {"type": "Fuse"}]);
+    load(&tokenizer_json(&vocab, 0, bpe(true), json!({"type": "Sequence", "decoders": decoders})))
+}
+
+#[test]
+fn long_runs_of_bytes_are_their_text() {
+    let tokenizer = all_bytes();
+    let bytes = |text: &str| -> Vec<u32> {
+        text.bytes().map(|byte| if byte == b'a' { 256 } else { u32::from(byte) }).collect()
+    };
+    let long = "語".repeat(65);
+    for (context, text) in
+        [("語".repeat(64), "語a"), ("語".to_string(), long.as_str()), (String::new(), &long)]
+    {
+        assert_eq!(parts(&tokenizer, &bytes(&context), &bytes(text), &[], false).0.concat(), text);
+    }
+    // A character that never ends is one U+FFFD for each byte.
+    let (found, _) = parts(&tokenizer, &[], &bytes(&long)[..194], &[], false);
+    assert_eq!(found.concat(), "語".repeat(64) + "\u{fffd}\u{fffd}");
+
+    let mut random = Random(23);
+    let letters = ["語", "é", "🦀", "a", "€"];
+    for round in 0..300 {
+        let few = 1 + random.below(letters.len());
+        let mut draw = |count: usize| -> String { (0..count).map(|_| letters[random.below(few)]).collect() };
+        let (context, text) = (draw(round % 150), draw(3 * round % 401));
+        let (found, _) = parts(&tokenizer, &bytes(&context), &bytes(&text), &[], false);
+        assert_eq!(found.concat(), text, "after {context}");
+        // In the middle of characters, and with bytes that are no text: no panic, and an end of what is held back.
+        let mut tokens = bytes(&text);
+        tokens.extend((0..round % 9 * 50).map(|_| [0xff, 0x41, 0xe8, 0xaa, 256][random.below(5)]));
+        for cut in 0..3.min(tokens.len()) {
+            let mut before = bytes(&context);
+            before.extend(&tokens[..cut]);
+            let (found, _) = parts(&tokenizer, &before, &tokens[cut..], &[], false);
+            assert!(found.iter().all(|part| part.len() < 3000));
+        }
+    }
+}
+
 #[test]
 fn the_first_new_token_keeps_its_space() {
     let tokenizer = load(&llama());
