@@ -287,6 +287,32 @@ fn a_prompt_gets_its_special_tokens_once() {
     assert_eq!(tokenizer.encode_bare("a b").unwrap(), [0, 1]);
 }
 
+/// GPT-2's `<|endoftext|>` is both the first token and the last.
+#[test]
+fn one_token_that_is_both_ends_is_each_once() {
+    let mut json = with_template();
+    let check = |json: &Value, add_bos, add_eos, text: &str, expected: &[u32]| {
+        let settings =
+            TextSettings { bos: Some(2), eos: vec![2], add_bos, add_eos, ..TextSettings::default() };
+        let tokenizer = Tokenizer::new(json.to_string().as_bytes(), 4, settings).unwrap();
+        assert_eq!(tokenizer.encode(text).unwrap(), expected, "{add_bos:?} {add_eos:?} `{text}`");
+    };
+    check(&json, None, Some(false), "", &[2]);
+    check(&json, None, Some(false), "a", &[2, 0]);
+    check(&json, None, Some(true), "", &[2, 2]);
+    check(&json, Some(true), Some(true), "", &[2, 2]);
+    check(&json, Some(true), Some(false), "", &[2]);
+    check(&json, Some(false), Some(false), "", &[]);
+    let pieces = json["post_processor"]["single"].as_array_mut().unwrap();
+    pieces.push(json!({"SpecialToken": {"id": "<s>", "type_id": 0}}));
+    check(&json, None, Some(false), "", &[2]);
+    check(&json, None, Some(false), "a", &[2, 0]);
+    check(&json, Some(false), Some(false), "a", &[0]);
+    check(&json, Some(false), None, "a", &[0, 2]);
+    json["post_processor"] = Value::Null;
+    check(&json, Some(true), Some(true), "", &[2, 2]);
+}
+
 #[test]
 fn settings_of_another_tokenizer_are_refused() {
     let settings = TextSettings { eos: vec![1, 9], ..TextSettings::default() };
