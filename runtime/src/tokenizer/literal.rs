@@ -2,9 +2,18 @@
 
 use std::ops::Range;
 
+use tokenizers::Encoding;
+
 use super::guard::contained;
 use super::{Tokenizer, encoded};
 use crate::error::Result;
+
+/// Tokens of a text.
+pub(crate) struct Found {
+    pub tokens: Vec<u32>,
+    /// Those that are control tokens, and where in the text they were found.
+    pub controls: Vec<(u32, Range<usize>)>,
+}
 
 impl Tokenizer {
     /// Whether a token is special, or is one of the model's own at the beginning or end of a text that the file adds
@@ -22,17 +31,20 @@ impl Tokenizer {
         ids.filter(|id| self.is_control(**id)).filter_map(|id| self.spelling(*id)).collect()
     }
 
-    /// Tokens of a text, and where in it those are that are control tokens.
-    pub(crate) fn encode_controls(&self, text: &str) -> Result<(Vec<u32>, Vec<(u32, Range<usize>)>)> {
-        let encoding = encoded(&self.inner, text, false)?;
-        let places = encoding.get_ids().iter().zip(encoding.get_offsets());
+    /// Tokens of a text.
+    pub(crate) fn encode_controls(&self, text: &str) -> Result<Found> {
+        encoded(&self.inner, text, false).map(|encoding| self.found(&encoding))
+    }
+
+    fn found(&self, encoding: &Encoding) -> Found {
+        let tokens = encoding.get_ids().to_vec();
+        let places = tokens.iter().zip(encoding.get_offsets());
         let controls = places.filter(|(token, _)| self.is_control(**token));
-        let controls = controls.map(|(token, (from, to))| (*token, *from..*to)).collect();
-        Ok((encoding.get_ids().to_vec(), controls))
+        Found { controls: controls.map(|(token, (from, to))| (*token, *from..*to)).collect(), tokens }
     }
 
     /// Tokens of a text in which no special token is looked for.
-    pub(crate) fn encode_literal(&self, text: &str) -> Result<Vec<u32>> {
+    pub(crate) fn encode_literal(&self, text: &str) -> Result<Found> {
         let literal = match self.literal.get() {
             Some(literal) => literal,
             None => {
@@ -48,6 +60,6 @@ impl Tokenizer {
                 self.literal.get_or_init(|| literal)
             }
         };
-        Ok(encoded(literal, text, false)?.get_ids().to_vec())
+        encoded(literal, text, false).map(|encoding| self.found(&encoding))
     }
 }

@@ -2,7 +2,7 @@
 
 mod guard;
 #[cfg(feature = "chat")]
-mod literal;
+pub(crate) mod literal;
 mod size;
 mod steps;
 mod template;
