@@ -129,7 +129,7 @@ impl<'t> TextStream<'t> {
         let count = self.window.len();
         let latest = count.saturating_sub(CONTEXT);
         let run = (count.saturating_sub(LONGEST_WINDOW)..=latest).rev().find(|at| !self.splits_bytes(*at));
-        let letter = || back(latest).find(|at| !self.byte(*at).is_some_and(|byte| byte & 0xc0 == 0x80));
+        let letter = || back(latest).find(|at| self.byte(*at).is_none_or(|byte| byte & 0xc0 != 0x80));
         run.or_else(letter).unwrap_or(latest)
     }
 
