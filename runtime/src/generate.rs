@@ -117,7 +117,8 @@ pub fn generate(
 /// Continues a sequence of the session, which stays there: of `tokens`, all of its text, those that it does not hold
 /// yet are fed. Afterwards, after an error too, it holds the first [`Session::len`] of `tokens` and the new tokens.
 ///
-/// Errors: those of [`generate`]; `tokens` with nothing new.
+/// Errors: those of [`generate`]; `tokens` with nothing new: what is held and waits for a step, as after a prompt that
+/// was cancelled, is new.
 pub fn generate_in(
     session: &mut Session<'_>,
     id: SequenceId,
@@ -128,7 +129,7 @@ pub fn generate_in(
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Generated> {
     let held = session.len(id)? as usize;
-    if tokens.len() <= held {
+    if tokens.len() < held || (tokens.len() == held && session.pending(id)? == 0) {
         let message = format!("the sequence holds {held} tokens: {} are nothing new", tokens.len());
         return Err(
             Error::new(ErrorKind::BadInput, message).help("give its whole text and at least one token")
@@ -171,7 +172,9 @@ fn run(
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Generated> {
     let held = session.len(id)? as usize;
-    session.feed(id, &prompt[held..])?;
+    if prompt.len() > held {
+        session.feed(id, &prompt[held..])?;
+    }
     let total = session.pending(id)?;
     let mut token = advance(session, id, cancel, &mut |left| {
         on_event(Event::Prefill { done: total - left, total });

@@ -44,7 +44,6 @@ mod session;
 mod step_input;
 mod text_stream;
 mod tokenizer;
-mod tokenizer_size;
 
 #[cfg(feature = "chat")]
 pub use chat::{ChatTemplate, Message};

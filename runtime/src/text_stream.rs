@@ -50,10 +50,7 @@ impl<'t> TextStream<'t> {
         let hidden: Vec<bool> = context.iter().map(|token| stream.hidden(*token)).collect();
         let mut hidden = hidden.into_iter();
         stream.window.retain(|_| !hidden.next().unwrap_or(false));
-        let mut begin = stream.window.len().saturating_sub(CONTEXT);
-        while stream.splits_bytes(begin) {
-            begin -= 1;
-        }
+        let begin = stream.context_begin();
         stream.window.drain(..begin);
         stream.fresh = stream.window.len();
         stream.shown = stream.decode(&stream.window)?.len();
@@ -66,23 +63,31 @@ impl<'t> TextStream<'t> {
             return Ok((String::new(), false));
         }
         self.window.push(token);
-        let now = self.decode(&self.window)?;
-        let open = self.tokenizer.is_byte(token) && self.window.len() - self.fresh < LONGEST_WINDOW;
-        let sure = match now.strip_suffix('\u{fffd}') {
-            _ if open => 0,
-            Some(before) => before.len(),
-            None => now.len(),
+        let waiting = self.window.len() - self.fresh;
+        let certain = match self.tokenizer.byte(token) {
+            None => self.window.len(),
+            Some(_) if waiting < LONGEST_WINDOW => return Ok(self.release()),
+            Some(_) => self.window.len() - self.unfinished(),
         };
+        let now = self.decode(&self.window[..certain])?;
+        let sure = now.strip_suffix('\u{fffd}').unwrap_or(&now).len();
         self.show(&now, sure);
-        self.slide(&now, sure == now.len())?;
+        self.slide(&now, certain, sure == now.len())?;
         Ok(self.release())
     }
 
     /// What was held back, when no more tokens come, and whether a stop string ends it. Bytes that are no whole
     /// character are U+FFFD.
     pub fn finish(mut self) -> Result<(String, bool)> {
-        let now = self.decode(&self.window)?;
+        // Of a run that is out in part, the beginning of a character is all that can be left.
+        let mut now = self.decode(&self.window)?;
+        let mut open = 0;
+        if now.ends_with('\u{fffd}') && self.splits_bytes(self.fresh) {
+            open = self.unfinished();
+            now = self.decode(&self.window[..self.window.len() - open])?;
+        }
         self.show(&now, now.len());
+        self.held.extend(std::iter::repeat_n('\u{fffd}', open));
         let (mut text, ended) = self.release();
         text.push_str(&self.held);
         Ok((text, ended))
@@ -97,14 +102,41 @@ impl<'t> TextStream<'t> {
         !self.tokenizer.is_known(token) || (!self.special && self.tokenizer.is_special(token))
     }
 
+    /// The byte that the window's token `at` is, where it is one.
+    fn byte(&self, at: usize) -> Option<u8> {
+        self.window.get(at).and_then(|token| self.tokenizer.byte(*token))
+    }
+
     /// Whether the window's token `at` goes on with bytes that those before it began.
     fn splits_bytes(&self, at: usize) -> bool {
-        let byte = |at: usize| self.window.get(at).is_some_and(|token| self.tokenizer.is_byte(*token));
-        at > 0 && byte(at) && byte(at - 1)
+        at > 0 && self.byte(at).is_some() && self.byte(at - 1).is_some()
+    }
+
+    /// Bytes at the window's end that begin a character. Errors of the run before them are none of theirs: it is
+    /// decoded as a whole, and is no text whatever comes.
+    fn unfinished(&self) -> usize {
+        let run = (0..self.window.len()).rev().map_while(|at| self.byte(at));
+        let mut run: Vec<u8> = run.collect();
+        run.reverse();
+        match std::str::from_utf8(&run) {
+            Err(e) if e.error_len().is_none() => run.len() - e.valid_up_to(),
+            _ => 0,
+        }
+    }
+
+    /// Where the context begins that decoding may depend on: before a run of bytes, or, in a long one, at a character.
+    fn context_begin(&self) -> usize {
+        let count = self.window.len();
+        let latest = count.saturating_sub(CONTEXT);
+        let run = (count.saturating_sub(LONGEST_WINDOW)..=latest).rev().find(|at| !self.splits_bytes(*at));
+        let letter = || back(latest).find(|at| self.byte(*at).is_none_or(|byte| byte & 0xc0 != 0x80));
+        run.or_else(letter).unwrap_or(latest)
     }
 
     /// Takes the text up to `end`. What is out stays out, whatever a decoder makes of it afterwards.
     fn show(&mut self, now: &str, end: usize) {
+        // A context that ended inside a character was longer.
+        self.shown = self.shown.min(now.len());
         let begin = (self.shown..now.len()).find(|at| now.is_char_boundary(*at)).unwrap_or(now.len());
         if begin < end {
             self.held.push_str(&now[begin..end]);
@@ -112,24 +144,32 @@ impl<'t> TextStream<'t> {
         }
     }
 
-    /// Forgets what decoding no longer depends on. `sure`: all of `now`, the window's text, is out.
-    fn slide(&mut self, now: &str, sure: bool) -> Result<()> {
-        let count = self.window.len();
-        let begin = match (sure, count > LONGEST_WINDOW) {
-            (_, true) => count - CONTEXT,
+    /// Forgets what decoding no longer depends on. `now` is the text of the window's first `certain` tokens; `sure`: all
+    /// of it is out.
+    fn slide(&mut self, now: &str, mut certain: usize, sure: bool) -> Result<()> {
+        let long = certain > LONGEST_WINDOW;
+        let latest = match (sure, long) {
+            (_, true) => certain - CONTEXT,
             (true, false) => self.fresh,
             (false, false) => return Ok(()),
         };
-        let text = self.decode(&self.window[begin..])?;
         let waits = now.len().saturating_sub(self.shown);
-        // A text that a decoder has taken everything from shows nothing of what it takes from the next one.
-        let same = !text.is_empty() && text.len() >= waits && now.ends_with(&text);
-        if (same && !self.splits_bytes(begin)) || count > 2 * LONGEST_WINDOW {
-            self.shown = text.len().saturating_sub(waits);
-            self.window.drain(..begin);
+        for begin in back(latest) {
+            let text = self.decode(&self.window[begin..certain])?;
+            // A text that a decoder has taken everything from shows nothing of what it takes from the next one.
+            let same = !text.is_empty() && text.len() >= waits && now.ends_with(&text);
+            // What depends on all that came, as a run of bytes that are no text does, ends somewhere.
+            let endless = begin == latest && certain > 4 * LONGEST_WINDOW;
+            if (same && (long || !self.splits_bytes(begin))) || endless {
+                self.shown = text.len().saturating_sub(waits);
+                self.window.drain(..begin);
+                self.fresh = self.fresh.saturating_sub(begin);
+                certain -= begin;
+                break;
+            }
         }
         if sure {
-            self.fresh = self.window.len();
+            self.fresh = certain;
         }
         Ok(())
     }
@@ -144,6 +184,11 @@ impl<'t> TextStream<'t> {
         let rest = self.held.split_off(self.held.len() - keep);
         (std::mem::replace(&mut self.held, rest), false)
     }
+}
+
+/// `latest`, and the three places before it: one of four begins a character.
+fn back(latest: usize) -> impl Iterator<Item = usize> {
+    (latest.saturating_sub(3)..=latest).rev()
 }
 
 /// Bytes at the end of `text` that begin `stop`.

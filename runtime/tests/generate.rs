@@ -5,7 +5,7 @@ mod common;
 use common::{BAD_TOKEN, Parts, Plain, Random, naive};
 use hyc_runtime::{
     CancelToken, Error, ErrorKind, Event, Finish, GenerateOptions, Generated, Model, Sampling, Session,
-    SessionOptions, Tokenizer, generate,
+    SessionOptions, Tokenizer, generate, generate_in,
 };
 
 fn model() -> Model {
@@ -149,6 +149,31 @@ fn cancelling_ends_it_between_steps() {
         }
     });
     assert_eq!((error.unwrap_err().kind, tokens), (ErrorKind::Cancelled, 3));
+}
+
+/// What a cancelled prompt left waiting is taken up by the same call again.
+#[test]
+fn a_cancelled_prompt_can_be_taken_up_again() {
+    let model = model();
+    let tokenizer = Tokenizer::of(&model).unwrap();
+    let options = GenerateOptions { max_new_tokens: 4, ..GenerateOptions::default() };
+    let prompt = Random(2).tokens(30);
+    let mut session = Session::with_executor(&model, Box::new(Plain), &SessionOptions::default()).unwrap();
+    let whole = generate(&mut session, &tokenizer, &prompt, &options, &CancelToken::new(), &mut |_| {});
+    let id = session.add_sequence().unwrap();
+    let cancel = CancelToken::new();
+    let error =
+        generate_in(&mut session, id, &tokenizer, &prompt, &options, &cancel, &mut |_| cancel.cancel());
+    assert_eq!(error.unwrap_err().kind, ErrorKind::Cancelled);
+    assert!(session.pending(id).unwrap() > 0);
+    let mut go = |tokens: &[u32]| {
+        generate_in(&mut session, id, &tokenizer, tokens, &options, &CancelToken::new(), &mut |_| {})
+    };
+    assert!(go(&prompt[..29]).unwrap_err().message.contains("nothing new"));
+    let again = go(&prompt).unwrap();
+    assert_eq!(again.tokens, whole.unwrap().tokens);
+    let held = [prompt, again.tokens[..3].to_vec()].concat();
+    assert!(go(&held).unwrap_err().message.contains("nothing new"));
 }
 
 #[test]

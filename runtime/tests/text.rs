@@ -149,6 +149,50 @@ fn parts_are_the_text_of_the_whole() {
     }
 }
 
+/// Llama's with all bytes: token b is byte b, 256 is a letter.
+fn all_bytes() -> Tokenizer {
+    let mut vocab: Vec<String> = (0..256).map(|byte| format!("<0x{byte:02X}>")).collect();
+    vocab.push("a".to_string());
+    let decoders = json!([{"type": "ByteFallback"}, {"type": "Fuse"}]);
+    load(&tokenizer_json(&vocab, 0, bpe(true), json!({"type": "Sequence", "decoders": decoders})))
+}
+
+#[test]
+fn long_runs_of_bytes_are_their_text() {
+    let tokenizer = all_bytes();
+    let bytes = |text: &str| -> Vec<u32> {
+        text.bytes().map(|byte| if byte == b'a' { 256 } else { u32::from(byte) }).collect()
+    };
+    let long = "語".repeat(65);
+    for (context, text) in
+        [("語".repeat(64), "語a"), ("語".to_string(), long.as_str()), (String::new(), &long)]
+    {
+        assert_eq!(parts(&tokenizer, &bytes(&context), &bytes(text), &[], false).0.concat(), text);
+    }
+    // A character that never ends is one U+FFFD for each byte.
+    let (found, _) = parts(&tokenizer, &[], &bytes(&long)[..194], &[], false);
+    assert_eq!(found.concat(), "語".repeat(64) + "\u{fffd}\u{fffd}");
+
+    let mut random = Random(23);
+    let letters = ["語", "é", "🦀", "a", "€"];
+    for round in 0..300 {
+        let few = 1 + random.below(letters.len());
+        let mut draw = |count: usize| -> String { (0..count).map(|_| letters[random.below(few)]).collect() };
+        let (context, text) = (draw(round % 150), draw(3 * round % 401));
+        let (found, _) = parts(&tokenizer, &bytes(&context), &bytes(&text), &[], false);
+        assert_eq!(found.concat(), text, "after {context}");
+        // In the middle of characters, and with bytes that are no text: no panic, and an end of what is held back.
+        let mut tokens = bytes(&text);
+        tokens.extend((0..round % 9 * 50).map(|_| [0xff, 0x41, 0xe8, 0xaa, 256][random.below(5)]));
+        for cut in 0..3.min(tokens.len()) {
+            let mut before = bytes(&context);
+            before.extend(&tokens[..cut]);
+            let (found, _) = parts(&tokenizer, &before, &tokens[cut..], &[], false);
+            assert!(found.iter().all(|part| part.len() < 3000));
+        }
+    }
+}
+
 #[test]
 fn the_first_new_token_keeps_its_space() {
     let tokenizer = load(&llama());
@@ -241,6 +285,32 @@ fn a_prompt_gets_its_special_tokens_once() {
     check(&bare, with(Some(true), Some(true)), "", &[2, 3]);
     let tokenizer = Tokenizer::new(json.to_string().as_bytes(), 4, with(Some(true), Some(true))).unwrap();
     assert_eq!(tokenizer.encode_bare("a b").unwrap(), [0, 1]);
+}
+
+/// GPT-2's `<|endoftext|>` is both the first token and the last.
+#[test]
+fn one_token_that_is_both_ends_is_each_once() {
+    let mut json = with_template();
+    let check = |json: &Value, add_bos, add_eos, text: &str, expected: &[u32]| {
+        let settings =
+            TextSettings { bos: Some(2), eos: vec![2], add_bos, add_eos, ..TextSettings::default() };
+        let tokenizer = Tokenizer::new(json.to_string().as_bytes(), 4, settings).unwrap();
+        assert_eq!(tokenizer.encode(text).unwrap(), expected, "{add_bos:?} {add_eos:?} `{text}`");
+    };
+    check(&json, None, Some(false), "", &[2]);
+    check(&json, None, Some(false), "a", &[2, 0]);
+    check(&json, None, Some(true), "", &[2, 2]);
+    check(&json, Some(true), Some(true), "", &[2, 2]);
+    check(&json, Some(true), Some(false), "", &[2]);
+    check(&json, Some(false), Some(false), "", &[]);
+    let pieces = json["post_processor"]["single"].as_array_mut().unwrap();
+    pieces.push(json!({"SpecialToken": {"id": "<s>", "type_id": 0}}));
+    check(&json, None, Some(false), "", &[2]);
+    check(&json, None, Some(false), "a", &[2, 0]);
+    check(&json, Some(false), Some(false), "a", &[0]);
+    check(&json, Some(false), None, "a", &[0, 2]);
+    json["post_processor"] = Value::Null;
+    check(&json, Some(true), Some(true), "", &[2, 2]);
 }
 
 #[test]

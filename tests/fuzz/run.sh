@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 seconds=${1:-600}
 shift || true
-targets=${*:-model_toml text_ir artefact}
+targets=${*:-model_toml text_ir artefact tokenizer}
 root=$PWD/../..
 . "$root/setup.sh"
 cargo build --release --locked -p hyc --manifest-path "$root/Cargo.toml"
@@ -21,7 +21,7 @@ bin=$PWD/target/$host/release
 
 seeds=target/seeds
 rm -rf $seeds
-mkdir -p $seeds/model_toml $seeds/text_ir $seeds/artefact
+mkdir -p $seeds/model_toml $seeds/text_ir $seeds/artefact $seeds/tokenizer
 cp "$root"/tests/configs/*/*.toml "$root"/tests/golden/*/model.toml $seeds/model_toml --backup=numbered
 find "$root/tests/filetests" -name '*.hyir' -exec cp --backup=numbered {} $seeds/text_ir \;
 i=0
@@ -29,9 +29,10 @@ for model in "$root"/tests/golden/*/model.toml; do
   "$hyc" compile --random-weights 1 "$model" -o "$seeds/artefact/$((i++))" >/dev/null 2>&1
 done
 HYC_SEEDS=$seeds/artefact "$bin/artefact"
+HYC_SEEDS=$seeds/tokenizer "$bin/tokenizer"
 
 for target in $targets; do
   mkdir -p "target/corpus/$target"
-  "$bin/$target" -max_total_time="$seconds" -max_len=65536 -timeout=20 -rss_limit_mb=4096 \
+  "$bin/$target" -max_total_time="$seconds" -max_len=$([ "$target" = tokenizer ] && echo 524288 || echo 65536) -timeout=20 -rss_limit_mb=4096 \
     -artifact_prefix="target/$target-" -print_final_stats=1 "target/corpus/$target" "$seeds/$target"
 done

@@ -3,13 +3,15 @@
 
 mod date;
 mod json;
+mod python;
 mod shield;
+mod stack;
 
 use std::io;
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +19,17 @@ use self::shield::Shield;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tokenizer::Tokenizer;
 
-/// Steps that a template may take for one conversation.
-const MAX_STEPS: u64 = 20_000_000;
+/// Bytes of a template; the published ones have up to some twenty thousand.
+const MAX_SOURCE: usize = 64 << 10;
+/// Operators of a template: the parser takes time by the square of a chain's length.
+const MAX_OPERATORS: usize = 8192;
+/// Steps that a template may take, beside those for each message, and for each byte of them. A step also pays for 64
+/// bytes of text that is made. The published ones take some hundred, and some dozen for each message.
+const STEPS: u64 = 50_000;
+const MESSAGE_STEPS: u64 = 2_000;
+const STEP_BYTES: u64 = 2;
+/// Most steps for one conversation.
+const MAX_STEPS: u64 = 4_000_000;
 /// Most bytes of the text that it makes.
 const MAX_BYTES: usize = 256 << 20;
 /// How the environment knows the template.
@@ -29,7 +40,8 @@ const RAISED: &str = "raised: ";
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
+    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows. One or more of `A-Z`, `a-z`, `0-9`, `_`
+    /// and `-`.
     pub role: String,
     /// The text.
     pub content: String,
@@ -71,32 +83,28 @@ impl ChatTemplate {
 
     /// A template of this text. Errors: it does not parse; the line is named.
     pub fn new(source: &str) -> Result<ChatTemplate> {
+        if source.len() > MAX_SOURCE {
+            let message = format!("the chat template has {} bytes, at most {MAX_SOURCE} fit", source.len());
+            return Err(Error::new(ErrorKind::BadInput, message));
+        }
+        if source.bytes().filter(|byte| b"~+*/".contains(byte)).count() > MAX_OPERATORS {
+            let message = format!("the chat template has more than {MAX_OPERATORS} of `~`, `+`, `*` and `/`");
+            return Err(Error::new(ErrorKind::BadInput, message));
+        }
         let source = without_training_marks(source);
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(template_error)?);
-        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_fuel(Some(MAX_STEPS));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_formatter(|out, state, value| match value.kind() {
-            ValueKind::None => Ok(out.write_str("None")?),
-            ValueKind::Bool => Ok(out.write_str(if value.is_true() { "True" } else { "False" })?),
-            _ => minijinja::escape_formatter(out, state, value),
-        });
-        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-            let detail = format!("{RAISED}{message}");
-            Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, detail))
-        });
-        environment.add_filter("tojson", tojson);
-        environment.add_template_owned(NAME, source.clone()).map_err(template_error)?;
+        let environment = stack::with_room(source.len(), 0, || {
+            let mut environment = environment()?;
+            environment.add_template_owned(NAME, source.clone()).map_err(template_error)?;
+            Ok(environment)
+        })?;
         Ok(ChatTemplate { environment, source })
     }
 
     /// The text of a conversation. `reply`: with what begins the assistant's next turn. `now` is what
     /// `strftime_now` says.
     ///
-    /// Errors: the template does not take the conversation, or fails; the line is named.
+    /// Errors: a role that is none, see [`Message::role`]; the template does not take the conversation, or fails; the
+    /// line is named.
     pub fn render(
         &self,
         tokenizer: &Tokenizer,
@@ -104,27 +112,35 @@ impl ChatTemplate {
         reply: bool,
         now: SystemTime,
     ) -> Result<String> {
-        let mut environment = self.environment.clone();
-        environment.add_function("strftime_now", move |format: String| {
-            date::format(&format, now)
-                .map_err(|e| minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, e))
-        });
+        messages.iter().try_for_each(|message| check_role(&message.role))?;
+        let bytes: u64 = messages.iter().map(|message| message.content.len() as u64).sum();
+        let steps = STEPS + MESSAGE_STEPS * messages.len() as u64 + bytes / STEP_BYTES;
+        let steps = steps.min(MAX_STEPS);
         let settings = tokenizer.settings();
         let spelling = |token: Option<u32>| token.and_then(|token| tokenizer.spelling(token));
-        let token = |token| spelling(token).map_or(Value::UNDEFINED, Value::from);
-        let context = context! {
-            messages => messages.iter().map(Message::value).collect::<Value>(),
-            add_generation_prompt => reply,
-            bos_token => token(settings.bos),
-            eos_token => token(settings.eos.first().copied()),
-            tools => Value::from(()),
-            documents => Value::from(()),
-        };
-        let template = environment.get_template(NAME).map_err(template_error)?;
-        let mut out = Bounded(Vec::new());
-        template.render_captured_to(context, &mut out).map_err(template_error)?;
-        String::from_utf8(out.0)
-            .map_err(|_| Error::new(ErrorKind::BadInput, "the chat template made no text"))
+        let (bos, eos) = (spelling(settings.bos), spelling(settings.eos.first().copied()));
+        stack::with_room(self.source.len(), steps, || {
+            let mut environment = self.environment.clone();
+            environment.set_fuel(Some(steps));
+            environment.add_function("strftime_now", move |format: String| {
+                date::format(&format, now)
+                    .map_err(|e| minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, e))
+            });
+            let token = |text: Option<String>| text.map_or(Value::UNDEFINED, Value::from);
+            let context = context! {
+                messages => messages.iter().map(Message::value).collect::<Value>(),
+                add_generation_prompt => reply,
+                bos_token => token(bos),
+                eos_token => token(eos),
+                tools => Value::from(()),
+                documents => Value::from(()),
+            };
+            let template = environment.get_template(NAME).map_err(template_error)?;
+            let mut out = Bounded { bytes: Vec::new(), most: MAX_BYTES };
+            template.render_captured_to(context, &mut out).map_err(template_error)?;
+            String::from_utf8(out.bytes)
+                .map_err(|_| Error::new(ErrorKind::BadInput, "the chat template made no text"))
+        })
     }
 
     /// The tokens of a conversation, for [`generate`](crate::generate). Nothing is added to what the template
@@ -137,8 +153,54 @@ impl ChatTemplate {
         let shielded: Vec<Message> =
             messages.iter().map(|m| Message::new(&m.role, shield.protect(&m.content))).collect();
         let text = self.render(tokenizer, &shielded, reply, SystemTime::now())?;
-        shield.encode(tokenizer, &text)
+        let tokens = shield.encode(tokenizer, &text, messages)?;
+        if tokens.is_empty() {
+            return Err(Error::new(
+                ErrorKind::BadInput,
+                "the chat template made no tokens of the conversation",
+            )
+            .help("is it one for conversations, and does it take these roles?"));
+        }
+        Ok(tokens)
     }
+}
+
+/// What templates of transformers find.
+fn environment() -> Result<Environment<'static>> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    environment.set_syntax(syntax.map_err(template_error)?);
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_unknown_method_callback(python::method);
+    environment.set_formatter(|out, state, value| match value.kind() {
+        ValueKind::None => Ok(out.write_str("None")?),
+        ValueKind::Bool => Ok(out.write_str(if value.is_true() { "True" } else { "False" })?),
+        _ if value.as_object().is_some() => Ok(out.write_str(&python::printed(state, value)?)?),
+        _ => minijinja::escape_formatter(out, state, value),
+    });
+    environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+        let detail = format!("{RAISED}{message}");
+        Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, detail))
+    });
+    environment.add_filter("tojson", python::tojson);
+    environment.add_filter("string", python::string);
+    // Indented by their levels, deep values have no end; no template prints for a programmer.
+    environment.remove_filter("pprint");
+    environment.remove_global("debug");
+    environment.set_debug(false);
+    Ok(environment)
+}
+
+/// Templates write roles between special tokens, and make such tokens of them.
+fn check_role(role: &str) -> Result<()> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
+    if !role.is_empty() && role.chars().all(plain) {
+        return Ok(());
+    }
+    let shown: String = role.chars().take(40).collect();
+    Err(Error::new(ErrorKind::BadInput, format!("{shown:?} is no role"))
+        .help("a role has letters, digits, `_` and `-`: `user`"))
 }
 
 /// `{% generation %}`, which says to transformers' training what the assistant wrote, as a block that does nothing.
@@ -164,17 +226,6 @@ fn without_training_marks(source: &str) -> String {
     out + rest
 }
 
-/// As Python's `json.dumps` writes it, without escapes of what is no ASCII.
-fn tojson(value: &Value, indent: Option<usize>, kwargs: Kwargs) -> Result<Value, minijinja::Error> {
-    let wrong =
-        |e: serde_json::Error| minijinja::Error::new(minijinja::ErrorKind::BadSerialization, e.to_string());
-    let indent = kwargs.get::<Option<usize>>("indent")?.or(indent);
-    // Accepted for what transformers accepts; every other word is an error.
-    let _: (Option<bool>, Option<bool>) = (kwargs.get("ensure_ascii")?, kwargs.get("sort_keys")?);
-    kwargs.assert_all_used()?;
-    json::dumps(value, indent.map(|n| n.min(16))).map(Value::from).map_err(wrong)
-}
-
 fn template_error(error: minijinja::Error) -> Error {
     let place = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
     let detail = error.detail().unwrap_or_default();
@@ -187,21 +238,26 @@ fn template_error(error: minijinja::Error) -> Error {
     let message = format!("the chat template{place}: {what}");
     let error = Error::new(ErrorKind::BadInput, message);
     match kind {
-        minijinja::ErrorKind::OutOfFuel => error.help(format!("it takes more than {MAX_STEPS} steps")),
+        minijinja::ErrorKind::OutOfFuel => {
+            error.help("it takes more steps, or makes more text, than the conversation gives reason for")
+        }
         minijinja::ErrorKind::WriteFailure => error.help(format!("it makes more than {MAX_BYTES} bytes")),
         _ => error,
     }
 }
 
-/// Text that is not longer than [`MAX_BYTES`].
-struct Bounded(Vec<u8>);
+/// Text that is not longer than it may be.
+struct Bounded {
+    bytes: Vec<u8>,
+    most: usize,
+}
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_BYTES {
+        if self.bytes.len() + bytes.len() > self.most {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

@@ -1,15 +1,26 @@
 //! Text and tokens.
 
+mod guard;
+#[cfg(feature = "chat")]
+pub(crate) mod literal;
+mod size;
+mod steps;
+mod template;
+
 use std::collections::HashSet;
 #[cfg(feature = "chat")]
 use std::sync::OnceLock;
 
 use hyc_ir::text_settings::TextSettings;
-use tokenizers::ModelWrapper;
+use tokenizers::{Encoding, ModelWrapper, TokenizerImpl};
 
+use self::guard::contained;
+use self::steps::{Decoders, Normalizers, PostProcessors, PreTokenizers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
-use crate::tokenizer_size;
+
+/// The crate's tokenizer with stages that are checked.
+type Inner = TokenizerImpl<ModelWrapper, Normalizers, PreTokenizers, PostProcessors, Decoders>;
 
 /// Tokens that end a text wherever they are, in the files of the models that have them.
 const END_TOKENS: &[&str] = &[
@@ -31,12 +42,12 @@ const END_TOKENS: &[&str] = &[
 /// Tokens are those that every other user of the file gets at inference. What of the file is meant for training
 /// alone has no effect: truncation, padding, and the random dropout of merges.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     settings: TextSettings,
     special: HashSet<u32>,
     /// The same without special tokens, once it is needed.
     #[cfg(feature = "chat")]
-    literal: OnceLock<tokenizers::Tokenizer>,
+    literal: OnceLock<Inner>,
 }
 
 impl Tokenizer {
@@ -56,7 +67,7 @@ impl Tokenizer {
 
     /// The most bytes that a tokenizer.json for a vocabulary of `vocab` entries may have.
     pub fn most_bytes(vocab: u64) -> u64 {
-        tokenizer_size::most_bytes(vocab)
+        size::most_bytes(vocab)
     }
 
     /// A tokenizer for a model of `vocab` entries. Prompts are as its post-processor makes them, and the texts end
@@ -70,24 +81,24 @@ impl Tokenizer {
     /// A tokenizer for a model of `vocab` entries. Errors: one that does not load or has more entries, settings
     /// that name a token it does not have.
     pub fn new(json: &[u8], vocab: u64, settings: TextSettings) -> Result<Tokenizer> {
-        let wrong = |e: tokenizers::Error| {
-            Error::new(ErrorKind::BadInput, format!("the tokenizer does not load: {e}"))
-        };
-        tokenizer_size::check(json, vocab)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(wrong)?;
+        size::check(json, vocab)?;
+        let inner = contained("the tokenizer does not load", || {
+            let mut inner = Inner::from_bytes(json)?;
+            inner.with_truncation(None)?.with_padding(None);
+            if let ModelWrapper::BPE(bpe) = inner.get_model()
+                && bpe.dropout.is_some()
+            {
+                let mut bpe = bpe.clone();
+                bpe.dropout = None;
+                inner.with_model(bpe);
+            }
+            Ok(inner)
+        })?;
         let most = inner.get_vocab(true).values().copied().max().map_or(0, |id| u64::from(id) + 1);
         if most > vocab {
             let message = format!("the tokenizer has {most} entries, the model's vocabulary {vocab}");
             return Err(Error::new(ErrorKind::BadInput, message)
                 .help("give the model the tokenizer it was trained with"));
-        }
-        inner.with_truncation(None).map_err(wrong)?.with_padding(None);
-        if let ModelWrapper::BPE(bpe) = inner.get_model()
-            && bpe.dropout.is_some()
-        {
-            let mut bpe = bpe.clone();
-            bpe.dropout = None;
-            inner.with_model(bpe);
         }
         let named = settings.bos.iter().chain(&settings.eos);
         if let Some(id) = named.copied().find(|id| inner.id_to_token(*id).is_none()) {
@@ -120,22 +131,30 @@ impl Tokenizer {
     /// post-processor adds, and what [`TextSettings::add_bos`] and [`TextSettings::add_eos`] say of it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let TextSettings { bos, add_bos, add_eos, post_process, .. } = &self.settings;
-        let encoding = self.inner.encode(text, *post_process).map_err(cannot_encode)?;
+        let encoding = encoded(&self.inner, text, *post_process)?;
         // Those that the post-processor added, of whatever the text has of the same.
-        let added = |at: usize| encoding.get_special_tokens_mask().get(at) == Some(&1);
+        let added = |at: Option<&u32>| at == Some(&1);
+        let mask = encoding.get_special_tokens_mask();
         let mut tokens = encoding.get_ids().to_vec();
+        // One token may be both: where it is the first, it is not the last.
+        let mut first = 0;
         if let Some(bos) = *bos {
             match (add_bos, tokens.first() == Some(&bos)) {
-                (Some(true), false) => tokens.insert(0, bos),
-                (Some(false), true) if added(0) => drop(tokens.remove(0)),
+                (Some(true), there) => {
+                    if !there {
+                        tokens.insert(0, bos);
+                    }
+                    first = 1;
+                }
+                (Some(false), true) if added(mask.first()) => drop(tokens.remove(0)),
+                (None, true) if added(mask.first()) => first = 1,
                 _ => {}
             }
         }
         if let Some(eos) = self.settings.eos.first() {
-            let last = encoding.len().saturating_sub(1);
-            match (add_eos, tokens.last() == Some(eos)) {
+            match (add_eos, tokens[first..].last() == Some(eos)) {
                 (Some(true), false) => tokens.push(*eos),
-                (Some(false), true) if added(last) => drop(tokens.pop()),
+                (Some(false), true) if added(mask.last()) => drop(tokens.pop()),
                 _ => {}
             }
         }
@@ -144,7 +163,7 @@ impl Tokenizer {
 
     /// Tokens of a text alone; nothing is added.
     pub fn encode_bare(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.inner.encode(text, false).map_err(cannot_encode)?.get_ids().to_vec())
+        Ok(encoded(&self.inner, text, false)?.get_ids().to_vec())
     }
 
     /// Text of tokens, without the special ones; bytes that are no whole character become U+FFFD.
@@ -158,9 +177,7 @@ impl Tokenizer {
         if !tokens.iter().any(|token| self.is_known(*token) && (special || !self.is_special(*token))) {
             return Ok(String::new());
         }
-        self.inner
-            .decode(tokens, !special)
-            .map_err(|e| Error::new(ErrorKind::BadInput, format!("cannot turn tokens into text: {e}")))
+        contained("cannot turn tokens into text", || self.inner.decode(tokens, !special))
     }
 
     /// The token that is spelled so in the file.
@@ -170,7 +187,9 @@ impl Tokenizer {
 
     /// How the file spells a token.
     pub fn spelling(&self, token: u32) -> Option<String> {
-        self.inner.id_to_token(token)
+        // The crate itself gives what its normalizer makes of one.
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&token);
+        added.map(|added| added.content.clone()).or_else(|| self.inner.id_to_token(token))
     }
 
     /// Whether a token is special: no text, and hidden unless it is asked for.
@@ -190,49 +209,16 @@ impl Tokenizer {
         self.spelling(token).is_some()
     }
 
-    /// Whether a token is one byte, in SentencePiece's spelling. A run of them becomes text as a whole.
-    pub(crate) fn is_byte(&self, token: u32) -> bool {
-        let text = self.spelling(token);
-        let digits = text.as_deref().and_then(|text| text.strip_prefix("<0x")?.strip_suffix('>'));
-        digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
+    /// The byte that a token is, in SentencePiece's spelling. A run of them becomes text as a whole.
+    pub(crate) fn byte(&self, token: u32) -> Option<u8> {
+        let text = self.spelling(token)?;
+        let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+        if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
     }
 }
 
-/// What keeps a message's text from becoming special tokens.
-#[cfg(feature = "chat")]
-impl Tokenizer {
-    /// Whether a token is special, or is one of the model's own at the beginning or end of a text that the file adds
-    /// to its model's.
-    pub(crate) fn is_control(&self, token: u32) -> bool {
-        let settings = &self.settings;
-        let named = settings.bos == Some(token) || settings.eos.contains(&token);
-        self.is_special(token)
-            || (named && self.inner.get_added_vocabulary().simple_id_to_token(token).is_some())
-    }
-
-    /// The spellings of those.
-    pub(crate) fn control_spellings(&self) -> Vec<String> {
-        let ids = self.inner.get_added_tokens_decoder().into_iter().map(|(id, _)| id);
-        ids.filter(|id| self.is_control(*id)).filter_map(|id| self.spelling(id)).collect()
-    }
-
-    /// Tokens of a text in which no special token is looked for.
-    pub(crate) fn encode_literal(&self, text: &str) -> Result<Vec<u32>> {
-        let literal = self.literal.get_or_init(|| {
-            let mut inner = self.inner.clone();
-            let control = self.control_spellings().into_iter();
-            let added = control.map(|text| tokenizers::AddedToken::from(text, true));
-            // None is new: they only become special.
-            let _ = inner.add_special_tokens(added.collect::<Vec<_>>());
-            inner.set_encode_special_tokens(true);
-            inner
-        });
-        Ok(literal.encode(text, false).map_err(cannot_encode)?.get_ids().to_vec())
-    }
-}
-
-fn cannot_encode(error: tokenizers::Error) -> Error {
-    Error::new(ErrorKind::BadInput, format!("cannot tokenise: {error}"))
+fn encoded(inner: &Inner, text: &str, special: bool) -> Result<Encoding> {
+    contained("cannot tokenise", || inner.encode(text, special))
 }
 
 #[cfg(test)]
