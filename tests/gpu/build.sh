@@ -5,7 +5,8 @@
 #
 # bin/       gpu-check, gpu-parity, gpu-shapes, gpu-runtime, hyc: stripped, no LLVM inside
 # cases.tgz  PTX of all kernel cases
-# models.tgz GPU artefacts: the goldens, tests/gpu/models with random weights, the trained tiny model
+# goldens.tgz, models.tgz, tiny.tgz  GPU artefacts: the goldens, tests/gpu/models with random weights, the trained tiny
+#            model; each is enough for run.sh, which checks those that came along
 # shapes/    tests/gpu/shapes without weights: some MiB
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -13,6 +14,12 @@ cd "$(dirname "$0")/../.."
 out=${1:-target/gpu}
 rm -rf "${out:?}"/{bin,cases,models,shapes}
 mkdir -p "$out/bin" "$out/models" "$out/shapes"
+# Packs all that is in models/ under a name of its own.
+pack() {
+  tar -C "$out" -czf "$out/$1.tgz" models
+  rm -r "$out/models"
+  mkdir "$out/models"
+}
 
 # What compiles kernels stays here; it need not be fast.
 cargo build --locked -p hyc-kernel-tests -p hyc --features hyc-kernel-tests/llvm,hyc/llvm --bin gpu-cases --bin hyc
@@ -27,14 +34,16 @@ for model in tests/golden/*/model.toml; do
   case $name in exact*) target/debug/hyc compile -q --target sm_90a --activations f32 "$model" \
     -o "$out/models/$name-f32.hyc" ;; esac
 done
+pack goldens
 for model in tests/gpu/models/*.toml; do
   target/debug/hyc compile -q --target sm_90a --random-weights 1 "$model" -o "$out/models/$(basename "$model" .toml).hyc"
 done
+pack models
 target/debug/hyc compile -q --target sm_90a examples/tiny-hysparse/model.toml -o "$out/models/tiny-hysparse.hyc"
 # The same with f32 activations, which gives the CPU's tokens.
 target/debug/hyc compile -q --target sm_90a --activations f32 examples/tiny-hysparse/model.toml -o "$out/models/tiny-hysparse-f32.hyc"
-tar -C "$out" -czf "$out/models.tgz" models
-rm -r "$out/models"
+pack tiny
+rmdir "$out/models"
 for model in tests/gpu/shapes/*.toml; do
   target/debug/hyc compile -q --no-weights "$model" -o "$out/shapes/$(basename "$model" .toml).hyc"
 done

@@ -26,12 +26,12 @@ done
 logs=${OUT:-$folder/logs}
 mkdir -p "$logs"
 PATH=$PATH:/usr/local/cuda/bin
-for packed in cases models; do
-  [ -f "$folder/$packed.tgz" ] || continue
-  if [ ! -d "$folder/$packed" ] || [ "$folder/$packed" -ot "$folder/$packed.tgz" ]; then
-    rm -rf "${folder:?}/$packed"
-    tar -C "$folder" -xzf "$folder/$packed.tgz" || exit 1
-    touch "$folder/$packed"
+for packed in cases goldens models tiny; do
+  archive=$folder/$packed.tgz
+  [ -f "$archive" ] || continue
+  if [ ! -f "$archive.done" ] || [ "$archive.done" -ot "$archive" ]; then
+    tar -C "$folder" -xzf "$archive" || exit 1
+    touch "$archive.done"
   fi
 done
 check=("$folder/bin/gpu-check" "$folder/cases" --seed "$seed")
