@@ -11,7 +11,7 @@ use hyc_passes::{PassReport, PipelineOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
 use crate::input;
-use crate::source::listed;
+use crate::words::{listed, place, shortened};
 
 /// The target kinds that this build carries.
 pub const TARGETS: &[&str] = if cfg!(feature = "llvm") { &["cpu", "sm_90a"] } else { &["cpu"] };
@@ -30,7 +30,7 @@ pub fn load_input(path: &Path) -> Result<Input> {
     let text = String::from_utf8(bytes).map_err(|e| {
         Error::input(format!(
             "{} is not text: byte {} is not UTF-8",
-            path.display(),
+            place(path),
             e.utf8_error().valid_up_to()
         ))
         .help("give a model.toml or a graph dump; a .hyc artefact goes to `hyc run` or `hyc inspect`")
@@ -48,7 +48,7 @@ pub fn load_input(path: &Path) -> Result<Input> {
 
 /// JSON where a description is expected.
 fn json_error(path: &Path, text: &str) -> Error {
-    let path = path.display();
+    let path = place(path);
     match frontend::config_json::as_toml(text) {
         Some(toml) => {
             let indent = |line: &str| if line.is_empty() { String::new() } else { format!("    {line}") };
@@ -72,8 +72,8 @@ fn parse_dump(path: &Path, source: &str) -> Result<Graph> {
             .iter()
             .map(|e| {
                 let help = e.help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default();
-                let message = frontend::shortened(&e.message);
-                format!("{}:{}:{}: {message}{help}", path.display(), e.line, e.column)
+                let message = shortened(&e.message);
+                format!("{}:{}:{}: {message}{help}", place(path), e.line, e.column)
             })
             .collect();
         Error::input(format!("the dump does not parse:\n  {}", listed(&list, "\n  ")))
@@ -81,7 +81,7 @@ fn parse_dump(path: &Path, source: &str) -> Result<Graph> {
     check_target(&graph.header.target)?;
     hyc_ir::verify::verify(&graph).map_err(|violations| {
         let line = |v: &hyc_ir::verify::Violation| {
-            format!("{}: {}", path.display(), frontend::shortened(&v.to_string()))
+            format!("{}: {}", place(path), shortened(&v.to_string()))
         };
         let list: Vec<String> = violations.iter().map(line).collect();
         Error::input(format!("the graph is not valid:\n  {}", listed(&list, "\n  ")))
@@ -155,7 +155,7 @@ pub fn lower(
         passes.push(PassTime { name: report.name, changes: report.changes, seconds: report.seconds });
         observer(report);
     })
-    .map_err(|e| Error { help: e.help.clone(), ..Error::input(frontend::shortened(&e.to_string())) })?;
+    .map_err(|e| Error { help: e.help.clone(), ..Error::input(e.to_string()) })?;
     Ok(Lowered { graph: compiled.graph, plan: compiled.plan, passes })
 }
 

@@ -15,10 +15,11 @@ use crate::assembler::Assembler;
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::output::Target;
-use crate::source::{Expected, Names, WeightSource, Weights, listed};
+use crate::source::{Expected, Names, WeightSource, Weights};
 use crate::summary::{self, Summary};
 use crate::terminal;
 use crate::text::{self, Text};
+use crate::words::{listed, place};
 use crate::write::{self, Artefact};
 
 /// Compile a model into one file
@@ -266,7 +267,7 @@ fn open_weights(args: &Args, files: &[PathBuf], names: &Names, plan: &Plan) -> R
         return Ok(Weights::Random { seed });
     }
     if files.is_empty() {
-        return Err(Error::input(format!("{} names no weight files", args.input.display()))
+        return Err(Error::input(format!("{} names no weight files", place(&args.input)))
             .help("add `--weights FILE`, `--random-weights SEED`, `--no-weights`, or `--plan-only`"));
     }
     let source = WeightSource::open(files)?.renamed(names)?;
