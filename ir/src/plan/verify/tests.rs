@@ -286,10 +286,10 @@ fn indices_come_from_who_makes_them() {
     });
     // A selection of as many blocks.
     wrong("operand `index`", |p| p.steps[8].operands[1] = Operand::Buffer(BufferId(3)));
-    wrong("sizes are not possible", |p| {
+    wrong("sizes or numbers are not possible", |p| {
         p.steps[8].op = StepOp::ExpertsUp { experts: 4, active: 5, inn: 16, ffn: 8 };
     });
-    broken("sizes are not possible", |p| {
+    broken("sizes or numbers are not possible", |p| {
         p.steps[3].op = StepOp::SparseAttention {
             shape: SHAPE,
             select: SelectShape { kv_heads: 2, ..SELECT },
