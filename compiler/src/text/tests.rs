@@ -176,6 +176,8 @@ fn faults_name_file_and_key() {
 #[test]
 fn advice_that_is_followed_helps() {
     type Edit = fn(&mut TokenizerDesc);
+    /// File, content, and what its error advises with what that is.
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, Edit)]);
     let (config, generation) = ("tokenizer_config.json", "generation_config.json");
     let bos: Edit = |desc| desc.bos = Some(named("<s>"));
     let no_bos: Edit = |desc| desc.bos = Some(named(""));
@@ -190,7 +192,7 @@ fn advice_that_is_followed_helps() {
         desc.chat_template = Some(TemplateSource::File(path));
     };
     let long = "x".repeat(MAX_TEMPLATE_BYTES + 1);
-    let cases: &[(&str, &str, &[(&str, Edit)])] = &[
+    let cases: &[Case<'_>] = &[
         (config, r#"{"bos_token": 1}"#, &[("`bos`", bos), ("`bos`", no_bos)]),
         (config, r#"{"eos_token": {"text": "x"}}"#, &[("`eos`", eos), ("`eos`", no_eos)]),
         (generation, r#"{"bos_token_id": "2"}"#, &[("`bos`", bos), ("`bos`", no_bos)]),
