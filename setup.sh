@@ -27,7 +27,9 @@ if [ "$llvm$lint" ]; then
 fi
 if [ ${#needed[@]} -gt 0 ]; then
   sudo=(); [ "$(id -u)" = 0 ] || sudo=(sudo)
-  echo "installing Debian packages: ${needed[*]} (LLVM and MLIR are 200 MB to download, 2 GB on disk)"
+  size=''
+  case ${needed[*]} in *llvm-22*|*mlir-22*) size=' (LLVM and MLIR are 200 MB to download, 2 GB on disk)' ;; esac
+  echo "installing Debian packages: ${needed[*]}$size"
   "${sudo[@]}" apt-get update -q
   for package in "${needed[@]}"; do
     if ! apt-cache show "$package" >/dev/null 2>&1; then
@@ -38,4 +40,4 @@ if [ ${#needed[@]} -gt 0 ]; then
   done
   "${sudo[@]}" apt-get install -y -q --no-install-recommends "${needed[@]}"
 fi
-unset needed llvm lint option
+unset needed llvm lint option size

@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 
 use crate::report::bytes;
 use crate::summary::{self, Summary};
+use crate::words::place;
 
 /// For people.
 pub fn text(model: &Model) -> String {
     let (plan, summary) = (model.plan(), Summary::of(model.plan(), &[]));
     let m = &plan.model;
     let mut out =
-        format!("{}: {}, artefact version {VERSION}\n\n", model.path().display(), bytes(model.file_bytes()));
+        format!("{}: {}, artefact version {VERSION}\n\n", place(model.path()), bytes(model.file_bytes()));
     let mut line = |name: &str, what: String| out.push_str(&format!("{name:14}{what}\n"));
     line(
         "model",
@@ -61,7 +62,8 @@ pub fn json(model: &Model) -> Value {
             fields.remove(key);
         }
     }
-    value["file"] = json!({ "path": model.path(), "bytes": model.file_bytes(), "version": VERSION });
+    let path = model.path().display().to_string();
+    value["file"] = json!({ "path": path, "bytes": model.file_bytes(), "version": VERSION });
     value["target"] = json!({
         "kind": plan.target.kind, "arch": plan.target.arch, "features": plan.target.features,
         "level": level(&plan.target),

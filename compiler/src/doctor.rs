@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::assembler::Assembler;
 use crate::report::bytes;
+use crate::words::place;
 
 /// How one thing stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,7 +167,7 @@ fn memory(machine: &Machine) -> Check {
 
 fn temporary(folder: &Path) -> Check {
     let attempt = tempfile::tempfile_in(folder).and_then(|mut file| file.write_all(&[0; 4096]));
-    let found = folder.display().to_string();
+    let found = place(folder);
     match attempt {
         Ok(()) => check("temporary", State::Ok, format!("{found} can be written"), ""),
         Err(e) => {
@@ -201,7 +202,7 @@ fn driver(around: &Surroundings) -> Check {
         }
         (Some(path), version) => {
             let version = version.map_or(String::new(), |version| format!("NVIDIA {version}, "));
-            check(name, State::Ok, format!("{version}{}", path.display()), "")
+            check(name, State::Ok, format!("{version}{}", place(&path)), "")
         }
     }
 }

@@ -11,7 +11,7 @@ use hyc_passes::{PassReport, PipelineOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
 use crate::input;
-use crate::source::listed;
+use crate::words::{listed, place, shortened};
 
 /// The target kinds that this build carries.
 pub const TARGETS: &[&str] = if cfg!(feature = "llvm") { &["cpu", "sm_90a"] } else { &["cpu"] };
@@ -30,7 +30,7 @@ pub fn load_input(path: &Path) -> Result<Input> {
     let text = String::from_utf8(bytes).map_err(|e| {
         Error::input(format!(
             "{} is not text: byte {} is not UTF-8",
-            path.display(),
+            place(path),
             e.utf8_error().valid_up_to()
         ))
         .help("give a model.toml or a graph dump; a .hyc artefact goes to `hyc run` or `hyc inspect`")
@@ -48,7 +48,7 @@ pub fn load_input(path: &Path) -> Result<Input> {
 
 /// JSON where a description is expected.
 fn json_error(path: &Path, text: &str) -> Error {
-    let path = path.display();
+    let path = place(path);
     match frontend::config_json::as_toml(text) {
         Some(toml) => {
             let indent = |line: &str| if line.is_empty() { String::new() } else { format!("    {line}") };
@@ -72,17 +72,15 @@ fn parse_dump(path: &Path, source: &str) -> Result<Graph> {
             .iter()
             .map(|e| {
                 let help = e.help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default();
-                let message = frontend::shortened(&e.message);
-                format!("{}:{}:{}: {message}{help}", path.display(), e.line, e.column)
+                let message = shortened(&e.message);
+                format!("{}:{}:{}: {message}{help}", place(path), e.line, e.column)
             })
             .collect();
         Error::input(format!("the dump does not parse:\n  {}", listed(&list, "\n  ")))
     })?;
     check_target(&graph.header.target)?;
     hyc_ir::verify::verify(&graph).map_err(|violations| {
-        let line = |v: &hyc_ir::verify::Violation| {
-            format!("{}: {}", path.display(), frontend::shortened(&v.to_string()))
-        };
+        let line = |v: &hyc_ir::verify::Violation| format!("{}: {}", place(path), shortened(&v.to_string()));
         let list: Vec<String> = violations.iter().map(line).collect();
         Error::input(format!("the graph is not valid:\n  {}", listed(&list, "\n  ")))
     })?;
@@ -143,19 +141,24 @@ impl From<cpu::Level> for Options {
     }
 }
 
-/// Runs the passes. `observer` sees the graph after each of them.
+/// Runs the passes. `observer` sees the graph after each of them, and may end it with an error.
 pub fn lower(
     graph: Graph,
     options: impl Into<Options>,
-    observer: &mut dyn FnMut(&PassReport),
+    observer: &mut dyn FnMut(&PassReport) -> Result<()>,
 ) -> Result<Lowered> {
     let mut passes = Vec::new();
     let options = pipeline_options(&graph.header.target, options.into());
+    let mut stopped = None;
     let compiled = hyc_passes::run(graph, &options, &mut |report| {
         passes.push(PassTime { name: report.name, changes: report.changes, seconds: report.seconds });
-        observer(report);
-    })
-    .map_err(|e| Error { help: e.help.clone(), ..Error::input(frontend::shortened(&e.to_string())) })?;
+        stopped = observer(report).err();
+        stopped.is_none()
+    });
+    let compiled = match (compiled, stopped) {
+        (_, Some(error)) => return Err(error),
+        (compiled, None) => compiled.map_err(|e| Error::input(e.to_string()).maybe_help(e.help.clone()))?,
+    };
     Ok(Lowered { graph: compiled.graph, plan: compiled.plan, passes })
 }
 
@@ -196,9 +199,15 @@ pub struct Code {
     pub seconds: f64,
 }
 
-/// Generates the kernels and writes their places into `plan`.
-pub fn generate_code(plan: &mut Plan, level: cpu::Level, want_asm: bool) -> Result<Code> {
+/// Generates the kernels and writes their places into `plan`. `check` may end it before each of them.
+pub fn generate_code(
+    plan: &mut Plan,
+    level: cpu::Level,
+    want_asm: bool,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<Code> {
     let start = Instant::now();
+    check()?;
     #[cfg(feature = "llvm")]
     if plan.target.kind != "cpu" {
         let ptx = gpu_code(plan)?;
@@ -212,6 +221,7 @@ pub fn generate_code(plan: &mut Plan, level: cpu::Level, want_asm: bool) -> Resu
         let Some(step) = plan.steps.iter().find(|step| step.kernel.index() == index) else {
             return Err(Error::new(ErrorKind::Internal, format!("kernel {index} is no step's")));
         };
+        check()?;
         let spec = plan.spec(step);
         let name = plan.kernels[index].name.clone();
         let kernel = cpu::compile(&spec, &target, want_asm)

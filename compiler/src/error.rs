@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::words::{bounded, place};
+
 /// Whose fault an error is; decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -39,7 +41,7 @@ impl ErrorKind {
     }
 }
 
-/// One clear error.
+/// One clear error. Message and help are short, whatever was put into them.
 #[derive(Debug)]
 pub struct Error {
     /// Whose fault.
@@ -58,7 +60,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error without a hint.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), help: None, rendered: None }
+        Error { kind, message: bounded(message.into()), help: None, rendered: None }
     }
 
     /// A file that was given is wrong.
@@ -68,24 +70,37 @@ impl Error {
 
     /// An operation on a file failed.
     pub fn io(what: &str, path: &std::path::Path, error: std::io::Error) -> Error {
+        let message = format!("cannot {what} {}: {error}", place(path));
         let help = match error.kind() {
             std::io::ErrorKind::NotFound => "check the path",
             std::io::ErrorKind::PermissionDenied => "check the permissions of the file and its folder",
             std::io::ErrorKind::StorageFull => "free some space, or name another place with `-o`",
-            _ => {
-                return Error::new(ErrorKind::Resource, format!("cannot {what} {}: {error}", path.display()));
-            }
+            _ => return Error::new(ErrorKind::Resource, message),
         };
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound => ErrorKind::Input,
             _ => ErrorKind::Resource,
         };
-        Error::new(kind, format!("cannot {what} {}: {error}", path.display())).help(help)
+        Error::new(kind, message).help(help)
+    }
+
+    /// Puts where it is before the message.
+    pub fn within(mut self, place: &str) -> Error {
+        self.message = bounded(format!("{place}: {}", self.message));
+        self
+    }
+
+    /// Adds what to do, where something is known.
+    pub fn maybe_help(self, help: Option<String>) -> Error {
+        match help {
+            Some(help) => self.help(help),
+            None => self,
+        }
     }
 
     /// Adds what to do.
     pub fn help(mut self, help: impl Into<String>) -> Error {
-        self.help = Some(help.into());
+        self.help = Some(bounded(help.into()));
         self
     }
 }
@@ -119,6 +134,6 @@ impl From<hyc_runtime::Error> for Error {
             Runtime::Cancelled => ErrorKind::Cancelled,
             Runtime::Device => ErrorKind::Internal,
         };
-        Error { help: error.help, ..Error::new(kind, error.message) }
+        Error::new(kind, error.message).maybe_help(error.help)
     }
 }

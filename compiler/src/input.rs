@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::words::place;
 
 /// Most bytes of a description or a dump.
 pub const TEXT_BYTES: u64 = 64 << 20;
@@ -12,7 +13,7 @@ pub const TEXT_BYTES: u64 = 64 << 20;
 pub fn open(what: &str, path: &Path) -> Result<File> {
     hyc_runtime::open_file(path).map_err(|e| match e.kind() {
         ErrorKind::InvalidInput => {
-            Error::input(format!("cannot {what} {}: {e}", path.display())).help("name a regular file")
+            Error::input(format!("cannot {what} {}: {e}", place(path))).help("name a regular file")
         }
         _ => Error::io(what, path, e),
     })
@@ -24,7 +25,7 @@ pub fn read(what: &str, path: &Path, most: u64) -> Result<Vec<u8>> {
     let file = open(what, path)?;
     file.take(most + 1).read_to_end(&mut bytes).map_err(|e| Error::io(what, path, e))?;
     if bytes.len() as u64 > most {
-        let message = format!("cannot {what} {}: it has more than {} MiB", path.display(), most >> 20);
+        let message = format!("cannot {what} {}: it has more than {} MiB", place(path), most >> 20);
         return Err(Error::input(message).help("is it the right file?"));
     }
     Ok(bytes)

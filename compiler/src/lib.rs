@@ -23,4 +23,5 @@ pub mod summary;
 pub mod terminal;
 pub mod text;
 mod tree;
+mod words;
 pub mod write;

@@ -36,10 +36,9 @@ fn told(answer: &clap::Error, color: Color) -> Result<()> {
     let to_stderr = answer.use_stderr();
     let terminal = if to_stderr { terminal::stderr_is_terminal() } else { terminal::stdout_is_terminal() };
     let styled = answer.render();
-    let text = if color.enabled(terminal) { styled.ansi().to_string() } else { styled.to_string() };
     if to_stderr {
-        terminal::note(&text);
+        terminal::usage(&styled, color.enabled(terminal));
         return Ok(());
     }
-    terminal::print(&text)
+    terminal::print(&if color.enabled(terminal) { styled.ansi().to_string() } else { styled.to_string() })
 }

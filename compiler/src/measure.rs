@@ -180,7 +180,7 @@ impl<'m> Bench<'m> {
         check: &dyn Fn() -> Result<()>,
     ) -> Result<Point> {
         self.set_timing(!self.apart)?;
-        let (mut all, mut times) = (Vec::with_capacity(steps), Vec::new());
+        let (mut all, mut times) = (Vec::new(), Vec::new());
         // The first two make a GPU's graph and warm it up.
         for round in 0..steps + if self.apart { 2 } else { 0 } {
             check()?;

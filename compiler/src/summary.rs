@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::driver::PassTime;
 use crate::report::{bytes, seconds, table};
+use crate::words::place;
 
 /// The facts of one compile.
 pub struct Summary {
@@ -81,7 +82,7 @@ pub fn text(s: &Summary) -> String {
     rows.push(vec!["total".into(), String::new(), seconds(s.seconds)]);
     out.push_str(&table(&["pass", "changes", "time"], &rows));
     if let Some((path, size)) = &s.file {
-        out.push_str(&format!("\nwrote {} ({})\n", path.display(), bytes(*size)));
+        out.push_str(&format!("\nwrote {} ({})\n", place(path), bytes(*size)));
     }
     out
 }
@@ -117,6 +118,9 @@ pub fn kv_text(kv: &KvTable) -> String {
 
 /// For machines.
 pub fn json(s: &Summary) -> serde_json::Value {
+    // A path need not be UTF-8, which JSON is: what is not shows as U+FFFD.
+    let path = |path: &std::path::Path| path.display().to_string();
+    let file = s.file.as_ref().map(|(at, size)| json!({ "path": path(at), "bytes": size }));
     json!({
         "name": s.name,
         "layers": s.layers,
@@ -134,7 +138,7 @@ pub fn json(s: &Summary) -> serde_json::Value {
         }).collect::<Vec<_>>(),
         "code_seconds": s.code_seconds,
         "seconds": s.seconds,
-        "file": s.file.as_ref().map(|(path, size)| json!({ "path": path, "bytes": size })),
+        "file": file,
     })
 }
 

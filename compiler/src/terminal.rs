@@ -15,12 +15,14 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
+use clap::builder::StyledStr;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::stdio;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::words::{bounded, visible};
 
 /// Whether the last thing on standard output was no line's end.
 static INSIDE_A_LINE: AtomicBool = AtomicBool::new(false);
@@ -55,6 +57,13 @@ pub fn note(text: &str) {
     let _ = write_all(stdio::stderr(), text.as_bytes());
 }
 
+/// Tells what is wrong with the arguments, in colour where `color` says so and they are of ordinary characters and length.
+pub fn usage(text: &StyledStr, color: bool) {
+    let plain = text.to_string();
+    let shown = bounded(visible(&plain));
+    note(&if color && shown == plain { text.ansi().to_string() } else { shown });
+}
+
 /// Tells an error, in colour where `color` says so. A reader that has gone is told nothing.
 pub fn report(error: &Error, color: bool) {
     if error.kind != ErrorKind::ReaderGone {
@@ -72,16 +81,6 @@ fn rendered(error: &Error, color: bool) -> String {
         out.push_str(&format!("  {bold}help{reset}: {}\n", visible(help)));
     }
     out
-}
-
-/// Text in which control characters, say of a file's name, are spelt out, so that they cannot act on a terminal.
-fn visible(text: &str) -> String {
-    let spelt = |c: char| match c {
-        '\n' | '\t' => c.to_string(),
-        c if c.is_control() => c.escape_unicode().to_string(),
-        c => c.to_string(),
-    };
-    text.chars().map(spelt).collect()
 }
 
 /// What a progress bar says of bytes.

@@ -82,6 +82,12 @@ pub const RANGES: [Range; 8] = [
 ];
 
 impl Range {
+    /// Whether a value is in it. It comes as an f64, which has every f32 and every integer of 32 bits.
+    pub fn holds(&self, value: f64) -> bool {
+        (f64::from(self.least)..=f64::from(self.most)).contains(&value)
+            && (!self.whole || value.fract() == 0.0)
+    }
+
     /// What may be given, as a help says it.
     pub fn wanted(&self) -> String {
         let what = if self.whole { "an integer" } else { "a number" };
@@ -95,12 +101,16 @@ pub struct OutOfRange {
     /// The range.
     pub range: Range,
     /// What was given.
-    pub value: f32,
+    pub value: f64,
 }
 
 impl fmt::Display for OutOfRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} = {} is out of range", self.range.key, self.value)
+        // Of an f32 the digits that it was written with.
+        match self.range.whole {
+            true => write!(f, "{} = {} is out of range", self.range.key, self.value),
+            false => write!(f, "{} = {} is out of range", self.range.key, self.value as f32),
+        }
     }
 }
 
@@ -119,10 +129,23 @@ impl Sampling {
         ]
     }
 
+    /// The settings in the order of [`RANGES`], exactly: the integer next to the greatest is the same f32.
+    fn exact(&self) -> [f64; 8] {
+        let mut all = self.values().map(f64::from);
+        for (value, range) in all.iter_mut().zip(RANGES) {
+            match range.key {
+                "top_k" => *value = self.top_k.into(),
+                "penalty_window" => *value = self.penalty_window.into(),
+                _ => {}
+            }
+        }
+        all
+    }
+
     /// Errors: the first setting that is out of its range or no number.
     pub fn check(&self) -> Result<(), OutOfRange> {
-        let mut settings = RANGES.into_iter().zip(self.values());
-        match settings.find(|(range, value)| !(range.least..=range.most).contains(value)) {
+        let mut settings = RANGES.into_iter().zip(self.exact());
+        match settings.find(|(range, value)| !range.holds(*value)) {
             Some((range, value)) => Err(OutOfRange { range, value }),
             None => Ok(()),
         }
@@ -181,10 +204,16 @@ mod tests {
             }
             s.check().map_err(|e| e.range.key)
         };
+        let set_whole = |index: usize, value: u32| {
+            let mut s = Sampling::default();
+            *(if index == 1 { &mut s.top_k } else { &mut s.penalty_window }) = value;
+            s.check().map_err(|e| e.range.key)
+        };
         for (index, range) in RANGES.into_iter().enumerate() {
             assert_eq!([set(index, range.least), set(index, range.most)], [Ok(()); 2], "{}", range.key);
             assert_eq!(set(index, range.most * 1.01 + 0.01), Err(range.key));
             if range.whole {
+                assert_eq!(set_whole(index, range.most as u32 + 1), Err(range.key));
                 assert!(range.least == 0.0 || set(index, 0.0) == Err(range.key));
             } else {
                 assert_eq!([set(index, range.least - 0.01), set(index, f32::NAN)], [Err(range.key); 2]);

@@ -42,7 +42,7 @@ impl Default for TextSettings {
 }
 
 impl TextSettings {
-    /// Errors: more of something than the bounds of this module allow; what, in a sentence.
+    /// What writes an artefact and what loads one ask the same. Errors: more of something than the bounds of this module allow; what, in a sentence.
     pub fn check(&self) -> Result<(), String> {
         if self.eos.len() > MAX_EOS {
             return Err(format!("{} tokens end a text: more than {MAX_EOS}", self.eos.len()));
@@ -51,6 +51,32 @@ impl TextSettings {
         if template > MAX_TEMPLATE_BYTES {
             return Err(format!("the chat template has {template} bytes: more than {MAX_TEMPLATE_BYTES}"));
         }
+        // A character may take six bytes there.
+        let bytes = serde_json::to_string(self).map_err(|e| e.to_string())?.len();
+        if bytes > MAX_BYTES {
+            return Err(format!("the text settings have {bytes} bytes as JSON: more than {MAX_BYTES}"));
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What passes here is small enough for whoever reads it.
+    #[test]
+    fn the_bound_is_that_of_the_json() {
+        let of = |text: String| TextSettings { chat_template: Some(text), ..TextSettings::default() };
+        for text in ["x".repeat(MAX_TEMPLATE_BYTES), "\n".repeat(MAX_TEMPLATE_BYTES), "\u{1}".repeat(170_000)]
+        {
+            let settings = of(text);
+            assert_eq!(settings.check(), Ok(()));
+            assert!(serde_json::to_string(&settings).unwrap().len() <= MAX_BYTES);
+        }
+        assert!(
+            of("x".repeat(MAX_TEMPLATE_BYTES + 1)).check().unwrap_err().contains("the chat template has")
+        );
+        assert!(of("\u{1}".repeat(200_000)).check().unwrap_err().contains("bytes as JSON"));
     }
 }

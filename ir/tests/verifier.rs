@@ -128,3 +128,15 @@ fn operands_have_names_which_need_not_be_said() {
         );
     }
 }
+
+/// As many ops as may be are taken, whatever stands behind them; one more is refused where it stands.
+#[test]
+fn the_most_ops_are_taken() {
+    let header = "graph \"m\" { layers = 1, hidden = 8, vocab = 8, max_context = 8, max_batch = 1, chunk = 8, \
+                  max_outputs = 1, target = cpu }\n";
+    let most = format!("{header}{}\n; the end\n", "output(%x)\n".repeat(text::MAX_OPS));
+    assert_eq!(text::parse(&most).map(|graph| graph.ops().count()), Ok(text::MAX_OPS));
+    let errors = text::parse(&format!("{most}output(%x)\n")).unwrap_err();
+    assert_eq!(errors.len(), 1);
+    assert!(errors[0].message.contains("more than 100000 ops") && errors[0].line == text::MAX_OPS + 4);
+}

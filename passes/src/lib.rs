@@ -88,11 +88,11 @@ pub struct Compiled {
 /// passes that have run before find nothing to do.
 ///
 /// Errors: a graph that the verifier refuses, before or after a pass; sizes beyond all limits; an op that
-/// the target has no kernel for.
+/// the target has no kernel for; an observer that returns false, which ends it.
 pub fn run(
     mut graph: Graph,
     options: &PipelineOptions<'_>,
-    observer: &mut dyn FnMut(&PassReport<'_>),
+    observer: &mut dyn FnMut(&PassReport<'_>) -> bool,
 ) -> Result<Compiled, PassError> {
     check("input", &graph)?;
     limits::check(&graph)?;
@@ -100,23 +100,30 @@ pub fn run(
         let start = Instant::now();
         let changes = rewrite(&mut graph)?;
         check(name, &graph)?;
-        observer(&PassReport { name, graph: &graph, changes, seconds: start.elapsed().as_secs_f64() });
+        told(observer, &PassReport { name, graph: &graph, changes, seconds: start.elapsed().as_secs_f64() })?;
     }
     let mut report = |name, changes, start: Instant| {
-        observer(&PassReport { name, graph: &graph, changes, seconds: start.elapsed().as_secs_f64() });
+        told(observer, &PassReport { name, graph: &graph, changes, seconds: start.elapsed().as_secs_f64() })
     };
     let start = Instant::now();
     let arena = plan_memory::run(&graph)?;
-    report("plan-memory", arena.placements.len(), start);
+    report("plan-memory", arena.placements.len(), start)?;
 
     let start = Instant::now();
     let selected = select_kernels::run(&graph, options)?;
-    report("select-kernels", selected.kernels.len(), start);
+    report("select-kernels", selected.kernels.len(), start)?;
 
     let start = Instant::now();
     let plan = schedule::run(&graph, &arena, &selected, options)?;
-    report("schedule", plan.steps.len(), start);
+    report("schedule", plan.steps.len(), start)?;
     Ok(Compiled { graph, plan })
+}
+
+fn told(observer: &mut dyn FnMut(&PassReport<'_>) -> bool, report: &PassReport<'_>) -> Result<(), PassError> {
+    match observer(report) {
+        true => Ok(()),
+        false => Err(PassError::new(report.name, "stopped after this pass, as was asked".to_string())),
+    }
 }
 
 /// Runs one rewriting pass, with the verifier before and after it. Returns the rewrites made.

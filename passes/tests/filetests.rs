@@ -59,7 +59,10 @@ fn run_all(
         arch: "test".to_string(),
         features: vec![],
     };
-    hyc_passes::run(graph, &options, &mut |report| after(report.name, report.graph.to_string()))
+    hyc_passes::run(graph, &options, &mut |report| {
+        after(report.name, report.graph.to_string());
+        true
+    })
 }
 
 /// What the pass makes of the file.

@@ -125,7 +125,7 @@ fn compile(source: &str) -> bool {
         arch: "test".to_string(),
         features: vec![],
     };
-    let Ok(compiled) = hyc_passes::run(graph, &options, &mut |_| {}) else { return false };
+    let Ok(compiled) = hyc_passes::run(graph, &options, &mut |_| true) else { return false };
     check_arena_use(&compiled.plan);
     hyc_passes::kv_table(&compiled.plan);
     true

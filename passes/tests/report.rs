@@ -20,7 +20,10 @@ fn compile(graph: Graph) -> Result<(KvTable, Vec<&'static str>), PassError> {
         features: vec![],
     };
     let mut passes = Vec::new();
-    let compiled = hyc_passes::run(graph, &options, &mut |report| passes.push(report.name))?;
+    let compiled = hyc_passes::run(graph, &options, &mut |report| {
+        passes.push(report.name);
+        true
+    })?;
     Ok((kv_table(&compiled.plan), passes))
 }
 

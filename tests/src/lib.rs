@@ -57,9 +57,9 @@ pub fn compile_wrongly(
     let text = std::fs::read_to_string(model).expect("a model.toml");
     let mut desc = hyc::frontend::parse_model(model, &text).unwrap_or_else(|e| panic!("{}", e.render(false)));
     edit(&mut desc);
-    let lowered = driver::lower(hyc::frontend::build_graph(&desc), level, &mut |_| {}).expect("lowers");
+    let lowered = driver::lower(hyc::frontend::build_graph(&desc), level, &mut |_| Ok(())).expect("lowers");
     let mut plan = lowered.plan;
-    let mut code = driver::generate_code(&mut plan, level, false).expect("generates code");
+    let mut code = driver::generate_code(&mut plan, level, false, &|| Ok(())).expect("generates code");
     spoil(&mut plan);
     hyc_ir::bind::seal(&plan, &mut code.blob);
     let source = WeightSource::open(&desc.weights.files).and_then(|files| files.renamed(&desc.weights.names));

@@ -50,9 +50,10 @@ impl Subject {
         let desc =
             hyc::frontend::parse_model(&model, &text).unwrap_or_else(|e| panic!("{}", e.render(false)));
         let level = CpuTarget::host().level;
-        let lowered = driver::lower(hyc::frontend::build_graph(&desc), level, &mut |_| {}).expect("lowers");
+        let lowered =
+            driver::lower(hyc::frontend::build_graph(&desc), level, &mut |_| Ok(())).expect("lowers");
         let mut plan = lowered.plan;
-        let code = driver::generate_code(&mut plan, level, false).expect("generates code").blob;
+        let code = driver::generate_code(&mut plan, level, false, &|| Ok(())).expect("generates code").blob;
         let weights = Weights::Files(WeightSource::open(&desc.weights.files).expect("opens the weights"));
         let mut subject = Subject { plan, code, weights, folder: folder.to_path_buf(), tokens: Vec::new() };
         let whole = subject.write(&subject.plan, &subject.code);

@@ -243,6 +243,63 @@ fn the_command_says_what_is_wrong() {
     fails(&["run", &at("m.hyc"), "--prompt", "x", "--top-p", "7"], 2, &["--top-p 7 is out of range"]);
 }
 
+/// Numbers beyond all measure are refused when the arguments are read.
+#[test]
+fn numbers_have_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = artefact(folder.path());
+    let model = path.to_str().unwrap();
+    for args in [
+        ["bench", model, "--steps", "18446744073709551615"],
+        ["bench", model, "--steps", "1000000000000"],
+        ["bench", model, "--steps", "10001"],
+        ["bench", model, "--steps", "0"],
+        ["bench", model, "--repeat", "1001"],
+        ["bench", model, "--threads", "0"],
+        ["bench", model, "--threads", "1025"],
+        ["bench", model, "--peak-tflops", "1e300"],
+        ["bench", model, "--peak-tflops", "-1"],
+        ["bench", model, "--peak-tflops", "nan"],
+        ["run", model, "--threads", "18446744073709551615"],
+        ["run", model, "--top-k", "16777217"],
+        ["chat", model, "--threads", "65537"],
+        ["diff", model, "--tokens", "18446744073709551615"],
+        ["diff", model, "--tolerance", "inf"],
+    ] {
+        fails(&args, 2, &[args[2]]);
+    }
+    let whole = "18446744073709551615";
+    let list = ["bench", model, "--context", whole, "--batch", whole, "--prefill", whole, "--steps", "1"];
+    assert!(hyc(&list).status.success());
+}
+
+/// A flag that would do nothing is an error, not silence.
+#[test]
+fn flags_without_effect_are_refused() {
+    let model = golden("dense");
+    let model = model.to_str().unwrap();
+    let print = "--print-ir-after=fuse-topk";
+    for (args, words) in [
+        (&["--emit", "plan", print][..], "cannot be used with"),
+        (&["--emit", "plan", "--print-ir-after-all"], "cannot be used with"),
+        (&["--plan-only", "--cubin"], "cannot be used with"),
+        (&["--emit", "graph", "--cubin"], "cannot be used with"),
+        (&["--cubin", print], "cannot be used with"),
+        (&["--random-weights", "1", "--weights", "/nope"], "cannot be used with"),
+        (&["--no-weights", "--weights", "/nope"], "cannot be used with"),
+        (&["--plan-only", "--ptxas", "/nope"], "nothing is assembled"),
+        (&["--plan-only", "--rename", "a=b"], "are for dumps"),
+        (&["--emit", "graph", "--ignore", "y"], "are for dumps"),
+    ] {
+        fails(&[&["compile", model], args].concat(), 2, &[words]);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let dump = folder.path().join("d.hyir");
+    let dump = dump.to_str().unwrap();
+    assert!(hyc(&["compile", "--emit", "graph", model, "-o", dump]).status.success());
+    fails(&["compile", dump, "--plan-only", "--rename", "zz", "--ignore", "y"], 2, &["write FROM=TO"]);
+}
+
 /// Every dump goes back in and gives the plan that the model gives.
 #[test]
 fn dumps_are_accepted_in_place_of_a_model() {

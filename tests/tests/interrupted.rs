@@ -88,6 +88,84 @@ fn ctrl_c_while_packing_leaves_nothing() {
     only_the_model(folder.path());
 }
 
+/// Waits until the process catches Ctrl-C.
+fn catches(child: &Child) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let caught = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0) & 2 != 0
+    };
+    while !caught() {
+        assert!(Instant::now() < deadline, "it does not catch Ctrl-C");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Before packing: in the passes, between kernels, before a form is written.
+#[test]
+fn ctrl_c_before_packing_ends_a_compile() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let golden = std::fs::read_to_string(root().join("tests/golden/dense/model.toml")).unwrap();
+    std::fs::write(at.join("long.toml"), golden.replace("layers = 6", "layers = 1024")).unwrap();
+    std::fs::write(at.join("out"), "old").unwrap();
+    let (model, out) = (at.join("long.toml"), at.join("out"));
+    let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
+    for args in [
+        &["compile", "--emit", "plan", model, "-o", out][..],
+        &["compile", "--print-ir-after-all", model, "-o", out],
+        &["compile", "--emit", "asm", model, "-o", out],
+        &["compile", "--plan-only", model],
+        &["compile", "--no-weights", model, "-o", out],
+    ] {
+        let child = start(args);
+        catches(&child);
+        signal(&child, "-INT");
+        let (output, text) = end(child);
+        assert_eq!(output.status.code(), Some(130), "hyc {args:?}: {text}");
+        assert!(text.contains("cancelled while") && output.stdout.is_empty(), "hyc {args:?}: {text}");
+        assert_eq!(std::fs::read(at.join("out")).unwrap(), b"old", "hyc {args:?}");
+    }
+}
+
+/// A pipe without a reader is waited for, and Ctrl-C ends the wait; a slow reader gets everything.
+#[test]
+fn a_pipe_may_have_no_reader_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let model = root().join("tests/golden/dense/model.toml");
+    let model = model.to_str().unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let waits = || start(&["compile", "--emit", "asm", model, "-o", &at("pipe")]);
+    let child = waits();
+    catches(&child);
+    std::thread::sleep(Duration::from_millis(1500));
+    signal(&child, "-INT");
+    let (output, text) = end(child);
+    assert!(output.status.code() == Some(130) && text.contains("cancelled while"), "{text}");
+
+    let (output, _) = end(start(&["compile", "--emit", "asm", model]));
+    let whole = output.stdout;
+    assert!(whole.len() > 1 << 17, "more than a pipe holds");
+    let child = waits();
+    let mut reader = std::fs::File::open(at("pipe")).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let mut seen = Vec::new();
+    reader.read_to_end(&mut seen).unwrap();
+    let (output, text) = end(child);
+    assert!(output.status.success() && seen == whole, "{text}");
+
+    // One that stops reading is as good as none.
+    let child = waits();
+    let reader = std::fs::File::open(at("pipe")).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    signal(&child, "-INT");
+    let (output, text) = end(child);
+    assert!(output.status.code() == Some(130) && text.contains("cancelled while writing to"), "{text}");
+    drop(reader);
+}
+
 #[test]
 fn a_killed_compile_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();

@@ -35,7 +35,7 @@ fn seconds(desc: &ModelDesc) -> f64 {
     let run = || {
         let start = now();
         let graph = text::parse(&text::print(&build_graph(desc))).unwrap();
-        let lowered = driver::lower(graph, Level::Baseline, &mut |_| {}).unwrap();
+        let lowered = driver::lower(graph, Level::Baseline, &mut |_| Ok(())).unwrap();
         assert!(lowered.plan.steps.len() > 4 * desc.layers);
         lowered.plan.verify().unwrap();
         now() - start
@@ -94,7 +94,7 @@ fn more_layers_than_any_model_has_are_refused() {
     write("over.hyir", &dump.replace("layers = 1024", "layers = 1025"));
     let (code, said) = hyc(folder.path(), &["compile", "--plan-only", "over.hyir"]);
     assert!(code == 3 && said.contains("at most 1024"), "{said}");
-    let mut plan = driver::lower(build_graph(&most), Level::Baseline, &mut |_| {}).unwrap().plan;
+    let mut plan = driver::lower(build_graph(&most), Level::Baseline, &mut |_| Ok(())).unwrap().plan;
     plan.model.layers = 1025;
     assert!(plan.verify().unwrap_err().iter().any(|e| e.message.contains("layers = 1025")));
 }

@@ -25,8 +25,8 @@ fn a_seed_makes_up_what_is_missing() {
         let path = root().join("tests/golden").join(name).join("model.toml");
         let input = driver::load_input(&path).expect("reads");
         let level = CpuTarget::host().level;
-        let mut lowered = driver::lower(input.graph, level, &mut |_| {}).expect("lowers");
-        let code = driver::generate_code(&mut lowered.plan, level, false).expect("generates");
+        let mut lowered = driver::lower(input.graph, level, &mut |_| Ok(())).expect("lowers");
+        let code = driver::generate_code(&mut lowered.plan, level, false, &|| Ok(())).expect("generates");
         let artefact = Artefact {
             plan: &lowered.plan,
             code: &code.blob,

@@ -201,3 +201,37 @@ fn what_this_user_may_not_write_stays() {
     refused(at, &["model.toml", "-o", "read-only.hyc"], 5, "Permission denied");
     std::fs::set_permissions(&closed, Permissions::from_mode(0o755)).unwrap();
 }
+
+/// A log that standard output is appended to is appended to, by whatever name, and never replaced.
+#[test]
+fn what_this_process_has_open_is_not_replaced() {
+    let folder = model();
+    let at = folder.path();
+    compiles(at, &["--emit", "graph", "model.toml", "-o", "graph"]);
+    let graph = std::fs::read_to_string(at.join("graph")).unwrap();
+    let bash = |script: &str| {
+        std::fs::write(at.join("log"), "old\n").unwrap();
+        let mut bash = Command::new("bash");
+        bash.args(["-c", &format!("exec \"$0\" compile {script}")]).arg(hyc_binary()).current_dir(at);
+        let output = bash.stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text, std::fs::read_to_string(at.join("log")).unwrap())
+    };
+    for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "log", "./log"] {
+        let (code, text, log) = bash(&format!("--emit graph model.toml -o {name} >>log"));
+        assert_eq!((code, log), (Some(0), format!("old\n{graph}")), "{name}: {text}");
+        let (code, text, log) = bash(&format!("--no-weights model.toml -o {name} >>log"));
+        assert!(code == Some(2) && text.contains("is what standard output goes to"), "{name}: {text}");
+        assert_eq!(log, "old\n", "{name}");
+    }
+    for (script, words) in [
+        ("--emit graph model.toml -o /dev/fd/7 7>>log", "is open as file descriptor 7"),
+        ("--no-weights model.toml -o log 7>>log", "is open as file descriptor 7"),
+        ("--no-weights model.toml -o /dev/fd/0 <log", "is what standard input comes from"),
+    ] {
+        let (code, text, log) = bash(script);
+        assert!(code == Some(2) && text.contains(words) && log == "old\n", "{script}: {text} {log}");
+    }
+    let (code, _, log) = bash("--emit graph model.toml -o /dev/stderr 2>>log");
+    assert!(code == Some(2) && log.starts_with("old\nerror: ") && log.contains("standard error"), "{log}");
+}

@@ -125,6 +125,18 @@ fn artefacts() {
     check_printing(folder.path(), &["diff", "m.hyc", "--tokens", "2"]);
 }
 
+/// What is broken counts, whoever reads of it.
+#[test]
+fn a_doctor_that_nobody_hears() {
+    for out in [None, Some(Stdio::from(gone())), Some(full().into())] {
+        let mut command = Command::new(hyc_binary());
+        command.arg("doctor").env("TMPDIR", "/nowhere").stdin(Stdio::null()).stderr(Stdio::piped());
+        let output = command.stdout(out.unwrap_or_else(Stdio::piped)).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(4) && err.contains("temporary"), "{err}");
+    }
+}
+
 /// Another program may have made the pipe non-blocking; a slow reader still gets everything.
 #[test]
 fn a_slow_reader_of_a_non_blocking_pipe_gets_all() {

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -125,6 +127,46 @@ fn json_has_a_version() {
         let output = hyc(&args, folder.path());
         assert_eq!(output.status.code(), Some(2), "hyc {args:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("--json"), "hyc {args:?}");
+    }
+}
+
+/// A path that is no UTF-8 is a path like any other: written and read, and shown as far as it is text.
+#[test]
+fn json_takes_every_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &[u8]| folder.path().join(OsStr::from_bytes(name));
+    let golden = root().join("tests/golden/dense");
+    std::fs::copy(golden.join("model.toml"), at(b"\xff.toml")).unwrap();
+    std::fs::copy(golden.join("model.safetensors"), at(b"model.safetensors")).unwrap();
+    std::fs::write(at(b"bad\xff.toml"), "[model]\n").unwrap();
+    std::fs::write(at(b"\xff.txt"), "The kernel").unwrap();
+    compile(
+        &root().join("examples/tiny-hysparse/model.toml"),
+        &at(b"tiny\xff.hyc"),
+        CpuTarget::host().level,
+        |_| {},
+    );
+    let commands: &[(i32, &[&[u8]])] = &[
+        (0, &[b"compile", b"--json", b"\xff.toml", b"-o", b"\xff.hyc"]),
+        (0, &[b"compile", b"--json", b"\xff.toml", b"--weights", b"model.safetensors", b"-o", b"\xfe.hyc"]),
+        (0, &[b"compile", b"--json", b"--plan-only", b"\xff.toml"]),
+        (0, &[b"check", b"--json", b"--weights", b"\xff.toml"]),
+        (3, &[b"check", b"--json", b"bad\xff.toml"]),
+        (3, &[b"check", b"--json", b"absent\xff.toml"]),
+        (0, &[b"inspect", b"--json", b"\xff.hyc"]),
+        (0, &[b"inspect", b"--json", b"\xff.hyc", b"plan"]),
+        (0, &[b"diff", b"--json", b"--tokens", b"2", b"\xff.hyc"]),
+        (0, &[b"bench", b"--json", b"--prefill", b"8", b"--context", b"16", b"--steps", b"1", b"\xff.hyc"]),
+        (0, &[b"run", b"--json", b"-n", b"1", b"--prompt-file", b"\xff.txt", b"tiny\xff.hyc"]),
+    ];
+    for (code, args) in commands {
+        let args: Vec<&OsStr> = args.iter().map(|arg| OsStr::from_bytes(arg)).collect();
+        let output = Command::new(hyc_binary()).args(&args).current_dir(folder.path()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(*code), "hyc {args:?}: {text}");
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let path = value["file"]["path"].as_str();
+        assert!(path.is_none_or(|path| path.ends_with("\u{fffd}.hyc")), "hyc {args:?}: {value}");
     }
 }
 

@@ -260,3 +260,119 @@ fn a_chat_answers_line_by_line() {
     let (code, _, err) = chat(&plain, "", &[]);
     assert!(code == Some(3) && err.contains("no chat template") && err.contains("hyc run"), "{err}");
 }
+
+/// A text that ends where its memory does says so, and --ctx with the whole context changes nothing.
+#[test]
+fn the_end_of_the_context_is_named() {
+    let model = Compiled::new(&tokenizers::plain(), &[]);
+    let run = |args: &[&str]| {
+        let done = model.run(&[&["--prompt", "The kernel", "--ignore-eos"], args].concat());
+        (done["finish"].as_str().unwrap().to_string(), done["tokens"].as_array().unwrap().len())
+    };
+    let is = |finish: &str, tokens: usize| (finish.to_string(), tokens);
+    // Two tokens of prompt; the last new one takes no room.
+    assert_eq!(run(&["--ctx", "10", "-n", "9"]), is("length", 9));
+    assert_eq!(run(&["--ctx", "10", "-n", "10"]), is("context", 9));
+    assert_eq!(run(&["--ctx", "10"]), is("context", 9));
+    // The whole context, after a prompt that leaves little of it.
+    let words = "The kernel ".repeat(2300);
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = folder.path().join("prompt");
+    let tokens = |text: &str| {
+        std::fs::write(&prompt, text).unwrap();
+        let done = model.run(&["--prompt-file", prompt.to_str().unwrap(), "-n", "1"]);
+        done["prompt_tokens"].as_u64().unwrap()
+    };
+    let (one, two) = (tokens(&words[..11 * 10]), tokens(&words[..11 * 20]));
+    let each = (two - one) as usize / 10;
+    std::fs::write(&prompt, &words[..11 * (4600 / each)]).unwrap();
+    let whole = |args: &[&str]| {
+        let fixed = ["--prompt-file", prompt.to_str().unwrap(), "--ignore-eos", "-n", "100"];
+        let done = model.run(&[&fixed[..], args].concat());
+        (done["finish"].clone(), done["tokens"].clone())
+    };
+    let (finish, all) = whole(&[]);
+    assert_eq!((finish, all), whole(&["--ctx", "4608"]));
+    assert_eq!(whole(&[]).0, "context");
+}
+
+/// What compiles can be loaded: a template counts by the bytes that it has in the artefact.
+#[test]
+fn a_template_that_is_written_can_be_read() {
+    let special = tokenizers::special(tokenizers::plain(), 4095, "<|im_end|>");
+    let control = |count: usize| json!({ "chat_template": "\u{1}".repeat(count), "eos_token": "<|im_end|>" });
+    let model = Compiled::new(&special, &[("tokenizer_config.json", control(170_000))]);
+    ok(&["inspect", model.path()]);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    std::fs::write(at("tokenizer.json"), special.to_string()).unwrap();
+    std::fs::write(at("tokenizer_config.json"), control(200_000).to_string()).unwrap();
+    let tiny = root().join("examples/tiny-hysparse/model.toml");
+    let args = ["compile", tiny.to_str().unwrap(), "--tokenizer", &at("tokenizer.json"), "-o", &at("m.hyc")];
+    let output = hyc(&args);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(3) && text.contains("bytes as JSON"), "{text}");
+}
+
+#[test]
+fn a_chat_says_why_an_answer_ended_and_takes_marks_and_faults_in_its_input() {
+    let special = tokenizers::special(tokenizers::plain(), 4095, "<|im_end|>");
+    let tokenizer = tokenizers::special(special, 4094, "<|im_start|>");
+    let config = json!({"chat_template": CHATML});
+    let model = Compiled::new(&tokenizer, &[("tokenizer_config.json", config)]);
+    let (_, plain, err) = chat(&model, "The kernel\n", &[]);
+    assert!(err.contains("as -n allows"), "{err}");
+    // A byte order mark is no part of the first message.
+    assert_eq!(chat(&model, "\u{feff}The kernel\n", &[]).1, plain);
+    assert_eq!(chat(&model, "\u{feff}/exit\nThe kernel\n", &[]).1, "");
+    let ends = |ctx: &str| chat(&model, "The kernel\n", &["--ctx", ctx, "--stop", "\\u{1F600}"]).2;
+    let reasons: Vec<String> = (8..32).map(|ctx| ends(&ctx.to_string())).collect();
+    let count = |words: &str| reasons.iter().filter(|text| text.contains(words)).count();
+    // Too little for the prompt, then for the answer, then enough.
+    assert!(count("there is room for") > 0 && count("as -n allows") > 0, "{reasons:?}");
+    assert_eq!(count("the context is full"), 6, "{reasons:?}");
+}
+
+/// A Ctrl-C during the last token of an answer was meant for the answer: the chat goes on.
+#[test]
+fn a_ctrl_c_at_the_end_of_an_answer_does_not_end_the_chat() {
+    let special = tokenizers::special(tokenizers::plain(), 4095, "<|im_end|>");
+    let tokenizer = tokenizers::special(special, 4094, "<|im_start|>");
+    let model = Compiled::new(&tokenizer, &[("tokenizer_config.json", json!({"chat_template": CHATML}))]);
+    // One pass, which is the whole answer; the signal comes while it runs.
+    let message = format!("{}\n", "The kernel ".repeat(110));
+    let attempt = || {
+        let mut command = Command::new(hyc_binary());
+        command.args(["chat", model.path(), "-q", "-n", "1", "--threads", "1"]).args(GREEDY);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let tasks = format!("/proc/{}/task", child.id());
+        let spent = || -> u64 {
+            let tasks = std::fs::read_dir(&tasks).into_iter().flatten().flatten();
+            let each = tasks.filter_map(|task| {
+                let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+                stat.split_whitespace().next()?.parse::<u64>().ok()
+            });
+            each.sum()
+        };
+        // It waits for a line once it takes no more time.
+        let (mut before, deadline) = (u64::MAX, Instant::now() + Duration::from_secs(10));
+        while (before != spent() || before < 5_000_000) && Instant::now() < deadline {
+            before = spent();
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(message.as_bytes()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while spent() < before + 10_000_000 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let process = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
+        drop(input);
+        child.wait_with_output().unwrap().status.code()
+    };
+    // Once too late is no fault: then it ends the wait for the next line.
+    let codes: Vec<_> = (0..5).map(|_| attempt()).collect();
+    assert!(codes.contains(&Some(0)), "{codes:?}");
+}

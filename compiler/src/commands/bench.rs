@@ -42,8 +42,8 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_value = "512", value_name = "TOKENS")]
     prefill: Vec<u64>,
     /// Decode steps measured at each context; the median counts
-    #[arg(long, default_value_t = 16)]
-    steps: usize,
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    steps: u32,
     /// Measure everything this many times: the median counts, with the least and the most beside it
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
@@ -51,13 +51,12 @@ pub struct Args {
     #[arg(long)]
     kernels: bool,
     /// The machine's matrix rate, to set prefill beside; a processor's is measured
-    #[arg(long, value_name = "TFLOPS")]
+    #[arg(long, value_name = "TFLOPS", allow_negative_numbers = true)]
     peak_tflops: Option<f64>,
     #[command(flatten)]
     gpu: super::GpuArgs,
-    /// Threads
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: super::ThreadArgs,
     /// Random weights of this seed, for an artefact compiled with --no-weights
     #[arg(long, value_name = "SEED")]
     random_weights: Option<u64>,
@@ -66,10 +65,14 @@ pub struct Args {
     json: bool,
 }
 
+/// What a machine's rate may be, in TFLOP/s: any other is a slip, and its quotients no numbers.
+const PEAKS: std::ops::RangeInclusive<f64> = 1e-6..=1e9;
+
 pub fn run(args: Args) -> Result<()> {
     signal::install(|| {});
-    if args.peak_tflops.is_some_and(|peak| !(peak > 0.0 && peak.is_finite())) {
-        return Err(Error::new(ErrorKind::Usage, "--peak-tflops is not a rate").help("give a number above 0"));
+    if args.peak_tflops.is_some_and(|peak| !(PEAKS.contains(&peak))) {
+        return Err(Error::new(ErrorKind::Usage, "--peak-tflops is not a rate")
+            .help("give a number from 0.000001 to 1000000000"));
     }
     let start = Instant::now();
     let load = LoadOptions { random_weights: args.random_weights, ..LoadOptions::default() };
@@ -77,13 +80,17 @@ pub fn run(args: Args) -> Result<()> {
     let mut notes = Vec::new();
     let wanted = Wanted::of(&args, &model.plan().model, &mut notes)?;
     let sizes = measure::sizes(&model, &wanted.contexts, &wanted.batches, &wanted.prefill)?;
-    let options =
-        SessionOptions { threads: args.threads, gpu: args.gpu.options(), ..SessionOptions::default() };
+    let options = SessionOptions {
+        threads: args.threads.threads(),
+        gpu: args.gpu.options(),
+        ..SessionOptions::default()
+    };
     let mut bench = Bench::new(&model, &options, sizes, args.peak_tflops.map(|peak| peak * 1e12))?;
     let load_seconds = start.elapsed().as_secs_f64();
     let (prefill, decode) = points(&mut bench, &args, &wanted)?;
     let (info, limits) = (model.plan(), bench.limits);
-    notes.extend(too_fast(&prefill, &decode, &limits, args.kernels || args.json));
+    let on_gpu = info.target.kind != "cpu";
+    notes.extend(too_fast(&prefill, &decode, &limits, args.kernels || args.json, on_gpu));
     if args.json {
         let list = |points: &[Point]| points.iter().map(|p| json_of(p, &limits)).collect::<Vec<_>>();
         return terminal::print(&super::json(json!({
@@ -163,7 +170,7 @@ fn points(bench: &mut Bench<'_>, args: &Args, wanted: &Wanted) -> Result<(Vec<Po
     let mut decode = Vec::new();
     for (context, batch) in wanted.contexts.iter().flat_map(|c| wanted.batches.iter().map(move |b| (*c, *b)))
     {
-        let mut round = || bench.decode(context, batch, args.steps.max(1), kernels, &check);
+        let mut round = || bench.decode(context, batch, args.steps as usize, kernels, &check);
         let rounds = (0..args.repeat).map(|_| round()).collect::<Result<_>>()?;
         decode.extend(measure::median(rounds));
     }
@@ -171,7 +178,13 @@ fn points(bench: &mut Bench<'_>, args: &Args, wanted: &Wanted) -> Result<(Vec<Po
 }
 
 /// What a share above 100 % comes from; `kernels`: theirs are shown too.
-fn too_fast(prefill: &[Point], decode: &[Point], limits: &Limits, kernels: bool) -> Vec<String> {
+fn too_fast(
+    prefill: &[Point],
+    decode: &[Point],
+    limits: &Limits,
+    kernels: bool,
+    on_gpu: bool,
+) -> Vec<String> {
     let above = |points: &[Point]| {
         let whole = |p: &Point| share(p.batch == 0, p.bytes, p.flop, p.seconds, limits);
         let kernel = |p: &Point, k: &KernelTime| share(p.batch == 0, k.bytes, k.flop, k.seconds, limits);
@@ -184,8 +197,16 @@ fn too_fast(prefill: &[Point], decode: &[Point], limits: &Limits, kernels: bool)
     let notes = [
         (
             above(decode),
-            "above 100 % of bandwidth, weights and KV come from the processor's caches, where the last step left \
-             them: they are faster than the memory that the limit was measured on",
+            match on_gpu {
+                true => {
+                    "above 100 % of bandwidth, weights and KV come from the GPU's L2 cache, where the last step left \
+                         them, or are read faster than a copy reads and writes, which the limit was measured on"
+                }
+                false => {
+                    "above 100 % of bandwidth, weights and KV come from the processor's caches, where the last step \
+                          left them: they are faster than the memory that the limit was measured on"
+                }
+            },
         ),
         (
             above(prefill),

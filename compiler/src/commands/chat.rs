@@ -7,6 +7,7 @@ use hyc_runtime::{
     SessionOptions, Tokenizer, Verify, generate_in,
 };
 
+use super::context::Room;
 use super::lines::{Line, Lines};
 use super::prompt::unescape;
 use super::sampling_args::{self, SamplingArgs};
@@ -48,12 +49,11 @@ pub struct Args {
     /// Most tokens of the whole conversation, for which memory is reserved; without it the model's, up to 32768
     #[arg(long, value_name = "TOKENS")]
     ctx: Option<u64>,
-    /// Threads
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: super::ThreadArgs,
     #[command(flatten)]
     gpu: super::GpuArgs,
-    /// Check the header alone when loading, not every byte
+    /// Do not check the weights' digests
     #[arg(long)]
     fast_load: bool,
     /// No progress, no hints
@@ -73,7 +73,7 @@ pub fn run(args: Args) -> Result<()> {
     let template = ChatTemplate::of(&tokenizer)?;
     let context = context(args.ctx, model.plan().model.max_context)?;
     let (gpu, max_tokens) = (args.gpu.options(), Some(context));
-    let options = SessionOptions { threads: args.threads, max_sequences: Some(1), max_tokens, gpu };
+    let options = SessionOptions { threads: args.threads.threads(), max_sequences: Some(1), max_tokens, gpu };
     let mut chat = Chat {
         session: super::session(&model, &options, !args.quiet)?,
         tokenizer: &tokenizer,
@@ -86,7 +86,7 @@ pub fn run(args: Args) -> Result<()> {
             show_special: args.raw,
             ..GenerateOptions::default()
         },
-        context: context as usize,
+        context,
         messages: Vec::new(),
         sequence: None,
     };
@@ -102,6 +102,11 @@ pub fn run(args: Args) -> Result<()> {
         }
         let line = match lines.next()? {
             Line::Text(line) => line,
+            Line::NotText(error) if ask => {
+                terminal::report(&error, false);
+                continue;
+            }
+            Line::NotText(error) => return Err(error),
             Line::Interrupted => return Err(Error::new(ErrorKind::Cancelled, "cancelled")),
             Line::End => {
                 return if ask { terminal::print("\n") } else { Ok(()) };
@@ -170,7 +175,7 @@ struct Chat<'m> {
     template: ChatTemplate,
     options: GenerateOptions,
     /// Tokens that the session has memory for.
-    context: usize,
+    context: u64,
     messages: Vec<Message>,
     /// The sequence, with the tokens that it holds.
     sequence: Option<(SequenceId, Vec<u32>)>,
@@ -206,16 +211,15 @@ impl Chat<'_> {
 
     fn generate(&mut self) -> Result<String> {
         let prompt = self.template.encode(self.tokenizer, &self.messages, true)?;
-        let room = self.context.saturating_sub(prompt.len());
-        if room == 0 {
+        let room = Room::behind(prompt.len(), self.options.max_new_tokens, self.context);
+        let Some(room) = room.filter(|_| (prompt.len() as u64) < self.context) else {
             let message =
                 format!("the conversation has {} tokens, there is room for {}", prompt.len(), self.context);
             return Err(
                 Error::new(ErrorKind::Input, message).help("/reset begins anew; `--ctx` asks for more")
             );
-        }
-        let options =
-            GenerateOptions { max_new_tokens: self.options.max_new_tokens.min(room), ..self.options.clone() };
+        };
+        let options = GenerateOptions { max_new_tokens: room.new_tokens, ..self.options.clone() };
         let id = self.sequence_for(&prompt)?;
         let (cancel, mut broken) = (CancelToken::new(), None);
         let (mut tokens, mut answer) = (prompt.clone(), String::new());
@@ -235,18 +239,17 @@ impl Chat<'_> {
             });
         tokens.truncate(self.session.len(id)? as usize);
         self.sequence = Some((id, tokens));
+        // However the answer ended: a Ctrl-C meanwhile was meant for it, and not for the line that comes next.
+        signal::forget();
         if let Some(error) = broken {
             return Err(error);
         }
         let done = match done {
-            Err(error) if error.kind == hyc_runtime::ErrorKind::Cancelled => {
-                signal::forget();
-                None
-            }
+            Err(error) if error.kind == hyc_runtime::ErrorKind::Cancelled => None,
             other => Some(other?),
         };
         terminal::print("\n")?;
-        match done.map(|done| done.finish) {
+        match done.map(|done| room.finish(done.finish)) {
             Some(Finish::Length) => terminal::note("(the answer has as many tokens as -n allows)\n"),
             Some(Finish::Context) => terminal::note("(the context is full: /reset begins anew)\n"),
             _ => {}

@@ -12,6 +12,7 @@ use crate::report::table;
 use crate::source::{Expected, WeightSource};
 use crate::terminal;
 use crate::text;
+use crate::words::place;
 
 /// Say what is wrong with a model description, all at once
 ///
@@ -80,13 +81,13 @@ fn check(args: &Args) -> Result<Found> {
     }
     found.text.push_str(&format!(
         "{}: {} layers, {} ops, no fault found\n",
-        args.input.display(),
+        place(&args.input),
         graph.header.layers,
         graph.len()
     ));
     if args.weights {
         let Some(desc) = &desc else {
-            let message = format!("{} is a dump, which names no weight files", args.input.display());
+            let message = format!("{} is a dump, which names no weight files", place(&args.input));
             return Err(Error::new(ErrorKind::Usage, message)
                 .help("check the model.toml; `hyc compile --weights FILE` compares files with a dump"));
         };
@@ -99,7 +100,7 @@ fn check(args: &Args) -> Result<Found> {
 /// Reads every element of every weight.
 fn check_weights(input: &Path, graph: &Graph, desc: &ModelDesc, show: bool) -> Result<String> {
     if desc.weights.files.is_empty() {
-        let message = format!("{} names no weight files", input.display());
+        let message = format!("{} names no weight files", place(input));
         return Err(Error::input(message).help("write `files = [\"model.safetensors\"]` under [weights]"));
     }
     signal::install(|| {});
@@ -109,18 +110,20 @@ fn check_weights(input: &Path, graph: &Graph, desc: &ModelDesc, show: bool) -> R
     let bytes = |t: &Expected| t.shape.iter().product::<u64>() * t.elem.bytes();
     let total = expected.iter().map(bytes).sum();
     let bar = terminal::progress(show, total, "reading", terminal::BYTES);
-    source.check_elements(&expected, &mut |bytes| {
+    let read = source.check_elements(&expected, &mut |bytes| {
         bar.inc(bytes);
         signal::check("reading the weights")
-    })?;
+    });
+    // Also before an error is told.
     bar.finish_and_clear();
+    read?;
     Ok(format!("weights: {} tensors in {} files fit\n", expected.len(), source.paths().count()))
 }
 
 fn check_tokenizer(desc: &ModelDesc) -> Result<String> {
     text::read(&desc.tokenizer, desc.vocab as u64)?;
     Ok(match &desc.tokenizer.file {
-        Some(path) => format!("tokenizer: {} fits\n", path.display()),
+        Some(path) => format!("tokenizer: {} fits\n", place(path)),
         None => "tokenizer: none\n".to_string(),
     })
 }

@@ -15,10 +15,11 @@ use crate::assembler::Assembler;
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::output::Target;
-use crate::source::{Expected, Names, WeightSource, Weights, listed};
+use crate::source::{Expected, Names, WeightSource, Weights};
 use crate::summary::{self, Summary};
 use crate::terminal;
 use crate::text::{self, Text};
+use crate::words::{listed, place};
 use crate::write::{self, Artefact};
 
 /// Compile a model into one file
@@ -59,10 +60,10 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["print_ir_after", "print_ir_after_all", "emit", "quiet"])]
     json: bool,
     /// Print the graph after this pass (may be repeated)
-    #[arg(long, value_name = "PASS")]
+    #[arg(long, value_name = "PASS", conflicts_with = "emit")]
     print_ir_after: Vec<String>,
     /// Print the graph after every pass
-    #[arg(long)]
+    #[arg(long, conflicts_with = "emit")]
     print_ir_after_all: bool,
     /// Print one form of the model instead of writing an artefact
     #[arg(long, value_enum)]
@@ -71,7 +72,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", requires = "emit")]
     kernel: Option<String>,
     /// Random weights of this seed in place of the weight files
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", conflicts_with = "weights")]
     random_weights: Option<u64>,
     /// Leave the weights out; `hyc bench --random-weights` makes them up when it loads the artefact
     #[arg(long, conflicts_with_all = ["random_weights", "weights"])]
@@ -85,7 +86,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// For a GPU: put machine code beside the PTX, which needs NVIDIA's ptxas
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["plan_only", "emit", "print_ir_after", "print_ir_after_all"])]
     cubin: bool,
     /// NVIDIA's assembler; without it the one on PATH
     #[arg(long, value_name = "PATH")]
@@ -132,6 +133,7 @@ enum Emit {
 pub fn run(args: Args) -> Result<()> {
     let start = Instant::now();
     check_pass_names(&args.print_ir_after)?;
+    check_tools(&args)?;
     signal::install(|| {});
     let mut input = driver::load_input(&args.input)?;
     let destination = Destination::new(&wish(&args), &input)?;
@@ -146,6 +148,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let mut dumps = String::new();
     let options = driver::Options { level, activations: args.activations };
+    let names = args.names.or_of(input.desc.as_ref())?;
     let lowered = driver::lower(input.graph, options, &mut |report| {
         if args.print_ir_after_all || args.print_ir_after.iter().any(|name| name == report.name) {
             dumps.push_str(&format!(
@@ -153,12 +156,17 @@ pub fn run(args: Args) -> Result<()> {
                 report.name, report.changes, report.graph
             ));
         }
+        signal::check("optimising the graph")
     })?;
     let target = match destination {
-        Destination::Form(sink) => match args.emit.filter(|_| !prints_ir(&args)) {
-            None => return sink.write(dumps.as_bytes()),
-            Some(form) => return sink.write(&render(&args, form, lowered, level)?),
-        },
+        Destination::Form(sink) => {
+            let bytes = match args.emit {
+                None => dumps.into_bytes(),
+                Some(form) => render(&args, form, lowered, level)?,
+            };
+            signal::check("making what was asked for")?;
+            return sink.write(&bytes);
+        }
         Destination::Summary => {
             let mut summary = Summary::of(&lowered.plan, &lowered.passes);
             summary.seconds = start.elapsed().as_secs_f64();
@@ -171,7 +179,6 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         args.weights.clone()
     };
-    let names = args.names.or_of(input.desc.as_ref())?;
     let weights = open_weights(&args, &files, &names, &lowered.plan)?;
     let sampling = input.desc.as_ref().and_then(|desc| desc.sampling);
     let mut tokenizer = input.desc.as_ref().map(|desc| desc.tokenizer.clone()).unwrap_or_default();
@@ -188,6 +195,15 @@ fn check_pass_names(names: &[String]) -> Result<()> {
         Some(name) => Err(Error::new(ErrorKind::Usage, format!("no pass is named `{name}`"))
             .help(format!("the passes are: {}", PASSES.join(", ")))),
     }
+}
+
+/// Errors: an assembler for what needs none.
+fn check_tools(args: &Args) -> Result<()> {
+    if args.ptxas.is_none() || args.cubin || matches!(args.emit, Some(Emit::Cubin | Emit::Sass)) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Usage, "`--ptxas` has no meaning here: nothing is assembled")
+        .help("it goes with `--cubin`, `--emit cubin` and `--emit sass`"))
 }
 
 fn prints_ir(args: &Args) -> bool {
@@ -232,9 +248,14 @@ fn render(args: &Args, form: Emit, mut lowered: Lowered, level: Level) -> Result
             return Err(Error::new(ErrorKind::Usage, "asm and obj are forms of host code")
                 .help("for a GPU: `--emit llvm`, `ptx`, `cubin` or `sass`"));
         }
-        Emit::Asm => driver::generate_code(&mut lowered.plan, level, true)?.asm.into_bytes(),
+        Emit::Asm => driver::generate_code(&mut lowered.plan, level, true, &generating)?.asm.into_bytes(),
         Emit::Obj => driver::object(&lowered.plan, level)?,
     })
+}
+
+/// Ctrl-C between two kernels.
+fn generating() -> Result<()> {
+    signal::check("generating code")
 }
 
 #[cfg(feature = "llvm")]
@@ -266,7 +287,7 @@ fn open_weights(args: &Args, files: &[PathBuf], names: &Names, plan: &Plan) -> R
         return Ok(Weights::Random { seed });
     }
     if files.is_empty() {
-        return Err(Error::input(format!("{} names no weight files", args.input.display()))
+        return Err(Error::input(format!("{} names no weight files", place(&args.input)))
             .help("add `--weights FILE`, `--random-weights SEED`, `--no-weights`, or `--plan-only`"));
     }
     let source = WeightSource::open(files)?.renamed(names)?;
@@ -283,7 +304,7 @@ fn write_artefact(
     sampling: Option<SamplingDefaults>,
     target: &Target,
 ) -> Result<Summary> {
-    let code = driver::generate_code(&mut lowered.plan, level, true)?;
+    let code = driver::generate_code(&mut lowered.plan, level, true, &generating)?;
     lowered.plan.verify().map_err(|errors| {
         let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
         Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", listed(&list, "; ")))
@@ -308,14 +329,16 @@ fn write_artefact(
         text,
         sampling,
     };
+    signal::check("generating code")?;
     let size = write::artefact(target, &artefact, weights, &mut |bytes| {
         bar.inc(bytes);
         signal::check("packing the weights")
-    })?;
+    });
+    // Also before an error is told.
     bar.finish_and_clear();
     let mut summary = Summary::of(&lowered.plan, &lowered.passes);
     summary.code_seconds = Some(code.seconds);
-    summary.file = Some((target.path().to_path_buf(), size));
+    summary.file = Some((target.path().to_path_buf(), size?));
     Ok(summary)
 }
 

@@ -6,6 +6,7 @@ use crate::driver::Input;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::TemplateSource;
 use crate::output::{Kept, Sink, Target};
+use crate::text::NEIGHBOURS;
 
 /// What `hyc compile` makes, and where it goes.
 pub enum Destination {
@@ -30,20 +31,6 @@ pub struct Wish<'a> {
     /// Files that the arguments name beside the input, and what they are.
     pub files: Vec<(&'static str, &'a Path)>,
 }
-
-/// What lies beside a tokenizer.json and may be read with it.
-const NEIGHBOURS: [&str; 10] = [
-    "tokenizer_config.json",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "config.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-];
 
 impl Destination {
     /// Errors: a place that cannot be written; one that holds a file which the model is made of, whether or not this
@@ -77,7 +64,7 @@ fn beside(path: &Path, input: &Input) -> PathBuf {
 }
 
 fn kept(wish: &Wish<'_>, input: &Input) -> Kept {
-    let mut kept = Kept::default();
+    let mut kept = Kept::of_process();
     kept.add(if input.desc.is_some() { "the description" } else { "the dump" }, wish.input);
     let mut add = |what: &str, path: &Path| {
         kept.add(what, path);

@@ -46,7 +46,7 @@ use crate::terminal::{self, Color};
     arg_required_else_help = true
 )]
 pub struct Cli {
-    /// When to colour errors and tables
+    /// When to colour errors and help
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
     /// Print the version; with -v also commit, features, targets and processor
@@ -96,6 +96,20 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Doctor(args) => doctor::run(args),
         Command::Version(args) => version::run(args),
         Command::Completions(args) => completions::run(args),
+    }
+}
+
+/// What every command that computes on a processor takes.
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct ThreadArgs {
+    /// Threads, 1 to 1024; without it one for each core that this process may use
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl ThreadArgs {
+    fn threads(self) -> Option<usize> {
+        self.threads.map(usize::from)
     }
 }
 

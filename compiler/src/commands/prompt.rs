@@ -11,6 +11,7 @@ use super::signal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input;
 use crate::terminal;
+use crate::words::place;
 
 /// More than the longest context holds.
 const MAX_BYTES: usize = 256 << 20;
@@ -41,8 +42,8 @@ impl PromptArgs {
         let (bytes, name) = match path {
             Some(path) => {
                 let file = input::open("read the prompt", path)?;
-                let bytes = read(&file).map_err(|e| e.of(path.display().to_string()))?;
-                (bytes, path.display().to_string())
+                let bytes = read(&file).map_err(|e| e.of(place(path)))?;
+                (bytes, place(path))
             }
             None => {
                 let stdin = std::io::stdin();

@@ -46,9 +46,8 @@ pub struct Args {
     /// Go on where the model ends its text
     #[arg(long)]
     ignore_eos: bool,
-    /// Threads
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    threads: super::ThreadArgs,
     #[command(flatten)]
     gpu: super::GpuArgs,
     /// Do not check the weights' digests
@@ -86,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
     let gpu = args.gpu.options();
     let room = args.context.room(tokens.len(), args.max_new_tokens, model.plan().model.max_context)?;
     let max_tokens = Some(room.tokens);
-    let options = SessionOptions { threads: args.threads, max_sequences: Some(1), max_tokens, gpu };
+    let options = SessionOptions { threads: args.threads.threads(), max_sequences: Some(1), max_tokens, gpu };
     let mut session = super::session(&model, &options, show)?;
     let load_seconds = (loaded + start.elapsed()).as_secs_f64();
     let mut figures = Figures { load_seconds, ..Figures::new(tokens.len(), choice) };
@@ -124,6 +123,7 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
     let done = done?;
+    let done = Generated { finish: room.finish(done.finish), ..done };
     if args.json {
         terminal::print(&super::json(figures.json(&done, session.memory().total())?))?;
     }

@@ -67,8 +67,9 @@ impl SamplingArgs {
     /// Errors: a flag out of its range.
     pub fn check(&self) -> Result<()> {
         for (range, value) in RANGES.into_iter().zip(self.given()) {
-            if value.is_some_and(|value| !(range.least..=range.most).contains(&value)) {
-                let message = format!("{} {} is out of range", flag(&range), value.unwrap_or_default());
+            if let Some(value) = value.filter(|value| !range.holds(*value)) {
+                let value = if range.whole { value.to_string() } else { (value as f32).to_string() };
+                let message = format!("{} {value} is out of range", flag(&range));
                 return Err(Error::new(ErrorKind::Usage, message).help(format!("give {}", range.wanted())));
             }
         }
@@ -100,17 +101,17 @@ impl SamplingArgs {
     }
 
     /// What was given of the settings, in the order of [`RANGES`].
-    fn given(&self) -> [Option<f32>; 8] {
-        let number = |n: Option<i64>| n.map(|n| n as f32);
+    fn given(&self) -> [Option<f64>; 8] {
+        let (whole, number) = (|n: Option<i64>| n.map(|n| n as f64), |x: Option<f32>| x.map(f64::from));
         [
-            self.temperature,
-            number(self.top_k),
-            self.top_p,
-            self.min_p,
-            self.repeat_penalty,
-            self.presence_penalty,
-            self.frequency_penalty,
-            number(self.penalty_window),
+            number(self.temperature),
+            whole(self.top_k),
+            number(self.top_p),
+            number(self.min_p),
+            number(self.repeat_penalty),
+            number(self.presence_penalty),
+            number(self.frequency_penalty),
+            whole(self.penalty_window),
         ]
     }
 
@@ -203,6 +204,8 @@ mod tests {
             (["--temperature", "nan"], "--temperature NaN is out of range"),
             (["--top-p", "7"], "--top-p 7 is out of range; give a number from 0 to 1"),
             (["--top-k", "-1"], "--top-k -1 is out of range; give an integer from 0 to 16777216"),
+            (["--top-k", "16777217"], "--top-k 16777217 is out of range; give an integer from 0 to 16777216"),
+            (["--penalty-window", "4097"], "--penalty-window 4097 is out of range"),
             (["--top-k", "1.5"], "invalid value '1.5' for '--top-k <K>'"),
             (["--min-p", "inf"], "--min-p inf is out of range"),
             (["--repeat-penalty", "0"], "--repeat-penalty 0 is out of range; give a number from 0.01 to 100"),

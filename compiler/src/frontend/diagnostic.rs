@@ -5,8 +5,11 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::path::Path;
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
+
+use crate::words::{place, shortened};
 
 /// Faults that are shown, and kept; the others are counted.
 pub const MOST: usize = 100;
@@ -16,8 +19,6 @@ const LONG_LINE: usize = 200;
 const LEAD: usize = 60;
 /// Lines of a fault that spans several; a longer one points at its first line.
 const MOST_LINES: usize = 8;
-/// Characters of a message; what stands in it may have been copied from the text.
-const LONG_MESSAGE: usize = 600;
 
 /// One fault of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl Diagnostics {
     /// Everything laid out with the lines and carets.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        let lines = Lines::of(&self.text);
+        let (lines, path) = (Lines::of(&self.text), place(Path::new(&self.path)));
         let mut out = String::new();
         for d in &self.list {
             let piece = lines.piece(&self.text, &d.span);
@@ -66,8 +67,8 @@ impl Diagnostics {
                 .annotation(AnnotationKind::Primary.span(piece.span).label(&*label));
             let title = Level::ERROR.primary_title(&*message);
             let mut group = match piece.column {
-                None => title.element(snippet.path(&self.path)),
-                Some(column) => title.element(origin(&self.path, piece.line, column)).element(snippet),
+                None => title.element(snippet.path(&path)),
+                Some(column) => title.element(origin(&path, piece.line, column)).element(snippet),
             };
             let help = d.help.as_deref().map(shortened);
             if let Some(help) = &help {
@@ -99,16 +100,6 @@ impl Diagnostics {
 
 fn origin(path: &str, line: usize, column: usize) -> Origin<'_> {
     Origin::path(path).line(line).char_column(column)
-}
-
-/// A text of reasonable length: the middle of a longer one is left out.
-pub fn shortened(text: &str) -> Cow<'_, str> {
-    if text.len() <= LONG_MESSAGE {
-        return Cow::Borrowed(text);
-    }
-    let head = text.floor_char_boundary(LONG_MESSAGE / 2);
-    let tail = text.ceil_char_boundary(text.len() - LONG_MESSAGE / 4);
-    Cow::Owned(format!("{} ... {}", &text[..head], &text[tail..]))
 }
 
 /// Where the lines of a text begin.
@@ -173,7 +164,6 @@ impl Lines {
 mod tests {
     use super::*;
     use crate::frontend::parse_model;
-    use std::path::Path;
     use std::time::{Duration, Instant};
 
     fn faults(text: String) -> String {
@@ -216,6 +206,19 @@ mod tests {
         assert!(out.contains("layers = \"xxxxxxxxxx\"") && out.contains("...\n"), "{out}");
         let text = format!("[model] # \nlayers = [{}] # z\n", "[], ".repeat(3000));
         assert!(faults(text).lines().all(|line| line.len() < 1000));
+    }
+
+    /// A path cannot act on a terminal, nor look like a message of its own.
+    #[test]
+    fn a_path_is_spelt_out() {
+        let path = Path::new("a\x1b]0;title\x07\nerror: b.toml");
+        let text = |text: &str| parse_model(path, text).expect_err("a fault").render(false);
+        for out in [text("[model]\n"), text(&format!("[model] # {}\nx", "y".repeat(5000)))] {
+            assert!(out.contains("--> a\\u{1b}]0;title\\u{7}\\u{a}error: b.toml:"), "{out}");
+            assert!(!out.contains(['\x1b', '\x07']) && !out.contains("\nerror: b.toml"), "{out}");
+        }
+        let long = parse_model(Path::new(&"p".repeat(1 << 20)), "[model]\n").expect_err("a fault");
+        assert!(long.render(false).len() < 50_000);
     }
 
     #[test]

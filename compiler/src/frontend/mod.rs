@@ -24,6 +24,6 @@ pub use desc::{
     AddSpecial, AttentionDesc, Ffn, Gate, Kind, LayerKind, ModelDesc, Rope, SparseKv, TargetDesc,
     TemplateSource, TokenName, TokenizerDesc, WeightDtype, WeightsDesc,
 };
-pub use diagnostic::{Diagnostic, Diagnostics, shortened};
+pub use diagnostic::{Diagnostic, Diagnostics};
 pub use model_toml::parse_model;
-pub(crate) use reader::distance;
+pub(crate) use reader::{LONG_WORD, distance};

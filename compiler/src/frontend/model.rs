@@ -130,9 +130,8 @@ fn not_a_rope(value: &Spanned<DeValue<'_>>, faults: &Faults) -> Option<Rope> {
         DeValue::Float(f) => Some(f.as_str()),
         _ => None,
     };
-    let above_zero =
-        |text: &&str| text.replace('_', "").parse::<f64>().is_ok_and(|x| x.is_finite() && x > 0.0);
-    let theta = number.filter(above_zero).unwrap_or("640000.0");
+    let good = |text: &&str| text.replace('_', "").parse::<f64>().is_ok_and(hyc_ir::is_positive_f32);
+    let theta = number.filter(good).unwrap_or("640000.0");
     let help = format!("write `rope = {{ theta = {theta} }}`");
     faults.add(value.span(), "`rope` must be a table with its base `theta`", "not a table", &help);
     None

@@ -177,9 +177,9 @@ impl<'a, 'i> Section<'a, 'i> {
         self.size(key, example)
     }
 
-    /// A finite number above zero.
+    /// A number that is finite and above zero as the f32 that kernels compute with, too.
     pub fn positive(&self, key: &str, example: &str) -> Option<At<f64>> {
-        self.number(key, "a finite number above 0", &|x| x.is_finite() && x > 0.0, example)
+        self.number(key, "a number above 0 and finite as an f32", &hyc_ir::is_positive_f32, example)
     }
 
     /// A number that is `good`; `wanted` says which are.
@@ -284,17 +284,23 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 }
 
+/// Bytes of a word that may be a slip of another one: of a longer one the distance is not taken to its end.
+pub const LONG_WORD: usize = 64;
+
 /// The word most like `word`, where one is near.
 pub fn nearest<'w>(word: &str, words: &[&'w str]) -> Option<&'w str> {
+    if word.len() > LONG_WORD {
+        return None;
+    }
     let best = words.iter().map(|w| (distance(word, w), *w)).min()?;
     (best.0 <= 1 + word.chars().count() / 3).then_some(best.1)
 }
 
-/// Levenshtein's distance.
+/// Levenshtein's distance, of the first [`LONG_WORD`] characters of `a`.
 pub fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().take(64).enumerate() {
+    for (i, ca) in a.chars().take(LONG_WORD).enumerate() {
         let mut diagonal = row[0];
         row[0] = i + 1;
         for (j, cb) in b.iter().enumerate() {

@@ -15,10 +15,10 @@ pub fn read(section: &Section) -> Option<SamplingDefaults> {
     }
     let number = |key: &str, default: f32| {
         let Some(range) = RANGES.iter().find(|range| range.key == key) else { return default };
-        let (least, most) = (f64::from(range.least), f64::from(range.most));
-        let inside = |x: f64| (least..=most).contains(&x) && (!range.whole || x.fract() == 0.0);
         let example = keys::SAMPLING.key(key).map_or("", |key| key.example);
-        section.number(key, &range.wanted(), &inside, example).map_or(default, |at| at.value as f32)
+        section
+            .number(key, &range.wanted(), &|x| range.holds(x), example)
+            .map_or(default, |at| at.value as f32)
     };
     let d = Sampling::default();
     let sampling = Sampling {

@@ -3,8 +3,9 @@
 //! What holds, whichever call fails and whenever the process ends:
 //!
 //! - The target is what it was before, or the new file, and whole.
-//! - It is none of the files that are read, under whatever name (symbolic link, hard link, `..`): this is asked
-//!   before any work is done, and once more before the file is replaced.
+//! - It is none of the files that are read, under whatever name (symbolic link, hard link, `..`), and none that this
+//!   process was given open ([`Kept::of_process`]): this is asked before any work is done, and once more before the
+//!   file is replaced. What names standard output (`/dev/stdout`) is standard output.
 //! - A new file has the permissions that the umask leaves. A replaced one keeps its permissions, and its owner and
 //!   group where this user may give files away. A file that this user may not write is not replaced.
 //! - A symbolic link is followed: what it points to is replaced, the link stays. One that points to nothing is an
@@ -15,6 +16,7 @@
 //! [`Target`] is the place, looked at before the work; [`Whole`] the file that appears there.
 
 mod calls;
+mod stream;
 mod target;
 mod temporary;
 mod whole;
@@ -30,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::terminal;
+use crate::words::place;
 
 /// Where text goes that need not be a file.
 pub enum Sink {
@@ -46,7 +49,7 @@ impl Sink {
     pub fn new(path: Option<&Path>, kept: &Kept) -> Result<Sink> {
         match path {
             None => Ok(Sink::Stdout),
-            Some(path) if path == Path::new("-") => Ok(Sink::Stdout),
+            Some(path) if path == Path::new("-") || target::is_stdout(path) => Ok(Sink::Stdout),
             Some(path) if target::is_stream(path) => Ok(Sink::Special(path.to_path_buf())),
             Some(path) => Ok(Sink::File(Target::new(path, kept)?)),
         }
@@ -57,12 +60,15 @@ impl Sink {
         match self {
             Sink::Stdout => terminal::write(bytes),
             Sink::Special(path) => {
-                let open = std::fs::OpenOptions::new().write(true).open(path);
-                open.and_then(|mut file| file.write_all(bytes)).map_err(|e| match e.kind() {
-                    std::io::ErrorKind::BrokenPipe => Error::new(
-                        ErrorKind::ReaderGone,
-                        format!("the reader of {} has gone", path.display()),
+                let written = stream::open(path).and_then(|to| stream::write_all(&to, bytes));
+                written.map_err(|e| match e.kind() {
+                    std::io::ErrorKind::Interrupted => Error::new(
+                        ErrorKind::Cancelled,
+                        format!("cancelled while writing to {}", place(path)),
                     ),
+                    std::io::ErrorKind::BrokenPipe => {
+                        Error::new(ErrorKind::ReaderGone, format!("the reader of {} has gone", place(path)))
+                    }
                     _ => Error::io("write", path, e),
                 })
             }

@@ -11,18 +11,36 @@ use rustix::io::Errno;
 
 use super::calls::call;
 use crate::error::{Error, ErrorKind, Result};
+use crate::words::place;
 
-/// Files that must not be replaced, as device and inode: whatever the work reads.
+/// Files that must not be replaced, as device and inode: whatever the work reads, and what this process has open.
 #[derive(Debug, Clone, Default)]
 pub struct Kept {
     files: Vec<(u64, u64, String)>,
 }
 
 impl Kept {
+    /// The files that this process has open, whoever opened them: a log that standard output goes to would be lost.
+    pub fn of_process() -> Kept {
+        let mut kept = Kept::default();
+        for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+            let what = match entry.file_name().to_str() {
+                Some("0") => "what standard input comes from".to_string(),
+                Some("1") => "what standard output goes to".to_string(),
+                Some("2") => "what standard error goes to".to_string(),
+                name => format!("open as file descriptor {}", name.unwrap_or_default()),
+            };
+            if let Some(file) = std::fs::metadata(entry.path()).ok().filter(|file| file.is_file()) {
+                kept.files.push((file.dev(), file.ino(), what));
+            }
+        }
+        kept
+    }
+
     /// Adds a file, where there is one; `what` it is for the work (`the description`).
     pub fn add(&mut self, what: &str, path: &Path) {
         if let Ok(file) = std::fs::metadata(path) {
-            self.files.push((file.dev(), file.ino(), format!("{what} {}", path.display())));
+            self.files.push((file.dev(), file.ino(), format!("{what} {}, which is read", place(path))));
         }
     }
 
@@ -49,13 +67,20 @@ pub fn is_stream(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|m| m.file_type().is_char_device() || m.file_type().is_fifo())
 }
 
+/// Whether standard output goes to what is there, as to `/dev/stdout`.
+pub fn is_stdout(path: &Path) -> bool {
+    let there = std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let stdout = rustix::fs::fstat(rustix::stdio::stdout()).map(|file| (file.st_dev, file.st_ino)).ok();
+    there.is_some() && there == stdout
+}
+
 impl Target {
     /// Looks at the place that `path` names. Errors: a file in `kept`; a folder, a device, a link to nothing; no
     /// permission to write there.
     pub fn new(path: &Path, kept: &Kept) -> Result<Target> {
         let end = if path.as_os_str().as_bytes().ends_with(b"/") { None } else { path.file_name() };
         let Some(_) = end.filter(|_| !path.is_dir()) else {
-            return Err(Error::new(ErrorKind::Usage, format!("{} is a folder", path.display()))
+            return Err(Error::new(ErrorKind::Usage, format!("{} is a folder", place(path)))
                 .help("name a file with `-o`"));
         };
         let place = followed(path)?;
@@ -89,9 +114,9 @@ impl Target {
 
     /// Errors where what is there now may not be replaced.
     pub(super) fn check(&self, old: &Stat) -> Result<()> {
-        let shown = self.path.display();
+        let shown = place(&self.path);
         if let Some(what) = self.kept.find(old) {
-            let message = format!("{shown} is {what}, which is read: it would be lost");
+            let message = format!("{shown} is {what}: it would be lost");
             return Err(Error::new(ErrorKind::Usage, message).help("name another file with `-o`"));
         }
         if FileType::from_raw_mode(old.st_mode) != FileType::RegularFile {
@@ -111,7 +136,7 @@ fn followed(path: &Path) -> Result<PathBuf> {
     // The kernel follows it first: it may refuse a link that another user has put into a shared folder.
     std::fs::metadata(path).and_then(|_| std::fs::canonicalize(path)).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {
-            let message = format!("{} is a symbolic link to a file that does not exist", path.display());
+            let message = format!("{} is a symbolic link to a file that does not exist", place(path));
             Error::new(ErrorKind::Usage, message).help("remove the link, or name its target with `-o`")
         }
         _ => Error::io("write", path, e),
@@ -137,11 +162,11 @@ fn open_folder(folder: &Path) -> Result<(OwnedFd, bool), Errno> {
 fn outside(path: &Path, folder: &Path, error: Errno) -> Error {
     match error {
         Errno::NOENT => {
-            let message = format!("cannot write {}: there is no folder {}", path.display(), folder.display());
+            let message = format!("cannot write {}: there is no folder {}", place(path), place(folder));
             Error::input(message).help("make the folder, or name another one with `-o`")
         }
         Errno::NOTDIR => {
-            let message = format!("cannot write {}: {} is no folder", path.display(), folder.display());
+            let message = format!("cannot write {}: {} is no folder", place(path), place(folder));
             Error::input(message).help("name a file with `-o`")
         }
         _ => Error::io("write", path, error.into()),

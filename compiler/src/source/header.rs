@@ -13,11 +13,14 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 
 use super::sniff;
 use crate::error::{Error, Result};
+use crate::words::{place, shortened};
 
 /// Bytes of the header's length, which stands first.
 const LENGTH: u64 = 8;
 /// Most bytes of a header, as the format says.
 pub const MOST_HEADER_BYTES: u64 = 100_000_000;
+/// Most bytes of a tensor's name: those of models have a few dozen.
+pub const MOST_NAME_BYTES: usize = 4096;
 /// Most dimensions of a tensor.
 const MOST_DIMS: usize = 8;
 
@@ -35,7 +38,7 @@ pub struct Entry {
 /// Reads and checks the header of an open file. Errors: everything else than a whole safetensors file, with
 /// what it seems to be.
 pub fn read(path: &Path, file: &File) -> Result<BTreeMap<String, Entry>> {
-    let shown = path.display();
+    let shown = place(path);
     let size = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
     let mut first = [0u8; 512];
     let sample = size.min(first.len() as u64) as usize;
@@ -67,9 +70,15 @@ pub fn read(path: &Path, file: &File) -> Result<BTreeMap<String, Entry>> {
     let fault = |message: String| Err(Error::input(format!("{shown}: {message}")).help(AGAIN));
     let mut tensors = BTreeMap::new();
     for (name, raw) in header.tensors {
+        if name.len() > MOST_NAME_BYTES {
+            let (bytes, begin) = (name.len(), shortened(&name));
+            return fault(format!(
+                "the name of tensor `{begin}` has {bytes} bytes, {MOST_NAME_BYTES} are the most"
+            ));
+        }
         match raw.entry(data) {
             Ok(entry) => tensors.insert(name, entry),
-            Err(message) => return fault(format!("tensor `{name}` {message}")),
+            Err(message) => return fault(format!("tensor `{}` {message}", shortened(&name))),
         };
     }
     let end = match contiguous(&tensors, data) {
@@ -88,7 +97,7 @@ pub fn read(path: &Path, file: &File) -> Result<BTreeMap<String, Entry>> {
 const AGAIN: &str = "the file is damaged or was not written whole: copy or export it again";
 
 fn truncated(path: &Path, expected: u64, found: u64) -> Error {
-    let shown = path.display();
+    let shown = place(path);
     Error::input(format!(
         "{shown} is not a whole safetensors file: at least {expected} bytes are expected, it has {found}"
     ))
@@ -104,8 +113,8 @@ fn malformed(path: &Path, error: &serde_json::Error) -> Error {
     } else {
         AGAIN
     };
-    let text = crate::frontend::shortened(text);
-    Error::input(format!("the header of {} is not a safetensors header: {text}", path.display())).help(help)
+    let text = shortened(text);
+    Error::input(format!("the header of {} is not a safetensors header: {text}", place(path))).help(help)
 }
 
 /// Where the data ends. Errors: tensors that overlap, or leave bytes between them.
@@ -119,7 +128,8 @@ fn contiguous(tensors: &BTreeMap<String, Entry>, data: u64) -> Result<u64, Strin
             let what =
                 if at < end { "overlaps the tensor before it" } else { "leaves bytes before it unused" };
             return Err(format!(
-                "tensor `{name}` begins at byte {at} of the data and {what}, which ends at {end}"
+                "tensor `{}` begins at byte {at} of the data and {what}, which ends at {end}",
+                shortened(name)
             ));
         }
         end = entry.bytes.end;
@@ -220,10 +230,12 @@ impl<'de> Deserialize<'de> for Header {
                         header.compiled = items.next_value::<Metadata>()?.compiled;
                         continue;
                     }
-                    let (raw, shown) = (items.next_value()?, name.clone());
-                    if header.tensors.insert(name, raw).is_some() {
-                        return Err(serde::de::Error::custom(format!("tensor `{shown}` is there twice")));
+                    let raw = items.next_value()?;
+                    if header.tensors.contains_key(&name) {
+                        let message = format!("tensor `{}` is there twice", shortened(&name));
+                        return Err(serde::de::Error::custom(message));
                     }
+                    header.tensors.insert(name, raw);
                 }
                 Ok(header)
             }
@@ -252,8 +264,10 @@ impl<'de> Deserialize<'de> for Metadata {
                 while let Some(key) = items.next_key::<String>()? {
                     compiled |= key == hyc_ir::artefact::VERSION_KEY;
                     if let Kind(Some(kind)) = items.next_value()? {
-                        let message =
-                            format!("`__metadata__` holds `{key}`, which is {kind} and not a string");
+                        let message = format!(
+                            "`__metadata__` holds `{}`, which is {kind} and not a string",
+                            shortened(&key)
+                        );
                         return Err(serde::de::Error::custom(message));
                     }
                 }

@@ -3,11 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use super::header::MOST_HEADER_BYTES;
+use super::header::{MOST_HEADER_BYTES, MOST_NAME_BYTES};
 use crate::error::{Error, Result};
-
-/// Names listed in an error.
-const SHOWN: usize = 12;
+use crate::words::{listed, place, shortened};
 
 /// Which file holds which tensor.
 pub struct Index {
@@ -34,7 +32,7 @@ impl Index {
 
     /// Reads an index. Errors: one that is no JSON, has no `weight_map`, or names files outside its folder.
     pub fn read(path: &Path) -> Result<Index> {
-        let shown = path.display();
+        let shown = place(path);
         let size = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
         if size > MOST_HEADER_BYTES {
             return Err(Error::input(format!("{shown} has {size} bytes: no index is that large")));
@@ -42,8 +40,7 @@ impl Index {
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         let json: Json = serde_json::from_slice(bytes).map_err(|e| {
-            let text = e.to_string();
-            let text = crate::frontend::shortened(&text);
+            let text = shortened(&e.to_string()).into_owned();
             Error::input(format!("{shown} is no index of weight files: {text}"))
                 .help("an index is JSON with `weight_map`, from each tensor's name to the name of its file")
         })?;
@@ -51,9 +48,16 @@ impl Index {
         for shard in index.shards() {
             let plain = Path::new(shard).components().all(|part| matches!(part, Component::Normal(_)));
             if shard.is_empty() || !plain || shard.contains('\0') {
+                let shard = shortened(shard);
                 return Err(Error::input(format!("{shown} names `{shard}`, which is no file beside it"))
                     .help("the shards of an index lie in its folder"));
             }
+        }
+        if let Some(name) = index.map.keys().find(|name| name.len() > MOST_NAME_BYTES) {
+            let (bytes, begin) = (name.len(), shortened(name));
+            return Err(Error::input(format!(
+                "{shown}: the name of tensor `{begin}` has {bytes} bytes, {MOST_NAME_BYTES} are the most"
+            )));
         }
         if index.map.is_empty() {
             return Err(Error::input(format!("{shown} names no tensors: its `weight_map` is empty")));
@@ -80,7 +84,7 @@ impl Index {
         }
         let message = format!(
             "{} names {} files, of which {} not there: {}",
-            self.path.display(),
+            place(&self.path),
             all.len(),
             if missing.len() == 1 { "one is".to_string() } else { format!("{} are", missing.len()) },
             listed(&missing, ", ")
@@ -103,18 +107,7 @@ impl Index {
         if faults.is_empty() {
             return Ok(());
         }
-        let message =
-            format!("{} and its files disagree:\n  {}", self.path.display(), listed(&faults, "\n  "));
+        let message = format!("{} and its files disagree:\n  {}", place(&self.path), listed(&faults, "\n  "));
         Err(Error::input(message).help("download the index and its files again, all of one revision"))
     }
-}
-
-/// The first of many, and how many more there are.
-pub fn listed(items: &[impl AsRef<str>], between: &str) -> String {
-    let shown: Vec<&str> = items.iter().take(SHOWN).map(AsRef::as_ref).collect();
-    let mut list = shown.join(between);
-    if items.len() > SHOWN {
-        list.push_str(&format!("{between}and {} more", items.len() - SHOWN));
-    }
-    list
 }

@@ -18,10 +18,10 @@ use hyc_ir::plan::{Elem, Plan};
 use hyc_ir::{Graph, Op, Type};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::words::{listed, place, shortened};
 use header::Entry;
 use index::Index;
 
-pub use index::listed;
 pub use names::{Names, Pattern, Rename};
 
 /// Something that gives a tensor's rows as f32.
@@ -176,18 +176,15 @@ impl WeightSource {
         if let Some((other, _)) =
             self.files.iter().find(|(_, other)| this.is_some() && identity(other) == this)
         {
-            let message = format!("{} is given twice, also as {}", path.display(), other.display());
+            let message = format!("{} is given twice, also as {}", place(path), place(other));
             return Err(Error::input(message).help("name each weight file once, or their index alone"));
         }
         for (name, entry) in header::read(path, &file)? {
             let tensor = Tensor { file: self.files.len(), entry, name: name.clone() };
             if let Some(other) = self.tensors.insert(name.clone(), tensor) {
                 let first = self.files.get(other.file).map_or(path, |(path, _)| path);
-                return Err(Error::input(format!(
-                    "tensor `{name}` is in both {} and {}",
-                    first.display(),
-                    path.display()
-                )));
+                let (name, first, path) = (shortened(&name), place(first), place(path));
+                return Err(Error::input(format!("tensor `{name}` is in both {first} and {path}")));
             }
         }
         self.files.push((path.to_path_buf(), file));
@@ -218,7 +215,7 @@ impl WeightSource {
         if faults.is_empty() {
             return Ok(());
         }
-        let files: Vec<String> = self.files.iter().map(|(path, _)| path.display().to_string()).collect();
+        let files: Vec<String> = self.files.iter().map(|(path, _)| place(path)).collect();
         let message = format!(
             "the weights in {} do not fit the model:\n  {}",
             listed(&files, ", "),
@@ -300,7 +297,7 @@ fn open(path: &Path) -> Result<File> {
     if meta.is_dir() {
         let names = std::fs::read_dir(path).into_iter().flatten().flatten();
         let mut names: Vec<String> = names
-            .map(|entry| entry.path().display().to_string())
+            .map(|entry| place(&entry.path()))
             .filter(|name| name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))
             .collect();
         // An index stands for all its shards.
@@ -309,10 +306,10 @@ fn open(path: &Path) -> Result<File> {
             Some(name) => format!("name the files in it, as {name}"),
             None => "name the weight files; none in it ends in .safetensors".to_string(),
         };
-        return Err(Error::input(format!("{} is a folder", path.display())).help(help));
+        return Err(Error::input(format!("{} is a folder", place(path))).help(help));
     }
     if !meta.is_file() {
-        let message = format!("{} is a device or a pipe, which cannot be read at any place", path.display());
+        let message = format!("{} is a device or a pipe, which cannot be read at any place", place(path));
         return Err(Error::input(message).help("weights are read from files"));
     }
     File::open(path).map_err(|e| Error::io("open the weight file", path, e))
@@ -366,20 +363,20 @@ fn fits(elem: Elem, x: f32) -> bool {
 fn unfit(tensor: &Tensor, path: &Path, elem: Elem, at: u64, x: f32) -> Error {
     let cols = tensor.entry.shape.last().copied().unwrap_or(1).max(1);
     let (row, column) = (at / cols, at % cols);
-    let place = match tensor.entry.shape[..] {
+    let at = match tensor.entry.shape[..] {
         [_, rows, _] => format!("matrix {}, row {}, column {column}", row / rows.max(1), row % rows.max(1)),
         [_] => format!("element {column}"),
         _ => format!("row {row}, column {column}"),
     };
-    let (name, path) = (&tensor.name, path.display());
+    let (name, path) = (shortened(&tensor.name), place(path));
     if x.is_finite() {
         let message =
-            format!("tensor `{name}` in {path} holds {x:e} at {place}, which {elem} stores as an infinity");
+            format!("tensor `{name}` in {path} holds {x:e} at {at}, which {elem} stores as an infinity");
         return Error::input(message).help(
             "write `dtype = \"f32\"` under [weights], or export the weights again with smaller numbers",
         );
     }
-    Error::input(format!("tensor `{name}` in {path} holds {x} at {place}"))
+    Error::input(format!("tensor `{name}` in {path} holds {x} at {at}"))
         .help("weights must be finite: export them again")
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::error::Error;
+use crate::words::place;
 
 const CONVERT: &str = "load it where it was made and save its tensors as safetensors \
                        (`safetensors.torch.save_file` in Python)";
@@ -39,7 +40,7 @@ const DOWNLOAD: &str =
 /// The error of a file that begins with `first` and is clearly something else; `None` where it may be
 /// safetensors.
 pub fn other_format(path: &Path, first: &[u8]) -> Option<Error> {
-    let shown = path.display();
+    let shown = place(path);
     let is = |what: &str, help: &str| Some(Error::input(format!("{shown} is {what}")).help(help));
     if first.is_empty() {
         return is("empty", "download, copy or export it again");
@@ -80,7 +81,7 @@ fn pointer(path: &Path, first: &[u8]) -> Option<Error> {
     let size = size.map_or(String::new(), |bytes| format!(" (of {bytes} bytes)"));
     let message = format!(
         "{} is a Git LFS pointer: it stands for the weight file{size} and does not hold it",
-        path.display()
+        place(path)
     );
     Some(Error::input(message).help("run `git lfs install` and `git lfs pull` in its folder"))
 }

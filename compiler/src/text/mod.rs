@@ -10,10 +10,12 @@ use std::path::Path;
 use hyc_ir::text_settings::{MAX_TEMPLATE_BYTES, TextSettings};
 use hyc_runtime::{ChatTemplate, Tokenizer};
 
+pub use self::neighbours::NEIGHBOURS;
 use self::neighbours::{Named, Neighbours, read_text};
 use crate::error::{Error, Result};
-use crate::frontend::{AddSpecial, TemplateSource, TokenName, TokenizerDesc, distance};
+use crate::frontend::{AddSpecial, LONG_WORD, TemplateSource, TokenName, TokenizerDesc, distance};
 use crate::input;
+use crate::words;
 
 /// What of a model's text an artefact keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,22 +45,22 @@ pub fn read(desc: &TokenizerDesc, vocab: u64) -> Result<Option<Text>> {
     let there = input::open(WHAT, path)?.metadata().map_err(|e| Error::io(WHAT, path, e))?;
     let (size, most) = (there.len(), Tokenizer::most_bytes(vocab));
     if size > most {
-        let message =
-            format!("{} has {size} bytes: a tokenizer of {vocab} entries has at most {most}", path.display());
+        let message = format!(
+            "{} has {size} bytes: a tokenizer of {vocab} entries has at most {most}",
+            words::place(path)
+        );
         return Err(Error::input(message).help("give the model the tokenizer it was trained with"));
     }
     let json = input::read(WHAT, path, most)?;
-    let tokenizer = Tokenizer::new(&json, vocab, TextSettings::default()).map_err(|e| {
-        let error = Error::from(e);
-        Error { message: format!("{}: {}", path.display(), error.message), ..error }
-    })?;
+    let tokenizer = Tokenizer::new(&json, vocab, TextSettings::default())
+        .map_err(|e| Error::from(e).within(&words::place(path)))?;
     let neighbours = Neighbours::read(path.parent().unwrap_or(Path::new("")))?;
-    let settings = resolve(desc, neighbours, &tokenizer)?;
+    let settings = resolve(desc, &neighbours, &tokenizer)?;
     settings.check().map_err(Error::input)?;
     Ok(Some(Text { tokenizer: json, settings }))
 }
 
-fn resolve(desc: &TokenizerDesc, neighbours: Neighbours, tokenizer: &Tokenizer) -> Result<TextSettings> {
+fn resolve(desc: &TokenizerDesc, neighbours: &Neighbours, tokenizer: &Tokenizer) -> Result<TextSettings> {
     let find = |named: &Named| id(named, tokenizer);
     let ours = |key: &str, token: &TokenName| Named {
         token: token.clone(),
@@ -67,11 +69,11 @@ fn resolve(desc: &TokenizerDesc, neighbours: Neighbours, tokenizer: &Tokenizer) 
     let bos = match &desc.bos {
         Some(token) if token.is_none() => None,
         Some(token) => Some(find(&ours("bos", token))?),
-        None => neighbours.bos.as_ref().map(find).transpose()?,
+        None => neighbours.bos()?.as_ref().map(find).transpose()?,
     };
     let named: Vec<Named> = match &desc.eos {
         Some(tokens) => tokens.iter().map(|token| ours("eos", token)).collect(),
-        None => neighbours.eos,
+        None => neighbours.eos()?,
     };
     let mut eos = Vec::new();
     for token in &named {
@@ -87,13 +89,13 @@ fn resolve(desc: &TokenizerDesc, neighbours: Neighbours, tokenizer: &Tokenizer) 
     let named_bos = desc.bos.is_some().then(|| bos.is_some());
     let (add_bos, add_eos) = match desc.add_special {
         AddSpecial::Never => (None, None),
-        AddSpecial::Always => (bos.map(|_| true), said(neighbours.add_eos, !eos.is_empty(), "eos")?),
+        AddSpecial::Always => (bos.map(|_| true), said(neighbours.add_eos()?, !eos.is_empty(), "eos")?),
         AddSpecial::Auto => (
             match named_bos {
                 Some(add) => add.then_some(true),
-                None => said(neighbours.add_bos, bos.is_some(), "bos")?,
+                None => said(neighbours.add_bos()?, bos.is_some(), "bos")?,
             },
-            said(neighbours.add_eos, !eos.is_empty(), "eos")?,
+            said(neighbours.add_eos()?, !eos.is_empty(), "eos")?,
         ),
     };
     Ok(TextSettings {
@@ -102,7 +104,7 @@ fn resolve(desc: &TokenizerDesc, neighbours: Neighbours, tokenizer: &Tokenizer) 
         post_process: desc.add_special != AddSpecial::Never,
         add_bos,
         add_eos,
-        chat_template: template(desc, neighbours.chat_template)?,
+        chat_template: template(desc, neighbours)?,
     })
 }
 
@@ -126,12 +128,14 @@ fn id(named: &Named, tokenizer: &Tokenizer) -> Result<u32> {
             let special = tokenizer.special_spellings();
             let near = special.iter().min_by_key(|other| distance(text, other));
             let near = near.filter(|other| distance(text, other) <= 2 + text.chars().count() / 3);
+            let near = near.filter(|_| text.len() <= LONG_WORD);
+            let text = words::shortened(text);
             Error::input(format!("{}: the tokenizer has no token `{text}`", named.place)).help(match near {
                 Some(near) => format!("did you mean `{near}`?"),
                 None if special.is_empty() => "the tokenizer has no special tokens".to_string(),
                 None => {
-                    let few: Vec<&str> = special.iter().take(12).map(String::as_str).collect();
-                    format!("its special tokens are: {}", few.join(", "))
+                    let few = special.get(..12).unwrap_or(&special);
+                    format!("its special tokens are: {}", words::listed(few, ", "))
                 }
             })
         }),
@@ -139,28 +143,27 @@ fn id(named: &Named, tokenizer: &Tokenizer) -> Result<u32> {
 }
 
 /// The chat template, which parses. An empty one is none.
-fn template(desc: &TokenizerDesc, neighbour: Option<(String, String)>) -> Result<Option<String>> {
-    let (text, place) = match (&desc.chat_template, neighbour) {
-        (Some(TemplateSource::Text(text)), _) => (text.clone(), "`chat_template` in [tokenizer]".to_string()),
-        (Some(TemplateSource::File(path)), _) => {
+fn template(desc: &TokenizerDesc, neighbours: &Neighbours) -> Result<Option<String>> {
+    let (text, place) = match &desc.chat_template {
+        Some(TemplateSource::Text(text)) => (text.clone(), "`chat_template` in [tokenizer]".to_string()),
+        Some(TemplateSource::File(path)) => {
             let text = read_text(path, MAX_TEMPLATE_BYTES as u64)?.ok_or_else(|| {
                 Error::input(format!(
                     "cannot read the chat template {}: there is no such file",
-                    path.display()
+                    words::place(path)
                 ))
                 .help("check `chat_template_file` under [tokenizer]")
             })?;
-            (text, path.display().to_string())
+            (text, words::place(path))
         }
-        (None, Some(neighbour)) => neighbour,
-        (None, None) => return Ok(None),
+        None => match neighbours.chat_template()? {
+            Some(neighbour) => neighbour,
+            None => return Ok(None),
+        },
     };
     if text.is_empty() {
         return Ok(None);
     }
-    ChatTemplate::new(&text).map_err(|e| {
-        let error = Error::from(e);
-        Error { message: format!("{place}: {}", error.message), ..error }
-    })?;
+    ChatTemplate::new(&text).map_err(|e| Error::from(e).within(&place))?;
     Ok(Some(text))
 }

@@ -19,6 +19,12 @@ fn tokenizer() -> Value {
     })
 }
 
+/// The same without tokens that are well known to end a text.
+fn endless() -> Value {
+    let text = tokenizer().to_string();
+    serde_json::from_str(&text.replace("</s>", "</z>").replace("<|im_end|>", "<|z|>")).unwrap()
+}
+
 /// The settings of a tokenizer with these files beside it.
 fn settings(files: &[(&str, &str)], edit: impl FnOnce(&mut TokenizerDesc)) -> Result<TextSettings> {
     let folder = tempfile::tempdir().unwrap();
@@ -164,6 +170,76 @@ fn faults_name_file_and_key() {
     assert!(settings(&[], file).unwrap_err().message.contains("no such file"));
     let many = vec![TokenName::Id(1); 3];
     assert_eq!(settings(&[], |desc| desc.eos = Some(many)).unwrap().eos, [1]);
+}
+
+/// What an error advises to write under [tokenizer] is enough: the neighbour's fault does not count any more.
+#[test]
+fn advice_that_is_followed_helps() {
+    type Edit = fn(&mut TokenizerDesc);
+    /// File, content, and what its error advises with what that is.
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, Edit)]);
+    let (config, generation) = ("tokenizer_config.json", "generation_config.json");
+    let bos: Edit = |desc| desc.bos = Some(named("<s>"));
+    let no_bos: Edit = |desc| desc.bos = Some(named(""));
+    let eos: Edit = |desc| desc.eos = Some(vec![TokenName::Id(3)]);
+    let no_eos: Edit = |desc| desc.eos = Some(vec![]);
+    let add: Edit = |desc| desc.add_special = AddSpecial::Always;
+    let add_none: Edit = |desc| desc.add_special = AddSpecial::Never;
+    let template: Edit = |desc| desc.chat_template = Some(TemplateSource::Text("y".into()));
+    let in_file: Edit = |desc| {
+        let path = desc.file.as_ref().unwrap().with_file_name("ours.jinja");
+        std::fs::write(&path, "z").unwrap();
+        desc.chat_template = Some(TemplateSource::File(path));
+    };
+    let long = "x".repeat(MAX_TEMPLATE_BYTES + 1);
+    let cases: &[Case<'_>] = &[
+        (config, r#"{"bos_token": 1}"#, &[("`bos`", bos), ("`bos`", no_bos)]),
+        (config, r#"{"eos_token": {"text": "x"}}"#, &[("`eos`", eos), ("`eos`", no_eos)]),
+        (generation, r#"{"bos_token_id": "2"}"#, &[("`bos`", bos), ("`bos`", no_bos)]),
+        (generation, r#"{"eos_token_id": -1}"#, &[("`eos`", eos), ("`eos`", no_eos)]),
+        (config, r#"{"add_bos_token": "yes"}"#, &[("`bos`", bos), ("`add_special`", add), ("", add_none)]),
+        (config, r#"{"add_eos_token": 1}"#, &[("`add_special = false`", add_none)]),
+        (config, r#"{"add_bos_token": true}"#, &[("`bos`", bos), ("`add_special = false`", add_none)]),
+        (
+            config,
+            r#"{"add_eos_token": true, "eos_token": null}"#,
+            &[("`eos`", eos), ("`add_special = false`", add_none)],
+        ),
+        (
+            config,
+            r#"{"chat_template": 5}"#,
+            &[("`chat_template`", template), ("`chat_template_file`", in_file)],
+        ),
+        (
+            config,
+            r#"{"chat_template": []}"#,
+            &[("`chat_template`", template), ("`chat_template_file`", in_file)],
+        ),
+        (
+            config,
+            r#"{"chat_template": [{"name": "rag", "template": "a"}]}"#,
+            &[("`chat_template_file`", in_file)],
+        ),
+        ("chat_template.jinja", &long, &[("`chat_template`", template), ("`chat_template_file`", in_file)]),
+    ];
+    for (file, text, ways) in cases {
+        let no_end = text.contains("null");
+        let settings = |edit: Edit| {
+            settings(&[(file, text)], |desc| {
+                if no_end {
+                    std::fs::write(desc.file.as_ref().unwrap(), endless().to_string()).unwrap();
+                }
+                edit(desc);
+            })
+        };
+        let error = settings(|_| {}).unwrap_err();
+        let help = error.help.unwrap_or_default();
+        for (word, edit) in *ways {
+            assert!(help.contains(word) && help.contains("under [tokenizer]"), "{file}: {help}");
+            let found = settings(*edit);
+            assert!(found.is_ok(), "{file} {word}: {}", found.unwrap_err().message);
+        }
+    }
 }
 
 #[test]

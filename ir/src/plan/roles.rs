@@ -304,8 +304,8 @@ impl StepOp {
         }
     }
 
-    /// Whether the op's own sizes can be: heads that share out evenly, a window of some tokens, fewer chosen than there
-    /// are.
+    /// Whether the op's own sizes and numbers can be: heads that share out evenly, a window of some tokens, fewer chosen
+    /// than there are, an eps above zero.
     pub fn is_possible(&self) -> bool {
         let shape = |s: &AttnShape| {
             let sizes = [s.heads, s.kv_heads, s.qk_dim, s.v_dim];
@@ -314,9 +314,17 @@ impl StepOp {
         let lists = |s: &AttnShape, select: &SelectShape| {
             shape(s) && select.kv_heads == s.kv_heads && select.blocks > 0
         };
-        let rotates = |rope: &super::RopeSpec, dim| rope.dims % 2 == 0 && (2..=dim).contains(&rope.dims);
+        let rotates = |rope: &super::RopeSpec, dim| {
+            let numbers = rope.dims % 2 == 0 && (2..=dim).contains(&rope.dims);
+            numbers && crate::is_positive_f32(rope.theta)
+        };
+        let norms = |eps: &Option<f64>| eps.is_none_or(crate::is_positive_f32);
         match self {
-            StepOp::QkvAppend { shape: s, rope, .. } => shape(s) && rotates(rope, s.qk_dim),
+            StepOp::QkvAppend { shape: s, rope, norm, qk_norm, .. } => {
+                shape(s) && rotates(rope, s.qk_dim) && norms(norm) && norms(qk_norm)
+            }
+            StepOp::RmsNorm { eps, .. } => crate::is_positive_f32(*eps),
+            StepOp::Linear { norm, .. } => norms(norm),
             StepOp::Rope { dim, rope, .. } => rotates(rope, *dim),
             StepOp::Gate { mode, .. } => *mode != GateMode::None,
             StepOp::FullAttention { shape: s, .. } => shape(s),
@@ -328,8 +336,6 @@ impl StepOp {
             | StepOp::ExpertsUp { experts, active, .. }
             | StepOp::ExpertsDown { experts, active, .. } => *active > 0 && active <= experts,
             StepOp::Embed { .. }
-            | StepOp::RmsNorm { .. }
-            | StepOp::Linear { .. }
             | StepOp::Append { .. }
             | StepOp::Add { .. }
             | StepOp::SiluMul { .. }

@@ -55,14 +55,14 @@ pub fn parse(text: &str) -> Result<Graph, Vec<ParseError>> {
     };
     let mut pending: Vec<(usize, OpLine<'_>)> = Vec::new();
     for (number, line) in lines {
-        if pending.len() >= MAX_OPS {
-            let message = format!("more than {MAX_OPS} ops");
-            errors.push(ParseError { line: number, column: 1, message, help: None });
-        }
-        if errors.len() >= 100 || pending.len() >= MAX_OPS {
+        if errors.len() >= 100 {
             break;
         }
         match op_line(line) {
+            Ok(Some(_)) if pending.len() == MAX_OPS => {
+                errors.push(error_at(number, Fail::new(1, format!("more than {MAX_OPS} ops"))));
+                break;
+            }
             Ok(Some(op)) => pending.push((number, op)),
             Ok(None) => {}
             Err(fail) => errors.push(error_at(number, fail)),

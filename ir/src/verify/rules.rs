@@ -24,7 +24,7 @@ pub fn check(graph: &Graph, id: OpId, report: &mut dyn FnMut(&'static str, Strin
 fn attributes(op: &Op) -> Result<(), Fault> {
     for (key, value) in op.attrs() {
         let bad = match (key, &value) {
-            ("eps" | "norm" | "qk_norm" | "theta", crate::Attr::Float(x)) => !(x.is_finite() && *x > 0.0),
+            ("eps" | "norm" | "qk_norm" | "theta", crate::Attr::Float(x)) => !crate::is_positive_f32(*x),
             ("owner", _) => false,
             (_, crate::Attr::Int(n)) => *n == 0 || *n > 1 << 40,
             _ => false,

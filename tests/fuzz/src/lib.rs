@@ -12,7 +12,7 @@ pub fn compile(graph: Graph) {
         arch: std::env::consts::ARCH.into(),
         features: vec![],
     };
-    if let Ok(compiled) = hyc_passes::run(graph, &options, &mut |_| {}) {
+    if let Ok(compiled) = hyc_passes::run(graph, &options, &mut |_| true) {
         compiled.plan.verify().expect("the passes make valid plans");
         let text = serde_json::to_string(&compiled.plan).expect("a plan is JSON");
         let again = serde_json::from_str(&text).expect("a plan's JSON is a plan");

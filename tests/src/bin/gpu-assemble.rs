@@ -186,7 +186,7 @@ fn assemble(args: &Args, path: &Path) -> Result<Assembled, String> {
     let fail = |e: hyc::error::Error| format!("{}: {}", path.display(), e.message);
     let mut input = driver::load_input(path).map_err(fail)?;
     input.graph.header.target = "sm_90a".into();
-    let mut plan = driver::lower(input.graph, CpuTarget::host().level, &mut |_| {}).map_err(fail)?.plan;
+    let mut plan = driver::lower(input.graph, CpuTarget::host().level, &mut |_| Ok(())).map_err(fail)?.plan;
     let ptx = driver::gpu_code(&mut plan).map_err(fail)?.text;
     let file = args.out.join(format!("{}.ptx", plan.model.name));
     std::fs::write(&file, &ptx).map_err(|e| format!("{}: {e}", file.display()))?;

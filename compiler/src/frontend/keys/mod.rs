@@ -81,7 +81,7 @@ pub enum Type {
     Between(i64, i64),
     /// A multiple of the first, at most the second.
     Multiple(i64, i64),
-    /// A finite number above zero.
+    /// A number above zero, and finite, as an f32.
     Positive,
     /// A setting of sampling, both ends of its range included.
     Within(Range),

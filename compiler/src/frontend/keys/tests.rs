@@ -102,7 +102,10 @@ fn types_are_those_of_the_reader() {
                 assert!(!range.whole || faults("1.5").contains(&range.wanted()), "{}", key.name);
             }
             Type::Seed => assert!(faults("-1").contains("from 0 to"), "{}", key.name),
-            Type::Positive => assert!(faults("0.0").contains("above 0"), "{}", key.name),
+            // An f32 has neither of the last two.
+            Type::Positive => ["0.0", "-1.0", "inf", "nan", "1e300", "1e-300"].iter().for_each(|x| {
+                assert!(faults(x).contains("above 0 and finite as an f32"), "{} = {x}", key.name);
+            }),
             Type::Name => assert!(faults("\"a/b\"").contains("becomes a file name")),
             // Of the targets, those that this build carries are offered.
             Type::Word(_) if key.name == "kind" && section.name == "target" => {

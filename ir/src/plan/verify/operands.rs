@@ -12,7 +12,7 @@ pub fn check(plan: &Plan, step: &Step, roles: &[Role], report: &mut Report) {
         report.add(&step.name, "its layer is not one of the model's");
     }
     if !step.op.is_possible() {
-        return report.add(&step.name, "the op's sizes are not possible");
+        return report.add(&step.name, "the op's sizes or numbers are not possible");
     }
     // The runtime checks token ids against the model's vocabulary.
     if let StepOp::Embed { vocab, .. } = step.op

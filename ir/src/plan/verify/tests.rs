@@ -223,6 +223,22 @@ fn operands() {
     });
     broken("operand `cache`", |p| p.caches[0].v_dim = 16);
     broken("operand `sel`", |p| p.buffers[3].selection = None);
+    for bad in [0.0, -1.0, 1e300, 1e-300, f64::INFINITY, f64::NAN] {
+        broken("are not possible", |p| {
+            let op = StepOp::Linear { inn: 16, out: 32, norm: Some(bad), epilogue: Epilogue::Store };
+            p.steps
+                .iter_mut()
+                .filter(|s| matches!(s.op, StepOp::Linear { .. }))
+                .for_each(|s| s.op = op.clone());
+        });
+        broken("are not possible", |p| {
+            for step in &mut p.steps {
+                if let StepOp::QkvAppend { rope, .. } = &mut step.op {
+                    rope.theta = bad;
+                }
+            }
+        });
+    }
     broken("its grid", |p| p.steps[2].grid.per = 3);
     broken("operands for", |p| {
         p.steps[4].operands.pop();
@@ -270,10 +286,10 @@ fn indices_come_from_who_makes_them() {
     });
     // A selection of as many blocks.
     wrong("operand `index`", |p| p.steps[8].operands[1] = Operand::Buffer(BufferId(3)));
-    wrong("sizes are not possible", |p| {
+    wrong("sizes or numbers are not possible", |p| {
         p.steps[8].op = StepOp::ExpertsUp { experts: 4, active: 5, inn: 16, ffn: 8 };
     });
-    broken("sizes are not possible", |p| {
+    broken("sizes or numbers are not possible", |p| {
         p.steps[3].op = StepOp::SparseAttention {
             shape: SHAPE,
             select: SelectShape { kv_heads: 2, ..SELECT },
