@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::hyc_binary;
+use hyc_ir::text_settings::MAX_TEMPLATE_BYTES;
 use hyc_tests::{root, tokenizers};
 use serde_json::{Value, json};
 
@@ -301,17 +302,17 @@ fn the_end_of_the_context_is_named() {
 fn a_template_that_is_written_can_be_read() {
     let special = tokenizers::special(tokenizers::plain(), 4095, "<|im_end|>");
     let control = |count: usize| json!({ "chat_template": "\u{1}".repeat(count), "eos_token": "<|im_end|>" });
-    let model = Compiled::new(&special, &[("tokenizer_config.json", control(170_000))]);
+    let model = Compiled::new(&special, &[("tokenizer_config.json", control(MAX_TEMPLATE_BYTES))]);
     ok(&["inspect", model.path()]);
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     std::fs::write(at("tokenizer.json"), special.to_string()).unwrap();
-    std::fs::write(at("tokenizer_config.json"), control(200_000).to_string()).unwrap();
+    std::fs::write(at("tokenizer_config.json"), control(MAX_TEMPLATE_BYTES + 1).to_string()).unwrap();
     let tiny = root().join("examples/tiny-hysparse/model.toml");
     let args = ["compile", tiny.to_str().unwrap(), "--tokenizer", &at("tokenizer.json"), "-o", &at("m.hyc")];
     let output = hyc(&args);
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(3) && text.contains("bytes as JSON"), "{text}");
+    assert!(output.status.code() == Some(3) && text.contains("the chat template has"), "{text}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod stack;
 use std::io;
 use std::time::SystemTime;
 
+use hyc_ir::text_settings::MAX_TEMPLATE_BYTES;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
@@ -19,8 +20,6 @@ use self::shield::Shield;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tokenizer::Tokenizer;
 
-/// Bytes of a template; the published ones have up to some twenty thousand.
-const MAX_SOURCE: usize = 64 << 10;
 /// Operators of a template: the parser takes time by the square of a chain's length.
 const MAX_OPERATORS: usize = 8192;
 /// Steps that a template may take, beside those for each message, and for each byte of them. A step also pays for 64
@@ -83,8 +82,9 @@ impl ChatTemplate {
 
     /// A template of this text. Errors: it does not parse; the line is named.
     pub fn new(source: &str) -> Result<ChatTemplate> {
-        if source.len() > MAX_SOURCE {
-            let message = format!("the chat template has {} bytes, at most {MAX_SOURCE} fit", source.len());
+        if source.len() > MAX_TEMPLATE_BYTES {
+            let bytes = source.len();
+            let message = format!("the chat template has {bytes} bytes: more than {MAX_TEMPLATE_BYTES}");
             return Err(Error::new(ErrorKind::BadInput, message));
         }
         if source.bytes().filter(|byte| b"~+*/".contains(byte)).count() > MAX_OPERATORS {
