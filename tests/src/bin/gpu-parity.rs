@@ -52,8 +52,6 @@ const BF16: Limits = Limits { golden: 2e-2, own: 2e-2 };
 const BF16_BLOCKS: Limits = Limits { golden: 1.2e-1, own: 1.2e-1 };
 /// Or between experts.
 const BF16_EXPERTS: Limits = Limits { golden: 1.6e-1, own: 1.6e-1 };
-/// Models whose golden tensors PyTorch rounded after every op; those of the others are of f32 or f64.
-const ROUNDED: [&str; 2] = ["dense-bf16", "moe-bf16"];
 /// PyTorch's token may be another where it was less than this above the next, all arithmetic being in f32.
 const TIE: f32 = 1e-3;
 /// Tokens of a model that has no golden tensors.
@@ -79,13 +77,14 @@ fn rounds(plan: &Plan) -> bool {
 const F32_NAME: &str = "-f32";
 
 fn limits(plan: &Plan) -> Limits {
-    let chooses = |step: &Step| match step.op {
-        StepOp::OracleAttention { select, .. } => select.blocks * select.block < plan.model.max_context,
-        StepOp::Router { experts, active } => active < experts,
-        _ => false,
+    let blocks = |step: &Step| {
+        matches!(step.op, StepOp::OracleAttention { select, .. }
+        if select.blocks * select.block < plan.model.max_context)
     };
+    let experts = |step: &Step| matches!(step.op, StepOp::Router { experts, active } if active < experts);
     match rounds_products(plan) {
-        true if plan.steps.iter().any(chooses) => BF16_CHOOSING,
+        true if plan.steps.iter().any(experts) => BF16_EXPERTS,
+        true if plan.steps.iter().any(blocks) => BF16_BLOCKS,
         true => BF16,
         false if rounds(plan) => F32_BF16_KV,
         false => F32,
@@ -98,13 +97,10 @@ fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
     if name.starts_with("tiny-hysparse") {
         return planted(args, &model, name, table);
     }
-    let mut limits = limits(model.plan());
+    let limits = limits(model.plan());
     let described = name.strip_suffix(F32_NAME).unwrap_or(name);
     let golden = args.root.join("tests/golden").join(described).join("golden.safetensors");
     let golden = golden.exists().then(|| Golden::open(&golden));
-    if ROUNDED.contains(&described) {
-        limits.golden = BF16.golden;
-    }
     let tokens = golden.as_ref().map_or_else(|| random_tokens(model.plan()), tokens);
     let mut session = Session::new(&model, &SessionOptions::default()).map_err(text)?;
     let whole = run(&mut session, &tokens).map_err(text)?;
