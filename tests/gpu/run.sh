@@ -36,11 +36,12 @@ for packed in cases goldens models tiny; do
 done
 check=("$folder/bin/gpu-check" "$folder/cases" --seed "$seed")
 
-# A sanitizer's run of the small cases: one thread at a time on the GPU, and long waits are no hang.
+# A sanitizer's run of the small cases: one thread at a time on the GPU, and long waits are no hang. The driver
+# assembles: compute-sanitizer follows every child, and 2025.3 dies of many ptxas that start at once.
 sanitize() {
   local tool=$1
   shift
-  compute-sanitizer --tool "$tool" --target-processes all --error-exitcode 9 "${check[@]}" --small --timeout 300 "$@"
+  compute-sanitizer --tool "$tool" --target-processes all --error-exitcode 9 "${check[@]}" --small --jit --timeout 300 "$@"
 }
 
 run() {
