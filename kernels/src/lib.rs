@@ -5,4 +5,5 @@ pub mod cpu;
 pub mod gpu;
 #[cfg(feature = "llvm")]
 pub mod mlir;
+mod operands;
 pub mod reference;

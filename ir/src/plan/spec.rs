@@ -21,6 +21,13 @@ pub struct KernelSpec {
     pub max_context: u64,
 }
 
+impl KernelSpec {
+    /// Where the operand of this name stands, by [`StepOp::roles`]; `None` where the op has none of that name.
+    pub fn at(&self, name: &str) -> Option<usize> {
+        self.op.roles().iter().position(|role| role.name == name)
+    }
+}
+
 /// The constants of one operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

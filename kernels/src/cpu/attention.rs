@@ -9,10 +9,9 @@
 
 use cranelift_codegen::ir::Value;
 use cranelift_codegen::ir::condcodes::IntCC;
-use hyc_ir::plan::{AttnShape, CacheSpec, GateMode, KernelSpec, SelectShape};
+use hyc_ir::plan::{AttnShape, GateMode, KernelSpec, SelectShape};
 
 use super::emit::Emit;
-use super::kernel::{cache, stride};
 use super::paged::page;
 use super::softmax::{Softmax, Span};
 use super::topk;
@@ -28,15 +27,15 @@ pub struct Item {
     pool: Value,
 }
 
-/// Runs `body` for each item of the grid.
-fn items(e: &mut Emit<'_>, spec: &KernelSpec, shape: AttnShape, body: impl FnOnce(&mut Emit<'_>, Item)) {
-    let (q, pool) = (e.operand(0), e.operand(1));
+/// Runs `body` for each item of the grid, over this cache.
+fn items(e: &mut Emit<'_>, cache: &str, shape: AttnShape, body: impl FnOnce(&mut Emit<'_>, Item)) {
+    let (q, pool) = (e.operand("q"), e.operand(cache));
     let (begin, end) = (e.begin, e.end);
     let group = shape.heads / shape.kv_heads;
     e.each(begin, end, 1, |e, item| {
         let (row, kv_head) = e.div_rem(item, shape.kv_heads);
         let (position, sequence) = (e.position(row), e.sequence(row));
-        let q = e.at(q, row, stride(spec, 0));
+        let q = e.at(q, row, e.stride("q"));
         let q = e.at(q, kv_head, 4 * group * shape.qk_dim);
         body(e, Item { row, kv_head, position, sequence, q, pool });
     });
@@ -86,54 +85,53 @@ fn window_start(e: &mut Emit<'_>, item: Item, width: u64) -> Value {
     e.max(first, zero)
 }
 
-/// The address of the item's list in selection operand `at`.
-fn list(e: &mut Emit<'_>, spec: &KernelSpec, item: Item, at: usize, select: SelectShape) -> Value {
-    let base = e.operand(at);
-    let row = e.at(base, item.row, stride(spec, at));
+/// The address of the item's list in the selection.
+fn list(e: &mut Emit<'_>, item: Item, select: SelectShape) -> Value {
+    let base = e.operand("sel");
+    let row = e.at(base, item.row, e.stride("sel"));
     e.at(row, item.kv_head, 4 * select.blocks)
 }
 
-/// The logit of a head's sink, from weight operand `at`.
-fn sink(e: &mut Emit<'_>, at: Option<usize>, item: Item, group: u64, head: u64) -> Option<Value> {
-    let base = e.operand(at?);
+/// The logit of a head's sink, from the weight `name`.
+fn sink(e: &mut Emit<'_>, name: Option<&str>, item: Item, group: u64, head: u64) -> Option<Value> {
+    let base = e.operand(name?);
     let at = e.at(base, item.kv_head, 4 * group);
     Some(e.load(at, 4 * head as i32))
 }
 
-/// A gate operand, or none.
+/// What a branch is finished with.
 #[derive(Clone, Copy)]
-struct GateAt {
-    operand: usize,
-    mode: GateMode,
+struct Ending {
+    sink: Option<&'static str>,
+    gate: Option<(&'static str, GateMode)>,
+    /// Whether it adds to what stands in the output.
+    add: bool,
+}
+
+impl Ending {
+    /// Of an attention of one branch.
+    fn alone(sink: bool) -> Ending {
+        Ending { sink: sink.then_some("sink"), gate: None, add: false }
+    }
 }
 
 /// out (+)= sigmoid(gate) * acc / denominator, for all heads of the group.
-#[allow(clippy::too_many_arguments, reason = "each is one operand of the op")]
-fn write(
-    e: &mut Emit<'_>,
-    spec: &KernelSpec,
-    s: &Softmax,
-    item: Item,
-    out_at: usize,
-    sink_at: Option<usize>,
-    gate: Option<GateAt>,
-    add: bool,
-) {
+fn write(e: &mut Emit<'_>, s: &Softmax, item: Item, Ending { sink: sink_name, gate, add }: Ending) {
     let (group, v_dim) = (s.group(), s.shape.v_dim);
-    let out = e.operand(out_at);
-    let out = e.at(out, item.row, stride(spec, out_at));
+    let out = e.operand("out");
+    let out = e.at(out, item.row, e.stride("out"));
     let out = e.at(out, item.kv_head, 4 * group * v_dim);
     for head in 0..group {
-        let sink = sink(e, sink_at, item, group, head);
+        let sink = sink(e, sink_name, item, group, head);
         let closed = s.close(e, head, sink);
         let acc = s.accumulator(e, head);
         let out = e.add_const(out, (4 * head * v_dim) as i64);
-        let gates = gate.map(|gate| {
-            let base = e.operand(gate.operand);
-            let row = e.at(base, item.row, stride(spec, gate.operand));
-            let width = if gate.mode == GateMode::Head { 1 } else { v_dim };
+        let gates = gate.map(|(name, mode)| {
+            let base = e.operand(name);
+            let row = e.at(base, item.row, e.stride(name));
+            let width = if mode == GateMode::Head { 1 } else { v_dim };
             let at = e.at(row, item.kv_head, 4 * group * width);
-            (gate.mode, e.add_const(at, (4 * head * width) as i64))
+            (mode, e.add_const(at, (4 * head * width) as i64))
         });
         let mut scale = closed.scale;
         if let Some((GateMode::Head, at)) = gates {
@@ -183,20 +181,20 @@ fn write(
     }
 }
 
-/// The state for the cache that operand `at` is.
-fn softmax(e: &mut Emit<'_>, spec: &KernelSpec, shape: AttnShape, at: usize) -> Option<(Softmax, CacheSpec)> {
-    let cache = cache(spec, at)?;
-    Some((Softmax::new(e, shape, cache), cache))
+/// The state for this cache.
+fn softmax(e: &mut Emit<'_>, shape: AttnShape, cache: &str) -> Softmax {
+    let cache = e.cache(cache);
+    Softmax::new(e, shape, cache)
 }
 
 /// Emits `FullAttention`.
-pub fn emit_full(e: &mut Emit<'_>, spec: &KernelSpec, shape: AttnShape, sink: bool) {
-    let Some((s, _)) = softmax(e, spec, shape, 1) else { return };
-    items(e, spec, shape, |e, item| {
+pub fn emit_full(e: &mut Emit<'_>, shape: AttnShape, sink: bool) {
+    let s = softmax(e, shape, "cache");
+    items(e, "cache", shape, |e, item| {
         s.start(e);
         let zero = e.int(0);
         causal(e, &s, item, zero, None);
-        write(e, spec, &s, item, 2 + usize::from(sink), sink.then_some(2), None, false);
+        write(e, &s, item, Ending::alone(sink));
     });
 }
 
@@ -208,73 +206,65 @@ pub fn emit_oracle(
     sink_there: bool,
     select: SelectShape,
 ) {
-    let Some((s, cache)) = softmax(e, spec, shape, 1) else { return };
-    let (out_at, sink_at) = (2 + usize::from(sink_there), sink_there.then_some(2));
+    let s = softmax(e, shape, "cache");
+    let (cache, ending) = (s.cache, Ending::alone(sink_there));
     let blocks = spec.max_context.div_ceil(cache.page);
     let maxima = topk::Maxima::new(e, s.group(), blocks, select.blocks);
-    items(e, spec, shape, |e, item| {
+    items(e, "cache", shape, |e, item| {
         s.start(e);
         let zero = e.int(0);
         causal(e, &s, item, zero, Some((maxima.table, maxima.row_bytes)));
-        write(e, spec, &s, item, out_at, sink_at, None, false);
+        write(e, &s, item, ending);
         for head in 0..s.group() {
-            let sink = sink(e, sink_at, item, s.group(), head);
+            let sink = sink(e, ending.sink, item, s.group(), head);
             let closed = s.close(e, head, sink);
             maxima.set_lse(e, head, &closed);
         }
         let (last, _) = e.div_rem(item.position, cache.page);
         let visible = e.add_const(last, 1);
-        let to = list(e, spec, item, out_at + 1, select);
+        let to = list(e, item, select);
         maxima.select(e, visible, to);
     });
 }
 
 /// Emits `WindowAttention`.
-pub fn emit_window(e: &mut Emit<'_>, spec: &KernelSpec, shape: AttnShape, window: u64, sink: bool) {
-    let Some((s, _)) = softmax(e, spec, shape, 1) else { return };
-    items(e, spec, shape, |e, item| {
+pub fn emit_window(e: &mut Emit<'_>, shape: AttnShape, window: u64, sink: bool) {
+    let s = softmax(e, shape, "cache");
+    items(e, "cache", shape, |e, item| {
         s.start(e);
         let from = window_start(e, item, window);
         causal(e, &s, item, from, None);
-        write(e, spec, &s, item, 2 + usize::from(sink), sink.then_some(2), None, false);
+        write(e, &s, item, Ending::alone(sink));
     });
 }
 
 /// Emits `SparseAttention`.
-pub fn emit_sparse(e: &mut Emit<'_>, spec: &KernelSpec, shape: AttnShape, select: SelectShape, sink: bool) {
-    let Some((s, _)) = softmax(e, spec, shape, 1) else { return };
-    items(e, spec, shape, |e, item| {
+pub fn emit_sparse(e: &mut Emit<'_>, shape: AttnShape, select: SelectShape, sink: bool) {
+    let s = softmax(e, shape, "cache");
+    items(e, "cache", shape, |e, item| {
         s.start(e);
-        let list = list(e, spec, item, 2, select);
+        let list = list(e, item, select);
         selected(e, &s, item, list, select);
-        write(e, spec, &s, item, 3 + usize::from(sink), sink.then_some(3), None, false);
+        write(e, &s, item, Ending::alone(sink));
     });
 }
 
 /// Emits `HybridAttention`.
-pub fn emit_hybrid(
-    e: &mut Emit<'_>,
-    spec: &KernelSpec,
-    shape: AttnShape,
-    select: SelectShape,
-    window: u64,
-    mode: GateMode,
-) {
-    let (Some((far, _)), Some((near, _))) = (softmax(e, spec, shape, 1), softmax(e, spec, shape, 4)) else {
-        return;
-    };
-    let out_at = spec.operands.len() - 1;
-    let gate = |operand| (mode != GateMode::None).then_some(GateAt { operand, mode });
-    let own = e.operand(4);
-    items(e, spec, shape, |e, item| {
+pub fn emit_hybrid(e: &mut Emit<'_>, shape: AttnShape, select: SelectShape, window: u64, mode: GateMode) {
+    let (far, near) = (softmax(e, shape, "shared"), softmax(e, shape, "own"));
+    let gate = |name| (mode != GateMode::None).then_some((name, mode));
+    let own = e.operand("own");
+    items(e, "shared", shape, |e, item| {
         far.start(e);
-        let list = list(e, spec, item, 2, select);
+        let list = list(e, item, select);
         selected(e, &far, item, list, select);
-        write(e, spec, &far, item, out_at, Some(3), gate(6), false);
+        let ending = Ending { sink: Some("sink_select"), gate: gate("gate_select"), add: false };
+        write(e, &far, item, ending);
         near.start(e);
         let item = Item { pool: own, ..item };
         let from = window_start(e, item, window);
         causal(e, &near, item, from, None);
-        write(e, spec, &near, item, out_at, Some(5), gate(7), true);
+        let ending = Ending { sink: Some("sink_window"), gate: gate("gate_window"), add: true };
+        write(e, &near, item, ending);
     });
 }

@@ -8,7 +8,9 @@ use cranelift_codegen::ir::types::{F32, F32X4, F64, I32, I32X4, I64};
 use cranelift_codegen::ir::{BlockArg, InstBuilder, MemFlagsData, Type, Value};
 use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::{FunctionBuilder, Variable};
-use hyc_ir::plan::Elem;
+use hyc_ir::plan::{CacheSpec, Elem, KernelSpec, Layout};
+
+use crate::operands::Operands;
 
 /// Memory accesses neither trap nor promise alignment.
 const MEM: MemFlagsData = MemFlagsData::new().with_notrap();
@@ -21,6 +23,7 @@ const READ_ONLY: MemFlagsData = MEM.with_readonly().with_can_move();
 pub struct Emit<'f> {
     b: FunctionBuilder<'f>,
     fma: bool,
+    named: Operands,
     scratch_bytes: u64,
     /// Address of the step's context.
     pub context: Value,
@@ -34,7 +37,7 @@ pub struct Emit<'f> {
 
 impl<'f> Emit<'f> {
     /// Starts the function in an entry block with the five parameters of a kernel.
-    pub fn new(mut b: FunctionBuilder<'f>, fma: bool) -> Emit<'f> {
+    pub fn new(mut b: FunctionBuilder<'f>, spec: &KernelSpec, fma: bool) -> Emit<'f> {
         let entry = b.create_block();
         b.append_block_params_for_function_params(entry);
         b.switch_to_block(entry);
@@ -42,6 +45,7 @@ impl<'f> Emit<'f> {
         Emit {
             b,
             fma,
+            named: Operands::new(spec),
             scratch_bytes: 0,
             context: p[0],
             operands: p[1],
@@ -51,18 +55,33 @@ impl<'f> Emit<'f> {
         }
     }
 
-    /// Ends the function; returns the scratch bytes that it uses.
-    pub fn finish(mut self, config: TargetFrontendConfig) -> u64 {
+    /// Ends the function; returns the scratch bytes that it uses, or what operand it asked for that there is not.
+    pub fn finish(mut self, config: TargetFrontendConfig) -> Result<u64, String> {
         self.b.ins().return_(&[]);
         self.b.seal_all_blocks();
         self.b.finalize(config);
-        self.scratch_bytes
+        self.named.fault().map_or(Ok(self.scratch_bytes), Err)
     }
 
-    /// The address of operand `i`.
-    pub fn operand(&mut self, i: usize) -> Value {
-        let at = i32::try_from(8 * i).unwrap_or(i32::MAX);
+    /// The address of the operand of this name.
+    pub fn operand(&mut self, name: &str) -> Value {
+        let at = i32::try_from(8 * self.named.index(name)).unwrap_or(i32::MAX);
         self.b.ins().load(I64, MEM, self.operands, at)
+    }
+
+    /// Bytes from row to row of a tensor.
+    pub fn stride(&self, name: &str) -> u64 {
+        4 * self.named.stride(name)
+    }
+
+    /// Element type and layout of a weight.
+    pub fn weight(&self, name: &str) -> (Elem, Layout) {
+        self.named.weight(name)
+    }
+
+    /// The constants of a cache.
+    pub fn cache(&self, name: &str) -> CacheSpec {
+        self.named.cache(name)
     }
 
     /// A 64-bit field of the context.
@@ -506,7 +525,7 @@ impl<'f> Emit<'f> {
 
     /// One element of f32 or bf16 as f32.
     pub fn load_elem(&mut self, elem: Elem, address: Value, offset: i32) -> Value {
-        if elem != Elem::Bf16 {
+        if is_word(elem) {
             return self.load(address, offset);
         }
         let bits = self.b.ins().uload16(I32, MEM, address, offset);
@@ -517,7 +536,7 @@ impl<'f> Emit<'f> {
 
     /// Four consecutive elements of f32 or bf16 as f32x4; [`READ_ONLY`]'s terms hold.
     pub fn load_fixed4(&mut self, elem: Elem, address: Value, offset: i32) -> Value {
-        if elem != Elem::Bf16 {
+        if is_word(elem) {
             return self.b.ins().load(F32X4, READ_ONLY, address, offset);
         }
         let bits = self.b.ins().uload16x4(READ_ONLY, address, offset);
@@ -528,7 +547,7 @@ impl<'f> Emit<'f> {
 
     /// Stores an f32 as f32 or as the nearest bf16 (ties to even).
     pub fn store_elem(&mut self, elem: Elem, value: Value, address: Value, offset: i32) {
-        if elem != Elem::Bf16 {
+        if is_word(elem) {
             return self.store(value, address, offset);
         }
         let bits = self.b.ins().bitcast(I32, MemFlagsData::new(), value);
@@ -543,7 +562,7 @@ impl<'f> Emit<'f> {
     /// Vector `v` (0..4) of a panel's column at address + offset, in lane order; see `Layout::Panels`.
     /// [`READ_ONLY`]'s terms hold.
     pub fn load_quad(&mut self, elem: Elem, address: Value, offset: i32, v: u64) -> Value {
-        if elem != Elem::Bf16 {
+        if is_word(elem) {
             return self.b.ins().load(F32X4, READ_ONLY, address, offset + 16 * v as i32);
         }
         // A word holds a lane of an even vector in its low half, and one of the next in its high half.
@@ -557,6 +576,14 @@ impl<'f> Emit<'f> {
             self.b.ins().band(words, mask)
         };
         self.b.ins().bitcast(F32X4, little(), bits)
+    }
+}
+
+/// Whether an element is a word that is read as an f32, and not a bf16. Weights and caches of i32 are refused.
+fn is_word(elem: Elem) -> bool {
+    match elem {
+        Elem::F32 | Elem::I32 => true,
+        Elem::Bf16 => false,
     }
 }
 

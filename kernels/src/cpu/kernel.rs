@@ -4,33 +4,9 @@ use std::mem::offset_of;
 
 use cranelift_codegen::ir::Value;
 use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{CacheSpec, Elem, KernelSpec, Layout, OperandSpec, Rows};
+use hyc_ir::plan::{KernelSpec, Rows};
 
 use super::emit::Emit;
-
-/// Bytes from row to row of tensor operand `i`.
-pub fn stride(spec: &KernelSpec, i: usize) -> u64 {
-    match spec.operands[i] {
-        OperandSpec::Tensor { stride, .. } => 4 * stride,
-        _ => 0,
-    }
-}
-
-/// Element type and layout of weight operand `i`.
-pub fn weight(spec: &KernelSpec, i: usize) -> (Elem, Layout) {
-    match spec.operands[i] {
-        OperandSpec::Weight { elem, layout } => (elem, layout),
-        _ => (Elem::F32, Layout::Vector { len: 0 }),
-    }
-}
-
-/// Constants of cache operand `i`; `supports` has seen that it is one.
-pub fn cache(spec: &KernelSpec, i: usize) -> Option<CacheSpec> {
-    match spec.operands[i] {
-        OperandSpec::Cache(cache) => Some(cache),
-        _ => None,
-    }
-}
 
 /// Fields of the step's context.
 impl Emit<'_> {

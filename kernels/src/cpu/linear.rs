@@ -9,19 +9,18 @@ use hyc_ir::abi::{PANEL, ROW_ALIGN, round_up};
 use hyc_ir::plan::{Epilogue, KernelSpec};
 
 use super::emit::Emit;
-use super::kernel::{stride, weight};
 use super::product::Product;
 
-/// The input rows of a product: operand 0, or its normalised rows in scratch. Returns address and stride.
+/// The input rows of a product: `x`, or its normalised rows in scratch. Returns address and stride.
 pub fn input(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, norm: Option<f64>) -> (Value, u64) {
-    let x = e.operand(0);
-    let Some(eps) = norm else { return (x, stride(spec, 0)) };
+    let x = e.operand("x");
+    let Some(eps) = norm else { return (x, e.stride("x")) };
     let bytes = 4 * round_up(inn, ROW_ALIGN);
     let to = e.scratch(spec.max_rows * bytes);
-    let weight = e.operand(1);
+    let weight = e.operand("norm");
     let (zero, rows) = (e.int(0), e.rows(spec));
     e.each(zero, rows, 1, |e, row| {
-        let (x, to) = (e.at(x, row, stride(spec, 0)), e.at(to, row, bytes));
+        let (x, to) = (e.at(x, row, e.stride("x")), e.at(to, row, bytes));
         e.normalise(x, weight, to, inn, eps);
     });
     (to, bytes)
@@ -30,24 +29,25 @@ pub fn input(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, norm: Option<f64>) -
 /// Emits the kernel.
 pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, norm: Option<f64>, epilogue: Epilogue) {
     let (x, x_stride) = input(e, spec, inn, norm);
-    let at = 1 + usize::from(norm.is_some());
-    let product = Product { elem: weight(spec, at).0, inn, x_stride };
-    let out_at = spec.operands.len() - 1;
-    let (w, out, rows) = (e.operand(at), e.operand(out_at), e.rows(spec));
-    let second = (epilogue != Epilogue::Store).then(|| e.operand(at + 1));
+    let product = Product { elem: e.weight("weight").0, inn, x_stride };
+    let (w, out, rows) = (e.operand("weight"), e.operand("out"), e.rows(spec));
+    let second = match epilogue {
+        Epilogue::Store => None,
+        Epilogue::Residual => Some(e.operand("residual")),
+        Epilogue::SwiGlu => Some(e.operand("up")),
+    };
     let (begin, end) = (e.begin, e.end);
     e.each(begin, end, 1, |e, panel| {
         let w = e.at(w, panel, product.panel_bytes());
         let column = e.mul_const(panel, 4 * PANEL);
         let out = e.add(out, column);
-        let place = |e: &mut Emit<'_>, base: Value, operand: usize, row: Value| {
-            e.at(base, row, stride(spec, operand))
-        };
+        let place = |e: &mut Emit<'_>, base: Value, name: &str, row: Value| e.at(base, row, e.stride(name));
         match (epilogue, second) {
             (Epilogue::Residual, Some(residual)) => {
                 let residual = e.add(residual, column);
                 product.all_rows(e, x, rows, w, &|e, quad| {
-                    let (to, from) = (place(e, out, out_at, quad.row), place(e, residual, at + 1, quad.row));
+                    let to = place(e, out, "out", quad.row);
+                    let from = place(e, residual, "residual", quad.row);
                     let offset = 16 * quad.vector as i32;
                     let r = e.load4(from, offset);
                     let y = e.fadd(quad.sum, r);
@@ -58,12 +58,12 @@ pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, norm: Option<f64>, ep
                 // The gate's products wait in the output for those of up: both tiles at once do not fit
                 // in sixteen registers.
                 product.all_rows(e, x, rows, w, &|e, quad| {
-                    let to = place(e, out, out_at, quad.row);
+                    let to = place(e, out, "out", quad.row);
                     e.store(quad.sum, to, 16 * quad.vector as i32);
                 });
                 let up = e.at(up, panel, product.panel_bytes());
                 product.all_rows(e, x, rows, up, &|e, quad| {
-                    let to = place(e, out, out_at, quad.row);
+                    let to = place(e, out, "out", quad.row);
                     let offset = 16 * quad.vector as i32;
                     let gate = e.load4(to, offset);
                     let gate = e.silu4(gate);
@@ -71,10 +71,12 @@ pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, norm: Option<f64>, ep
                     e.store(y, to, offset);
                 });
             }
-            _ => product.all_rows(e, x, rows, w, &|e, quad| {
-                let to = place(e, out, out_at, quad.row);
-                e.store(quad.sum, to, 16 * quad.vector as i32);
-            }),
+            (Epilogue::Store, _) | (Epilogue::Residual | Epilogue::SwiGlu, None) => {
+                product.all_rows(e, x, rows, w, &|e, quad| {
+                    let to = place(e, out, "out", quad.row);
+                    e.store(quad.sum, to, 16 * quad.vector as i32);
+                })
+            }
         }
     });
 }

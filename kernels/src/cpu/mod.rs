@@ -134,7 +134,7 @@ pub fn compile(spec: &KernelSpec, target: &CpuTarget, want_asm: bool) -> Result<
     let isa = target.isa()?;
     let mut context = cranelift_codegen::Context::new();
     context.set_disasm(want_asm);
-    let scratch_bytes = build(spec, target, isa.as_ref(), &mut context.func);
+    let scratch_bytes = build(spec, target, isa.as_ref(), &mut context.func)?;
     let compiled = context
         .compile(isa.as_ref(), &mut ControlPlane::default())
         .map_err(|e| CodegenError(format!("{}: {:?}", spec.op.name(), e.inner)))?;
@@ -154,7 +154,7 @@ pub fn emit_object(kernels: &[(String, &KernelSpec)], target: &CpuTarget) -> Res
     for (name, spec) in kernels {
         let mut context = module.make_context();
         let isa = target.isa()?;
-        build(spec, target, isa.as_ref(), &mut context.func);
+        build(spec, target, isa.as_ref(), &mut context.func)?;
         let id =
             module.declare_function(name, Linkage::Export, &context.func.signature).map_err(|e| fail(&e))?;
         module.define_function(id, &mut context).map_err(|e| fail(&e))?;
@@ -168,50 +168,46 @@ fn build(
     target: &CpuTarget,
     isa: &dyn cranelift_codegen::isa::TargetIsa,
     function: &mut Function,
-) -> u64 {
+) -> Result<u64, CodegenError> {
     let mut signature = Signature::new(CallConv::SystemV);
     signature.params = vec![AbiParam::new(I64); 5];
     *function = Function::with_name_signature(UserFuncName::user(0, 0), signature);
     let mut builders = FunctionBuilderContext::new();
     let builder = FunctionBuilder::new(function, &mut builders);
-    let mut e = Emit::new(builder, target.level == Level::V3);
+    let mut e = Emit::new(builder, spec, target.level == Level::V3);
     body(&mut e, spec);
-    e.finish(isa.frontend_config())
+    e.finish(isa.frontend_config()).map_err(CodegenError)
 }
 
 fn body(e: &mut Emit<'_>, spec: &KernelSpec) {
     match spec.op {
-        StepOp::Embed { hidden, .. } => pointwise::emit_embed(e, spec, hidden),
-        StepOp::RmsNorm { groups, width, eps } => pointwise::emit_rmsnorm(e, spec, groups, width, eps),
+        StepOp::Embed { hidden, .. } => pointwise::emit_embed(e, hidden),
+        StepOp::RmsNorm { groups, width, eps } => pointwise::emit_rmsnorm(e, groups, width, eps),
         StepOp::Linear { inn, norm, epilogue, .. } => linear::emit(e, spec, inn, norm, epilogue),
         StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv } => {
             qkv::emit(e, spec, &qkv::Qkv { inn, shape, norm, qk_norm, rope, own_kv });
         }
         StepOp::Rope { heads, dim, rope } => qkv::emit_rope(e, spec, heads, dim, rope),
-        StepOp::Append { .. } => qkv::emit_append(e, spec),
-        StepOp::Add { width } => pointwise::emit_binary(e, spec, width, |e, a, b| e.fadd(a, b)),
-        StepOp::SiluMul { width } => pointwise::emit_binary(e, spec, width, |e, a, b| {
+        StepOp::Append { .. } => qkv::emit_append(e),
+        StepOp::Add { width } => pointwise::emit_binary(e, ["a", "b", "out"], width, |e, a, b| e.fadd(a, b)),
+        StepOp::SiluMul { width } => pointwise::emit_binary(e, ["a", "b", "out"], width, |e, a, b| {
             let a = e.silu4(a);
             e.fmul(a, b)
         }),
-        StepOp::Gate { heads, v_dim, mode } => pointwise::emit_gate(e, spec, heads, v_dim, mode),
-        StepOp::FullAttention { shape, sink } => attention::emit_full(e, spec, shape, sink),
+        StepOp::Gate { heads, v_dim, mode } => pointwise::emit_gate(e, heads, v_dim, mode),
+        StepOp::FullAttention { shape, sink } => attention::emit_full(e, shape, sink),
         StepOp::OracleAttention { shape, sink, select } => {
             attention::emit_oracle(e, spec, shape, sink, select)
         }
-        StepOp::WindowAttention { shape, window, sink } => {
-            attention::emit_window(e, spec, shape, window, sink)
-        }
-        StepOp::SparseAttention { shape, select, sink } => {
-            attention::emit_sparse(e, spec, shape, select, sink)
-        }
+        StepOp::WindowAttention { shape, window, sink } => attention::emit_window(e, shape, window, sink),
+        StepOp::SparseAttention { shape, select, sink } => attention::emit_sparse(e, shape, select, sink),
         StepOp::HybridAttention { shape, select, window, gate } => {
-            attention::emit_hybrid(e, spec, shape, select, window, gate);
+            attention::emit_hybrid(e, shape, select, window, gate);
         }
-        StepOp::Router { experts, active } => moe::emit_router(e, spec, experts, active),
+        StepOp::Router { experts, active } => moe::emit_router(e, experts, active),
         StepOp::ExpertsUp { inn, ffn, active, .. } => moe::emit_up(e, spec, inn, ffn, active),
         StepOp::ExpertsDown { active, ffn, .. } => moe::emit_down(e, spec, active, ffn),
-        StepOp::GatherRows { width } => pointwise::emit_gather(e, spec, width),
+        StepOp::GatherRows { width } => pointwise::emit_gather(e, width),
         // `supports` refuses it.
         StepOp::Sample { .. } => {}
     }

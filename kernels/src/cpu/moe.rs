@@ -11,19 +11,18 @@ use hyc_ir::abi::{PANEL, ROW_ALIGN, round_up};
 use hyc_ir::plan::KernelSpec;
 
 use super::emit::Emit;
-use super::kernel::{stride, weight};
 use super::product::Product;
 use super::topk::Best;
 
 /// Emits `Router`.
-pub fn emit_router(e: &mut Emit<'_>, spec: &KernelSpec, experts: u64, active: u64) {
-    let (logits, index, share) = (e.operand(0), e.operand(1), e.operand(2));
+pub fn emit_router(e: &mut Emit<'_>, experts: u64, active: u64) {
+    let (logits, index, share) = (e.operand("logits"), e.operand("index"), e.operand("weight"));
     let best = Best::new(e, active, F32);
     let (begin, end) = (e.begin, e.end);
     e.each(begin, end, 1, |e, row| {
-        let logits = e.at(logits, row, stride(spec, 0));
-        let index = e.at(index, row, stride(spec, 1));
-        let share = e.at(share, row, stride(spec, 2));
+        let logits = e.at(logits, row, e.stride("logits"));
+        let index = e.at(index, row, e.stride("index"));
+        let share = e.at(share, row, e.stride("weight"));
         // Logits that are no numbers choose nobody, but some expert has to stand there: one such logit makes all the
         // shares none, as in the whole softmax.
         best.clear(e, index, |_, i| i);
@@ -64,10 +63,10 @@ fn routed(
     expert: Value,
     body: impl FnOnce(&mut Emit<'_>, Value, Value),
 ) {
-    let index = e.operand(1);
+    let index = e.operand("index");
     let (zero, rows) = (e.int(0), e.rows(spec));
     e.each(zero, rows, 1, |e, row| {
-        let index = e.at(index, row, stride(spec, 1));
+        let index = e.at(index, row, e.stride("index"));
         let (zero, slots) = (e.int(0), e.int(active as i64));
         e.each(zero, slots, 1, |e, slot| {
             let chosen = e.load_index(index, slot);
@@ -79,16 +78,16 @@ fn routed(
 
 /// Emits `ExpertsUp`.
 pub fn emit_up(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, ffn: u64, active: u64) {
-    let (elem, layout) = weight(spec, 2);
-    let product = Product { elem, inn, x_stride: stride(spec, 0) };
-    let (x, gate, up, out) = (e.operand(0), e.operand(2), e.operand(3), e.operand(4));
+    let (elem, layout) = e.weight("gate");
+    let product = Product { elem, inn, x_stride: e.stride("x") };
+    let (x, gate, up, out) = (e.operand("x"), e.operand("gate"), e.operand("up"), e.operand("h"));
     let sums = e.scratch(4 * PANEL);
     let (begin, end) = (e.begin, e.end);
     e.each(begin, end, 1, |e, item| {
         let (expert, panel) = e.div_rem(item, layout.panels());
         let (gate, up) = (e.at(gate, item, product.panel_bytes()), e.at(up, item, product.panel_bytes()));
         routed(e, spec, active, expert, |e, row, slot| {
-            let x = e.at(x, row, stride(spec, 0));
+            let x = e.at(x, row, e.stride("x"));
             product.one_row(e, x, gate, &|e, quad| e.store(quad.sum, sums, 16 * quad.vector as i32));
             product.one_row(e, x, up, &|e, quad| {
                 let g = e.load4(sums, 16 * quad.vector as i32);
@@ -96,7 +95,7 @@ pub fn emit_up(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, ffn: u64, active: 
                 let y = e.fmul(g, quad.sum);
                 e.store(y, sums, 16 * quad.vector as i32);
             });
-            let out = e.at(out, row, stride(spec, 4));
+            let out = e.at(out, row, e.stride("h"));
             let out = e.at(out, slot, 4 * ffn);
             store_panel(e, sums, out, panel, ffn);
         });
@@ -121,27 +120,27 @@ fn store_panel(e: &mut Emit<'_>, sums: Value, out: Value, panel: Value, width: u
 
 /// Emits `ExpertsDown`.
 pub fn emit_down(e: &mut Emit<'_>, spec: &KernelSpec, active: u64, ffn: u64) {
-    let (elem, layout) = weight(spec, 3);
+    let (elem, layout) = e.weight("down");
     let product = Product { elem, inn: ffn, x_stride: 4 * round_up(ffn, ROW_ALIGN) };
     let matrix_bytes = layout.panels() * product.panel_bytes();
-    let (h, index, share) = (e.operand(0), e.operand(1), e.operand(2));
-    let (down, residual, out) = (e.operand(3), e.operand(4), e.operand(5));
+    let (h, index, share) = (e.operand("h"), e.operand("index"), e.operand("weight"));
+    let (down, residual, out) = (e.operand("down"), e.operand("residual"), e.operand("out"));
     let (begin, end) = (e.begin, e.end);
     e.each(begin, end, 1, |e, panel| {
         let (zero, rows) = (e.int(0), e.rows(spec));
         e.each(zero, rows, 1, |e, row| {
-            let out = e.at(out, row, stride(spec, 5));
+            let out = e.at(out, row, e.stride("out"));
             let out = e.at(out, panel, 4 * PANEL);
-            let residual = e.at(residual, row, stride(spec, 4));
+            let residual = e.at(residual, row, e.stride("residual"));
             let residual = e.at(residual, panel, 4 * PANEL);
             for vector in 0..4 {
                 let r = e.load4(residual, 16 * vector);
                 e.store(r, out, 16 * vector);
             }
             let (h, index, share) = (
-                e.at(h, row, stride(spec, 0)),
-                e.at(index, row, stride(spec, 1)),
-                e.at(share, row, stride(spec, 2)),
+                e.at(h, row, e.stride("h")),
+                e.at(index, row, e.stride("index")),
+                e.at(share, row, e.stride("weight")),
             );
             let (zero, slots) = (e.int(0), e.int(active as i64));
             e.each(zero, slots, 1, |e, slot| {

@@ -1,52 +1,50 @@
 //! Rows in, rows out: an item is a row. Reference: `reference::pointwise`.
 
 use cranelift_codegen::ir::Value;
-use hyc_ir::plan::{GateMode, KernelSpec, Layout};
+use hyc_ir::plan::{Elem, GateMode, Layout};
 
 use super::emit::Emit;
-use super::kernel::{stride, weight};
 
-/// Runs `body` with the addresses of a row in each tensor operand of `operands`.
-fn rows(
+/// Runs `body` with the addresses of a row in each of these tensors.
+fn rows<const N: usize>(
     e: &mut Emit<'_>,
-    spec: &KernelSpec,
-    operands: &[usize],
-    body: impl FnOnce(&mut Emit<'_>, Value, Vec<Value>),
+    tensors: [&str; N],
+    body: impl FnOnce(&mut Emit<'_>, Value, [Value; N]),
 ) {
-    let bases: Vec<Value> = operands.iter().map(|i| e.operand(*i)).collect();
+    let bases = tensors.map(|name| (e.operand(name), e.stride(name)));
     let (begin, end) = (e.begin, e.end);
     e.each(begin, end, 1, |e, row| {
-        let at = bases.iter().zip(operands).map(|(base, i)| e.at(*base, row, stride(spec, *i))).collect();
+        let at = bases.map(|(base, stride)| e.at(base, row, stride));
         body(e, row, at);
     });
 }
 
 /// Emits `Embed`, from rows or from a product's panels.
-pub fn emit_embed(e: &mut Emit<'_>, spec: &KernelSpec, hidden: u64) {
-    let (elem, layout) = weight(spec, 0);
-    let table = e.operand(0);
-    rows(e, spec, &[1], |e, row, at| {
+pub fn emit_embed(e: &mut Emit<'_>, hidden: u64) {
+    let (elem, layout) = e.weight("table");
+    let table = e.operand("table");
+    rows(e, ["out"], |e, row, [out]| {
         let id = e.token_id(row);
         let (zero, end) = (e.int(0), e.int(hidden as i64));
         match layout {
             Layout::Panels { inn, .. } => {
                 let (panel, lane) = e.div_rem(id, 16);
                 let slot = match elem {
-                    hyc_ir::plan::Elem::Bf16 => bf16_slot(e, lane),
-                    _ => lane,
+                    Elem::Bf16 => bf16_slot(e, lane),
+                    Elem::F32 | Elem::I32 => lane,
                 };
                 let from = e.at(table, panel, inn * 16 * elem.bytes());
                 let from = e.at(from, slot, elem.bytes());
                 e.each(zero, end, 1, |e, i| {
-                    let (from, to) = (e.at(from, i, 16 * elem.bytes()), e.at(at[0], i, 4));
+                    let (from, to) = (e.at(from, i, 16 * elem.bytes()), e.at(out, i, 4));
                     let x = e.load_elem(elem, from, 0);
                     e.store(x, to, 0);
                 });
             }
-            _ => {
+            Layout::Rows { .. } | Layout::Vector { .. } | Layout::Tiles { .. } => {
                 let from = e.at(table, id, hidden * elem.bytes());
                 e.each(zero, end, 1, |e, i| {
-                    let (from, to) = (e.at(from, i, elem.bytes()), e.at(at[0], i, 4));
+                    let (from, to) = (e.at(from, i, elem.bytes()), e.at(out, i, 4));
                     let x = e.load_elem(elem, from, 0);
                     e.store(x, to, 0);
                 });
@@ -65,35 +63,36 @@ fn bf16_slot(e: &mut Emit<'_>, lane: Value) -> Value {
 }
 
 /// Emits `RmsNorm`.
-pub fn emit_rmsnorm(e: &mut Emit<'_>, spec: &KernelSpec, groups: u64, width: u64, eps: f64) {
-    let weight = e.operand(1);
-    rows(e, spec, &[0, 2], |e, _, at| {
+pub fn emit_rmsnorm(e: &mut Emit<'_>, groups: u64, width: u64, eps: f64) {
+    let weight = e.operand("weight");
+    rows(e, ["x", "out"], |e, _, [x, out]| {
         let (zero, end) = (e.int(0), e.int(groups as i64));
         e.each(zero, end, 1, |e, group| {
-            let (x, to) = (e.at(at[0], group, 4 * width), e.at(at[1], group, 4 * width));
+            let (x, to) = (e.at(x, group, 4 * width), e.at(out, group, 4 * width));
             e.normalise(x, weight, to, width, eps);
         });
     });
 }
 
-/// Emits an op that maps two rows to one, element by element; the scalar form computes on a splat.
+/// Emits an op that maps the rows of the first two tensors to that of the third, element by element; the scalar form
+/// computes on a splat.
 pub fn emit_binary(
     e: &mut Emit<'_>,
-    spec: &KernelSpec,
+    tensors: [&str; 3],
     width: u64,
     op: impl Fn(&mut Emit<'_>, Value, Value) -> Value,
 ) {
-    rows(e, spec, &[0, 1, 2], |e, _, at| {
+    rows(e, tensors, |e, _, [a, b, out]| {
         e.row_loop(
             width,
             |e, i| {
-                let (a, b, to) = (e.at(at[0], i, 4), e.at(at[1], i, 4), e.at(at[2], i, 4));
+                let (a, b, to) = (e.at(a, i, 4), e.at(b, i, 4), e.at(out, i, 4));
                 let (a, b) = (e.load4(a, 0), e.load4(b, 0));
                 let y = op(e, a, b);
                 e.store(y, to, 0);
             },
             |e, i| {
-                let (a, b, to) = (e.at(at[0], i, 4), e.at(at[1], i, 4), e.at(at[2], i, 4));
+                let (a, b, to) = (e.at(a, i, 4), e.at(b, i, 4), e.at(out, i, 4));
                 let (a, b) = (e.load_splat(a, 0), e.load_splat(b, 0));
                 let y = op(e, a, b);
                 let y = e.lane(y, 0);
@@ -104,21 +103,21 @@ pub fn emit_binary(
 }
 
 /// Emits `Gate`.
-pub fn emit_gate(e: &mut Emit<'_>, spec: &KernelSpec, heads: u64, v_dim: u64, mode: GateMode) {
+pub fn emit_gate(e: &mut Emit<'_>, heads: u64, v_dim: u64, mode: GateMode) {
     if mode != GateMode::Head {
-        return emit_binary(e, spec, heads * v_dim, |e, x, g| {
+        return emit_binary(e, ["x", "gate", "out"], heads * v_dim, |e, x, g| {
             let g = e.sigmoid4(g);
             e.fmul(x, g)
         });
     }
-    rows(e, spec, &[0, 1, 2], |e, _, at| {
+    rows(e, ["x", "gate", "out"], |e, _, [x, gate, out]| {
         let (zero, end) = (e.int(0), e.int(heads as i64));
         e.each(zero, end, 1, |e, head| {
-            let g = e.at(at[1], head, 4);
+            let g = e.at(gate, head, 4);
             let g = e.load_splat(g, 0);
             let g = e.sigmoid4(g);
             let g = e.lane(g, 0);
-            let (from, to) = (e.at(at[0], head, 4 * v_dim), e.at(at[2], head, 4 * v_dim));
+            let (from, to) = (e.at(x, head, 4 * v_dim), e.at(out, head, 4 * v_dim));
             let (zero, end) = (e.int(0), e.int(v_dim as i64));
             e.each(zero, end, 1, |e, i| {
                 let (from, to) = (e.at(from, i, 4), e.at(to, i, 4));
@@ -131,14 +130,14 @@ pub fn emit_gate(e: &mut Emit<'_>, spec: &KernelSpec, heads: u64, v_dim: u64, mo
 }
 
 /// Emits `GatherRows`.
-pub fn emit_gather(e: &mut Emit<'_>, spec: &KernelSpec, width: u64) {
-    let x = e.operand(0);
-    rows(e, spec, &[1], |e, output, at| {
+pub fn emit_gather(e: &mut Emit<'_>, width: u64) {
+    let x = e.operand("x");
+    rows(e, ["out"], |e, output, [out]| {
         let row = e.out_row(output);
-        let from = e.at(x, row, stride(spec, 0));
+        let from = e.at(x, row, e.stride("x"));
         let (zero, end) = (e.int(0), e.int(width as i64));
         e.each(zero, end, 1, |e, i| {
-            let (from, to) = (e.at(from, i, 4), e.at(at[0], i, 4));
+            let (from, to) = (e.at(from, i, 4), e.at(out, i, 4));
             let x = e.load(from, 0);
             e.store(x, to, 0);
         });

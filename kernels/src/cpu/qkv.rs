@@ -12,7 +12,6 @@ use hyc_ir::abi::{PANEL, round_up};
 use hyc_ir::plan::{AttnShape, CacheSpec, KernelSpec, RopeSpec};
 
 use super::emit::Emit;
-use super::kernel::{cache, stride, weight};
 use super::linear::input;
 use super::paged::page;
 use super::product::Product;
@@ -122,7 +121,6 @@ pub struct Qkv {
 
 /// Where things are in one emitted `QkvAppend`.
 struct Place<'s> {
-    spec: &'s KernelSpec,
     c: &'s Qkv,
     x: Value,
     x_stride: u64,
@@ -136,11 +134,11 @@ impl Place<'_> {
         4 * round_up(self.c.shape.qk_dim.max(self.c.shape.v_dim), PANEL)
     }
 
-    /// The products of one head of weight operand `at` into `head_rows`.
-    fn head(&self, e: &mut Emit<'_>, at: usize, head: Value, dim: u64) {
-        let product = Product { elem: weight(self.spec, at).0, inn: self.c.inn, x_stride: self.x_stride };
+    /// The products of one head of this weight into `head_rows`.
+    fn head(&self, e: &mut Emit<'_>, weight: &str, head: Value, dim: u64) {
+        let product = Product { elem: e.weight(weight).0, inn: self.c.inn, x_stride: self.x_stride };
         let panels = dim.div_ceil(PANEL);
-        let w = e.operand(at);
+        let w = e.operand(weight);
         let w = e.at(w, head, panels * product.panel_bytes());
         let (zero, end) = (e.int(0), e.int(panels as i64));
         e.each(zero, end, 1, |e, panel| {
@@ -153,19 +151,14 @@ impl Place<'_> {
         });
     }
 
-    /// Each row of the head in hand, normalised (with weight operand `norm`) and rotated where asked.
-    fn each_row(
-        &self,
-        e: &mut Emit<'_>,
-        norm: Option<usize>,
-        then: impl FnOnce(&mut Emit<'_>, Value, Value),
-    ) {
+    /// Each row of the head in hand, normalised (with the weight `norm`) and rotated where asked.
+    fn each_row(&self, e: &mut Emit<'_>, norm: Option<&str>, then: impl FnOnce(&mut Emit<'_>, Value, Value)) {
         let zero = e.int(0);
         e.each(zero, self.rows, 1, |e, row| {
             let head = e.at(self.head_rows, row, self.head_bytes());
-            if let Some(at) = norm {
+            if let Some(norm) = norm {
                 if let Some(eps) = self.c.qk_norm {
-                    let weight = e.operand(at);
+                    let weight = e.operand(norm);
                     e.normalise(head, weight, head, self.c.shape.qk_dim, eps);
                 }
                 rotate(e, head, &self.angles, row, self.c.rope);
@@ -183,25 +176,24 @@ pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, c: &Qkv) {
     let head_rows = e.scratch(spec.max_rows * head_bytes);
     let angles = angles(e, spec, c.rope);
     let rows = e.rows(spec);
-    let p = Place { spec, c, x, x_stride, rows, head_rows, angles };
-    let wq = 1 + usize::from(c.norm.is_some());
-    let norms = wq + if c.own_kv { 3 } else { 1 };
-    let q_out = norms + if c.qk_norm.is_some() { 1 + usize::from(c.own_kv) } else { 0 };
-    let out = e.operand(q_out);
+    let p = Place { c, x, x_stride, rows, head_rows, angles };
+    let out = e.operand("q");
     let (begin, end) = (e.begin, e.end);
     e.each(begin, end, 1, |e, item| {
         let first_key = e.int(heads as i64);
         let is_query = e.cmp(IntCC::SignedLessThan, item, first_key);
         e.when(is_query, |e| {
-            p.head(e, wq, item, qk_dim);
+            p.head(e, "wq", item, qk_dim);
             let out = e.at(out, item, 4 * qk_dim);
-            p.each_row(e, Some(norms), |e, row, head| {
-                let to = e.at(out, row, stride(spec, q_out));
+            p.each_row(e, Some("q_norm"), |e, row, head| {
+                let to = e.at(out, row, e.stride("q"));
                 copy(e, head, to, qk_dim);
             });
         });
-        let Some(cache) = c.own_kv.then(|| cache(spec, q_out + 1)).flatten() else { return };
-        let pool = e.operand(q_out + 1);
+        if !c.own_kv {
+            return;
+        }
+        let (cache, pool) = (e.cache("cache"), e.operand("cache"));
         let first_value = e.int((heads + kv_heads) as i64);
         let (from, to) = (
             e.cmp(IntCC::SignedGreaterThanOrEqual, item, first_key),
@@ -210,13 +202,13 @@ pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, c: &Qkv) {
         let is_key = e.and(from, to);
         e.when(is_key, |e| {
             let head = e.add_const(item, -(heads as i64));
-            p.head(e, wq + 1, head, qk_dim);
-            p.each_row(e, Some(norms + 1), |e, row, from| store_key(e, &cache, pool, row, head, from));
+            p.head(e, "wk", head, qk_dim);
+            p.each_row(e, Some("k_norm"), |e, row, from| store_key(e, &cache, pool, row, head, from));
         });
         let is_value = e.cmp(IntCC::SignedGreaterThanOrEqual, item, first_value);
         e.when(is_value, |e| {
             let head = e.add_const(item, -((heads + kv_heads) as i64));
-            p.head(e, wq + 2, head, v_dim);
+            p.head(e, "wv", head, v_dim);
             p.each_row(e, None, |e, row, from| store_value(e, &cache, pool, row, head, from));
         });
     });
@@ -242,10 +234,10 @@ fn copy(e: &mut Emit<'_>, from: Value, to: Value, width: u64) {
 /// Emits `Rope`; an item is a row.
 pub fn emit_rope(e: &mut Emit<'_>, spec: &KernelSpec, heads: u64, dim: u64, rope: RopeSpec) {
     let angles = angles(e, spec, rope);
-    let (x, out) = (e.operand(0), e.operand(1));
+    let (x, out) = (e.operand("x"), e.operand("out"));
     let (begin, end) = (e.begin, e.end);
     e.each(begin, end, 1, |e, row| {
-        let (x, out) = (e.at(x, row, stride(spec, 0)), e.at(out, row, stride(spec, 1)));
+        let (x, out) = (e.at(x, row, e.stride("x")), e.at(out, row, e.stride("out")));
         copy(e, x, out, heads * dim);
         let (zero, heads) = (e.int(0), e.int(heads as i64));
         e.each(zero, heads, 1, |e, head| {
@@ -256,12 +248,12 @@ pub fn emit_rope(e: &mut Emit<'_>, spec: &KernelSpec, heads: u64, dim: u64, rope
 }
 
 /// Emits `Append`; an item is a row.
-pub fn emit_append(e: &mut Emit<'_>, spec: &KernelSpec) {
-    let Some(cache) = cache(spec, 2) else { return };
-    let (k, v, pool) = (e.operand(0), e.operand(1), e.operand(2));
+pub fn emit_append(e: &mut Emit<'_>) {
+    let cache = e.cache("cache");
+    let (k, v, pool) = (e.operand("k"), e.operand("v"), e.operand("cache"));
     let (begin, end) = (e.begin, e.end);
     e.each(begin, end, 1, |e, row| {
-        let (k, v) = (e.at(k, row, stride(spec, 0)), e.at(v, row, stride(spec, 1)));
+        let (k, v) = (e.at(k, row, e.stride("k")), e.at(v, row, e.stride("v")));
         let (zero, heads) = (e.int(0), e.int(cache.kv_heads as i64));
         e.each(zero, heads, 1, |e, head| {
             let (k, v) = (e.at(k, head, 4 * cache.qk_dim), e.at(v, head, 4 * cache.v_dim));

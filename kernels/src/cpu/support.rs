@@ -1,58 +1,93 @@
 //! What this back end has kernels for.
 
-use hyc_ir::plan::{KernelSpec, Layout, OperandSpec, StepOp};
+use hyc_ir::plan::{KernelSpec, Kind, Layout, OperandSpec, SelectShape, StepOp};
+
+use crate::operands;
 
 /// Offsets in the code are 32-bit; an element this far away is the most that a kernel addresses by one.
 const MAX_OFFSET: u64 = 1 << 30;
 
 /// Whether there is a kernel for `spec`; the reason where there is none.
 pub fn supports(spec: &KernelSpec) -> Result<(), String> {
-    if spec.operands.len() != spec.op.roles().len() {
-        return Err(format!("{} operands for `{}`", spec.operands.len(), spec.op.name()));
+    operands::check(spec)?;
+    spec.operands.iter().try_for_each(operand)?;
+    if let Some(shape) = spec.op.attention() {
+        group(shape.heads, shape.kv_heads)?;
     }
-    for operand in &spec.operands {
-        match operand {
-            OperandSpec::Cache(cache) => {
-                if cache.page % 8 != 0 {
-                    return Err(format!("pages of {} tokens: the CPU wants a multiple of 8", cache.page));
-                }
-                if cache.page_bytes() > MAX_OFFSET {
-                    return Err(format!("pages of {} bytes are too large", cache.page_bytes()));
-                }
-            }
-            OperandSpec::Tensor { stride, .. } if 4 * 6 * stride > MAX_OFFSET => {
-                return Err(format!("rows of {stride} elements are too wide"));
-            }
-            OperandSpec::Weight { layout: Layout::Panels { out, inn, .. }, .. }
-                if inn * 64 > MAX_OFFSET || *out == 0 =>
-            {
-                return Err(format!("{inn} input features are too many"));
-            }
-            _ => {}
+    for role in spec.op.roles() {
+        if let Kind::Selection { shape, .. } = role.kind {
+            selection(spec, shape)?;
         }
     }
     match spec.op {
-        StepOp::OracleAttention { shape, select, .. }
-        | StepOp::SparseAttention { shape, select, .. }
-        | StepOp::HybridAttention { shape, select, .. } => {
-            if spec.operands.iter().any(|o| matches!(o, OperandSpec::Cache(c) if c.page != select.block)) {
-                return Err(format!("blocks of {} tokens over pages of another size", select.block));
-            }
-            if shape.kv_heads != select.kv_heads {
-                return Err("a selection for another number of KV heads".to_string());
-            }
-            group(shape.heads, shape.kv_heads)
-        }
-        StepOp::FullAttention { shape, .. } | StepOp::WindowAttention { shape, .. } => {
-            group(shape.heads, shape.kv_heads)
-        }
         // The session samples on the host, from logits that are there already.
         StepOp::Sample { .. } => Err("tokens are chosen by the host".to_string()),
         StepOp::Router { experts, active } if active > experts => {
             Err(format!("{active} of {experts} experts"))
         }
-        _ => Ok(()),
+        StepOp::Embed { .. }
+        | StepOp::RmsNorm { .. }
+        | StepOp::Linear { .. }
+        | StepOp::QkvAppend { .. }
+        | StepOp::Rope { .. }
+        | StepOp::Append { .. }
+        | StepOp::Add { .. }
+        | StepOp::SiluMul { .. }
+        | StepOp::Gate { .. }
+        | StepOp::FullAttention { .. }
+        | StepOp::OracleAttention { .. }
+        | StepOp::WindowAttention { .. }
+        | StepOp::SparseAttention { .. }
+        | StepOp::HybridAttention { .. }
+        | StepOp::Router { .. }
+        | StepOp::ExpertsUp { .. }
+        | StepOp::ExpertsDown { .. }
+        | StepOp::GatherRows { .. } => Ok(()),
     }
+}
+
+fn operand(operand: &OperandSpec) -> Result<(), String> {
+    match operand {
+        OperandSpec::Cache(cache) => {
+            if cache.tiled {
+                return Err("a cache in tiles: the CPU has no kernel that reads them".to_string());
+            }
+            if cache.page % 8 != 0 {
+                return Err(format!("pages of {} tokens: the CPU wants a multiple of 8", cache.page));
+            }
+            if cache.page_bytes() > MAX_OFFSET {
+                return Err(format!("pages of {} bytes are too large", cache.page_bytes()));
+            }
+        }
+        OperandSpec::Tensor { stride, .. } => {
+            if 4 * 6 * stride > MAX_OFFSET {
+                return Err(format!("rows of {stride} elements are too wide"));
+            }
+        }
+        OperandSpec::Weight { layout, .. } => match layout {
+            Layout::Panels { out, inn, .. } => {
+                if inn * 64 > MAX_OFFSET || *out == 0 {
+                    return Err(format!("{inn} input features are too many"));
+                }
+            }
+            Layout::Tiles { .. } => {
+                return Err("a weight in tiles: the CPU has no kernel that reads them".to_string());
+            }
+            Layout::Vector { .. } | Layout::Rows { .. } => {}
+        },
+    }
+    Ok(())
+}
+
+/// Lists of blocks are lists of pages.
+fn selection(spec: &KernelSpec, select: SelectShape) -> Result<(), String> {
+    if spec.operands.iter().any(|o| matches!(o, OperandSpec::Cache(c) if c.page != select.block)) {
+        return Err(format!("blocks of {} tokens over pages of another size", select.block));
+    }
+    if spec.op.attention().is_some_and(|shape| shape.kv_heads != select.kv_heads) {
+        return Err("a selection for another number of KV heads".to_string());
+    }
+    Ok(())
 }
 
 /// The code of an attention is unrolled over the heads that share a KV head.
