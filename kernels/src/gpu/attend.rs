@@ -15,11 +15,10 @@
 use std::mem::offset_of;
 
 use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{AttnShape, CacheSpec, KernelSpec, OperandSpec, SelectShape, StepOp};
+use hyc_ir::plan::{AttnShape, CacheSpec, KernelSpec, Kind, OperandSpec, SelectShape, StepOp};
 
 use super::emit::{Emit, Float, Int, Ptr, Var, WARP};
 use super::qkv::physical_page;
-use super::stride;
 use super::tensor::{Chunk, TILE_BYTES};
 
 /// Heads of a group that one fragment takes.
@@ -32,28 +31,52 @@ pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
 /// Whether the kernels of this file and of `flash` take the op.
 pub fn takes(spec: &KernelSpec) -> bool {
+    let Some(shape) = spec.op.attention() else { return false };
     let tiled = spec.operands.iter().all(|operand| match operand {
         OperandSpec::Cache(cache) => cache.tiled && cache.qk_dim <= 256 && cache.v_dim <= 256,
-        _ => true,
+        OperandSpec::Tensor { .. } | OperandSpec::Weight { .. } => true,
     });
-    let fits = |shape: AttnShape, blocks| shape.heads / shape.kv_heads <= HEADS && blocks <= MOST_BLOCKS;
-    // Pages that a block looks up are in its shared memory: of a window, or of a part of the context.
-    let pages = match spec.op {
+    let selections = spec.op.roles().into_iter().filter_map(|role| match role.kind {
+        Kind::Selection { shape, .. } => Some(shape.blocks),
+        Kind::Rows(_)
+        | Kind::TokenRows(_)
+        | Kind::Token
+        | Kind::Experts { .. }
+        | Kind::Vector(_)
+        | Kind::Matrices { .. }
+        | Kind::Table { .. }
+        | Kind::Cache { .. } => None,
+    });
+    tiled
+        && group(shape) <= HEADS
+        && selections.max().unwrap_or(0) <= MOST_BLOCKS
+        && looked_up(spec, shape) <= MOST_PAGES
+}
+
+/// Pages that a block has in its shared memory: of a window, or of a part of the context.
+fn looked_up(spec: &KernelSpec, shape: AttnShape) -> u64 {
+    match spec.op {
         StepOp::WindowAttention { window, .. } | StepOp::HybridAttention { window, .. } => window / 64,
-        StepOp::FullAttention { shape, .. } | StepOp::OracleAttention { shape, .. } => {
+        StepOp::FullAttention { .. } | StepOp::OracleAttention { .. } => {
             spec.max_context / 64 / super::decode::splits(shape)
         }
-        _ => 0,
-    };
-    tiled
-        && pages <= MOST_PAGES
-        && match spec.op {
-            StepOp::FullAttention { shape, .. } | StepOp::WindowAttention { shape, .. } => fits(shape, 1),
-            StepOp::OracleAttention { shape, select, .. }
-            | StepOp::SparseAttention { shape, select, .. }
-            | StepOp::HybridAttention { shape, select, .. } => fits(shape, select.blocks),
-            _ => false,
-        }
+        // Those of a selection are its blocks.
+        StepOp::SparseAttention { .. }
+        | StepOp::Embed { .. }
+        | StepOp::RmsNorm { .. }
+        | StepOp::Linear { .. }
+        | StepOp::QkvAppend { .. }
+        | StepOp::Rope { .. }
+        | StepOp::Append { .. }
+        | StepOp::Add { .. }
+        | StepOp::SiluMul { .. }
+        | StepOp::Gate { .. }
+        | StepOp::Router { .. }
+        | StepOp::ExpertsUp { .. }
+        | StepOp::ExpertsDown { .. }
+        | StepOp::GatherRows { .. }
+        | StepOp::Sample { .. } => 0,
+    }
 }
 
 pub fn group(shape: AttnShape) -> u64 {
@@ -84,8 +107,8 @@ impl<'c> Item<'c> {
 pub struct Reader {
     pub shape: AttnShape,
     pub cache: CacheSpec,
-    /// Its operand.
-    pub at: usize,
+    /// Its operand's name.
+    pub operand: &'static str,
     /// Warps of a block.
     pub warps: u64,
 }
@@ -135,12 +158,12 @@ impl Reader {
         if group(self.shape) > 8 { 2 } else { 1 }
     }
 
-    /// The group's query of operand 0 as fragments.
-    pub fn query<'c>(&self, e: &Emit<'c>, spec: &KernelSpec, item: Item<'c>) -> Query<'c> {
+    /// The group's query as fragments.
+    pub fn query<'c>(&self, e: &Emit<'c>, item: Item<'c>) -> Query<'c> {
         let (group, dim) = (group(self.shape), self.shape.qk_dim);
         let (g, t) = e.lane_pair();
         let width = e.mul_const(item.kv_head, group * dim);
-        let base = e.at(e.operand(0), e.wide(e.add(e.mul_const(item.row, stride(spec, 0)), width)));
+        let base = e.at(e.operand("q"), e.wide(e.add(e.mul_const(item.row, e.stride("q")), width)));
         let piece = |j: u64, half: usize| {
             let head = e.min(e.add_const(g, 8 * half as i64), e.int(group - 1));
             let at = e.add(e.mul_const(head, dim), e.add_const(e.mul_const(t, 8), 32 * j as i64));
@@ -222,7 +245,7 @@ impl Reader {
                 let hi = e.min(e.sub(e.add_const(item.position, 1), start), e.int(self.cache.page));
                 let physical = e.wide(e.load_int(pages.physical, i));
                 let base = e.mul_const(physical, self.cache.page_bytes());
-                let base = e.byte_offset(e.operand(self.at), base);
+                let base = e.byte_offset(e.operand(self.operand), base);
                 let best: Vec<Var<'c>> = state.max.iter().map(|_| e.float_var(none)).collect();
                 // A loop that stays one: both halves at once would not fit the registers.
                 e.each(e.int(0), e.int(2), 1, |e, half| {
@@ -451,10 +474,16 @@ impl Reader {
     }
 
     /// The sink of head `h` of the group, in units of log2.
-    pub fn sink<'c>(&self, e: &Emit<'c>, item: Item<'c>, at: Option<usize>, h: Int<'c>) -> Option<Float<'c>> {
-        at.map(|at| {
+    pub fn sink<'c>(
+        &self,
+        e: &Emit<'c>,
+        item: Item<'c>,
+        name: Option<&str>,
+        h: Int<'c>,
+    ) -> Option<Float<'c>> {
+        name.map(|name| {
             let head = e.add(e.mul_const(item.kv_head, group(self.shape)), h);
-            e.fmul(e.load(e.operand(at), head), e.float(LOG2_E))
+            e.fmul(e.load(e.operand(name), head), e.float(LOG2_E))
         })
     }
 
@@ -465,7 +494,7 @@ impl Reader {
         e: &Emit<'c>,
         item: Item<'c>,
         from: &Merge<'c>,
-        sink: Option<usize>,
+        sink: Option<&str>,
         out: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>),
     ) {
         let (group, v_dim) = (group(self.shape), self.shape.v_dim);
@@ -483,23 +512,15 @@ impl Reader {
     }
 }
 
-/// Where (head of the group, element) of an item lies in operand `at`.
-pub fn place<'c>(
-    e: &Emit<'c>,
-    spec: &KernelSpec,
-    shape: AttnShape,
-    at: usize,
-    item: Item<'c>,
-    h: Int<'c>,
-    element: Int<'c>,
-) -> Int<'c> {
+/// Where (head of the group, element) of an item lies in the output.
+pub fn place<'c>(e: &Emit<'c>, shape: AttnShape, item: Item<'c>, h: Int<'c>, element: Int<'c>) -> Int<'c> {
     let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
-    let row = e.wide(e.mul_const(item.row, stride(spec, at)));
+    let row = e.wide(e.mul_const(item.row, e.stride("out")));
     e.add(row, e.wide(e.add(e.mul_const(head, shape.v_dim), element)))
 }
 
-/// The item's list in selection operand `at`.
-pub fn list<'c>(e: &Emit<'c>, spec: &KernelSpec, item: Item<'c>, at: usize, select: SelectShape) -> Ptr<'c> {
-    let index = e.add(e.mul_const(item.row, stride(spec, at)), e.mul_const(item.kv_head, select.blocks));
-    e.at(e.operand(at), index)
+/// The item's list in the selection.
+pub fn list<'c>(e: &Emit<'c>, item: Item<'c>, select: SelectShape) -> Ptr<'c> {
+    let index = e.add(e.mul_const(item.row, e.stride("sel")), e.mul_const(item.kv_head, select.blocks));
+    e.at(e.operand("sel"), index)
 }

@@ -12,8 +12,8 @@ use hyc_ir::plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, OperandSp
 
 use super::attend::{Item, group, list};
 use super::emit::{Emit, Float, Int, LANES, Ptr, Var, WARP};
-use super::qkv::{key_index, page_offset, spec_cache, value_index};
-use super::{Maker, stride, topk};
+use super::qkv::{key_index, page_offset, value_index};
+use super::{Maker, topk};
 
 /// Warps and threads of a block.
 pub const WARPS: u64 = 4;
@@ -34,9 +34,10 @@ enum Source<'c> {
 struct Branch<'c> {
     shape: AttnShape,
     cache: CacheSpec,
-    cache_at: usize,
+    /// The cache's operand.
+    operand: &'static str,
     source: Source<'c>,
-    sink: Option<usize>,
+    sink: Option<&'static str>,
     /// `[group][max_blocks]` that get each page's largest logit.
     block_max: Option<(Ptr<'c>, u64)>,
     /// What a selection compares heads by.
@@ -60,7 +61,7 @@ struct Shared<'c> {
 pub fn shared_bytes(spec: &KernelSpec, shape: AttnShape) -> u64 {
     let pages = spec.operands.iter().filter_map(|operand| match operand {
         OperandSpec::Cache(cache) => Some(cache.page),
-        _ => None,
+        OperandSpec::Tensor { .. } | OperandSpec::Weight { .. } => None,
     });
     let floats = group(shape) * shape.qk_dim
         + topk::Heads::floats(group(shape), group(shape), WARPS)
@@ -70,7 +71,7 @@ pub fn shared_bytes(spec: &KernelSpec, shape: AttnShape) -> u64 {
 }
 
 /// The block's item, with the group's queries in shared memory.
-fn begin<'c>(e: &Emit<'c>, spec: &KernelSpec, shape: AttnShape, page: u64) -> (Item<'c>, Shared<'c>) {
+fn begin<'c>(e: &Emit<'c>, shape: AttnShape, page: u64) -> (Item<'c>, Shared<'c>) {
     let item = Item::new(e, e.block_x(), shape.kv_heads);
     let shared = Shared {
         q: e.shared(group(shape) * shape.qk_dim),
@@ -81,7 +82,7 @@ fn begin<'c>(e: &Emit<'c>, spec: &KernelSpec, shape: AttnShape, page: u64) -> (I
     };
     let width = group(shape) * shape.qk_dim;
     let q =
-        e.at(e.operand(0), e.add(e.mul_const(item.row, stride(spec, 0)), e.mul_const(item.kv_head, width)));
+        e.at(e.operand("q"), e.add(e.mul_const(item.row, e.stride("q")), e.mul_const(item.kv_head, width)));
     e.each(e.thread(), e.int(width), THREADS, |e, i| e.store(shared.q, i, e.load(q, i).into()));
     e.barrier();
     (item, shared)
@@ -161,7 +162,7 @@ impl<'c> Branch<'c> {
         let (warp, lane) = e.div_rem(e.thread(), WARP);
         let (cache, heads) = (&self.cache, state.max.len() as u64);
         let base =
-            e.at_elem(cache.elem, e.operand(self.cache_at), page_offset(e, cache, item.sequence, logical));
+            e.at_elem(cache.elem, e.operand(self.operand), page_offset(e, cache, item.sequence, logical));
         let tokens: Vec<Int<'c>> =
             (0..cache.page.div_ceil(WARP)).map(|j| e.add_const(lane, (32 * j) as i64)).collect();
         let scores: Vec<Vec<Var<'c>>> =
@@ -252,9 +253,9 @@ impl<'c> Branch<'c> {
         // (maximum, sum, factors of the warps) of head h of the tile, the sink included.
         let closed = |e: &Emit<'c>, h: Int<'c>| {
             let places: Vec<Int<'c>> = (0..WARPS).map(|w| e.add_const(h, (w * TILE) as i64)).collect();
-            let sink = self.sink.map(|at| {
+            let sink = self.sink.map(|name| {
                 let head = e.add(e.mul_const(item.kv_head, group(self.shape)), e.add_const(h, first as i64));
-                e.load(e.operand(at), head)
+                e.load(e.operand(name), head)
             });
             let most = places.iter().map(|at| e.load(s.max, *at));
             let most = most.fold(sink.unwrap_or(e.float(f32::NEG_INFINITY)), |most, x| e.fmax(most, x));
@@ -287,17 +288,10 @@ impl<'c> Branch<'c> {
     }
 }
 
-/// Where (head of the group, element) of the block's item lies in output operand `at`.
-fn place<'c>(
-    e: &Emit<'c>,
-    spec: &KernelSpec,
-    shape: AttnShape,
-    at: usize,
-    item: Item<'c>,
-    h: Int<'c>,
-) -> Int<'c> {
+/// Where head `h` of the group of the block's item begins in the output.
+fn place<'c>(e: &Emit<'c>, shape: AttnShape, item: Item<'c>, h: Int<'c>) -> Int<'c> {
     let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
-    e.add(e.mul_const(item.row, stride(spec, at)), e.mul_const(head, shape.v_dim))
+    e.add(e.mul_const(item.row, e.stride("out")), e.mul_const(head, shape.v_dim))
 }
 
 /// The first token that a window sees.
@@ -312,84 +306,77 @@ fn grid(k: &Maker<'_, '_>, shape: AttnShape) -> [Extent; 2] {
 /// `FullAttention`, and `OracleAttention` where there is something to select.
 pub fn full(k: &mut Maker<'_, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
     let spec = k.spec;
-    let cache = spec_cache(spec, 1);
+    let cache = k.cache("cache");
     let blocks = spec.max_context.div_ceil(cache.page);
     let scores = group(shape) * blocks;
     let scratch = if select.is_some() { k.scratch(4 * spec.max_rows * shape.kv_heads * scores) } else { 0 };
-    let (out_at, sink_at) = (2 + usize::from(sink), sink.then_some(2));
     k.launch("", grid(k, shape), THREADS, |e| {
-        let (item, shared) = begin(e, spec, shape, cache.page);
+        let (item, shared) = begin(e, shape, cache.page);
         let table = e.at(e.at(e.scratch(), e.int(scratch)), e.mul_const(e.wide(e.block_x()), scores));
         let heads = select.map(|_| topk::Heads::new(e, group(shape), group(shape), WARPS, sink));
         let branch = Branch {
             shape,
             cache,
-            cache_at: 1,
+            operand: "cache",
             source: Source::From(e.int(0)),
-            sink: sink_at,
+            sink: sink.then_some("sink"),
             block_max: select.map(|_| (table, blocks)),
             heads,
         };
         branch.run(e, item, &shared, &|e, h, element, y| {
-            let at = e.add(place(e, spec, shape, out_at, item, h), element);
-            e.store(e.operand(out_at), at, y.into());
+            let at = e.add(place(e, shape, item, h), element);
+            e.store(e.operand("out"), at, y.into());
         });
         if let (Some(select), Some(heads)) = (select, heads) {
             let visible = e.add_const(e.div_rem(item.position, cache.page).0, 1);
             let scores = topk::Scores { table, blocks, heads };
-            scores.select(e, visible, select.blocks, list(e, spec, item, out_at + 1, select));
+            scores.select(e, visible, select.blocks, list(e, item, select));
         }
     });
 }
 
 /// `WindowAttention`.
 pub fn window(k: &mut Maker<'_, '_>, shape: AttnShape, window: u64, sink: bool) {
-    let spec = k.spec;
-    let cache = spec_cache(spec, 1);
-    let (out_at, sink_at) = (2 + usize::from(sink), sink.then_some(2));
+    let cache = k.cache("cache");
     k.launch("", grid(k, shape), THREADS, |e| {
-        let (item, shared) = begin(e, spec, shape, cache.page);
+        let (item, shared) = begin(e, shape, cache.page);
         let source = Source::From(window_start(e, item, window));
-        let branch =
-            Branch { shape, cache, cache_at: 1, source, sink: sink_at, block_max: None, heads: None };
+        let sink = sink.then_some("sink");
+        let branch = Branch { shape, cache, operand: "cache", source, sink, block_max: None, heads: None };
         branch.run(e, item, &shared, &|e, h, element, y| {
-            let at = e.add(place(e, spec, shape, out_at, item, h), element);
-            e.store(e.operand(out_at), at, y.into());
+            let at = e.add(place(e, shape, item, h), element);
+            e.store(e.operand("out"), at, y.into());
         });
     });
 }
 
 /// `SparseAttention`.
 pub fn sparse(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, sink: bool) {
-    let spec = k.spec;
-    let cache = spec_cache(spec, 1);
-    let (out_at, sink_at) = (3 + usize::from(sink), sink.then_some(3));
+    let cache = k.cache("cache");
     k.launch("", grid(k, shape), THREADS, |e| {
-        let (item, shared) = begin(e, spec, shape, cache.page);
-        let source = Source::Listed(list(e, spec, item, 2, select), select);
-        let branch =
-            Branch { shape, cache, cache_at: 1, source, sink: sink_at, block_max: None, heads: None };
+        let (item, shared) = begin(e, shape, cache.page);
+        let source = Source::Listed(list(e, item, select), select);
+        let sink = sink.then_some("sink");
+        let branch = Branch { shape, cache, operand: "cache", source, sink, block_max: None, heads: None };
         branch.run(e, item, &shared, &|e, h, element, y| {
-            let at = e.add(place(e, spec, shape, out_at, item, h), element);
-            e.store(e.operand(out_at), at, y.into());
+            let at = e.add(place(e, shape, item, h), element);
+            e.store(e.operand("out"), at, y.into());
         });
     });
 }
 
 /// `HybridAttention`: both branches, each with its gate, summed.
 pub fn hybrid(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, window: u64, mode: GateMode) {
-    let spec = k.spec;
-    let (far, near) = (spec_cache(spec, 1), spec_cache(spec, 4));
-    let out_at = spec.operands.len() - 1;
+    let (far, near) = (k.cache("shared"), k.cache("own"));
     k.launch("", grid(k, shape), THREADS, |e| {
-        let (item, shared) = begin(e, spec, shape, far.page.max(near.page));
+        let (item, shared) = begin(e, shape, far.page.max(near.page));
         let branches = [
-            (far, 1, Source::Listed(list(e, spec, item, 2, select), select), 3, 6),
-            (near, 4, Source::From(window_start(e, item, window)), 5, 7),
+            (far, "shared", Source::Listed(list(e, item, select), select), "sink_select", "gate_select"),
+            (near, "own", Source::From(window_start(e, item, window)), "sink_window", "gate_window"),
         ];
-        for (i, (cache, cache_at, source, sink, gate_at)) in branches.into_iter().enumerate() {
+        for (i, (cache, operand, source, sink, gate)) in branches.into_iter().enumerate() {
             let branch =
-                Branch { shape, cache, cache_at, source, sink: Some(sink), block_max: None, heads: None };
+                Branch { shape, cache, operand, source, sink: Some(sink), block_max: None, heads: None };
             branch.run(e, item, &shared, &|e, h, element, y| {
                 let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
                 let column = match mode {
@@ -399,15 +386,15 @@ pub fn hybrid(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, wind
                 };
                 let mut y = y;
                 if let Some(column) = column {
-                    let at = e.add(e.mul_const(item.row, stride(spec, gate_at)), column);
-                    y = e.fmul(y, e.sigmoid(e.load(e.operand(gate_at), at)));
+                    let at = e.add(e.mul_const(item.row, e.stride(gate)), column);
+                    y = e.fmul(y, e.sigmoid(e.load(e.operand(gate), at)));
                 }
-                let at = e.add(place(e, spec, shape, out_at, item, h), element);
+                let at = e.add(place(e, shape, item, h), element);
                 if i > 0 {
                     // The first branch's value: written by this thread.
-                    y = e.fadd(y, e.load(e.operand(out_at), at));
+                    y = e.fadd(y, e.load(e.operand("out"), at));
                 }
-                e.store(e.operand(out_at), at, y.into());
+                e.store(e.operand("out"), at, y.into());
             });
         }
     });

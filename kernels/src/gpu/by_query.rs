@@ -1,13 +1,12 @@
 //! `SparseAttention`, `WindowAttention` and `HybridAttention` on the tensor cores of `attend`: a block a (token, KV
 //! head), its branches one after the other. Reference: `reference::attention`.
 
-use hyc_ir::plan::{AttnShape, Extent, GateMode, KernelSpec, SelectShape, StepOp, When};
+use hyc_ir::plan::{AttnShape, Extent, GateMode, SelectShape, When};
 
+use super::Maker;
 use super::attend::{Item, Pages, Reader, group, list, place};
 use super::emit::{Emit, Float, Int, WARP};
-use super::qkv::spec_cache;
 use super::tensor::SHARED_SLACK;
-use super::{Maker, stride};
 
 /// Rows of a step whose blocks have eight warps.
 const FEW: u64 = 32;
@@ -15,8 +14,8 @@ const FEW: u64 = 32;
 /// Which pages a branch reads.
 #[derive(Clone, Copy)]
 enum Source {
-    /// Those that selection operand `.0` names.
-    Listed(usize, SelectShape),
+    /// Those that the selection names.
+    Listed(SelectShape),
     /// Those of a window of this many tokens.
     Window(u64),
 }
@@ -24,38 +23,51 @@ enum Source {
 /// One softmax over one cache, gated.
 #[derive(Clone, Copy)]
 struct Branch {
-    at: usize,
+    cache: &'static str,
     source: Source,
-    sink: Option<usize>,
-    gate: Option<(usize, GateMode)>,
+    sink: Option<&'static str>,
+    gate: Option<(&'static str, GateMode)>,
 }
 
-/// `SparseAttention`, `WindowAttention` and `HybridAttention`: one or two branches, summed.
-pub fn by_query(k: &mut Maker<'_, '_>, shape: AttnShape) {
-    let spec = k.spec;
-    let branches = match spec.op {
-        StepOp::WindowAttention { window, sink, .. } => {
-            vec![Branch { at: 1, source: Source::Window(window), sink: sink.then_some(2), gate: None }]
-        }
-        StepOp::SparseAttention { select, sink, .. } => {
-            vec![Branch { at: 1, source: Source::Listed(2, select), sink: sink.then_some(3), gate: None }]
-        }
-        StepOp::HybridAttention { select, window, gate, .. } => {
-            let gates = |at| (gate != GateMode::None).then_some((at, gate));
-            vec![
-                Branch { at: 1, source: Source::Listed(2, select), sink: Some(3), gate: gates(6) },
-                Branch { at: 4, source: Source::Window(window), sink: Some(5), gate: gates(7) },
-            ]
-        }
-        _ => return,
+/// `WindowAttention`.
+pub fn window(k: &mut Maker<'_, '_>, shape: AttnShape, window: u64, sink: bool) {
+    let source = Source::Window(window);
+    launches(k, shape, &[Branch { cache: "cache", source, sink: sink.then_some("sink"), gate: None }]);
+}
+
+/// `SparseAttention`.
+pub fn sparse(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, sink: bool) {
+    let source = Source::Listed(select);
+    launches(k, shape, &[Branch { cache: "cache", source, sink: sink.then_some("sink"), gate: None }]);
+}
+
+/// `HybridAttention`: both branches, summed.
+pub fn hybrid(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, window: u64, mode: GateMode) {
+    let gate = |name| (mode != GateMode::None).then_some((name, mode));
+    let far = Branch {
+        cache: "shared",
+        source: Source::Listed(select),
+        sink: Some("sink_select"),
+        gate: gate("gate_select"),
     };
+    let near = Branch {
+        cache: "own",
+        source: Source::Window(window),
+        sink: Some("sink_window"),
+        gate: gate("gate_window"),
+    };
+    launches(k, shape, &[far, near]);
+}
+
+fn launches(k: &mut Maker<'_, '_>, shape: AttnShape, branches: &[Branch]) {
+    let spec = k.spec;
     let grid = [k.rows(shape.kv_heads, 1), Extent::fixed(1)];
     // Few rows are few blocks: more warps share the pages of each.
     let most = spec.max_rows;
     let few = FEW.min(most);
-    query_launch(k, &branches, shape, "_few", (8, grid), super::dense::when(spec, 1, few));
+    query_launch(k, branches, shape, "_few", (8, grid), super::dense::when(spec, 1, few));
     if most > FEW {
-        query_launch(k, &branches, shape, "", (4, grid), super::dense::when(spec, FEW + 1, most));
+        query_launch(k, branches, shape, "", (4, grid), super::dense::when(spec, FEW + 1, most));
     }
 }
 
@@ -67,46 +79,47 @@ fn query_launch(
     (warps, grid): (u64, [Extent; 2]),
     when: Option<When>,
 ) {
-    let spec = k.spec;
-    let out_at = spec.operands.len() - 1;
+    let readers: Vec<Reader> = branches
+        .iter()
+        .map(|branch| Reader { shape, cache: k.cache(branch.cache), operand: branch.cache, warps })
+        .collect();
+    let Some(first) = readers.first() else { return };
     // What warps leave for each other: their states of every head.
-    let shared = Reader { shape, cache: spec_cache(spec, 1), at: 1, warps }.merge_bytes() + SHARED_SLACK;
+    let shared = first.merge_bytes() + SHARED_SLACK;
     k.launch_early(part, grid, warps * WARP, when, shared, |e| {
         let item = Item::new(e, e.block_x(), shape.kv_heads);
-        let reader = |at| Reader { shape, cache: spec_cache(spec, at), at, warps };
-        let first = reader(branches[0].at);
         // What the step's context alone says is looked up before the inputs are there.
         let windows: Vec<_> = branches
             .iter()
-            .map(|branch| {
+            .zip(&readers)
+            .map(|(branch, r)| {
                 let early = matches!(branch.source, Source::Window(_));
-                early.then(|| branch.pages(e, spec, &reader(branch.at), item))
+                early.then(|| branch.pages(e, r, item))
             })
             .collect();
         e.wait_for_inputs();
-        let q = first.query(e, spec, item);
+        let q = first.query(e, item);
         let memory = first.merge_memory(e);
-        for (i, (branch, window)) in branches.iter().zip(windows).enumerate() {
-            let r = reader(branch.at);
-            let pages = window.unwrap_or_else(|| branch.pages(e, spec, &r, item));
+        for (i, ((branch, r), window)) in branches.iter().zip(&readers).zip(windows).enumerate() {
+            let pages = window.unwrap_or_else(|| branch.pages(e, r, item));
             let state = r.run(e, item, &q, &pages, None);
             r.leave(e, &state, &memory);
             r.finish(e, item, &memory, branch.sink, &|e, h, element, y| {
-                let y = branch.gated(e, spec, shape, item, h, element, y);
-                let at = place(e, spec, shape, out_at, item, h, element);
+                let y = branch.gated(e, shape, item, h, element, y);
+                let at = place(e, shape, item, h, element);
                 // The first branch's value was written by this thread.
-                let y = if i > 0 { e.fadd(y, e.load(e.operand(out_at), at)) } else { y };
-                e.store(e.operand(out_at), at, y.into());
+                let y = if i > 0 { e.fadd(y, e.load(e.operand("out"), at)) } else { y };
+                e.store(e.operand("out"), at, y.into());
             });
         }
     });
 }
 
 impl Branch {
-    fn pages<'c>(&self, e: &Emit<'c>, spec: &KernelSpec, r: &Reader, item: Item<'c>) -> Pages<'c> {
+    fn pages<'c>(&self, e: &Emit<'c>, r: &Reader, item: Item<'c>) -> Pages<'c> {
         match self.source {
-            Source::Listed(at, select) => {
-                let list = list(e, spec, item, at, select);
+            Source::Listed(select) => {
+                let list = list(e, item, select);
                 r.pages(e, item, (e.int(select.blocks), select.blocks), e.int(0), &|e, i| e.load_int(list, i))
             }
             Source::Window(width) => {
@@ -123,20 +136,20 @@ impl Branch {
     fn gated<'c>(
         &self,
         e: &Emit<'c>,
-        spec: &KernelSpec,
         shape: AttnShape,
         item: Item<'c>,
         h: Int<'c>,
         element: Int<'c>,
         y: Float<'c>,
     ) -> Float<'c> {
-        let Some((at, mode)) = self.gate else { return y };
+        let Some((name, mode)) = self.gate else { return y };
         let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
         let column = match mode {
             GateMode::Head => head,
-            _ => e.add(e.mul_const(head, shape.v_dim), element),
+            GateMode::Elementwise => e.add(e.mul_const(head, shape.v_dim), element),
+            GateMode::None => return y,
         };
-        let at_row = e.wide(e.mul_const(item.row, stride(spec, at)));
-        e.fmul(y, e.sigmoid(e.load(e.operand(at), e.add(at_row, e.wide(column)))))
+        let at_row = e.wide(e.mul_const(item.row, e.stride(name)));
+        e.fmul(y, e.sigmoid(e.load(e.operand(name), e.add(at_row, e.wide(column)))))
     }
 }

@@ -12,7 +12,6 @@ use hyc_ir::plan::{AttnShape, Extent, SelectShape};
 use super::Maker;
 use super::attend::{Item, Reader, group, list, place};
 use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
-use super::qkv::spec_cache;
 use super::tensor::SHARED_SLACK;
 use super::topk::{Best, CHUNK, Heads};
 
@@ -69,10 +68,10 @@ impl Plan {
 }
 
 /// Adds both functions, for steps of at most [`MOST_ROWS`] rows.
-pub fn decode<'c>(k: &mut Maker<'c, '_>, shape: AttnShape, sink: Option<usize>, select: Option<SelectShape>) {
+pub fn decode<'c>(k: &mut Maker<'c, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
     let spec = k.spec;
     let most = MOST_ROWS.min(spec.max_rows);
-    let reader = Reader { shape, cache: spec_cache(spec, 1), at: 1, warps: WARPS };
+    let reader = Reader { shape, cache: k.cache("cache"), operand: "cache", warps: WARPS };
     let splits = splits(shape);
     let blocks = spec.max_context.div_ceil(reader.cache.page);
     let mut plan = Plan { reader, splits, blocks, parts: 0, tables: 0 };
@@ -84,12 +83,12 @@ pub fn decode<'c>(k: &mut Maker<'c, '_>, shape: AttnShape, sink: Option<usize>, 
     let when = super::dense::when(spec, 1, most);
     let grid = [k.rows(shape.kv_heads * splits, 1), Extent::fixed(1)];
     let shared = plan.reader.merge_bytes() + SHARED_SLACK;
-    k.launch_early("_split", grid, WARPS * WARP, when, shared, |e| split(e, spec, &plan, select.is_some()));
+    k.launch_early("_split", grid, WARPS * WARP, when, shared, |e| split(e, &plan, select.is_some()));
     let grid = [k.rows(shape.kv_heads, 1), Extent::fixed(1)];
-    k.launch_early("_merge", grid, MERGERS * WARP, when, 0, |e| merge(e, spec, &plan, sink, select));
+    k.launch_early("_merge", grid, MERGERS * WARP, when, 0, |e| merge(e, &plan, sink, select));
 }
 
-fn split<'c>(e: &Emit<'c>, spec: &hyc_ir::plan::KernelSpec, plan: &Plan, scored: bool) {
+fn split<'c>(e: &Emit<'c>, plan: &Plan, scored: bool) {
     let r = &plan.reader;
     let (index, split) = e.div_rem(e.block_x(), plan.splits);
     let item = Item::new(e, index, r.shape.kv_heads);
@@ -99,7 +98,7 @@ fn split<'c>(e: &Emit<'c>, spec: &hyc_ir::plan::KernelSpec, plan: &Plan, scored:
     e.when(e.lt(e.int(0), count), |e| {
         let pages = r.pages(e, item, (count, most), e.int(0), &|e, i| e.add(begin, i));
         e.wait_for_inputs();
-        let q = r.query(e, spec, item);
+        let q = r.query(e, item);
         let table = plan.table(e, index);
         let store = |e: &Emit<'c>, page: Int<'c>, row: Int<'c>, most: Float<'c>| {
             e.store(table, e.add(e.mul_const(row, plan.blocks), page), most.into());
@@ -123,13 +122,7 @@ fn split<'c>(e: &Emit<'c>, spec: &hyc_ir::plan::KernelSpec, plan: &Plan, scored:
     });
 }
 
-fn merge<'c>(
-    e: &Emit<'c>,
-    spec: &hyc_ir::plan::KernelSpec,
-    plan: &Plan,
-    sink: Option<usize>,
-    select: Option<SelectShape>,
-) {
+fn merge<'c>(e: &Emit<'c>, plan: &Plan, sink: bool, select: Option<SelectShape>) {
     let r = &plan.reader;
     let (shape, splits) = (r.shape, plan.splits);
     let (group, v_dim) = (group(shape), shape.v_dim);
@@ -137,7 +130,7 @@ fn merge<'c>(
     let item = Item::new(e, index, shape.kv_heads);
     let part = plan.part(e, index, e.int(0));
     let factors = e.shared(group * splits);
-    let heads = select.map(|_| Heads::new(e, group, group, MERGERS, sink.is_some()));
+    let heads = select.map(|_| Heads::new(e, group, group, MERGERS, sink));
     e.wait_for_inputs();
     let (warp, lane) = e.div_rem(e.thread(), WARP);
     let none = e.float(f32::NEG_INFINITY);
@@ -157,7 +150,7 @@ fn merge<'c>(
                 (split, max, load(e.add_const(at, v_dim as i64 + 1), e.float(0.0)))
             })
             .collect();
-        let sink = r.sink(e, item, sink, h);
+        let sink = r.sink(e, item, sink.then_some("sink"), h);
         let logits = e.warp_max(states.iter().fold(none, |most, state| e.fmax(most, state.1)));
         let most = sink.map_or(logits, |sink| e.fmax(logits, sink));
         let sum = states
@@ -178,7 +171,6 @@ fn merge<'c>(
     let each = plan.share(e, item, e.int(0)).1;
     let pages = e.add_const(e.div_rem(item.position, r.cache.page).0, 1);
     let used = e.quotient(e.add_const(e.add(pages, each), -1), each);
-    let out_at = 2 + usize::from(sink.is_some());
     e.each(e.thread(), e.int(group * v_dim), MERGERS * WARP, |e, i| {
         let (h, element) = e.div_rem(i, v_dim);
         let at = e.add(e.mul_const(h, v_dim + 2), element);
@@ -195,8 +187,8 @@ fn merge<'c>(
                 .collect();
             states.iter().for_each(|(factor, x)| e.accumulate(total, *factor, *x));
         });
-        let to = place(e, spec, shape, out_at, item, h, element);
-        e.store(e.operand(out_at), to, e.get(total));
+        let to = place(e, shape, item, h, element);
+        e.store(e.operand("out"), to, e.get(total));
     });
     let (Some(select), Some(heads)) = (select, heads) else { return };
     let (table, heads) = (plan.table(e, index), heads.group(e, e.int(0)));
@@ -216,6 +208,6 @@ fn merge<'c>(
     e.barrier();
     e.when(e.eq(warp, e.int(0)), |e| {
         best.merge(e, keys, indices, MERGERS, select.blocks);
-        best.write(e, select.blocks, list(e, spec, item, out_at + 1, select));
+        best.write(e, select.blocks, list(e, item, select));
     });
 }

@@ -17,11 +17,11 @@
 use hyc_ir::abi::TILE;
 use hyc_ir::plan::{Extent, GridDim, KernelSpec, Rows, When};
 
+use super::Maker;
 use super::emit::{Emit, Float, Int, LANES, Ptr, Var};
 use super::linear::row_count;
 use super::pipe::{Fill, Ring, WarpRing};
 use super::tensor::{Chunk, SHARED_SLACK, TILE_BYTES};
-use super::{Maker, stride};
 
 /// Rows that the kernel for few takes at most; more go to the other.
 pub const FEW: u64 = 64;
@@ -39,8 +39,8 @@ const PACKERS: u64 = 512;
 /// One weight operand of a product.
 #[derive(Clone, Copy)]
 pub struct Matrix {
-    /// Operand.
-    pub at: usize,
+    /// Its name.
+    pub name: &'static str,
     /// Outputs.
     pub out: u64,
     /// First column of its results among those of all matrices.
@@ -53,8 +53,8 @@ pub struct Product {
     pub inn: u64,
     /// The matrices, one below the other.
     pub matrices: Vec<Matrix>,
-    /// A second weight operand, of the first one's shape.
-    pub up: Option<usize>,
+    /// A second weight, of the first one's shape.
+    pub up: Option<&'static str>,
     /// The packed rows: offset in scratch, in 4-byte elements.
     pub rows_at: u64,
 }
@@ -80,14 +80,14 @@ pub fn when(spec: &KernelSpec, least: u64, most: u64) -> Option<When> {
     Some(When { dim, least, most })
 }
 
-/// Adds the launches of a product over the step's rows in f32 operand 0, with its norm in operand 1. `few_rows` takes
-/// the place of the kernel for few: it gets where the packed rows are in scratch, and up to how many there are.
+/// Adds the launches of a product over the rows of the operand `x`, with the weight of its norm in `norm`. `few_rows`
+/// takes the place of the kernel for few: it gets where the packed rows are in scratch, and up to how many there are.
 pub fn product<'c>(
     k: &mut Maker<'c, '_>,
     inn: u64,
     norm: Option<f64>,
     matrices: Vec<Matrix>,
-    up: Option<usize>,
+    up: Option<&'static str>,
     few_rows: Option<FewRows<'_, 'c>>,
     store: Store<'_, 'c>,
 ) {
@@ -95,8 +95,8 @@ pub fn product<'c>(
     let rows_at = k.scratch(packed_bytes(spec.max_rows, inn));
     let rows = Packed { part: "_pack", grid: k.rows(1, 1), inn, norm, to: rows_at, when: None };
     pack(k, &rows, &|e, row| {
-        let from = e.mul_const(e.wide(row), stride(spec, 0));
-        (e.at(e.operand(0), from), row)
+        let from = e.mul_const(e.wide(row), e.stride("x"));
+        (e.at(e.operand("x"), from), row)
     });
     let p = Product { inn, matrices, up, rows_at };
     let max = spec.max_rows;
@@ -122,7 +122,7 @@ pub struct Packed<'s> {
     pub grid: Extent,
     /// Elements of a row.
     pub inn: u64,
-    /// Fused RMSNorm, with its weight in operand 1.
+    /// Fused RMSNorm, with its weight in the operand `norm`.
     pub norm: Option<f64>,
     /// Offset in scratch, in 4-byte elements.
     pub to: u64,
@@ -144,7 +144,7 @@ pub fn pack<'c>(
             .map(|round| e.min(e.add_const(e.thread(), (round * PACKERS) as i64), e.int(chunks - 1)))
             .collect();
         let weights: Vec<Vec<Float<'c>>> = match norm {
-            Some(_) => places.iter().map(|chunk| eight(e, e.operand(1), *chunk, inn)).collect(),
+            Some(_) => places.iter().map(|chunk| eight(e, e.operand("norm"), *chunk, inn)).collect(),
             None => vec![],
         };
         e.wait_for_inputs();
@@ -330,13 +330,13 @@ pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], parts: Ptr<'c>, warps: u6
 /// first column.
 fn section<'c>(e: &Emit<'c>, p: &Product, index: Int<'c>, each: u64) -> (Ptr<'c>, Int<'c>, Int<'c>, Int<'c>) {
     let first = p.matrices[0];
-    let (mut matrix, mut local) = (e.operand(first.at), index);
+    let (mut matrix, mut local) = (e.operand(first.name), index);
     let (mut out, mut column) = (e.int(first.out), e.int(first.column));
     let mut begin = 0;
     for pair in p.matrices.windows(2) {
         begin += pair[0].out.div_ceil(each);
         let here = e.ge(index, e.int(begin));
-        matrix = e.pick_ptr(here, e.operand(pair[1].at), matrix);
+        matrix = e.pick_ptr(here, e.operand(pair[1].name), matrix);
         local = e.pick(here, e.add_const(index, -(begin as i64)), local);
         out = e.pick(here, e.int(pair[1].out), out);
         column = e.pick(here, e.int(pair[1].column), column);
@@ -367,7 +367,7 @@ fn few<'c>(
         let (matrix, block, out, column) = section(e, p, e.block_x(), 16);
         let first_row = e.mul_const(e.block_y(), 8 * eights);
         let outputs = strip_offset(e, block, p.inn);
-        let weights = [Some(matrix), p.up.map(|at| e.operand(at))];
+        let weights = [Some(matrix), p.up.map(|name| e.operand(name))];
         let strip = Strip {
             weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
             far: None,
@@ -444,7 +444,7 @@ fn many<'c>(k: &mut Maker<'c, '_>, part: &str, p: &Product, least: u64, most: u6
                     let half = each / TILE;
                     let (from, i) = match p.up {
                         Some(up) if i >= half => (e.operand(up), i - half),
-                        _ => (matrix, i),
+                        Some(_) | None => (matrix, i),
                     };
                     let row = e.min(e.add_const(e.mul_const(block, each / TILE), i as i64), last);
                     e.byte_offset(from, e.mul_const(e.wide(row), tiles * TILE_BYTES))

@@ -10,7 +10,7 @@
 //! Where a pair stands among its expert's does not change its result. Reference: `reference::moe`.
 
 use hyc_ir::abi::TILE;
-use hyc_ir::plan::{Extent, Layout};
+use hyc_ir::plan::Extent;
 
 use super::dense::{
     self, MANY_OUT, Packed, STAGES, Strip, THREADS, WARPS, k_tiles, packed_bytes, packed_row, reduce,
@@ -19,7 +19,7 @@ use super::dense::{
 use super::emit::{Emit, Float, Int, Ptr, Var};
 use super::pipe::Ring;
 use super::tensor::{SHARED_SLACK, TILE_BYTES};
-use super::{MULTIPROCESSORS, Maker, moe, stride, weight};
+use super::{MULTIPROCESSORS, Maker, moe};
 
 /// Rows up to which every (row, choice) reads its expert for itself.
 const FEW: u64 = 16;
@@ -43,34 +43,27 @@ struct Dispatch {
 /// Takes one result: (pair, output, value).
 type Store<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>);
 
-fn experts_of(layout: Layout) -> u64 {
-    match layout {
-        Layout::Tiles { count, .. } => count,
-        _ => 0,
-    }
-}
-
-/// The tiles of one expert's matrix in weight operand `at`.
-fn matrix<'c>(e: &Emit<'c>, at: usize, expert: Int<'c>, out: u64, inn: u64) -> Ptr<'c> {
+/// The tiles of one expert's matrix in a weight.
+fn matrix<'c>(e: &Emit<'c>, name: &str, expert: Int<'c>, out: u64, inn: u64) -> Ptr<'c> {
     let bytes = out.div_ceil(TILE) * k_tiles(inn) * TILE_BYTES;
-    e.byte_offset(e.operand(at), e.mul_const(e.wide(expert), bytes))
+    e.byte_offset(e.operand(name), e.mul_const(e.wide(expert), bytes))
 }
 
-/// `ExpertsUp`.
-pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
+/// `ExpertsUp` of `experts` experts.
+pub fn up(k: &mut Maker<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u64) {
     let spec = k.spec;
     let few = FEW.min(spec.max_rows);
     let rows_at = k.scratch(packed_bytes(few, inn));
     let rows =
         Packed { part: "_pack", grid: k.rows(1, 1), inn, norm: None, to: rows_at, when: when(spec, 1, few) };
-    dense::pack(k, &rows, &|e, row| (e.at(e.operand(0), e.mul_const(e.wide(row), stride(spec, 0))), row));
+    dense::pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
     k.launch_with("_few", grid, THREADS, when(spec, 1, few), strip_shared(2, 1), |e| {
         let ring = strip_ring(e, 2, 1);
         let (row, slot) = e.div_rem(e.block_y(), active);
-        let expert = moe::chosen(e, spec, row, slot);
+        let expert = moe::chosen(e, row, slot);
         let warp = e.div_rem(e.thread(), 32).0;
-        let matrices = [2, 3].map(|at| matrix(e, at, expert, ffn, inn));
+        let matrices = ["gate", "up"].map(|name| matrix(e, name, expert, ffn, inn));
         let strip = strip(e, &matrices, e.block_x(), (rows_at, row), (warp, WARPS), inn);
         let sums = strip.sums(e, &ring);
         let parts = e.shared(WARPS * 128);
@@ -79,19 +72,19 @@ pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
         let up = reduce(e, &sums[1], parts, WARPS)[0];
         let (mine, output) = own(e, row);
         e.when(e.and(mine, e.lt(output, e.int(ffn))), |e| {
-            let at = e.add(e.mul_const(row, stride(spec, 4)), e.add(e.mul_const(slot, ffn), output));
-            e.store(e.operand(4), at, e.fmul(e.silu(gate), up).into());
+            let at = e.add(e.mul_const(row, e.stride("h")), e.add(e.mul_const(slot, ffn), output));
+            e.store(e.operand("h"), at, e.fmul(e.silu(gate), up).into());
         });
     });
     if spec.max_rows <= FEW {
         return;
     }
-    let d = dispatch(k, experts_of(weight(spec, 2).1), active);
-    let sorted_at = gather(k, &d, inn, &|e, row, _| e.mul_const(e.wide(row), stride(spec, 0)));
-    grouped(k, &d, (inn, ffn), (2, Some(3)), sorted_at, &|e, pair, output, value| {
+    let d = dispatch(k, experts, active);
+    let sorted_at = gather(k, &d, "x", inn, &|e, row, _| e.mul_const(e.wide(row), e.stride("x")));
+    grouped(k, &d, (inn, ffn), ("gate", Some("up")), sorted_at, &|e, pair, output, value| {
         let (row, slot) = e.div_rem(pair, active);
         let at = e.add(e.mul_const(slot, ffn), output);
-        e.store(e.operand(4), e.add(e.mul_const(e.wide(row), stride(spec, 4)), e.wide(at)), value.into());
+        e.store(e.operand("h"), e.add(e.mul_const(e.wide(row), e.stride("h")), e.wide(at)), value.into());
     });
 }
 
@@ -125,8 +118,8 @@ fn own<'c>(e: &Emit<'c>, row: Int<'c>) -> (Int<'c>, Int<'c>) {
     (e.eq(at, e.and(row, e.int(7))), e.add(e.mul_const(e.block_x(), 16), output))
 }
 
-/// `ExpertsDown`.
-pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
+/// `ExpertsDown` of `experts` experts.
+pub fn down(k: &mut Maker<'_, '_>, experts: u64, active: u64, ffn: u64, out: u64) {
     let spec = k.spec;
     let few = FEW.min(spec.max_rows);
     let rows_at = k.scratch(packed_bytes(few * active, ffn));
@@ -140,8 +133,8 @@ pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
     };
     dense::pack(k, &rows, &|e, pair| {
         let (row, slot) = e.div_rem(pair, active);
-        let at = e.add(e.mul_const(row, stride(spec, 0)), e.mul_const(slot, ffn));
-        (e.at(e.operand(0), e.wide(at)), pair)
+        let at = e.add(e.mul_const(row, e.stride("h")), e.mul_const(slot, ffn));
+        (e.at(e.operand("h"), e.wide(at)), pair)
     });
     let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
     k.launch_with("_few", grid, THREADS, when(spec, 1, few), strip_shared(1, 1), |e| {
@@ -150,10 +143,10 @@ pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
         let warp = e.div_rem(e.thread(), 32).0;
         let totals: Vec<Var<'_>> = (0..4).map(|_| e.float_var(0.0)).collect();
         e.each(warp, e.int(active), WARPS, |e, slot| {
-            let expert = moe::chosen(e, spec, row, slot);
-            let share = e.load(e.operand(2), e.add(e.mul_const(row, stride(spec, 2)), slot));
+            let expert = moe::chosen(e, row, slot);
+            let share = e.load(e.operand("weight"), e.add(e.mul_const(row, e.stride("weight")), slot));
             let packed = e.add(e.mul_const(row, active), slot);
-            let matrix = matrix(e, 3, expert, out, ffn);
+            let matrix = matrix(e, "down", expert, out, ffn);
             let strip = strip(e, &[matrix], e.block_x(), (rows_at, packed), (e.int(0), 1), ffn);
             let sums = strip.sums(e, &ring);
             // The row is one of the eight: the others' columns are not for us.
@@ -172,29 +165,29 @@ pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
         let sum = reduce(e, &[totals], e.shared(WARPS * 128), WARPS)[0];
         let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
         e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(out))), |e| {
-            let at = |i: usize| e.add(e.mul_const(row, stride(spec, i)), output);
-            let value = e.fadd(sum, e.load(e.operand(4), at(4)));
-            e.store(e.operand(5), at(5), value.into());
+            let at = |name: &str| e.add(e.mul_const(row, e.stride(name)), output);
+            let value = e.fadd(sum, e.load(e.operand("residual"), at("residual")));
+            e.store(e.operand("out"), at("out"), value.into());
         });
     });
     if spec.max_rows <= FEW {
         return;
     }
-    let d = dispatch(k, experts_of(weight(spec, 3).1), active);
-    let sorted_at = gather(k, &d, ffn, &|e, row, slot| {
-        let at = e.add(e.mul_const(row, stride(spec, 0)), e.mul_const(slot, ffn));
+    let d = dispatch(k, experts, active);
+    let sorted_at = gather(k, &d, "h", ffn, &|e, row, slot| {
+        let at = e.add(e.mul_const(row, e.stride("h")), e.mul_const(slot, ffn));
         e.wide(at)
     });
     let products = k.scratch(4 * spec.max_rows * active * out);
-    grouped(k, &d, (ffn, out), (3, None), sorted_at, &|e, pair, output, value| {
+    grouped(k, &d, (ffn, out), ("down", None), sorted_at, &|e, pair, output, value| {
         let at = e.add(e.mul_const(e.wide(pair), out), e.wide(output));
         e.store(e.at(e.scratch(), e.int(products)), at, value.into());
     });
     let grid = [k.rows(1, 1), Extent::fixed(1)];
     k.launch_when("_combine", grid, THREADS, when(spec, FEW + 1, spec.max_rows), |e| {
         let row = e.block_x();
-        let at = |i: usize| e.at(e.operand(i), e.wide(e.mul_const(row, stride(spec, i))));
-        let (shares, residual, to) = (at(2), at(4), at(5));
+        let at = |name: &str| e.at(e.operand(name), e.wide(e.mul_const(row, e.stride(name))));
+        let (shares, residual, to) = (at("weight"), at("residual"), at("out"));
         let products = e.at(e.scratch(), e.int(products));
         let products = e.at(products, e.mul_const(e.wide(row), active * out));
         e.each(e.thread(), e.int(out), THREADS, |e, output| {
@@ -231,7 +224,7 @@ fn dispatch(k: &mut Maker<'_, '_>, experts: u64, active: u64) -> Dispatch {
         e.barrier();
         e.each(e.thread(), pairs, SORTERS, |e, pair| {
             let (row, slot) = e.div_rem(pair, active);
-            let expert = moe::chosen(e, spec, row, slot);
+            let expert = moe::chosen(e, row, slot);
             e.fetch_add_one(counts, expert);
         });
         e.barrier();
@@ -252,7 +245,7 @@ fn dispatch(k: &mut Maker<'_, '_>, experts: u64, active: u64) -> Dispatch {
         e.barrier();
         e.each(e.thread(), pairs, SORTERS, |e, pair| {
             let (row, slot) = e.div_rem(pair, active);
-            let expert = moe::chosen(e, spec, row, slot);
+            let expert = moe::chosen(e, row, slot);
             let place = e.fetch_add_one(next, expert);
             e.store(places, pair, place.into());
             e.store(owners, place, pair.into());
@@ -261,11 +254,12 @@ fn dispatch(k: &mut Maker<'_, '_>, experts: u64, active: u64) -> Dispatch {
     d
 }
 
-/// Adds the function that packs the pairs' inputs in their order; `source` gives the offset of (row, choice) in
-/// operand 0. Returns where they are in scratch.
+/// Adds the function that packs the pairs' inputs in their order; `source` gives the offset of (row, choice) in the
+/// operand `from`. Returns where they are in scratch.
 fn gather<'c>(
     k: &mut Maker<'c, '_>,
     d: &Dispatch,
+    from: &str,
     inn: u64,
     source: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>) -> Int<'c>,
 ) -> u64 {
@@ -282,17 +276,17 @@ fn gather<'c>(
     dense::pack(k, &rows, &|e, pair| {
         let (row, slot) = e.div_rem(pair, d.active);
         let place = e.load_int(e.at(e.scratch(), e.int(d.place)), pair);
-        (e.at(e.operand(0), source(e, row, slot)), place)
+        (e.at(e.operand(from), source(e, row, slot)), place)
     });
     to
 }
 
-/// Adds the products of each expert's pairs with its matrix in operand `at`, or `silu(at x) * (up x)`.
+/// Adds the products of each expert's pairs with its matrix in `weight`, or `silu(weight x) * (up x)`.
 fn grouped<'c>(
     k: &mut Maker<'c, '_>,
     d: &Dispatch,
     (inn, out): (u64, u64),
-    (at, up): (usize, Option<usize>),
+    (weight, up): (&'static str, Option<&'static str>),
     sorted_at: u64,
     store: Store<'_, 'c>,
 ) {
@@ -322,8 +316,8 @@ fn grouped<'c>(
                 let places: Vec<Ptr<'c>> = (0..MANY_OUT / TILE)
                     .map(|i| {
                         let (from, i) = match up {
-                            Some(up) => (if i % 2 == 0 { at } else { up }, i / 2),
-                            None => (at, i),
+                            Some(up) => (if i % 2 == 0 { weight } else { up }, i / 2),
+                            None => (weight, i),
                         };
                         let row = e.add_const(e.mul_const(column, each / TILE), i as i64);
                         let row = e.min(row, e.int(out.div_ceil(TILE) - 1));

@@ -23,10 +23,10 @@ use super::decode::MOST_ROWS;
 use super::emit::{Emit, Float, Int, Ptr, Var, WARP};
 use super::linear::row_count;
 use super::pipe::Ring;
-use super::qkv::{physical_page, spec_cache};
+use super::qkv::physical_page;
 use super::tensor::{SHARED_SLACK, TILE_BYTES};
 use super::topk::{Best, CHUNK, Heads};
-use super::{MULTIPROCESSORS, Maker, stride};
+use super::{MULTIPROCESSORS, Maker};
 
 /// Rows of a warp group.
 const ROWS: u64 = 64;
@@ -40,7 +40,7 @@ struct Flash<'s> {
     spec: &'s KernelSpec,
     shape: AttnShape,
     cache: CacheSpec,
-    sink: Option<usize>,
+    sink: bool,
     select: Option<SelectShape>,
     /// Scratch of the page maxima, in 4-byte elements.
     tables: u64,
@@ -69,17 +69,12 @@ struct State<'c> {
 }
 
 /// Adds the function for steps of more than [`MOST_ROWS`] rows.
-pub fn prefill<'c>(
-    k: &mut Maker<'c, '_>,
-    shape: AttnShape,
-    sink: Option<usize>,
-    select: Option<SelectShape>,
-) {
+pub fn prefill<'c>(k: &mut Maker<'c, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
     let spec = k.spec;
     if spec.max_rows <= MOST_ROWS {
         return;
     }
-    let cache = spec_cache(spec, 1);
+    let cache = k.cache("cache");
     let blocks = spec.max_context.div_ceil(cache.page);
     let tables = if select.is_some() { k.scratch(4 * MULTIPROCESSORS * blocks * GROUPS * ROWS) } else { 0 };
     let mut f = Flash { spec, shape, cache, sink, select, tables, blocks, stages: 0 };
@@ -115,7 +110,7 @@ impl Flash<'_> {
     fn body<'c>(&self, e: &Emit<'c>) {
         let memory = e.dynamic_shared();
         let compared = self.select.map_or(1, |_| group(self.shape));
-        let heads = Heads::new(e, compared, GROUPS * ROWS, CONSUMERS / WARP, self.sink.is_some());
+        let heads = Heads::new(e, compared, GROUPS * ROWS, CONSUMERS / WARP, self.sink);
         let ring = Ring::new(e, self.stages, GROUPS);
         let pages_at = e.add_const(e.shared_address(memory), self.query_bytes() as i64);
         let rows = row_count(e, self.spec);
@@ -186,7 +181,7 @@ impl Flash<'_> {
         let values = e.add_const(values, 2 * self.cache.v_offset(0) as i64);
         e.each(e.int(0), segment.pages, 1, |e, page| {
             let physical = e.wide(physical_page(e, &self.cache, segment.sequence, page));
-            let base = e.byte_offset(e.operand(1), e.mul_const(physical, self.cache.page_bytes()));
+            let base = e.byte_offset(e.operand("cache"), e.mul_const(physical, self.cache.page_bytes()));
             ring.produce(e, self.stage_bytes(), |e, stage, full| {
                 let to = e.add(pages_at, e.mul_const(stage, self.stage_bytes()));
                 e.bulk_copy(to, e.byte_offset(base, keys), self.key_bytes(), full);
@@ -226,11 +221,10 @@ impl Flash<'_> {
             let inside = e.and(real, e.and(e.ge(token, segment.begin), e.lt(token, segment.end)));
             let token = e.pick(inside, token, segment.begin);
             let head = e.add(e.mul_const(kv_head, group), e.min(head, e.int(group - 1)));
-            let from =
-                e.add(e.mul_const(e.wide(token), stride(self.spec, 0)), e.wide(e.mul_const(head, dim)));
+            let from = e.add(e.mul_const(e.wide(token), e.stride("q")), e.wide(e.mul_const(head, dim)));
             for tile in 0..dim / 64 {
                 let at = e.add(from, e.wide(e.add_const(e.mul_const(piece, 8), 64 * tile as i64)));
-                let words = e.load_as_chunk(e.operand(0), at);
+                let words = e.load_as_chunk(e.operand("q"), at);
                 let chunk = e.xor(piece, e.and(i, e.int(7)));
                 let place = e.add(e.mul_const(row, 32), e.mul_const(chunk, 4));
                 let place = e.add_const(place, (tile * GROUPS * ROWS * 32) as i64);
@@ -407,7 +401,6 @@ impl Flash<'_> {
         heads: Heads<'c>,
     ) {
         let t = e.lane_pair().1;
-        let out_at = 2 + usize::from(self.sink.is_some());
         for (half, row) in rows.into_iter().enumerate() {
             let sum = [1, 2]
                 .iter()
@@ -418,14 +411,13 @@ impl Flash<'_> {
             let global =
                 e.add(e.mul_const(kv_head, group(self.shape)), e.min(head, e.int(group(self.shape) - 1)));
             // The larger of the logits and the sink, under which nothing overflows.
-            let (top, shrink, sum) = match self.sink {
-                Some(at) => {
-                    let sink = e.fmul(e.load(e.operand(at), global), e.float(LOG2_E));
-                    let top = e.fmax(most, sink);
-                    let shrink = e.exp2(e.fsub(most, top));
-                    (top, shrink, e.fma(sum, shrink, e.exp2(e.fsub(sink, top))))
-                }
-                None => (most, e.float(1.0), sum),
+            let (top, shrink, sum) = if self.sink {
+                let sink = e.fmul(e.load(e.operand("sink"), global), e.float(LOG2_E));
+                let top = e.fmax(most, sink);
+                let shrink = e.exp2(e.fsub(most, top));
+                (top, shrink, e.fma(sum, shrink, e.exp2(e.fsub(sink, top))))
+            } else {
+                (most, e.float(1.0), sum)
             };
             if self.select.is_some() {
                 e.when(e.eq(t, e.int(0)), |e| heads.note(e, row, most, top, e.log2(sum)));
@@ -435,10 +427,10 @@ impl Flash<'_> {
                 let item = Item { row: token, kv_head, position: token, sequence: token };
                 for m in 0..self.shape.v_dim as usize / 8 {
                     let element = e.add_const(e.mul_const(t, 2), 8 * m as i64);
-                    let at = place(e, self.spec, self.shape, out_at, item, head, element);
+                    let at = place(e, self.shape, item, head, element);
                     let words =
                         [0, 1].map(|i| e.bits(e.fmul(e.get_float(state.acc[4 * m + 2 * half + i]), factor)));
-                    e.store_words(e.operand(out_at), at, &words);
+                    e.store_words(e.operand("out"), at, &words);
                 }
             });
         }
@@ -454,7 +446,6 @@ impl Flash<'_> {
         kv_head: Int<'c>,
         heads: Heads<'c>,
     ) {
-        let out_at = 3 + usize::from(self.sink.is_some());
         let group = group(self.shape);
         let warp = e.div_rem(e.thread(), WARP).0;
         let table = self.table(e);
@@ -479,7 +470,7 @@ impl Flash<'_> {
                     best.take(e, (begin, visible), select.blocks, &score);
                 });
                 let item = Item { row: token, kv_head, position, sequence: position };
-                best.write(e, select.blocks, list(e, self.spec, item, out_at, select));
+                best.write(e, select.blocks, list(e, item, select));
             });
         });
     }

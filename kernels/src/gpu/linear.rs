@@ -6,9 +6,9 @@ use hyc_ir::abi::PANEL;
 use hyc_ir::plan::{Elem, Epilogue, Extent, KernelSpec, Layout};
 
 use super::dense::{self, Matrix};
-use super::emit::{Emit, Int, Ptr};
+use super::emit::{Emit, Float, Int, Ptr};
 use super::product::{self, Input, Place, THREADS};
-use super::{Maker, stride, weight};
+use super::{Maker, NO_PRODUCT};
 
 /// Rows of a tile: eight sums of a row are eight registers of every thread.
 const TILE: u64 = 4;
@@ -32,15 +32,15 @@ pub fn row_count<'c>(e: &Emit<'c>, spec: &KernelSpec) -> Int<'c> {
 pub fn input<'c>(e: &Emit<'c>, spec: &KernelSpec, inn: u64, norm: Option<f64>) -> (Input<'c>, Int<'c>) {
     let last = e.add_const(row_count(e, spec), -1);
     let first = e.mul_const(e.block_y(), tile(spec));
-    let x = e.operand(0);
-    let rows: Vec<Ptr<'c>> = (0..tile(spec))
-        .map(|i| {
-            let row = e.min(e.add_const(first, i as i64), last);
-            e.at(x, e.mul_const(row, stride(spec, 0)))
-        })
-        .collect();
-    let norm = norm.map(|eps| (e.operand(1), product::inverse_rms(e, &rows, inn, eps)));
+    let rows: Vec<Ptr<'c>> =
+        (0..tile(spec)).map(|i| e.row("x", e.min(e.add_const(first, i as i64), last))).collect();
+    let norm = norm.map(|eps| (e.operand("norm"), product::inverse_rms(e, &rows, inn, eps)));
     (Input { rows, norm, inn }, first)
+}
+
+/// Where (row, column) stands in a tensor.
+fn place<'c>(e: &Emit<'c>, name: &str, row: Int<'c>, column: Int<'c>) -> Int<'c> {
+    e.add(e.mul_const(row, e.stride(name)), column)
 }
 
 /// The address of a panel.
@@ -58,56 +58,56 @@ pub fn mine<'c>(e: &Emit<'c>, spec: &KernelSpec, first: Int<'c>, place: &Place<'
 
 /// The kernel for weights in tiles.
 fn tiled(k: &mut Maker<'_, '_>, inn: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
-    let spec = k.spec;
-    let at = 1 + usize::from(norm.is_some());
-    let out_at = spec.operands.len() - 1;
-    let up = (epilogue == Epilogue::SwiGlu).then_some(at + 1);
-    let matrices = vec![Matrix { at, out, column: 0 }];
+    let up = (epilogue == Epilogue::SwiGlu).then_some("up");
+    let matrices = vec![Matrix { name: "weight", out, column: 0 }];
     dense::product(k, inn, norm, matrices, up, None, &|e, row, column, value| {
-        let place = |i: usize| e.add(e.mul_const(row, stride(spec, i)), column);
         let value = match epilogue {
-            Epilogue::Residual => e.fadd(value, e.load(e.operand(at + 1), place(at + 1))),
-            _ => value,
+            Epilogue::Residual => {
+                e.fadd(value, e.load(e.operand("residual"), place(e, "residual", row, column)))
+            }
+            Epilogue::Store | Epilogue::SwiGlu => value,
         };
-        e.store(e.operand(out_at), place(out_at), value.into());
+        e.store(e.operand("out"), place(e, "out", row, column), value.into());
     });
+}
+
+/// The products of the rows with one panel of a weight.
+fn panel_product<'c>(e: &Emit<'c>, name: &str, panel: Int<'c>, input: &Input<'c>) -> (Place<'c>, Float<'c>) {
+    let elem = e.elem(name);
+    product::panel(e, elem, panel_at(e, elem, e.operand(name), panel, input.inn), input)
 }
 
 /// Makes the kernel.
 pub fn linear(k: &mut Maker<'_, '_>, inn: u64, norm: Option<f64>, epilogue: Epilogue) {
     let spec = k.spec;
-    let at = 1 + usize::from(norm.is_some());
-    let (elem, layout) = weight(spec, at);
+    let layout = k.layout("weight");
     let out = match layout {
         Layout::Panels { out, .. } => out,
         Layout::Tiles { out, .. } => return tiled(k, inn, out, norm, epilogue),
-        _ => return,
+        Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
     };
     let grid = [Extent::fixed(layout.panels()), k.rows(1, tile(spec))];
     k.launch("", grid, THREADS, |e| {
         let (input, first) = input(e, spec, inn, norm);
         let panel = e.block_x();
-        let (place, sum) = product::panel(e, elem, panel_at(e, elem, e.operand(at), panel, inn), &input);
-        let column = e.add(e.mul_const(panel, PANEL), place.column);
+        let (result, sum) = panel_product(e, "weight", panel, &input);
+        let column = e.add(e.mul_const(panel, PANEL), result.column);
         let value = match epilogue {
             Epilogue::SwiGlu => {
-                let up = panel_at(e, weight(spec, at + 1).0, e.operand(at + 1), panel, inn);
-                let (_, up) = product::panel(e, weight(spec, at + 1).0, up, &input);
+                let (_, up) = panel_product(e, "up", panel, &input);
                 e.fmul(e.silu(sum), up)
             }
-            _ => sum,
+            Epilogue::Store | Epilogue::Residual => sum,
         };
-        let (inside, row) = mine(e, spec, first, &place);
+        let (inside, row) = mine(e, spec, first, &result);
         let inside = e.and(inside, e.lt(column, e.int(out)));
-        let out_at = spec.operands.len() - 1;
         e.when(inside, |e| {
             let mut value = value;
             if epilogue == Epilogue::Residual {
-                let residual =
-                    e.load(e.operand(at + 1), e.add(e.mul_const(row, stride(spec, at + 1)), column));
+                let residual = e.load(e.operand("residual"), place(e, "residual", row, column));
                 value = e.fadd(value, residual);
             }
-            e.store(e.operand(out_at), e.add(e.mul_const(row, stride(spec, out_at)), column), value.into());
+            e.store(e.operand("out"), place(e, "out", row, column), value.into());
         });
     });
 }

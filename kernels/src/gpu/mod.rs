@@ -26,10 +26,11 @@ mod topk;
 
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::rc::Rc;
 
 use hyc_ir::plan::{
-    AttnShape, Elem, Extent, GridDim, KernelSpec, Launch, Layout, OperandSpec, Rows, SelectShape, StepOp,
-    When,
+    AttnShape, CacheSpec, Extent, GridDim, KernelSpec, Launch, Layout, OperandSpec, Rows, SelectShape,
+    StepOp, When,
 };
 use inkwell::OptimizationLevel;
 use inkwell::context::Context;
@@ -40,10 +41,14 @@ use inkwell::targets::{
 };
 
 use crate::mlir;
+use crate::operands::{self, Operands};
 use emit::Emit;
 
 /// Multiprocessors of an H100: what a grid that takes its items in turns has of blocks.
 pub(crate) const MULTIPROCESSORS: u64 = 132;
+
+/// Why a product is refused whose weight is in the order of a table or a vector; [`supports`] has refused it before.
+const NO_PRODUCT: &str = "a product whose weight is neither in panels nor in tiles";
 
 /// The targets that this back end knows.
 pub const TARGETS: [&str; 1] = ["sm_90a"];
@@ -82,15 +87,19 @@ pub struct GpuKernel {
 
 /// Whether there is a kernel for this; the reason where there is none.
 pub fn supports(spec: &KernelSpec) -> Result<(), String> {
+    operands::check(spec)?;
     let wide = |what: &str, n: u64, most: u64| {
         if n > most { Err(format!("{what} of {n}: the GPU kernels take {most} at most")) } else { Ok(()) }
     };
     for operand in &spec.operands {
         match operand {
-            OperandSpec::Weight { layout: Layout::Panels { count, out, inn, .. }, .. } => {
-                // Indices inside a matrix are 32 bits.
-                wide("a matrix", count.saturating_mul(*out).saturating_mul(*inn) / 16, 1 << 31)?;
-            }
+            OperandSpec::Weight { layout, .. } => match layout {
+                Layout::Panels { count, out, inn, .. } => {
+                    // Indices inside a matrix are 32 bits.
+                    wide("a matrix", count.saturating_mul(*out).saturating_mul(*inn) / 16, 1 << 31)?;
+                }
+                Layout::Vector { .. } | Layout::Rows { .. } | Layout::Tiles { .. } => {}
+            },
             OperandSpec::Cache(cache) => {
                 wide("a head", cache.qk_dim.max(cache.v_dim), 256)?;
                 wide("a page", cache.page, 128)?;
@@ -100,7 +109,13 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
                 let elements = (spec.max_rows + 128).saturating_mul(*stride);
                 wide("the rows of a tensor, in elements,", elements, (1 << 31) - 1)?;
             }
-            _ => {}
+        }
+    }
+    if let Some(shape) = spec.op.attention() {
+        wide("a group", shape.heads / shape.kv_heads, 32)?;
+        if !attend::takes(spec) {
+            let bytes = attention::shared_bytes(spec, shape);
+            wide("queries and sums in shared memory, in bytes,", bytes, 48 << 10)?;
         }
     }
     match spec.op {
@@ -116,22 +131,21 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
             wide("a router", experts, 4096)?;
             wide("a router's choice", active, 64)
         }
-        StepOp::FullAttention { shape, .. }
-        | StepOp::OracleAttention { shape, .. }
-        | StepOp::WindowAttention { shape, .. }
-        | StepOp::SparseAttention { shape, .. }
-        | StepOp::HybridAttention { shape, .. } => {
-            wide("a group", shape.heads / shape.kv_heads, 32)?;
-            if attend::takes(spec) {
-                return Ok(());
-            }
-            wide(
-                "queries and sums in shared memory, in bytes,",
-                attention::shared_bytes(spec, shape),
-                48 << 10,
-            )
-        }
-        _ => Ok(()),
+        StepOp::Embed { .. }
+        | StepOp::RmsNorm { .. }
+        | StepOp::Linear { .. }
+        | StepOp::Rope { .. }
+        | StepOp::Append { .. }
+        | StepOp::Add { .. }
+        | StepOp::SiluMul { .. }
+        | StepOp::Gate { .. }
+        | StepOp::FullAttention { .. }
+        | StepOp::OracleAttention { .. }
+        | StepOp::WindowAttention { .. }
+        | StepOp::SparseAttention { .. }
+        | StepOp::HybridAttention { .. }
+        | StepOp::GatherRows { .. }
+        | StepOp::Sample { .. } => Ok(()),
     }
 }
 
@@ -141,9 +155,12 @@ pub(crate) struct Maker<'c, 's> {
     module: &'c Module<'c>,
     name: &'s str,
     spec: &'s KernelSpec,
+    operands: Rc<Operands>,
     kernel: GpuKernel,
     /// Functions that MLIR lowers.
     mlir: String,
+    /// Why there is no code.
+    fault: Option<String>,
 }
 
 impl<'c> Maker<'c, '_> {
@@ -192,7 +209,13 @@ impl<'c> Maker<'c, '_> {
         body: impl FnOnce(&Emit<'c>),
     ) {
         let entry = format!("{}{part}", self.name);
-        let e = Emit::new(self.context, self.module, &entry, self.spec.operands.len(), threads as u32);
+        let e = Emit::new(
+            self.context,
+            self.module,
+            &entry,
+            (self.operands.clone(), self.spec.operands.len()),
+            threads as u32,
+        );
         body(&e);
         e.finish();
         let shared_bytes = shared as u32;
@@ -202,7 +225,11 @@ impl<'c> Maker<'c, '_> {
 
     /// Adds the one function of a row-wise op: a block a row.
     fn row_wise(&mut self) {
-        self.mlir.extend(mlir::function(self.name, self.spec));
+        match mlir::function(self.name, self.spec) {
+            Some(Ok(text)) => self.mlir.push_str(&text),
+            Some(Err(fault)) => self.fault = Some(fault),
+            None => self.fault = Some(format!("`{}` is no row-wise op", self.spec.op.name())),
+        }
         self.kernel.launches.push(Launch {
             entry: self.name.to_string(),
             grid: [self.rows(1, 1), Extent::fixed(1)],
@@ -211,6 +238,21 @@ impl<'c> Maker<'c, '_> {
             overlaps: true,
             when: None,
         });
+    }
+
+    /// Says why there is no code: a bug of the kernel, or of what `supports` has let pass.
+    fn refuse(&mut self, why: &str) {
+        self.fault = Some(why.to_string());
+    }
+
+    /// The layout of a weight's elements.
+    fn layout(&self, name: &str) -> Layout {
+        self.operands.weight(name).1
+    }
+
+    /// The constants of a cache.
+    fn cache(&self, name: &str) -> CacheSpec {
+        self.operands.cache(name)
     }
 
     /// `per` items a row, `each` of them a block.
@@ -255,9 +297,20 @@ fn compile_with(specs: &[(String, KernelSpec)], build: &dyn Fn(&mut Maker<'_, '_
     for (name, spec) in specs {
         // PTX names take letters, digits, `_` and `$`.
         let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-        let (kernel, mlir) = (GpuKernel::default(), String::new());
-        let mut maker = Maker { context: &context, module: &module, name: &name, spec, kernel, mlir };
+        let mut maker = Maker {
+            context: &context,
+            module: &module,
+            name: &name,
+            spec,
+            operands: Rc::new(Operands::new(spec)),
+            kernel: GpuKernel::default(),
+            mlir: String::new(),
+            fault: None,
+        };
         build(&mut maker);
+        if let Some(fault) = maker.fault.or_else(|| maker.operands.fault()) {
+            return Err(GpuError(format!("kernel {name}: {fault}")));
+        }
         if !maker.mlir.is_empty() {
             row_wise.push_str(&maker.mlir);
             waiting.push(name.clone());
@@ -289,16 +342,7 @@ fn compile_with(specs: &[(String, KernelSpec)], build: &dyn Fn(&mut Maker<'_, '_
 }
 
 fn build(k: &mut Maker<'_, '_>) {
-    if attend::takes(k.spec) {
-        return match k.spec.op {
-            StepOp::FullAttention { shape, sink } => whole(k, shape, sink, None),
-            StepOp::OracleAttention { shape, sink, select } => whole(k, shape, sink, Some(select)),
-            StepOp::WindowAttention { shape, .. }
-            | StepOp::SparseAttention { shape, .. }
-            | StepOp::HybridAttention { shape, .. } => by_query::by_query(k, shape),
-            _ => {}
-        };
-    }
+    let tensor_cores = attend::takes(k.spec);
     match k.spec.op {
         StepOp::Embed { .. }
         | StepOp::RmsNorm { .. }
@@ -312,6 +356,19 @@ fn build(k: &mut Maker<'_, '_>) {
             qkv::qkv_append(k, &qkv::Qkv { inn, shape, norm, qk_norm, rope, own_kv });
         }
         StepOp::Append { kv_heads, qk_dim, v_dim } => qkv::append(k, kv_heads, qk_dim, v_dim),
+        StepOp::FullAttention { shape, sink } if tensor_cores => whole(k, shape, sink, None),
+        StepOp::OracleAttention { shape, sink, select } if tensor_cores => {
+            whole(k, shape, sink, Some(select))
+        }
+        StepOp::WindowAttention { shape, window, sink } if tensor_cores => {
+            by_query::window(k, shape, window, sink);
+        }
+        StepOp::SparseAttention { shape, select, sink } if tensor_cores => {
+            by_query::sparse(k, shape, select, sink);
+        }
+        StepOp::HybridAttention { shape, select, window, gate } if tensor_cores => {
+            by_query::hybrid(k, shape, select, window, gate);
+        }
         StepOp::FullAttention { shape, sink } => attention::full(k, shape, sink, None),
         StepOp::OracleAttention { shape, sink, select } => attention::full(k, shape, sink, Some(select)),
         StepOp::WindowAttention { shape, window, sink } => attention::window(k, shape, window, sink),
@@ -326,25 +383,8 @@ fn build(k: &mut Maker<'_, '_>) {
     }
 }
 
-/// Elements from row to row of tensor operand `i`.
-pub(crate) fn stride(spec: &KernelSpec, i: usize) -> u64 {
-    match spec.operands[i] {
-        OperandSpec::Tensor { stride, .. } => stride,
-        _ => 0,
-    }
-}
-
-/// Element type and panels of one matrix of weight operand `i`.
-pub(crate) fn weight(spec: &KernelSpec, i: usize) -> (Elem, Layout) {
-    match spec.operands[i] {
-        OperandSpec::Weight { elem, layout } => (elem, layout),
-        _ => (Elem::F32, Layout::Vector { len: 0 }),
-    }
-}
-
 /// Attention over whole contexts on tensor cores: one function for few rows, one for many.
 fn whole(k: &mut Maker<'_, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
-    let sink = sink.then_some(2);
     decode::decode(k, shape, sink, select);
     flash::prefill(k, shape, sink, select);
 }

@@ -1,21 +1,19 @@
 //! Router and experts. Reference: `reference::moe`.
 
 use hyc_ir::abi::PANEL;
-use hyc_ir::plan::{Extent, KernelSpec, Layout};
+use hyc_ir::plan::{Extent, Layout};
 
-use super::emit::{Emit, Int, LANES, Ptr, WARP};
-use super::product::{self, Input, THREADS};
+use super::emit::{Emit, Float, Int, LANES, WARP};
+use super::product::{self, Input, Place, THREADS};
 use super::topk::argmax;
-use super::{Maker, experts, stride, weight};
+use super::{Maker, NO_PRODUCT, experts};
 
 /// `Router`. Block: one warp, one row.
 pub fn router(k: &mut Maker<'_, '_>, experts: u64, active: u64) {
-    let spec = k.spec;
     let grid = [k.rows(1, 1), Extent::fixed(1)];
     k.launch("", grid, WARP, |e| {
         let row = e.block_x();
-        let at = |i: usize| e.at(e.operand(i), e.mul_const(row, stride(spec, i)));
-        let (logits, index, weights) = (at(0), at(1), at(2));
+        let [logits, index, weights] = ["logits", "index", "weight"].map(|name| e.row(name, row));
         let (copy, chosen) = (e.shared(experts), e.shared(active));
         // Logits that are no numbers choose nobody, but some expert has to stand there: one such logit makes all the
         // shares none, as in the whole softmax.
@@ -52,63 +50,75 @@ pub fn router(k: &mut Maker<'_, '_>, experts: u64, active: u64) {
     });
 }
 
-/// The expert of a row's choice `slot`, in operand 1.
-pub fn chosen<'c>(e: &Emit<'c>, spec: &KernelSpec, row: Int<'c>, slot: Int<'c>) -> Int<'c> {
-    e.load_int(e.operand(1), e.add(e.mul_const(row, stride(spec, 1)), slot))
+/// The expert of a row's choice `slot`.
+pub fn chosen<'c>(e: &Emit<'c>, row: Int<'c>, slot: Int<'c>) -> Int<'c> {
+    e.load_int(e.operand("index"), e.add(e.mul_const(row, e.stride("index")), slot))
 }
 
-/// The address of a panel of one expert's matrix.
-fn expert_panel<'c>(e: &Emit<'c>, spec: &KernelSpec, at: usize, expert: Int<'c>, panel: Int<'c>) -> Ptr<'c> {
-    let (elem, layout) = weight(spec, at);
-    let inn = match layout {
-        Layout::Panels { inn, .. } => inn,
-        _ => 0,
-    };
-    let panel = e.add(e.mul_const(e.wide(expert), layout.panels()), e.wide(panel));
-    e.at_elem(elem, e.operand(at), e.mul_const(panel, inn * PANEL))
+/// A weight of all experts, in panels.
+#[derive(Clone, Copy)]
+struct Panels {
+    name: &'static str,
+    /// Panels of one expert.
+    count: u64,
+}
+
+impl Panels {
+    /// The products of the rows with one panel of one expert's matrix.
+    fn product<'c>(
+        &self,
+        e: &Emit<'c>,
+        expert: Int<'c>,
+        panel: Int<'c>,
+        input: &Input<'c>,
+    ) -> (Place<'c>, Float<'c>) {
+        let elem = e.elem(self.name);
+        let panel = e.add(e.mul_const(e.wide(expert), self.count), e.wide(panel));
+        let at = e.at_elem(elem, e.operand(self.name), e.mul_const(panel, input.inn * PANEL));
+        product::panel(e, elem, at, input)
+    }
 }
 
 /// `ExpertsUp`. Block: one panel of one (row, chosen expert).
 pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
-    let spec = k.spec;
-    if let Layout::Tiles { .. } = weight(spec, 2).1 {
-        return experts::up(k, inn, ffn, active);
-    }
-    let grid = [Extent::fixed(weight(spec, 2).1.panels()), k.rows(active, 1)];
+    let count = match k.layout("gate") {
+        Layout::Tiles { count, .. } => return experts::up(k, count, inn, ffn, active),
+        layout @ Layout::Panels { .. } => layout.panels(),
+        Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
+    };
+    let grid = [Extent::fixed(count), k.rows(active, 1)];
     k.launch("", grid, THREADS, |e| {
         let (row, slot) = e.div_rem(e.block_y(), active);
-        let expert = chosen(e, spec, row, slot);
-        let x = e.at(e.operand(0), e.mul_const(row, stride(spec, 0)));
-        let input = Input { rows: vec![x], norm: None, inn };
+        let expert = chosen(e, row, slot);
+        let input = Input { rows: vec![e.row("x", row)], norm: None, inn };
         let panel = e.block_x();
-        let (place, gate) =
-            product::panel(e, weight(spec, 2).0, expert_panel(e, spec, 2, expert, panel), &input);
-        let (_, up) = product::panel(e, weight(spec, 3).0, expert_panel(e, spec, 3, expert, panel), &input);
+        let (place, gate) = Panels { name: "gate", count }.product(e, expert, panel, &input);
+        let (_, up) = Panels { name: "up", count }.product(e, expert, panel, &input);
         let column = e.add(e.mul_const(panel, PANEL), place.column);
         let inside = e.and(e.eq(place.row, e.int(0)), e.lt(column, e.int(ffn)));
         e.when(inside, |e| {
-            let at = e.add(e.mul_const(row, stride(spec, 4)), e.add(e.mul_const(slot, ffn), column));
-            e.store(e.operand(4), at, e.fmul(e.silu(gate), up).into());
+            let at = e.add(e.mul_const(row, e.stride("h")), e.add(e.mul_const(slot, ffn), column));
+            e.store(e.operand("h"), at, e.fmul(e.silu(gate), up).into());
         });
     });
 }
 
 /// `ExpertsDown`. Block: one panel of one row, over its experts in order.
 pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
-    let spec = k.spec;
-    if let Layout::Tiles { .. } = weight(spec, 3).1 {
-        return experts::down(k, active, ffn, out);
-    }
-    let grid = [Extent::fixed(weight(spec, 3).1.panels()), k.rows(1, 1)];
+    let count = match k.layout("down") {
+        Layout::Tiles { count, .. } => return experts::down(k, count, active, ffn, out),
+        layout @ Layout::Panels { .. } => layout.panels(),
+        Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
+    };
+    let grid = [Extent::fixed(count), k.rows(1, 1)];
     k.launch("", grid, THREADS, |e| {
         let (panel, row) = (e.block_x(), e.block_y());
-        let at = |i: usize| e.at(e.operand(i), e.mul_const(row, stride(spec, i)));
-        let (h, index, weights) = (at(0), at(1), at(2));
+        let [h, index, weights] = ["h", "index", "weight"].map(|name| e.row(name, row));
+        let down = Panels { name: "down", count };
         let total = e.float_var(0.0);
         e.each(e.int(0), e.int(active), 1, |e, slot| {
             let input = Input { rows: vec![e.at(h, e.mul_const(slot, ffn))], norm: None, inn: ffn };
-            let address = expert_panel(e, spec, 3, e.load_int(index, slot), panel);
-            let (_, sum) = product::panel(e, weight(spec, 3).0, address, &input);
+            let (_, sum) = down.product(e, e.load_int(index, slot), panel, &input);
             e.accumulate(total, e.load(weights, slot), sum);
             e.barrier();
         });
@@ -116,8 +126,8 @@ pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
         let column = e.add(e.mul_const(panel, PANEL), column);
         let inside = e.and(e.eq(place, e.int(0)), e.lt(column, e.int(out)));
         e.when(inside, |e| {
-            let sum = e.fadd(e.get_float(total), e.load(at(4), column));
-            e.store(at(5), column, sum.into());
+            let sum = e.fadd(e.get_float(total), e.load(e.row("residual", row), column));
+            e.store(e.row("out", row), column, sum.into());
         });
     });
 }

@@ -6,13 +6,13 @@
 use std::mem::offset_of;
 
 use hyc_ir::abi::{PANEL, StepContext, TILE};
-use hyc_ir::plan::{AttnShape, CachePolicy, CacheSpec, Extent, Layout, OperandSpec, RopeSpec};
+use hyc_ir::plan::{AttnShape, CachePolicy, CacheSpec, Extent, Layout, RopeSpec};
 
 use super::dense::{self, FewRows, Matrix};
 use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
 use super::linear::{input, mine, panel_at, tile};
 use super::product::{self, THREADS};
-use super::{Maker, qkv_few, stride, weight};
+use super::{Maker, NO_PRODUCT, qkv_few};
 
 /// The op's attributes.
 pub struct Qkv {
@@ -24,9 +24,30 @@ pub struct Qkv {
     pub own_kv: bool,
 }
 
+/// What is projected to.
+#[derive(Clone, Copy)]
+pub enum Projection {
+    Query,
+    Key,
+    Value,
+}
+
+impl Projection {
+    /// The name of its weight.
+    pub fn weight(self) -> &'static str {
+        match self {
+            Projection::Query => "wq",
+            Projection::Key => "wk",
+            Projection::Value => "wv",
+        }
+    }
+}
+
 /// One of q, k, v in scratch: its heads, their width, and its first column.
 #[derive(Clone, Copy)]
 pub struct Part {
+    /// What it is.
+    pub projection: Projection,
     /// Heads.
     pub heads: u64,
     /// Elements of each.
@@ -45,20 +66,27 @@ impl Part {
 /// Makes `QkvAppend`.
 pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
     let (spec, s) = (k.spec, c.shape);
-    let weights = 1 + usize::from(c.norm.is_some());
-    let q = Part { heads: s.heads, dim: s.qk_dim, column: 0 };
-    let keys = Part { heads: s.kv_heads, dim: s.qk_dim, column: q.heads * q.dim };
-    let values = Part { heads: s.kv_heads, dim: s.v_dim, column: keys.column + keys.heads * keys.dim };
-    let parts = if c.own_kv { vec![q, keys, values] } else { vec![q] };
-    let columns: u64 = parts.iter().map(|p| p.heads * p.dim).sum();
+    let mut projections = vec![(Projection::Query, s.heads, s.qk_dim)];
+    if c.own_kv {
+        projections.push((Projection::Key, s.kv_heads, s.qk_dim));
+        projections.push((Projection::Value, s.kv_heads, s.v_dim));
+    }
+    let mut columns = 0;
+    let mut part = |(projection, heads, dim)| {
+        let column = columns;
+        columns += heads * dim;
+        Part { projection, heads, dim, column }
+    };
+    let parts: Vec<Part> = projections.into_iter().map(&mut part).collect();
     let scratch = k.scratch(4 * columns * spec.max_rows);
-    let tiled = matches!(weight(spec, weights).1, Layout::Tiles { .. });
+    let layout = k.layout("wq");
+    let tiled = matches!(layout, Layout::Tiles { .. });
     let fused = tiled && qkv_few::takes(c);
-    match weight(spec, weights).1 {
+    match layout {
         Layout::Tiles { .. } => {
             let matrix =
-                |(i, p): (usize, &Part)| Matrix { at: weights + i, out: p.heads * p.dim, column: p.column };
-            let matrices = parts.iter().enumerate().map(matrix).collect();
+                |p: &Part| Matrix { name: p.projection.weight(), out: p.heads * p.dim, column: p.column };
+            let matrices = parts.iter().map(matrix).collect();
             let few = |k: &mut Maker<'c, '_>, rows_at: u64, most: u64| {
                 qkv_few::launches(k, c, &parts, rows_at, most);
             };
@@ -68,10 +96,9 @@ pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
                 e.store(all, e.add(e.mul_const(row, columns), column), value.into());
             });
         }
-        _ => project(k, c, &parts, columns, scratch),
+        Layout::Panels { .. } => project(k, c, &parts, columns, scratch),
+        Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
     }
-    let norms = weights + parts.len();
-    let q_at = norms + if c.qk_norm.is_some() { if c.own_kv { 2 } else { 1 } } else { 0 };
     let heads: u64 = parts.iter().map(|p| p.heads).sum();
     let grid = [k.rows(1, 1), Extent::fixed(heads)];
     let when = if fused {
@@ -89,29 +116,29 @@ pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
         let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
         let table = angles(e, c.rope);
         let mut begin = 0;
-        for (i, part) in parts.iter().enumerate() {
+        for part in &parts {
             let here = e.and(e.ge(head, e.int(begin)), e.lt(head, e.int(begin + part.heads)));
             let local = e.add_const(head, -(begin as i64));
             begin += part.heads;
             let x = e.at(all, e.add_const(e.mul_const(local, part.dim), part.column as i64));
-            e.when(here, |e| match i {
-                0 => {
-                    let to = e.add(e.mul_const(row, stride(spec, q_at)), e.mul_const(local, part.dim));
-                    let to = e.at(e.operand(q_at), to);
-                    let norm = c.qk_norm.map(|eps| (eps, e.operand(norms)));
+            e.when(here, |e| match part.projection {
+                Projection::Query => {
+                    let to = e.add(e.mul_const(row, e.stride("q")), e.mul_const(local, part.dim));
+                    let to = e.at(e.operand("q"), to);
+                    let norm = c.qk_norm.map(|eps| (eps, e.operand("q_norm")));
                     e.wait_for_inputs();
                     rotated(e, x, part.dim, norm, Some((c.rope, table, position)), |e, d, y| {
                         e.store(to, d, y.into());
                     });
                 }
-                1 => {
-                    let norm = c.qk_norm.map(|eps| (eps, e.operand(norms + 1)));
-                    let store = key_store(e, spec_cache(spec, q_at + 1), q_at + 1, row, position, local);
+                Projection::Key => {
+                    let norm = c.qk_norm.map(|eps| (eps, e.operand("k_norm")));
+                    let store = key_store(e, row, position, local);
                     e.wait_for_inputs();
                     rotated(e, x, part.dim, norm, Some((c.rope, table, position)), store);
                 }
-                _ => {
-                    let store = value_store(e, spec_cache(spec, q_at + 1), q_at + 1, row, position, local);
+                Projection::Value => {
+                    let store = value_store(e, row, position, local);
                     e.wait_for_inputs();
                     rotated(e, x, part.dim, None, None, store);
                 }
@@ -123,7 +150,6 @@ pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
 /// The projections of weights in panels, a panel a block.
 fn project(k: &mut Maker<'_, '_>, c: &Qkv, parts: &[Part], columns: u64, scratch: u64) {
     let spec = k.spec;
-    let weights = 1 + usize::from(c.norm.is_some());
     let q = parts[0];
     let panels: u64 = parts.iter().map(|p| p.heads * p.panels()).sum();
     let grid = [Extent::fixed(panels), k.rows(1, tile(spec))];
@@ -131,18 +157,18 @@ fn project(k: &mut Maker<'_, '_>, c: &Qkv, parts: &[Part], columns: u64, scratch
         let (input, first) = input(e, spec, c.inn, c.norm);
         let all = e.at(e.scratch(), e.int(scratch));
         // Which part this block's panel is of; all weights have one element type.
-        let (mut begin, mut matrix, mut local) = (0, e.operand(weights), e.block_x());
+        let (mut begin, mut matrix, mut local) = (0, e.operand(q.projection.weight()), e.block_x());
         let (mut dim, mut head_panels, mut column) = (e.int(q.dim), e.int(q.panels()), e.int(0));
         for (i, part) in parts.iter().enumerate().skip(1) {
             begin += parts[i - 1].heads * parts[i - 1].panels();
             let here = e.ge(e.block_x(), e.int(begin));
-            matrix = e.pick_ptr(here, e.operand(weights + i), matrix);
+            matrix = e.pick_ptr(here, e.operand(part.projection.weight()), matrix);
             local = e.pick(here, e.add_const(e.block_x(), -(begin as i64)), local);
             dim = e.pick(here, e.int(part.dim), dim);
             head_panels = e.pick(here, e.int(part.panels()), head_panels);
             column = e.pick(here, e.int(part.column), column);
         }
-        let elem = weight(spec, weights).0;
+        let elem = e.elem(q.projection.weight());
         let (place, sum) = product::panel(e, elem, panel_at(e, elem, matrix, local, c.inn), &input);
         let head = e.quotient(local, head_panels);
         let inside_head = e.add(e.mul_const(e.sub(local, e.mul(head, head_panels)), PANEL), place.column);
@@ -152,14 +178,6 @@ fn project(k: &mut Maker<'_, '_>, c: &Qkv, parts: &[Part], columns: u64, scratch
             e.store(all, e.add(e.mul_const(row, columns), at), sum.into());
         });
     });
-}
-
-/// Cache operand `i`; the op's signature says that it is one.
-pub fn spec_cache(spec: &hyc_ir::plan::KernelSpec, i: usize) -> CacheSpec {
-    match spec.operands[i] {
-        OperandSpec::Cache(cache) => cache,
-        _ => unreachable!("the signature has a cache there"),
-    }
 }
 
 /// Turns a position of pair i: theta^(-2i/dims) / 2 pi.
@@ -259,55 +277,46 @@ fn swizzle<'c>(e: &Emit<'c>, row: Int<'c>, col: Int<'c>) -> Int<'c> {
     e.add(e.mul_const(row, TILE), e.add(e.mul_const(chunk, 8), rest))
 }
 
-pub fn page_of<'c>(
-    e: &Emit<'c>,
-    cache: &CacheSpec,
-    at: usize,
-    row: Int<'c>,
-    position: Int<'c>,
-) -> (Ptr<'c>, Int<'c>) {
+/// The page of `cache`, the operand of that name, that holds a row's position, and the position's place in it.
+pub fn page_of<'c>(e: &Emit<'c>, cache: &CacheSpec, row: Int<'c>, position: Int<'c>) -> (Ptr<'c>, Int<'c>) {
     let sequence = e.load_int(e.list(offset_of!(StepContext, sequence)), row);
     let (logical, place) = e.div_rem(position, cache.page);
     let offset = page_offset(e, cache, sequence, logical);
-    (e.at_elem(cache.elem, e.operand(at), offset), place)
+    (e.at_elem(cache.elem, e.operand("cache"), offset), place)
 }
 
 fn key_store<'c>(
     e: &Emit<'c>,
-    cache: CacheSpec,
-    at: usize,
     row: Int<'c>,
     position: Int<'c>,
     head: Int<'c>,
 ) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
-    let (page, place) = page_of(e, &cache, at, row, position);
+    let cache = e.cache("cache");
+    let (page, place) = page_of(e, &cache, row, position);
     move |e, d, y| e.store_elem(cache.elem, page, key_index(e, &cache, head, place, d), y)
 }
 
 fn value_store<'c>(
     e: &Emit<'c>,
-    cache: CacheSpec,
-    at: usize,
     row: Int<'c>,
     position: Int<'c>,
     head: Int<'c>,
 ) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
-    let (page, place) = page_of(e, &cache, at, row, position);
+    let cache = e.cache("cache");
+    let (page, place) = page_of(e, &cache, row, position);
     move |e, d, y| e.store_elem(cache.elem, page, value_index(e, &cache, head, place, d), y)
 }
 
 /// Makes `Append`.
 pub fn append(k: &mut Maker<'_, '_>, kv_heads: u64, qk_dim: u64, v_dim: u64) {
-    let spec = k.spec;
-    let cache = spec_cache(spec, 2);
     let grid = [k.rows(1, 1), Extent::fixed(kv_heads)];
     k.launch("", grid, WARP, |e| {
         let (row, head) = (e.block_x(), e.block_y());
-        let at = |i: usize, dim: u64| {
-            e.at(e.operand(i), e.add(e.mul_const(row, stride(spec, i)), e.mul_const(head, dim)))
+        let at = |name: &str, dim: u64| {
+            e.at(e.operand(name), e.add(e.mul_const(row, e.stride(name)), e.mul_const(head, dim)))
         };
         let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
-        rotated(e, at(0, qk_dim), qk_dim, None, None, key_store(e, cache, 2, row, position, head));
-        rotated(e, at(1, v_dim), v_dim, None, None, value_store(e, cache, 2, row, position, head));
+        rotated(e, at("k", qk_dim), qk_dim, None, None, key_store(e, row, position, head));
+        rotated(e, at("v", v_dim), v_dim, None, None, value_store(e, row, position, head));
     });
 }

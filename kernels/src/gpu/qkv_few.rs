@@ -12,13 +12,13 @@ use std::mem::offset_of;
 use hyc_ir::abi::StepContext;
 use hyc_ir::plan::Extent;
 
+use super::Maker;
 use super::dense::{
     Strip, THREADS, WARPS, k_tiles, packed_row, reduce, strip_ring, strip_shared, tile_row, when,
 };
 use super::emit::{Emit, Float, Int, Ptr};
 use super::linear::row_count;
-use super::qkv::{Part, Qkv, angles, key_index, page_of, spec_cache, value_index};
-use super::{Maker, stride};
+use super::qkv::{Part, Qkv, angles, key_index, page_of, value_index};
 
 /// Whether the function takes the op.
 pub fn takes(c: &Qkv) -> bool {
@@ -45,12 +45,11 @@ fn function(
     (least, most): (u64, u64),
 ) {
     let spec = k.spec;
-    let weights = 1 + usize::from(c.norm.is_some());
     let blocks = parts.iter().map(|part| part.heads * part.dim / 16).sum();
     let grid = [Extent::fixed(blocks), k.rows(1, 8 * eights)];
     k.launch_early(name, grid, THREADS, when(spec, least, most), strip_shared(1, eights), |e| {
         let ring = strip_ring(e, 1, eights);
-        let place = Place::new(e, parts, weights);
+        let place = Place::new(e, parts);
         let first_row = e.mul_const(e.block_y(), 8 * eights);
         let table = angles(e, c.rope);
         let strip = Strip {
@@ -72,7 +71,7 @@ fn function(
             let inside = e.and(e.lt(mine, e.int(128 * eights)), e.lt(row, row_count(e, spec)));
             let row = e.min(row, e.add_const(row_count(e, spec), -1));
             let other = e.shuffle(*value, 8);
-            finish(e, spec, (c, table), &place, (inside, row, output), (*value, other));
+            finish(e, (c, table), &place, (inside, row, output), (*value, other));
         }
     });
 }
@@ -90,8 +89,9 @@ struct Place<'c> {
 }
 
 impl<'c> Place<'c> {
-    fn new(e: &Emit<'c>, parts: &[Part], weights: usize) -> Place<'c> {
-        let (mut part, mut local, mut matrix) = (e.int(0), e.block_x(), e.operand(weights));
+    fn new(e: &Emit<'c>, parts: &[Part]) -> Place<'c> {
+        let (mut part, mut local, mut matrix) =
+            (e.int(0), e.block_x(), e.operand(parts[0].projection.weight()));
         let mut dim = e.int(parts[0].dim);
         let mut begin = 0;
         for (i, pair) in parts.windows(2).enumerate() {
@@ -99,7 +99,7 @@ impl<'c> Place<'c> {
             let here = e.ge(e.block_x(), e.int(begin));
             part = e.pick(here, e.int(i as u64 + 1), part);
             local = e.pick(here, e.add_const(e.block_x(), -(begin as i64)), local);
-            matrix = e.pick_ptr(here, e.operand(weights + i + 1), matrix);
+            matrix = e.pick_ptr(here, e.operand(pair[1].projection.weight()), matrix);
             dim = e.pick(here, e.int(pair[1].dim), dim);
         }
         let a_head = e.div_rem(dim, 16).0;
@@ -123,7 +123,6 @@ impl<'c> Place<'c> {
 /// Rotates and stores one result: `value` of lane `output` of 16, `other` that of its pair.
 fn finish<'c>(
     e: &Emit<'c>,
-    spec: &hyc_ir::plan::KernelSpec,
     (c, table): (&Qkv, Ptr<'c>),
     place: &Place<'c>,
     (inside, row, output): (Int<'c>, Int<'c>, Int<'c>),
@@ -133,22 +132,20 @@ fn finish<'c>(
     let (far, eighth) = e.div_rem(output, 8);
     let is_far = e.eq(far, e.int(1));
     let dim = e.add(e.pick(is_far, place.dims[1], place.dims[0]), eighth);
-    let weights = 1 + usize::from(c.norm.is_some());
-    let q_at = weights + if c.own_kv { 3 } else { 1 };
     let pair = e.min(e.add(place.dims[0], eighth), e.int(c.rope.dims / 2 - 1));
     let (sin, cos) = e.sin_cos_turns(e.turns(table, pair, position));
     let turned = e.fmul(other, e.pick_float(is_far, sin, e.fsub(e.float(0.0), sin)));
     let rotated = e.fadd(e.fmul(value, cos), turned);
     e.when(e.and(inside, e.eq(place.part, e.int(0))), |e| {
         let column = e.add(e.mul_const(place.head, c.shape.qk_dim), dim);
-        e.store(e.operand(q_at), e.add(e.mul_const(row, stride(spec, q_at)), column), rotated.into());
+        e.store(e.operand("q"), e.add(e.mul_const(row, e.stride("q")), column), rotated.into());
     });
     if !c.own_kv {
         return;
     }
-    let cache = spec_cache(spec, q_at + 1);
+    let cache = e.cache("cache");
     e.when(e.and(inside, e.lt(e.int(0), place.part)), |e| {
-        let (page, token) = page_of(e, &cache, q_at + 1, row, position);
+        let (page, token) = page_of(e, &cache, row, position);
         e.either(
             e.eq(place.part, e.int(1)),
             |e| e.store_elem(cache.elem, page, key_index(e, &cache, place.head, token, dim), rotated),

@@ -21,7 +21,7 @@ use hyc_ir::plan::{Extent, Launch};
 use hyc_ir::sample::{EXP2, FLOOR, SampleParams, Seen};
 use hyc_ir::sampling::MAX_PENALTY_WINDOW;
 
-use super::{MULTIPROCESSORS, Maker, stride};
+use super::{MULTIPROCESSORS, Maker};
 
 /// Threads of a block: 32 warps, as many as one shuffle adds up.
 const THREADS: u64 = 1024;
@@ -37,8 +37,8 @@ pub fn sample(k: &mut Maker<'_, '_>, vocab: u64) {
     let text = Text {
         name: k.name,
         vocab,
-        logits_bytes: 4 * stride(k.spec, 0),
-        token_bytes: 4 * stride(k.spec, 1),
+        logits_bytes: 4 * k.operands.stride("logits"),
+        token_bytes: 4 * k.operands.stride("token"),
         blocks,
         ids,
         ids_bytes: 4 * column,

@@ -108,7 +108,7 @@ fn describe(diagnostic: &Diagnostic<'_>) -> String {
 pub fn kernel_text(name: &str, spec: &KernelSpec) -> Option<Result<String, MlirError>> {
     let functions = function(name, spec)?;
     let mlir = Mlir::new();
-    let module = mlir.parse(&functions);
+    let module = functions.map_err(MlirError).and_then(|text| mlir.parse(&text));
     Some(module.map(|module| module.as_operation().to_string()))
 }
 

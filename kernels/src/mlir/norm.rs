@@ -13,7 +13,7 @@ const WARPS: u64 = THREADS / WARP;
 /// RMSNorm over each of `groups` slices of `width`.
 pub fn rms_norm(k: &mut Kernel<'_>, groups: u64, width: u64, eps: f64) {
     let row = k.row();
-    let (x, out) = (k.tensor_row(0, &row), k.tensor_row(2, &row));
+    let (x, out) = (k.tensor_row("x", &row), k.tensor_row("out", &row));
     if groups == 1 {
         let block = k.block();
         return slice(k, &block, width, eps, &x, &out);
@@ -30,7 +30,7 @@ pub fn rms_norm(k: &mut Kernel<'_>, groups: u64, width: u64, eps: f64) {
 fn slice(k: &mut Kernel<'_>, team: &Team, width: u64, eps: f64, x: &str, out: &str) {
     let lanes = if width % 4 == 0 { 4 } else { 1 };
     let kept = k.held(team, width, lanes, x);
-    let weights = k.held(team, width, lanes, "%operand1");
+    let weights = k.held(team, width, lanes, &k.operand("weight"));
     let sum = sum_of_squares(k, team, lanes, &kept);
     let (width_float, eps, one) = (k.float(width as f32), k.float(eps as f32), k.float(1.0));
     let mean = k.floats_with(1, "divf", &sum, &width_float);

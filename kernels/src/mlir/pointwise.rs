@@ -4,17 +4,18 @@ use std::mem::offset_of;
 
 use hyc_ir::abi::{PANEL, StepContext, TILE};
 use hyc_ir::pack;
-use hyc_ir::plan::{Elem, GateMode, KernelSpec, Layout, OperandSpec, StepOp};
+use hyc_ir::plan::{Elem, GateMode, KernelSpec, Layout, StepOp};
 
 use super::norm::rms_norm;
 use super::rope::rope;
-use super::text::{Kernel, Value, vector};
+use super::text::{Kernel, Value, type_name, vector};
 
 /// Elements of 16 bytes of f32.
 const LANES: u64 = 4;
 
-/// The function `entry` for a row-wise step; `None` where the op is of another kind.
-pub fn function(entry: &str, spec: &KernelSpec) -> Option<String> {
+/// The function `entry` for a row-wise step; `None` where the op is of another kind, an error where the kernel asks for
+/// what the spec does not have.
+pub fn function(entry: &str, spec: &KernelSpec) -> Option<Result<String, String>> {
     let mut k = Kernel::new(entry, spec);
     match spec.op {
         StepOp::Embed { hidden, .. } => embed(&mut k, hidden),
@@ -28,7 +29,18 @@ pub fn function(entry: &str, spec: &KernelSpec) -> Option<String> {
         StepOp::Gate { heads, v_dim, mode } => gate(&mut k, heads, v_dim, mode),
         StepOp::Rope { heads, dim, rope: spec } => rope(&mut k, heads, dim, spec),
         StepOp::GatherRows { width } => gather(&mut k, width),
-        _ => return None,
+        StepOp::Linear { .. }
+        | StepOp::QkvAppend { .. }
+        | StepOp::Append { .. }
+        | StepOp::FullAttention { .. }
+        | StepOp::OracleAttention { .. }
+        | StepOp::WindowAttention { .. }
+        | StepOp::SparseAttention { .. }
+        | StepOp::HybridAttention { .. }
+        | StepOp::Router { .. }
+        | StepOp::ExpertsUp { .. }
+        | StepOp::ExpertsDown { .. }
+        | StepOp::Sample { .. } => return None,
     }
     Some(k.finish())
 }
@@ -47,7 +59,7 @@ fn sigmoid(k: &mut Kernel<'_>, lanes: u64, x: &str) -> Value {
 /// `out = f(a, b)`.
 fn binary(k: &mut Kernel<'_>, width: u64, f: impl Fn(&mut Kernel<'_>, &str, &str) -> Value) {
     let (team, row) = (k.block(), k.row());
-    let [a, b, out] = [0, 1, 2].map(|i| k.tensor_row(i, &row));
+    let [a, b, out] = ["a", "b", "out"].map(|name| k.tensor_row(name, &row));
     k.columns(&team, width, LANES, |k, columns| {
         let loaded: Vec<[Value; 2]> =
             columns.iter().map(|c| [&a, &b].map(|x| k.load(Elem::F32, LANES, x, c))).collect();
@@ -64,7 +76,7 @@ fn gate(k: &mut Kernel<'_>, heads: u64, v_dim: u64, mode: GateMode) {
     let by_head = mode == GateMode::Head;
     let lanes = if by_head && v_dim % LANES != 0 { 1 } else { LANES };
     let (team, row) = (k.block(), k.row());
-    let [x, gates, out] = [0, 1, 2].map(|i| k.tensor_row(i, &row));
+    let [x, gates, out] = ["x", "gate", "out"].map(|name| k.tensor_row(name, &row));
     k.columns(&team, heads * v_dim, lanes, |k, columns| {
         let loaded: Vec<[Value; 2]> = columns
             .iter()
@@ -95,7 +107,7 @@ fn gate(k: &mut Kernel<'_>, heads: u64, v_dim: u64, mode: GateMode) {
 fn gather(k: &mut Kernel<'_>, width: u64) {
     let (team, row) = (k.block(), k.row());
     let from = k.context_list(offset_of!(StepContext, out_rows), &row);
-    let (x, out) = (k.tensor_row(0, &from), k.tensor_row(1, &row));
+    let (x, out) = (k.tensor_row("x", &from), k.tensor_row("out", &row));
     k.columns(&team, width, LANES, |k, columns| {
         let loaded: Vec<Value> = columns.iter().map(|c| k.load(Elem::F32, LANES, &x, c)).collect();
         for (column, x) in columns.iter().zip(&loaded) {
@@ -106,10 +118,10 @@ fn gather(k: &mut Kernel<'_>, width: u64) {
 
 /// `out[t] = table[token_ids[t]]`. The table is rows, or panels or tiles where a product reads it too.
 fn embed(k: &mut Kernel<'_>, hidden: u64) {
-    let OperandSpec::Weight { elem, layout } = k.spec.operands[0] else { return };
+    let (elem, layout) = k.weight("table");
     let (team, row) = (k.block(), k.row());
     let token = k.context_list(offset_of!(StepContext, token_ids), &row);
-    let out = k.tensor_row(1, &row);
+    let out = k.tensor_row("out", &row);
     let table = table_row(k, elem, layout, &token, hidden);
     let lanes = table.lanes(elem, hidden);
     k.columns(&team, hidden, lanes, |k, columns| {
@@ -131,7 +143,7 @@ enum TableRow {
 }
 
 fn table_row(k: &mut Kernel<'_>, elem: Elem, layout: Layout, token: &str, hidden: u64) -> TableRow {
-    let name = if elem == Elem::Bf16 { "bf16" } else { "f32" };
+    let (name, table) = (type_name(elem), k.operand("table"));
     match layout {
         Layout::Panels { inn, group, .. } => {
             let (part, inside) = (k.with("divui", token, group), k.with("remui", token, group));
@@ -142,18 +154,18 @@ fn table_row(k: &mut Kernel<'_>, elem: Elem, layout: Layout, token: &str, hidden
             let slot = slot(k, elem, &lane);
             let index = k.with("muli", &panel, inn * PANEL);
             let index = k.add(&index, &slot);
-            TableRow::Strided { base: k.at("%operand0", &index, name) }
+            TableRow::Strided { base: k.at(&table, &index, name) }
         }
         Layout::Tiles { inn, .. } => {
             let (tile, place) = (k.with("divui", token, TILE), k.with("remui", token, TILE));
             let tile = k.with("muli", &tile, inn.div_ceil(TILE) * TILE * TILE);
             let index = k.with("muli", &place, TILE);
             let index = k.add(&tile, &index);
-            TableRow::Swizzled { base: k.at("%operand0", &index, name), place: k.with("remui", &place, 8) }
+            TableRow::Swizzled { base: k.at(&table, &index, name), place: k.with("remui", &place, 8) }
         }
-        _ => {
+        Layout::Rows { .. } | Layout::Vector { .. } => {
             let index = k.with("muli", token, hidden);
-            TableRow::Dense { base: k.at("%operand0", &index, name) }
+            TableRow::Dense { base: k.at(&table, &index, name) }
         }
     }
 }

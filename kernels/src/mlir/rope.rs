@@ -14,7 +14,7 @@ use super::text::{Kernel, Team, Value, vector};
 pub fn rope(k: &mut Kernel<'_>, heads: u64, dim: u64, rope: RopeSpec) {
     let half = rope.dims / 2;
     let (team, row) = (k.block(), k.row());
-    let (x, out) = (k.tensor_row(0, &row), k.tensor_row(1, &row));
+    let (x, out) = (k.tensor_row("x", &row), k.tensor_row("out", &row));
     if half > 0 {
         let position = k.context_list(offset_of!(StepContext, positions), &row);
         let position = k.value(format!("arith.uitofp {position} : i64 to f64"));

@@ -8,7 +8,9 @@
 
 use std::fmt::Display;
 
-use hyc_ir::plan::{Elem, KernelSpec, OperandSpec};
+use hyc_ir::plan::{Elem, KernelSpec, Layout};
+
+use crate::operands::Operands;
 
 /// Threads of a block.
 pub const THREADS: u64 = 256;
@@ -28,7 +30,8 @@ pub struct Team {
 
 /// One function being written.
 pub struct Kernel<'s> {
-    pub spec: &'s KernelSpec,
+    spec: &'s KernelSpec,
+    named: Operands,
     pub entry: &'s str,
     globals: String,
     lines: String,
@@ -40,6 +43,14 @@ pub struct Kernel<'s> {
 /// `lanes` elements of a type.
 pub fn vector(lanes: u64, elem: &str) -> String {
     if lanes == 1 { elem.to_string() } else { format!("vector<{lanes}x{elem}>") }
+}
+
+/// The type that elements are loaded in. Weights of i32 are refused.
+pub fn type_name(elem: Elem) -> &'static str {
+    match elem {
+        Elem::F32 | Elem::I32 => "f32",
+        Elem::Bf16 => "bf16",
+    }
 }
 
 /// A float that MLIR reads: it wants a point before the exponent.
@@ -54,8 +65,8 @@ fn literal(x: f32) -> String {
 impl<'s> Kernel<'s> {
     pub fn new(entry: &'s str, spec: &'s KernelSpec) -> Kernel<'s> {
         let (globals, lines) = (String::new(), String::new());
-        let mut k =
-            Kernel { spec, entry, globals, lines, values: 0, thread: Value::new(), row: Value::new() };
+        let (named, thread, row) = (Operands::new(spec), Value::new(), Value::new());
+        let mut k = Kernel { spec, named, entry, globals, lines, values: 0, thread, row };
         let thread = k.value("nvvm.read.ptx.sreg.tid.x : i32");
         k.thread = k.value(format!("arith.extui {thread} : i32 to i64"));
         let row = k.value("nvvm.read.ptx.sreg.ctaid.x : i32");
@@ -63,15 +74,18 @@ impl<'s> Kernel<'s> {
         k
     }
 
-    /// The function, with what it needs beside it.
-    pub fn finish(self) -> String {
+    /// The function, with what it needs beside it, or what operand it asked for that there is not.
+    pub fn finish(self) -> Result<String, String> {
+        if let Some(fault) = self.named.fault() {
+            return Err(fault);
+        }
         let operands: String =
             (0..self.spec.operands.len()).map(|i| format!("%operand{i}: !llvm.ptr<1>, ")).collect();
-        format!(
+        Ok(format!(
             "{}llvm.func @{}(%context: !llvm.ptr<1>, {operands}%scratch: !llvm.ptr<1>) \
              attributes {{nvvm.kernel, nvvm.maxntid = array<i32: {THREADS}>}} {{\n{}llvm.return\n}}\n",
             self.globals, self.entry, self.lines
-        )
+        ))
     }
 
     /// A line.
@@ -161,14 +175,20 @@ impl<'s> Kernel<'s> {
         self.value(format!("llvm.getelementptr {base}[{index}] : ({ty}, i64) -> {ty}, {elem}"))
     }
 
-    /// Row `row` of tensor operand `i`, whose elements take 4 bytes.
-    pub fn tensor_row(&mut self, i: usize, row: &str) -> Value {
-        let stride = match self.spec.operands[i] {
-            OperandSpec::Tensor { stride, .. } => stride,
-            _ => 0,
-        };
-        let index = self.with("muli", row, stride);
-        self.at(&format!("%operand{i}"), &index, "f32")
+    /// The address of the operand of this name.
+    pub fn operand(&self, name: &str) -> Value {
+        format!("%operand{}", self.named.index(name))
+    }
+
+    /// Element type and layout of a weight.
+    pub fn weight(&self, name: &str) -> (Elem, Layout) {
+        self.named.weight(name)
+    }
+
+    /// Row `row` of a tensor, whose elements take 4 bytes.
+    pub fn tensor_row(&mut self, name: &str, row: &str) -> Value {
+        let index = self.with("muli", row, self.named.stride(name));
+        self.at(&self.operand(name), &index, "f32")
     }
 
     /// Element `index` of a list of i32 of the step's context, as i64.
@@ -183,14 +203,14 @@ impl<'s> Kernel<'s> {
 
     /// `lanes` elements from `base[index]` on, 16 bytes at a time where they are that many, as f32.
     pub fn load(&mut self, elem: Elem, lanes: u64, base: &str, index: &str) -> Value {
-        let name = if elem == Elem::Bf16 { "bf16" } else { "f32" };
+        let name = type_name(elem);
         let (place, ty) = (self.at(base, index, name), vector(lanes, name));
         let align = (lanes * elem.bytes()).min(16);
         let value =
             self.value(format!("llvm.load {place} {{alignment = {align} : i64}} : !llvm.ptr<1> -> {ty}"));
         match elem {
             Elem::Bf16 => self.value(format!("arith.extf {value} : {ty} to {}", vector(lanes, "f32"))),
-            _ => value,
+            Elem::F32 | Elem::I32 => value,
         }
     }
 

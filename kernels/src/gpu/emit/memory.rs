@@ -29,7 +29,7 @@ impl<'c> Emit<'c> {
     pub fn at_elem(&self, elem: Elem, base: Ptr<'c>, index: Int<'c>) -> Ptr<'c> {
         let ty: BasicTypeEnum<'c> = match elem {
             Elem::Bf16 => self.context.i16_type().into(),
-            _ => self.context.i32_type().into(),
+            Elem::F32 | Elem::I32 => self.context.i32_type().into(),
         };
         self.element(ty, base, index)
     }
@@ -106,7 +106,7 @@ impl<'c> Emit<'c> {
 
     /// base[index] of f32 or bf16.
     pub fn load_elem(&self, elem: Elem, base: Ptr<'c>, index: Int<'c>) -> Float<'c> {
-        if elem != Elem::Bf16 {
+        if is_word(elem) {
             return self.load(base, index);
         }
         let at = self.at_elem(elem, base, index);
@@ -117,7 +117,7 @@ impl<'c> Emit<'c> {
 
     /// base[index] = value as f32 or as the nearest bf16 (ties to even).
     pub fn store_elem(&self, elem: Elem, base: Ptr<'c>, index: Int<'c>, value: Float<'c>) {
-        if elem != Elem::Bf16 {
+        if is_word(elem) {
             return self.store(base, index, value.into());
         }
         let (f32, i16) = (self.context.f32_type(), self.context.i16_type());
@@ -139,7 +139,7 @@ impl<'c> Emit<'c> {
             let load = load.into_vector_value();
             [0, 1, 2, 3].map(|i| ok(self.b.build_extract_element(load, self.int(i), "")).into_int_value())
         };
-        if elem != Elem::Bf16 {
+        if is_word(elem) {
             let (low, high) = (words(at), words(self.at(at, self.int(4))));
             return std::array::from_fn(|i| self.widen(if i < 4 { low[i] } else { high[i - 4] }));
         }
@@ -153,5 +153,13 @@ impl<'c> Emit<'c> {
             };
             self.widen(bits)
         })
+    }
+}
+
+/// Whether an element is a word that is read as an f32, and not a bf16. Weights and caches of i32 are refused.
+fn is_word(elem: Elem) -> bool {
+    match elem {
+        Elem::F32 | Elem::I32 => true,
+        Elem::Bf16 => false,
     }
 }

@@ -8,6 +8,9 @@
 mod math;
 mod memory;
 
+use std::rc::Rc;
+
+use hyc_ir::plan::{CacheSpec, Elem};
 use inkwell::attributes::AttributeLoc;
 use inkwell::builder::{Builder, BuilderError};
 use inkwell::context::Context;
@@ -17,6 +20,8 @@ use inkwell::values::{
     BasicMetadataValueEnum, BasicValueEnum, FloatValue, FunctionValue, IntValue, PointerValue,
 };
 use inkwell::{AddressSpace, IntPredicate};
+
+use crate::operands::Operands;
 
 /// An i32, an i64 or a condition.
 pub type Int<'c> = IntValue<'c>;
@@ -46,6 +51,7 @@ pub struct Emit<'c> {
     module: &'c Module<'c>,
     b: Builder<'c>,
     f: FunctionValue<'c>,
+    named: Rc<Operands>,
     shared: std::cell::Cell<u32>,
 }
 
@@ -74,7 +80,7 @@ impl<'c> Emit<'c> {
         context: &'c Context,
         module: &'c Module<'c>,
         name: &str,
-        operands: usize,
+        (named, operands): (Rc<Operands>, usize),
         threads: u32,
     ) -> Emit<'c> {
         let pointer = context.ptr_type(AddressSpace::from(GLOBAL));
@@ -87,7 +93,7 @@ impl<'c> Emit<'c> {
         f.add_attribute(AttributeLoc::Function, context.create_string_attribute("nvvm.minctasm", "1"));
         let b = context.create_builder();
         b.position_at_end(context.append_basic_block(f, "entry"));
-        let e = Emit { context, module, b, f, shared: 0.into() };
+        let e = Emit { context, module, b, f, named, shared: 0.into() };
         e.let_dependents_start();
         e
     }
@@ -105,9 +111,34 @@ impl<'c> Emit<'c> {
             .unwrap_or_else(|| unreachable!())
     }
 
-    /// The address of operand `i`.
-    pub fn operand(&self, i: usize) -> Ptr<'c> {
+    /// The address of the operand of this name.
+    pub fn operand(&self, name: &str) -> Ptr<'c> {
+        self.operand_at(self.named.index(name))
+    }
+
+    /// The address of operand `i`, of a probe: those of an op have names.
+    pub fn operand_at(&self, i: usize) -> Ptr<'c> {
         self.param(1 + i)
+    }
+
+    /// Elements from row to row of a tensor.
+    pub fn stride(&self, name: &str) -> u64 {
+        self.named.stride(name)
+    }
+
+    /// Element type of a weight.
+    pub fn elem(&self, name: &str) -> Elem {
+        self.named.weight(name).0
+    }
+
+    /// The constants of a cache.
+    pub fn cache(&self, name: &str) -> CacheSpec {
+        self.named.cache(name)
+    }
+
+    /// The address of a row (of an index of 32 bits) of a tensor.
+    pub fn row(&self, name: &str, row: Int<'c>) -> Ptr<'c> {
+        self.at(self.operand(name), self.mul_const(row, self.stride(name)))
     }
 
     /// The kernel's scratch in device memory.

@@ -22,9 +22,9 @@ const SCORES: u64 = 2600;
 fn best<'c>(k: &mut Maker<'c, '_>, count: u64, warps: u64) {
     launch(k, LISTS, warps * WARP, 0, |e| {
         let list = e.block_x();
-        let scores = e.at(e.operand(0), e.mul_const(list, SCORES));
-        let visible = e.load_int(e.operand(1), list);
-        let to = e.at(e.operand(2), e.mul_const(list, count));
+        let scores = e.at(e.operand_at(0), e.mul_const(list, SCORES));
+        let visible = e.load_int(e.operand_at(1), list);
+        let to = e.at(e.operand_at(2), e.mul_const(list, count));
         let score = |e: &Emit<'c>, i: Int<'c>| -> Float<'c> { e.load(scores, i) };
         let warp = e.div_rem(e.thread(), WARP).0;
         let best = Best::none(e);

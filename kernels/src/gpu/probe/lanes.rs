@@ -24,17 +24,17 @@ pub fn all() -> Vec<Probe> {
 /// Two warps, a value a lane.
 fn reductions(k: &mut Maker<'_, '_>) {
     launch(k, 1, 64, 0, |e| {
-        let x = e.load(e.operand(0), e.thread());
+        let x = e.load(e.operand_at(0), e.thread());
         let found = [e.warp_sum(x, &LANES), e.warp_sum(x, &[1, 2]), e.warp_max(x)];
-        keep(e, e.operand(1), 64, &found.map(BasicValueEnum::from));
+        keep(e, e.operand_at(1), 64, &found.map(BasicValueEnum::from));
     });
 }
 
 fn redux(k: &mut Maker<'_, '_>) {
     launch(k, 1, 64, 0, |e| {
-        let x = e.load_int(e.operand(0), e.thread());
+        let x = e.load_int(e.operand_at(0), e.thread());
         let found = [e.warp_max_unsigned(x), e.warp_min_unsigned(x)];
-        keep(e, e.operand(1), 64, &found.map(BasicValueEnum::from));
+        keep(e, e.operand_at(1), 64, &found.map(BasicValueEnum::from));
     });
 }
 
@@ -43,17 +43,17 @@ fn bf16(k: &mut Maker<'_, '_>) {
     launch(k, 1, 128, 0, |e| {
         let first = e.mul_const(e.thread(), 2);
         let second = e.add_const(first, 1);
-        let (low, high) = (e.load(e.operand(0), first), e.load(e.operand(0), second));
-        e.store(e.operand(1), e.thread(), e.pack_bf16(low, high).into());
-        e.store_elem(Elem::Bf16, e.operand(2), first, low);
-        e.store_elem(Elem::Bf16, e.operand(2), second, high);
+        let (low, high) = (e.load(e.operand_at(0), first), e.load(e.operand_at(0), second));
+        e.store(e.operand_at(1), e.thread(), e.pack_bf16(low, high).into());
+        e.store_elem(Elem::Bf16, e.operand_at(2), first, low);
+        e.store_elem(Elem::Bf16, e.operand_at(2), second, high);
         e.barrier();
         for (from, to) in [(1, 3), (2, 4)] {
             let back = [0, 128].map(|plus| {
                 let at = e.add_const(e.thread(), plus);
-                BasicValueEnum::from(e.load_elem(Elem::Bf16, e.operand(from), at))
+                BasicValueEnum::from(e.load_elem(Elem::Bf16, e.operand_at(from), at))
             });
-            keep(e, e.operand(to), 128, &back);
+            keep(e, e.operand_at(to), 128, &back);
         }
     });
 }
@@ -62,8 +62,8 @@ fn bf16(k: &mut Maker<'_, '_>) {
 fn load_half(k: &mut Maker<'_, '_>) {
     launch(k, 1, 32, 0, |e| {
         for (elem, from, to) in [(Elem::Bf16, 0, 2), (Elem::F32, 1, 3)] {
-            let at = e.at_elem(elem, e.operand(from), e.mul_const(e.thread(), 8));
-            keep(e, e.operand(to), 32, &e.load_half(elem, at).map(BasicValueEnum::from));
+            let at = e.at_elem(elem, e.operand_at(from), e.mul_const(e.thread(), 8));
+            keep(e, e.operand_at(to), 32, &e.load_half(elem, at).map(BasicValueEnum::from));
         }
     });
 }
@@ -72,32 +72,32 @@ fn load_half(k: &mut Maker<'_, '_>) {
 fn vectors(k: &mut Maker<'_, '_>) {
     launch(k, 1, 64, 0, |e| {
         let at = e.mul_const(e.thread(), 4);
-        let [a, b, c, d] = e.load4(e.operand(0), at);
-        e.store_words(e.operand(1), at, &[d, c, b, a]);
-        e.store_words(e.operand(2), e.mul_const(e.thread(), 2), &[a, d]);
-        let chunk = e.load_chunk(e.operand(0), e.wide(e.mul_const(e.thread(), 16)), 16);
-        e.store_words(e.operand(3), at, &chunk);
+        let [a, b, c, d] = e.load4(e.operand_at(0), at);
+        e.store_words(e.operand_at(1), at, &[d, c, b, a]);
+        e.store_words(e.operand_at(2), e.mul_const(e.thread(), 2), &[a, d]);
+        let chunk = e.load_chunk(e.operand_at(0), e.wide(e.mul_const(e.thread(), 16)), 16);
+        e.store_words(e.operand_at(3), at, &chunk);
     });
 }
 
 fn exponentials(k: &mut Maker<'_, '_>) {
     launch(k, 1, 256, 0, |e| {
-        let x = e.load(e.operand(0), e.thread());
-        keep(e, e.operand(1), 256, &[e.exp(x).into(), e.exp2(x).into()]);
+        let x = e.load(e.operand_at(0), e.thread());
+        keep(e, e.operand_at(1), 256, &[e.exp(x).into(), e.exp2(x).into()]);
     });
 }
 
 fn logarithms(k: &mut Maker<'_, '_>) {
     launch(k, 1, 256, 0, |e| {
-        let x = e.load(e.operand(0), e.thread());
-        keep(e, e.operand(1), 256, &[e.ln(x).into(), e.log2(x).into(), e.inverse_sqrt(x).into()]);
+        let x = e.load(e.operand_at(0), e.thread());
+        keep(e, e.operand_at(1), 256, &[e.ln(x).into(), e.log2(x).into(), e.inverse_sqrt(x).into()]);
     });
 }
 
 fn sigmoids(k: &mut Maker<'_, '_>) {
     launch(k, 1, 256, 0, |e| {
-        let x = e.load(e.operand(0), e.thread());
-        keep(e, e.operand(1), 256, &[e.sigmoid(x).into(), e.silu(x).into()]);
+        let x = e.load(e.operand_at(0), e.thread());
+        keep(e, e.operand_at(1), 256, &[e.sigmoid(x).into(), e.silu(x).into()]);
     });
 }
 
@@ -107,8 +107,8 @@ const TURNS: [f64; 4] = [0.159_154_943_091_895_35, 0.01, 1.25e-4, 7.0e-7];
 fn rotations(k: &mut Maker<'_, '_>) {
     launch(k, 1, 256, 0, |e| {
         let table = e.table(&TURNS);
-        let position = e.load_int(e.operand(0), e.thread());
+        let position = e.load_int(e.operand_at(0), e.thread());
         let (sin, cos) = e.sin_cos_turns(e.turns(table, e.and(e.thread(), e.int(3)), position));
-        keep(e, e.operand(1), 256, &[sin.into(), cos.into()]);
+        keep(e, e.operand_at(1), 256, &[sin.into(), cos.into()]);
     });
 }

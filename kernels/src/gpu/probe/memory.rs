@@ -26,7 +26,7 @@ fn dynamic_shared(k: &mut Maker<'_, '_>) {
     launch(k, 1, 256, 1024 + SHARED_SLACK, |e| {
         let (few, dynamic, more) = (e.shared(5), e.dynamic_shared(), e.shared(256));
         let (i, other) = (e.thread(), e.sub(e.int(255), e.thread()));
-        let x = e.load_int(e.operand(0), i);
+        let x = e.load_int(e.operand_at(0), i);
         e.when(e.lt(i, e.int(5)), |e| e.store(few, i, e.int(7).into()));
         e.store(more, i, e.xor(x, e.minus_one()).into());
         e.barrier();
@@ -38,7 +38,7 @@ fn dynamic_shared(k: &mut Maker<'_, '_>) {
         let offset = e.and(address.into_int_value(), e.int(1023));
         let kept = e.load_int(few, e.div_rem(i, 5).1);
         let found = [e.load_int(dynamic, other), e.load_int(more, other), kept, offset];
-        keep(e, e.operand(1), 256, &found.map(BasicValueEnum::from));
+        keep(e, e.operand_at(1), 256, &found.map(BasicValueEnum::from));
     });
 }
 
@@ -49,7 +49,7 @@ fn named_barrier(k: &mut Maker<'_, '_>) {
         let memory = e.shared(256);
         let (group, i) = e.div_rem(e.thread(), 128);
         let id = e.add_const(group, 1);
-        let mine = e.var(e.load_int(e.operand(0), e.thread()).into());
+        let mine = e.var(e.load_int(e.operand_at(0), e.thread()).into());
         let other = e.add(e.mul_const(group, 128), e.and(e.add_const(i, 37), e.int(127)));
         // The second group goes round less often: a barrier of both would never end.
         let rounds = e.sub(e.int(20), e.mul_const(group, 3));
@@ -59,7 +59,7 @@ fn named_barrier(k: &mut Maker<'_, '_>) {
             e.set(mine, e.add(e.load_int(memory, other), round).into());
             e.named_barrier(id, 128);
         });
-        e.store(e.operand(1), e.thread(), e.get(mine));
+        e.store(e.operand_at(1), e.thread(), e.get(mine));
     });
 }
 
@@ -67,7 +67,7 @@ fn named_barrier(k: &mut Maker<'_, '_>) {
 fn words(k: &mut Maker<'_, '_>) {
     launch(k, 1, 256, 0, |e| {
         let (memory, counts) = (e.shared(256), e.shared(8));
-        let (i, x) = (e.thread(), e.load_int(e.operand(0), e.thread()));
+        let (i, x) = (e.thread(), e.load_int(e.operand_at(0), e.thread()));
         e.when(e.lt(i, e.int(8)), |e| e.store(counts, i, e.int(0).into()));
         e.store(memory, i, x.into());
         e.barrier();
@@ -77,7 +77,7 @@ fn words(k: &mut Maker<'_, '_>) {
         e.fetch_add_one(counts, e.and(x, e.int(7)));
         e.barrier();
         let found = [e.load_int(memory, i), e.load_int(counts, e.and(i, e.int(7)))];
-        keep(e, e.operand(1), 256, &found.map(BasicValueEnum::from));
+        keep(e, e.operand_at(1), 256, &found.map(BasicValueEnum::from));
     });
 }
 
@@ -96,7 +96,7 @@ fn ring(k: &mut Maker<'_, '_>) {
         let base = e.shared_address(memory);
         e.when(e.eq(e.thread(), e.int(256)), |e| {
             e.each(e.int(0), e.int(TILES), 1, |e, tile| {
-                let from = e.byte_offset(e.operand(0), e.mul_const(e.wide(tile), bytes));
+                let from = e.byte_offset(e.operand_at(0), e.mul_const(e.wide(tile), bytes));
                 ring.produce(e, bytes, |e, stage, full| {
                     // Two copies that one barrier counts.
                     let to = e.add(base, e.mul_const(stage, bytes));
@@ -124,7 +124,7 @@ fn ring(k: &mut Maker<'_, '_>) {
                 e.named_barrier(e.add_const(group, 1), 128);
                 ring.release(e, e.lt(i, e.int(128)));
             });
-            keep(e, e.operand(1), 256, &sums.map(|sum| e.get(sum)));
+            keep(e, e.operand_at(1), 256, &sums.map(|sum| e.get(sum)));
         });
     });
 }
@@ -149,11 +149,11 @@ fn warp_ring<'c>(k: &mut Maker<'c, '_>, early: bool) {
         let (sum, count) = (e.var(e.int(0).into()), e.var(e.int(0).into()));
         let int = |e: &Emit<'c>, var: Var<'c>| e.get(var).into_int_value();
         let weights = |e: &Emit<'c>, tile: Int<'c>, to: Int<'c>, full: Int<'c>| {
-            let from = e.byte_offset(e.operand(0), e.mul_const(e.wide(tile), WEIGHTS));
+            let from = e.byte_offset(e.operand_at(0), e.mul_const(e.wide(tile), WEIGHTS));
             e.bulk_copy(to, from, WEIGHTS, full);
         };
         let inputs = |e: &Emit<'c>, tile: Int<'c>, to: Int<'c>, full: Int<'c>| {
-            let from = e.byte_offset(e.operand(1), e.mul_const(e.wide(tile), INPUTS));
+            let from = e.byte_offset(e.operand_at(1), e.mul_const(e.wide(tile), INPUTS));
             e.bulk_copy(e.add_const(to, WEIGHTS as i64), from, INPUTS, full);
         };
         let body = |e: &Emit<'c>, stage: Ptr<'c>| {
@@ -167,6 +167,6 @@ fn warp_ring<'c>(k: &mut Maker<'c, '_>, early: bool) {
             let fill = Fill { bytes, weights: &weights, inputs: &inputs, early };
             ring.run(e, (warp, WARPS, tiles), &fill, &body);
         }
-        e.store(e.operand(2), e.thread(), e.get(sum));
+        e.store(e.operand_at(2), e.thread(), e.get(sum));
     });
 }

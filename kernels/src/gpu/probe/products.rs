@@ -32,12 +32,12 @@ fn mma(k: &mut Maker<'_, '_>) {
         let (g, t) = e.lane_pair();
         let at = e.add(e.mul_const(g, 8), t);
         let a = [(0, 0), (8, 0), (0, 4), (8, 4)]
-            .map(|(row, word)| e.load_int(e.operand(0), e.add_const(at, 8 * row + word)));
-        let b = [0, 4].map(|word| e.load_int(e.operand(1), e.add_const(at, word)));
+            .map(|(row, word)| e.load_int(e.operand_at(0), e.add_const(at, 8 * row + word)));
+        let b = [0, 4].map(|word| e.load_int(e.operand_at(1), e.add_const(at, word)));
         let places = places(e, g, t);
-        let sums = places.map(|at| e.var(e.load(e.operand(2), at).into()));
+        let sums = places.map(|at| e.var(e.load(e.operand_at(2), at).into()));
         e.mma(&sums, a, b);
-        places.iter().zip(sums).for_each(|(at, sum)| e.store(e.operand(3), *at, e.get(sum)));
+        places.iter().zip(sums).for_each(|(at, sum)| e.store(e.operand_at(3), *at, e.get(sum)));
     });
 }
 
@@ -55,10 +55,10 @@ fn mma_of_tiles(k: &mut Maker<'_, '_>) {
         for first in [0, 4] {
             let piece = e.xor(e.add_const(t, first), g);
             let at = e.add(e.mul_const(g, 32), e.mul_const(piece, 4));
-            let w = [0, 256].map(|low| e.load4(e.operand(0), e.add_const(at, low)));
-            multiply(e, &sums, &w, e.load4(e.operand(1), at));
+            let w = [0, 256].map(|low| e.load4(e.operand_at(0), e.add_const(at, low)));
+            multiply(e, &sums, &w, e.load4(e.operand_at(1), at));
         }
-        places(e, g, t).iter().zip(sums).for_each(|(at, sum)| e.store(e.operand(2), *at, e.get(sum)));
+        places(e, g, t).iter().zip(sums).for_each(|(at, sum)| e.store(e.operand_at(2), *at, e.get(sum)));
     });
 }
 
@@ -81,12 +81,12 @@ fn wgmma(k: &mut Maker<'_, '_>, n: u64, how: How) {
     let shared = K_TILES * (1 + rows) * TILE_BYTES + SHARED_SLACK;
     launch(k, 1, 128, shared, |e| {
         let memory = e.dynamic_shared();
-        copy(e, e.operand(0), memory, e.int(K_TILES * TILE_WORDS), 128);
+        copy(e, e.operand_at(0), memory, e.int(K_TILES * TILE_WORDS), 128);
         // B as a stage has it: the rows of one k tile together.
         e.each(e.int(0), e.int(K_TILES * rows), 1, |e, i| {
             let (tile, row) = e.div_rem(i, rows);
             let from = e.add(e.mul_const(row, K_TILES), tile);
-            let from = e.at(e.operand(1), e.mul_const(from, TILE_WORDS));
+            let from = e.at(e.operand_at(1), e.mul_const(from, TILE_WORDS));
             let to = e.at(memory, e.mul_const(e.add_const(i, K_TILES as i64), TILE_WORDS));
             copy(e, from, to, e.int(TILE_WORDS), 128);
         });
@@ -118,7 +118,7 @@ fn wgmma(k: &mut Maker<'_, '_>, n: u64, how: How) {
                 e.wgmma_wait(&sums, 0);
             }
         }
-        keep(e, &sums, n, e.operand(2));
+        keep(e, &sums, n, e.operand_at(2));
     });
 }
 
@@ -137,7 +137,7 @@ fn keep<'c>(e: &Emit<'c>, sums: &[Var<'c>], n: u64, to: Ptr<'c>) {
 fn wgmma_registers(k: &mut Maker<'_, '_>, n: u64) {
     launch(k, 1, 128, n / TILE * TILE_BYTES + SHARED_SLACK, |e| {
         let memory = e.dynamic_shared();
-        copy(e, e.operand(1), memory, e.int(n / TILE * TILE_WORDS), 128);
+        copy(e, e.operand_at(1), memory, e.int(n / TILE * TILE_WORDS), 128);
         e.async_fence();
         e.barrier();
         let (g, t) = e.lane_pair();
@@ -145,12 +145,13 @@ fn wgmma_registers(k: &mut Maker<'_, '_>, n: u64) {
         let at = e.add(e.mul_const(row, 32), t);
         let a: Vec<[Int<'_>; 4]> = (0..4)
             .map(|step| {
-                [(0, 0), (8, 0), (0, 4), (8, 4)]
-                    .map(|(row, word)| e.load_int(e.operand(0), e.add_const(at, 32 * row + 8 * step + word)))
+                [(0, 0), (8, 0), (0, 4), (8, 4)].map(|(row, word)| {
+                    e.load_int(e.operand_at(0), e.add_const(at, 32 * row + 8 * step + word))
+                })
             })
             .collect();
         let sums: Vec<Var<'_>> = (0..n / 2).map(|_| e.float_var(1.5)).collect();
         e.wgmma_registers(&sums, &a, e.descriptor(e.shared_address(memory)), &[0, 32, 64, 96]);
-        keep(e, &sums, n, e.operand(2));
+        keep(e, &sums, n, e.operand_at(2));
     });
 }
