@@ -92,39 +92,41 @@ fn group<'a>(
     row: u64,
     kv_head: u64,
     cache: &'a CacheView<'a>,
-    sink: Option<usize>,
+    sink: Option<&str>,
 ) -> Group<'a> {
     let size = shape.heads / shape.kv_heads;
     let heads = kv_head * size..(kv_head + 1) * size;
-    let query = |head: u64| (0..shape.qk_dim).map(|d| v.get(0, row, head * shape.qk_dim + d)).collect();
-    let sinks = sink.map(|i| heads.clone().map(|head| v.weight(i).get(0, head)).collect());
+    let q = v.tensor("q");
+    let query = |head: u64| (0..shape.qk_dim).map(|d| q.get(row, head * shape.qk_dim + d)).collect();
+    let sinks = sink.map(|name| heads.clone().map(|head| v.weight(name).get(0, head)).collect());
     Group { queries: heads.map(query).collect(), sinks, sequence: v.sequence(row), kv_head, cache }
 }
 
 /// Stores the heads of a group.
-fn store(v: &Views, out: usize, row: u64, kv_head: u64, heads: &[Vec<f64>]) {
+fn store(v: &Views, row: u64, kv_head: u64, heads: &[Vec<f64>]) {
+    let out = v.tensor("out");
     for (values, head) in heads.iter().zip(kv_head * heads.len() as u64..) {
         for (value, col) in values.iter().zip(head * values.len() as u64..) {
-            v.set(out, row, col, *value);
+            out.set(row, col, *value);
         }
     }
 }
 
 /// FullAttention, and OracleAttention where `select` is given.
 pub fn full(v: &Views, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
-    let out = 2 + usize::from(sink);
-    let cache = v.cache(1);
+    let cache = v.cache("cache");
     for row in v.rows() {
         let positions: Vec<u64> = (0..=v.position(row)).collect();
         for kv_head in 0..shape.kv_heads {
-            let group = group(v, shape, row, kv_head, &cache, sink.then_some(2));
+            let group = group(v, shape, row, kv_head, &cache, sink.then_some("sink"));
             let logits = group.logits(&positions);
-            store(v, out, row, kv_head, &group.mix(&positions, &group.probabilities(&logits)));
+            store(v, row, kv_head, &group.mix(&positions, &group.probabilities(&logits)));
             let Some(select) = select else { continue };
+            let list = v.tensor("sel");
             let top = select_top(&group.block_scores(&logits, select.block as usize), select.blocks as usize);
             for slot in 0..select.blocks {
                 let block = top.get(slot as usize).copied().unwrap_or(-1);
-                v.set_int(out + 1, row, kv_head * select.blocks + slot, block);
+                list.set_int(row, kv_head * select.blocks + slot, block);
             }
         }
     }
@@ -132,10 +134,10 @@ pub fn full(v: &Views, shape: AttnShape, sink: bool, select: Option<SelectShape>
 
 /// What an oracle selects by, for each KV head of a row: logarithms of its blocks' scores.
 pub fn block_scores(v: &Views, shape: AttnShape, sink: bool, select: SelectShape, row: u64) -> Vec<Vec<f64>> {
-    let cache = v.cache(1);
+    let cache = v.cache("cache");
     let positions: Vec<u64> = (0..=v.position(row)).collect();
     let scores = |kv_head| {
-        let group = group(v, shape, row, kv_head, &cache, sink.then_some(2));
+        let group = group(v, shape, row, kv_head, &cache, sink.then_some("sink"));
         group.block_scores(&group.logits(&positions), select.block as usize)
     };
     (0..shape.kv_heads).map(scores).collect()
@@ -146,20 +148,21 @@ fn window_positions(position: u64, window: u64) -> Vec<u64> {
 }
 
 pub fn window(v: &Views, shape: AttnShape, window: u64, sink: bool) {
-    let cache = v.cache(1);
+    let cache = v.cache("cache");
     for row in v.rows() {
         let positions = window_positions(v.position(row), window);
         for kv_head in 0..shape.kv_heads {
-            let group = group(v, shape, row, kv_head, &cache, sink.then_some(2));
-            store(v, 2 + usize::from(sink), row, kv_head, &group.attend(&positions));
+            let group = group(v, shape, row, kv_head, &cache, sink.then_some("sink"));
+            store(v, row, kv_head, &group.attend(&positions));
         }
     }
 }
 
-/// The tokens of the blocks that operand 2 lists for a KV head, none after the row's own position.
+/// The tokens of the blocks that the selection lists for a KV head, none after the row's own position.
 fn selected_positions(v: &Views, row: u64, kv_head: u64, select: SelectShape) -> Vec<u64> {
+    let list = v.tensor("sel");
     (0..select.blocks)
-        .map(|slot| v.get_int(2, row, kv_head * select.blocks + slot))
+        .map(|slot| list.get_int(row, kv_head * select.blocks + slot))
         .filter(|block| *block >= 0)
         .flat_map(|block| block as u64 * select.block..(block as u64 + 1) * select.block)
         .filter(|position| *position <= v.position(row))
@@ -167,36 +170,39 @@ fn selected_positions(v: &Views, row: u64, kv_head: u64, select: SelectShape) ->
 }
 
 pub fn sparse(v: &Views, shape: AttnShape, select: SelectShape, sink: bool) {
-    let cache = v.cache(1);
+    let cache = v.cache("cache");
     for row in v.rows() {
         for kv_head in 0..shape.kv_heads {
             let positions = selected_positions(v, row, kv_head, select);
-            let group = group(v, shape, row, kv_head, &cache, sink.then_some(3));
-            store(v, 3 + usize::from(sink), row, kv_head, &group.attend(&positions));
+            let group = group(v, shape, row, kv_head, &cache, sink.then_some("sink"));
+            store(v, row, kv_head, &group.attend(&positions));
         }
     }
 }
 
 pub fn hybrid(v: &Views, shape: AttnShape, select: SelectShape, window: u64, gate: GateMode) {
-    let (shared, own) = (v.cache(1), v.cache(4));
-    let out = if gate == GateMode::None { 6 } else { 8 };
+    let (shared, own) = (v.cache("shared"), v.cache("own"));
+    let gates = (gate != GateMode::None).then(|| [v.tensor("gate_select"), v.tensor("gate_window")]);
     for row in v.rows() {
         let near = window_positions(v.position(row), window);
         for kv_head in 0..shape.kv_heads {
             let far = selected_positions(v, row, kv_head, select);
-            let mut a = group(v, shape, row, kv_head, &shared, Some(3)).attend(&far);
-            let b = group(v, shape, row, kv_head, &own, Some(5)).attend(&near);
+            let mut a = group(v, shape, row, kv_head, &shared, Some("sink_select")).attend(&far);
+            let b = group(v, shape, row, kv_head, &own, Some("sink_window")).attend(&near);
             for ((a, b), head) in a.iter_mut().zip(&b).zip(kv_head * (shape.heads / shape.kv_heads)..) {
-                let weight = |operand: usize, d: u64| match gate {
-                    GateMode::None => 1.0,
-                    GateMode::Head => sigmoid(v.get(operand, row, head)),
-                    GateMode::Elementwise => sigmoid(v.get(operand, row, head * shape.v_dim + d)),
+                let weights = |d: u64| {
+                    let column = match gate {
+                        GateMode::None | GateMode::Head => head,
+                        GateMode::Elementwise => head * shape.v_dim + d,
+                    };
+                    gates.map_or([1.0; 2], |gates| gates.map(|gate| sigmoid(gate.get(row, column))))
                 };
                 for ((a, b), d) in a.iter_mut().zip(b).zip(0..) {
-                    *a = weight(6, d) * *a + weight(7, d) * b;
+                    let [select, window] = weights(d);
+                    *a = select * *a + window * b;
                 }
             }
-            store(v, out, row, kv_head, &a);
+            store(v, row, kv_head, &a);
         }
     }
 }

@@ -79,7 +79,23 @@ pub unsafe fn scores(
         StepOp::OracleAttention { shape, sink, select } => {
             attention::block_scores(v, shape, sink, select, row)
         }
-        StepOp::Router { experts, .. } => vec![v.row(0, row, experts)],
-        _ => Vec::new(),
+        StepOp::Router { experts, .. } => vec![v.tensor("logits").row(row, experts)],
+        StepOp::Embed { .. }
+        | StepOp::RmsNorm { .. }
+        | StepOp::Linear { .. }
+        | StepOp::QkvAppend { .. }
+        | StepOp::Rope { .. }
+        | StepOp::Append { .. }
+        | StepOp::Add { .. }
+        | StepOp::SiluMul { .. }
+        | StepOp::Gate { .. }
+        | StepOp::FullAttention { .. }
+        | StepOp::WindowAttention { .. }
+        | StepOp::SparseAttention { .. }
+        | StepOp::HybridAttention { .. }
+        | StepOp::ExpertsUp { .. }
+        | StepOp::ExpertsDown { .. }
+        | StepOp::GatherRows { .. }
+        | StepOp::Sample { .. } => Vec::new(),
     }
 }

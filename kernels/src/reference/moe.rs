@@ -5,8 +5,9 @@ use super::pointwise::sigmoid;
 use super::view::Views;
 
 pub fn router(v: &Views, experts: u64, active: u64) {
+    let (logits, index, share) = (v.tensor("logits"), v.tensor("index"), v.tensor("weight"));
     for row in v.rows() {
-        let logits = v.row(0, row, experts);
+        let logits = logits.row(row, experts);
         let top = select_top(&logits, active as usize);
         let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weight = |e: i32| (logits[e as usize] - max).exp();
@@ -14,37 +15,39 @@ pub fn router(v: &Views, experts: u64, active: u64) {
         let poison: f64 = logits.iter().filter(|x| x.is_nan()).sum();
         let sum: f64 = top.iter().map(|e| weight(*e)).sum::<f64>() + poison;
         for (expert, slot) in top.iter().zip(0..) {
-            v.set_int(1, row, slot, *expert);
-            v.set(2, row, slot, weight(*expert) / sum);
+            index.set_int(row, slot, *expert);
+            share.set(row, slot, weight(*expert) / sum);
         }
     }
 }
 
 pub fn up(v: &Views, active: u64, inn: u64, ffn: u64) {
-    let (gate, up) = (v.weight(2), v.weight(3));
+    let (x, index, h) = (v.tensor("x"), v.tensor("index"), v.tensor("h"));
+    let (gate, up) = (v.weight("gate"), v.weight("up"));
     for row in v.rows() {
-        let x = v.row(0, row, inn);
+        let x = x.row(row, inn);
         for slot in 0..active {
-            let expert = v.get_int(1, row, slot) as u64;
+            let expert = index.get_int(row, slot) as u64;
             for col in 0..ffn {
                 let g = gate.dot(expert * ffn + col, &x);
-                v.set(4, row, slot * ffn + col, g * sigmoid(g) * up.dot(expert * ffn + col, &x));
+                h.set(row, slot * ffn + col, g * sigmoid(g) * up.dot(expert * ffn + col, &x));
             }
         }
     }
 }
 
 pub fn down(v: &Views, active: u64, out: u64, ffn: u64) {
-    let down = v.weight(3);
+    let (h, index, share) = (v.tensor("h"), v.tensor("index"), v.tensor("weight"));
+    let (down, residual, to) = (v.weight("down"), v.tensor("residual"), v.tensor("out"));
     for row in v.rows() {
-        let h = v.row(0, row, active * ffn);
+        let h = h.row(row, active * ffn);
         for col in 0..out {
             let part = |slot: u64| {
-                let expert = v.get_int(1, row, slot) as u64;
+                let expert = index.get_int(row, slot) as u64;
                 let h = &h[(slot * ffn) as usize..((slot + 1) * ffn) as usize];
-                v.get(2, row, slot) * down.dot(expert * out + col, h)
+                share.get(row, slot) * down.dot(expert * out + col, h)
             };
-            v.set(5, row, col, v.get(4, row, col) + (0..active).map(part).sum::<f64>());
+            to.set(row, col, residual.get(row, col) + (0..active).map(part).sum::<f64>());
         }
     }
 }

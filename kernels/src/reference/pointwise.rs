@@ -2,7 +2,7 @@
 
 use hyc_ir::plan::{GateMode, RopeSpec};
 
-use super::view::Views;
+use super::view::{TensorView, Views};
 
 /// 1 / (1 + exp(-x)).
 pub fn sigmoid(x: f64) -> f64 {
@@ -28,78 +28,84 @@ pub fn rotate(head: &mut [f64], position: u64, rope: RopeSpec) {
     }
 }
 
-fn store(v: &Views, i: usize, row: u64, from: u64, values: &[f64]) {
+fn store(out: TensorView<'_>, row: u64, from: u64, values: &[f64]) {
     for (value, col) in values.iter().zip(from..) {
-        v.set(i, row, col, *value);
+        out.set(row, col, *value);
     }
 }
 
 pub fn embed(v: &Views, hidden: u64) {
-    let table = v.weight(0);
+    let (table, out) = (v.weight("table"), v.tensor("out"));
     for row in v.rows() {
         let id = v.token_id(row);
-        (0..hidden).for_each(|col| v.set(1, row, col, table.get(id, col)));
+        (0..hidden).for_each(|col| out.set(row, col, table.get(id, col)));
     }
 }
 
 pub fn rmsnorm(v: &Views, groups: u64, width: u64, eps: f64) {
-    let weight = v.weight(1);
+    let (x, weight, out) = (v.tensor("x"), v.weight("weight"), v.tensor("out"));
     for row in v.rows() {
-        let x = v.row(0, row, groups * width);
+        let x = x.row(row, groups * width);
         for (group, from) in x.chunks(width as usize).zip((0..).step_by(width as usize)) {
-            store(v, 2, row, from, &normalise(group, eps, |i| weight.get(0, i)));
+            store(out, row, from, &normalise(group, eps, |i| weight.get(0, i)));
         }
     }
 }
 
 pub fn rope(v: &Views, heads: u64, dim: u64, rope: RopeSpec) {
+    let (x, out) = (v.tensor("x"), v.tensor("out"));
     for row in v.rows() {
-        let mut x = v.row(0, row, heads * dim);
+        let mut x = x.row(row, heads * dim);
         x.chunks_mut(dim as usize).for_each(|head| rotate(head, v.position(row), rope));
-        store(v, 1, row, 0, &x);
+        store(out, row, 0, &x);
     }
 }
 
 pub fn append(v: &Views, kv_heads: u64, qk_dim: u64, v_dim: u64) {
-    let cache = v.cache(2);
+    let (k, v_rows, cache) = (v.tensor("k"), v.tensor("v"), v.cache("cache"));
     for row in v.rows() {
         let (sequence, position) = (v.sequence(row), v.position(row));
         for head in 0..kv_heads {
             (0..qk_dim)
-                .for_each(|d| cache.set_key(sequence, position, head, d, v.get(0, row, head * qk_dim + d)));
-            (0..v_dim)
-                .for_each(|d| cache.set_value(sequence, position, head, d, v.get(1, row, head * v_dim + d)));
+                .for_each(|d| cache.set_key(sequence, position, head, d, k.get(row, head * qk_dim + d)));
+            (0..v_dim).for_each(|d| {
+                cache.set_value(sequence, position, head, d, v_rows.get(row, head * v_dim + d))
+            });
         }
     }
 }
 
 pub fn binary(v: &Views, width: u64, f: impl Fn(f64, f64) -> f64) {
+    let (a, b, out) = (v.tensor("a"), v.tensor("b"), v.tensor("out"));
     for row in v.rows() {
-        (0..width).for_each(|col| v.set(2, row, col, f(v.get(0, row, col), v.get(1, row, col))));
+        (0..width).for_each(|col| out.set(row, col, f(a.get(row, col), b.get(row, col))));
     }
 }
 
 pub fn gate(v: &Views, heads: u64, v_dim: u64, mode: GateMode) {
+    let (x, gate, out) = (v.tensor("x"), v.tensor("gate"), v.tensor("out"));
     for row in v.rows() {
         for col in 0..heads * v_dim {
             let g = if mode == GateMode::Head { col / v_dim } else { col };
-            v.set(2, row, col, v.get(0, row, col) * sigmoid(v.get(1, row, g)));
+            out.set(row, col, x.get(row, col) * sigmoid(gate.get(row, g)));
         }
     }
 }
 
 pub fn gather(v: &Views, width: u64) {
+    let (x, out) = (v.tensor("x"), v.tensor("out"));
     for output in v.rows() {
         let row = v.out_row(output);
-        (0..width).for_each(|col| v.set(1, output, col, v.get(0, row, col)));
+        (0..width).for_each(|col| out.set(output, col, x.get(row, col)));
     }
 }
 
 pub fn sample(v: &Views, vocab: u64) {
+    let (logits, out) = (v.tensor("logits"), v.tensor("token"));
     for output in v.rows() {
         // Logits are f32 in memory: nothing is lost.
-        let mut logits: Vec<f32> = v.row(0, output, vocab).into_iter().map(|x| x as f32).collect();
+        let mut logits: Vec<f32> = logits.row(output, vocab).into_iter().map(|x| x as f32).collect();
         let token = hyc_ir::sample::penalise_and_choose(&mut logits, &v.sampling(output), v.seen());
-        v.set_int(1, output, 0, token.map_or(-1, |token| token as i32));
+        out.set_int(output, 0, token.map_or(-1, |token| token as i32));
     }
 }

@@ -83,45 +83,26 @@ impl<'a> Views<'a> {
         unsafe { std::slice::from_raw_parts(self.context.seen, self.context.seen_count as usize) }
     }
 
-    fn cell<T>(&self, i: usize, row: u64, col: u64) -> &Cell<T> {
+    /// Where an operand stands.
+    fn at(&self, name: &str) -> usize {
+        let at = self.spec.at(name);
+        at.unwrap_or_else(|| panic!("`{}` has no operand `{name}`", self.spec.op.name()))
+    }
+
+    /// A tensor.
+    pub fn tensor(&self, name: &str) -> TensorView<'_> {
+        let i = self.at(name);
         let OperandSpec::Tensor { width, stride, .. } = self.spec.operands[i] else {
-            panic!("operand {i} is no tensor")
+            panic!("operand `{name}` is no tensor")
         };
-        // GatherRows alone reads rows that are not its own; `out_row` has checked nothing of them.
-        assert!(col < width && row < self.context.tokens.max(self.context.outputs));
-        // SAFETY: the tensor has the rows and the stride that the spec states; elements are 4 bytes.
-        unsafe { &*self.operands[i].cast::<Cell<T>>().add((row * stride + col) as usize) }
-    }
-
-    /// An element of an f32 tensor.
-    pub fn get(&self, i: usize, row: u64, col: u64) -> f64 {
-        f64::from(self.cell::<f32>(i, row, col).get())
-    }
-
-    /// Stores into an f32 tensor.
-    pub fn set(&self, i: usize, row: u64, col: u64, value: f64) {
-        self.cell::<f32>(i, row, col).set(value as f32);
-    }
-
-    /// An element of an i32 tensor.
-    pub fn get_int(&self, i: usize, row: u64, col: u64) -> i32 {
-        self.cell::<i32>(i, row, col).get()
-    }
-
-    /// Stores into an i32 tensor.
-    pub fn set_int(&self, i: usize, row: u64, col: u64, value: i32) {
-        self.cell::<i32>(i, row, col).set(value);
-    }
-
-    /// `width` elements of a row.
-    pub fn row(&self, i: usize, row: u64, width: u64) -> Vec<f64> {
-        (0..width).map(|col| self.get(i, row, col)).collect()
+        TensorView { context: self.context, base: self.operands[i], width, stride }
     }
 
     /// A weight.
-    pub fn weight(&self, i: usize) -> WeightView<'a> {
+    pub fn weight(&self, name: &str) -> WeightView<'a> {
+        let i = self.at(name);
         let OperandSpec::Weight { elem, layout } = self.spec.operands[i] else {
-            panic!("operand {i} is no weight")
+            panic!("operand `{name}` is no weight")
         };
         let len = (layout.elements() * elem.bytes()) as usize;
         // SAFETY: the weight has the bytes that its layout states, and nobody writes weights.
@@ -130,9 +111,53 @@ impl<'a> Views<'a> {
     }
 
     /// A cache.
-    pub fn cache(&self, i: usize) -> CacheView<'_> {
-        let OperandSpec::Cache(spec) = self.spec.operands[i] else { panic!("operand {i} is no cache") };
+    pub fn cache(&self, name: &str) -> CacheView<'_> {
+        let i = self.at(name);
+        let OperandSpec::Cache(spec) = self.spec.operands[i] else { panic!("operand `{name}` is no cache") };
         CacheView { views: self, spec, base: self.operands[i] }
+    }
+}
+
+/// A tensor.
+#[derive(Clone, Copy)]
+pub struct TensorView<'a> {
+    context: &'a StepContext,
+    base: *mut u8,
+    width: u64,
+    stride: u64,
+}
+
+impl TensorView<'_> {
+    fn cell<T>(&self, row: u64, col: u64) -> &Cell<T> {
+        // GatherRows alone reads rows that are not its own; `out_row` has checked nothing of them.
+        assert!(col < self.width && row < self.context.tokens.max(self.context.outputs));
+        // SAFETY: the tensor has the rows and the stride that the spec states; elements are 4 bytes.
+        unsafe { &*self.base.cast::<Cell<T>>().add((row * self.stride + col) as usize) }
+    }
+
+    /// An element of f32.
+    pub fn get(&self, row: u64, col: u64) -> f64 {
+        f64::from(self.cell::<f32>(row, col).get())
+    }
+
+    /// Stores an f32.
+    pub fn set(&self, row: u64, col: u64, value: f64) {
+        self.cell::<f32>(row, col).set(value as f32);
+    }
+
+    /// An element of i32.
+    pub fn get_int(&self, row: u64, col: u64) -> i32 {
+        self.cell::<i32>(row, col).get()
+    }
+
+    /// Stores an i32.
+    pub fn set_int(&self, row: u64, col: u64, value: i32) {
+        self.cell::<i32>(row, col).set(value);
+    }
+
+    /// `width` elements of a row, f32.
+    pub fn row(&self, row: u64, width: u64) -> Vec<f64> {
+        (0..width).map(|col| self.get(row, col)).collect()
     }
 }
 
@@ -213,14 +238,16 @@ impl CacheView<'_> {
     fn load(&self, index: u64) -> f64 {
         match self.spec.elem {
             Elem::Bf16 => f64::from(pack::bf16_to_f32(self.at::<u16>(index).get())),
-            _ => f64::from(self.at::<f32>(index).get()),
+            Elem::F32 => f64::from(self.at::<f32>(index).get()),
+            Elem::I32 => panic!("no cache is of i32"),
         }
     }
 
     fn store(&self, index: u64, value: f64) {
         match self.spec.elem {
             Elem::Bf16 => self.at(index).set(pack::f32_to_bf16(value as f32)),
-            _ => self.at(index).set(value as f32),
+            Elem::F32 => self.at(index).set(value as f32),
+            Elem::I32 => panic!("no cache is of i32"),
         }
     }
 
