@@ -68,7 +68,7 @@ pub struct StepContext {
 /// `kernel(context, operands, begin, end, scratch)`: items `begin..end` of the step's grid.
 ///
 /// `operands[i]` is the base address of the step's i-th operand, in the order that
-/// [`StepOp::signature`](crate::plan::StepOp::signature) gives; `scratch` belongs to the calling thread,
+/// [`StepOp::roles`](crate::plan::StepOp::roles) gives; `scratch` belongs to the calling thread,
 /// is aligned to 64 bytes and holds the bytes that the kernel's plan entry asks for.
 pub type KernelFn = unsafe extern "C" fn(*const StepContext, *const *mut u8, u64, u64, *mut u8);
 

@@ -339,7 +339,7 @@ pub struct Step {
     pub layer: Option<u32>,
     /// What it computes.
     pub op: StepOp,
-    /// Operands in the order of [`StepOp::signature`].
+    /// Operands in the order of [`StepOp::roles`].
     pub operands: Vec<Operand>,
     /// Items to split over threads.
     pub grid: Grid,
