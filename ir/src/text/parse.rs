@@ -78,6 +78,13 @@ fn error_at(line: usize, fail: Fail) -> ParseError {
     ParseError { line, column: fail.column, message: fail.message, help: fail.help }
 }
 
+/// An operand as it stands in a line.
+struct Operand<'t> {
+    column: usize,
+    name: Option<&'t str>,
+    value: &'t str,
+}
+
 /// A line's words, consumed from the left.
 pub struct Cursor<'t> {
     tokens: Vec<Token<'t>>,
@@ -201,8 +208,8 @@ impl<'t> Cursor<'t> {
         Ok(values)
     }
 
-    /// Values, each behind its operand's name and `=` where it has one: (column, name, value).
-    fn operands(&mut self) -> Result<Vec<(usize, Option<&'t str>, &'t str)>, Fail> {
+    /// Values, each behind its operand's name and `=` where it has one.
+    fn operands(&mut self) -> Result<Vec<Operand<'t>>, Fail> {
         let mut operands = Vec::new();
         while operands.is_empty() || self.eat(",") {
             let at = self.column();
@@ -213,7 +220,7 @@ impl<'t> Cursor<'t> {
             } else {
                 None
             };
-            operands.push((at, name, self.next(Kind::Value, "a value")?));
+            operands.push(Operand { column: at, name, value: self.next(Kind::Value, "a value")? });
         }
         Ok(operands)
     }
@@ -342,19 +349,19 @@ fn op_line(line: &str) -> Result<Option<OpLine<'_>>, Fail> {
 }
 
 /// The operands, where those that are named are those of that name. How many there are is the verifier's.
-fn named<'t>(op: &Op, operands: Vec<(usize, Option<&'t str>, &'t str)>) -> Result<Vec<&'t str>, Fail> {
+fn named<'t>(op: &Op, operands: Vec<Operand<'t>>) -> Result<Vec<&'t str>, Fail> {
     let takes = op.roles().takes;
-    for (i, (column, name, _)) in operands.iter().enumerate() {
-        let Some(name) = name else { continue };
+    for (i, operand) in operands.iter().enumerate() {
+        let Some(name) = operand.name else { continue };
         let want = takes.get(i).map(|role| role.name);
         if want != Some(name) {
             let all: Vec<&str> = takes.iter().map(|role| role.name).collect();
             let message = format!("operand {i} of `{}` is not `{name}`", op.name());
             let help = Some(format!("it takes ({})", all.join(", ")));
-            return Err(Fail { column: *column, message, help });
+            return Err(Fail { column: operand.column, message, help });
         }
     }
-    Ok(operands.into_iter().map(|(_, _, value)| value).collect())
+    Ok(operands.into_iter().map(|operand| operand.value).collect())
 }
 
 /// The op's name that shares the longest beginning, at least half of it.
