@@ -3,6 +3,7 @@
 use super::super::*;
 
 mod described;
+mod provenance;
 
 const SHAPE: AttnShape = AttnShape { heads: 2, kv_heads: 1, qk_dim: 8, v_dim: 8 };
 const SELECT: SelectShape = SelectShape { kv_heads: 1, block: 8, blocks: 2 };
@@ -323,45 +324,6 @@ fn order_and_overlap() {
     broken("second time", |p| {
         let again = p.steps[1].clone();
         p.steps.insert(2, again);
-    });
-}
-
-#[test]
-fn selection_provenance() {
-    // Another op's output lies over the list between its producer and its reader.
-    broken("reads b3", |p| {
-        let op = StepOp::Add { width: 16 };
-        let operands =
-            vec![Operand::Buffer(BufferId(0)), Operand::Buffer(BufferId(2)), Operand::Buffer(BufferId(7))];
-        p.buffers.push(buffer("t", 3, Rows::Tokens, 16, Elem::F32));
-        p.steps.insert(3, step("L0.add", Some(0), op, operands, 0, Rows::Tokens));
-    });
-    broken("reads b3", |p| p.steps.swap(2, 3));
-    broken("pages of 8", |p| {
-        let wide = SelectShape { block: 16, ..SELECT };
-        p.buffers[3].selection = Some(wide);
-        for step in &mut p.steps {
-            match &mut step.op {
-                StepOp::OracleAttention { select, .. } | StepOp::SparseAttention { select, .. } => {
-                    *select = wide
-                }
-                _ => {}
-            }
-        }
-    });
-    // Layer 1 reads the blocks that layer 0 selected over its own cache in another layer's.
-    broken("selected over cache c0", |p| {
-        p.caches.push(Cache { name: "other".into(), ..p.caches[0].clone() });
-        let mut append = p.steps[1].clone();
-        append.operands[4] = Operand::Buffer(BufferId(7));
-        append.operands[5] = Operand::Cache(CacheId(1));
-        p.buffers.push(buffer("q2", 8, Rows::Tokens, 16, Elem::F32));
-        p.arena_bytes = 9 * 1024;
-        p.steps.insert(3, append);
-        p.steps[4].operands[1] = Operand::Cache(CacheId(1));
-    });
-    broken("before its owner", |p| {
-        p.steps.remove(1);
     });
 }
 
