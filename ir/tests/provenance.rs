@@ -90,7 +90,7 @@ fn takes(name: &str) -> Vec<Takes> {
     let source = format!("{HEAD}{}\n", lines(reader).join("\n"));
     let graph = text::parse(&source).unwrap();
     // Behind layer 0's own oracle.
-    let id = graph.ops().filter(|id| graph.op(*id).op.name() == name).last().unwrap();
+    let id = graph.ops().rfind(|id| graph.op(*id).op.name() == name).unwrap();
     graph.op(id).op.roles().takes.iter().map(|role| role.kind).collect()
 }
 

@@ -33,6 +33,8 @@ HYC_SEEDS=$seeds/tokenizer "$bin/tokenizer"
 
 for target in $targets; do
   mkdir -p "target/corpus/$target"
-  "$bin/$target" -max_total_time="$seconds" -max_len=$([ "$target" = tokenizer ] && echo 524288 || echo 65536) -timeout=20 -rss_limit_mb=4096 \
+  longest=65536
+  if [ "$target" = tokenizer ]; then longest=524288; fi
+  "$bin/$target" -max_total_time="$seconds" -max_len="$longest" -timeout=20 -rss_limit_mb=4096 \
     -artifact_prefix="target/$target-" -print_final_stats=1 "target/corpus/$target" "$seeds/$target"
 done

@@ -227,10 +227,7 @@ fn operands() {
     for bad in [0.0, -1.0, 1e300, 1e-300, f64::INFINITY, f64::NAN] {
         broken("are not possible", |p| {
             let op = StepOp::Linear { inn: 16, out: 32, norm: Some(bad), epilogue: Epilogue::Store };
-            p.steps
-                .iter_mut()
-                .filter(|s| matches!(s.op, StepOp::Linear { .. }))
-                .for_each(|s| s.op = op.clone());
+            p.steps.iter_mut().filter(|s| matches!(s.op, StepOp::Linear { .. })).for_each(|s| s.op = op);
         });
         broken("are not possible", |p| {
             for step in &mut p.steps {
