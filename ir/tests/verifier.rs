@@ -6,10 +6,7 @@ use hyc_ir::{text, verify};
 
 fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filetests/verify");
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|e| e == "hyir")).collect();
-    files.sort();
+    let files = hyc_filetest::files(&folder, "hyir");
     assert!(files.len() > 10);
     files
 }

@@ -26,12 +26,7 @@ fn check(name: &str, args: &[&str], folder: &Path) {
         found.push_str(&format!("{}exit code {:?}\n", text(&output.stderr), output.status.code().unwrap()));
     }
     let path = root().join("tests/expected").join(format!("{name}.txt"));
-    if std::env::var_os("HYC_BLESS").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, &found).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(found, expected, "{}", path.display());
+    hyc_filetest::expect(&path, &found);
 }
 
 #[test]

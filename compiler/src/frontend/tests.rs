@@ -8,12 +8,7 @@ use super::*;
 
 fn configs(kind: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/configs").join(kind);
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut paths: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
-    paths.sort();
-    assert!(!paths.is_empty());
-    paths
+    hyc_filetest::files(&folder, "toml")
 }
 
 fn parse(path: &Path) -> Result<ModelDesc, Diagnostics> {
@@ -34,16 +29,15 @@ fn valid_descriptions_are_taken() {
 
 #[test]
 fn invalid_descriptions_give_their_diagnostics() {
-    let mut wrong = Vec::new();
-    for path in configs("invalid") {
-        let found = parse(&path).expect_err(&path.display().to_string()).render(false);
-        let snapshot = path.with_extension("stderr");
-        if std::env::var_os("HYC_BLESS").is_some() {
-            std::fs::write(&snapshot, &found).unwrap();
-        } else if std::fs::read_to_string(&snapshot).ok().as_deref() != Some(&found) {
-            wrong.push(format!("{}:\n{found}", snapshot.display()));
-        }
-    }
+    let wrong: Vec<String> = configs("invalid")
+        .iter()
+        .filter_map(|path| {
+            let found = parse(path).expect_err(&path.display().to_string()).render(false);
+            let snapshot = path.with_extension("stderr");
+            let why = hyc_filetest::differs(&snapshot, &found).err()?;
+            Some(format!("{}: {why}\n{found}", snapshot.display()))
+        })
+        .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

@@ -12,6 +12,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hyc_filetest::{GRAPH, PTX};
 use hyc_ir::abi::round_up;
 use hyc_ir::plan::*;
 use hyc_ir::{Graph, Op, text, verify};
@@ -23,42 +24,17 @@ fn root() -> PathBuf {
 }
 
 fn files(folder: &str) -> Vec<PathBuf> {
-    let folder = root().join(folder);
-    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    assert!(!paths.is_empty(), "no files in {}", folder.display());
-    paths
-}
-
-/// Compares each file with what comes out of it, or writes that into it.
-fn check_files(folder: &str, comment: &str, output: impl Fn(&str) -> String) {
-    let mark = format!("{comment} check:\n");
-    for path in files(folder) {
-        let file = std::fs::read_to_string(&path).unwrap();
-        let source = file.split(&mark).next().unwrap();
-        let wanted = format!("{source}{mark}{}", output(source));
-        if std::env::var_os("HYC_BLESS").is_some() {
-            std::fs::write(&path, wanted).unwrap();
-            continue;
-        }
-        let differs = wanted.lines().zip(file.lines()).position(|(now, then)| now != then);
-        if let Some(at) = differs {
-            let (now, then) = (wanted.lines().nth(at), file.lines().nth(at));
-            panic!("{}: line {} is {now:?} now, not {then:?}", path.display(), at + 1);
-        }
-        assert!(wanted == file, "{} is longer or shorter now", path.display());
-    }
+    hyc_filetest::files(&root().join(folder), "hyir")
 }
 
 #[test]
 fn graphs_in_the_dialect() {
-    check_files("mlir", ";", |source| {
+    hyc_filetest::run(&root().join("mlir"), GRAPH, |source| {
         let graph = text::parse(source).unwrap_or_else(|errors| panic!("{}", errors[0]));
         verify::verify(&graph).unwrap_or_else(|errors| panic!("{}", errors[0]));
         let text = mlir::graph_text(&graph).unwrap();
         mlir::check_graph_text(&text).unwrap_or_else(|e| panic!("the text does not read back: {e}"));
-        text.lines().map(|line| format!("; {line}\n")).collect()
+        Ok(text)
     });
 }
 
@@ -170,11 +146,11 @@ fn step(source: &str) -> KernelSpec {
 
 #[test]
 fn ptx_of_row_wise_kernels() {
-    check_files("ptx", "//", |source| {
+    hyc_filetest::run(&root().join("ptx"), PTX, |source| {
         let spec = step(source);
         let name = spec.op.name().to_string();
         mlir::kernel_text(&name, &spec).expect("a kernel in MLIR").unwrap();
-        gpu::compile(&[(name, spec)]).unwrap().text
+        Ok(gpu::compile(&[(name, spec)]).unwrap().text)
     });
 }
 
@@ -201,7 +177,7 @@ fn ptx_assembles() {
         let said = String::from_utf8_lossy(&result.stderr);
         assert!(result.status.success(), "{}: {said}", name.display());
     };
-    for path in files("ptx") {
+    for path in hyc_filetest::files(&root().join("ptx"), "ptx") {
         let source = std::fs::read_to_string(&path).unwrap();
         assemble(&path, &source);
     }

@@ -164,11 +164,5 @@ fn the_check_can_fail() {
 
 #[test]
 fn the_committed_schema_is_up_to_date() {
-    let (path, text) = (root().join("docs/model-toml.schema.json"), format!("{:#}\n", schema()));
-    if std::env::var_os("HYC_BLESS").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, &text).unwrap();
-    }
-    let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == text, "{} is old: HYC_BLESS=1 cargo test -p hyc --lib keys", path.display());
+    hyc_filetest::expect(&root().join("docs/model-toml.schema.json"), &format!("{:#}\n", schema()));
 }

@@ -292,13 +292,7 @@ pub fn descriptions() -> Vec<PathBuf> {
 
 #[test]
 fn the_page_is_up_to_date() {
-    let (path, page) = (root().join("docs/model-toml.md"), markdown());
-    if std::env::var_os("HYC_BLESS").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, &page).unwrap();
-    }
-    let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == page, "docs/model-toml.md is old: HYC_BLESS=1 cargo test -p hyc --lib keys");
+    hyc_filetest::expect(&root().join("docs/model-toml.md"), &markdown());
 }
 
 #[test]
