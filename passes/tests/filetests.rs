@@ -3,7 +3,8 @@
 //! A file is a graph dump with comments, so that any tool that reads dumps reads it; [`hyc_filetest`] says which.
 //! `; refuse: op` makes a target that has no kernel for that step. The folder's name is the pass: a rewriting pass prints
 //! the graph, of which running it again must change nothing; `plan-memory`, `select-kernels` and `schedule` print what
-//! they found; `pipeline` runs all passes, and again from the dump after each of them. `HYC_BLESS=1 cargo test -p
+//! they found, by the policy of the graph's target (tiles and sampling for a GPU); `pipeline` runs all passes, and again
+//! from the dump after each of them. `HYC_BLESS=1 cargo test -p
 //! hyc-passes --test filetests` writes what comes out into the files.
 
 mod common;
@@ -29,10 +30,12 @@ fn run_all(
         Some(op) if op == spec.op.name() => Err(format!("`{op}` is not built")),
         _ => Ok(()),
     };
+    // The policies of the two back ends, as the driver has them.
+    let gpu = graph.header.target != "cpu";
     let options = PipelineOptions {
         supports: &supports,
-        tiles: false,
-        sampling: false,
+        tiles: gpu,
+        sampling: gpu,
         arch: "test".to_string(),
         features: vec![],
     };
