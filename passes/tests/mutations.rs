@@ -115,20 +115,25 @@ fn dumps() -> Vec<String> {
     unfused.into_iter().chain(fused).collect()
 }
 
-/// Whether a Plan came out.
+/// Whether a Plan came out, by the policy of the CPU's back end and by the GPU's: of both or of neither.
 fn compile(source: &str) -> bool {
     let Ok(graph) = text::parse(source) else { return false };
-    let options = PipelineOptions {
-        supports: &|_| Ok(()),
-        tiles: false,
-        sampling: false,
-        arch: "test".to_string(),
-        features: vec![],
+    let plan = |gpu: bool| {
+        let options = PipelineOptions {
+            supports: &|_| Ok(()),
+            tiles: gpu,
+            sampling: gpu,
+            arch: "test".to_string(),
+            features: vec![],
+        };
+        let Ok(compiled) = hyc_passes::run(graph.clone(), &options, &mut |_| true) else { return false };
+        check_arena_use(&compiled.plan);
+        hyc_passes::kv_table(&compiled.plan);
+        true
     };
-    let Ok(compiled) = hyc_passes::run(graph, &options, &mut |_| true) else { return false };
-    check_arena_use(&compiled.plan);
-    hyc_passes::kv_table(&compiled.plan);
-    true
+    let (cpu, gpu) = (plan(false), plan(true));
+    assert_eq!(cpu, gpu, "one of the back ends alone takes\n{source}");
+    cpu
 }
 
 #[test]

@@ -3,20 +3,22 @@
 use hyc_ir::Graph;
 use hyc_passes::PipelineOptions;
 
-/// Runs the passes; a Plan that comes out must verify. Errors are fine.
-pub fn compile(graph: Graph) {
-    let options = PipelineOptions {
-        supports: &|_| Ok(()),
-        tiles: false,
-        sampling: false,
-        arch: std::env::consts::ARCH.into(),
-        features: vec![],
-    };
-    if let Ok(compiled) = hyc_passes::run(graph, &options, &mut |_| true) {
-        compiled.plan.verify().expect("the passes make valid plans");
-        let text = serde_json::to_string(&compiled.plan).expect("a plan is JSON");
-        let again = serde_json::from_str(&text).expect("a plan's JSON is a plan");
-        assert!(compiled.plan == again, "the plan does not survive its JSON");
+/// Runs the passes by the policy of either back end; a Plan that comes out must verify. Errors are fine.
+pub fn compile(graph: &Graph) {
+    for gpu in [false, true] {
+        let options = PipelineOptions {
+            supports: &|_| Ok(()),
+            tiles: gpu,
+            sampling: gpu,
+            arch: std::env::consts::ARCH.into(),
+            features: vec![],
+        };
+        if let Ok(compiled) = hyc_passes::run(graph.clone(), &options, &mut |_| true) {
+            compiled.plan.verify().expect("the passes make valid plans");
+            let text = serde_json::to_string(&compiled.plan).expect("a plan is JSON");
+            let again = serde_json::from_str(&text).expect("a plan's JSON is a plan");
+            assert!(compiled.plan == again, "the plan does not survive its JSON");
+        }
     }
 }
 

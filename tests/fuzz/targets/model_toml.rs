@@ -17,7 +17,7 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
             let text = hyc_ir::text::print(&graph);
             let again = hyc_ir::text::parse(&text).expect("what was printed can be read");
             assert_eq!(text, hyc_ir::text::print(&again));
-            hyc_fuzz::compile(graph);
+            hyc_fuzz::compile(&graph);
         }
     }
 });

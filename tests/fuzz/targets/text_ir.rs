@@ -8,6 +8,6 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
     let again = hyc_ir::text::parse(&printed).expect("what was printed can be read");
     assert_eq!(printed, hyc_ir::text::print(&again));
     if hyc_ir::verify::verify(&graph).is_ok() {
-        hyc_fuzz::compile(graph);
+        hyc_fuzz::compile(&graph);
     }
 });
