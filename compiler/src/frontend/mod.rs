@@ -10,6 +10,7 @@ pub mod keys;
 mod model;
 mod model_toml;
 mod names;
+mod nearest;
 mod reader;
 mod sampling;
 mod target;
@@ -26,4 +27,4 @@ pub use desc::{
 };
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use model_toml::parse_model;
-pub(crate) use reader::{LONG_WORD, distance};
+pub(crate) use nearest::{LONG_WORD, distance};

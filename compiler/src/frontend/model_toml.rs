@@ -6,7 +6,8 @@ use toml::de::DeTable;
 
 use super::desc::ModelDesc;
 use super::diagnostic::{Diagnostic, Diagnostics, MOST};
-use super::reader::{Faults, Section, nearest};
+use super::nearest::nearest;
+use super::reader::{Faults, Section};
 use super::{attention, ffn, keys, model, names, sampling, target, tokenizer, weights};
 
 /// Reads a model description. `path` is named in faults, and files are found relative to its folder.

@@ -2,7 +2,7 @@
 //! key of another section, a slip of the pen.
 
 use super::keys::{self, SectionKeys, Type};
-use super::reader::nearest;
+use super::nearest::nearest;
 
 /// What another project's name is here.
 #[derive(Debug, Clone, Copy)]

@@ -7,12 +7,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Diagnostic;
-use super::keys::SectionKeys;
+use super::keys::{MAX_SIZE, SectionKeys};
 use super::names;
-
-/// A size above this is a slip of the pen; products of four sizes still fit in 128 bits, and those that
-/// matter in 64.
-pub const MAX_SIZE: i64 = 1 << 24;
 
 /// Faults that are kept; of a file with more the first ones found are shown, and the others counted.
 const MOST_KEPT: usize = 1000;
@@ -282,32 +278,4 @@ impl<'a, 'i> Section<'a, 'i> {
             );
         }
     }
-}
-
-/// Bytes of a word that may be a slip of another one: of a longer one the distance is not taken to its end.
-pub const LONG_WORD: usize = 64;
-
-/// The word most like `word`, where one is near.
-pub fn nearest<'w>(word: &str, words: &[&'w str]) -> Option<&'w str> {
-    if word.len() > LONG_WORD {
-        return None;
-    }
-    let best = words.iter().map(|w| (distance(word, w), *w)).min()?;
-    (best.0 <= 1 + word.chars().count() / 3).then_some(best.1)
-}
-
-/// Levenshtein's distance, of the first [`LONG_WORD`] characters of `a`.
-pub fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().take(LONG_WORD).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let next = (diagonal + usize::from(ca != *cb)).min(row[j] + 1).min(row[j + 1] + 1);
-            diagonal = row[j + 1];
-            row[j + 1] = next;
-        }
-    }
-    row[b.len()]
 }

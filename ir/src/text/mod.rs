@@ -12,6 +12,7 @@
 //! One op a line; `;` starts a comment. Weights are written `@name`, all other values `%name`. The parser
 //! accepts uses before definitions and double definitions: they are the verifier's to report.
 
+mod cursor;
 mod lex;
 mod parse;
 mod print;

@@ -1,7 +1,7 @@
 //! Types in the text form.
 
+use super::cursor::{Cursor, Fail};
 use super::lex::Kind;
-use super::parse::{Cursor, Fail};
 use crate::plan::{CachePolicy, Elem, SelectShape};
 use crate::types::{CacheType, Dim, SelectionType, Sym, Type};
 

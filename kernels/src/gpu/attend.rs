@@ -18,7 +18,7 @@ use hyc_ir::abi::StepContext;
 use hyc_ir::plan::{AttnShape, CacheSpec, KernelSpec, Kind, OperandSpec, SelectShape, StepOp};
 
 use super::emit::{Emit, Float, Int, Ptr, Var, WARP};
-use super::qkv::physical_page;
+use super::paged_kv::physical_page;
 use super::tensor::{Chunk, TILE_BYTES};
 
 /// Heads of a group that one fragment takes.
@@ -28,6 +28,11 @@ const MOST_PAGES: u64 = 2048;
 /// Blocks of a selection: a lane each.
 const MOST_BLOCKS: u64 = 32;
 pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
+
+/// Blocks that share one (token, KV head): two a multiprocessor of an H100 at one sequence.
+pub fn splits(shape: AttnShape) -> u64 {
+    (264 / shape.kv_heads).clamp(1, 64)
+}
 
 /// Whether the kernels of this file and of `flash` take the op.
 pub fn takes(spec: &KernelSpec) -> bool {
@@ -58,7 +63,7 @@ fn looked_up(spec: &KernelSpec, shape: AttnShape) -> u64 {
     match spec.op {
         StepOp::WindowAttention { window, .. } | StepOp::HybridAttention { window, .. } => window / 64,
         StepOp::FullAttention { .. } | StepOp::OracleAttention { .. } => {
-            spec.max_context / 64 / super::decode::splits(shape)
+            spec.max_context / 64 / splits(shape)
         }
         // Those of a selection are its blocks.
         StepOp::SparseAttention { .. }

@@ -12,12 +12,10 @@ use hyc_ir::plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, OperandSp
 
 use super::attend::{Item, group, list};
 use super::emit::{Emit, Float, Int, LANES, Ptr, Var, WARP};
-use super::qkv::{key_index, page_offset, value_index};
+use super::paged_kv::{key_index, page_offset, value_index};
+use super::topk::{THREADS, WARPS};
 use super::{Maker, topk};
 
-/// Warps and threads of a block.
-pub const WARPS: u64 = 4;
-pub const THREADS: u64 = WARPS * WARP;
 /// Query heads at a time: their sums stay in registers.
 const TILE: u64 = 4;
 

@@ -10,7 +10,7 @@
 use hyc_ir::plan::{AttnShape, Extent, SelectShape};
 
 use super::Maker;
-use super::attend::{Item, Reader, group, list, place};
+use super::attend::{Item, Reader, group, list, place, splits};
 use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
 use super::tensor::SHARED_SLACK;
 use super::topk::{Best, CHUNK, Heads};
@@ -21,11 +21,6 @@ const WARPS: u64 = 4;
 /// Warps of a block that merges, and parts whose sums it loads at a time.
 const MERGERS: u64 = 16;
 const UNROLL: u64 = 8;
-
-/// Blocks that share one (token, KV head): two a multiprocessor of an H100 at one sequence.
-pub fn splits(shape: AttnShape) -> u64 {
-    (264 / shape.kv_heads).clamp(1, 64)
-}
 
 /// What both functions agree on.
 struct Plan {

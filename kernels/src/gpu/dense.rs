@@ -19,8 +19,8 @@ use hyc_ir::plan::{Extent, GridDim, KernelSpec, Rows, When};
 
 use super::Maker;
 use super::emit::{Emit, Float, Int, LANES, Ptr, Var};
-use super::linear::row_count;
 use super::pipe::{Fill, Ring, WarpRing};
+use super::rows::row_count;
 use super::tensor::{Chunk, SHARED_SLACK, TILE_BYTES};
 
 /// Rows that the kernel for few takes at most; more go to the other.

@@ -18,8 +18,9 @@ use super::dense::{
 };
 use super::emit::{Emit, Float, Int, Ptr, Var};
 use super::pipe::Ring;
+use super::rows::{chosen, row_count};
 use super::tensor::{SHARED_SLACK, TILE_BYTES};
-use super::{MULTIPROCESSORS, Maker, moe};
+use super::{MULTIPROCESSORS, Maker};
 
 /// Rows up to which every (row, choice) reads its expert for itself.
 const FEW: u64 = 16;
@@ -61,7 +62,7 @@ pub fn up(k: &mut Maker<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u64) 
     k.launch_with("_few", grid, THREADS, when(spec, 1, few), strip_shared(2, 1), |e| {
         let ring = strip_ring(e, 2, 1);
         let (row, slot) = e.div_rem(e.block_y(), active);
-        let expert = moe::chosen(e, row, slot);
+        let expert = chosen(e, row, slot);
         let warp = e.div_rem(e.thread(), 32).0;
         let matrices = ["gate", "up"].map(|name| matrix(e, name, expert, ffn, inn));
         let strip = strip(e, &matrices, e.block_x(), (rows_at, row), (warp, WARPS), inn);
@@ -143,7 +144,7 @@ pub fn down(k: &mut Maker<'_, '_>, experts: u64, active: u64, ffn: u64, out: u64
         let warp = e.div_rem(e.thread(), 32).0;
         let totals: Vec<Var<'_>> = (0..4).map(|_| e.float_var(0.0)).collect();
         e.each(warp, e.int(active), WARPS, |e, slot| {
-            let expert = moe::chosen(e, row, slot);
+            let expert = chosen(e, row, slot);
             let share = e.load(e.operand("weight"), e.add(e.mul_const(row, e.stride("weight")), slot));
             let packed = e.add(e.mul_const(row, active), slot);
             let matrix = matrix(e, "down", expert, out, ffn);
@@ -218,13 +219,13 @@ fn dispatch(k: &mut Maker<'_, '_>, experts: u64, active: u64) -> Dispatch {
         let at = |offset: u64| e.at(e.scratch(), e.int(offset));
         let (tiles, places, owners) = (at(d.tiles), at(d.place), at(d.pair));
         let (counts, next) = (e.shared(experts), e.shared(experts));
-        let pairs = e.mul_const(super::linear::row_count(e, spec), active);
+        let pairs = e.mul_const(row_count(e, spec), active);
         e.each(e.thread(), e.int(experts), SORTERS, |e, i| e.store(counts, i, e.int(0).into()));
         e.each(e.thread(), e.int(d.most), SORTERS, |e, i| e.store(owners, i, e.minus_one().into()));
         e.barrier();
         e.each(e.thread(), pairs, SORTERS, |e, pair| {
             let (row, slot) = e.div_rem(pair, active);
-            let expert = moe::chosen(e, row, slot);
+            let expert = chosen(e, row, slot);
             e.fetch_add_one(counts, expert);
         });
         e.barrier();
@@ -245,7 +246,7 @@ fn dispatch(k: &mut Maker<'_, '_>, experts: u64, active: u64) -> Dispatch {
         e.barrier();
         e.each(e.thread(), pairs, SORTERS, |e, pair| {
             let (row, slot) = e.div_rem(pair, active);
-            let expert = moe::chosen(e, row, slot);
+            let expert = chosen(e, row, slot);
             let place = e.fetch_add_one(next, expert);
             e.store(places, pair, place.into());
             e.store(owners, place, pair.into());

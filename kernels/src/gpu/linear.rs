@@ -8,6 +8,7 @@ use hyc_ir::plan::{Elem, Epilogue, Extent, KernelSpec, Layout};
 use super::dense::{self, Matrix};
 use super::emit::{Emit, Float, Int, Ptr};
 use super::product::{self, Input, Place, THREADS};
+use super::rows::row_count;
 use super::{Maker, NO_PRODUCT};
 
 /// Rows of a tile: eight sums of a row are eight registers of every thread.
@@ -16,15 +17,6 @@ const TILE: u64 = 4;
 /// Rows of a tile of this kernel.
 pub fn tile(spec: &KernelSpec) -> u64 {
     TILE.min(spec.max_rows)
-}
-
-/// The step's rows.
-pub fn row_count<'c>(e: &Emit<'c>, spec: &KernelSpec) -> Int<'c> {
-    use std::mem::offset_of;
-    e.count(match spec.rows {
-        hyc_ir::plan::Rows::Tokens => offset_of!(hyc_ir::abi::StepContext, tokens),
-        hyc_ir::plan::Rows::Outputs => offset_of!(hyc_ir::abi::StepContext, outputs),
-    })
 }
 
 /// The input rows of this block's tile (rows past the end are the last one again), with their norm; and the

@@ -14,12 +14,15 @@ mod experts;
 mod flash;
 mod linear;
 mod moe;
+mod paged_kv;
 mod pipe;
 #[doc(hidden)]
 pub mod probe;
 mod product;
+mod projections;
 mod qkv;
 mod qkv_few;
+mod rows;
 mod sample;
 mod tensor;
 mod topk;
@@ -353,7 +356,7 @@ fn build(k: &mut Maker<'_, '_>) {
         | StepOp::Rope { .. } => k.row_wise(),
         StepOp::Linear { inn, norm, epilogue, .. } => linear::linear(k, inn, norm, epilogue),
         StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv } => {
-            qkv::qkv_append(k, &qkv::Qkv { inn, shape, norm, qk_norm, rope, own_kv });
+            qkv::qkv_append(k, &projections::Qkv { inn, shape, norm, qk_norm, rope, own_kv });
         }
         StepOp::Append { kv_heads, qk_dim, v_dim } => qkv::append(k, kv_heads, qk_dim, v_dim),
         StepOp::FullAttention { shape, sink } if tensor_cores => whole(k, shape, sink, None),

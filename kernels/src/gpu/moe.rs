@@ -5,6 +5,7 @@ use hyc_ir::plan::{Extent, Layout};
 
 use super::emit::{Emit, Float, Int, LANES, WARP};
 use super::product::{self, Input, Place, THREADS};
+use super::rows::chosen;
 use super::topk::argmax;
 use super::{Maker, NO_PRODUCT, experts};
 
@@ -48,11 +49,6 @@ pub fn router(k: &mut Maker<'_, '_>, experts: u64, active: u64) {
             e.store(weights, slot, e.fdiv(x, e.get_float(sum)).into());
         });
     });
-}
-
-/// The expert of a row's choice `slot`.
-pub fn chosen<'c>(e: &Emit<'c>, row: Int<'c>, slot: Int<'c>) -> Int<'c> {
-    e.load_int(e.operand("index"), e.add(e.mul_const(row, e.stride("index")), slot))
 }
 
 /// A weight of all experts, in panels.

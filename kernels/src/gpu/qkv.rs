@@ -5,63 +5,16 @@
 
 use std::mem::offset_of;
 
-use hyc_ir::abi::{PANEL, StepContext, TILE};
-use hyc_ir::plan::{AttnShape, CachePolicy, CacheSpec, Extent, Layout, RopeSpec};
+use hyc_ir::abi::{PANEL, StepContext};
+use hyc_ir::plan::{Extent, Layout, RopeSpec};
 
 use super::dense::{self, FewRows, Matrix};
 use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
 use super::linear::{input, mine, panel_at, tile};
+use super::paged_kv::{key_store, value_store};
 use super::product::{self, THREADS};
+use super::projections::{Part, Projection, Qkv, angles};
 use super::{Maker, NO_PRODUCT, qkv_few};
-
-/// The op's attributes.
-pub struct Qkv {
-    pub inn: u64,
-    pub shape: AttnShape,
-    pub norm: Option<f64>,
-    pub qk_norm: Option<f64>,
-    pub rope: RopeSpec,
-    pub own_kv: bool,
-}
-
-/// What is projected to.
-#[derive(Clone, Copy)]
-pub enum Projection {
-    Query,
-    Key,
-    Value,
-}
-
-impl Projection {
-    /// The name of its weight.
-    pub fn weight(self) -> &'static str {
-        match self {
-            Projection::Query => "wq",
-            Projection::Key => "wk",
-            Projection::Value => "wv",
-        }
-    }
-}
-
-/// One of q, k, v in scratch: its heads, their width, and its first column.
-#[derive(Clone, Copy)]
-pub struct Part {
-    /// What it is.
-    pub projection: Projection,
-    /// Heads.
-    pub heads: u64,
-    /// Elements of each.
-    pub dim: u64,
-    /// Its first column.
-    pub column: u64,
-}
-
-impl Part {
-    /// Panels of a head: none crosses heads.
-    fn panels(self) -> u64 {
-        self.dim.div_ceil(PANEL)
-    }
-}
 
 /// Makes `QkvAppend`.
 pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
@@ -180,13 +133,6 @@ fn project(k: &mut Maker<'_, '_>, c: &Qkv, parts: &[Part], columns: u64, scratch
     });
 }
 
-/// Turns a position of pair i: theta^(-2i/dims) / 2 pi.
-pub fn angles<'c>(e: &Emit<'c>, rope: RopeSpec) -> Ptr<'c> {
-    let pairs = (rope.dims / 2).max(1);
-    let turn = |i: u64| rope.theta.powf(-2.0 * i as f64 / rope.dims as f64) / std::f64::consts::TAU;
-    e.table(&(0..pairs).map(turn).collect::<Vec<_>>())
-}
-
 /// Normalises and rotates one head with a warp; `store` gets each element.
 fn rotated<'c>(
     e: &Emit<'c>,
@@ -224,87 +170,6 @@ fn rotated<'c>(
         });
     }
     e.each(e.add_const(lane, dims as i64), e.int(dim), WARP, |e, d| store(e, d, load(e, d)));
-}
-
-/// The page of a position, as an element offset into the cache's pool (i64).
-pub fn page_offset<'c>(e: &Emit<'c>, cache: &CacheSpec, sequence: Int<'c>, logical: Int<'c>) -> Int<'c> {
-    e.mul_const(e.wide(physical_page(e, cache, sequence, logical)), cache.page_elements())
-}
-
-/// The number of a page in its pool.
-pub fn physical_page<'c>(e: &Emit<'c>, cache: &CacheSpec, sequence: Int<'c>, logical: Int<'c>) -> Int<'c> {
-    match cache.policy {
-        CachePolicy::Growing => {
-            let row = e.count(offset_of!(StepContext, max_pages));
-            e.load_int(e.list(offset_of!(StepContext, page_table)), e.add(e.mul(sequence, row), logical))
-        }
-        CachePolicy::Ring { pages, .. } => {
-            let slot = e.load_int(e.list(offset_of!(StepContext, ring_slot)), sequence);
-            e.add(e.mul_const(slot, pages), e.div_rem(logical, pages).1)
-        }
-    }
-}
-
-/// `CacheSpec::key_index`.
-pub fn key_index<'c>(e: &Emit<'c>, cache: &CacheSpec, head: Int<'c>, place: Int<'c>, d: Int<'c>) -> Int<'c> {
-    let base = e.mul_const(head, cache.qk_dim * cache.page);
-    if !cache.tiled {
-        return e.add(base, e.add(e.mul_const(d, cache.page), place));
-    }
-    let (tile, d) = e.div_rem(d, TILE);
-    e.add(base, e.add(e.mul_const(tile, TILE * cache.page), swizzle(e, place, d)))
-}
-
-/// `CacheSpec::value_index`.
-pub fn value_index<'c>(
-    e: &Emit<'c>,
-    cache: &CacheSpec,
-    head: Int<'c>,
-    place: Int<'c>,
-    d: Int<'c>,
-) -> Int<'c> {
-    let base = e.add_const(e.mul_const(head, cache.page * cache.v_pad()), cache.v_offset(0) as i64);
-    if cache.tiled {
-        return e.add(base, swizzle(e, d, place));
-    }
-    e.add(base, e.add(e.mul_const(place, cache.v_pad()), d))
-}
-
-/// `pack::swizzle`.
-fn swizzle<'c>(e: &Emit<'c>, row: Int<'c>, col: Int<'c>) -> Int<'c> {
-    let (chunk, rest) = e.div_rem(col, 8);
-    let chunk = e.xor(chunk, e.and(row, e.int(7)));
-    e.add(e.mul_const(row, TILE), e.add(e.mul_const(chunk, 8), rest))
-}
-
-/// The page of `cache`, the operand of that name, that holds a row's position, and the position's place in it.
-pub fn page_of<'c>(e: &Emit<'c>, cache: &CacheSpec, row: Int<'c>, position: Int<'c>) -> (Ptr<'c>, Int<'c>) {
-    let sequence = e.load_int(e.list(offset_of!(StepContext, sequence)), row);
-    let (logical, place) = e.div_rem(position, cache.page);
-    let offset = page_offset(e, cache, sequence, logical);
-    (e.at_elem(cache.elem, e.operand("cache"), offset), place)
-}
-
-fn key_store<'c>(
-    e: &Emit<'c>,
-    row: Int<'c>,
-    position: Int<'c>,
-    head: Int<'c>,
-) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
-    let cache = e.cache("cache");
-    let (page, place) = page_of(e, &cache, row, position);
-    move |e, d, y| e.store_elem(cache.elem, page, key_index(e, &cache, head, place, d), y)
-}
-
-fn value_store<'c>(
-    e: &Emit<'c>,
-    row: Int<'c>,
-    position: Int<'c>,
-    head: Int<'c>,
-) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
-    let cache = e.cache("cache");
-    let (page, place) = page_of(e, &cache, row, position);
-    move |e, d, y| e.store_elem(cache.elem, page, value_index(e, &cache, head, place, d), y)
 }
 
 /// Makes `Append`.

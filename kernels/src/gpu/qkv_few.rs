@@ -17,8 +17,9 @@ use super::dense::{
     Strip, THREADS, WARPS, k_tiles, packed_row, reduce, strip_ring, strip_shared, tile_row, when,
 };
 use super::emit::{Emit, Float, Int, Ptr};
-use super::linear::row_count;
-use super::qkv::{Part, Qkv, angles, key_index, page_of, value_index};
+use super::paged_kv::{key_index, page_of, value_index};
+use super::projections::{Part, Qkv, angles};
+use super::rows::row_count;
 
 /// Whether the function takes the op.
 pub fn takes(c: &Qkv) -> bool {

@@ -1,7 +1,10 @@
 //! The k best blocks of a block's (token, KV head): HySparse 2602.03560, Algorithm 1 and equation 3, in logs.
 
-use super::attention::{THREADS, WARPS};
 use super::emit::{Emit, Float, Int, LANES, Ptr, Var, WARP};
+
+/// Warps and threads of a block that selects.
+pub const WARPS: u64 = 4;
+pub const THREADS: u64 = WARPS * WARP;
 
 /// By what the scores of a group's heads compare, in shared memory.
 ///

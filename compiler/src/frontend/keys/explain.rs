@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Default, Key, SECTIONS, SectionKeys, Type};
 use crate::frontend::names::{self, Ours};
-use crate::frontend::reader::nearest;
+use crate::frontend::nearest::nearest;
 
 /// One line a key, of all sections.
 pub fn overview() -> String {

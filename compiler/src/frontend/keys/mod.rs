@@ -18,6 +18,10 @@ use hyc_ir::sampling::Range;
 
 use super::desc::{LayerKind, ModelDesc};
 
+/// A size above this is a slip of the pen; products of four sizes still fit in 128 bits, and those that
+/// matter in 64.
+pub const MAX_SIZE: i64 = 1 << 24;
+
 pub use attention::ATTENTION;
 pub use explain::{explain, explain_hint, explain_json, overview};
 pub use markdown::markdown;
@@ -75,7 +79,7 @@ pub const PLAIN: Key = Key {
 /// What a value is.
 #[derive(Debug, Clone, Copy)]
 pub enum Type {
-    /// An integer from this to `MAX_SIZE` of the reader.
+    /// An integer from this to [`MAX_SIZE`].
     Integer(i64),
     /// An integer from the first to the second.
     Between(i64, i64),
@@ -185,7 +189,7 @@ impl Type {
     /// What it is, in a few words of Markdown.
     pub fn words(&self) -> String {
         match self {
-            Type::Integer(least) => format!("integer, {least} to {}", super::reader::MAX_SIZE),
+            Type::Integer(least) => format!("integer, {least} to {MAX_SIZE}"),
             Type::Between(least, most) => format!("integer, {least} to {most}"),
             Type::Multiple(of, most) => format!("multiple of {of}, at most {most}"),
             Type::Positive => "number above 0".to_string(),

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::MAX_SIZE;
 use super::{Default, Key, SECTIONS, SectionKeys, Type};
-use crate::frontend::reader::MAX_SIZE;
 
 /// The schema. It takes every description that the reader takes; the reader alone knows how values fit each other.
 pub fn schema() -> Value {

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::super::desc::*;
-use super::super::{ModelDesc, parse_model, reader::MAX_SIZE};
+use super::super::{ModelDesc, parse_model};
+use super::MAX_SIZE;
 use super::*;
 
 const DENSE: &str = "[model]\nname = \"m\"\nlayers = 5\nhidden = 24\nheads = 4\nkv_heads = 2\nhead_dim = 8\n\

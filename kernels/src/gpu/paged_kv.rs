@@ -1,0 +1,92 @@
+//! Where a token's keys and values stand: the page of a position, the place of an element in it. The layout of a page is
+//! told in [`hyc_ir::abi`].
+
+use std::mem::offset_of;
+
+use hyc_ir::abi::{StepContext, TILE};
+use hyc_ir::plan::{CachePolicy, CacheSpec};
+
+use super::emit::{Emit, Float, Int, Ptr};
+
+/// The page of a position, as an element offset into the cache's pool (i64).
+pub fn page_offset<'c>(e: &Emit<'c>, cache: &CacheSpec, sequence: Int<'c>, logical: Int<'c>) -> Int<'c> {
+    e.mul_const(e.wide(physical_page(e, cache, sequence, logical)), cache.page_elements())
+}
+
+/// The number of a page in its pool.
+pub fn physical_page<'c>(e: &Emit<'c>, cache: &CacheSpec, sequence: Int<'c>, logical: Int<'c>) -> Int<'c> {
+    match cache.policy {
+        CachePolicy::Growing => {
+            let row = e.count(offset_of!(StepContext, max_pages));
+            e.load_int(e.list(offset_of!(StepContext, page_table)), e.add(e.mul(sequence, row), logical))
+        }
+        CachePolicy::Ring { pages, .. } => {
+            let slot = e.load_int(e.list(offset_of!(StepContext, ring_slot)), sequence);
+            e.add(e.mul_const(slot, pages), e.div_rem(logical, pages).1)
+        }
+    }
+}
+
+/// `CacheSpec::key_index`.
+pub fn key_index<'c>(e: &Emit<'c>, cache: &CacheSpec, head: Int<'c>, place: Int<'c>, d: Int<'c>) -> Int<'c> {
+    let base = e.mul_const(head, cache.qk_dim * cache.page);
+    if !cache.tiled {
+        return e.add(base, e.add(e.mul_const(d, cache.page), place));
+    }
+    let (tile, d) = e.div_rem(d, TILE);
+    e.add(base, e.add(e.mul_const(tile, TILE * cache.page), swizzle(e, place, d)))
+}
+
+/// `CacheSpec::value_index`.
+pub fn value_index<'c>(
+    e: &Emit<'c>,
+    cache: &CacheSpec,
+    head: Int<'c>,
+    place: Int<'c>,
+    d: Int<'c>,
+) -> Int<'c> {
+    let base = e.add_const(e.mul_const(head, cache.page * cache.v_pad()), cache.v_offset(0) as i64);
+    if cache.tiled {
+        return e.add(base, swizzle(e, d, place));
+    }
+    e.add(base, e.add(e.mul_const(place, cache.v_pad()), d))
+}
+
+/// `pack::swizzle`.
+fn swizzle<'c>(e: &Emit<'c>, row: Int<'c>, col: Int<'c>) -> Int<'c> {
+    let (chunk, rest) = e.div_rem(col, 8);
+    let chunk = e.xor(chunk, e.and(row, e.int(7)));
+    e.add(e.mul_const(row, TILE), e.add(e.mul_const(chunk, 8), rest))
+}
+
+/// The page of `cache`, the operand of that name, that holds a row's position, and the position's place in it.
+pub fn page_of<'c>(e: &Emit<'c>, cache: &CacheSpec, row: Int<'c>, position: Int<'c>) -> (Ptr<'c>, Int<'c>) {
+    let sequence = e.load_int(e.list(offset_of!(StepContext, sequence)), row);
+    let (logical, place) = e.div_rem(position, cache.page);
+    let offset = page_offset(e, cache, sequence, logical);
+    (e.at_elem(cache.elem, e.operand("cache"), offset), place)
+}
+
+/// Stores elements of the key of a row and head; `store(e, d, x)`.
+pub fn key_store<'c>(
+    e: &Emit<'c>,
+    row: Int<'c>,
+    position: Int<'c>,
+    head: Int<'c>,
+) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
+    let cache = e.cache("cache");
+    let (page, place) = page_of(e, &cache, row, position);
+    move |e, d, y| e.store_elem(cache.elem, page, key_index(e, &cache, head, place, d), y)
+}
+
+/// Stores elements of the value of a row and head.
+pub fn value_store<'c>(
+    e: &Emit<'c>,
+    row: Int<'c>,
+    position: Int<'c>,
+    head: Int<'c>,
+) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
+    let cache = e.cache("cache");
+    let (page, place) = page_of(e, &cache, row, position);
+    move |e, d, y| e.store_elem(cache.elem, page, value_index(e, &cache, head, place, d), y)
+}
