@@ -102,7 +102,7 @@ pub fn run(cli: Cli) -> Result<()> {
 /// What every command that computes on a processor takes.
 #[derive(Debug, Clone, Copy, clap::Args)]
 struct ThreadArgs {
-    /// Threads, 1 to 1024; without it one for each core that this process may use
+    /// Threads, 1 to 1024: as many as the cores that this process may use, at most and without it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
