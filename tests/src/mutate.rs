@@ -90,7 +90,9 @@ impl Subject {
             Ok(model) => model,
             Err(error) => return Outcome::Refused(error.message),
         };
-        match Run::of(&mut Session::new(&model, &options()), None) {
+        // Its memory is free again before the interpreter wants as much.
+        let ran = Run::of(&mut Session::new(&model, &options()), None);
+        match ran {
             Err(error) if error.kind != ErrorKind::BadNumbers => Outcome::Refused(error.message),
             ran => means(&model, ran, &self.tokens),
         }
