@@ -93,14 +93,16 @@ impl State<'_> {
         report: &mut Report,
     ) {
         let producer = &self.plan.steps[from];
-        let theirs = (self.describe)(&producer.op);
-        let made = producer.operands.iter().zip(&theirs);
-        let made = made.filter(|(operand, role)| **operand == Operand::Buffer(list) && role.writes());
-        let made = made.map(|(_, role)| role.kind).next();
+        // What the producer says of the list; most reads are of no index, and ask nobody.
+        let made = |theirs: &[Role]| {
+            let mut written = producer.operands.iter().zip(theirs).filter(|(_, role)| role.writes());
+            written.find(|(operand, _)| **operand == Operand::Buffer(list)).map(|(_, role)| role.kind)
+        };
         match role.kind {
             Kind::Selection { shape, over } => {
+                let theirs = (self.describe)(&producer.op);
                 let cache = cache_of(step, roles, over);
-                let source = match made {
+                let source = match made(&theirs) {
                     Some(Kind::Selection { shape: made, over }) if made == shape => {
                         cache_of(producer, &theirs, over)
                     }
@@ -108,10 +110,15 @@ impl State<'_> {
                 };
                 self.selection(step, shape, cache, (producer, source), report);
             }
-            Kind::Experts { experts, active } if made != Some(role.kind) => report
-                .add(&step.name, format!("{} does not choose {active} of {experts} experts", producer.name)),
-            Kind::Experts { .. }
-            | Kind::Rows(_)
+            Kind::Experts { experts, active } => {
+                if made(&(self.describe)(&producer.op)) != Some(role.kind) {
+                    report.add(
+                        &step.name,
+                        format!("{} does not choose {active} of {experts} experts", producer.name),
+                    );
+                }
+            }
+            Kind::Rows(_)
             | Kind::TokenRows(_)
             | Kind::Token
             | Kind::Vector(_)
