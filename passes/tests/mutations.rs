@@ -8,8 +8,8 @@ mod common;
 use std::path::Path;
 
 use common::check_arena_use;
-use hyc_ir::text;
-use hyc_passes::PipelineOptions;
+use hyc_ir::{Graph, text};
+use hyc_passes::{PassError, PipelineOptions};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -115,25 +115,50 @@ fn dumps() -> Vec<String> {
     unfused.into_iter().chain(fused).collect()
 }
 
-/// Whether a Plan came out, by the policy of the CPU's back end and by the GPU's: of both or of neither.
+/// A Plan by the policy of the GPU's back end or of the CPU's, its arena checked.
+fn plan(graph: &Graph, gpu: bool) -> Result<(), PassError> {
+    let options = PipelineOptions {
+        supports: &|_| Ok(()),
+        tiles: gpu,
+        sampling: gpu,
+        arch: "test".to_string(),
+        features: vec![],
+    };
+    let compiled = hyc_passes::run(graph.clone(), &options, &mut |_| true)?;
+    check_arena_use(&compiled.plan);
+    hyc_passes::kv_table(&compiled.plan);
+    Ok(())
+}
+
+fn is_of_two_layouts(error: &PassError) -> bool {
+    error.message.contains("is wanted in two layouts")
+}
+
+/// Whether a Plan came out, by either policy: of both or of neither. A weight that two products share is the one
+/// exception, since a back end may want it in one layout where the other wants two.
 fn compile(source: &str) -> bool {
     let Ok(graph) = text::parse(source) else { return false };
-    let plan = |gpu: bool| {
-        let options = PipelineOptions {
-            supports: &|_| Ok(()),
-            tiles: gpu,
-            sampling: gpu,
-            arch: "test".to_string(),
-            features: vec![],
-        };
-        let Ok(compiled) = hyc_passes::run(graph.clone(), &options, &mut |_| true) else { return false };
-        check_arena_use(&compiled.plan);
-        hyc_passes::kv_table(&compiled.plan);
-        true
-    };
-    let (cpu, gpu) = (plan(false), plan(true));
-    assert_eq!(cpu, gpu, "one of the back ends alone takes\n{source}");
-    cpu
+    match (plan(&graph, false), plan(&graph, true)) {
+        (Ok(()), Ok(())) => true,
+        (Err(_), Err(_)) => false,
+        (Ok(()), Err(error)) | (Err(error), Ok(())) => {
+            assert!(is_of_two_layouts(&error), "one of the back ends alone refuses: {error}\n{source}");
+            false
+        }
+    }
+}
+
+/// On a CPU a query's matrix lies in panels of a head each, and any other in panels of all its rows; tiles are the same.
+#[test]
+fn a_weight_that_two_products_share_has_one_layout_or_is_refused() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filetests/pipeline");
+    let own = std::fs::read_to_string(folder.join("own-sm_90a.hyir")).unwrap();
+    let (o, q) = ("@model.layers.0.self_attn.o_proj.weight", "@model.layers.0.self_attn.q_proj.weight");
+    let lines = own.lines().filter(|line| !line.starts_with(';') && !line.starts_with(o));
+    let shared: Vec<String> = lines.map(|line| line.replace(o, q)).collect();
+    let graph = text::parse(&shared.join("\n")).unwrap();
+    assert!(is_of_two_layouts(&plan(&graph, false).unwrap_err()));
+    assert_eq!(plan(&graph, true), Ok(()));
 }
 
 #[test]
