@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use hyc_ir::artefact::VERSION;
-use hyc_ir::plan::{Elem, Layout, Plan, TargetInfo};
-use hyc_ir::sampling::{RANGES, Sampling, SamplingDefaults};
-use hyc_ir::text_settings::TextSettings;
 use hyc_kernels::cpu::{CpuTarget, Level};
+use hyc_plan::artefact::VERSION;
+use hyc_plan::sampling::{RANGES, Sampling, SamplingDefaults};
+use hyc_plan::text_settings::TextSettings;
+use hyc_plan::{Elem, Layout, Plan, TargetInfo};
 use hyc_runtime::Model;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! What a plan must read and compute: the floors that a measurement is set beside.
 
-use hyc_ir::plan::{CacheId, Kind, Operand, Plan, Reach, Role, Step, StepOp, WeightId};
+use hyc_plan::{CacheId, Kind, Operand, Plan, Reach, Role, Step, StepOp, WeightId};
 
 /// Bytes and operations of a plan.
 pub struct Cost<'p> {
@@ -110,7 +110,7 @@ impl Cost<'_> {
     pub fn step_flop(&self, step: &Step, context: u64) -> f64 {
         let n = context as f64;
         let outputs = matches!(step.operands.last(), Some(Operand::Buffer(id))
-            if self.plan.buffers[id.index()].rows == hyc_ir::plan::Rows::Outputs);
+            if self.plan.buffers[id.index()].rows == hyc_plan::Rows::Outputs);
         let attention: f64 = match step.op.attention() {
             Some(shape) => {
                 // A token at position t sees min(t, limit) tokens; summed over t.

@@ -1,6 +1,6 @@
 //! Two executors on one plan, step by step.
 
-use hyc_ir::plan::{BufferId, Operand, Plan};
+use hyc_plan::{BufferId, Operand, Plan};
 use hyc_runtime::{Engine, MemoryPlan, Model, SessionOptions, StepInput, Values, open_executor};
 
 use crate::error::{Error, ErrorKind, Result};

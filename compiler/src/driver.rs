@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Instant;
 
-use hyc_ir::plan::Plan;
 use hyc_ir::{Graph, text};
 use hyc_kernels::cpu::{self, CpuTarget};
 use hyc_passes::{PassReport, PipelineOptions};
+use hyc_plan::Plan;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
@@ -191,7 +191,7 @@ fn pipeline_options(kind: &str, options: Options) -> PipelineOptions<'static> {
 
 /// The code of all kernels of a plan.
 pub struct Code {
-    /// Machine code, or PTX for a GPU, bound to the plan: see [`hyc_ir::bind`].
+    /// Machine code, or PTX for a GPU, bound to the plan: see [`hyc_plan::bind`].
     pub blob: Vec<u8>,
     /// Disassembly, where it was asked for.
     pub asm: String,
@@ -211,7 +211,7 @@ pub fn generate_code(
     #[cfg(feature = "llvm")]
     if plan.target.kind != "cpu" {
         let ptx = gpu_code(plan)?;
-        let blob = hyc_ir::bind::lay_out_ptx(plan, &ptx.text);
+        let blob = hyc_plan::bind::lay_out_ptx(plan, &ptx.text);
         let seconds = start.elapsed().as_secs_f64();
         return Ok(Code { blob, asm: String::new(), seconds });
     }
@@ -232,7 +232,7 @@ pub fn generate_code(
             asm.push_str(&format!("{name}:\n{text}\n"));
         }
     }
-    let blob = hyc_ir::bind::lay_out(plan, &functions);
+    let blob = hyc_plan::bind::lay_out(plan, &functions);
     Ok(Code { blob, asm, seconds: start.elapsed().as_secs_f64() })
 }
 
@@ -249,7 +249,7 @@ pub fn gpu_code(plan: &mut Plan) -> Result<hyc_kernels::gpu::Ptx> {
 }
 
 /// Name and spec of each kernel.
-pub(crate) fn specs(plan: &Plan) -> Vec<(String, hyc_ir::plan::KernelSpec)> {
+pub(crate) fn specs(plan: &Plan) -> Vec<(String, hyc_plan::KernelSpec)> {
     (0..plan.kernels.len())
         .filter_map(|index| {
             let step = plan.steps.iter().find(|step| step.kernel.index() == index)?;

@@ -1,6 +1,6 @@
 //! The forms of `--emit` that need MLIR or LLVM: the graph as MLIR, a GPU's kernels as MLIR, LLVM or PTX.
 
-use hyc_ir::plan::{KernelSpec, Plan};
+use hyc_plan::{KernelSpec, Plan};
 
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};

@@ -3,8 +3,8 @@
 //! It is the oracle of every back end: same steps, same memory, same order, each step in plain Rust.
 //! `hyc diff` and the tests set it beside the generated code.
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{KernelSpec, Plan, Step};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{KernelSpec, Plan, Step};
 use hyc_runtime::{Error, Executor, ModelId};
 
 /// An executor on `hyc_kernels::reference`.

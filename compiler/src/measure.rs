@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use hyc_ir::plan::Step;
-use hyc_ir::sample::SampleParams;
+use hyc_plan::Step;
+use hyc_plan::sample::SampleParams;
 use hyc_runtime::{Engine, MemoryPlan, Model, SessionOptions, StepInput};
 
 use crate::bandwidth;
@@ -214,7 +214,7 @@ impl<'m> Bench<'m> {
     /// The times of a pass's steps, by kernel; `cost` gives bytes and operations of a step.
     fn kernels(&self, times: &[f64], cost: &dyn Fn(&Cost<'_>, &Step) -> (f64, f64)) -> Vec<KernelTime> {
         let plan = self.model.plan();
-        let empty = |k: &hyc_ir::plan::Kernel| KernelTime {
+        let empty = |k: &hyc_plan::Kernel| KernelTime {
             name: k.name.clone(),
             steps: 0,
             seconds: 0.0,

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{KernelSpec, Plan, Step, WeightId};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{KernelSpec, Plan, Step, WeightId};
 use hyc_runtime::{Block, Executor, MemoryPlan, Model, ModelId, SessionOptions, open_executor};
 
 use crate::error::Result;

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use hyc_ir::plan::{CachePolicy, Plan};
 use hyc_passes::{CONTEXTS, KvRow, KvTable, kv_table};
+use hyc_plan::{CachePolicy, Plan};
 use serde_json::json;
 
 use crate::driver::PassTime;
@@ -49,7 +49,7 @@ impl Summary {
             kv: kv_table(plan),
             caches: (growing, plan.caches.len() - growing),
             arena_bytes: plan.arena_bytes,
-            weights: (plan.weights.len(), plan.weights.iter().map(hyc_ir::plan::Weight::bytes).sum()),
+            weights: (plan.weights.len(), plan.weights.iter().map(hyc_plan::Weight::bytes).sum()),
             kernels: (plan.kernels.len(), plan.steps.len()),
             passes: passes.iter().map(|p| (p.name, p.changes, p.seconds)).collect(),
             code_seconds: None,

@@ -1,6 +1,6 @@
-//! The tree of digests of an artefact in the making (`hyc_ir::artefact::TREE`).
+//! The tree of digests of an artefact in the making (`hyc_plan::artefact::TREE`).
 
-use hyc_ir::artefact::{DIGEST, LEAF};
+use hyc_plan::artefact::{DIGEST, LEAF};
 use sha2::{Digest, Sha256};
 
 /// Bytes of the tree over tensors of these sizes.

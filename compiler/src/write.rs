@@ -2,13 +2,13 @@
 
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 
-use hyc_ir::artefact::{
+use hyc_plan::artefact::{
     ALIGN, ASM, CODE, CUBIN, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, ROOT_KEY, SAMPLING_KEY,
     TEXT_KEY, TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY,
 };
-use hyc_ir::pack::{pack_panel, pack_row, pack_tiles};
-use hyc_ir::plan::{Elem, Layout, Plan, Weight};
-use hyc_ir::sampling::SamplingDefaults;
+use hyc_plan::pack::{pack_panel, pack_row, pack_tiles};
+use hyc_plan::sampling::SamplingDefaults;
+use hyc_plan::{Elem, Layout, Plan, Weight};
 use hyc_runtime::stored_shape;
 use sha2::{Digest, Sha256};
 
@@ -247,8 +247,8 @@ fn pack_weight(
         }
         Layout::Panels { count, out, inn, group } => {
             for first in (0..count * out).step_by(group as usize) {
-                for panel in (first..first + group).step_by(hyc_ir::abi::PANEL as usize) {
-                    let lanes = (first + group - panel).min(hyc_ir::abi::PANEL);
+                for panel in (first..first + group).step_by(hyc_plan::PANEL as usize) {
+                    let lanes = (first + group - panel).min(hyc_plan::PANEL);
                     source.rows(&weight.name, weight.elem, inn, panel, lanes, &mut rows)?;
                     pack_panel(weight.elem, inn as usize, &rows, &mut packed);
                     emit(&mut packed)?;
@@ -258,8 +258,8 @@ fn pack_weight(
         }
         Layout::Tiles { count, out, inn } => {
             for first in (0..count * out).step_by(out as usize) {
-                for row in (first..first + out).step_by(hyc_ir::abi::TILE as usize) {
-                    let lanes = (first + out - row).min(hyc_ir::abi::TILE);
+                for row in (first..first + out).step_by(hyc_plan::TILE as usize) {
+                    let lanes = (first + out - row).min(hyc_plan::TILE);
                     source.rows(&weight.name, weight.elem, inn, row, lanes, &mut rows)?;
                     pack_tiles(inn as usize, &rows, &mut packed);
                     emit(&mut packed)?;

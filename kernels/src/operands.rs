@@ -1,4 +1,4 @@
-//! The operands of one kernel by the names of their roles ([`StepOp::roles`](hyc_ir::plan::StepOp::roles)).
+//! The operands of one kernel by the names of their roles ([`StepOp::roles`](hyc_plan::StepOp::roles)).
 //!
 //! Before a kernel is made [`check`] has seen that each operand is of its role's kind. A kernel that asks for an
 //! operand that its op does not have, or for a weight's constants of a tensor, is a bug: it is given something harmless,
@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use hyc_ir::plan::{CachePolicy, CacheSpec, Elem, KernelSpec, Kind, Layout, OperandSpec};
+use hyc_plan::{CachePolicy, CacheSpec, Elem, KernelSpec, Kind, Layout, OperandSpec};
 
 /// The operands of one kernel, and the first that it asked for in vain.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ fn fits(kind: &Kind, operand: &OperandSpec) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use hyc_ir::plan::{Rows, StepOp};
+    use hyc_plan::{Rows, StepOp};
 
     use super::*;
 

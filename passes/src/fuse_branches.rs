@@ -11,8 +11,8 @@
 //! The same without gates. Left alone where a branch has another user, the branches read different queries,
 //! one lacks its sink, the gates differ in width, the caches differ in shape, or there is one branch alone.
 
-use hyc_ir::plan::GateMode;
 use hyc_ir::{Graph, Op, OpId, Type, ValueId};
+use hyc_plan::GateMode;
 
 use crate::error::PassError;
 use crate::rewrite::{fuse, sole_producer};

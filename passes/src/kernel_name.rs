@@ -1,6 +1,6 @@
 //! Names of kernels, such as `linear_256x576_swiglu`: what a profile or a disassembly is read by.
 
-use hyc_ir::plan::{
+use hyc_plan::{
     AttnShape, CachePolicy, CacheSpec, Epilogue, GateMode, KernelSpec, OperandSpec, Rows, StepOp,
 };
 

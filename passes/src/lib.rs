@@ -19,8 +19,8 @@ mod select_kernels;
 
 use std::time::Instant;
 
-use hyc_ir::plan::{KernelSpec, Plan};
 use hyc_ir::{Graph, verify};
+use hyc_plan::{KernelSpec, Plan};
 
 pub use error::PassError;
 pub use kv_table::{CONTEXTS, KvRow, KvTable, kv_table};

@@ -2,7 +2,8 @@
 //! sizes rests on what is checked here and at the two other places that multiply them: plan-memory for
 //! activations, [`bytes`] for weights and pages.
 
-use hyc_ir::{Graph, MAX_LAYERS, Op};
+use hyc_ir::{Graph, Op};
+use hyc_plan::MAX_LAYERS;
 
 use crate::error::PassError;
 

@@ -3,9 +3,9 @@
 //!
 //! Every op is listed: those that no step stands for are refused, each with what to do.
 
-use hyc_ir::plan::{AttnShape, Elem, Epilogue, Kind, Layout, RopeSpec, SelectShape, StepOp};
 use hyc_ir::roles::Roles;
 use hyc_ir::{CacheType, Dim, Graph, Op, OpData, OpId, Sym, Type, ValueId};
+use hyc_plan::{AttnShape, Elem, Epilogue, Kind, Layout, RopeSpec, SelectShape, StepOp};
 
 use crate::error::PassError;
 

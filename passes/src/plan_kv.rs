@@ -14,8 +14,8 @@
 
 use std::collections::HashMap;
 
-use hyc_ir::plan::CachePolicy;
 use hyc_ir::{CacheType, Graph, Op, OpId, Type, ValueId};
+use hyc_plan::CachePolicy;
 
 use crate::error::PassError;
 use crate::limits;

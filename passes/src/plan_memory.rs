@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 
-use hyc_ir::abi::{ROW_ALIGN, round_up};
-use hyc_ir::plan::Rows;
 use hyc_ir::{Dim, Graph, OpId, Sym, Type, ValueId};
+use hyc_plan::Rows;
+use hyc_plan::{ROW_ALIGN, round_up};
 
 use crate::error::PassError;
 use crate::lifetimes::Lifetimes;

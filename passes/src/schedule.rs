@@ -7,11 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use hyc_ir::plan::{
+use hyc_ir::{Graph, Op, OpId, Type, ValueId};
+use hyc_plan::{
     Buffer, BufferId, Cache, CacheId, Chain, Elem, Kernel, KernelId, ModelInfo, Operand, PLAN_VERSION, Plan,
     Rows, Step, TargetInfo, Weight, WeightId,
 };
-use hyc_ir::{Graph, Op, OpId, Type, ValueId};
 
 use crate::PipelineOptions;
 use crate::error::{PassError, listed};
@@ -99,7 +99,7 @@ fn add_sampling(plan: &mut Plan, options: &PipelineOptions<'_>) -> Result<(), Pa
     plan.arena_bytes = buffer.offset + buffer.bytes();
     plan.buffers.push(buffer);
     plan.sampled = Some(to);
-    let op = hyc_ir::plan::StepOp::Sample { vocab: plan.model.vocab };
+    let op = hyc_plan::StepOp::Sample { vocab: plan.model.vocab };
     let operands = vec![Operand::Buffer(plan.logits), Operand::Buffer(to)];
     let grid = op.grid(0, Rows::Outputs);
     let step = Step { name: op.name().to_string(), layer: None, op, operands, grid, kernel };
@@ -117,7 +117,7 @@ fn step(
     graph: &Graph,
     plan: &Plan,
     id: OpId,
-    op: hyc_ir::plan::StepOp,
+    op: hyc_plan::StepOp,
     operands: Vec<Operand>,
     kernel: usize,
 ) -> Step {

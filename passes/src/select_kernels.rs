@@ -6,9 +6,9 @@
 
 use std::collections::HashMap;
 
-use hyc_ir::abi::{PANEL, TILE};
-use hyc_ir::plan::{CacheSpec, Elem, KernelSpec, Layout, OperandSpec, Rows};
 use hyc_ir::{CacheType, Dim, Graph, OpId, Sym, Type, ValueId};
+use hyc_plan::{CacheSpec, Elem, KernelSpec, Layout, OperandSpec, Rows};
+use hyc_plan::{PANEL, TILE};
 
 use crate::PipelineOptions;
 use crate::error::PassError;

@@ -1,9 +1,9 @@
 //! plan-memory on random graphs: values that live at the same time never share bytes, every value has the
 //! bytes that its buffer will have, and the arena is no smaller than what lives at once.
 
-use hyc_ir::plan::{Elem, Rows, SelectShape};
 use hyc_ir::{Dim, Graph, Header, Op, OpData, SelectionType, Sym, Type, ValueId};
 use hyc_passes::{Arena, plan_memory};
+use hyc_plan::{Elem, Rows, SelectShape};
 use proptest::prelude::*;
 
 /// One op: widths of its results, whether they are selections, and which earlier values it reads.

@@ -13,9 +13,9 @@ use std::path::Path;
 
 use common::{check_arena_use, describe_plan};
 use hyc_filetest::{Fault, GRAPH, directive};
-use hyc_ir::plan::KernelSpec;
 use hyc_ir::{Graph, text};
 use hyc_passes::{Compiled, PassError, PipelineOptions};
+use hyc_plan::KernelSpec;
 
 fn parse(source: &str) -> Graph {
     text::parse(source).unwrap_or_else(|errors| panic!("{}", errors[0]))
@@ -79,7 +79,7 @@ fn memory(graph: &Graph) -> Result<String, PassError> {
 }
 
 fn kernels(compiled: &Compiled) -> String {
-    let name = |step: &hyc_ir::plan::Step| compiled.plan.kernels[step.kernel.index()].name.clone();
+    let name = |step: &hyc_plan::Step| compiled.plan.kernels[step.kernel.index()].name.clone();
     compiled.plan.steps.iter().map(|step| format!("{} -> {}\n", step.name, name(step))).collect()
 }
 

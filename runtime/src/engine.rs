@@ -1,7 +1,7 @@
 //! One forward pass over the plan: arena, caches, and an executor.
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step, StepOp};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step, StepOp};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, Pass};
@@ -99,7 +99,7 @@ impl<'m> Engine<'m> {
         let row: Vec<f32> = (0..ELEMENTS).map(|_| value()).collect();
         for (cache, memory) in self.model.plan().caches.iter().zip(&mut self.caches) {
             let mut pattern = Vec::new();
-            hyc_ir::pack::pack_row(cache.elem, &row, &mut pattern);
+            hyc_plan::pack::pack_row(cache.elem, &row, &mut pattern);
             memory.fill(&pattern)?;
         }
         Ok(())
@@ -336,7 +336,7 @@ impl<'m> Engine<'m> {
         memory.read(physical.saturating_mul(cache.page_bytes()), &mut page)?;
         let spec = cache.spec();
         let place = position % cache.page;
-        let load = |index: u64| hyc_ir::pack::load(cache.elem, &page, index);
+        let load = |index: u64| hyc_plan::pack::load(cache.elem, &page, index);
         let key = |h: u64, d: u64| load(spec.key_index(h, place, d));
         let value = |h: u64, d: u64| load(spec.value_index(h, place, d));
         let all = |dim: u64, f: &dyn Fn(u64, u64) -> f32| {

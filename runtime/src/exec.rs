@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use hyc_ir::abi::{KernelFn, StepContext};
-use hyc_ir::plan::{GridDim, KernelSpec, Plan, Step, WeightId};
+use hyc_plan::abi::{KernelFn, StepContext};
+use hyc_plan::{GridDim, KernelSpec, Plan, Step, WeightId};
 use memmap2::Mmap;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -35,7 +35,7 @@ pub unsafe trait Executor: Send {
     fn model(&self) -> Option<ModelId>;
 
     /// Executes the whole grid of `step`. `operands[i]` is the address of its i-th operand; the memory is
-    /// as `hyc_ir::abi` says for `spec`.
+    /// as `hyc_plan::abi` says for `spec`.
     ///
     /// # Safety
     /// `step` is step `index` of `plan`, a verified plan, which is that of [`Executor::model`]; `spec` is that step's.
@@ -148,7 +148,7 @@ pub fn open_executor(
 ///
 /// ```compile_fail,E0133
 /// # use hyc_runtime::*;
-/// # use hyc_ir::{abi::StepContext, plan::*};
+/// # use hyc_plan::{abi::StepContext, *};
 /// # fn run(mut executor: NativeExecutor, plan: &Plan, context: &StepContext) -> Result<()> {
 /// let step = &plan.steps[0];
 /// executor.run(plan, 0, step, &plan.spec(step), context, &[std::ptr::null_mut(); 2])
@@ -193,7 +193,7 @@ impl NativeExecutor {
             let message = format!("{} has no code for this machine", model.path().display());
             return Err(Error::new(ErrorKind::Unsupported, message).help("compile it without `--plan-only`"));
         };
-        let entry = |kernel: &hyc_ir::plan::Kernel| {
+        let entry = |kernel: &hyc_plan::Kernel| {
             // SAFETY: `Model::load` has seen that the kernel lies in the code, whose bytes have the digest
             // that the compiler wrote: it is a function of this type.
             unsafe {

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use hyc_ir::sample::Seen;
-use hyc_ir::sampling::MAX_PENALTY_WINDOW;
+use hyc_plan::sample::Seen;
+use hyc_plan::sampling::MAX_PENALTY_WINDOW;
 
 /// The last tokens of a sequence.
 #[derive(Debug, Clone, PartialEq, Default)]

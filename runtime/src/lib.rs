@@ -31,6 +31,7 @@ mod engine;
 mod error;
 mod exec;
 mod file;
+#[cfg(feature = "text")]
 mod generate;
 mod history;
 mod memory;
@@ -42,7 +43,9 @@ mod random_weights;
 mod sampling;
 mod session;
 mod step_input;
+#[cfg(feature = "text")]
 mod text_stream;
+#[cfg(feature = "text")]
 mod tokenizer;
 
 #[cfg(feature = "chat")]
@@ -51,12 +54,15 @@ pub use engine::{Engine, Values};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{Executor, NativeExecutor, Pass, open_executor};
 pub use file::open_file;
+#[cfg(feature = "text")]
 pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate, generate_in};
-pub use hyc_ir::text_settings::TextSettings;
+pub use hyc_plan::text_settings::TextSettings;
 pub use memory::{Block, Free, Machine, MemoryPlan};
 pub use model::{LoadOptions, Model, ModelId, Storage, Verify, stored_shape};
 pub use sampling::{Sampler, Sampling, SamplingDefaults, random_seed};
 pub use session::{GpuOptions, SampledOutput, SequenceId, Session, SessionOptions, StepOutput};
 pub use step_input::StepInput;
+#[cfg(feature = "text")]
 pub use text_stream::TextStream;
+#[cfg(feature = "text")]
 pub use tokenizer::Tokenizer;

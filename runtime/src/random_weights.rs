@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hyc_ir::abi::{PANEL, TILE};
-use hyc_ir::pack::{pack_panel, pack_row, pack_tiles};
-use hyc_ir::plan::{Elem, Layout, Weight};
+use hyc_plan::pack::{pack_panel, pack_row, pack_tiles};
+use hyc_plan::{Elem, Layout, Weight};
+use hyc_plan::{PANEL, TILE};
 
 use crate::error::Result;
 
@@ -172,7 +172,7 @@ impl RandomWeights {
 
 #[cfg(test)]
 mod tests {
-    use hyc_ir::pack;
+    use hyc_plan::pack;
 
     use super::*;
 

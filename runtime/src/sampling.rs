@@ -2,9 +2,9 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use hyc_ir::sample::{ONE, SampleParams, Seen, penalise_and_choose};
-use hyc_ir::sampling::OutOfRange;
-pub use hyc_ir::sampling::{Sampling, SamplingDefaults};
+use hyc_plan::sample::{ONE, SampleParams, Seen, penalise_and_choose};
+use hyc_plan::sampling::OutOfRange;
+pub use hyc_plan::sampling::{Sampling, SamplingDefaults};
 
 use crate::error::{Error, ErrorKind};
 use crate::history::History;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hyc_ir::plan::Step;
-use hyc_ir::sample::{SampleParams, penalise_and_choose};
+use hyc_plan::Step;
+use hyc_plan::sample::{SampleParams, penalise_and_choose};
 
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};

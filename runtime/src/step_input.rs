@@ -1,8 +1,8 @@
 //! The input of one pass, and what of it no kernel could take.
 
-use hyc_ir::plan::ModelInfo;
-use hyc_ir::sample::{ONE, SampleParams, Seen, most_seen};
-use hyc_ir::sampling::MAX_PENALTY_WINDOW;
+use hyc_plan::ModelInfo;
+use hyc_plan::sample::{ONE, SampleParams, Seen};
+use hyc_plan::sampling::MAX_PENALTY_WINDOW;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -134,7 +134,7 @@ impl StepInput {
 
     /// Every parameter is in its range, and every row's tokens are in the list, ascend and are in the vocabulary.
     fn check_sampling(&self, m: &ModelInfo) -> Result<()> {
-        if self.seen.len() as u64 > most_seen(m) {
+        if self.seen.len() as u64 > m.most_seen() {
             return bad("penalties look at more tokens than a step has room for");
         }
         for p in &self.sampling {

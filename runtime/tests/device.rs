@@ -8,16 +8,16 @@ mod common;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::Parts;
-use hyc_ir::artefact::CODE;
-use hyc_ir::plan::*;
-use hyc_ir::sample::{SampleParams, Seen};
+use hyc_plan::artefact::CODE;
+use hyc_plan::sample::{SampleParams, Seen};
+use hyc_plan::*;
 use hyc_runtime::{
     CancelToken, Engine, Error, ErrorKind, GenerateOptions, GpuOptions, MemoryPlan, Model, Sampling, Session,
     SessionOptions, StepInput, Tokenizer, generate, open_executor,
 };
 
 /// `logits[o][i]` is 1 where `i = (token + position + page + slot) % 16` of output o's row, else 0; page is the
-/// one of the row's position. `token[o]` is `top_k + o`, and the first id of the row's penalties. Fields of the context are at the offsets of `hyc_ir::abi`.
+/// one of the row's position. `token[o]` is `top_k + o`, and the first id of the row's penalties. Fields of the context are at the offsets of `hyc_plan::abi`.
 const PTX: &str = "
 .version 8.0
 .target sm_90a
@@ -142,7 +142,7 @@ fn parts(broken: bool, samples: bool) -> Parts {
             name => kernel(name, "nothing", GridDim::Tokens, 32),
         });
     }
-    let code = hyc_ir::bind::lay_out_ptx(plan, PTX);
+    let code = hyc_plan::bind::lay_out_ptx(plan, PTX);
     parts.with_bytes(CODE, code)
 }
 
@@ -476,7 +476,7 @@ fn code_that_is_none_is_an_error_that_says_why() {
     let mut bad = parts(false, false);
     let code = bad.tensors.iter_mut().find(|tensor| tensor.name == CODE).unwrap();
     let text = PTX.replace("and.b32 %x, %x, 15;", "and.b32 %x, %x, 1 5;");
-    code.bytes = hyc_ir::bind::lay_out_ptx(&mut bad.plan, &text);
+    code.bytes = hyc_plan::bind::lay_out_ptx(&mut bad.plan, &text);
     code.shape = vec![code.bytes.len()];
     let error = Session::new(&bad.load().unwrap(), &SessionOptions::default()).err().unwrap();
     println!("{error}");

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Parts, Plain, VOCAB};
-use hyc_ir::sample::{SampleParams, Seen};
+use hyc_plan::sample::{SampleParams, Seen};
 use hyc_runtime::{Engine, ErrorKind, StepInput};
 
 /// Something wrong with an input.

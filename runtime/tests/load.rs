@@ -5,8 +5,8 @@ mod common;
 use std::path::Path;
 
 use common::Parts;
-use hyc_ir::artefact::{CODE, TOKENIZER};
-use hyc_ir::plan::{Layout, StepOp, WeightId};
+use hyc_plan::artefact::{CODE, TOKENIZER};
+use hyc_plan::{Layout, StepOp, WeightId};
 use hyc_runtime::{Error, ErrorKind, LoadOptions, Model, Storage, Verify};
 
 fn load(path: &Path, verify: Verify) -> Result<Model, Error> {
@@ -285,7 +285,7 @@ fn code_is_bound_to_its_plan() {
     ];
     for (words, change) in cases {
         let mut parts = Parts::new().with_code();
-        hyc_ir::bind::seal(&parts.plan, &mut parts.tensors[2].bytes);
+        hyc_plan::bind::seal(&parts.plan, &mut parts.tensors[2].bytes);
         parts.sealed = true;
         change(&mut parts);
         let error = parts.load().err().unwrap_or_else(|| panic!("{words}: it loads"));

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{BAD_TOKEN, Parts, Plain, naive};
-use hyc_ir::artefact::SAMPLING_KEY;
-use hyc_ir::plan::Kernel;
+use hyc_plan::Kernel;
+use hyc_plan::artefact::SAMPLING_KEY;
 use hyc_runtime::{
     CancelToken, Error, ErrorKind, GenerateOptions, Generated, Model, Sampler, Sampling, SamplingDefaults,
     Session, SessionOptions, Tokenizer, generate,

@@ -5,8 +5,8 @@ mod common;
 use std::collections::HashMap;
 
 use common::{BAD_TOKEN, Parts, Plain, Random, VOCAB, assert_close, naive};
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{KernelSpec, Plan, Step};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{KernelSpec, Plan, Step};
 use hyc_runtime::{ErrorKind, Executor, Model, Pass, Sampler, Sampling, SequenceId, Session, SessionOptions};
 
 fn session<'m>(model: &'m Model, options: &SessionOptions) -> Session<'m> {
@@ -205,9 +205,9 @@ fn an_observer_sees_buffers_and_caches() {
         .step_observed(&mut |step, engine| {
             names.push(step.name.clone());
             if step.name == "L1.append" {
-                let row = engine.row(hyc_ir::plan::BufferId(0), 1).unwrap();
+                let row = engine.row(hyc_plan::BufferId(0), 1).unwrap();
                 for cache in [0, 1] {
-                    let (k, v) = engine.cache_kv(hyc_ir::plan::CacheId(cache), 0, 1).unwrap();
+                    let (k, v) = engine.cache_kv(hyc_plan::CacheId(cache), 0, 1).unwrap();
                     assert_eq!((&k, &v), (&row, &row), "cache {cache}");
                 }
             }

@@ -6,8 +6,8 @@ mod common;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::{Parts, Plain, Random, assert_close, naive};
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{BufferId, CacheId, KernelSpec, Plan, Step, WeightId};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{BufferId, CacheId, KernelSpec, Plan, Step, WeightId};
 use hyc_runtime::{
     CancelToken, Engine, ErrorKind, Event, Executor, GenerateOptions, LoadOptions, Model, ModelId,
     NativeExecutor, Result, Session, SessionOptions, StepInput, Tokenizer, Verify, generate,
@@ -92,7 +92,7 @@ fn what_happens_to_a_file_later_does_not_reach_who_looks_at_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = Parts::new().with_code().save(folder.path());
     let bytes = std::fs::read(&path).unwrap();
-    let weight = hyc_ir::plan::WeightId(0);
+    let weight = hyc_plan::WeightId(0);
     let [all, some] = [Verify::Full, Verify::Header].map(|v| Model::open_to_look(&path, v).unwrap());
     let before = all.weight(weight).unwrap().to_vec();
     std::fs::write(&path, vec![0x55; bytes.len()]).unwrap();

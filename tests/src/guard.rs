@@ -1,9 +1,9 @@
 //! Memory that ends where the next byte is nobody's: an executor that gives every block, weight, list and scratch a page
 //! without access right behind it or right before it, so that one stray access ends the process.
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{KernelSpec, Plan, Step, WeightId};
-use hyc_ir::sample::SampleParams;
+use hyc_plan::abi::StepContext;
+use hyc_plan::sample::SampleParams;
+use hyc_plan::{KernelSpec, Plan, Step, WeightId};
 use hyc_runtime::{Block, Error, ErrorKind, Executor, Model, ModelId, NativeExecutor, Result};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 

@@ -17,8 +17,8 @@ use hyc::frontend::ModelDesc;
 use hyc::output::{Kept, Target};
 use hyc::source::{WeightSource, Weights};
 use hyc::write::{self, Artefact};
-use hyc_ir::plan::Plan;
 use hyc_kernels::cpu::{CpuTarget, Level};
+use hyc_plan::Plan;
 use hyc_runtime::{LoadOptions, Model};
 use safetensors::SafeTensors;
 
@@ -61,7 +61,7 @@ pub fn compile_wrongly(
     let mut plan = lowered.plan;
     let mut code = driver::generate_code(&mut plan, level, false, &|| Ok(())).expect("generates code");
     spoil(&mut plan);
-    hyc_ir::bind::seal(&plan, &mut code.blob);
+    hyc_plan::bind::seal(&plan, &mut code.blob);
     let source = WeightSource::open(&desc.weights.files).and_then(|files| files.renamed(&desc.weights.names));
     let weights = Weights::Files(source.expect("opens the weights"));
     let text = hyc::text::read(&desc.tokenizer, plan.model.vocab).expect("reads the tokenizer");

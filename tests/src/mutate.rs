@@ -7,9 +7,9 @@ use hyc::interp::Interpreter;
 use hyc::output::{Kept, Target};
 use hyc::source::{WeightSource, Weights};
 use hyc::write::{self, Artefact};
-use hyc_ir::bind;
-use hyc_ir::plan::Plan;
 use hyc_kernels::cpu::CpuTarget;
+use hyc_plan::Plan;
+use hyc_plan::bind;
 use hyc_runtime::{ErrorKind, LoadOptions, Model, Result, Session, SessionOptions};
 use serde_json::{Value, json};
 

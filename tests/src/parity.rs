@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hyc_ir::plan::{CacheId, CachePolicy, Operand, StepOp};
+use hyc_plan::{CacheId, CachePolicy, Operand, StepOp};
 use hyc_runtime::{Model, Result, Session, SessionOptions, Values};
 
 use crate::{Golden, relative_error};

@@ -58,7 +58,7 @@ fn a_truncated_artefact_is_an_error_wherever_it_ends() {
 /// Where nobody looks: behind tensors, so that the next one is aligned.
 fn pads(file: &[u8]) -> Vec<std::ops::Range<usize>> {
     let (header, tensors) = safetensors::SafeTensors::read_metadata(file).unwrap();
-    let pads = tensors.tensors().into_iter().filter(|(name, _)| name.starts_with(hyc_ir::artefact::PAD));
+    let pads = tensors.tensors().into_iter().filter(|(name, _)| name.starts_with(hyc_plan::artefact::PAD));
     pads.map(|(_, info)| 8 + header + info.data_offsets.0..8 + header + info.data_offsets.1).collect()
 }
 

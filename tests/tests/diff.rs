@@ -3,8 +3,8 @@
 mod common;
 
 use hyc::diff::{Found, Options, diff};
-use hyc_ir::plan::StepOp;
 use hyc_kernels::cpu::CpuTarget;
+use hyc_plan::StepOp;
 use hyc_runtime::{LoadOptions, Model, SessionOptions};
 use hyc_tests::{compile_wrongly, golden_model, golden_names, root};
 

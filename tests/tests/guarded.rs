@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use hyc_ir::plan::{Elem, WeightId};
+use hyc_plan::{Elem, WeightId};
 use hyc_runtime::{ErrorKind, Model, Session, SessionOptions};
 use hyc_tests::guard::{Guarded, GuardedExecutor, Side};
 use hyc_tests::parity::{run, tokens};

@@ -9,8 +9,9 @@ use std::time::Instant;
 use common::hyc_binary;
 use hyc::driver;
 use hyc::frontend::{Kind, LayerKind, ModelDesc, build_graph, parse_model};
-use hyc_ir::{MAX_LAYERS, text};
+use hyc_ir::text;
 use hyc_kernels::cpu::Level;
+use hyc_plan::MAX_LAYERS;
 use hyc_tests::root;
 use rustix::time::{ClockId, clock_gettime};
 

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::hyc_binary;
-use hyc_ir::text_settings::MAX_TEMPLATE_BYTES;
+use hyc_plan::text_settings::MAX_TEMPLATE_BYTES;
 use hyc_tests::{root, tokenizers};
 use serde_json::{Value, json};
 

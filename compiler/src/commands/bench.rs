@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use hyc_ir::plan::ModelInfo;
+use hyc_plan::ModelInfo;
 use hyc_runtime::{LoadOptions, SessionOptions};
 use serde_json::json;
 

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use hyc_ir::plan::Plan;
-use hyc_ir::sampling::SamplingDefaults;
 use hyc_kernels::cpu::Level;
 use hyc_passes::PASSES;
+use hyc_plan::Plan;
+use hyc_plan::sampling::SamplingDefaults;
 
 use super::destination::{Destination, TOKENIZER, WEIGHTS, Wish};
 use super::signal;
@@ -317,7 +317,7 @@ fn write_artefact(
         }
         (true, arch) => Some(assembler(args).cubin(&code.blob, arch)?),
     };
-    let total: u64 = lowered.plan.weights.iter().map(hyc_ir::plan::Weight::bytes).sum();
+    let total: u64 = lowered.plan.weights.iter().map(hyc_plan::Weight::bytes).sum();
     let bar = terminal::progress(!args.quiet && !args.no_weights, total, "packing", terminal::BYTES);
     let graph = lowered.graph.to_string();
     let artefact = Artefact {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use hyc_ir::plan::{CachePolicy, Operand, Plan};
 use hyc_passes::kv_table;
+use hyc_plan::{CachePolicy, Operand, Plan};
 use hyc_runtime::{MemoryPlan, Model, Verify};
 use serde_json::json;
 

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use hyc_ir::sampling::{RANGES, Range, Sampling, SamplingDefaults};
+use hyc_plan::sampling::{RANGES, Range, Sampling, SamplingDefaults};
 use hyc_runtime::random_seed;
 
 use crate::error::{Error, ErrorKind, Result};

@@ -2,8 +2,8 @@
 
 use std::env::consts::{ARCH, OS};
 
-use hyc_ir::{artefact, plan};
 use hyc_kernels::cpu::{CpuTarget, Level};
+use hyc_plan::artefact;
 use serde_json::json;
 
 use crate::driver::TARGETS;
@@ -31,7 +31,7 @@ pub fn run(args: Args) -> Result<()> {
     if args.json {
         return terminal::print(&super::json(json!({
             "version": VERSION, "commit": commit(), "features": features(), "targets": TARGETS,
-            "artefact_version": artefact::VERSION, "plan_version": plan::PLAN_VERSION,
+            "artefact_version": artefact::VERSION, "plan_version": hyc_plan::PLAN_VERSION,
             "processor": { "name": processor(), "arch": ARCH, "level": level(), "features": cpu().features() },
         })));
     }
@@ -49,7 +49,7 @@ pub fn print(verbose: bool) -> Result<()> {
             ("commit", commit().unwrap_or("unknown: no release, or not built from a checkout").to_string()),
             ("features", if features.is_empty() { "none".to_string() } else { features.join(", ") }),
             ("targets", TARGETS.join(", ")),
-            ("artefact", format!("version {}, plan version {}", artefact::VERSION, plan::PLAN_VERSION)),
+            ("artefact", format!("version {}, plan version {}", artefact::VERSION, hyc_plan::PLAN_VERSION)),
             ("processor", format!("{}, level {} ({})", processor(), level(), cpu().features().join(", "))),
             ("system", format!("{OS} {ARCH}")),
         ];

@@ -3,8 +3,8 @@
 //! What is emitted for each kind of layer is the mathematics of the papers op by op; which oracle a sparse
 //! layer listens to, which cache is an alias and what runs in one kernel is left to the passes.
 
-use hyc_ir::plan::{CachePolicy, Elem, GateMode, SelectShape};
 use hyc_ir::{CacheType, Dim, Graph, Header, Op, OpData, SelectionType, Sym, Type, ValueId};
+use hyc_plan::{CachePolicy, Elem, GateMode, SelectShape};
 
 use super::desc::{Ffn, Gate, Kind, LayerKind, ModelDesc, SparseKv, WeightDtype};
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hyc_ir::sampling::SamplingDefaults;
+use hyc_plan::sampling::SamplingDefaults;
 
 /// A HySparse model, checked: every value is possible and fits the others.
 #[derive(Debug, Clone, PartialEq)]

@@ -69,10 +69,10 @@ pub fn read(model: &Section, faults: &Faults) -> Base {
 
 fn read_layers(model: &Section, faults: &Faults) -> Option<At<usize>> {
     let layers = model.need_size("layers", "36")?;
-    if layers.value as u64 > hyc_ir::MAX_LAYERS {
+    if layers.value as u64 > hyc_plan::MAX_LAYERS {
         faults.add(
             layers.span,
-            format!("`layers` must be between 1 and {}", hyc_ir::MAX_LAYERS),
+            format!("`layers` must be between 1 and {}", hyc_plan::MAX_LAYERS),
             "out of range",
             "write for example `layers = 36`",
         );
@@ -130,7 +130,7 @@ fn not_a_rope(value: &Spanned<DeValue<'_>>, faults: &Faults) -> Option<Rope> {
         DeValue::Float(f) => Some(f.as_str()),
         _ => None,
     };
-    let good = |text: &&str| text.replace('_', "").parse::<f64>().is_ok_and(hyc_ir::is_positive_f32);
+    let good = |text: &&str| text.replace('_', "").parse::<f64>().is_ok_and(hyc_plan::is_positive_f32);
     let theta = number.filter(good).unwrap_or("640000.0");
     let help = format!("write `rope = {{ theta = {theta} }}`");
     faults.add(value.span(), "`rope` must be a table with its base `theta`", "not a table", &help);

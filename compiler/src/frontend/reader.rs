@@ -175,7 +175,7 @@ impl<'a, 'i> Section<'a, 'i> {
 
     /// A number that is finite and above zero as the f32 that kernels compute with, too.
     pub fn positive(&self, key: &str, example: &str) -> Option<At<f64>> {
-        self.number(key, "a number above 0 and finite as an f32", &hyc_ir::is_positive_f32, example)
+        self.number(key, "a number above 0 and finite as an f32", &hyc_plan::is_positive_f32, example)
     }
 
     /// A number that is `good`; `wanted` says which are.

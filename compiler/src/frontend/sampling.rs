@@ -1,6 +1,6 @@
 //! `[sampling]`.
 
-use hyc_ir::sampling::{RANGES, Sampling, SamplingDefaults};
+use hyc_plan::sampling::{RANGES, Sampling, SamplingDefaults};
 
 use super::keys;
 use super::reader::Section;

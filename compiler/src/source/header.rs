@@ -262,7 +262,7 @@ impl<'de> Deserialize<'de> for Metadata {
             fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Metadata, A::Error> {
                 let mut compiled = false;
                 while let Some(key) = items.next_key::<String>()? {
-                    compiled |= key == hyc_ir::artefact::VERSION_KEY;
+                    compiled |= key == hyc_plan::artefact::VERSION_KEY;
                     if let Kind(Some(kind)) = items.next_value()? {
                         let message = format!(
                             "`__metadata__` holds `{}`, which is {kind} and not a string",

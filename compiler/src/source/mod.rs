@@ -14,8 +14,8 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use hyc_ir::plan::{Elem, Plan};
 use hyc_ir::{Graph, Op, Type};
+use hyc_plan::{Elem, Plan};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::words::{listed, place, shortened};
@@ -90,11 +90,8 @@ pub struct Expected {
 impl Expected {
     /// The weights of a plan.
     pub fn of_plan(plan: &Plan) -> Vec<Expected> {
-        let weight = |w: &hyc_ir::plan::Weight| Expected {
-            name: w.name.clone(),
-            shape: w.shape.clone(),
-            elem: w.elem,
-        };
+        let weight =
+            |w: &hyc_plan::Weight| Expected { name: w.name.clone(), shape: w.shape.clone(), elem: w.elem };
         plan.weights.iter().map(weight).collect()
     }
 
@@ -354,7 +351,7 @@ fn advice(missing: &[&str], extra: &[&str]) -> String {
 /// Whether a number stays finite when it is stored.
 fn fits(elem: Elem, x: f32) -> bool {
     match elem {
-        Elem::Bf16 => hyc_ir::pack::bf16_to_f32(hyc_ir::pack::f32_to_bf16(x)).is_finite(),
+        Elem::Bf16 => hyc_plan::pack::bf16_to_f32(hyc_plan::pack::f32_to_bf16(x)).is_finite(),
         _ => x.is_finite(),
     }
 }

@@ -7,7 +7,7 @@ mod tests;
 
 use std::path::Path;
 
-use hyc_ir::text_settings::{MAX_TEMPLATE_BYTES, TextSettings};
+use hyc_plan::text_settings::{MAX_TEMPLATE_BYTES, TextSettings};
 use hyc_runtime::{ChatTemplate, Tokenizer};
 
 pub use self::neighbours::NEIGHBOURS;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hyc_ir::text_settings::MAX_TEMPLATE_BYTES;
+use hyc_plan::text_settings::MAX_TEMPLATE_BYTES;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};

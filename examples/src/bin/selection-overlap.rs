@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hyc_ir::plan::{Operand, StepOp};
+use hyc_plan::{Operand, StepOp};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions, Tokenizer, Values};
 use safetensors::SafeTensors;
 

@@ -9,7 +9,7 @@
 
 use cranelift_codegen::ir::Value;
 use cranelift_codegen::ir::condcodes::IntCC;
-use hyc_ir::plan::{AttnShape, GateMode, KernelSpec, SelectShape};
+use hyc_plan::{AttnShape, GateMode, KernelSpec, SelectShape};
 
 use super::emit::Emit;
 use super::paged::page;

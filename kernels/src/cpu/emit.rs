@@ -8,7 +8,7 @@ use cranelift_codegen::ir::types::{F32, F32X4, F64, I32, I32X4, I64};
 use cranelift_codegen::ir::{BlockArg, InstBuilder, MemFlagsData, Type, Value};
 use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::{FunctionBuilder, Variable};
-use hyc_ir::plan::{CacheSpec, Elem, KernelSpec, Layout};
+use hyc_plan::{CacheSpec, Elem, KernelSpec, Layout};
 
 use crate::operands::Operands;
 

@@ -3,8 +3,8 @@
 use std::mem::offset_of;
 
 use cranelift_codegen::ir::Value;
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{KernelSpec, Rows};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{KernelSpec, Rows};
 
 use super::emit::Emit;
 

@@ -5,8 +5,8 @@
 //! panels of products.
 
 use cranelift_codegen::ir::Value;
-use hyc_ir::abi::{PANEL, ROW_ALIGN, round_up};
-use hyc_ir::plan::{Epilogue, KernelSpec};
+use hyc_plan::{Epilogue, KernelSpec};
+use hyc_plan::{PANEL, ROW_ALIGN, round_up};
 
 use super::emit::Emit;
 use super::product::Product;

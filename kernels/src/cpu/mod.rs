@@ -1,6 +1,6 @@
 //! CPU kernels through Cranelift: shapes constant, f32x4 vectors, FMA where the target level has it.
 //!
-//! A kernel is one position-independent function of [`hyc_ir::abi::KernelFn`]'s type that calls nothing and
+//! A kernel is one position-independent function of [`hyc_plan::abi::KernelFn`]'s type that calls nothing and
 //! refers to nothing: its constants lie in its own code. So an artefact's code is kernels one after the
 //! other, and loading it is a copy.
 
@@ -27,7 +27,7 @@ use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{Linkage, Module};
-use hyc_ir::plan::{KernelSpec, StepOp};
+use hyc_plan::{KernelSpec, StepOp};
 
 pub use support::supports;
 

@@ -7,8 +7,8 @@
 use cranelift_codegen::ir::Value;
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::types::F32;
-use hyc_ir::abi::{PANEL, ROW_ALIGN, round_up};
-use hyc_ir::plan::KernelSpec;
+use hyc_plan::KernelSpec;
+use hyc_plan::{PANEL, ROW_ALIGN, round_up};
 
 use super::emit::Emit;
 use super::product::Product;

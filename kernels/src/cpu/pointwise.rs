@@ -1,7 +1,7 @@
 //! Rows in, rows out: an item is a row. Reference: `reference::pointwise`.
 
 use cranelift_codegen::ir::Value;
-use hyc_ir::plan::{Elem, GateMode, Layout};
+use hyc_plan::{Elem, GateMode, Layout};
 
 use super::emit::Emit;
 

@@ -10,8 +10,8 @@
 
 use cranelift_codegen::ir::Value;
 use cranelift_frontend::Variable;
-use hyc_ir::abi::PANEL;
-use hyc_ir::plan::Elem;
+use hyc_plan::Elem;
+use hyc_plan::PANEL;
 
 use super::emit::Emit;
 

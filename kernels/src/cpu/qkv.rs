@@ -8,8 +8,8 @@
 use cranelift_codegen::ir::Value;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::F64;
-use hyc_ir::abi::{PANEL, round_up};
-use hyc_ir::plan::{AttnShape, CacheSpec, KernelSpec, RopeSpec};
+use hyc_plan::{AttnShape, CacheSpec, KernelSpec, RopeSpec};
+use hyc_plan::{PANEL, round_up};
 
 use super::emit::Emit;
 use super::linear::input;

@@ -13,7 +13,7 @@
 
 use cranelift_codegen::ir::Value;
 use cranelift_frontend::Variable;
-use hyc_ir::plan::{AttnShape, CacheSpec};
+use hyc_plan::{AttnShape, CacheSpec};
 
 use super::emit::Emit;
 

@@ -1,6 +1,6 @@
 //! What this back end has kernels for.
 
-use hyc_ir::plan::{KernelSpec, Kind, Layout, OperandSpec, SelectShape, StepOp};
+use hyc_plan::{KernelSpec, Kind, Layout, OperandSpec, SelectShape, StepOp};
 
 use crate::operands;
 

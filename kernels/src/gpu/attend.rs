@@ -14,8 +14,8 @@
 
 use std::mem::offset_of;
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{AttnShape, CacheSpec, KernelSpec, Kind, OperandSpec, SelectShape, StepOp};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{AttnShape, CacheSpec, KernelSpec, Kind, OperandSpec, SelectShape, StepOp};
 
 use super::emit::{Emit, Float, Int, Ptr, Var, WARP};
 use super::paged_kv::physical_page;

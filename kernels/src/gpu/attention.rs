@@ -8,7 +8,7 @@
 //! ```
 //! A group's query heads go in tiles of four. Reference: `reference::attention`.
 
-use hyc_ir::plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, OperandSpec, SelectShape};
+use hyc_plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, OperandSpec, SelectShape};
 
 use super::attend::{Item, group, list};
 use super::emit::{Emit, Float, Int, LANES, Ptr, Var, WARP};

@@ -1,7 +1,7 @@
 //! `SparseAttention`, `WindowAttention` and `HybridAttention` on the tensor cores of `attend`: a block a (token, KV
 //! head), its branches one after the other. Reference: `reference::attention`.
 
-use hyc_ir::plan::{AttnShape, Extent, GateMode, SelectShape, When};
+use hyc_plan::{AttnShape, Extent, GateMode, SelectShape, When};
 
 use super::Maker;
 use super::attend::{Item, Pages, Reader, group, list, place};

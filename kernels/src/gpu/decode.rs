@@ -7,7 +7,7 @@
 //! No score leaves the chip but one a (head, page). Scores are compared in logs (HySparse 2602.03560, equation 3), as
 //! [`Heads`] says. Reference: `reference::attention::full`.
 
-use hyc_ir::plan::{AttnShape, Extent, SelectShape};
+use hyc_plan::{AttnShape, Extent, SelectShape};
 
 use super::Maker;
 use super::attend::{Item, Reader, group, list, place, splits};

@@ -14,8 +14,8 @@
 //! Loads into registers would do without shared memory, but `ptxas` sinks them to their uses, and then too few
 //! bytes are under way.
 
-use hyc_ir::abi::TILE;
-use hyc_ir::plan::{Extent, GridDim, KernelSpec, Rows, When};
+use hyc_plan::TILE;
+use hyc_plan::{Extent, GridDim, KernelSpec, Rows, When};
 
 use super::Maker;
 use super::emit::{Emit, Float, Int, LANES, Ptr, Var};

@@ -9,8 +9,8 @@
 //! ```
 //! Where a pair stands among its expert's does not change its result. Reference: `reference::moe`.
 
-use hyc_ir::abi::TILE;
-use hyc_ir::plan::Extent;
+use hyc_plan::Extent;
+use hyc_plan::TILE;
 
 use super::dense::{
     self, MANY_OUT, Packed, STAGES, Strip, THREADS, WARPS, k_tiles, packed_bytes, packed_row, reduce,

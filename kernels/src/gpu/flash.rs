@@ -15,8 +15,8 @@
 
 use std::mem::offset_of;
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{AttnShape, CacheSpec, Extent, KernelSpec, SelectShape};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{AttnShape, CacheSpec, Extent, KernelSpec, SelectShape};
 
 use super::attend::{Item, LOG2_E, group, list, place};
 use super::decode::MOST_ROWS;

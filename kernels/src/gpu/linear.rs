@@ -2,8 +2,8 @@
 //!
 //! Block: one panel of 16 outputs for a tile of rows. Reference: `reference::linear::linear`.
 
-use hyc_ir::abi::PANEL;
-use hyc_ir::plan::{Elem, Epilogue, Extent, KernelSpec, Layout};
+use hyc_plan::PANEL;
+use hyc_plan::{Elem, Epilogue, Extent, KernelSpec, Layout};
 
 use super::dense::{self, Matrix};
 use super::emit::{Emit, Float, Int, Ptr};

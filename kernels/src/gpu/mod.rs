@@ -1,7 +1,7 @@
 //! GPU kernels through LLVM: PTX for `sm_90a`, shapes constant.
 //!
 //! A kernel takes the addresses of the step's context, of its operands and of its scratch, laid out as
-//! [`hyc_ir::abi`] says: weights, caches and activations are those of the CPU's kernels, so one reference
+//! [`hyc_plan::abi`] says: weights, caches and activations are those of the CPU's kernels, so one reference
 //! serves both.
 
 mod attend;
@@ -31,7 +31,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
-use hyc_ir::plan::{
+use hyc_plan::{
     AttnShape, CacheSpec, Extent, GridDim, KernelSpec, Launch, Layout, OperandSpec, Rows, SelectShape,
     StepOp, When,
 };

@@ -1,7 +1,7 @@
 //! Router and experts. Reference: `reference::moe`.
 
-use hyc_ir::abi::PANEL;
-use hyc_ir::plan::{Extent, Layout};
+use hyc_plan::PANEL;
+use hyc_plan::{Extent, Layout};
 
 use super::emit::{Emit, Float, Int, LANES, WARP};
 use super::product::{self, Input, Place, THREADS};

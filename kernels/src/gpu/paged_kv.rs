@@ -1,10 +1,11 @@
 //! Where a token's keys and values stand: the page of a position, the place of an element in it. The layout of a page is
-//! told in [`hyc_ir::abi`].
+//! told in [`hyc_plan::abi`].
 
 use std::mem::offset_of;
 
-use hyc_ir::abi::{StepContext, TILE};
-use hyc_ir::plan::{CachePolicy, CacheSpec};
+use hyc_plan::TILE;
+use hyc_plan::abi::StepContext;
+use hyc_plan::{CachePolicy, CacheSpec};
 
 use super::emit::{Emit, Float, Int, Ptr};
 

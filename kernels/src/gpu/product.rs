@@ -8,8 +8,8 @@
 //! A thread keeps eight sums a row; lanes of equal half are summed by shuffles, warps in shared memory. The
 //! order is that of k alone: a row's bits do not depend on the rows beside it.
 
-use hyc_ir::abi::PANEL;
-use hyc_ir::plan::Elem;
+use hyc_plan::Elem;
+use hyc_plan::PANEL;
 
 use super::emit::{Emit, Float, Int, Ptr};
 

@@ -1,7 +1,7 @@
 //! What the kernels of `QkvAppend` share: its attributes, what is projected to, the angles of its RoPE.
 
-use hyc_ir::abi::PANEL;
-use hyc_ir::plan::{AttnShape, RopeSpec};
+use hyc_plan::PANEL;
+use hyc_plan::{AttnShape, RopeSpec};
 
 use super::emit::{Emit, Ptr};
 

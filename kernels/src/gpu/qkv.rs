@@ -5,8 +5,9 @@
 
 use std::mem::offset_of;
 
-use hyc_ir::abi::{PANEL, StepContext};
-use hyc_ir::plan::{Extent, Layout, RopeSpec};
+use hyc_plan::PANEL;
+use hyc_plan::abi::StepContext;
+use hyc_plan::{Extent, Layout, RopeSpec};
 
 use super::dense::{self, FewRows, Matrix};
 use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};

@@ -9,8 +9,8 @@
 
 use std::mem::offset_of;
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::Extent;
+use hyc_plan::Extent;
+use hyc_plan::abi::StepContext;
 
 use super::Maker;
 use super::dense::{

@@ -2,8 +2,8 @@
 
 use std::mem::offset_of;
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{KernelSpec, Rows};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{KernelSpec, Rows};
 
 use super::emit::{Emit, Int};
 

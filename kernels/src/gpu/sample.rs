@@ -1,8 +1,8 @@
 //! `Sample`: a token for each row of logits. Reference: `reference::pointwise::sample`, and with it
-//! [`hyc_ir::sample::choose`], whose arithmetic this is to the bit.
+//! [`hyc_plan::sample::choose`], whose arithmetic this is to the bit.
 //!
 //! Block: one row after the other, [`THREADS`] threads, each with the row's elements `thread + i * THREADS`. The
-//! order of the tokens is that of the numbers `(key << 32) | !id` ([`hyc_ir::sample::key`]), all of them
+//! order of the tokens is that of the numbers `(key << 32) | !id` ([`hyc_plan::sample::key`]), all of them
 //! different. Every step (top-k, top-p, the draw) looks for the place in that order where a sum passes a target, by
 //! bisection: first over keys, then over ids where keys are equal. A sum is one look at all elements that have a
 //! weight; their ids are in scratch, each thread's own in a column of its own, so that nobody waits for anybody.
@@ -16,10 +16,10 @@
 use std::fmt::Write;
 use std::mem::offset_of;
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{Extent, Launch};
-use hyc_ir::sample::{EXP2, FLOOR, SampleParams, Seen};
-use hyc_ir::sampling::MAX_PENALTY_WINDOW;
+use hyc_plan::abi::StepContext;
+use hyc_plan::sample::{EXP2, FLOOR, SampleParams, Seen};
+use hyc_plan::sampling::MAX_PENALTY_WINDOW;
+use hyc_plan::{Extent, Launch};
 
 use super::{MULTIPROCESSORS, Maker};
 
@@ -240,7 +240,7 @@ impl Text<'_> {
     }
 
     /// Changes the logits of the row's list, which `%from` in the parameters says, as
-    /// [`hyc_ir::sample::penalised`] does; the others wait for them.
+    /// [`hyc_plan::sample::penalised`] does; the others wait for them.
     fn penalise() -> String {
         let body = format!(
             "

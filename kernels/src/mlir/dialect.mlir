@@ -1,5 +1,5 @@
 // The `hysparse` dialect: a graph of hyc-ir as MLIR verifies it. The ops and their meaning are those of
-// ir/src/op.rs. A constraint that is named twice in an op wants one and the same type or attribute at both
+// ir/graph/src/op.rs. A constraint that is named twice in an op wants one and the same type or attribute at both
 // places: so `add` takes equal shapes, and a selection is read over the page map, block size and KV heads of
 // its cache. Tensors have an encoding that names their symbolic dimensions. Attributes that may be absent are
 // not declared here: IRDL has no optional ones. Types stand in a module of their own, since symbols of types and

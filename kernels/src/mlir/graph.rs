@@ -9,9 +9,9 @@
 
 use std::collections::HashMap;
 
-use hyc_ir::plan::{CachePolicy, Elem, Epilogue};
 use hyc_ir::types::{CacheType, Dim, SelectionType, Type};
 use hyc_ir::{Attr, Graph, Op, OpData, OpId, ValueId};
+use hyc_plan::{CachePolicy, Elem, Epilogue};
 use melior::ir::attribute::{DenseI32ArrayAttribute, FloatAttribute, IntegerAttribute, StringAttribute};
 use melior::ir::operation::{OperationBuilder, OperationLike, OperationMutLike, OperationPrintingFlags};
 use melior::ir::r#type::IntegerType;

@@ -15,7 +15,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
-use hyc_ir::plan::KernelSpec;
+use hyc_plan::KernelSpec;
 use melior::Context;
 use melior::diagnostic::Diagnostic;
 use melior::dialect::DialectRegistry;

@@ -4,7 +4,7 @@
 //! slices a row (heads): a warp a slice. Either way the row is read once and kept in registers, and the order of
 //! the sum is that of the width alone.
 
-use hyc_ir::plan::Elem;
+use hyc_plan::Elem;
 
 use super::text::{Kernel, THREADS, Team, Value, WARP, vector};
 

@@ -2,9 +2,10 @@
 
 use std::mem::offset_of;
 
-use hyc_ir::abi::{PANEL, StepContext, TILE};
-use hyc_ir::pack;
-use hyc_ir::plan::{Elem, GateMode, KernelSpec, Layout, StepOp};
+use hyc_plan::abi::StepContext;
+use hyc_plan::pack;
+use hyc_plan::{Elem, GateMode, KernelSpec, Layout, StepOp};
+use hyc_plan::{PANEL, TILE};
 
 use super::norm::rms_norm;
 use super::rope::rope;

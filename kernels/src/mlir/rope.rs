@@ -5,8 +5,8 @@
 
 use std::mem::offset_of;
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{Elem, RopeSpec};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{Elem, RopeSpec};
 
 use super::text::{Kernel, Team, Value, vector};
 

@@ -1,14 +1,14 @@
 //! A row-wise kernel as MLIR text, written value by value: LLVM's dialect for functions and memory, `arith`,
 //! `math`, `vector` and `scf` for what is computed, `nvvm` for the machine.
 //!
-//! A function has the parameters that [`Launch`](hyc_ir::plan::Launch) tells and [`THREADS`] threads; block x
+//! A function has the parameters that [`Launch`](hyc_plan::Launch) tells and [`THREADS`] threads; block x
 //! is one row. Columns are dealt out in chunks of `lanes` elements, chunk `k * team + i` to thread i of a team:
 //! neighbours read neighbouring 16 bytes, and a thread's loads do not wait for each other. Rows begin at
 //! multiples of 64 bytes, and their padding may be read and written, so a last chunk may reach into it.
 
 use std::fmt::Display;
 
-use hyc_ir::plan::{Elem, KernelSpec, Layout};
+use hyc_plan::{Elem, KernelSpec, Layout};
 
 use crate::operands::Operands;
 

@@ -1,6 +1,6 @@
 //! Attentions, each row and head on its own, with every probability in hand (HySparse 2602.03560).
 
-use hyc_ir::plan::{AttnShape, GateMode, SelectShape};
+use hyc_plan::{AttnShape, GateMode, SelectShape};
 
 use super::pointwise::sigmoid;
 use super::view::{CacheView, Views, dot};

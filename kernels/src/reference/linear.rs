@@ -1,6 +1,6 @@
 //! Matrix products and what is fused around them.
 
-use hyc_ir::plan::{AttnShape, Epilogue, RopeSpec};
+use hyc_plan::{AttnShape, Epilogue, RopeSpec};
 
 use super::pointwise::{normalise, rotate, sigmoid};
 use super::view::{Views, dot};

@@ -2,7 +2,7 @@
 //!
 //! f32 in memory, f64 in every sum. The attention is the textbook's: all probabilities of one row in a
 //! vector, no streaming, selection by sorting. It reads and writes the memory that generated kernels do
-//! (`hyc_ir::abi`), so that the two can run one after the other on the same buffers.
+//! (`hyc_plan::abi`), so that the two can run one after the other on the same buffers.
 
 mod attention;
 mod linear;
@@ -10,8 +10,8 @@ mod moe;
 mod pointwise;
 mod view;
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{KernelSpec, StepOp};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{KernelSpec, StepOp};
 
 pub use attention::select_top;
 use view::{Views, row_count};
@@ -19,7 +19,7 @@ use view::{Views, row_count};
 /// Executes the whole grid of one step.
 ///
 /// # Safety
-/// `context` and `operands` must be as `hyc_ir::abi` says for `spec`: every pointer valid for the sizes that
+/// `context` and `operands` must be as `hyc_plan::abi` says for `spec`: every pointer valid for the sizes that
 /// the spec and the context's counts give, the outputs not shared with anything else meanwhile.
 pub unsafe fn run(spec: &KernelSpec, context: &StepContext, operands: &[*mut u8]) {
     let rows: Vec<u64> = (0..row_count(spec, context)).collect();

@@ -1,6 +1,6 @@
 //! Rows in, rows out.
 
-use hyc_ir::plan::{GateMode, RopeSpec};
+use hyc_plan::{GateMode, RopeSpec};
 
 use super::view::{TensorView, Views};
 
@@ -105,7 +105,7 @@ pub fn sample(v: &Views, vocab: u64) {
     for output in v.rows() {
         // Logits are f32 in memory: nothing is lost.
         let mut logits: Vec<f32> = logits.row(output, vocab).into_iter().map(|x| x as f32).collect();
-        let token = hyc_ir::sample::penalise_and_choose(&mut logits, &v.sampling(output), v.seen());
+        let token = hyc_plan::sample::penalise_and_choose(&mut logits, &v.sampling(output), v.seen());
         out.set_int(output, 0, token.map_or(-1, |token| token as i32));
     }
 }

@@ -2,10 +2,10 @@
 
 use std::cell::Cell;
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::pack;
-use hyc_ir::plan::{CachePolicy, CacheSpec, Elem, KernelSpec, Layout, OperandSpec, Rows};
-use hyc_ir::sample::{SampleParams, Seen};
+use hyc_plan::abi::StepContext;
+use hyc_plan::pack;
+use hyc_plan::sample::{SampleParams, Seen};
+use hyc_plan::{CachePolicy, CacheSpec, Elem, KernelSpec, Layout, OperandSpec, Rows};
 
 /// All operands of one step.
 pub struct Views<'a> {

@@ -8,8 +8,8 @@
 //! A row's norm costs little beside a product, so each user computes it again. Left alone where any user is
 //! something else (the experts of a MoE read the normalised row itself), or the norm is over heads.
 
-use hyc_ir::plan::Epilogue;
 use hyc_ir::{Graph, Op, OpId, ValueId};
+use hyc_plan::Epilogue;
 
 /// Fuses norms. Returns the rewrites made.
 pub fn run(graph: &mut Graph) -> usize {

@@ -7,8 +7,8 @@
 //! ```
 //! Left alone where the product has another user.
 
-use hyc_ir::plan::Epilogue;
 use hyc_ir::{Graph, Op, OpId, ValueId};
+use hyc_plan::Epilogue;
 
 use crate::rewrite::{fuse, sole_producer};
 

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use hyc_ir::plan::{Buffer, CachePolicy, Operand, Plan};
+use hyc_plan::{Buffer, CachePolicy, Operand, Plan};
 
 /// A Plan as text: one line an entry.
 pub fn describe_plan(plan: &Plan) -> String {
@@ -31,7 +31,7 @@ pub fn describe_plan(plan: &Plan) -> String {
     }
     for step in &plan.steps {
         let roles = step.op.roles();
-        let operand = |(operand, role): (&Operand, &hyc_ir::plan::Role)| {
+        let operand = |(operand, role): (&Operand, &hyc_plan::Role)| {
             let place = match operand {
                 Operand::Buffer(id) => id.to_string(),
                 Operand::Weight(id) => id.to_string(),

@@ -10,7 +10,7 @@ mod stack;
 use std::io;
 use std::time::SystemTime;
 
-use hyc_ir::text_settings::MAX_TEMPLATE_BYTES;
+use hyc_plan::text_settings::MAX_TEMPLATE_BYTES;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};

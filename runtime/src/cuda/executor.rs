@@ -4,8 +4,8 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction};
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{KernelSpec, Launch, Plan, Step, StepOp, WeightId};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{KernelSpec, Launch, Plan, Step, StepOp, WeightId};
 
 use super::device::{Device, DeviceBlock, Event, Pinned, Running, check};
 use super::graph::{Graph, Graphs, PassKey};

@@ -5,9 +5,9 @@
 
 use std::mem::size_of;
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::ModelInfo;
-use hyc_ir::sample::{SampleParams, Seen, most_seen};
+use hyc_plan::ModelInfo;
+use hyc_plan::abi::StepContext;
+use hyc_plan::sample::{SampleParams, Seen};
 
 /// Words of one row's sampling.
 const SAMPLE_WORDS: u64 = size_of::<SampleParams>() as u64 / 4;
@@ -47,7 +47,7 @@ impl ListLayout {
             page_table: take(m.max_batch * m.max_context.div_ceil(m.page)),
             bytes: 0,
         };
-        take(most_seen(m) * SEEN_WORDS);
+        take(m.most_seen() * SEEN_WORDS);
         layout.bytes = at;
         layout
     }

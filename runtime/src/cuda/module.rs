@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction, CUjit_option, CUmodule, CUresult};
-use hyc_ir::bind::{self, DIGEST_BYTES, PLAN_SYMBOL, Sha};
-use hyc_ir::plan::{Launch, Plan};
+use hyc_plan::bind::{self, DIGEST_BYTES, PLAN_SYMBOL, Sha};
+use hyc_plan::{Launch, Plan};
 
 use super::device::{Device, check};
 use crate::error::{Error, ErrorKind, Result};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys;
-use hyc_ir::plan::{Plan, WeightId};
+use hyc_plan::{Plan, WeightId};
 
 use super::device::{Device, DeviceBlock, Event, Pinned, check};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,7 +35,7 @@ pub fn copy(
     let all = device.zeroed(bytes)?;
     let addresses: Vec<u64> = places.iter().map(|at| all.address + at).collect();
     let mut staging = Staging::new(device)?;
-    let total: u64 = model.plan().weights.iter().map(hyc_ir::plan::Weight::bytes).sum();
+    let total: u64 = model.plan().weights.iter().map(hyc_plan::Weight::bytes).sum();
     let mut done = 0;
     for (i, address) in addresses.iter().enumerate() {
         let mut to = *address;

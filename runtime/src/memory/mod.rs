@@ -3,7 +3,7 @@
 mod block;
 mod machine;
 
-use hyc_ir::plan::{CachePolicy, Plan};
+use hyc_plan::{CachePolicy, Plan};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use hyc_ir::artefact::{ALIGN, CODE};
-use hyc_ir::plan::Plan;
+use hyc_plan::Plan;
+use hyc_plan::artefact::{ALIGN, CODE};
 use memmap2::Mmap;
 
 use super::damaged;
@@ -70,7 +70,7 @@ pub(super) fn check_places(
             return Err(damaged(path, format!("kernel {} is not inside the code", kernel.name)));
         }
     }
-    hyc_ir::bind::check(plan, &map[start..end]).map_err(|e| damaged(path, e))
+    hyc_plan::bind::check(plan, &map[start..end]).map_err(|e| damaged(path, e))
 }
 
 /// The code, copied to memory that may be executed; `None` where the artefact has none for this machine.

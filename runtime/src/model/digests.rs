@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use hyc_ir::artefact::{DIGEST, LEAF, ROOT_KEY, TREE};
+use hyc_plan::artefact::{DIGEST, LEAF, ROOT_KEY, TREE};
 use sha2::{Digest, Sha256};
 
 use super::damaged;

@@ -6,7 +6,7 @@ use std::ops::{Deref, Range};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use hyc_ir::artefact::MOST_HEADER;
+use hyc_plan::artefact::MOST_HEADER;
 use memmap2::Mmap;
 
 use crate::error::{Error, ErrorKind, Result};

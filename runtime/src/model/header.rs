@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use hyc_ir::artefact::{ALIGN, HASH_KEY, MOST_HEADER, NO_HASH, PAD, VERSION, VERSION_KEY};
+use hyc_plan::artefact::{ALIGN, HASH_KEY, MOST_HEADER, NO_HASH, PAD, VERSION, VERSION_KEY};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};

@@ -13,12 +13,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use hyc_ir::artefact::{
+use hyc_plan::artefact::{
     ASM, CODE, CUBIN, GRAPH, NO_WEIGHTS, PAD, PLAN_KEY, SAMPLING_KEY, TOKENIZER, TREE, WEIGHTS_KEY,
 };
-use hyc_ir::plan::{Plan, Weight, WeightId};
-use hyc_ir::sampling::SamplingDefaults;
-use hyc_ir::text_settings::TextSettings;
+use hyc_plan::sampling::SamplingDefaults;
+use hyc_plan::text_settings::TextSettings;
+use hyc_plan::{Plan, Weight, WeightId};
 use memmap2::Mmap;
 
 use self::code::{check_machine, check_places, code};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use hyc_ir::artefact::TEXT_KEY;
-use hyc_ir::text_settings::{MAX_BYTES, TextSettings};
+use hyc_plan::artefact::TEXT_KEY;
+use hyc_plan::text_settings::{MAX_BYTES, TextSettings};
 
 use super::damaged;
 use crate::error::Result;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use hyc_ir::plan::{Elem, Layout, Plan, Weight};
+use hyc_plan::{Elem, Layout, Plan, Weight};
 
 use super::damaged;
 use super::header::{Dtype, Header};
@@ -31,10 +31,10 @@ pub fn stored_shape(layout: Layout) -> Vec<usize> {
     let dims = match layout {
         Layout::Vector { len } => vec![len],
         Layout::Rows { rows, cols } => vec![rows, cols],
-        Layout::Panels { count, inn, .. } => vec![count * layout.panels(), inn, hyc_ir::abi::PANEL],
+        Layout::Panels { count, inn, .. } => vec![count * layout.panels(), inn, hyc_plan::PANEL],
         Layout::Tiles { count, out, inn } => {
-            let tiles = |n: u64| n.div_ceil(hyc_ir::abi::TILE);
-            vec![count * tiles(out), tiles(inn), hyc_ir::abi::TILE, hyc_ir::abi::TILE]
+            let tiles = |n: u64| n.div_ceil(hyc_plan::TILE);
+            vec![count * tiles(out), tiles(inn), hyc_plan::TILE, hyc_plan::TILE]
         }
     };
     dims.into_iter().map(|dim| dim as usize).collect()

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 #[cfg(feature = "chat")]
 use std::sync::OnceLock;
 
-use hyc_ir::text_settings::TextSettings;
+use hyc_plan::text_settings::TextSettings;
 use tokenizers::{Encoding, ModelWrapper, TokenizerImpl};
 
 use self::guard::contained;

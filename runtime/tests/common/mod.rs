@@ -7,12 +7,12 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::artefact::{
+use hyc_plan::abi::StepContext;
+use hyc_plan::artefact::{
     ALIGN, CODE, HASH_KEY, LEAF, NO_HASH, PAD, PLAN_KEY, ROOT_KEY, TOKENIZER, TREE, VERSION_KEY,
 };
-use hyc_ir::plan::*;
-use hyc_ir::sample::penalise_and_choose;
+use hyc_plan::sample::penalise_and_choose;
+use hyc_plan::*;
 use hyc_runtime::{Error, Executor, LoadOptions, Model};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -269,7 +269,7 @@ impl Parts {
 
     /// Code of the kernels, which returns at once: 40 bytes each, so that a pad must follow.
     pub fn with_code(mut self) -> Parts {
-        let code = hyc_ir::bind::lay_out(&mut self.plan, &vec![vec![0xc3; 40]; 8]);
+        let code = hyc_plan::bind::lay_out(&mut self.plan, &vec![vec![0xc3; 40]; 8]);
         self.with_bytes(CODE, code)
     }
 
@@ -277,7 +277,7 @@ impl Parts {
     fn bytes(&self, tensor: &Tensor) -> Vec<u8> {
         let mut bytes = tensor.bytes.clone();
         if tensor.name == CODE && !self.sealed && self.plan.verify().is_ok() {
-            hyc_ir::bind::seal(&self.plan, &mut bytes);
+            hyc_plan::bind::seal(&self.plan, &mut bytes);
         }
         bytes
     }
@@ -299,7 +299,7 @@ impl Parts {
         self.with_bytes(TOKENIZER, json.to_string().into_bytes())
     }
 
-    /// The file, written after the words of `hyc_ir::artefact` alone.
+    /// The file, written after the words of `hyc_plan::artefact` alone.
     pub fn file(&self) -> Vec<u8> {
         let (mut header, mut tree, mut data) = (Map::new(), Vec::new(), Vec::new());
         for (i, tensor) in self.tensors.iter().enumerate() {

@@ -26,7 +26,7 @@ pub fn compile(graph: &Graph) {
 /// of JSON. [`file`] makes a file of them whose version, digests and hash are right, so that damage reaches
 /// what is behind those checks.
 pub mod artefact {
-    use hyc_ir::artefact::{ALIGN, HASH_KEY, LEAF, NO_HASH, PLAN_KEY, ROOT_KEY, TREE, VERSION, VERSION_KEY};
+    use hyc_plan::artefact::{ALIGN, HASH_KEY, LEAF, NO_HASH, PLAN_KEY, ROOT_KEY, TREE, VERSION, VERSION_KEY};
     use serde_json::{Map, Value, json};
     use sha2::{Digest, Sha256};
 

@@ -1,8 +1,8 @@
 //! Where the rows of a step stand.
 
-use hyc_ir::abi::StepContext;
-use hyc_ir::plan::{CachePolicy, CacheSpec};
-use hyc_ir::sample::{SampleParams, Seen};
+use hyc_plan::abi::StepContext;
+use hyc_plan::sample::{SampleParams, Seen};
+use hyc_plan::{CachePolicy, CacheSpec};
 
 use crate::Rng;
 

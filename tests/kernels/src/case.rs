@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use hyc_ir::plan::*;
-use hyc_ir::sample::{ONE, SampleParams, Seen};
-use hyc_ir::sampling::MAX_PENALTY_WINDOW;
+use hyc_plan::sample::{ONE, SampleParams, Seen};
+use hyc_plan::sampling::MAX_PENALTY_WINDOW;
+use hyc_plan::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{Batch, Rng};

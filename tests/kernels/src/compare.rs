@@ -1,7 +1,7 @@
 //! Compares what a kernel left in memory with what the reference left there.
 
-use hyc_ir::pack;
-use hyc_ir::plan::*;
+use hyc_plan::pack;
+use hyc_plan::*;
 
 use crate::memory::memory_rows;
 use crate::reference::{result_rows, scores};

@@ -1,6 +1,6 @@
 //! What `gpu-cases` leaves in its folder for `gpu-check`.
 
-use hyc_ir::plan::{KernelSpec, Launch};
+use hyc_plan::{KernelSpec, Launch};
 use serde::{Deserialize, Serialize};
 
 use crate::{Case, Fill, blocks};

@@ -1,7 +1,7 @@
 //! Random memory for a kernel's operands.
 
-use hyc_ir::pack;
-use hyc_ir::plan::*;
+use hyc_plan::pack;
+use hyc_plan::*;
 
 use crate::{Batch, Fill, Rng, large};
 

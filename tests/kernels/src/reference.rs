@@ -1,7 +1,7 @@
 //! Runs the reference on a case's memory, on some of its rows where all would take too long.
 
-use hyc_ir::plan::*;
 use hyc_kernels::reference;
+use hyc_plan::*;
 
 use crate::{Batch, Memory, Rng};
 

@@ -2,11 +2,11 @@
 
 #![allow(clippy::print_stdout)] // A test's output is captured.
 
-use hyc_ir::abi::KernelFn;
-use hyc_ir::plan::*;
 use hyc_kernel_tests::compare::{Limits, Step};
 use hyc_kernel_tests::{Batch, Case, Memory, Rng, cases, memory, pointers, run_reference};
 use hyc_kernels::cpu::{self, CpuTarget, Level};
+use hyc_plan::abi::KernelFn;
+use hyc_plan::*;
 
 /// Items of the whole grid.
 fn items(spec: &KernelSpec, batch: &Batch) -> u64 {

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hyc_filetest::{GRAPH, PTX};
-use hyc_ir::abi::round_up;
-use hyc_ir::plan::*;
 use hyc_ir::{Graph, Op, text, verify};
 use hyc_kernels::{gpu, mlir};
 use hyc_passes::PipelineOptions;
+use hyc_plan::round_up;
+use hyc_plan::*;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../filetests")

@@ -11,11 +11,11 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier};
 
-use hyc_ir::abi::round_up;
-use hyc_ir::plan::*;
 use hyc_kernel_tests::compare::{Limits, Step};
 use hyc_kernel_tests::{Batch, Case, Fill, Memory, Rng, cases, memory, pointers, run_reference};
 use hyc_kernels::gpu;
+use hyc_plan::round_up;
+use hyc_plan::*;
 use inkwell::OptimizationLevel;
 use inkwell::context::Context;
 use inkwell::memory_buffer::MemoryBuffer;

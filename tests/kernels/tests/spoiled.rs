@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use hyc_ir::plan::*;
 use hyc_kernel_tests::compare::{Limits, Step};
 use hyc_kernel_tests::{Batch, Case, Fill, Memory, Rng, cases, memory, run_reference};
+use hyc_plan::*;
 
 /// A case that the reference has run.
 struct Run<'a> {

@@ -9,8 +9,8 @@ use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use hyc::driver;
-use hyc_ir::plan::Launch;
 use hyc_kernels::cpu::CpuTarget;
+use hyc_plan::Launch;
 
 /// Assemble the GPU kernels of models and check registers, spills, shared memory and SASS
 #[derive(Debug, Parser)]

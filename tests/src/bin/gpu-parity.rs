@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use hyc::diff::{Found, Options, diff};
 use hyc::interp::Interpreter;
-use hyc_ir::plan::{Elem, Layout, Plan, Step, StepOp};
+use hyc_plan::{Elem, Layout, Plan, Step, StepOp};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::parity::{check_caches, check_selections, run, run_batch, run_pieces, tokens};
 use hyc_tests::retrieval::{Other, Prompts, decode};

@@ -14,7 +14,7 @@ mod schema_tests;
 #[cfg(test)]
 mod tests;
 
-use hyc_ir::sampling::Range;
+use hyc_plan::sampling::Range;
 
 use super::desc::{LayerKind, ModelDesc};
 

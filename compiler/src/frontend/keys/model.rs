@@ -19,7 +19,7 @@ pub const MODEL: SectionKeys = SectionKeys {
         },
         Key {
             name: "layers",
-            ty: Type::Between(1, hyc_ir::MAX_LAYERS as i64),
+            ty: Type::Between(1, hyc_plan::MAX_LAYERS as i64),
             default: Default::Required,
             example: "36",
             meaning: "Layers, each an attention and a feed-forward part. Layers are counted from 0.",

@@ -1,6 +1,6 @@
 //! `[sampling]`.
 
-use hyc_ir::sampling::RANGES;
+use hyc_plan::sampling::RANGES;
 
 use super::{Default, Formula, Key, PLAIN, SectionKeys, Type};
 
@@ -110,7 +110,7 @@ pub const SAMPLING: SectionKeys = SectionKeys {
 
 #[cfg(test)]
 mod tests {
-    use hyc_ir::sampling::Range;
+    use hyc_plan::sampling::Range;
 
     use super::*;
 

@@ -213,7 +213,8 @@ fn value(desc: &ModelDesc, dim: &str) -> u64 {
 }
 
 fn wanted(desc: &ModelDesc) -> Vec<(String, Vec<u64>, bool)> {
-    use hyc_ir::{Op, Type, plan::Elem};
+    use hyc_ir::{Op, Type};
+    use hyc_plan::Elem;
     // Matrices are bf16 and the rest f32, so that the graph's element types tell them apart.
     let mut desc = desc.clone();
     desc.weights.dtype = WeightDtype::Bf16;

@@ -1,6 +1,6 @@
 //! Loads and stores.
 
-use hyc_ir::plan::Elem;
+use hyc_plan::Elem;
 use inkwell::AddressSpace;
 use inkwell::types::BasicTypeEnum;
 use inkwell::values::{BasicValue, BasicValueEnum};

@@ -10,7 +10,7 @@ mod memory;
 
 use std::rc::Rc;
 
-use hyc_ir::plan::{CacheSpec, Elem};
+use hyc_plan::{CacheSpec, Elem};
 use inkwell::attributes::AttributeLoc;
 use inkwell::builder::{Builder, BuilderError};
 use inkwell::context::Context;

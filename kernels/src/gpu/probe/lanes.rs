@@ -1,6 +1,6 @@
 //! Warps' reductions, conversions, vectors and functions: what one thread or warp does in registers.
 
-use hyc_ir::plan::Elem;
+use hyc_plan::Elem;
 use inkwell::values::BasicValueEnum;
 
 use super::{Probe, keep, launch, probe};

@@ -7,7 +7,7 @@ use crate::gpu::Maker;
 use crate::gpu::emit::{Emit, Int, Ptr, Var, WARP};
 use crate::gpu::pipe::{Fill, Ring, WarpRing};
 use crate::gpu::tensor::SHARED_SLACK;
-use hyc_ir::plan::Extent;
+use hyc_plan::Extent;
 
 pub fn all() -> Vec<Probe> {
     vec![

@@ -9,7 +9,7 @@ mod lanes;
 mod memory;
 mod products;
 
-use hyc_ir::plan::{Elem, Extent, KernelSpec, OperandSpec, Rows, StepOp};
+use hyc_plan::{Elem, Extent, KernelSpec, OperandSpec, Rows, StepOp};
 
 use super::emit::{Emit, Int, Ptr};
 use super::{GpuError, Maker, Ptx, compile_with};

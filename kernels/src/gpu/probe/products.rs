@@ -1,6 +1,6 @@
 //! Tensor cores: `mma` and `wgmma`, with operands as attention and products have them.
 
-use hyc_ir::abi::TILE;
+use hyc_plan::TILE;
 
 use super::{Probe, copy, launch, probe};
 use crate::gpu::Maker;

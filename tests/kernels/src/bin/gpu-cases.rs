@@ -7,11 +7,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use hyc_ir::plan::KernelSpec;
 use hyc_kernel_tests::case::label;
 use hyc_kernel_tests::manifest::{Entry, FILE, Kernel, Manifest, Probe};
 use hyc_kernel_tests::{Case, blocks, cases};
 use hyc_kernels::gpu::{self, GpuError, Ptx};
+use hyc_plan::KernelSpec;
 
 /// Compile the kernels of all cases to PTX, one file a kernel
 #[derive(Debug, Parser)]

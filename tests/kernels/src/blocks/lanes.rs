@@ -1,6 +1,6 @@
 //! What one thread or warp does in registers.
 
-use hyc_ir::pack::{bf16_to_f32, f32_to_bf16};
+use hyc_plan::pack::{bf16_to_f32, f32_to_bf16};
 
 use super::{Block, Want, random_words, words};
 use crate::Rng;

@@ -6,7 +6,7 @@ mod lanes;
 mod pipes;
 mod products;
 
-use hyc_ir::pack::{bf16_to_f32, f32_to_bf16};
+use hyc_plan::pack::{bf16_to_f32, f32_to_bf16};
 
 use crate::{Memory, Rng};
 

@@ -1,7 +1,7 @@
 //! Tensor cores.
 
-use hyc_ir::pack;
-use hyc_ir::plan::{Elem, Layout};
+use hyc_plan::pack;
+use hyc_plan::{Elem, Layout};
 
 use super::{Block, Want, random_bf16, words};
 use crate::Rng;

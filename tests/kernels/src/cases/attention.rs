@@ -1,7 +1,7 @@
 //! Attentions: the operands that each takes, and caches for a shape.
 
-use hyc_ir::abi::round_up;
-use hyc_ir::plan::*;
+use hyc_plan::round_up;
+use hyc_plan::*;
 
 use super::{Limits, indices, spec, tensor, vector};
 

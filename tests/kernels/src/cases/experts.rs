@@ -1,6 +1,6 @@
 //! Routers and experts.
 
-use hyc_ir::plan::*;
+use hyc_plan::*;
 
 use super::{Limits, Store, indices, spec, tensor};
 

@@ -1,6 +1,6 @@
 //! Shapes that fit nothing: odd widths, f32 and bf16 panels, pages of 8, whole layers of a few tokens.
 
-use hyc_ir::plan::*;
+use hyc_plan::*;
 
 use super::attention::{attention, caches, every};
 use super::experts::{Mixture, experts, router};

@@ -8,8 +8,8 @@ mod sample;
 mod selection;
 mod tiled;
 
-use hyc_ir::abi::round_up;
-use hyc_ir::plan::*;
+use hyc_plan::round_up;
+use hyc_plan::*;
 
 use crate::case::{Case, Fill};
 

@@ -1,6 +1,6 @@
 //! Linears and QKV projections with every fusion.
 
-use hyc_ir::plan::*;
+use hyc_plan::*;
 
 use super::{Limits, Store, spec, tensor, vector};
 

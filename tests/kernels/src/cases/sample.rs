@@ -1,6 +1,6 @@
 //! A token a row, equal to the reference's: every filter, ties, and rows that are no numbers.
 
-use hyc_ir::plan::*;
+use hyc_plan::*;
 
 use super::{Case, FEW, Fill, case, indices, sized, spec, tensor};
 use crate::case::Filter;

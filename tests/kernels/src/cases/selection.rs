@@ -1,6 +1,6 @@
 //! Selections where the order of blocks is easily lost: large logits, of one head and of several.
 
-use hyc_ir::plan::*;
+use hyc_plan::*;
 
 use super::attention::{attention, caches};
 use super::{FEW, Limits, MANY, Sequences, case};

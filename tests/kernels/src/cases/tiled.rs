@@ -1,7 +1,7 @@
 //! Weights and caches as tensor cores read them, at the sizes of real models and at the edges of tiles; and the
 //! mixtures of tiled and other storage that a GPU plan can have.
 
-use hyc_ir::plan::*;
+use hyc_plan::*;
 
 use super::attention::{attention, caches, every};
 use super::experts::{Mixture, experts, router};

@@ -5,10 +5,10 @@ use std::ffi::{CStr, CString, c_void};
 use std::mem::size_of;
 
 use cudarc::driver::sys::{self, CUfunction, CUmodule, CUresult, CUstream};
-use hyc_ir::abi::StepContext;
-use hyc_ir::sample::{SampleParams, Seen};
 use hyc_kernel_tests::manifest::Kernel;
 use hyc_kernel_tests::{Batch, Memory};
+use hyc_plan::abi::StepContext;
+use hyc_plan::sample::{SampleParams, Seen};
 
 /// Blocks of a grid in y.
 const MOST_Y: u64 = 65535;

@@ -8,12 +8,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use hyc_ir::plan::StepOp;
 use hyc_kernel_tests::blocks::block;
 use hyc_kernel_tests::case::tiled;
 use hyc_kernel_tests::compare::{Limits, Step};
 use hyc_kernel_tests::manifest::{Kernel, Manifest};
 use hyc_kernel_tests::{Batch, Case, Memory, Rng, memory, run_reference, sample_rows};
+use hyc_plan::StepOp;
 use serde::{Deserialize, Serialize};
 
 use crate::Args;

@@ -1,0 +1,136 @@
+//! Types in the text form.
+
+use super::cursor::{Cursor, Fail};
+use super::lex::Kind;
+use crate::types::{CacheType, Dim, SelectionType, Sym, Type};
+use hyc_plan::{CachePolicy, Elem, SelectShape};
+
+/// One type.
+pub fn parse_type(c: &mut Cursor<'_>) -> Result<Type, Fail> {
+    let word = c.word("a type")?;
+    let at = c.column();
+    match word {
+        "tensor" => {
+            let (dims, elem) = shape(c)?;
+            Ok(Type::Tensor { elem, dims })
+        }
+        "weight" => {
+            let (dims, elem) = shape(c)?;
+            let constant = |dim: &Dim| match dim {
+                Dim::Const(n) => Ok(*n),
+                _ => Err(Fail::new(at, "a weight's shape is constant")),
+            };
+            Ok(Type::Weight { elem, dims: dims.iter().map(constant).collect::<Result<_, _>>()? })
+        }
+        "cache" => cache(c),
+        "selection" => selection(c),
+        _ => Err(Fail::new(at, format!("`{word}` is no type; types are tensor, weight, cache, selection"))),
+    }
+}
+
+fn elem(word: &str) -> Option<Elem> {
+    match word {
+        "f32" => Some(Elem::F32),
+        "bf16" => Some(Elem::Bf16),
+        "i32" => Some(Elem::I32),
+        _ => None,
+    }
+}
+
+fn sym(word: &str) -> Option<Sym> {
+    match word {
+        "tokens" => Some(Sym::Tokens),
+        "context" => Some(Sym::Context),
+        "batch" => Some(Sym::Batch),
+        "outputs" => Some(Sym::Outputs),
+        _ => None,
+    }
+}
+
+/// `<dim x dim x elem>`.
+fn shape(c: &mut Cursor<'_>) -> Result<(Vec<Dim>, Elem), Fail> {
+    c.punct("<")?;
+    let mut dims = Vec::new();
+    loop {
+        if c.peek_kind() == Some(Kind::Number) {
+            dims.push(Dim::Const(c.int()?));
+        } else {
+            let at = c.column();
+            let word = c.word("a dimension or element type")?;
+            if let Some(elem) = elem(word) {
+                c.punct(">")?;
+                return Ok((dims, elem));
+            }
+            let Some(sym) = sym(word) else {
+                return Err(Fail::new(
+                    at,
+                    format!("`{word}` is neither tokens, context, batch, outputs nor f32, bf16, i32"),
+                ));
+            };
+            if c.eat("/") {
+                let at = c.column();
+                match c.int()? {
+                    0 => return Err(Fail::new(at, "a dimension cannot be divided by 0")),
+                    n => dims.push(Dim::CeilDiv(sym, n)),
+                }
+            } else {
+                dims.push(Dim::Sym(sym));
+            }
+        }
+        c.keyword("x")?;
+    }
+}
+
+/// `cache<4 x 128+128 x bf16, page 64, growing, map pages>`.
+fn cache(c: &mut Cursor<'_>) -> Result<Type, Fail> {
+    c.punct("<")?;
+    let kv_heads = c.int()?;
+    c.keyword("x")?;
+    let qk_dim = c.int()?;
+    c.punct("+")?;
+    let v_dim = c.int()?;
+    c.keyword("x")?;
+    let at = c.column();
+    let elem = elem(c.word("an element type")?).ok_or_else(|| Fail::new(at, "f32 or bf16 belongs here"))?;
+    c.punct(",")?;
+    c.keyword("page")?;
+    let page = c.int()?;
+    c.punct(",")?;
+    let at = c.column();
+    let policy = match c.word("growing or ring")? {
+        "growing" => CachePolicy::Growing,
+        "ring" => {
+            c.punct("(")?;
+            let window = c.int()?;
+            c.punct(",")?;
+            let pages = c.int()?;
+            c.punct(")")?;
+            CachePolicy::Ring { window, pages }
+        }
+        _ => return Err(Fail::new(at, "a cache is `growing` or `ring(WINDOW, PAGES)`")),
+    };
+    let map = map(c)?;
+    Ok(Type::Cache(CacheType { kv_heads, qk_dim, v_dim, elem, page, policy, map }))
+}
+
+/// `selection<4 x 16, block 64, map pages>`.
+fn selection(c: &mut Cursor<'_>) -> Result<Type, Fail> {
+    c.punct("<")?;
+    let kv_heads = c.int()?;
+    c.keyword("x")?;
+    let blocks = c.int()?;
+    c.punct(",")?;
+    c.keyword("block")?;
+    let block = c.int()?;
+    let map = map(c)?;
+    Ok(Type::Selection(SelectionType { shape: SelectShape { kv_heads, block, blocks }, map }))
+}
+
+/// `, map NAME>`.
+fn map(c: &mut Cursor<'_>) -> Result<String, Fail> {
+    c.punct(",")?;
+    c.keyword("map")?;
+    let map = c.word("a page map's name")?.to_string();
+    c.punct(">")?;
+    Ok(map)
+}

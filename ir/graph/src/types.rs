@@ -1,0 +1,151 @@
+//! Types of graph values.
+
+use std::fmt;
+
+use hyc_plan::{CachePolicy, Elem, SelectShape};
+
+/// A count that only a step knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sym {
+    /// Rows of a step.
+    Tokens,
+    /// Tokens that a sequence's caches hold.
+    Context,
+    /// Sequences of a step.
+    Batch,
+    /// Rows whose logits are wanted.
+    Outputs,
+}
+
+/// One dimension of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dim {
+    /// Known when compiling.
+    Const(u64),
+    /// Known in a step.
+    Sym(Sym),
+    /// `ceil(sym / n)`: blocks of a context; n > 0.
+    CeilDiv(Sym, u64),
+}
+
+/// A KV cache's type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CacheType {
+    /// KV heads.
+    pub kv_heads: u64,
+    /// Elements of a key.
+    pub qk_dim: u64,
+    /// Elements of a value.
+    pub v_dim: u64,
+    /// f32 or bf16.
+    pub elem: Elem,
+    /// Tokens a page.
+    pub page: u64,
+    /// What it keeps.
+    pub policy: CachePolicy,
+    /// The page map through which positions are found; caches with one map share their page tables.
+    pub map: String,
+}
+
+/// A selection's type: `kv_heads x blocks` indices a token.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SelectionType {
+    /// KV heads, block and count.
+    pub shape: SelectShape,
+    /// The page map whose blocks the indices name.
+    pub map: String,
+}
+
+/// The type of a value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Type {
+    /// Activations: the first dimension is `tokens` or `outputs`.
+    Tensor {
+        /// f32 or i32.
+        elem: Elem,
+        /// Shape.
+        dims: Vec<Dim>,
+    },
+    /// A constant from the weight files.
+    Weight {
+        /// Element type in the artefact.
+        elem: Elem,
+        /// Shape in the source.
+        dims: Vec<u64>,
+    },
+    /// A version of a KV cache.
+    Cache(CacheType),
+    /// Selected blocks.
+    Selection(SelectionType),
+}
+
+impl Type {
+    /// An f32 tensor `[rows, width]`.
+    pub fn rows(rows: Sym, width: u64) -> Type {
+        Type::Tensor { elem: Elem::F32, dims: vec![Dim::Sym(rows), Dim::Const(width)] }
+    }
+
+    /// The width of a `[rows, width]` tensor.
+    pub fn width(&self) -> Option<u64> {
+        match self {
+            Type::Tensor { dims, .. } => match dims[..] {
+                [Dim::Sym(_), Dim::Const(width)] => Some(width),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Sym {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Sym::Tokens => "tokens",
+            Sym::Context => "context",
+            Sym::Batch => "batch",
+            Sym::Outputs => "outputs",
+        })
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Const(n) => write!(f, "{n}"),
+            Dim::Sym(sym) => write!(f, "{sym}"),
+            Dim::CeilDiv(sym, n) => write!(f, "{sym}/{n}"),
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Type::Tensor { elem, dims } => {
+                f.write_str("tensor<")?;
+                dims.iter().try_for_each(|dim| write!(f, "{dim} x "))?;
+                write!(f, "{elem}>")
+            }
+            Type::Weight { elem, dims } => {
+                f.write_str("weight<")?;
+                dims.iter().try_for_each(|dim| write!(f, "{dim} x "))?;
+                write!(f, "{elem}>")
+            }
+            Type::Cache(c) => {
+                write!(f, "cache<{} x {}+{} x {}, page {}, ", c.kv_heads, c.qk_dim, c.v_dim, c.elem, c.page)?;
+                match c.policy {
+                    CachePolicy::Growing => f.write_str("growing")?,
+                    CachePolicy::Ring { window, pages } => write!(f, "ring({window}, {pages})")?,
+                }
+                write!(f, ", map {}>", c.map)
+            }
+            Type::Selection(SelectionType { shape, map }) => {
+                write!(
+                    f,
+                    "selection<{} x {}, block {}, map {map}>",
+                    shape.kv_heads, shape.blocks, shape.block
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Selection provenance, and the order of reads and appends of a cache, by what each op says of its operands
+//! ([`crate::roles`]).
+//!
+//! Long context hides these faults from short evaluations: a model that reads another layer's blocks, or
+//! last step's, still speaks fluently. So they are checked after every pass, by construction and not by eye.
+
+use std::collections::HashMap;
+
+use super::Report;
+use crate::graph::{OpId, ValueId};
+use crate::op::Op;
+use crate::roles::{Gives, Over, Takes, Version};
+use crate::types::{CacheType, SelectionType, Type};
+use hyc_plan::{CachePolicy, Reach};
+
+impl Report<'_> {
+    /// The operand of that name.
+    fn operand(&self, id: OpId, name: &str) -> Option<ValueId> {
+        let data = self.graph.op(id);
+        let at = self.roles(id).takes.position(name)?;
+        data.operands.get(at).copied()
+    }
+
+    /// Who makes a value, and what that says it is.
+    fn made(&self, value: ValueId) -> Option<(OpId, Gives)> {
+        let (op, at) = *self.graph.defs(value).first()?;
+        Some((op, self.roles(op).gives.get(at)?.kind))
+    }
+
+    /// The version that an append continues.
+    fn appended(&self, id: OpId) -> Option<ValueId> {
+        let at = self.roles(id).append()?;
+        self.graph.op(id).operands.get(at).copied()
+    }
+
+    /// The `cache()` state behind each version, through appends. Producers stand before their readers.
+    fn roots(&self) -> HashMap<ValueId, ValueId> {
+        let mut roots = HashMap::new();
+        for id in self.graph.ops() {
+            for (version, role) in self.graph.op(id).results.iter().zip(self.roles(id).gives.iter()) {
+                let root = match role.kind {
+                    Gives::Cache(Version::State) => Some(*version),
+                    Gives::Cache(Version::After(name)) => {
+                        self.operand(id, name).and_then(|before| roots.get(&before).copied())
+                    }
+                    Gives::Cache(Version::CopyOf(_) | Version::Open)
+                    | Gives::Tensor
+                    | Gives::Experts
+                    | Gives::Weight
+                    | Gives::Scores(_)
+                    | Gives::Selection(_) => None,
+                };
+                roots.extend(root.map(|root| (*version, root)));
+            }
+        }
+        roots
+    }
+}
+
+/// Rules `cache-version`, `ring-window` and `alias-before-append`.
+pub fn caches(report: &mut Report<'_>) {
+    let graph = report.graph;
+    let mut appends: HashMap<ValueId, OpId> = HashMap::new();
+    for id in graph.ops() {
+        if let Some(version) = report.appended(id) {
+            appends.entry(version).or_insert(id);
+        }
+    }
+    for id in graph.ops() {
+        let roles = report.roles(id);
+        for (value, role) in graph.op(id).operands.iter().zip(roles.takes.iter()) {
+            let Type::Cache(ty) = graph.ty(*value) else { continue };
+            let (append, name) = (appends.get(value).copied(), graph.name(*value));
+            let reach = match role.kind {
+                Takes::Append => {
+                    if append != Some(id) {
+                        let message =
+                            format!("%{name} has been appended to before: continue its newest version");
+                        report.add(id, "cache-version", message);
+                    }
+                    continue;
+                }
+                Takes::Cache(reach) => reach,
+                // The types are checked.
+                Takes::Tensor | Takes::Experts | Takes::Weight | Takes::Scores | Takes::Selection { .. } => {
+                    continue;
+                }
+            };
+            if let CachePolicy::Ring { window: kept, .. } = ty.policy
+                && !matches!(reach, Reach::Window(window) if window <= kept)
+            {
+                let message = format!("%{name} is a {}: this op needs more of the context", graph.ty(*value));
+                report.add(id, "ring-window", message);
+            }
+            let bare = matches!(report.made(*value), Some((_, Gives::Cache(Version::State))));
+            if let (true, Some(append)) = (bare, append) {
+                let owner = graph.op(append).layer.map_or("its owner".to_string(), |l| format!("layer {l}"));
+                let message = format!("%{name} is read as it was before {owner} appends to it");
+                report.add(id, "alias-before-append", message);
+            }
+        }
+    }
+}
+
+/// The rules named `selection-*` that need types.
+pub fn selections(report: &mut Report<'_>) {
+    let graph = report.graph;
+    let roots = report.roots();
+    for id in graph.ops() {
+        let roles = report.roles(id);
+        for (value, role) in graph.op(id).operands.iter().zip(roles.takes.iter()) {
+            let Takes::Selection { over } = role.kind else { continue };
+            let Some(cache) = report.operand(id, over) else {
+                report.add(id, "selection-cache", "a selection is read over no cache of the op".to_string());
+                continue;
+            };
+            if let (Type::Cache(ty), Type::Selection(selection)) = (graph.ty(cache), graph.ty(*value)) {
+                agreement(report, id, ty, selection);
+                origin(report, &roots, id, (cache, *value));
+            }
+        }
+    }
+}
+
+fn agreement(report: &mut Report<'_>, id: OpId, cache: &CacheType, selection: &SelectionType) {
+    if selection.map != cache.map {
+        let message = format!("blocks of page map `{}` are looked up in `{}`", selection.map, cache.map);
+        report.add(id, "selection-map", message);
+    }
+    if selection.shape.block != cache.page {
+        let message =
+            format!("blocks of {} tokens are looked up in pages of {}", selection.shape.block, cache.page);
+        report.add(id, "selection-block", message);
+    }
+    if selection.shape.kv_heads != cache.kv_heads {
+        let message = format!("{} lists a token for {} KV heads", selection.shape.kv_heads, cache.kv_heads);
+        report.add(id, "selection-heads", message);
+    }
+}
+
+/// What a selection was ranked over.
+enum Source {
+    /// This version.
+    Cache(ValueId),
+    EarlierStep,
+    Open,
+    /// Its maker does not say, or says something else.
+    Nothing,
+}
+
+/// Where the selection comes from, and whether it was made over the cache that is read.
+fn origin(
+    report: &mut Report<'_>,
+    roots: &HashMap<ValueId, ValueId>,
+    id: OpId,
+    (cache, selection): (ValueId, ValueId),
+) {
+    let graph = report.graph;
+    let name = graph.name(selection);
+    let source = match report.made(selection) {
+        Some((maker, Gives::Selection(over))) => source(report, maker, over),
+        _ => Source::Nothing,
+    };
+    let over = match source {
+        Source::EarlierStep => {
+            let message = format!("%{name} was selected in an earlier step");
+            return report.add(id, "selection-step", message);
+        }
+        Source::Nothing => {
+            return report.add(id, "selection-producer", format!("nothing selects %{name} over a cache"));
+        }
+        Source::Open => return,
+        Source::Cache(over) => over,
+    };
+    let shared = match report.made(cache) {
+        Some((copy, Gives::Cache(Version::CopyOf(of)))) => report.operand(copy, of).unwrap_or(cache),
+        Some((_, Gives::Cache(Version::Open))) => return,
+        _ => cache,
+    };
+    let own = || {
+        let (_, owner) = graph.def_op(*roots.get(&cache)?)?;
+        match owner.op {
+            Op::Cache { owner } => Some(Some(owner) == graph.op(id).layer.map(u64::from)),
+            _ => None,
+        }
+    };
+    if over != shared && own() != Some(true) {
+        let message =
+            format!("%{name} was selected over %{}, and %{} is read", graph.name(over), graph.name(shared));
+        report.add(id, "selection-cache", message);
+    }
+}
+
+/// The cache behind a selection that `maker` ranks by scores, and behind their scores.
+fn source(report: &Report<'_>, mut maker: OpId, mut over: Over) -> Source {
+    // An op's operands stand before it, so that this ends.
+    loop {
+        let name = match over {
+            Over::EarlierStep => return Source::EarlierStep,
+            Over::Open => return Source::Open,
+            Over::Cache(name) => return report.operand(maker, name).map_or(Source::Nothing, Source::Cache),
+            Over::Scores(name) => name,
+        };
+        match report.operand(maker, name).and_then(|scores| report.made(scores)) {
+            Some((before, Gives::Scores(next))) => (maker, over) = (before, next),
+            _ => return Source::Nothing,
+        }
+    }
+}

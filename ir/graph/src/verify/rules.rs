@@ -1,0 +1,423 @@
+//! What each op wants of its operands, results and attributes.
+
+use crate::graph::{Graph, OpId};
+use crate::op::Op;
+use crate::roles::Roles;
+use crate::types::{CacheType, Dim, SelectionType, Sym, Type};
+use hyc_plan::{Elem, Epilogue, GateMode};
+
+/// A fault's rule and sentence.
+type Fault = (&'static str, String);
+
+fn fault(message: impl Into<String>) -> Fault {
+    ("type", message.into())
+}
+
+/// Reports what is wrong with an op whose arity is right.
+pub fn check(graph: &Graph, id: OpId, report: &mut dyn FnMut(&'static str, String)) {
+    let op = View { graph, id, roles: graph.op(id).op.roles() };
+    if let Err((rule, message)) = attributes(&graph.op(id).op).and_then(|()| op.types()) {
+        report(rule, message);
+    }
+}
+
+fn attributes(op: &Op) -> Result<(), Fault> {
+    for (key, value) in op.attrs() {
+        let bad = match (key, &value) {
+            ("eps" | "norm" | "qk_norm" | "theta", crate::Attr::Float(x)) => !hyc_plan::is_positive_f32(*x),
+            ("owner", _) => false,
+            (_, crate::Attr::Int(n)) => *n == 0 || *n > 1 << 40,
+            _ => false,
+        };
+        if bad {
+            return Err(("attribute", format!("`{key} = {value:?}` is not possible")));
+        }
+    }
+    if let Op::Gate { mode: GateMode::None, .. } = op {
+        return Err(("attribute", "a gate's mode is head or elementwise".to_string()));
+    }
+    Ok(())
+}
+
+struct View<'g> {
+    graph: &'g Graph,
+    id: OpId,
+    roles: Roles,
+}
+
+impl<'g> View<'g> {
+    fn operand(&self, name: &str) -> Result<&'g Type, Fault> {
+        let at = self.roles.takes.position(name);
+        let value = at.and_then(|at| self.graph.op(self.id).operands.get(at));
+        value.map(|value| self.graph.ty(*value)).ok_or_else(|| fault(format!("it has no operand `{name}`")))
+    }
+
+    fn result(&self, name: &str) -> Result<&'g Type, Fault> {
+        let at = self.roles.gives.position(name);
+        let value = at.and_then(|at| self.graph.op(self.id).results.get(at));
+        value.map(|value| self.graph.ty(*value)).ok_or_else(|| fault(format!("it has no result `{name}`")))
+    }
+
+    /// Rows and width of an f32 operand.
+    fn row(&self, name: &str) -> Result<(Sym, u64), Fault> {
+        let ty = self.operand(name)?;
+        let Type::Tensor { elem: Elem::F32, dims } = ty else {
+            return Err(fault(format!("operand `{name}` must be an f32 tensor, is {ty}")));
+        };
+        match dims[..] {
+            [Dim::Sym(rows), Dim::Const(width)] if width > 0 => Ok((rows, width)),
+            _ => Err(fault(format!("operand `{name}` must be rows of constant width, is {ty}"))),
+        }
+    }
+
+    fn want_width(&self, name: &str, want: Option<u64>) -> Result<(), Fault> {
+        let (_, width) = self.row(name)?;
+        match want {
+            Some(want) if want == width => Ok(()),
+            Some(want) => Err(fault(format!("operand `{name}` has width {width}, needs {want}"))),
+            None => Err(fault("sizes overflow")),
+        }
+    }
+
+    fn want_result(&self, name: &str, want: &Type) -> Result<(), Fault> {
+        match self.result(name)? {
+            found if found == want => Ok(()),
+            found => Err(fault(format!("result `{name}` is {found}, must be {want}"))),
+        }
+    }
+
+    fn weight(&self, name: &str) -> Result<&'g [u64], Fault> {
+        match self.operand(name)? {
+            Type::Weight { elem: Elem::F32 | Elem::Bf16, dims } if !dims.is_empty() && !dims.contains(&0) => {
+                Ok(dims)
+            }
+            other => Err(fault(format!("operand `{name}` must be a weight, is {other}"))),
+        }
+    }
+
+    fn want_weight(&self, name: &str, want: &[u64]) -> Result<(), Fault> {
+        match self.weight(name)? {
+            dims if dims == want => Ok(()),
+            dims => Err(fault(format!("operand `{name}` is a weight of shape {dims:?}, needs {want:?}"))),
+        }
+    }
+
+    /// A vector of that length, in f32 as norms and sinks always are.
+    fn want_vector(&self, name: &str, len: u64) -> Result<(), Fault> {
+        self.want_weight(name, &[len])?;
+        match self.operand(name)? {
+            Type::Weight { elem: Elem::F32, .. } => Ok(()),
+            _ => Err(fault(format!("operand `{name}` must be f32: norm weights and sinks are"))),
+        }
+    }
+
+    fn cache(&self, ty: &'g Type, place: &str) -> Result<&'g CacheType, Fault> {
+        let Type::Cache(cache) = ty else { return Err(fault(format!("{place} must be a cache, is {ty}"))) };
+        let sizes = [cache.kv_heads, cache.qk_dim, cache.v_dim, cache.page];
+        let possible = sizes.iter().all(|n| (1..1 << 24).contains(n)) && cache.elem != Elem::I32;
+        if possible { Ok(cache) } else { Err(fault(format!("{place} is an impossible {ty}"))) }
+    }
+
+    fn cache_operand(&self, name: &str) -> Result<&'g CacheType, Fault> {
+        self.cache(self.operand(name)?, &format!("operand `{name}`"))
+    }
+
+    fn selection(&self, ty: &'g Type, place: &str) -> Result<&'g SelectionType, Fault> {
+        match ty {
+            Type::Selection(s)
+                if [s.shape.kv_heads, s.shape.block, s.shape.blocks]
+                    .iter()
+                    .all(|n| (1..1 << 24).contains(n)) =>
+            {
+                Ok(s)
+            }
+            other => Err(fault(format!("{place} must be a selection, is {other}"))),
+        }
+    }
+
+    fn selection_operand(&self, name: &str) -> Result<&'g SelectionType, Fault> {
+        self.selection(self.operand(name)?, &format!("operand `{name}`"))
+    }
+
+    fn selection_result(&self, name: &str) -> Result<&'g SelectionType, Fault> {
+        self.selection(self.result(name)?, &format!("result `{name}`"))
+    }
+
+    /// The attention over a cache operand, with a sink where there is one; checks q, sink and the first result.
+    fn attention(&self, heads: u64, cache: &str, sink: Option<&str>) -> Result<&'g CacheType, Fault> {
+        let cache = self.cache_operand(cache)?;
+        if heads % cache.kv_heads != 0 {
+            return Err(("attribute", format!("{heads} heads over {} KV heads", cache.kv_heads)));
+        }
+        self.want_width("q", heads.checked_mul(cache.qk_dim))?;
+        if let Some(sink) = sink {
+            self.want_vector(sink, heads)?;
+        }
+        let (rows, _) = self.row("q")?;
+        let width = heads.checked_mul(cache.v_dim).ok_or_else(|| fault("sizes overflow"))?;
+        self.want_result("out", &Type::rows(rows, width))?;
+        Ok(cache)
+    }
+
+    fn scores(&self, ty: &Type) -> Result<(u64, Dim), Fault> {
+        match ty {
+            Type::Tensor { elem: Elem::F32, dims } => match dims[..] {
+                [Dim::Sym(Sym::Tokens), Dim::Const(heads), last] if heads > 0 => Ok((heads, last)),
+                _ => Err(fault(format!("scores are [tokens, heads, n], not {ty}"))),
+            },
+            _ => Err(fault(format!("scores are an f32 tensor, not {ty}"))),
+        }
+    }
+
+    fn same(&self, name: &str, want: &Type) -> Result<(), Fault> {
+        match self.operand(name)? {
+            found if found == want => Ok(()),
+            found => Err(fault(format!("operand `{name}` is {found}, must be {want}"))),
+        }
+    }
+
+    fn types(&self) -> Result<(), Fault> {
+        match self.graph.op(self.id).op.clone() {
+            Op::Weight {} => match self.result("weight")? {
+                Type::Weight { elem: Elem::F32 | Elem::Bf16, dims }
+                    if !dims.is_empty() && dims.iter().all(|dim| (1..1 << 32).contains(dim)) =>
+                {
+                    Ok(())
+                }
+                other => Err(fault(format!("a weight of impossible type {other}"))),
+            },
+            Op::Cache { .. } | Op::ChainCache {} => {
+                self.cache(self.result("cache")?, "result `cache`").map(|_| ())
+            }
+            Op::PriorSelection {} | Op::ChainSelection {} => self.selection_result("sel").map(|_| ()),
+            Op::KvShare {} => {
+                self.cache_operand("cache")?;
+                self.want_result("cache", self.operand("cache")?)
+            }
+            Op::Embed {} => match self.weight("table")? {
+                [_, hidden] => self.want_result("out", &Type::rows(Sym::Tokens, *hidden)),
+                _ => Err(fault("the table must be a matrix")),
+            },
+            Op::RmsNorm { .. } => {
+                let (rows, width) = self.row("x")?;
+                let len = self.weight("weight")?[0];
+                self.want_vector("weight", len)?;
+                if width % len != 0 {
+                    return Err(fault(format!("a norm of {len} elements does not divide rows of {width}")));
+                }
+                self.want_result("out", &Type::rows(rows, width))
+            }
+            Op::Linear {} => self.linear(None, Epilogue::Store),
+            Op::FusedLinear { norm, epilogue } => self.linear(norm, epilogue),
+            Op::QkvAppend { heads, kv_heads, norm, qk_norm, dims, own_kv, .. } => {
+                self.qkv(heads, kv_heads, norm.is_some(), qk_norm.is_some(), dims, own_kv)
+            }
+            Op::Rope { heads, dims, .. } => {
+                let (rows, width) = self.row("x")?;
+                if width % heads != 0 || dims % 2 != 0 || dims > width / heads {
+                    return Err((
+                        "attribute",
+                        format!("{dims} rotated dims in {heads} heads of a row of {width}"),
+                    ));
+                }
+                self.want_result("out", &Type::rows(rows, width))
+            }
+            Op::Append {} => {
+                let cache = self.cache_operand("cache")?;
+                self.want_width("k", cache.kv_heads.checked_mul(cache.qk_dim))?;
+                self.want_width("v", cache.kv_heads.checked_mul(cache.v_dim))?;
+                self.want_result("cache", self.operand("cache")?)
+            }
+            Op::Attention { heads, sink, scores } => {
+                self.attention(heads, "cache", sink.then_some("sink"))?;
+                match scores.then(|| self.scores(self.result("scores")?)).transpose()? {
+                    Some((n, Dim::Sym(Sym::Context))) if n == heads => Ok(()),
+                    None => Ok(()),
+                    _ => {
+                        let found = self.result("scores")?;
+                        Err(fault(format!("result `scores` is {found}, not [tokens, {heads}, context]")))
+                    }
+                }
+            }
+            Op::BlockMax { block } => {
+                let (heads, last) = self.scores(self.operand("scores")?)?;
+                if last != Dim::Sym(Sym::Context) {
+                    return Err(fault("block maxima are taken over the context"));
+                }
+                let dims = vec![Dim::Sym(Sym::Tokens), Dim::Const(heads), Dim::CeilDiv(Sym::Context, block)];
+                self.want_result("scores", &Type::Tensor { elem: Elem::F32, dims })
+            }
+            Op::GroupMax { kv_heads } => {
+                let (heads, last) = self.scores(self.operand("scores")?)?;
+                if heads % kv_heads != 0 {
+                    return Err(("attribute", format!("{heads} heads in {kv_heads} groups")));
+                }
+                let dims = vec![Dim::Sym(Sym::Tokens), Dim::Const(kv_heads), last];
+                self.want_result("scores", &Type::Tensor { elem: Elem::F32, dims })
+            }
+            Op::TopK { blocks } => {
+                let (kv_heads, last) = self.scores(self.operand("scores")?)?;
+                let s = self.selection_result("sel")?.shape;
+                if (s.kv_heads, s.blocks, Dim::CeilDiv(Sym::Context, s.block)) != (kv_heads, blocks, last) {
+                    let (sel, scores) = (self.result("sel")?, self.operand("scores")?);
+                    return Err(fault(format!("{sel} does not fit {scores}")));
+                }
+                Ok(())
+            }
+            Op::WindowAttention { heads, sink, .. } => {
+                self.attention(heads, "cache", sink.then_some("sink")).map(|_| ())
+            }
+            Op::SparseAttention { heads, sink } => {
+                self.selection_operand("sel")?;
+                self.attention(heads, "cache", sink.then_some("sink")).map(|_| ())
+            }
+            Op::OracleAttention { heads, sink, blocks } => {
+                let cache = self.attention(heads, "cache", sink.then_some("sink"))?;
+                let (s, ty) = (self.selection_result("sel")?, self.result("sel")?);
+                if (s.shape.kv_heads, s.shape.blocks) != (cache.kv_heads, blocks) {
+                    return Err(fault(format!("{ty} does not fit the attention")));
+                }
+                if s.shape.block != cache.page || s.map != cache.map {
+                    let cache = self.operand("cache")?;
+                    return Err(fault(format!("{ty} is not over the pages of {cache}")));
+                }
+                Ok(())
+            }
+            Op::HybridAttention { heads, gate, .. } => self.hybrid(heads, gate),
+            Op::Gate { heads, mode } => {
+                let (rows, width) = self.row("x")?;
+                if width % heads != 0 {
+                    return Err(("attribute", format!("{heads} heads in a row of {width}")));
+                }
+                self.want_width("gate", Some(if mode == GateMode::Head { heads } else { width }))?;
+                self.want_result("out", &Type::rows(rows, width))
+            }
+            Op::Add {} | Op::SiluMul {} => {
+                let (rows, width) = self.row("a")?;
+                self.same("b", self.operand("a")?)?;
+                self.want_result("out", &Type::rows(rows, width))
+            }
+            Op::Router { active } => {
+                let (rows, experts) = self.row("logits")?;
+                if active > experts {
+                    return Err(("attribute", format!("{active} of {experts} experts")));
+                }
+                let index = Type::Tensor { elem: Elem::I32, dims: vec![Dim::Sym(rows), Dim::Const(active)] };
+                self.want_result("index", &index)?;
+                self.want_result("weight", &Type::rows(rows, active))
+            }
+            Op::ExpertsUp {} => {
+                let (rows, inn) = self.row("x")?;
+                let [experts, ffn, _] = *self.weight("gate")? else {
+                    return Err(fault("experts are [experts, ffn, in]"));
+                };
+                let active = self.index("index", rows)?;
+                self.want_weight("gate", &[experts, ffn, inn])?;
+                self.want_weight("up", &[experts, ffn, inn])?;
+                let width = active.checked_mul(ffn).ok_or_else(|| fault("sizes overflow"))?;
+                self.want_result("h", &Type::rows(rows, width))
+            }
+            Op::ExpertsDown { residual } => {
+                let (rows, _) = self.row("h")?;
+                let [_, out, ffn] = *self.weight("down")? else {
+                    return Err(fault("experts are [experts, out, ffn]"));
+                };
+                let active = self.index("index", rows)?;
+                self.want_width("h", active.checked_mul(ffn))?;
+                self.want_width("weight", Some(active))?;
+                if residual {
+                    self.same("residual", &Type::rows(rows, out))?;
+                }
+                self.want_result("out", &Type::rows(rows, out))
+            }
+            Op::GatherRows {} => {
+                let (rows, width) = self.row("x")?;
+                if rows != Sym::Tokens {
+                    return Err(fault("rows are gathered from those of the step's tokens"));
+                }
+                self.want_result("out", &Type::rows(Sym::Outputs, width))
+            }
+            Op::Output {} => match self.row("logits")? {
+                (Sym::Outputs, _) => Ok(()),
+                _ => Err(fault("the output has one row for each wanted row of logits")),
+            },
+        }
+    }
+
+    /// Width of expert indices.
+    fn index(&self, name: &str, rows: Sym) -> Result<u64, Fault> {
+        match self.operand(name)? {
+            Type::Tensor { elem: Elem::I32, dims } => match dims[..] {
+                [Dim::Sym(r), Dim::Const(width)] if r == rows && width > 0 => Ok(width),
+                _ => Err(fault(format!("operand `{name}` must be [tokens, active]"))),
+            },
+            other => Err(fault(format!("operand `{name}` must be an i32 tensor, is {other}"))),
+        }
+    }
+
+    fn linear(&self, norm: Option<f64>, epilogue: Epilogue) -> Result<(), Fault> {
+        let (rows, inn) = self.row("x")?;
+        if norm.is_some() {
+            self.want_vector("norm", inn)?;
+        }
+        let [out, _] = *self.weight("weight")? else { return Err(fault("a linear's weight is a matrix")) };
+        self.want_weight("weight", &[out, inn])?;
+        match epilogue {
+            Epilogue::Store => {}
+            Epilogue::Residual => self.same("residual", &Type::rows(rows, out))?,
+            Epilogue::SwiGlu => self.want_weight("up", &[out, inn])?,
+        }
+        self.want_result("out", &Type::rows(rows, out))
+    }
+
+    fn qkv(&self, heads: u64, kv: u64, norm: bool, qk_norm: bool, dims: u64, own: bool) -> Result<(), Fault> {
+        let (rows, inn) = self.row("x")?;
+        if norm {
+            self.want_vector("norm", inn)?;
+        }
+        let [out, _] = *self.weight("wq")? else { return Err(fault("a projection is a matrix")) };
+        let qk_dim = out / heads;
+        if out % heads != 0 || heads % kv != 0 || dims % 2 != 0 || dims > qk_dim {
+            return Err((
+                "attribute",
+                format!("{heads} heads, {kv} KV heads, {dims} rotated dims of {out} features"),
+            ));
+        }
+        self.want_weight("wq", &[out, inn])?;
+        self.want_result("q", &Type::rows(rows, out))?;
+        if own {
+            let cache = self.cache_operand("cache")?;
+            let ty = self.operand("cache")?;
+            if (cache.kv_heads, cache.qk_dim) != (kv, qk_dim) {
+                return Err(fault(format!("{ty} does not fit the projections")));
+            }
+            self.want_weight("wk", &[kv * qk_dim, inn])?;
+            self.want_weight("wv", &[kv * cache.v_dim, inn])?;
+            self.want_result("cache", ty)?;
+        }
+        if qk_norm {
+            self.want_vector("q_norm", qk_dim)?;
+            if own {
+                self.want_vector("k_norm", qk_dim)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hybrid(&self, heads: u64, gate: GateMode) -> Result<(), Fault> {
+        let shared = self.attention(heads, "shared", Some("sink_select"))?;
+        self.selection_operand("sel")?;
+        let own = self.cache_operand("own")?;
+        if (own.kv_heads, own.qk_dim, own.v_dim) != (shared.kv_heads, shared.qk_dim, shared.v_dim) {
+            return Err(fault(format!("{} and {} differ", self.operand("shared")?, self.operand("own")?)));
+        }
+        self.want_vector("sink_window", heads)?;
+        let width = match gate {
+            GateMode::None => return Ok(()),
+            GateMode::Head => Some(heads),
+            GateMode::Elementwise => heads.checked_mul(shared.v_dim),
+        };
+        self.want_width("gate_select", width)?;
+        self.want_width("gate_window", width)
+    }
+}

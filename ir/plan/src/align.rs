@@ -1,0 +1,16 @@
+//! What sizes are rounded to.
+
+/// Rows of arena tensors start at multiples of this many elements.
+pub const ROW_ALIGN: u64 = 16;
+/// Output features per weight panel; see [`Layout::Panels`](crate::Layout::Panels).
+pub const PANEL: u64 = 16;
+/// Rows and columns of a tile of a tiled weight or cache: a row of 64 bf16 is 128 bytes, the width of the
+/// tensor cores' widest swizzle.
+pub const TILE: u64 = 64;
+/// The V rows of a cache page are padded to this many elements.
+pub const V_ALIGN: u64 = 8;
+
+/// `n` rounded up to a multiple of `to`.
+pub const fn round_up(n: u64, to: u64) -> u64 {
+    n.div_ceil(to) * to
+}

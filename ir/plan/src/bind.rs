@@ -1,0 +1,225 @@
+//! What binds code to the plan that it was made for.
+//!
+//! Generated code has shapes, strides, pages, windows and limits in it as constants, so that it is memory-safe beside
+//! one plan alone. Therefore the code tensor of an artefact holds, beside the code:
+//!
+//! * for each kernel the digest of all that its code was made from: target, [`KernelSpec`], scratch, launches. Every step
+//!   that names the kernel must have that very digest ([`kernel_digest`]);
+//! * the digest of the whole Plan ([`plan_digest`]): the order of the steps, who reads what, where buffers lie.
+//!
+//! In a processor's code the plan's digest is the first 32 bytes, and a kernel's stand right before its entry. In PTX
+//! they are global variables of 32 bytes, [`PLAN_SYMBOL`] and [`symbol`], which the GPU's machine code has as well.
+//!
+//! Digests find what was mixed up or edited; they are no signature, and whoever writes code can write them too.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::artefact::ALIGN;
+use crate::kernel::{Kernel, Launch};
+use crate::plan::{Plan, Step};
+use crate::spec::KernelSpec;
+use crate::target::TargetInfo;
+
+/// Bytes of a digest.
+pub const DIGEST_BYTES: usize = 32;
+/// The variable with the plan's digest, in PTX.
+pub const PLAN_SYMBOL: &str = "hyc_plan";
+
+/// A SHA-256.
+pub type Sha = [u8; DIGEST_BYTES];
+
+/// Why code and plan do not belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unbound(pub String);
+
+impl std::fmt::Display for Unbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The digest of plain data: its JSON, whose numbers read back as they were and whose fields have one order.
+fn digest(value: &impl Serialize) -> Sha {
+    let mut sha = Sha256::new();
+    // Neither a hash nor plain data without maps has a way to fail.
+    serde_json::to_writer(&mut sha, value).expect("plain data is JSON");
+    sha.finalize().into()
+}
+
+/// The digest of what a kernel's code is made from.
+pub fn kernel_digest(target: &TargetInfo, spec: &KernelSpec, scratch_bytes: u64, launches: &[Launch]) -> Sha {
+    digest(&("hyc kernel", target, spec, scratch_bytes, launches))
+}
+
+/// The digest of a plan.
+pub fn plan_digest(plan: &Plan) -> Sha {
+    digest(&("hyc plan", plan))
+}
+
+/// What kernel `step.kernel` must have been made from for this step to run it.
+fn of_step(plan: &Plan, step: &Step) -> Sha {
+    let kernel = &plan.kernels[step.kernel.index()];
+    kernel_digest(&plan.target, &plan.spec(step), kernel.scratch_bytes, &kernel.launches)
+}
+
+/// Digests of all kernels, by the first step that runs each. The plan must be verified.
+pub fn kernel_digests(plan: &Plan) -> Vec<Option<Sha>> {
+    let mut digests = vec![None; plan.kernels.len()];
+    for step in &plan.steps {
+        digests[step.kernel.index()].get_or_insert_with(|| of_step(plan, step));
+    }
+    digests
+}
+
+/// Lays out a processor's code, one function for each kernel, and writes the places into `plan`, a valid plan whose
+/// kernels have all but those; then seals it.
+pub fn lay_out(plan: &mut Plan, functions: &[Vec<u8>]) -> Vec<u8> {
+    let mut code = vec![0; DIGEST_BYTES];
+    for (kernel, function) in plan.kernels.iter_mut().zip(functions) {
+        let entry = (code.len() + DIGEST_BYTES).next_multiple_of(ALIGN as usize);
+        code.resize(entry, 0);
+        code.extend_from_slice(function);
+        kernel.code_offset = entry as u64;
+        kernel.code_bytes = function.len() as u64;
+    }
+    seal(plan, &mut code);
+    code
+}
+
+/// Adds the variables to a GPU's PTX and writes its length into `plan`, a valid plan whose kernels have all but that;
+/// then seals it.
+pub fn lay_out_ptx(plan: &mut Plan, text: &str) -> Vec<u8> {
+    let mut code = text.trim_end().to_string();
+    code.push_str("\n\n");
+    let symbols = plan.kernels.iter().map(|kernel| symbol(&kernel.name)).collect::<Vec<_>>();
+    for symbol in symbols.iter().map(String::as_str).chain([PLAN_SYMBOL]) {
+        code.push_str(&format!("{VARIABLE}{symbol}{OPEN}{}}};\n", hex_list(&[0; DIGEST_BYTES])));
+    }
+    for kernel in &mut plan.kernels {
+        (kernel.code_offset, kernel.code_bytes) = (0, code.len() as u64);
+    }
+    let mut code = code.into_bytes();
+    seal(plan, &mut code);
+    code
+}
+
+/// Writes all digests to their places. The plan must be verified; a place that is not there is left alone.
+pub fn seal(plan: &Plan, code: &mut [u8]) {
+    let places = places(plan, code).kernels;
+    for (digest, place) in kernel_digests(plan).into_iter().zip(places) {
+        if let Some(digest) = digest {
+            put(code, place, plan, &digest);
+        }
+    }
+    seal_plan(plan, code);
+}
+
+/// Writes the plan's digest alone.
+pub fn seal_plan(plan: &Plan, code: &mut [u8]) {
+    let place = places(plan, code).plan;
+    put(code, place, plan, &plan_digest(plan));
+}
+
+/// Checks that `code` was made for `plan`, a verified plan.
+pub fn check(plan: &Plan, code: &[u8]) -> Result<(), Unbound> {
+    let places = places(plan, code);
+    let ours: Vec<Option<Sha>> = places.kernels.iter().map(|place| get(plan, code, *place)).collect();
+    for (index, step) in plan.steps.iter().enumerate() {
+        let kernel = &plan.kernels[step.kernel.index()].name;
+        let what = match ours[step.kernel.index()] {
+            Some(digest) if digest == of_step(plan, step) => continue,
+            Some(_) => "was made for other sizes than this step's",
+            None => "does not say what it was made for",
+        };
+        return Err(Unbound(format!("kernel `{kernel}` of step {index}, {}, {what}", step.name)));
+    }
+    match get(plan, code, places.plan) {
+        Some(digest) if digest == plan_digest(plan) => Ok(()),
+        _ => Err(Unbound("its plan is not the one that its code was made for".to_string())),
+    }
+}
+
+fn is_ptx(plan: &Plan) -> bool {
+    plan.target.kind != "cpu"
+}
+
+/// Where digests begin in the code: the plan's, and each kernel's.
+struct Places {
+    plan: Option<usize>,
+    kernels: Vec<Option<usize>>,
+}
+
+fn places(plan: &Plan, code: &[u8]) -> Places {
+    if is_ptx(plan) {
+        let variables = variables(code);
+        let find = |name: &str| variables.get(name.as_bytes()).copied();
+        let kernels = plan.kernels.iter().map(|kernel| find(&symbol(&kernel.name))).collect();
+        return Places { plan: find(PLAN_SYMBOL), kernels };
+    }
+    let before = |kernel: &Kernel| {
+        let before = kernel.code_offset.checked_sub(DIGEST_BYTES as u64)?;
+        usize::try_from(before).ok().filter(|before| *before >= DIGEST_BYTES)
+    };
+    Places { plan: Some(0), kernels: plan.kernels.iter().map(before).collect() }
+}
+
+/// The variables that end a PTX text, with the places of their bytes.
+fn variables(code: &[u8]) -> HashMap<&[u8], usize> {
+    let (mut found, mut end) = (HashMap::new(), code.len());
+    for line in code.rsplit(|byte| *byte == b'\n') {
+        let start = end - line.len();
+        end = start.saturating_sub(1);
+        if line.is_empty() {
+            continue;
+        }
+        let name =
+            line.strip_prefix(VARIABLE.as_bytes()).and_then(|rest| rest.split(|byte| *byte == b'[').next());
+        let Some(name) = name else { break };
+        found.insert(name, start + VARIABLE.len() + name.len() + OPEN.len());
+    }
+    found
+}
+
+fn get(plan: &Plan, code: &[u8], place: Option<usize>) -> Option<Sha> {
+    let bytes = code.get(place?..)?;
+    if !is_ptx(plan) {
+        return bytes.get(..DIGEST_BYTES)?.try_into().ok();
+    }
+    let text = std::str::from_utf8(bytes.get(..LIST_BYTES)?).ok()?;
+    let mut digest = [0; DIGEST_BYTES];
+    for (to, word) in digest.iter_mut().zip(text.split(',')) {
+        *to = u8::from_str_radix(word.strip_prefix("0x")?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+fn put(code: &mut [u8], place: Option<usize>, plan: &Plan, digest: &Sha) {
+    let list = hex_list(digest);
+    let bytes = if is_ptx(plan) { list.as_bytes() } else { &digest[..] };
+    if let Some(to) = place.and_then(|at| code.get_mut(at..at.checked_add(bytes.len())?)) {
+        to.copy_from_slice(bytes);
+    }
+}
+
+/// How a variable's line begins, before and after its name.
+const VARIABLE: &str = ".visible .global .align 1 .b8 ";
+const OPEN: &str = "[32] = {";
+/// Bytes of [`hex_list`].
+const LIST_BYTES: usize = 5 * DIGEST_BYTES - 1;
+
+/// `0x00,0x01,...`
+fn hex_list(digest: &Sha) -> String {
+    digest.map(|byte| format!("0x{byte:02x}")).join(",")
+}
+
+/// The variable with the digest of the kernel of this name, in PTX: names there take letters, digits, `_` and `$`.
+pub fn symbol(kernel: &str) -> String {
+    let plain = kernel.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' });
+    "hyc_spec_".chars().chain(plain).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! Generated kernels, and on a GPU the functions that make them up.
+
+use serde::{Deserialize, Serialize};
+
+use crate::step::GridDim;
+
+/// A generated kernel: a function in the artefact's code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// A symbol name, unique in the plan.
+    pub name: String,
+    /// Byte offset of the entry in the code tensor; 0 in a plan without code.
+    pub code_offset: u64,
+    /// Bytes of code; 0 in a plan without code.
+    pub code_bytes: u64,
+    /// Scratch a thread needs; on a GPU, of the whole kernel, in device memory.
+    pub scratch_bytes: u64,
+    /// On a GPU: the functions that make up the kernel, in launch order. Empty on a CPU.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub launches: Vec<Launch>,
+}
+
+/// One function of a GPU kernel. Its parameters are the device address of the
+/// [`StepContext`](crate::abi::StepContext), of each operand in order, and of the kernel's scratch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The function's name in the PTX.
+    pub entry: String,
+    /// Blocks in x and y.
+    pub grid: [Extent; 2],
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+    /// Whether it may start while the launch before it still runs: it waits by itself (`griddepcontrol.wait`) before
+    /// it touches what that one writes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overlaps: bool,
+    /// Rows of a step for which this function is launched; it is skipped for others. All, where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
+}
+
+/// A range of a step's row count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct When {
+    /// Whose count.
+    pub dim: GridDim,
+    /// The least.
+    pub least: u64,
+    /// The most.
+    pub most: u64,
+}
+
+impl Launch {
+    /// Whether a step with these counts has this launch.
+    pub fn applies(&self, tokens: u64, outputs: u64) -> bool {
+        self.when.is_none_or(|when| {
+            let count = match when.dim {
+                GridDim::One => 1,
+                GridDim::Tokens => tokens,
+                GridDim::Outputs => outputs,
+            };
+            (when.least..=when.most).contains(&count)
+        })
+    }
+}
+
+/// Blocks of a launch along one axis: `ceil(count * per / each)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// Whose count; 1 for [`GridDim::One`].
+    pub dim: GridDim,
+    /// Items for each.
+    pub per: u64,
+    /// Items a block.
+    pub each: u64,
+}
+
+impl Extent {
+    /// `n` blocks, whatever the step's size.
+    pub const fn fixed(n: u64) -> Extent {
+        Extent { dim: GridDim::One, per: n, each: 1 }
+    }
+
+    /// Blocks of a step with these counts.
+    pub fn blocks(&self, tokens: u64, outputs: u64) -> u64 {
+        let count = match self.dim {
+            GridDim::One => 1,
+            GridDim::Tokens => tokens,
+            GridDim::Outputs => outputs,
+        };
+        (count * self.per).div_ceil(self.each)
+    }
+}

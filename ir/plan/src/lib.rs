@@ -1,0 +1,38 @@
+//! The contract between the compiler and the runtime of `hyc`: the Plan with its verifier, what its steps, formats and
+//! caches are, the binary interface of kernels, and the artefact that holds it all.
+//!
+//! The graph that a Plan was made from is not here: an executor needs none.
+
+pub mod abi;
+mod align;
+pub mod artefact;
+pub mod bind;
+mod cache;
+mod elem;
+mod kernel;
+mod layout;
+pub mod pack;
+mod plan;
+mod roles;
+pub mod sample;
+pub mod sampling;
+mod spec;
+mod step;
+mod target;
+pub mod text_settings;
+mod verify;
+
+pub use align::{PANEL, ROW_ALIGN, TILE, V_ALIGN, round_up};
+pub use cache::{CachePolicy, CacheSpec};
+pub use elem::{Elem, is_positive_f32};
+pub use kernel::{Extent, Kernel, Launch, When};
+pub use layout::Layout;
+pub use plan::{
+    Buffer, BufferId, Cache, CacheId, Chain, KernelId, MAX_LAYERS, ModelInfo, Operand, PLAN_VERSION, Plan,
+    Step, Weight, WeightId,
+};
+pub use roles::{Access, Kind, Reach, Role};
+pub use spec::{KernelSpec, OperandSpec};
+pub use step::{AttnShape, Epilogue, GateMode, Grid, GridDim, RopeSpec, Rows, SelectShape, StepOp};
+pub use target::TargetInfo;
+pub use verify::PlanError;

@@ -1,0 +1,289 @@
+//! The Plan: what an artefact's metadata holds and what the runtime executes.
+//!
+//! A Plan is a flat list of [`Step`]s over numbered buffers (offsets into one arena), weights (tensors of
+//! the artefact) and KV caches. It is plain data with its own serialised form; the graph never is.
+//! Everything in it is constant but the four counts of a step (`tokens`, `batch`, `outputs` and each
+//! sequence's length), which [`StepContext`](crate::abi::StepContext) carries.
+
+use serde::{Deserialize, Serialize};
+
+use crate::align::{ROW_ALIGN, V_ALIGN, round_up};
+use crate::cache::{CachePolicy, CacheSpec};
+use crate::elem::Elem;
+use crate::kernel::Kernel;
+use crate::layout::Layout;
+use crate::sampling::MAX_PENALTY_WINDOW;
+use crate::spec::{KernelSpec, OperandSpec};
+use crate::step::{Grid, Rows, SelectShape, StepOp};
+use crate::target::TargetInfo;
+
+/// The format that this build writes and reads.
+pub const PLAN_VERSION: u32 = 1;
+/// Most layers of a model: several times what any published model has. Passes are linear in the layers up to it.
+pub const MAX_LAYERS: u64 = 1024;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u32);
+        impl $name {
+            /// The id as an index.
+            pub fn index(self) -> usize {
+                self.0 as usize
+            }
+        }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+    };
+}
+id!(/// A buffer of the arena, printed `b3`.
+    BufferId, "b");
+id!(/// A weight of the artefact, printed `w3`.
+    WeightId, "w");
+id!(/// A KV cache, printed `c3`.
+    CacheId, "c");
+id!(/// A generated kernel, printed `k3`.
+    KernelId, "k");
+
+/// One executable model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// [`PLAN_VERSION`] of the writer.
+    pub version: u32,
+    /// What the model is and how far it may be driven.
+    pub model: ModelInfo,
+    /// What the code needs from the machine.
+    pub target: TargetInfo,
+    /// Bytes of the arena that all buffers live in.
+    pub arena_bytes: u64,
+    /// Buffers, by [`BufferId`].
+    pub buffers: Vec<Buffer>,
+    /// Weights, by [`WeightId`].
+    pub weights: Vec<Weight>,
+    /// KV caches, by [`CacheId`].
+    pub caches: Vec<Cache>,
+    /// Steps in execution order.
+    pub steps: Vec<Step>,
+    /// Kernels, by [`KernelId`].
+    pub kernels: Vec<Kernel>,
+    /// Hybrid blocks: who selects for whom.
+    pub chains: Vec<Chain>,
+    /// Where the logits stand after the last step: `[outputs, vocab]` f32.
+    pub logits: BufferId,
+    /// Where the sampled tokens stand, `[outputs, 1]` i32, in a plan that samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampled: Option<BufferId>,
+}
+
+/// The model's name, sizes and limits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// Name from the model description.
+    pub name: String,
+    /// Layers.
+    pub layers: u32,
+    /// Width of the residual stream.
+    pub hidden: u64,
+    /// Vocabulary entries; a token id is below it.
+    pub vocab: u64,
+    /// Most tokens of one sequence, prompt and continuation.
+    pub max_context: u64,
+    /// Most sequences in one step.
+    pub max_batch: u64,
+    /// Most tokens in one step (rows of every `tokens` buffer).
+    pub chunk: u64,
+    /// Most rows of logits in one step.
+    pub max_outputs: u64,
+    /// Tokens of one page of the growing caches: the selection block.
+    pub page: u64,
+}
+
+impl ModelInfo {
+    /// Entries of the longest [`StepContext::seen`](crate::abi::StepContext::seen): a pass samples one row a sequence.
+    pub fn most_seen(&self) -> u64 {
+        let row = self.vocab.min(self.max_context).min(u64::from(MAX_PENALTY_WINDOW));
+        self.max_batch.min(self.max_outputs) * row
+    }
+}
+
+/// A tensor in the arena: `rows x stride` elements at `offset`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// The value's name in the graph.
+    pub name: String,
+    /// Byte offset in the arena, a multiple of 64.
+    pub offset: u64,
+    /// What its rows follow.
+    pub rows: Rows,
+    /// Most rows it ever has.
+    pub max_rows: u64,
+    /// Elements of one row that mean something.
+    pub width: u64,
+    /// f32 or i32.
+    pub elem: Elem,
+    /// `Some` where this buffer is a selection: `[tokens][kv_heads][blocks]` of block indices.
+    pub selection: Option<SelectShape>,
+}
+
+impl Buffer {
+    /// Elements from one row to the next.
+    pub fn stride(&self) -> u64 {
+        round_up(self.width, ROW_ALIGN)
+    }
+
+    /// Bytes taken in the arena.
+    pub fn bytes(&self) -> u64 {
+        self.max_rows * self.stride() * self.elem.bytes()
+    }
+}
+
+/// A weight as the artefact stores it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weight {
+    /// Name of the tensor, in the artefact and in the source files.
+    pub name: String,
+    /// Shape in the source files.
+    pub shape: Vec<u64>,
+    /// Element type in the artefact.
+    pub elem: Elem,
+    /// Order of the elements in the artefact.
+    pub layout: Layout,
+}
+
+impl Weight {
+    /// Bytes in the artefact.
+    pub fn bytes(&self) -> u64 {
+        self.layout.elements() * self.elem.bytes()
+    }
+}
+
+/// A KV cache: one owner that appends, any number of readers. An aliased reader has no entry of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cache {
+    /// The value's name in the graph.
+    pub name: String,
+    /// Layer that appends.
+    pub owner: u32,
+    /// Layers that read, ascending, the owner among them.
+    pub readers: Vec<u32>,
+    /// KV heads.
+    pub kv_heads: u64,
+    /// Elements of a key.
+    pub qk_dim: u64,
+    /// Elements of a value.
+    pub v_dim: u64,
+    /// f32 or bf16.
+    pub elem: Elem,
+    /// Tokens a page.
+    pub page: u64,
+    /// Growing or ring.
+    pub policy: CachePolicy,
+    /// Whether pages are stored as tensor cores read them; see [`crate::abi`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tiled: bool,
+}
+
+impl Cache {
+    /// What a kernel knows of it.
+    pub fn spec(&self) -> CacheSpec {
+        CacheSpec {
+            kv_heads: self.kv_heads,
+            qk_dim: self.qk_dim,
+            v_dim: self.v_dim,
+            elem: self.elem,
+            page: self.page,
+            policy: self.policy,
+            tiled: self.tiled,
+        }
+    }
+
+    /// Bytes of one page, padding included.
+    pub fn page_bytes(&self) -> u64 {
+        self.kv_heads * self.page * (self.qk_dim + round_up(self.v_dim, V_ALIGN)) * self.elem.bytes()
+    }
+
+    /// Bytes of the keys and values of one token, without padding.
+    pub fn token_bytes(&self) -> u64 {
+        self.kv_heads * (self.qk_dim + self.v_dim) * self.elem.bytes()
+    }
+}
+
+/// One launch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// `L3.hybrid_attention`: layer and op.
+    pub name: String,
+    /// Layer, where the step belongs to one.
+    pub layer: Option<u32>,
+    /// What it computes.
+    pub op: StepOp,
+    /// Operands in the order of [`StepOp::roles`].
+    pub operands: Vec<Operand>,
+    /// Items to split over threads.
+    pub grid: Grid,
+    /// The generated kernel.
+    pub kernel: KernelId,
+}
+
+/// What a step reads or writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operand {
+    /// A buffer of the arena.
+    Buffer(BufferId),
+    /// A weight.
+    Weight(WeightId),
+    /// A KV cache.
+    Cache(CacheId),
+}
+
+/// One hybrid block: an oracle and the sparse layers that reuse its selection and cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// The full layer that selects.
+    pub oracle: u32,
+    /// The sparse layers that read its selection, ascending.
+    pub sparse: Vec<u32>,
+    /// The cache that the sparse branch of each reads (the oracle's, or their own).
+    pub shared_kv: bool,
+}
+
+impl Plan {
+    /// What kernel `step` needs to know of its operands. Panics on an id out of range: verify first.
+    pub fn spec(&self, step: &Step) -> KernelSpec {
+        let mut rows = Rows::Tokens;
+        let roles = step.op.roles();
+        let operands = step
+            .operands
+            .iter()
+            .zip(&roles)
+            .map(|(operand, role)| match *operand {
+                Operand::Buffer(id) => {
+                    let buffer = &self.buffers[id.index()];
+                    if role.writes() {
+                        rows = buffer.rows;
+                    }
+                    OperandSpec::Tensor { elem: buffer.elem, width: buffer.width, stride: buffer.stride() }
+                }
+                Operand::Weight(id) => {
+                    let weight = &self.weights[id.index()];
+                    OperandSpec::Weight { elem: weight.elem, layout: weight.layout }
+                }
+                Operand::Cache(id) => {
+                    let cache = &self.caches[id.index()];
+                    OperandSpec::Cache(cache.spec())
+                }
+            })
+            .collect();
+        let max_rows = match rows {
+            Rows::Tokens => self.model.chunk,
+            Rows::Outputs => self.model.max_outputs,
+        };
+        KernelSpec { op: step.op, operands, rows, max_rows, max_context: self.model.max_context }
+    }
+}

@@ -1,0 +1,291 @@
+//! The rules of a Plan, checked when it is made and again when an artefact is loaded. A Plan that passes lets
+//! kernels touch only memory that is theirs; it may come from a hostile file, so nothing here trusts a number.
+//!
+//! * launches: a GPU kernel has a function for every number of rows;
+//! * sizes: counts from 1 to 2^31, element counts that fit; the version is this build's. What can be told from the
+//!   rest is what the rest says: the arena ends with its last buffer, a ring has the pages of its window and a chunk;
+//! * uses: every kernel, buffer, weight and cache is some step's ([`uses`]), so that there are no more of them than
+//!   steps could use;
+//! * ids: every id names something; kernels' and grids' are the step's own ([`operands`]);
+//! * buffers lie in the arena, at multiples of 64, and have the rows that their count may reach;
+//! * operands have the kind, the width and the element type that the op's roles say ([`operands`]);
+//! * order: a buffer is read after it was written in the pass, and nothing overlapping was written since; no
+//!   step's reads and writes overlap ([`order`]);
+//! * caches: a read follows the owner's append, a ring is read within its window, rings hold window and chunk;
+//! * selections: each read has one producer in the pass, of the same shape, whose bytes nobody overwrote, made
+//!   over the very cache that is read, or read over the layer's own ([`order`]).
+
+mod operands;
+mod order;
+mod uses;
+
+use std::fmt;
+
+use crate::{
+    CachePolicy, Elem, GridDim, Kernel, Launch, Layout, MAX_LAYERS, PLAN_VERSION, Plan, Role, Rows, StepOp,
+};
+
+/// One broken rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanError {
+    /// Where: a step's name, a buffer, ...
+    pub place: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+/// Collects broken rules.
+struct Report(Vec<PlanError>);
+
+impl Report {
+    fn add(&mut self, place: impl Into<String>, message: impl Into<String>) {
+        self.0.push(PlanError { place: place.into(), message: message.into() });
+    }
+}
+
+/// No count of a plan is above this.
+const MAX_COUNT: u64 = i32::MAX as u64;
+/// Dynamic shared memory of a block on the largest card.
+const MAX_SHARED_BYTES: u32 = 227 << 10;
+/// Functions of a kernel.
+const MAX_LAUNCHES: usize = 64;
+/// Steps, and whatever steps use one by one.
+const MAX_STEPS: usize = 1 << 17;
+/// Functions of all kernels.
+const MAX_ALL_LAUNCHES: usize = 1 << 14;
+/// Sequences of a step: a session and its listings have room for each of them.
+const MAX_SEQUENCES: u64 = 1 << 16;
+/// No tensor, page or arena has more elements or bytes than this; sums of many still fit.
+const MAX_BYTES: u64 = 1 << 50;
+
+/// Whether the product of all factors is at most [`MAX_BYTES`].
+fn fits(factors: &[u64]) -> bool {
+    factors.iter().try_fold(1u64, |n, f| n.checked_mul(*f)).is_some_and(|n| n <= MAX_BYTES)
+}
+
+/// Says what an op's operands are: [`StepOp::roles`], but in tests of a description that is wrong.
+type Describe<'d> = dyn Fn(&StepOp) -> Vec<Role> + 'd;
+
+impl Plan {
+    /// Checks every invariant of a plan and returns all violations.
+    pub fn verify(&self) -> Result<(), Vec<PlanError>> {
+        verify_as(self, &StepOp::roles)
+    }
+}
+
+fn verify_as(plan: &Plan, describe: &Describe<'_>) -> Result<(), Vec<PlanError>> {
+    let mut report = Report(Vec::new());
+    lengths(plan, &mut report);
+    // What follows looks at every entry.
+    if !report.0.is_empty() {
+        return Err(report.0);
+    }
+    sizes(plan, &mut report);
+    weights(plan, &mut report);
+    caches(plan, &mut report);
+    // What follows computes with the numbers above, and indexes.
+    if report.0.is_empty() {
+        buffers(plan, &mut report);
+        plan.steps.iter().for_each(|step| operands::check(plan, step, &describe(&step.op), &mut report));
+    }
+    if report.0.is_empty() {
+        order::check(plan, describe, &mut report);
+        uses::check(plan, &mut report);
+    }
+    if report.0.is_empty() { Ok(()) } else { Err(report.0) }
+}
+
+fn lengths(plan: &Plan, report: &mut Report) {
+    let lengths = [
+        ("steps", plan.steps.len()),
+        ("buffers", plan.buffers.len()),
+        ("caches", plan.caches.len()),
+        ("kernels", plan.kernels.len()),
+        ("chains", plan.chains.len()),
+        // A step has a few at most.
+        ("weights", plan.weights.len() / 8),
+        ("operands", plan.steps.iter().map(|step| step.operands.len()).sum::<usize>() / 16),
+    ];
+    for (what, length) in lengths {
+        if length > MAX_STEPS {
+            report.add("plan", format!("it has too many {what}; the most steps are {MAX_STEPS}"));
+        }
+    }
+    if plan.kernels.iter().map(|kernel| kernel.launches.len()).sum::<usize>() > MAX_ALL_LAUNCHES {
+        report.add("plan", format!("its kernels have more than {MAX_ALL_LAUNCHES} functions"));
+    }
+}
+
+fn sizes(plan: &Plan, report: &mut Report) {
+    let m = &plan.model;
+    if plan.version != PLAN_VERSION {
+        report.add("plan", format!("version {}, this build knows {PLAN_VERSION}", plan.version));
+    }
+    let counts = [
+        ("layers", u64::from(m.layers)),
+        ("hidden", m.hidden),
+        ("vocab", m.vocab),
+        ("max_context", m.max_context),
+        ("max_batch", m.max_batch),
+        ("chunk", m.chunk),
+        ("max_outputs", m.max_outputs),
+        ("page", m.page),
+    ];
+    for (name, count) in counts {
+        if count == 0 || count > MAX_COUNT {
+            report.add("model", format!("{name} = {count} is not from 1 to {MAX_COUNT}"));
+        }
+    }
+    for (name, count, most) in
+        [("layers", u64::from(m.layers), MAX_LAYERS), ("max_batch", m.max_batch, MAX_SEQUENCES)]
+    {
+        if count > most {
+            report.add("model", format!("{name} = {count} is above {most}"));
+        }
+    }
+    if !fits(&[m.max_batch, m.max_context.div_ceil(m.page.max(1)), 4]) {
+        report.add("model", "page tables of max_batch sequences of max_context are too large");
+    }
+    if plan.arena_bytes > MAX_BYTES {
+        report.add("arena", format!("{} bytes are too many", plan.arena_bytes));
+    }
+    for kernel in &plan.kernels {
+        if kernel.scratch_bytes > MAX_BYTES || kernel.code_offset.checked_add(kernel.code_bytes).is_none() {
+            report.add(&kernel.name, "impossible sizes");
+        }
+        for launch in &kernel.launches {
+            // Counts are at most MAX_COUNT, so that products below stay in 64 bits.
+            let extents = launch.grid.iter().all(|e| (1..=MAX_COUNT).contains(&e.per) && e.each > 0);
+            if !extents || !(1..=1024).contains(&launch.threads) || launch.shared_bytes > MAX_SHARED_BYTES {
+                report.add(&kernel.name, format!("`{}` cannot be launched", launch.entry));
+            }
+        }
+        launched(plan, kernel, report);
+    }
+}
+
+/// Every pass that the model allows launches some function of a GPU kernel.
+fn launched(plan: &Plan, kernel: &Kernel, report: &mut Report) {
+    if kernel.launches.len() > MAX_LAUNCHES {
+        return report.add(&kernel.name, format!("has {} functions", kernel.launches.len()));
+    }
+    // What applies changes at the ends of ranges alone.
+    let counts = |dim: GridDim, most: u64| {
+        let ranges = kernel.launches.iter().filter_map(|launch| launch.when).filter(move |w| w.dim == dim);
+        let ends = ranges.flat_map(|when| [when.least, when.most.saturating_add(1)]);
+        ends.chain([1]).filter(move |count| (1..=most).contains(count))
+    };
+    for tokens in counts(GridDim::Tokens, plan.model.chunk) {
+        for outputs in counts(GridDim::Outputs, plan.model.max_outputs) {
+            let applies = |launch: &Launch| launch.applies(tokens, outputs);
+            if !kernel.launches.is_empty() && !kernel.launches.iter().any(applies) {
+                let message = format!("no function is launched for {tokens} rows and {outputs} of logits");
+                return report.add(&kernel.name, message);
+            }
+        }
+    }
+}
+
+fn weights(plan: &Plan, report: &mut Report) {
+    let mut names = std::collections::HashSet::new();
+    for weight in &plan.weights {
+        if !names.insert(&weight.name) {
+            report.add(&weight.name, "two weights have this name");
+        }
+        let possible = match weight.layout {
+            Layout::Vector { len } => len > 0 && fits(&[len, 4]) && weight.elem == Elem::F32,
+            Layout::Rows { rows, cols } => rows > 0 && cols > 0 && fits(&[rows, cols, 4]),
+            Layout::Panels { count, out, inn, group } => {
+                // A group of less than a panel grows to one.
+                [count, out, inn, group].iter().all(|n| *n > 0)
+                    && fits(&[count, out, inn, 4 * 16])
+                    && group <= out
+                    && out % group == 0
+            }
+            Layout::Tiles { count, out, inn } => {
+                [count, out, inn].iter().all(|n| *n > 0)
+                    && fits(&[count, out, inn, 64 * 64 * 2])
+                    && weight.elem == Elem::Bf16
+            }
+        };
+        if !possible || weight.elem == Elem::I32 {
+            report.add(&weight.name, format!("{:?} of {} is not possible", weight.layout, weight.elem));
+        }
+    }
+}
+
+fn caches(plan: &Plan, report: &mut Report) {
+    for cache in &plan.caches {
+        let sizes = [cache.kv_heads, cache.qk_dim, cache.v_dim, cache.page];
+        let small = sizes.iter().all(|n| (1..1 << 24).contains(n));
+        if !small
+            || cache.elem == Elem::I32
+            || (cache.tiled && !cache.spec().can_tile())
+            || !fits(&[cache.kv_heads, cache.page, cache.qk_dim + cache.v_dim + 8, 4])
+        {
+            report.add(&cache.name, "impossible sizes");
+            continue;
+        }
+        if let CachePolicy::Ring { window, pages } = cache.policy {
+            let held = window.checked_add(plan.model.chunk).map(|n| n.div_ceil(cache.page) + 1);
+            if window == 0 || pages > MAX_COUNT || held != Some(pages) {
+                let held = held.map_or("too many".to_string(), |held| held.to_string());
+                let message = format!("a ring of {pages} pages; {window} tokens and a chunk take {held}");
+                report.add(&cache.name, message);
+            }
+        } else if cache.page != plan.model.page {
+            report.add(&cache.name, format!("pages of {}, the model's have {}", cache.page, plan.model.page));
+        }
+    }
+}
+
+fn buffers(plan: &Plan, report: &mut Report) {
+    for buffer in &plan.buffers {
+        let rows = match buffer.rows {
+            Rows::Tokens => plan.model.chunk,
+            Rows::Outputs => plan.model.max_outputs,
+        };
+        let possible =
+            buffer.width > 0 && fits(&[buffer.width.saturating_add(16), rows, 4]) && buffer.max_rows == rows;
+        if !possible || buffer.elem == Elem::Bf16 {
+            report.add(&buffer.name, "impossible sizes");
+        } else if buffer.offset % 64 != 0
+            || buffer.offset.checked_add(buffer.bytes()).is_none_or(|end| end > plan.arena_bytes)
+        {
+            report.add(&buffer.name, "not inside the arena");
+        }
+        if let Some(s) = buffer.selection
+            && (s.kv_heads.checked_mul(s.blocks) != Some(buffer.width)
+                || s.block == 0
+                || buffer.elem != Elem::I32)
+        {
+            report.add(&buffer.name, "its selection has another shape");
+        }
+    }
+    // What is impossible or lies outside has no end to speak of.
+    if report.0.is_empty() {
+        let end = plan.buffers.iter().map(|b| b.offset + b.bytes()).max().unwrap_or(0);
+        if end != plan.arena_bytes {
+            report.add("arena", format!("{} bytes; its last buffer ends at {end}", plan.arena_bytes));
+        }
+    }
+    match plan.buffers.get(plan.logits.index()) {
+        Some(b) if b.rows == Rows::Outputs && b.width == plan.model.vocab && b.elem == Elem::F32 => {}
+        _ => report.add("logits", "not a buffer of rows of logits"),
+    }
+    if let Some(id) = plan.sampled {
+        match plan.buffers.get(id.index()) {
+            Some(b) if b.rows == Rows::Outputs && b.width == 1 && b.elem == Elem::I32 => {}
+            _ => report.add("sampled", "not a buffer of tokens"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,353 @@
+//! A small valid plan, and one thing broken at a time.
+
+use crate::*;
+
+mod described;
+mod provenance;
+
+const SHAPE: AttnShape = AttnShape { heads: 2, kv_heads: 1, qk_dim: 8, v_dim: 8 };
+const SELECT: SelectShape = SelectShape { kv_heads: 1, block: 8, blocks: 2 };
+
+fn buffer(name: &str, at: u64, rows: Rows, width: u64, elem: Elem) -> Buffer {
+    let selection = (elem == Elem::I32).then_some(SELECT);
+    Buffer { name: name.into(), offset: at * 1024, rows, max_rows: 16, width, elem, selection }
+}
+
+fn weight(name: &str, layout: Layout) -> Weight {
+    Weight { name: name.into(), shape: vec![], elem: Elem::F32, layout }
+}
+
+fn step(name: &str, layer: Option<u32>, op: StepOp, operands: Vec<Operand>, panels: u64, rows: Rows) -> Step {
+    Step { name: name.into(), layer, op, operands, grid: op.grid(panels, rows), kernel: KernelId(0) }
+}
+
+/// embed; layer 0: project, append, select; layer 1: read the selection; gather; logits.
+fn plan() -> Plan {
+    let b = |i| Operand::Buffer(BufferId(i));
+    let w = |i| Operand::Weight(WeightId(i));
+    let cache = Operand::Cache(CacheId(0));
+    let panels = |out, inn, group| Layout::Panels { count: 1, out, inn, group };
+    let qkv = |own_kv| StepOp::QkvAppend {
+        inn: 16,
+        shape: SHAPE,
+        norm: None,
+        qk_norm: None,
+        rope: RopeSpec { theta: 1e4, dims: 8 },
+        own_kv,
+    };
+    let linear = StepOp::Linear { inn: 16, out: 32, norm: None, epilogue: Epilogue::Store };
+    let (tokens, outputs) = (Rows::Tokens, Rows::Outputs);
+    Plan {
+        version: PLAN_VERSION,
+        model: ModelInfo {
+            name: "t".into(),
+            layers: 2,
+            hidden: 16,
+            vocab: 32,
+            max_context: 64,
+            max_batch: 2,
+            chunk: 16,
+            max_outputs: 16,
+            page: 8,
+        },
+        target: TargetInfo { kind: "cpu".into(), arch: "x86_64".into(), features: vec![] },
+        arena_bytes: 8 * 1024,
+        buffers: vec![
+            buffer("x", 0, tokens, 16, Elem::F32),
+            buffer("q", 1, tokens, 16, Elem::F32),
+            buffer("o", 2, tokens, 16, Elem::F32),
+            buffer("sel", 3, tokens, 2, Elem::I32),
+            buffer("s", 4, tokens, 16, Elem::F32),
+            buffer("last", 5, outputs, 16, Elem::F32),
+            buffer("logits", 6, outputs, 32, Elem::F32),
+        ],
+        weights: vec![
+            weight("table", Layout::Rows { rows: 32, cols: 16 }),
+            weight("wq", panels(16, 16, 8)),
+            weight("wk", panels(8, 16, 8)),
+            weight("wv", panels(8, 16, 8)),
+            weight("sink", Layout::Vector { len: 2 }),
+            weight("head", panels(32, 16, 32)),
+        ],
+        caches: vec![Cache {
+            name: "kv".into(),
+            owner: 0,
+            readers: vec![0, 1],
+            kv_heads: 1,
+            qk_dim: 8,
+            v_dim: 8,
+            elem: Elem::F32,
+            page: 8,
+            policy: CachePolicy::Growing,
+            tiled: false,
+        }],
+        steps: vec![
+            step("embed", None, StepOp::Embed { vocab: 32, hidden: 16 }, vec![w(0), b(0)], 0, tokens),
+            step("L0.qkv", Some(0), qkv(true), vec![b(0), w(1), w(2), w(3), b(1), cache], 2, tokens),
+            step(
+                "L0.oracle",
+                Some(0),
+                StepOp::OracleAttention { shape: SHAPE, sink: false, select: SELECT },
+                vec![b(1), cache, b(2), b(3)],
+                0,
+                tokens,
+            ),
+            step(
+                "L1.sparse",
+                Some(1),
+                StepOp::SparseAttention { shape: SHAPE, select: SELECT, sink: true },
+                vec![b(1), cache, b(3), w(4), b(4)],
+                0,
+                tokens,
+            ),
+            step("gather", None, StepOp::GatherRows { width: 16 }, vec![b(4), b(5)], 0, outputs),
+            step("logits", None, linear, vec![b(5), w(5), b(6)], 2, outputs),
+        ],
+        kernels: vec![Kernel {
+            name: "k".into(),
+            code_offset: 0,
+            code_bytes: 0,
+            scratch_bytes: 0,
+            launches: vec![],
+        }],
+        chains: vec![],
+        logits: BufferId(6),
+        sampled: None,
+    }
+}
+
+/// Breaks one thing; some violation must then say `words`.
+fn broken(words: &str, change: impl FnOnce(&mut Plan)) {
+    let mut plan = plan();
+    change(&mut plan);
+    let errors = plan.verify().expect_err(words);
+    assert!(errors.iter().any(|e| e.to_string().contains(words)), "{words}: {errors:?}");
+}
+
+#[test]
+fn the_plan_is_valid() {
+    assert_eq!(plan().verify(), Ok(()));
+}
+
+#[test]
+fn sizes_and_places() {
+    broken("version", |p| p.version = 9);
+    broken("chunk = 0", |p| p.model.chunk = 0);
+    broken("not inside the arena", |p| p.buffers[2].offset = 16 * 1024);
+    broken("not inside the arena", |p| p.buffers[2].offset = u64::MAX - 63);
+    broken("impossible sizes", |p| p.buffers[2].width = u64::MAX);
+    broken("is not possible", |p| {
+        p.weights[1].layout = Layout::Panels { count: 1, out: 16, inn: 16, group: 0 }
+    });
+    broken("is not possible", |p| p.weights[0].layout = Layout::Rows { rows: u64::MAX, cols: 2 });
+    broken("no kernel", |p| p.steps[0].kernel = KernelId(7));
+    broken("rows of logits", |p| p.logits = BufferId(99));
+    broken("take 4", |p| p.caches[0].policy = CachePolicy::Ring { window: 4, pages: 5 });
+    broken("its last buffer ends at 8192", |p| p.arena_bytes += 64);
+    broken("max_batch = 65537", |p| p.model.max_batch = 65537);
+    broken("layers = 65537", |p| p.model.layers = 65537);
+    broken("too many steps", |p| p.steps = vec![p.steps[0].clone(); (1 << 17) + 1]);
+    broken("take 4", |p| p.caches[0].policy = CachePolicy::Ring { window: 4, pages: 1 });
+}
+
+#[test]
+fn launches_cover_all_rows() {
+    let launch = |dim, least, most| Launch {
+        entry: "f".into(),
+        grid: [Extent::fixed(1), Extent::fixed(1)],
+        threads: 32,
+        shared_bytes: 0,
+        overlaps: false,
+        when: Some(When { dim, least, most }),
+    };
+    let tokens = |least, most| launch(GridDim::Tokens, least, most);
+    let outputs = |least, most| launch(GridDim::Outputs, least, most);
+    // The plan has chunks of 16 tokens and 16 outputs.
+    let whole: [&[Launch]; 5] = [
+        &[],
+        &[tokens(1, 16)],
+        &[tokens(9, 99), tokens(1, 8)],
+        &[tokens(1, 3), outputs(1, 16)],
+        &[tokens(2, 16), Launch { when: None, ..tokens(0, 0) }],
+    ];
+    for launches in whole {
+        let mut plan = plan();
+        plan.kernels[0].launches = launches.to_vec();
+        assert_eq!(plan.verify(), Ok(()), "{launches:?}");
+    }
+    let holes: [(&str, &[Launch]); 5] = [
+        ("launched for 1 rows", &[tokens(2, 16)]),
+        ("launched for 9 rows", &[tokens(1, 8), tokens(10, 16)]),
+        ("launched for 16 rows", &[tokens(1, 15)]),
+        ("and 5 of logits", &[outputs(1, 4), outputs(6, 16)]),
+        ("launched for 4 rows and 9 of logits", &[tokens(1, 3), outputs(1, 8)]),
+    ];
+    for (words, launches) in holes {
+        broken(words, |p| p.kernels[0].launches = launches.to_vec());
+    }
+    broken("has 65 functions", |p| p.kernels[0].launches = vec![tokens(1, 16); 65]);
+}
+
+#[test]
+fn sampling() {
+    let sampled = |p: &mut Plan| {
+        p.buffers.push(Buffer { selection: None, ..buffer("token", 8, Rows::Outputs, 1, Elem::I32) });
+        p.sampled = Some(BufferId(7));
+        p.arena_bytes += 1024;
+        let operands = vec![Operand::Buffer(BufferId(6)), Operand::Buffer(BufferId(7))];
+        p.steps.push(step("sample", None, StepOp::Sample { vocab: 32 }, operands, 0, Rows::Outputs));
+    };
+    let mut plan = plan();
+    sampled(&mut plan);
+    assert_eq!(plan.verify(), Ok(()));
+    let wrong = |words: &str, change: fn(&mut Plan)| {
+        broken(words, |p| {
+            sampled(p);
+            change(p);
+        });
+    };
+    wrong("nothing has written the tokens", |p| drop(p.steps.pop()));
+    wrong("something else than the plan's logits", |p| p.sampled = None);
+    wrong("something else than the plan's logits", |p| p.logits = BufferId(5));
+    wrong("not a buffer of tokens", |p| p.buffers[7].width = 2);
+    wrong("not a buffer of tokens", |p| p.buffers[7].elem = Elem::F32);
+    wrong("operand `logits`", |p| p.steps[6].op = StepOp::Sample { vocab: 31 });
+}
+
+#[test]
+fn operands() {
+    broken("a table of 32 rows for a vocabulary of 33", |p| p.model.vocab = 33);
+    broken("operand `x`", |p| p.steps[5].operands[0] = Operand::Buffer(BufferId(0)));
+    broken("operand `weight`", |p| p.steps[5].operands[1] = Operand::Weight(WeightId(77)));
+    broken("operand `wq`", |p| {
+        p.weights[1].layout = Layout::Panels { count: 1, out: 16, inn: 16, group: 16 }
+    });
+    broken("operand `cache`", |p| p.caches[0].v_dim = 16);
+    broken("operand `sel`", |p| p.buffers[3].selection = None);
+    for bad in [0.0, -1.0, 1e300, 1e-300, f64::INFINITY, f64::NAN] {
+        broken("are not possible", |p| {
+            let op = StepOp::Linear { inn: 16, out: 32, norm: Some(bad), epilogue: Epilogue::Store };
+            p.steps.iter_mut().filter(|s| matches!(s.op, StepOp::Linear { .. })).for_each(|s| s.op = op);
+        });
+        broken("are not possible", |p| {
+            for step in &mut p.steps {
+                if let StepOp::QkvAppend { rope, .. } = &mut step.op {
+                    rope.theta = bad;
+                }
+            }
+        });
+    }
+    broken("its grid", |p| p.steps[2].grid.per = 3);
+    broken("operands for", |p| {
+        p.steps[4].operands.pop();
+    });
+}
+
+/// Steps of a mixture of experts, and of what stands on other rows than its op reads.
+#[test]
+fn indices_come_from_who_makes_them() {
+    let panels = |count, out, inn| Layout::Panels { count, out, inn, group: out };
+    let moe = |p: &mut Plan| {
+        let b = |i| Operand::Buffer(BufferId(i));
+        let (w, tokens) = (|i| Operand::Weight(WeightId(i)), Rows::Tokens);
+        let plain =
+            |name: &str, at, width, elem| Buffer { selection: None, ..buffer(name, at, tokens, width, elem) };
+        p.buffers.push(plain("router", 8, 4, Elem::F32));
+        p.buffers.push(plain("index", 9, 2, Elem::I32));
+        p.buffers.push(plain("chosen", 10, 2, Elem::F32));
+        p.buffers.push(plain("h", 11, 16, Elem::F32));
+        p.arena_bytes = 12 * 1024;
+        p.weights.push(weight("router", panels(1, 4, 16)));
+        p.weights.push(weight("gate", panels(4, 8, 16)));
+        let choose = StepOp::Linear { inn: 16, out: 4, norm: None, epilogue: Epilogue::Store };
+        let up = StepOp::ExpertsUp { experts: 4, active: 2, inn: 16, ffn: 8 };
+        let router = StepOp::Router { experts: 4, active: 2 };
+        p.steps.push(step("choose", None, choose, vec![b(4), w(6), b(7)], 1, tokens));
+        p.steps.push(step("router", None, router, vec![b(7), b(8), b(9)], 0, tokens));
+        p.steps.push(step("up", None, up, vec![b(4), b(8), w(7), w(7), b(10)], 1, tokens));
+    };
+    let mut valid = plan();
+    moe(&mut valid);
+    assert_eq!(valid.verify(), Ok(()));
+    let wrong = |words: &str, change: fn(&mut Plan)| {
+        broken(words, |p| {
+            moe(p);
+            change(p);
+        });
+    };
+    // Another number of experts than the weights have.
+    wrong("does not choose 2 of 4 experts", |p| {
+        p.buffers[7].width = 8;
+        p.weights[6].layout = Layout::Panels { count: 1, out: 8, inn: 16, group: 8 };
+        p.steps[6].op = StepOp::Linear { inn: 16, out: 8, norm: None, epilogue: Epilogue::Store };
+        p.steps[7].op = StepOp::Router { experts: 8, active: 2 };
+    });
+    // A selection of as many blocks.
+    wrong("operand `index`", |p| p.steps[8].operands[1] = Operand::Buffer(BufferId(3)));
+    wrong("sizes or numbers are not possible", |p| {
+        p.steps[8].op = StepOp::ExpertsUp { experts: 4, active: 5, inn: 16, ffn: 8 };
+    });
+    broken("sizes or numbers are not possible", |p| {
+        p.steps[3].op = StepOp::SparseAttention {
+            shape: SHAPE,
+            select: SelectShape { kv_heads: 2, ..SELECT },
+            sink: true,
+        };
+    });
+    broken("are not the step's tokens", |p| {
+        p.buffers[0].rows = Rows::Outputs;
+        p.steps[0].grid = p.steps[0].op.grid(0, Rows::Outputs);
+    });
+}
+
+#[test]
+fn nothing_is_there_that_no_step_uses() {
+    broken("k2: no step runs it", |p| p.kernels.push(Kernel { name: "k2".into(), ..p.kernels[0].clone() }));
+    broken("idle: no step writes it", |p| p.buffers.push(buffer("idle", 0, Rows::Tokens, 16, Elem::F32)));
+    broken("idle: no step reads it", |p| p.weights.push(weight("idle", Layout::Vector { len: 2 })));
+    broken("idle: no step appends to it", |p| {
+        p.caches.push(Cache { name: "idle".into(), ..p.caches[0].clone() });
+    });
+    broken("is not the model's", |p| {
+        p.chains.push(Chain { oracle: 0, sparse: vec![2], shared_kv: true });
+    });
+}
+
+#[test]
+fn order_and_overlap() {
+    broken("does not hold", |p| p.steps.swap(4, 5));
+    broken("overlaps another operand", |p| p.buffers[4].offset = 1024);
+    broken("does not hold what was written", |p| p.buffers[2].offset = 1024);
+    broken("second time", |p| {
+        let again = p.steps[1].clone();
+        p.steps.insert(2, again);
+    });
+}
+
+/// Any numbers in a serialised plan give an answer, never a panic.
+#[test]
+fn mutated_plans_do_not_panic() {
+    let text = serde_json::to_string(&plan()).unwrap();
+    let mut state = 1u64;
+    let mut next = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    let numbers: Vec<usize> = (1..text.len())
+        .filter(|i| text.as_bytes()[*i].is_ascii_digit() && !text.as_bytes()[i - 1].is_ascii_alphanumeric())
+        .collect();
+    let values = ["0", "1", "7", "4294967295", "18446744073709551615", "1099511627776", "33"];
+    for _ in 0..20_000 {
+        let mut text = text.clone();
+        let mut places: Vec<usize> = (0..1 + next(3)).map(|_| numbers[next(numbers.len())]).collect();
+        places.sort_unstable();
+        places.dedup();
+        for at in places.into_iter().rev() {
+            let end = at + text[at..].find(|c: char| !c.is_ascii_digit()).unwrap_or(1);
+            text.replace_range(at..end, values[next(values.len())]);
+        }
+        if let Ok(plan) = serde_json::from_str::<Plan>(&text) {
+            let _ = plan.verify();
+        }
+    }
+}
