@@ -6,7 +6,7 @@ use hyc_kernels::cpu::{CpuTarget, Level};
 use hyc_plan::artefact::VERSION;
 use hyc_plan::sampling::{RANGES, Sampling, SamplingDefaults};
 use hyc_plan::text_settings::TextSettings;
-use hyc_plan::{Elem, Layout, Plan, TargetInfo};
+use hyc_plan::{Elem, Layout, Plan, Target};
 use hyc_runtime::Model;
 use serde_json::{Value, json};
 
@@ -64,10 +64,7 @@ pub fn json(model: &Model) -> Value {
     }
     let path = model.path().display().to_string();
     value["file"] = json!({ "path": path, "bytes": model.file_bytes(), "version": VERSION });
-    value["target"] = json!({
-        "kind": plan.target.kind, "arch": plan.target.arch, "features": plan.target.features,
-        "level": level(&plan.target),
-    });
+    value["target"] = target_json(&plan.target);
     value["hidden"] = m.hidden.into();
     value["vocab"] = m.vocab.into();
     value["max_context"] = m.max_context.into();
@@ -102,16 +99,31 @@ fn sampling_text(defaults: &SamplingDefaults) -> String {
 }
 
 /// The level of a CPU's code, as `hyc compile --cpu` names it.
-fn level(target: &TargetInfo) -> Option<&'static str> {
+fn level(features: &[String]) -> Option<&'static str> {
     let levels = [(Level::V3, "v3"), (Level::Baseline, "baseline")];
-    let same = |level: Level| CpuTarget { level }.features() == target.features;
-    levels.iter().find(|(level, _)| target.kind == "cpu" && same(*level)).map(|(_, name)| *name)
+    levels.iter().find(|(level, _)| CpuTarget { level: *level }.features() == features).map(|(_, name)| *name)
 }
 
-fn target_text(target: &TargetInfo) -> String {
-    match level(target) {
-        Some(level) => format!("cpu: {}, level {level} ({})", target.arch, target.features.join(", ")),
-        None => target.kind.clone(),
+fn target_text(target: &Target) -> String {
+    match target {
+        Target::Host { arch, features } => {
+            let level = level(features).map(|level| format!(", level {level}")).unwrap_or_default();
+            format!("{}: {arch}{level} ({})", target.kind(), features.join(", "))
+        }
+        Target::Nvidia { multiprocessors, .. } => {
+            format!("{}, {multiprocessors} multiprocessors", target.kind())
+        }
+    }
+}
+
+fn target_json(target: &Target) -> Value {
+    match target {
+        Target::Host { arch, features } => json!({
+            "kind": target.kind().name(), "arch": arch, "features": features, "level": level(features),
+        }),
+        Target::Nvidia { multiprocessors, .. } => json!({
+            "kind": target.kind().name(), "multiprocessors": multiprocessors,
+        }),
     }
 }
 

@@ -4,17 +4,16 @@ use std::path::Path;
 use std::time::Instant;
 
 use hyc_ir::{Graph, text};
+use hyc_kernels::Nvidia;
 use hyc_kernels::cpu::{self, CpuTarget};
-use hyc_passes::{PassReport, PipelineOptions};
-use hyc_plan::Plan;
+use hyc_passes::PassReport;
+use hyc_plan::{Backend, Plan, Target, TargetKind};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
 use crate::input;
+use crate::targets::check_target;
 use crate::words::{listed, place, shortened};
-
-/// The target kinds that this build carries.
-pub const TARGETS: &[&str] = if cfg!(feature = "llvm") { &["cpu", "sm_90a"] } else { &["cpu"] };
 
 /// What `hyc compile` may start from.
 pub struct Input {
@@ -42,7 +41,7 @@ pub fn load_input(path: &Path) -> Result<Input> {
         return Err(json_error(path, &text));
     }
     let desc = frontend::parse_model(path, &text)?;
-    check_target(&desc.target.kind)?;
+    check_target(desc.target.kind)?;
     Ok(Input { graph: frontend::build_graph(&desc), desc: Some(desc) })
 }
 
@@ -78,23 +77,13 @@ fn parse_dump(path: &Path, source: &str) -> Result<Graph> {
             .collect();
         Error::input(format!("the dump does not parse:\n  {}", listed(&list, "\n  ")))
     })?;
-    check_target(&graph.header.target)?;
+    check_target(graph.header.target)?;
     hyc_ir::verify::verify(&graph).map_err(|violations| {
         let line = |v: &hyc_ir::verify::Violation| format!("{}: {}", place(path), shortened(&v.to_string()));
         let list: Vec<String> = violations.iter().map(line).collect();
         Error::input(format!("the graph is not valid:\n  {}", listed(&list, "\n  ")))
     })?;
     Ok(graph)
-}
-
-/// A target that this build does not carry is an error that says so.
-pub fn check_target(kind: &str) -> Result<()> {
-    if TARGETS.contains(&kind) {
-        return Ok(());
-    }
-    let more = if cfg!(feature = "llvm") { "" } else { "; GPU targets need a build with the feature `llvm`" };
-    Err(Error::new(ErrorKind::Unsupported, format!("this build of hyc has no target `{kind}`"))
-        .help(format!("it carries: {}{more}", TARGETS.join(", "))))
 }
 
 /// How a pass went.
@@ -148,9 +137,9 @@ pub fn lower(
     observer: &mut dyn FnMut(&PassReport) -> Result<()>,
 ) -> Result<Lowered> {
     let mut passes = Vec::new();
-    let options = pipeline_options(&graph.header.target, options.into());
+    let backend = backend(graph.header.target, options.into())?;
     let mut stopped = None;
-    let compiled = hyc_passes::run(graph, &options, &mut |report| {
+    let compiled = hyc_passes::run(graph, backend.as_ref(), &mut |report| {
         passes.push(PassTime { name: report.name, changes: report.changes, seconds: report.seconds });
         stopped = observer(report).err();
         stopped.is_none()
@@ -162,31 +151,24 @@ pub fn lower(
     Ok(Lowered { graph: compiled.graph, plan: compiled.plan, passes })
 }
 
-#[cfg(feature = "llvm")]
-fn gpu_options(activations: Activations) -> PipelineOptions<'static> {
-    PipelineOptions {
-        supports: &hyc_kernels::gpu::supports,
-        tiles: activations == Activations::Bf16,
-        sampling: true,
-        arch: String::new(),
-        features: Vec::new(),
-    }
+/// The back end of a target. Errors: this build does not carry it.
+fn backend(kind: TargetKind, options: Options) -> Result<Box<dyn Backend>> {
+    check_target(kind)?;
+    Ok(match kind {
+        TargetKind::Host => Box::new(CpuTarget { level: options.level }),
+        TargetKind::Nvidia(arch) => Box::new(Nvidia {
+            target: Target::nvidia(arch),
+            tensor_cores: options.activations == Activations::Bf16,
+            supports: gpu_supports,
+        }),
+    })
 }
 
-fn pipeline_options(kind: &str, options: Options) -> PipelineOptions<'static> {
+fn gpu_supports(spec: &hyc_plan::KernelSpec) -> std::result::Result<(), String> {
     #[cfg(feature = "llvm")]
-    if kind != "cpu" {
-        return gpu_options(options.activations);
-    }
-    let _ = kind;
-    let target = CpuTarget { level: options.level };
-    PipelineOptions {
-        supports: &cpu::supports,
-        tiles: false,
-        sampling: false,
-        arch: target.arch().to_string(),
-        features: target.features(),
-    }
+    return hyc_kernels::gpu::supports(spec);
+    #[cfg(not(feature = "llvm"))]
+    Err(format!("no code for `{}`: this build has no LLVM", spec.op.name()))
 }
 
 /// The code of all kernels of a plan.
@@ -209,7 +191,7 @@ pub fn generate_code(
     let start = Instant::now();
     check()?;
     #[cfg(feature = "llvm")]
-    if plan.target.kind != "cpu" {
+    if !plan.target.is_host() {
         let ptx = gpu_code(plan)?;
         let blob = hyc_plan::bind::lay_out_ptx(plan, &ptx.text);
         let seconds = start.elapsed().as_secs_f64();
@@ -243,7 +225,7 @@ pub fn gpu_code(plan: &mut Plan) -> Result<hyc_kernels::gpu::Ptx> {
         .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
     for (entry, kernel) in plan.kernels.iter_mut().zip(&ptx.kernels) {
         entry.scratch_bytes = kernel.scratch_bytes;
-        entry.launches.clone_from(&kernel.launches);
+        entry.code = hyc_plan::Code::Nvidia { launches: kernel.launches.clone() };
     }
     Ok(ptx)
 }

@@ -38,7 +38,7 @@ fn graph(lowered: &Lowered) -> Result<String> {
 }
 
 fn need_gpu(plan: &Plan) -> Result<()> {
-    if plan.target.kind != "cpu" {
+    if !plan.target.is_host() {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Usage, "kernels as MLIR, LLVM or PTX are those of a GPU")

@@ -20,6 +20,7 @@ mod profile;
 pub mod report;
 pub mod source;
 pub mod summary;
+mod targets;
 pub mod terminal;
 pub mod text;
 mod tree;

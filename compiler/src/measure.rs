@@ -93,7 +93,7 @@ impl<'m> Bench<'m> {
             }
         };
         let engine = Engine::new(model, executor, sizes.pages, sizes.batch)?;
-        let apart = model.plan().target.kind != "cpu";
+        let apart = !model.plan().target.is_host();
         Ok(Bench { model, engine, cost: cost::of(model.plan()), apart, limits, memory })
     }
 

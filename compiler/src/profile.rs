@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::{KernelSpec, Plan, Step, WeightId};
+use hyc_plan::{KernelSpec, Plan, Step, TargetKind, WeightId};
 use hyc_runtime::{Block, Executor, MemoryPlan, Model, ModelId, SessionOptions, open_executor};
 
 use crate::error::Result;
@@ -21,9 +21,11 @@ struct Timed {
 /// events around its steps; the host by its clock, which costs nothing.
 pub fn executor(model: &Model, options: &SessionOptions, memory: &MemoryPlan) -> Result<Box<dyn Executor>> {
     let inner = open_executor(model, options, memory, &mut |_, _| !crate::commands::stopped())?;
-    match model.plan().target.kind.as_str() {
-        "cpu" => Ok(Box::new(Timed { inner, steps: model.plan().steps.len(), seconds: Vec::new() })),
-        _ => Ok(inner),
+    match model.plan().target.kind() {
+        TargetKind::Host => {
+            Ok(Box::new(Timed { inner, steps: model.plan().steps.len(), seconds: Vec::new() }))
+        }
+        TargetKind::Nvidia(_) => Ok(inner),
     }
 }
 

@@ -5,5 +5,9 @@ pub mod cpu;
 pub mod gpu;
 #[cfg(feature = "llvm")]
 pub mod mlir;
+mod nvidia;
 mod operands;
+mod panels;
 pub mod reference;
+
+pub use nvidia::Nvidia;

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use hyc_plan::{CachePolicy, CacheSpec, Elem, KernelSpec, Kind, Layout, OperandSpec};
+use hyc_plan::{CachePolicy, CacheSpec, Elem, KernelSpec, Kind, KvOrder, Layout, OperandSpec};
 
 /// The operands of one kernel, and the first that it asked for in vain.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Operands {
             elem: Elem::F32,
             page: 1,
             policy: CachePolicy::Growing,
-            tiled: false,
+            order: KvOrder::Columns,
         };
         match self.of(name) {
             Some(OperandSpec::Cache(cache)) => cache,

@@ -20,7 +20,7 @@ mod select_kernels;
 use std::time::Instant;
 
 use hyc_ir::{Graph, verify};
-use hyc_plan::{KernelSpec, Plan};
+use hyc_plan::{Backend, Plan};
 
 pub use error::PassError;
 pub use kv_table::{CONTEXTS, KvRow, KvTable, kv_table};
@@ -50,20 +50,6 @@ const REWRITES: &[(&str, Rewrite)] = &[
     ("fuse-epilogues", fuse_epilogues::run),
 ];
 
-/// What the pipeline needs to know of the target.
-pub struct PipelineOptions<'a> {
-    /// Whether the target has a kernel for this; the reason where it has none.
-    pub supports: &'a dyn Fn(&KernelSpec) -> Result<(), String>,
-    /// Whether bf16 matrices and caches are stored as tensor cores read them, where their shapes allow it.
-    pub tiles: bool,
-    /// Whether the pass ends with the choice of tokens, on the target itself.
-    pub sampling: bool,
-    /// Architecture that the Plan will say its code is for, as Rust names it.
-    pub arch: String,
-    /// Processor features that the Plan will ask for.
-    pub features: Vec<String>,
-}
-
 /// What happened in one pass.
 pub struct PassReport<'a> {
     /// The pass.
@@ -87,15 +73,20 @@ pub struct Compiled {
 /// Runs all passes, with the verifier after each rewrite. A dump printed after any pass may come in again:
 /// passes that have run before find nothing to do.
 ///
-/// Errors: a graph that the verifier refuses, before or after a pass; sizes beyond all limits; an op that
+/// Errors: a graph for another target than the back end's, or that the verifier refuses, before or after a pass; sizes beyond all limits; an op that
 /// the target has no kernel for; an observer that returns false, which ends it.
 pub fn run(
     mut graph: Graph,
-    options: &PipelineOptions<'_>,
+    backend: &dyn Backend,
     observer: &mut dyn FnMut(&PassReport<'_>) -> bool,
 ) -> Result<Compiled, PassError> {
     check("input", &graph)?;
     limits::check(&graph)?;
+    let (wanted, made) = (graph.header.target, backend.target().kind());
+    if wanted != made {
+        let message = format!("the graph is for target `{wanted}`, the back end makes code for `{made}`");
+        return Err(PassError::new("pipeline", message));
+    }
     for (name, rewrite) in REWRITES {
         let start = Instant::now();
         let changes = rewrite(&mut graph)?;
@@ -110,11 +101,11 @@ pub fn run(
     report("plan-memory", arena.placements.len(), start)?;
 
     let start = Instant::now();
-    let selected = select_kernels::run(&graph, options)?;
+    let selected = select_kernels::run(&graph, backend)?;
     report("select-kernels", selected.kernels.len(), start)?;
 
     let start = Instant::now();
-    let plan = schedule::run(&graph, &arena, &selected, options)?;
+    let plan = schedule::run(&graph, &arena, &selected, backend)?;
     report("schedule", plan.steps.len(), start)?;
     Ok(Compiled { graph, plan })
 }

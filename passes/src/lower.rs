@@ -5,7 +5,7 @@
 
 use hyc_ir::roles::Roles;
 use hyc_ir::{CacheType, Dim, Graph, Op, OpData, OpId, Sym, Type, ValueId};
-use hyc_plan::{AttnShape, Elem, Epilogue, Kind, Layout, RopeSpec, SelectShape, StepOp};
+use hyc_plan::{AttnShape, Backend, Epilogue, Kind, Layout, RopeSpec, SelectShape, StepOp};
 
 use crate::error::PassError;
 
@@ -27,14 +27,13 @@ struct Ctx<'g> {
     id: OpId,
     data: &'g OpData,
     roles: Roles,
-    tiles: bool,
+    backend: &'g dyn Backend,
 }
 
 /// The step of an op; `None` for ops that only name values.
-/// With `tiles`, bf16 matrices are wanted as tensor cores read them.
-pub fn lower(graph: &Graph, id: OpId, tiles: bool) -> Result<Option<Lowered>, PassError> {
+pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result<Option<Lowered>, PassError> {
     let data = graph.op(id);
-    let c = Ctx { graph, id, data, roles: data.op.roles(), tiles };
+    let c = Ctx { graph, id, data, roles: data.op.roles(), backend };
     let out = || c.width(c.result("out")?);
     let op = match data.op {
         Op::Weight {} | Op::Cache { .. } | Op::Output {} => return Ok(None),
@@ -149,31 +148,18 @@ impl<'g> Ctx<'g> {
         Ok(())
     }
 
-    /// The layout that a step asks of a weight. A table keeps its rows, but where a product reads it as well: then it
-    /// is read as the product has it.
+    /// The layout that a step asks of a weight, which is the back end's to say. A table that a product reads as well is
+    /// read as the product has it.
     fn layout(&self, value: ValueId, kind: &Kind) -> Result<Option<Layout>, PassError> {
-        Ok(match *kind {
-            Kind::Vector(len) => Some(Layout::Vector { len }),
-            Kind::Table { rows, cols } => {
-                let mut users = self.graph.users(value);
-                let looked_up = users.all(|(user, _)| self.graph.op(user).op == (Op::Embed {}));
-                looked_up.then_some(Layout::Rows { rows, cols })
+        let Type::Weight { elem, .. } = self.graph.ty(value) else { return Ok(None) };
+        if let Kind::Table { .. } = kind {
+            let mut users = self.graph.users(value);
+            if !users.all(|(user, _)| self.graph.op(user).op == (Op::Embed {})) {
+                return Ok(None);
             }
-            Kind::Matrices { count, out, inn, group } => {
-                let out = out.ok_or_else(|| self.refuse("a matrix of so many features"))?;
-                let bf16 = matches!(self.graph.ty(value), Type::Weight { elem: Elem::Bf16, .. });
-                Some(match self.tiles && bf16 {
-                    true => Layout::Tiles { count, out, inn },
-                    false => Layout::Panels { count, out, inn, group: group.unwrap_or(out) },
-                })
-            }
-            Kind::Rows(_)
-            | Kind::TokenRows(_)
-            | Kind::Token
-            | Kind::Experts { .. }
-            | Kind::Selection { .. }
-            | Kind::Cache { .. } => None,
-        })
+        }
+        let layout = self.backend.layout(kind, *elem);
+        layout.map(Some).ok_or_else(|| self.refuse("a weight of this kind"))
     }
 
     /// A product with what is fused around it.

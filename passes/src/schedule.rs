@@ -9,11 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use hyc_ir::{Graph, Op, OpId, Type, ValueId};
 use hyc_plan::{
-    Buffer, BufferId, Cache, CacheId, Chain, Elem, Kernel, KernelId, ModelInfo, Operand, PLAN_VERSION, Plan,
-    Rows, Step, TargetInfo, Weight, WeightId,
+    Backend, Buffer, BufferId, Cache, CacheId, Chain, Elem, Kernel, KernelId, ModelInfo, Operand,
+    PLAN_VERSION, Plan, Rows, Step, Weight, WeightId,
 };
 
-use crate::PipelineOptions;
 use crate::error::{PassError, listed};
 use crate::kernel_name;
 use crate::plan_memory::Arena;
@@ -27,41 +26,29 @@ pub fn run(
     graph: &Graph,
     arena: &Arena,
     selected: &Selected,
-    options: &PipelineOptions<'_>,
+    backend: &dyn Backend,
 ) -> Result<Plan, PassError> {
     let mut ids: HashMap<ValueId, Operand> = HashMap::new();
     let buffers = buffers(graph, arena, &mut ids);
     let weights = weights(graph, selected, &mut ids);
-    let caches = caches(graph, options.tiles, &mut ids)?;
+    let caches = caches(graph, backend, &mut ids)?;
     let logits =
         graph.ops().find(|id| graph.op(*id).op == (Op::Output {})).map(|id| graph.op(id).operands[0]);
     let Some(Operand::Buffer(logits)) = logits.and_then(|value| ids.get(&value).copied()) else {
         return Err(PassError::new(PASS, "the graph has no output"));
     };
+    let target = backend.target();
+    let kernels = selected.kernels.iter().map(|k| Kernel::new(k.name.clone(), &k.spec, &target)).collect();
     let mut plan = Plan {
         version: PLAN_VERSION,
         model: model_info(graph, &caches)?,
-        target: TargetInfo {
-            kind: graph.header.target.clone(),
-            arch: options.arch.clone(),
-            features: options.features.clone(),
-        },
+        target,
         arena_bytes: arena.bytes,
         buffers,
         weights,
         caches,
         steps: Vec::new(),
-        kernels: selected
-            .kernels
-            .iter()
-            .map(|k| Kernel {
-                name: k.name.clone(),
-                code_offset: 0,
-                code_bytes: 0,
-                scratch_bytes: 0,
-                launches: vec![],
-            })
-            .collect(),
+        kernels,
         chains: chains(graph),
         logits,
         sampled: None,
@@ -69,15 +56,15 @@ pub fn run(
     for (id, lowered, kernel) in &selected.steps {
         let operands: Option<Vec<Operand>> = lowered.operands.iter().map(|v| ids.get(v).copied()).collect();
         let operands = operands.ok_or_else(|| PassError::at(PASS, graph, *id, "an operand has no place"))?;
-        let step = step(graph, &plan, *id, lowered.op, operands, *kernel);
+        let step = step(graph, *id, lowered.op, operands, *kernel);
         if plan.spec(&step) != selected.kernels[*kernel].spec {
             return Err(PassError::at(PASS, graph, *id, "the step is not what its kernel was selected for")
                 .help("this is a bug of hyc"));
         }
         plan.steps.push(step);
     }
-    if options.sampling {
-        add_sampling(&mut plan, options)?;
+    if backend.samples() {
+        add_sampling(&mut plan, backend)?;
     }
     plan.verify()
         .map_err(|errors| PassError::new(PASS, format!("the plan is not valid: {}", listed(&errors))))?;
@@ -85,7 +72,7 @@ pub fn run(
 }
 
 /// Ends the pass with the choice of tokens from its logits. Errors: the target has no kernel for it.
-fn add_sampling(plan: &mut Plan, options: &PipelineOptions<'_>) -> Result<(), PassError> {
+fn add_sampling(plan: &mut Plan, backend: &dyn Backend) -> Result<(), PassError> {
     let (to, kernel) = (BufferId(plan.buffers.len() as u32), KernelId(plan.kernels.len() as u32));
     let buffer = Buffer {
         name: "sampled".to_string(),
@@ -101,41 +88,24 @@ fn add_sampling(plan: &mut Plan, options: &PipelineOptions<'_>) -> Result<(), Pa
     plan.sampled = Some(to);
     let op = hyc_plan::StepOp::Sample { vocab: plan.model.vocab };
     let operands = vec![Operand::Buffer(plan.logits), Operand::Buffer(to)];
-    let grid = op.grid(0, Rows::Outputs);
-    let step = Step { name: op.name().to_string(), layer: None, op, operands, grid, kernel };
+    let step = Step { name: op.name().to_string(), layer: None, op, operands, kernel };
     let spec = plan.spec(&step);
-    (options.supports)(&spec).map_err(|reason| {
+    backend.supports(&spec).map_err(|reason| {
         PassError::new(PASS, format!("the target has no kernel for `{}`: {reason}", op.name()))
     })?;
     let name = kernel_name::unique(&spec, |name| plan.kernels.iter().any(|k| k.name == name));
-    plan.kernels.push(Kernel { name, code_offset: 0, code_bytes: 0, scratch_bytes: 0, launches: vec![] });
+    plan.kernels.push(Kernel::new(name, &spec, &plan.target));
     plan.steps.push(step);
     Ok(())
 }
 
-fn step(
-    graph: &Graph,
-    plan: &Plan,
-    id: OpId,
-    op: hyc_plan::StepOp,
-    operands: Vec<Operand>,
-    kernel: usize,
-) -> Step {
+fn step(graph: &Graph, id: OpId, op: hyc_plan::StepOp, operands: Vec<Operand>, kernel: usize) -> Step {
     let layer = graph.op(id).layer;
     let name = match layer {
         Some(layer) => format!("L{layer}.{}", op.name()),
         None => op.name().to_string(),
     };
-    let panels = operands.iter().find_map(|operand| match operand {
-        Operand::Weight(id) => Some(plan.weights[id.index()].layout.panels()).filter(|panels| *panels > 0),
-        _ => None,
-    });
-    let rows = operands.iter().rev().find_map(|operand| match operand {
-        Operand::Buffer(id) => Some(plan.buffers[id.index()].rows),
-        _ => None,
-    });
-    let grid = op.grid(panels.unwrap_or(0), rows.unwrap_or(Rows::Tokens));
-    Step { name, layer, op, operands, grid, kernel: KernelId(kernel as u32) }
+    Step { name, layer, op, operands, kernel: KernelId(kernel as u32) }
 }
 
 fn buffers(graph: &Graph, arena: &Arena, ids: &mut HashMap<ValueId, Operand>) -> Vec<Buffer> {
@@ -184,7 +154,11 @@ fn weights(graph: &Graph, selected: &Selected, ids: &mut HashMap<ValueId, Operan
 }
 
 /// One entry for each `cache()`; all its versions are that entry.
-fn caches(graph: &Graph, tiles: bool, ids: &mut HashMap<ValueId, Operand>) -> Result<Vec<Cache>, PassError> {
+fn caches(
+    graph: &Graph,
+    backend: &dyn Backend,
+    ids: &mut HashMap<ValueId, Operand>,
+) -> Result<Vec<Cache>, PassError> {
     let mut caches = Vec::new();
     let mut of_root: HashMap<ValueId, CacheId> = HashMap::new();
     for id in graph.ops() {
@@ -205,7 +179,7 @@ fn caches(graph: &Graph, tiles: bool, ids: &mut HashMap<ValueId, Operand>) -> Re
             elem: ty.elem,
             page: ty.page,
             policy: ty.policy,
-            tiled: cache_spec(ty, tiles).tiled,
+            order: cache_spec(ty, backend).order,
         });
     }
     for (version, root) in cache_roots(graph) {

@@ -7,10 +7,9 @@
 use std::collections::HashMap;
 
 use hyc_ir::{CacheType, Dim, Graph, OpId, Sym, Type, ValueId};
-use hyc_plan::{CacheSpec, Elem, KernelSpec, Layout, OperandSpec, Rows};
+use hyc_plan::{Backend, CacheSpec, Elem, KernelSpec, KvOrder, Layout, OperandSpec, Rows};
 use hyc_plan::{PANEL, TILE};
 
-use crate::PipelineOptions;
 use crate::error::PassError;
 use crate::kernel_name;
 use crate::limits;
@@ -40,22 +39,22 @@ pub struct KernelChoice {
 
 /// Chooses the kernels. Errors: an op that no step stands for or that the target refuses; a cache that is
 /// read after it was overwritten; a weight that is wanted in two layouts or is too large.
-pub fn run(graph: &Graph, options: &PipelineOptions<'_>) -> Result<Selected, PassError> {
+pub fn run(graph: &Graph, backend: &dyn Backend) -> Result<Selected, PassError> {
     let mut lowered = Vec::new();
     let mut overwritten: HashMap<ValueId, OpId> = HashMap::new();
     for id in graph.ops() {
         check_reads(graph, id, &overwritten)?;
         overwritten.extend(appended(graph.op(id)).map(|version| (version, id)));
-        lowered.extend(lower(graph, id, options.tiles)?.map(|step| (id, step)));
+        lowered.extend(lower(graph, id, backend)?.map(|step| (id, step)));
     }
     let layouts = layouts(graph, &lowered)?;
     let mut selected = Selected { steps: Vec::new(), kernels: Vec::new(), layouts };
     for (id, step) in lowered {
-        let spec = spec(graph, id, &step, &selected.layouts, options.tiles)?;
+        let spec = spec(graph, id, &step, &selected.layouts, backend)?;
         let kernel = match selected.kernels.iter().position(|kernel| kernel.spec == spec) {
             Some(kernel) => kernel,
             None => {
-                (options.supports)(&spec).map_err(|reason| {
+                backend.supports(&spec).map_err(|reason| {
                     PassError::at(PASS, graph, id, format!("the target has no kernel for this: {reason}"))
                         .help(format!("choose a shape that target `{}` has kernels for", graph.header.target))
                 })?;
@@ -131,8 +130,8 @@ fn layout_bytes(layout: &Layout) -> Option<u64> {
     }
 }
 
-/// What kernels know of a cache, tiled where the target wants that and its shape allows it.
-pub fn cache_spec(cache: &CacheType, tiles: bool) -> CacheSpec {
+/// What kernels know of a cache.
+pub fn cache_spec(cache: &CacheType, backend: &dyn Backend) -> CacheSpec {
     let spec = CacheSpec {
         kv_heads: cache.kv_heads,
         qk_dim: cache.qk_dim,
@@ -140,9 +139,9 @@ pub fn cache_spec(cache: &CacheType, tiles: bool) -> CacheSpec {
         elem: cache.elem,
         page: cache.page,
         policy: cache.policy,
-        tiled: false,
+        order: KvOrder::Columns,
     };
-    CacheSpec { tiled: tiles && spec.can_tile(), ..spec }
+    CacheSpec { order: backend.kv_order(&spec), ..spec }
 }
 
 fn spec(
@@ -150,7 +149,7 @@ fn spec(
     id: OpId,
     step: &Lowered,
     layouts: &HashMap<ValueId, Layout>,
-    tiles: bool,
+    backend: &dyn Backend,
 ) -> Result<KernelSpec, PassError> {
     let mut rows = Rows::Tokens;
     let mut operands = Vec::with_capacity(step.operands.len());
@@ -176,7 +175,7 @@ fn spec(
                     return Err(PassError::at(PASS, graph, id, message));
                 }
             },
-            Type::Cache(cache) => OperandSpec::Cache(cache_spec(cache, tiles)),
+            Type::Cache(cache) => OperandSpec::Cache(cache_spec(cache, backend)),
         };
         operands.push(operand);
     }

@@ -35,7 +35,7 @@ fn build(drafts: &[Draft], chunk: u64, max_outputs: u64) -> Graph {
         max_batch: 1,
         chunk,
         max_outputs,
-        target: "cpu".to_string(),
+        target: hyc_plan::TargetKind::Host,
     };
     let mut graph = Graph::new(header);
     let mut made: Vec<ValueId> = Vec::new();

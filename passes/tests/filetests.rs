@@ -11,11 +11,10 @@ mod common;
 
 use std::path::Path;
 
-use common::{check_arena_use, describe_plan};
+use common::{Policy, check_arena_use, describe_plan};
 use hyc_filetest::{Fault, GRAPH, directive};
 use hyc_ir::{Graph, text};
-use hyc_passes::{Compiled, PassError, PipelineOptions};
-use hyc_plan::KernelSpec;
+use hyc_passes::{Compiled, PassError};
 
 fn parse(source: &str) -> Graph {
     text::parse(source).unwrap_or_else(|errors| panic!("{}", errors[0]))
@@ -26,20 +25,9 @@ fn run_all(
     refuse: Option<&str>,
     after: &mut dyn FnMut(&str, String),
 ) -> Result<Compiled, PassError> {
-    let supports = |spec: &KernelSpec| match refuse {
-        Some(op) if op == spec.op.name() => Err(format!("`{op}` is not built")),
-        _ => Ok(()),
-    };
-    // The policies of the two back ends, as the driver has them.
-    let gpu = graph.header.target != "cpu";
-    let options = PipelineOptions {
-        supports: &supports,
-        tiles: gpu,
-        sampling: gpu,
-        arch: "test".to_string(),
-        features: vec![],
-    };
-    hyc_passes::run(graph, &options, &mut |report| {
+    let mut policy = Policy::of(graph.header.target);
+    policy.refuse = refuse.map(str::to_string);
+    hyc_passes::run(graph, &policy, &mut |report| {
         after(report.name, report.graph.to_string());
         true
     })

@@ -7,9 +7,10 @@ mod common;
 
 use std::path::Path;
 
-use common::check_arena_use;
+use common::{Policy, check_arena_use};
 use hyc_ir::{Graph, text};
-use hyc_passes::{PassError, PipelineOptions};
+use hyc_passes::PassError;
+use hyc_plan::{Backend, TargetKind};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -115,16 +116,11 @@ fn dumps() -> Vec<String> {
     unfused.into_iter().chain(fused).collect()
 }
 
-/// A Plan by the policy of the GPU's back end or of the CPU's, its arena checked.
-fn plan(graph: &Graph, gpu: bool) -> Result<(), PassError> {
-    let options = PipelineOptions {
-        supports: &|_| Ok(()),
-        tiles: gpu,
-        sampling: gpu,
-        arch: "test".to_string(),
-        features: vec![],
-    };
-    let compiled = hyc_passes::run(graph.clone(), &options, &mut |_| true)?;
+/// A Plan by the policy of a target's back end, its arena checked.
+fn plan(graph: &Graph, policy: &Policy) -> Result<(), PassError> {
+    let mut graph = graph.clone();
+    graph.header.target = policy.target().kind();
+    let compiled = hyc_passes::run(graph, policy, &mut |_| true)?;
     check_arena_use(&compiled.plan);
     hyc_passes::kv_table(&compiled.plan);
     Ok(())
@@ -138,7 +134,7 @@ fn is_of_two_layouts(error: &PassError) -> bool {
 /// exception, since a back end may want it in one layout where the other wants two.
 fn compile(source: &str) -> bool {
     let Ok(graph) = text::parse(source) else { return false };
-    match (plan(&graph, false), plan(&graph, true)) {
+    match (plan(&graph, &Policy::of(TargetKind::Host)), plan(&graph, &Policy::gpu())) {
         (Ok(()), Ok(())) => true,
         (Err(_), Err(_)) => false,
         (Ok(()), Err(error)) | (Err(error), Ok(())) => {
@@ -157,8 +153,8 @@ fn a_weight_that_two_products_share_has_one_layout_or_is_refused() {
     let lines = own.lines().filter(|line| !line.starts_with(';') && !line.starts_with(o));
     let shared: Vec<String> = lines.map(|line| line.replace(o, q)).collect();
     let graph = text::parse(&shared.join("\n")).unwrap();
-    assert!(is_of_two_layouts(&plan(&graph, false).unwrap_err()));
-    assert_eq!(plan(&graph, true), Ok(()));
+    assert!(is_of_two_layouts(&plan(&graph, &Policy::of(TargetKind::Host)).unwrap_err()));
+    assert_eq!(plan(&graph, &Policy::gpu()), Ok(()));
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! What the passes tell their callers: the KV table, the names of passes, errors that say where.
 
+mod common;
+
 use std::path::Path;
 
+use common::Policy;
 use hyc_ir::{Graph, text};
-use hyc_passes::{KvTable, PASSES, PassError, PipelineOptions, kv_table};
+use hyc_passes::{KvTable, PASSES, PassError, kv_table};
+use hyc_plan::TargetKind;
 
 fn model(name: &str) -> Graph {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filetests/pipeline");
@@ -12,15 +16,8 @@ fn model(name: &str) -> Graph {
 
 /// The table, and the passes that reported.
 fn compile(graph: Graph) -> Result<(KvTable, Vec<&'static str>), PassError> {
-    let options = PipelineOptions {
-        supports: &|_| Ok(()),
-        tiles: false,
-        sampling: false,
-        arch: "test".to_string(),
-        features: vec![],
-    };
     let mut passes = Vec::new();
-    let compiled = hyc_passes::run(graph, &options, &mut |report| {
+    let compiled = hyc_passes::run(graph, &Policy::of(TargetKind::Host), &mut |report| {
         passes.push(report.name);
         true
     })?;

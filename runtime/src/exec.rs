@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyc_plan::abi::{KernelFn, StepContext};
-use hyc_plan::{GridDim, KernelSpec, Plan, Step, WeightId};
+use hyc_plan::{Code, Grid, GridDim, KernelSpec, Plan, Step, WeightId};
 use memmap2::Mmap;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -126,8 +126,8 @@ pub fn open_executor(
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<Box<dyn Executor>> {
     model.check_runnable()?;
-    let kind = model.plan().target.kind.as_str();
-    if kind == "cpu" {
+    let target = &model.plan().target;
+    if target.is_host() {
         memory.check(model.plan())?;
         model.check_weights(progress)?;
         return Ok(Box::new(NativeExecutor::new(model, options.thread_count())?));
@@ -136,7 +136,7 @@ pub fn open_executor(
     return Ok(Box::new(crate::cuda::CudaExecutor::new(model, memory, &options.gpu, progress)?));
     #[cfg(not(feature = "cuda"))]
     {
-        let message = format!("this build of the runtime does not execute `{kind}` code");
+        let message = format!("this build of the runtime does not execute `{}` code", target.kind());
         Err(Error::new(ErrorKind::Unsupported, message)
             .help("build it with the feature `cuda`, or compile the model with `--target cpu`"))
     }
@@ -156,7 +156,8 @@ pub fn open_executor(
 /// ```
 pub struct NativeExecutor {
     model: ModelId,
-    kernels: Vec<KernelFn>,
+    /// Each kernel's function and how its work is split.
+    kernels: Vec<(KernelFn, Grid)>,
     /// What `kernels` point into; kept so that the executor may outlive its model.
     _code: Arc<Mmap>,
     pool: Pool,
@@ -193,14 +194,18 @@ impl NativeExecutor {
             let message = format!("{} has no code for this machine", model.path().display());
             return Err(Error::new(ErrorKind::Unsupported, message).help("compile it without `--plan-only`"));
         };
-        let entry = |kernel: &hyc_plan::Kernel| {
+        let entry = |kernel: &hyc_plan::Kernel| match kernel.code {
             // SAFETY: `Model::load` has seen that the kernel lies in the code, whose bytes have the digest
             // that the compiler wrote: it is a function of this type.
-            unsafe {
-                std::mem::transmute::<*const u8, KernelFn>(code.as_ptr().add(kernel.code_offset as usize))
+            Code::Host { grid, offset, .. } => Ok(unsafe {
+                (std::mem::transmute::<*const u8, KernelFn>(code.as_ptr().add(offset as usize)), grid)
+            }),
+            Code::Nvidia { .. } => {
+                let message = format!("kernel {} is not for a processor", kernel.name);
+                Err(Error::new(ErrorKind::Unsupported, message))
             }
         };
-        let kernels = model.plan().kernels.iter().map(entry).collect();
+        let kernels = model.plan().kernels.iter().map(entry).collect::<Result<_>>()?;
         let pool = Pool::new(threads);
         let most = scratch_bytes(model.plan(), 1);
         let scratch: Vec<_> = (0..pool.threads()).map(|_| zeroed(most)).collect::<Result<_>>()?;
@@ -242,17 +247,17 @@ unsafe impl Executor for NativeExecutor {
         context: &StepContext,
         operands: &[*mut u8],
     ) -> Result<()> {
-        let count = match step.grid.dim {
+        let (kernel, grid) = self.kernels[step.kernel.index()];
+        let count = match grid.dim {
             GridDim::One => 1,
             GridDim::Tokens => context.tokens,
             GridDim::Outputs => context.outputs,
         };
-        let items = count * step.grid.per;
+        let items = count * grid.per;
         // A product's call normalises its rows first: few long ranges. Rows of an attention cost what their
         // context is long: many short ones.
-        let ranges = self.pool.threads() as u64 * if step.grid.dim == GridDim::One { 2 } else { 8 };
+        let ranges = self.pool.threads() as u64 * if grid.dim == GridDim::One { 2 } else { 8 };
         let call = Call { context, operands, scratch: &self.scratch };
-        let kernel = self.kernels[step.kernel.index()];
         self.pool
             .run(items, items.div_ceil(ranges), &|worker, begin, end| call.run(kernel, worker, begin, end));
         Ok(())

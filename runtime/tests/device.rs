@@ -109,17 +109,17 @@ fn turn() -> MutexGuard<'static, ()> {
 fn kernel(step: &str, entry: &str, rows: GridDim, threads: u32) -> Kernel {
     Kernel {
         name: format!("{entry}.{step}"),
-        code_offset: 0,
-        code_bytes: 0,
         scratch_bytes: 0,
-        launches: vec![Launch {
-            entry: entry.into(),
-            grid: [Extent { dim: rows, per: 1, each: 1 }, Extent::fixed(1)],
-            threads,
-            shared_bytes: 0,
-            overlaps: false,
-            when: None,
-        }],
+        code: Code::Nvidia {
+            launches: vec![Launch {
+                entry: entry.into(),
+                grid: [Extent { dim: rows, per: 1, each: 1 }, Extent::fixed(1)],
+                threads,
+                shared_bytes: 0,
+                overlaps: false,
+                when: None,
+            }],
+        },
     }
 }
 
@@ -127,11 +127,10 @@ fn kernel(step: &str, entry: &str, rows: GridDim, threads: u32) -> Kernel {
 fn parts(broken: bool, samples: bool) -> Parts {
     let mut parts = Parts::new();
     if samples {
-        let kernel = parts.plan.kernels[0].clone();
-        parts = parts.sampling(kernel);
+        parts = parts.sampling();
     }
     let plan = &mut parts.plan;
-    plan.target = TargetInfo { kind: "sm_90a".into(), arch: String::new(), features: vec![] };
+    plan.target = Target::nvidia(NvidiaArch::Sm90a);
     plan.kernels.clear();
     for step in &mut plan.steps {
         step.kernel = KernelId(plan.kernels.len() as u32);
@@ -482,7 +481,8 @@ fn code_that_is_none_is_an_error_that_says_why() {
     println!("{error}");
     assert!(error.message.contains("does not take the artefact's code: "), "{error}");
     let mut bad = parts(false, false);
-    bad.plan.kernels.last_mut().unwrap().launches[0].entry = "absent".into();
+    let Code::Nvidia { launches } = &mut bad.plan.kernels.last_mut().unwrap().code else { panic!() };
+    launches[0].entry = "absent".into();
     let error = Session::new(&bad.load().unwrap(), &SessionOptions::default()).err().unwrap();
     assert!(error.message.contains("no function `absent`"), "{error}");
     assert!(gpu("after bad code"));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use common::Parts;
 use hyc_plan::artefact::{CODE, TOKENIZER};
-use hyc_plan::{Layout, StepOp, WeightId};
+use hyc_plan::{Code, Layout, StepOp, Target, WeightId};
 use hyc_runtime::{Error, ErrorKind, LoadOptions, Model, Storage, Verify};
 
 fn load(path: &Path, verify: Verify) -> Result<Model, Error> {
@@ -203,19 +203,27 @@ fn what_is_no_file_is_refused_at_once() {
 
 #[test]
 fn other_versions_and_machines_are_told_apart() {
+    let host = |arch: &str, features: &[&str]| Target::Host {
+        arch: arch.into(),
+        features: features.iter().map(|name| name.to_string()).collect(),
+    };
     let error = wrong(|p| p.version = "1".into());
     assert_eq!(error.kind, ErrorKind::BadArtefact);
     assert!(error.message.contains("version 1;"), "{error}");
     let error = wrong(|p| p.plan.version = 77);
     assert!(error.message.contains("version 77"), "{error}");
-    for change in [
-        |p: &mut Parts| p.plan.target.kind = "tpu".into(),
-        |p: &mut Parts| p.plan.target.arch = "pdp11".into(),
-        |p: &mut Parts| p.plan.target.features = vec!["avx9000".into()],
-    ] {
-        let error = wrong(change);
+    for target in [host("pdp11", &[]), host(std::env::consts::ARCH, &["avx9000"])] {
+        let error = wrong(|p| p.plan.target = target);
         assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
         assert!(error.help.is_some());
+    }
+}
+
+/// Offset and bytes of a kernel.
+fn place(parts: &mut Parts, kernel: usize) -> (&mut u64, &mut u64) {
+    match &mut parts.plan.kernels[kernel].code {
+        Code::Host { offset, bytes, .. } => (offset, bytes),
+        Code::Nvidia { .. } => panic!("a plan of the host"),
     }
 }
 
@@ -232,8 +240,8 @@ fn what_does_not_fit_the_plan_is_an_error() {
             p.plan.weights[0].layout = Layout::Rows { rows: 8, cols: 16 };
         }),
         ("possible", |p| p.plan.weights[0].layout = Layout::Rows { rows: u64::MAX, cols: 16 }),
-        ("inside the code", |p| p.plan.kernels[7].code_bytes = 41),
-        ("inside the code", |p| p.plan.kernels[0].code_offset = 32),
+        ("inside the code", |p| *place(p, 7).1 = 41),
+        ("inside the code", |p| *place(p, 0).0 = 32),
     ];
     for (words, change) in cases {
         let error = wrong(change);
@@ -276,9 +284,9 @@ fn code_is_bound_to_its_plan() {
     type Case = (&'static str, fn(&mut Parts));
     let cases: [Case; 4] = [
         ("kernel `k0` of step 0, embed", |p| p.plan.model.max_context = 41),
-        ("kernel `k6` of step 5, add", |p| {
-            let (five, six) = (p.plan.steps[5].kernel, p.plan.steps[6].kernel);
-            (p.plan.steps[5].kernel, p.plan.steps[6].kernel) = (six, five);
+        ("kernel `k3` of step 1, L0.append", |p| {
+            let (one, three) = (p.plan.steps[1].kernel, p.plan.steps[3].kernel);
+            (p.plan.steps[1].kernel, p.plan.steps[3].kernel) = (three, one);
         }),
         ("its plan is not the one", |p| p.plan.model.max_batch = 4),
         ("its plan is not the one", |p| p.plan.steps[5].operands.swap(0, 1)),

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{BAD_TOKEN, Parts, Plain, naive};
-use hyc_plan::Kernel;
+
 use hyc_plan::artefact::SAMPLING_KEY;
 use hyc_runtime::{
     CancelToken, Error, ErrorKind, GenerateOptions, Generated, Model, Sampler, Sampling, SamplingDefaults,
@@ -88,9 +88,7 @@ fn settings() -> [Sampling; 3] {
 
 /// A model whose plan chooses tokens itself, as a GPU's does.
 fn choosing() -> Model {
-    let parts = Parts::new();
-    let kernel = Kernel { name: "sample".into(), ..parts.plan.kernels[0].clone() };
-    parts.sampling(kernel).load().unwrap()
+    Parts::new().sampling().load().unwrap()
 }
 
 /// Every sequence of a batch chooses what a sampler with its settings chooses that has seen the same tokens, the first

@@ -1,6 +1,6 @@
 //! Changes that were once loaded, and ended in a crash, a hang or other text: each by its name.
 
-use hyc_plan::{CachePolicy, Elem, KernelId, Plan, Rows, StepOp};
+use hyc_plan::{CachePolicy, Code, Elem, KernelId, Plan, Rows, StepOp};
 
 /// A name, and what it does to a plan.
 pub type Directed = (&'static str, fn(&mut Plan));
@@ -31,18 +31,26 @@ fn chunk(plan: &mut Plan, n: u64) {
     }
 }
 
+/// Offset and bytes of a kernel of a processor.
+fn place(p: &mut Plan, kernel: usize) -> (&mut u64, &mut u64) {
+    match &mut p.kernels[kernel].code {
+        Code::Host { offset, bytes, .. } => (offset, bytes),
+        Code::Nvidia { .. } => panic!("kernel {kernel} is a GPU's"),
+    }
+}
+
 /// All of them, for a plan that has a ring and a hybrid layer.
 pub const DIRECTED: [Directed; 17] = [
     ("no scratch", |p| p.kernels.iter_mut().for_each(|k| k.scratch_bytes = 0)),
     ("much scratch", |p| p.kernels[1].scratch_bytes = 1 << 45),
     ("another kernel", |p| p.steps[9].kernel = KernelId(2)),
     ("entry + 64", |p| {
-        p.kernels[2].code_offset += 64;
-        p.kernels[2].code_bytes -= 64;
+        let (offset, bytes) = place(p, 2);
+        (*offset, *bytes) = (*offset + 64, *bytes - 64);
     }),
     ("two kernels' code swapped", |p| {
-        let (a, b) = (p.kernels[1].code_offset, p.kernels[2].code_offset);
-        (p.kernels[1].code_offset, p.kernels[2].code_offset) = (b, a);
+        let (a, b) = (*place(p, 1).0, *place(p, 2).0);
+        (*place(p, 1).0, *place(p, 2).0) = (b, a);
     }),
     ("a longer context", |p| p.model.max_context = 400_000),
     ("the longest context", |p| p.model.max_context = i32::MAX as u64),

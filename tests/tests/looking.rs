@@ -14,7 +14,10 @@ fn inspect_runs_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("strange.hyc");
     let model = root().join("tests/golden/dense/model.toml");
-    let strange = |plan: &mut hyc_plan::Plan| plan.target.features.push("avx9000".into());
+    let strange = |plan: &mut hyc_plan::Plan| match &mut plan.target {
+        hyc_plan::Target::Host { features, .. } => features.push("avx9000".into()),
+        hyc_plan::Target::Nvidia { .. } => panic!("a plan of the host"),
+    };
     compile_wrongly(&model, &out, CpuTarget::host().level, |_| {}, strange);
 
     // SAFETY: made here, and nobody changes it.

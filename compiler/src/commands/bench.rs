@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use hyc_plan::ModelInfo;
+use hyc_plan::{ModelInfo, TargetKind};
 use hyc_runtime::{LoadOptions, SessionOptions};
 use serde_json::json;
 
@@ -89,18 +89,18 @@ pub fn run(args: Args) -> Result<()> {
     let load_seconds = start.elapsed().as_secs_f64();
     let (prefill, decode) = points(&mut bench, &args, &wanted)?;
     let (info, limits) = (model.plan(), bench.limits);
-    let on_gpu = info.target.kind != "cpu";
+    let on_gpu = !info.target.is_host();
     notes.extend(too_fast(&prefill, &decode, &limits, args.kernels || args.json, on_gpu));
     if args.json {
         let list = |points: &[Point]| points.iter().map(|p| json_of(p, &limits)).collect::<Vec<_>>();
         return terminal::print(&super::json(json!({
-            "model": info.model.name, "target": info.target.kind, "threads": options.thread_count(),
+            "model": info.model.name, "target": info.target.kind().name(), "threads": options.thread_count(),
             "load_seconds": load_seconds, "memory_bytes": bench.memory.total(),
             "bytes_per_s": limits.bytes_per_s, "flop_per_s": limits.flop_per_s, "repeat": args.repeat,
             "prefill": list(&prefill), "decode": list(&decode), "notes": notes,
         })));
     }
-    let mut out = heading(&info.model.name, &info.target.kind, options.thread_count(), &limits);
+    let mut out = heading(&info.model.name, info.target.kind(), options.thread_count(), &limits);
     for points in [&prefill, &decode] {
         let Some(first) = points.first() else { continue };
         let rows: Vec<_> = points.iter().map(|p| row(p, &limits, args.repeat > 1)).collect();
@@ -216,15 +216,15 @@ fn too_fast(
     notes.into_iter().filter(|(is, _)| *is).map(|(_, note)| note.to_string()).collect()
 }
 
-fn heading(name: &str, kind: &str, threads: usize, limits: &Limits) -> String {
+fn heading(name: &str, kind: TargetKind, threads: usize, limits: &Limits) -> String {
     let (bandwidth, flop) = (limits.bytes_per_s / 1e9, limits.flop_per_s.map(|f| f / 1e9));
     match kind {
-        "cpu" => format!(
+        TargetKind::Host => format!(
             "{name}: {threads} threads; this machine reads {bandwidth:.1} GB/s, multiplies and adds {:.1} GFLOP/s \
              (f32x4)\n",
             flop.unwrap_or(0.0)
         ),
-        _ => {
+        TargetKind::Nvidia(_) => {
             let peak = flop.map(|f| format!(", its peak is given as {:.0} TFLOP/s", f / 1e3));
             format!(
                 "{name}: on {kind}; this GPU copies {bandwidth:.0} GB/s (read and written){}\n",

@@ -6,8 +6,8 @@ use std::time::Instant;
 use clap::ValueEnum;
 use hyc_kernels::cpu::Level;
 use hyc_passes::PASSES;
-use hyc_plan::Plan;
 use hyc_plan::sampling::SamplingDefaults;
+use hyc_plan::{Plan, TargetKind};
 
 use super::destination::{Destination, TOKENIZER, WEIGHTS, Wish};
 use super::signal;
@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::output::Target;
 use crate::source::{Expected, Names, WeightSource, Weights};
 use crate::summary::{self, Summary};
+use crate::targets;
 use crate::terminal;
 use crate::text::{self, Text};
 use crate::words::{listed, place};
@@ -138,8 +139,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut input = driver::load_input(&args.input)?;
     let destination = Destination::new(&wish(&args), &input)?;
     if let Some(target) = &args.target {
-        driver::check_target(target)?;
-        input.graph.header.target = target.clone();
+        input.graph.header.target = targets::parse(target)?;
     }
     let level = match args.cpu {
         Cpu::Native => hyc_kernels::cpu::CpuTarget::host().level,
@@ -241,10 +241,10 @@ fn render(args: &Args, form: Emit, mut lowered: Lowered, level: Level) -> Result
         }
         Emit::Cubin | Emit::Sass => {
             let ptx = compiled_text(Emit::Ptx, &mut lowered, args.kernel.as_deref())?;
-            let cubin = assembler(args).cubin(ptx.as_bytes(), &lowered.plan.target.kind)?;
+            let cubin = assembler(args).cubin(ptx.as_bytes(), lowered.plan.target.kind().name())?;
             if form == Emit::Cubin { cubin } else { assembler(args).sass(&cubin)? }
         }
-        Emit::Asm | Emit::Obj if lowered.plan.target.kind != "cpu" => {
+        Emit::Asm | Emit::Obj if !lowered.plan.target.is_host() => {
             return Err(Error::new(ErrorKind::Usage, "asm and obj are forms of host code")
                 .help("for a GPU: `--emit llvm`, `ptx`, `cubin` or `sass`"));
         }
@@ -309,13 +309,13 @@ fn write_artefact(
         let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
         Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", listed(&list, "; ")))
     })?;
-    let cubin = match (args.cubin, lowered.plan.target.kind.as_str()) {
+    let cubin = match (args.cubin, lowered.plan.target.kind()) {
         (false, _) => None,
-        (true, "cpu") => {
+        (true, TargetKind::Host) => {
             return Err(Error::new(ErrorKind::Usage, "a processor has no cubin")
                 .help("add `--target sm_90a`, or leave `--cubin` away"));
         }
-        (true, arch) => Some(assembler(args).cubin(&code.blob, arch)?),
+        (true, TargetKind::Nvidia(arch)) => Some(assembler(args).cubin(&code.blob, arch.name())?),
     };
     let total: u64 = lowered.plan.weights.iter().map(hyc_plan::Weight::bytes).sum();
     let bar = terminal::progress(!args.quiet && !args.no_weights, total, "packing", terminal::BYTES);

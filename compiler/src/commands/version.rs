@@ -6,8 +6,8 @@ use hyc_kernels::cpu::{CpuTarget, Level};
 use hyc_plan::artefact;
 use serde_json::json;
 
-use crate::driver::TARGETS;
 use crate::error::Result;
+use crate::targets;
 use crate::terminal;
 
 /// Print the version; with -v also what this build is made of and what it runs on
@@ -30,7 +30,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     if args.json {
         return terminal::print(&super::json(json!({
-            "version": VERSION, "commit": commit(), "features": features(), "targets": TARGETS,
+            "version": VERSION, "commit": commit(), "features": features(), "targets": targets::targets().map(|kind| kind.name()).collect::<Vec<_>>(),
             "artefact_version": artefact::VERSION, "plan_version": hyc_plan::PLAN_VERSION,
             "processor": { "name": processor(), "arch": ARCH, "level": level(), "features": cpu().features() },
         })));
@@ -48,7 +48,7 @@ pub fn print(verbose: bool) -> Result<()> {
         let lines = [
             ("commit", commit().unwrap_or("unknown: no release, or not built from a checkout").to_string()),
             ("features", if features.is_empty() { "none".to_string() } else { features.join(", ") }),
-            ("targets", TARGETS.join(", ")),
+            ("targets", targets::listed(", ", "")),
             ("artefact", format!("version {}, plan version {}", artefact::VERSION, hyc_plan::PLAN_VERSION)),
             ("processor", format!("{}, level {} ({})", processor(), level(), cpu().features().join(", "))),
             ("system", format!("{OS} {ARCH}")),

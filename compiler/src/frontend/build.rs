@@ -22,7 +22,7 @@ pub fn build_graph(desc: &ModelDesc) -> Graph {
         max_batch: desc.target.max_batch as u64,
         chunk: desc.target.chunk as u64,
         max_outputs: desc.target.max_outputs as u64,
-        target: desc.target.kind.clone(),
+        target: desc.target.kind,
     };
     let mut b = Builder { graph: Graph::new(header), desc, layer: None };
     let mut x = b.embed();

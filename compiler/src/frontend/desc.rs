@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use hyc_plan::TargetKind;
 use hyc_plan::sampling::SamplingDefaults;
 
 /// A HySparse model, checked: every value is possible and fits the others.
@@ -229,8 +230,8 @@ pub enum TemplateSource {
 /// What the model is compiled for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetDesc {
-    /// `cpu`.
-    pub kind: String,
+    /// What it is compiled for.
+    pub kind: TargetKind,
     /// Most tokens of a sequence.
     pub max_context: usize,
     /// Most sequences in a step.

@@ -1,11 +1,11 @@
 //! `[target]`: what the model is compiled for.
 
+use hyc_plan::TargetKind;
+
 use super::desc::{AttentionDesc, TargetDesc, WeightDtype};
 use super::reader::{At, Faults, Section};
 use super::weights::DTYPES;
-
-/// Targets that a description may name; whether this build carries one is asked when it compiles.
-const TARGETS: &[&str] = &["cpu", "sm_90a"];
+use crate::targets::{self, NEEDS_LLVM};
 
 /// Reads `[target]`; caches are of the weights' element type unless it says otherwise.
 pub fn read(
@@ -63,18 +63,11 @@ fn check_top_k(target: &Section, max: &At<usize>, a: &AttentionDesc, faults: &Fa
 }
 
 /// A target that `hyc` knows. One that this build lacks is refused where it is compiled, and not offered here.
-fn read_kind(target: &Section, faults: &Faults) -> String {
-    let Some(kind) = target.string("kind", "cpu") else { return "cpu".to_string() };
-    if !TARGETS.contains(&kind.value.as_str()) {
-        let list: Vec<String> = crate::driver::TARGETS.iter().map(|name| format!("\"{name}\"")).collect();
-        let more =
-            if cfg!(feature = "llvm") { "" } else { "; GPU targets need a build with the feature `llvm`" };
-        faults.add(
-            kind.span,
-            format!("`kind` cannot be \"{}\"", kind.value),
-            "unknown value",
-            &format!("write {}{more}", list.join(" or ")),
-        );
-    }
-    kind.value
+fn read_kind(target: &Section, faults: &Faults) -> TargetKind {
+    let Some(kind) = target.string("kind", "cpu") else { return TargetKind::Host };
+    kind.value.parse().unwrap_or_else(|_| {
+        let help = format!("write {}{}", targets::listed(" or ", "\""), NEEDS_LLVM);
+        faults.add(kind.span, format!("`kind` cannot be \"{}\"", kind.value), "unknown value", &help);
+        TargetKind::Host
+    })
 }

@@ -9,6 +9,8 @@ use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 
+use hyc_plan::TargetKind;
+
 use crate::op::Op;
 use crate::order::Order;
 use crate::types::Type;
@@ -49,8 +51,8 @@ pub struct Header {
     pub chunk: u64,
     /// Most rows of logits in a step.
     pub max_outputs: u64,
-    /// Target kind, `cpu` or `sm_90a`.
-    pub target: String,
+    /// What it is compiled for.
+    pub target: TargetKind,
 }
 
 /// An op with its operands and results.

@@ -18,10 +18,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::artefact::ALIGN;
-use crate::kernel::{Kernel, Launch};
+use crate::kernel::{Code, Kernel};
 use crate::plan::{Plan, Step};
 use crate::spec::KernelSpec;
-use crate::target::TargetInfo;
+use crate::target::Target;
 
 /// Bytes of a digest.
 pub const DIGEST_BYTES: usize = 32;
@@ -50,8 +50,8 @@ fn digest(value: &impl Serialize) -> Sha {
 }
 
 /// The digest of what a kernel's code is made from.
-pub fn kernel_digest(target: &TargetInfo, spec: &KernelSpec, scratch_bytes: u64, launches: &[Launch]) -> Sha {
-    digest(&("hyc kernel", target, spec, scratch_bytes, launches))
+pub fn kernel_digest(target: &Target, spec: &KernelSpec, kernel: &Kernel) -> Sha {
+    digest(&("hyc kernel", target, spec, kernel.scratch_bytes, kernel.launches()))
 }
 
 /// The digest of a plan.
@@ -62,7 +62,7 @@ pub fn plan_digest(plan: &Plan) -> Sha {
 /// What kernel `step.kernel` must have been made from for this step to run it.
 fn of_step(plan: &Plan, step: &Step) -> Sha {
     let kernel = &plan.kernels[step.kernel.index()];
-    kernel_digest(&plan.target, &plan.spec(step), kernel.scratch_bytes, &kernel.launches)
+    kernel_digest(&plan.target, &plan.spec(step), kernel)
 }
 
 /// Digests of all kernels, by the first step that runs each. The plan must be verified.
@@ -82,24 +82,21 @@ pub fn lay_out(plan: &mut Plan, functions: &[Vec<u8>]) -> Vec<u8> {
         let entry = (code.len() + DIGEST_BYTES).next_multiple_of(ALIGN as usize);
         code.resize(entry, 0);
         code.extend_from_slice(function);
-        kernel.code_offset = entry as u64;
-        kernel.code_bytes = function.len() as u64;
+        if let Code::Host { offset, bytes, .. } = &mut kernel.code {
+            (*offset, *bytes) = (entry as u64, function.len() as u64);
+        }
     }
     seal(plan, &mut code);
     code
 }
 
-/// Adds the variables to a GPU's PTX and writes its length into `plan`, a valid plan whose kernels have all but that;
-/// then seals it.
-pub fn lay_out_ptx(plan: &mut Plan, text: &str) -> Vec<u8> {
+/// Adds the variables to the PTX of `plan`, a valid plan, and seals it.
+pub fn lay_out_ptx(plan: &Plan, text: &str) -> Vec<u8> {
     let mut code = text.trim_end().to_string();
     code.push_str("\n\n");
     let symbols = plan.kernels.iter().map(|kernel| symbol(&kernel.name)).collect::<Vec<_>>();
     for symbol in symbols.iter().map(String::as_str).chain([PLAN_SYMBOL]) {
         code.push_str(&format!("{VARIABLE}{symbol}{OPEN}{}}};\n", hex_list(&[0; DIGEST_BYTES])));
-    }
-    for kernel in &mut plan.kernels {
-        (kernel.code_offset, kernel.code_bytes) = (0, code.len() as u64);
     }
     let mut code = code.into_bytes();
     seal(plan, &mut code);
@@ -143,7 +140,7 @@ pub fn check(plan: &Plan, code: &[u8]) -> Result<(), Unbound> {
 }
 
 fn is_ptx(plan: &Plan) -> bool {
-    plan.target.kind != "cpu"
+    !plan.target.is_host()
 }
 
 /// Where digests begin in the code: the plan's, and each kernel's.
@@ -160,7 +157,8 @@ fn places(plan: &Plan, code: &[u8]) -> Places {
         return Places { plan: find(PLAN_SYMBOL), kernels };
     }
     let before = |kernel: &Kernel| {
-        let before = kernel.code_offset.checked_sub(DIGEST_BYTES as u64)?;
+        let Code::Host { offset, .. } = kernel.code else { return None };
+        let before = offset.checked_sub(DIGEST_BYTES as u64)?;
         usize::try_from(before).ok().filter(|before| *before >= DIGEST_BYTES)
     };
     Places { plan: Some(0), kernels: plan.kernels.iter().map(before).collect() }

@@ -21,6 +21,17 @@ pub enum CachePolicy {
     },
 }
 
+/// How keys and values lie in a page; [`crate::abi`] says it in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvOrder {
+    /// K by dim, V by token: a vector of a processor runs along tokens in the one and along dims in the other.
+    #[default]
+    Columns,
+    /// Swizzled tiles: K by token, V by dim, as tensor cores read them.
+    Tiles,
+}
+
 /// The constants of a KV cache; the layout of a page is told in [`crate::abi`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CacheSpec {
@@ -36,8 +47,8 @@ pub struct CacheSpec {
     pub page: u64,
     /// Growing or ring.
     pub policy: CachePolicy,
-    /// Whether pages are stored as tensor cores read them.
-    pub tiled: bool,
+    /// How its pages are stored.
+    pub order: KvOrder,
 }
 
 impl CacheSpec {
@@ -46,7 +57,7 @@ impl CacheSpec {
         round_up(self.v_dim, V_ALIGN)
     }
 
-    /// Whether a cache of these constants can be stored as tensor cores read it: bf16, pages of 64 tokens,
+    /// Whether a cache of these constants can be stored in tiles: bf16, pages of 64 tokens,
     /// keys of whole tiles, values of whole swizzle atoms.
     pub fn can_tile(&self) -> bool {
         self.elem == Elem::Bf16 && self.page == TILE && self.qk_dim % TILE == 0 && self.v_dim % 16 == 0
@@ -65,16 +76,19 @@ impl CacheSpec {
     /// Element offset of dim `dim` of the key of `kv_head` at token `place` of its page.
     pub fn key_index(&self, kv_head: u64, place: u64, dim: u64) -> u64 {
         self.k_offset(kv_head)
-            + if self.tiled {
-                dim / TILE * TILE * self.page + swizzle(place, dim % TILE)
-            } else {
-                dim * self.page + place
+            + match self.order {
+                KvOrder::Tiles => dim / TILE * TILE * self.page + swizzle(place, dim % TILE),
+                KvOrder::Columns => dim * self.page + place,
             }
     }
 
     /// Element offset of dim `dim` of the value of `kv_head` at token `place` of its page.
     pub fn value_index(&self, kv_head: u64, place: u64, dim: u64) -> u64 {
-        self.v_offset(kv_head) + if self.tiled { swizzle(dim, place) } else { place * self.v_pad() + dim }
+        self.v_offset(kv_head)
+            + match self.order {
+                KvOrder::Tiles => swizzle(dim, place),
+                KvOrder::Columns => place * self.v_pad() + dim,
+            }
     }
 
     /// Elements of a page.

@@ -2,22 +2,58 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::step::GridDim;
+use crate::spec::KernelSpec;
+use crate::step::{Grid, GridDim};
+use crate::target::Target;
 
-/// A generated kernel: a function in the artefact's code.
+/// A generated kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
     /// A symbol name, unique in the plan.
     pub name: String,
-    /// Byte offset of the entry in the code tensor; 0 in a plan without code.
-    pub code_offset: u64,
-    /// Bytes of code; 0 in a plan without code.
-    pub code_bytes: u64,
     /// Scratch a thread needs; on a GPU, of the whole kernel, in device memory.
     pub scratch_bytes: u64,
-    /// On a GPU: the functions that make up the kernel, in launch order. Empty on a CPU.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub launches: Vec<Launch>,
+    /// Where its code is and how it is started, as its target does that.
+    pub code: Code,
+}
+
+/// A kernel's code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum Code {
+    /// One function in the artefact's code, called for ranges of items.
+    Host {
+        /// How its work is split: [`KernelSpec::grid`](crate::KernelSpec::grid).
+        grid: Grid,
+        /// Byte offset of the entry in the code tensor; 0 in a plan without code.
+        offset: u64,
+        /// Bytes of code; 0 in a plan without code.
+        bytes: u64,
+    },
+    /// Functions in the artefact's PTX.
+    Nvidia {
+        /// In launch order; none in a plan without code.
+        launches: Vec<Launch>,
+    },
+}
+
+impl Kernel {
+    /// A kernel without code for this target.
+    pub fn new(name: String, spec: &KernelSpec, target: &Target) -> Kernel {
+        let code = match target {
+            Target::Host { .. } => Code::Host { grid: spec.grid(), offset: 0, bytes: 0 },
+            Target::Nvidia { .. } => Code::Nvidia { launches: Vec::new() },
+        };
+        Kernel { name, scratch_bytes: 0, code }
+    }
+
+    /// The functions that make it up on a GPU; none on a processor.
+    pub fn launches(&self) -> &[Launch] {
+        match &self.code {
+            Code::Host { .. } => &[],
+            Code::Nvidia { launches } => launches,
+        }
+    }
 }
 
 /// One function of a GPU kernel. Its parameters are the device address of the

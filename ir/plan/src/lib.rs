@@ -6,6 +6,7 @@
 pub mod abi;
 mod align;
 pub mod artefact;
+mod backend;
 pub mod bind;
 mod cache;
 mod elem;
@@ -23,9 +24,10 @@ pub mod text_settings;
 mod verify;
 
 pub use align::{PANEL, ROW_ALIGN, TILE, V_ALIGN, round_up};
-pub use cache::{CachePolicy, CacheSpec};
+pub use backend::Backend;
+pub use cache::{CachePolicy, CacheSpec, KvOrder};
 pub use elem::{Elem, is_positive_f32};
-pub use kernel::{Extent, Kernel, Launch, When};
+pub use kernel::{Code, Extent, Kernel, Launch, When};
 pub use layout::Layout;
 pub use plan::{
     Buffer, BufferId, Cache, CacheId, Chain, KernelId, MAX_LAYERS, ModelInfo, Operand, PLAN_VERSION, Plan,
@@ -34,5 +36,5 @@ pub use plan::{
 pub use roles::{Access, Kind, Reach, Role};
 pub use spec::{KernelSpec, OperandSpec};
 pub use step::{AttnShape, Epilogue, GateMode, Grid, GridDim, RopeSpec, Rows, SelectShape, StepOp};
-pub use target::TargetInfo;
+pub use target::{NvidiaArch, Target, TargetKind};
 pub use verify::PlanError;

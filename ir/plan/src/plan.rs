@@ -8,17 +8,17 @@
 use serde::{Deserialize, Serialize};
 
 use crate::align::{ROW_ALIGN, V_ALIGN, round_up};
-use crate::cache::{CachePolicy, CacheSpec};
+use crate::cache::{CachePolicy, CacheSpec, KvOrder};
 use crate::elem::Elem;
 use crate::kernel::Kernel;
 use crate::layout::Layout;
 use crate::sampling::MAX_PENALTY_WINDOW;
 use crate::spec::{KernelSpec, OperandSpec};
-use crate::step::{Grid, Rows, SelectShape, StepOp};
-use crate::target::TargetInfo;
+use crate::step::{Rows, SelectShape, StepOp};
+use crate::target::Target;
 
 /// The format that this build writes and reads.
-pub const PLAN_VERSION: u32 = 1;
+pub const PLAN_VERSION: u32 = 2;
 /// Most layers of a model: several times what any published model has. Passes are linear in the layers up to it.
 pub const MAX_LAYERS: u64 = 1024;
 
@@ -58,7 +58,7 @@ pub struct Plan {
     /// What the model is and how far it may be driven.
     pub model: ModelInfo,
     /// What the code needs from the machine.
-    pub target: TargetInfo,
+    pub target: Target,
     /// Bytes of the arena that all buffers live in.
     pub arena_bytes: u64,
     /// Buffers, by [`BufferId`].
@@ -183,9 +183,8 @@ pub struct Cache {
     pub page: u64,
     /// Growing or ring.
     pub policy: CachePolicy,
-    /// Whether pages are stored as tensor cores read them; see [`crate::abi`].
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub tiled: bool,
+    /// How its pages are stored.
+    pub order: KvOrder,
 }
 
 impl Cache {
@@ -198,7 +197,7 @@ impl Cache {
             elem: self.elem,
             page: self.page,
             policy: self.policy,
-            tiled: self.tiled,
+            order: self.order,
         }
     }
 
@@ -224,8 +223,6 @@ pub struct Step {
     pub op: StepOp,
     /// Operands in the order of [`StepOp::roles`].
     pub operands: Vec<Operand>,
-    /// Items to split over threads.
-    pub grid: Grid,
     /// The generated kernel.
     pub kernel: KernelId,
 }

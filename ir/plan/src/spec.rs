@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::CacheSpec;
 use crate::elem::Elem;
 use crate::layout::Layout;
-use crate::step::{Rows, StepOp};
+use crate::step::{Grid, GridDim, Rows, StepOp};
 
 /// Everything constant that a kernel may depend on. Two steps with equal specs share one kernel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,47 @@ impl KernelSpec {
     /// Where the operand of this name stands, by [`StepOp::roles`]; `None` where the op has none of that name.
     pub fn at(&self, name: &str) -> Option<usize> {
         self.op.roles().iter().position(|role| role.name == name)
+    }
+
+    /// How a processor's kernel splits its work; the kernels are written to it.
+    ///
+    /// * `Linear`: an item is one panel of outputs of the (first) weight, for all rows. `outputs` linears count their own rows.
+    /// * `QkvAppend`: an item is one head: the q heads, then the k heads, then the v heads.
+    /// * `ExpertsUp`: an item is (expert, panel), expert-major. `ExpertsDown`: an item is one panel.
+    /// * attentions: an item is (token, KV head), token-major. Everything else: an item is one row.
+    pub fn grid(&self) -> Grid {
+        let panels = self.operands.iter().find_map(|operand| match operand {
+            OperandSpec::Weight { layout, .. } => Some(layout.panels()).filter(|panels| *panels > 0),
+            OperandSpec::Tensor { .. } | OperandSpec::Cache(_) => None,
+        });
+        let panels = panels.unwrap_or(0);
+        let by_row = match self.rows {
+            Rows::Tokens => GridDim::Tokens,
+            Rows::Outputs => GridDim::Outputs,
+        };
+        let (dim, per) = match self.op {
+            StepOp::Linear { .. } | StepOp::ExpertsDown { .. } => (GridDim::One, panels),
+            StepOp::ExpertsUp { experts, .. } => (GridDim::One, experts * panels),
+            StepOp::QkvAppend { shape, own_kv, .. } => {
+                (GridDim::One, shape.heads + if own_kv { 2 * shape.kv_heads } else { 0 })
+            }
+            StepOp::FullAttention { shape, .. }
+            | StepOp::OracleAttention { shape, .. }
+            | StepOp::WindowAttention { shape, .. }
+            | StepOp::SparseAttention { shape, .. }
+            | StepOp::HybridAttention { shape, .. } => (by_row, shape.kv_heads),
+            StepOp::GatherRows { .. } => (GridDim::Outputs, 1),
+            StepOp::Embed { .. }
+            | StepOp::RmsNorm { .. }
+            | StepOp::Rope { .. }
+            | StepOp::Append { .. }
+            | StepOp::Add { .. }
+            | StepOp::SiluMul { .. }
+            | StepOp::Gate { .. }
+            | StepOp::Router { .. }
+            | StepOp::Sample { .. } => (by_row, 1),
+        };
+        Grid { dim, per }
     }
 }
 

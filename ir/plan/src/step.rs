@@ -330,41 +330,4 @@ impl StepOp {
             | StepOp::Sample { .. } => None,
         }
     }
-
-    /// How the op's work is split; the kernels are written to it. `panels` is that of the (first) weight
-    /// for a product, ignored elsewhere.
-    ///
-    /// * `Linear`: an item is one panel of outputs, for all rows. `outputs` linears count their own rows.
-    /// * `QkvAppend`: an item is one head: the q heads, then the k heads, then the v heads.
-    /// * `ExpertsUp`: an item is (expert, panel), expert-major. `ExpertsDown`: an item is one panel.
-    /// * attentions: an item is (token, KV head), token-major. Everything else: an item is one row.
-    pub fn grid(&self, panels: u64, rows: Rows) -> Grid {
-        let by_row = match rows {
-            Rows::Tokens => GridDim::Tokens,
-            Rows::Outputs => GridDim::Outputs,
-        };
-        let (dim, per) = match *self {
-            StepOp::Linear { .. } | StepOp::ExpertsDown { .. } => (GridDim::One, panels),
-            StepOp::ExpertsUp { experts, .. } => (GridDim::One, experts * panels),
-            StepOp::QkvAppend { shape, own_kv, .. } => {
-                (GridDim::One, shape.heads + if own_kv { 2 * shape.kv_heads } else { 0 })
-            }
-            StepOp::FullAttention { shape, .. }
-            | StepOp::OracleAttention { shape, .. }
-            | StepOp::WindowAttention { shape, .. }
-            | StepOp::SparseAttention { shape, .. }
-            | StepOp::HybridAttention { shape, .. } => (by_row, shape.kv_heads),
-            StepOp::GatherRows { .. } => (GridDim::Outputs, 1),
-            StepOp::Embed { .. }
-            | StepOp::RmsNorm { .. }
-            | StepOp::Rope { .. }
-            | StepOp::Append { .. }
-            | StepOp::Add { .. }
-            | StepOp::SiluMul { .. }
-            | StepOp::Gate { .. }
-            | StepOp::Router { .. }
-            | StepOp::Sample { .. } => (by_row, 1),
-        };
-        Grid { dim, per }
-    }
 }

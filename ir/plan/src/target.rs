@@ -1,14 +1,143 @@
 //! What code is made for.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
-/// What the code was made for; checked when an artefact is loaded.
+/// A machine that code is made for, as a description and a graph name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TargetKind {
+    /// The processor of this machine: `cpu`.
+    Host,
+    /// A GPU of this architecture, by the architecture's name: `sm_90a`.
+    Nvidia(NvidiaArch),
+}
+
+/// An architecture of NVIDIA's GPUs, as PTX names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum NvidiaArch {
+    /// Hopper with all its instructions: H100, H200, GH200.
+    #[serde(rename = "sm_90a")]
+    Sm90a,
+}
+
+impl NvidiaArch {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            NvidiaArch::Sm90a => "sm_90a",
+        }
+    }
+
+    /// The compute capability that a device must have, major and minor: code of an `a` architecture runs on no other.
+    pub const fn compute_capability(self) -> (u32, u32) {
+        match self {
+            NvidiaArch::Sm90a => (9, 0),
+        }
+    }
+
+    /// Multiprocessors of the card that code is made for where nothing else is said: an H100 SXM's.
+    pub const fn multiprocessors(self) -> u32 {
+        match self {
+            NvidiaArch::Sm90a => 132,
+        }
+    }
+}
+
+impl TargetKind {
+    /// Every one that there is.
+    pub const ALL: [TargetKind; 2] = [TargetKind::Host, TargetKind::Nvidia(NvidiaArch::Sm90a)];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            TargetKind::Host => "cpu",
+            TargetKind::Nvidia(arch) => arch.name(),
+        }
+    }
+}
+
+impl fmt::Display for TargetKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for TargetKind {
+    type Err = String;
+
+    /// Errors: what the name is not, and the names that there are.
+    fn from_str(name: &str) -> Result<TargetKind, String> {
+        TargetKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+            let names = TargetKind::ALL.map(|kind| format!("`{kind}`"));
+            format!("no target is named `{name}`; there are {}", names.join(" and "))
+        })
+    }
+}
+
+/// What a plan's code was made for; checked when an artefact is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TargetInfo {
-    /// `cpu` or `sm_90a`.
-    pub kind: String,
-    /// Host architecture of CPU code, as Rust names it (`x86_64`); empty for a plan without code.
-    pub arch: String,
-    /// CPU features that the code uses, as Rust names them (`avx2`, `fma`, ...).
-    pub features: Vec<String>,
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum Target {
+    /// A processor.
+    Host {
+        /// Architecture, as Rust names it (`x86_64`); empty for a plan that gets no code.
+        arch: String,
+        /// Features that the code uses, as Rust names them (`avx2`, `fma`, ...).
+        features: Vec<String>,
+    },
+    /// A GPU.
+    Nvidia {
+        /// Architecture.
+        arch: NvidiaArch,
+        /// Multiprocessors that persistent kernels are made for, one block or more each. The code runs on a card with
+        /// another number as well, only less evenly spread.
+        multiprocessors: u32,
+    },
+}
+
+impl Target {
+    /// A GPU of this architecture, with as many multiprocessors as its usual card.
+    pub const fn nvidia(arch: NvidiaArch) -> Target {
+        Target::Nvidia { arch, multiprocessors: arch.multiprocessors() }
+    }
+
+    /// Its kind.
+    pub const fn kind(&self) -> TargetKind {
+        match self {
+            Target::Host { .. } => TargetKind::Host,
+            Target::Nvidia { arch, .. } => TargetKind::Nvidia(*arch),
+        }
+    }
+
+    /// Whether the processor runs it.
+    pub const fn is_host(&self) -> bool {
+        matches!(self, Target::Host { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_read_as_it_is_written() {
+        for kind in TargetKind::ALL {
+            assert_eq!(kind.name().parse(), Ok(kind));
+        }
+        let error = "tpu".parse::<TargetKind>().unwrap_err();
+        assert_eq!(error, "no target is named `tpu`; there are `cpu` and `sm_90a`");
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_target_is_refused() {
+        let known = Target::nvidia(NvidiaArch::Sm90a);
+        let json = serde_json::to_string(&known).unwrap();
+        assert_eq!(json, r#"{"kind":"nvidia","arch":"sm_90a","multiprocessors":132}"#);
+        assert_eq!(serde_json::from_str::<Target>(&json).unwrap(), known);
+        for (from, to) in [("nvidia", "tpu"), ("sm_90a", "sm_70"), ("multiprocessors", "cores")] {
+            assert!(serde_json::from_str::<Target>(&json.replace(from, to)).is_err(), "{to}");
+        }
+    }
 }

@@ -27,7 +27,9 @@ use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{Linkage, Module};
-use hyc_plan::{KernelSpec, StepOp};
+use hyc_plan::{Backend, CacheSpec, Elem, KernelSpec, Kind, KvOrder, Layout, StepOp, Target};
+
+use crate::panels::panels;
 
 pub use support::supports;
 
@@ -61,6 +63,28 @@ impl fmt::Display for CodegenError {
 
 impl std::error::Error for CodegenError {}
 
+impl Backend for CpuTarget {
+    fn target(&self) -> Target {
+        Target::Host { arch: "x86_64".to_string(), features: self.features() }
+    }
+
+    fn layout(&self, kind: &Kind, _: Elem) -> Option<Layout> {
+        panels(kind)
+    }
+
+    fn kv_order(&self, _: &CacheSpec) -> KvOrder {
+        KvOrder::Columns
+    }
+
+    fn samples(&self) -> bool {
+        false
+    }
+
+    fn supports(&self, spec: &KernelSpec) -> Result<(), String> {
+        supports(spec)
+    }
+}
+
 impl CpuTarget {
     /// The machine that this runs on.
     pub fn host() -> CpuTarget {
@@ -78,11 +102,6 @@ impl CpuTarget {
             Level::V3 => &["avx2", "fma"],
         };
         names.iter().map(ToString::to_string).collect()
-    }
-
-    /// The architecture of the code, as Rust names it.
-    pub fn arch(&self) -> &'static str {
-        "x86_64"
     }
 
     fn isa(&self) -> Result<OwnedTargetIsa, CodegenError> {

@@ -1,6 +1,6 @@
 //! What this back end has kernels for.
 
-use hyc_plan::{KernelSpec, Kind, Layout, OperandSpec, SelectShape, StepOp};
+use hyc_plan::{KernelSpec, Kind, KvOrder, Layout, OperandSpec, SelectShape, StepOp};
 
 use crate::operands;
 
@@ -49,7 +49,7 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
 fn operand(operand: &OperandSpec) -> Result<(), String> {
     match operand {
         OperandSpec::Cache(cache) => {
-            if cache.tiled {
+            if cache.order == KvOrder::Tiles {
                 return Err("a cache in tiles: the CPU has no kernel that reads them".to_string());
             }
             if cache.page % 8 != 0 {

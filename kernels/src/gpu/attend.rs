@@ -15,7 +15,7 @@
 use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::{AttnShape, CacheSpec, KernelSpec, Kind, OperandSpec, SelectShape, StepOp};
+use hyc_plan::{AttnShape, CacheSpec, KernelSpec, Kind, KvOrder, OperandSpec, SelectShape, StepOp};
 
 use super::emit::{Emit, Float, Int, Ptr, Var, WARP};
 use super::paged_kv::physical_page;
@@ -38,7 +38,9 @@ pub fn splits(shape: AttnShape) -> u64 {
 pub fn takes(spec: &KernelSpec) -> bool {
     let Some(shape) = spec.op.attention() else { return false };
     let tiled = spec.operands.iter().all(|operand| match operand {
-        OperandSpec::Cache(cache) => cache.tiled && cache.qk_dim <= 256 && cache.v_dim <= 256,
+        OperandSpec::Cache(cache) => {
+            cache.order == KvOrder::Tiles && cache.qk_dim <= 256 && cache.v_dim <= 256
+        }
         OperandSpec::Tensor { .. } | OperandSpec::Weight { .. } => true,
     });
     let selections = spec.op.roles().into_iter().filter_map(|role| match role.kind {

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 
 use hyc_plan::TILE;
 use hyc_plan::abi::StepContext;
-use hyc_plan::{CachePolicy, CacheSpec};
+use hyc_plan::{CachePolicy, CacheSpec, KvOrder};
 
 use super::emit::{Emit, Float, Int, Ptr};
 
@@ -31,7 +31,7 @@ pub fn physical_page<'c>(e: &Emit<'c>, cache: &CacheSpec, sequence: Int<'c>, log
 /// `CacheSpec::key_index`.
 pub fn key_index<'c>(e: &Emit<'c>, cache: &CacheSpec, head: Int<'c>, place: Int<'c>, d: Int<'c>) -> Int<'c> {
     let base = e.mul_const(head, cache.qk_dim * cache.page);
-    if !cache.tiled {
+    if cache.order == KvOrder::Columns {
         return e.add(base, e.add(e.mul_const(d, cache.page), place));
     }
     let (tile, d) = e.div_rem(d, TILE);
@@ -47,7 +47,7 @@ pub fn value_index<'c>(
     d: Int<'c>,
 ) -> Int<'c> {
     let base = e.add_const(e.mul_const(head, cache.page * cache.v_pad()), cache.v_offset(0) as i64);
-    if cache.tiled {
+    if cache.order == KvOrder::Tiles {
         return e.add(base, swizzle(e, d, place));
     }
     e.add(base, e.add(e.mul_const(place, cache.v_pad()), d))

@@ -3,7 +3,60 @@
 
 use std::fmt::Write;
 
-use hyc_plan::{Buffer, CachePolicy, Operand, Plan};
+use hyc_plan::{
+    Backend, Buffer, CachePolicy, CacheSpec, Code, Elem, KernelSpec, Kind, KvOrder, Layout, NvidiaArch,
+    Operand, Plan, Target, TargetKind,
+};
+
+/// The policy of a target's back end, which has a kernel for every op but `refuse`.
+pub struct Policy {
+    inner: Box<dyn Backend>,
+    pub refuse: Option<String>,
+}
+
+impl Policy {
+    pub fn of(kind: TargetKind) -> Policy {
+        let inner: Box<dyn Backend> = match kind {
+            TargetKind::Host => Box::new(hyc_kernels::cpu::CpuTarget { level: hyc_kernels::cpu::Level::V3 }),
+            TargetKind::Nvidia(arch) => Box::new(hyc_kernels::Nvidia {
+                target: Target::nvidia(arch),
+                tensor_cores: true,
+                supports: |_| Ok(()),
+            }),
+        };
+        Policy { inner, refuse: None }
+    }
+
+    /// The GPU's.
+    pub fn gpu() -> Policy {
+        Policy::of(TargetKind::Nvidia(NvidiaArch::Sm90a))
+    }
+}
+
+impl Backend for Policy {
+    fn target(&self) -> Target {
+        self.inner.target()
+    }
+
+    fn layout(&self, kind: &Kind, elem: Elem) -> Option<Layout> {
+        self.inner.layout(kind, elem)
+    }
+
+    fn kv_order(&self, cache: &CacheSpec) -> KvOrder {
+        self.inner.kv_order(cache)
+    }
+
+    fn samples(&self) -> bool {
+        self.inner.samples()
+    }
+
+    fn supports(&self, spec: &KernelSpec) -> Result<(), String> {
+        match &self.refuse {
+            Some(op) if op == spec.op.name() => Err(format!("`{op}` is not built")),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// A Plan as text: one line an entry.
 pub fn describe_plan(plan: &Plan) -> String {
@@ -41,8 +94,11 @@ pub fn describe_plan(plan: &Plan) -> String {
         };
         let operands: Vec<String> = step.operands.iter().zip(&roles).map(operand).collect();
         let kernel = &plan.kernels[step.kernel.index()].name;
-        let grid = format!("{:?} {}", step.grid.dim, step.grid.per);
-        writeln!(out, "{} ({}) grid {grid} by {kernel}", step.name, operands.join(", ")).unwrap();
+        let grid = match &plan.kernels[step.kernel.index()].code {
+            Code::Host { grid, .. } => format!(" grid {:?} {}", grid.dim, grid.per),
+            Code::Nvidia { .. } => String::new(),
+        };
+        writeln!(out, "{} ({}){grid} by {kernel}", step.name, operands.join(", ")).unwrap();
     }
     writeln!(out, "logits {}", plan.logits).unwrap();
     out

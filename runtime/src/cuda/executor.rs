@@ -349,12 +349,12 @@ unsafe impl Send for Launcher {}
 
 impl Launcher {
     fn new(device: &Arc<Device>, module: &Module, plan: &Plan) -> Result<Launcher> {
-        if let Some(kernel) = plan.kernels.iter().find(|kernel| kernel.launches.is_empty()) {
+        if let Some(kernel) = plan.kernels.iter().find(|kernel| kernel.launches().is_empty()) {
             let message = format!("the artefact does not say how kernel `{}` is launched", kernel.name);
             return Err(Error::new(ErrorKind::BadArtefact, message).help("compile the model again"));
         }
         let kernels = plan.kernels.iter().map(|kernel| {
-            kernel.launches.iter().map(|launch| Ok((module.function(launch)?, launch.clone()))).collect()
+            kernel.launches().iter().map(|launch| Ok((module.function(launch)?, launch.clone()))).collect()
         });
         let name = |(index, step): (usize, &Step)| {
             format!("step {index}, {}, of kernel `{}`,", step.name, plan.kernels[step.kernel.index()].name)

@@ -38,7 +38,7 @@ impl MemoryPlan {
             .caches
             .iter()
             .map(|cache| cache_pages(cache.policy, pages, sequences).saturating_mul(cache.page_bytes()));
-        let cpu = plan.target.kind == "cpu";
+        let cpu = plan.target.is_host();
         let mapped = cpu && !model.has_random_weights();
         let copies = || plan.weights.iter().map(|weight| weight.bytes().next_multiple_of(256)).sum();
         MemoryPlan {

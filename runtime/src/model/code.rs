@@ -4,35 +4,23 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use hyc_plan::Plan;
 use hyc_plan::artefact::{ALIGN, CODE};
+use hyc_plan::{Code, Plan, Target};
 use memmap2::Mmap;
 
 use super::damaged;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn check_machine(plan: &Plan) -> Result<()> {
-    match plan.target.kind.as_str() {
-        "cpu" => {}
-        // Whether there is such a device is seen when a session opens it.
-        "sm_90a" => return Ok(()),
-        kind => {
-            let message = format!("this artefact is for target `{kind}`, which this runtime does not know");
-            return Err(
-                Error::new(ErrorKind::Unsupported, message).help("compile the model with `--target cpu`")
-            );
-        }
-    }
-    if plan.target.arch != std::env::consts::ARCH {
-        let message = format!(
-            "this artefact's code is for {}, this machine is {}",
-            plan.target.arch,
-            std::env::consts::ARCH
-        );
+    // Whether there is such a GPU is seen when a session opens it.
+    let Target::Host { arch, features } = &plan.target else { return Ok(()) };
+    let here = std::env::consts::ARCH;
+    if arch != here {
+        let message = format!("this artefact's code is for {arch}, this machine is {here}");
         return Err(Error::new(ErrorKind::Unsupported, message).help("compile the model on such a machine"));
     }
     let missing: Vec<&str> =
-        plan.target.features.iter().map(String::as_str).filter(|feature| !has_feature(feature)).collect();
+        features.iter().map(String::as_str).filter(|feature| !has_feature(feature)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -55,7 +43,7 @@ fn has_feature(_: &str) -> bool {
     false
 }
 
-/// Every kernel lies in the code, where there is code, which was made for this plan.
+/// Every processor's kernel lies in the code, where there is code, which was made for this plan.
 pub(super) fn check_places(
     path: &Path,
     map: &[u8],
@@ -65,8 +53,9 @@ pub(super) fn check_places(
     let Some((start, end)) = places.get(CODE).copied() else { return Ok(()) };
     let len = (end - start) as u64;
     for kernel in &plan.kernels {
-        let inside = kernel.code_offset.checked_add(kernel.code_bytes).is_some_and(|end| end <= len);
-        if !inside || kernel.code_bytes == 0 || kernel.code_offset % ALIGN != 0 {
+        let Code::Host { offset, bytes, .. } = kernel.code else { continue };
+        let inside = offset.checked_add(bytes).is_some_and(|end| end <= len);
+        if !inside || bytes == 0 || offset % ALIGN != 0 {
             return Err(damaged(path, format!("kernel {} is not inside the code", kernel.name)));
         }
     }
@@ -79,7 +68,7 @@ pub(super) fn code(
     plan: &Plan,
     places: &BTreeMap<String, (usize, usize)>,
 ) -> Result<Option<Arc<Mmap>>> {
-    let Some((start, end)) = places.get(CODE).copied().filter(|_| plan.target.kind == "cpu") else {
+    let Some((start, end)) = places.get(CODE).copied().filter(|_| plan.target.is_host()) else {
         return Ok(None);
     };
     let len = (end - start) as u64;

@@ -320,7 +320,7 @@ impl Model {
 
     /// The PTX of an artefact for a GPU.
     pub fn ptx(&self) -> Option<&str> {
-        let code = self.tensor(CODE).filter(|_| self.plan.target.kind != "cpu");
+        let code = self.tensor(CODE).filter(|_| !self.plan.target.is_host());
         code.and_then(|bytes| std::str::from_utf8(bytes).ok())
     }
 

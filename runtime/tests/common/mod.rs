@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use hyc_plan::abi::StepContext;
 use hyc_plan::artefact::{
-    ALIGN, CODE, HASH_KEY, LEAF, NO_HASH, PAD, PLAN_KEY, ROOT_KEY, TOKENIZER, TREE, VERSION_KEY,
+    ALIGN, CODE, HASH_KEY, LEAF, NO_HASH, PAD, PLAN_KEY, ROOT_KEY, TOKENIZER, TREE, VERSION, VERSION_KEY,
 };
 use hyc_plan::sample::penalise_and_choose;
 use hyc_plan::*;
@@ -88,20 +88,12 @@ pub fn plan() -> Plan {
     let shape = AttnShape { heads: 1, kv_heads: 1, qk_dim: width, v_dim: width };
     let append = StepOp::Append { kv_heads: 1, qk_dim: width, v_dim: width };
     let kernels = std::cell::Cell::new(0);
-    let step = |name: &str, layer, op: StepOp, operands, rows| Step {
+    let step = |name: &str, layer, op, operands| Step {
         name: name.into(),
         layer,
         op,
         operands,
-        grid: op.grid(1, rows),
         kernel: KernelId(kernels.replace(kernels.get() + 1)),
-    };
-    let kernel = |i: u32| Kernel {
-        name: format!("k{i}"),
-        code_offset: 0,
-        code_bytes: 0,
-        scratch_bytes: 0,
-        launches: vec![],
     };
     let buffer = |(i, (name, rows)): (usize, (&str, Rows))| Buffer {
         name: name.into(),
@@ -122,14 +114,14 @@ pub fn plan() -> Plan {
         elem: Elem::F32,
         page: 4,
         policy,
-        tiled: false,
+        order: KvOrder::Columns,
     };
     let weight =
         |name: &str, layout| Weight { name: name.into(), shape: vec![width, width], elem: Elem::F32, layout };
     let names = ["x", "a", "b", "s", "last", "logits"].into_iter();
     let rows = [tokens, tokens, tokens, tokens, outputs, outputs];
     let window = WINDOW as u64;
-    Plan {
+    let mut plan = Plan {
         version: PLAN_VERSION,
         model: ModelInfo {
             name: "hand-made".into(),
@@ -142,7 +134,7 @@ pub fn plan() -> Plan {
             max_outputs: 8,
             page: 4,
         },
-        target: TargetInfo { kind: "cpu".into(), arch: std::env::consts::ARCH.into(), features: vec![] },
+        target: Target::Host { arch: std::env::consts::ARCH.into(), features: vec![] },
         arena_bytes: 6 * 512,
         buffers: names.zip(rows).enumerate().map(buffer).collect(),
         weights: vec![
@@ -151,44 +143,34 @@ pub fn plan() -> Plan {
         ],
         caches: vec![cache(0, CachePolicy::Growing), cache(1, CachePolicy::Ring { window, pages: 5 })],
         steps: vec![
-            step(
-                "embed",
-                None,
-                StepOp::Embed { vocab: VOCAB as u64, hidden: width },
-                vec![w(0), b(0)],
-                tokens,
-            ),
-            step("L0.append", Some(0), append, vec![b(0), b(0), c(0)], tokens),
-            step(
-                "L0.full",
-                Some(0),
-                StepOp::FullAttention { shape, sink: false },
-                vec![b(0), c(0), b(1)],
-                tokens,
-            ),
-            step("L1.append", Some(1), append, vec![b(0), b(0), c(1)], tokens),
+            step("embed", None, StepOp::Embed { vocab: VOCAB as u64, hidden: width }, vec![w(0), b(0)]),
+            step("L0.append", Some(0), append, vec![b(0), b(0), c(0)]),
+            step("L0.full", Some(0), StepOp::FullAttention { shape, sink: false }, vec![b(0), c(0), b(1)]),
+            step("L1.append", Some(1), append, vec![b(0), b(0), c(1)]),
             step(
                 "L1.window",
                 Some(1),
                 StepOp::WindowAttention { shape, window, sink: false },
                 vec![b(0), c(1), b(2)],
-                tokens,
             ),
-            step("add", Some(1), StepOp::Add { width }, vec![b(1), b(2), b(3)], tokens),
-            step("gather", None, StepOp::GatherRows { width }, vec![b(3), b(4)], outputs),
+            step("add", Some(1), StepOp::Add { width }, vec![b(1), b(2), b(3)]),
+            step("gather", None, StepOp::GatherRows { width }, vec![b(3), b(4)]),
             step(
                 "logits",
                 None,
                 StepOp::Linear { inn: width, out: VOCAB as u64, norm: None, epilogue: Epilogue::Store },
                 vec![b(4), w(1), b(5)],
-                outputs,
             ),
         ],
-        kernels: (0..8).map(kernel).collect(),
+        kernels: vec![],
         chains: vec![],
         logits: BufferId(5),
         sampled: None,
-    }
+    };
+    let kernels = plan.steps.iter().zip(0..);
+    let kernels = kernels.map(|(step, i)| Kernel::new(format!("k{i}"), &plan.spec(step), &plan.target));
+    plan.kernels = kernels.collect();
+    plan
 }
 
 /// One tensor of a file in the making.
@@ -217,11 +199,10 @@ fn le(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
 }
 
 impl Parts {
-    /// The plan ends with a step that chooses tokens, by this kernel.
-    pub fn sampling(mut self, kernel: Kernel) -> Parts {
+    /// The plan ends with a step that chooses tokens.
+    pub fn sampling(mut self) -> Parts {
         let plan = &mut self.plan;
         let id = KernelId(plan.kernels.len() as u32);
-        plan.kernels.push(kernel);
         let op = StepOp::Sample { vocab: VOCAB as u64 };
         let to = BufferId(plan.buffers.len() as u32);
         plan.buffers.push(Buffer {
@@ -238,9 +219,10 @@ impl Parts {
             layer: None,
             op,
             operands: vec![Operand::Buffer(plan.logits), Operand::Buffer(to)],
-            grid: op.grid(0, Rows::Outputs),
             kernel: id,
         });
+        let spec = plan.spec(&plan.steps[plan.steps.len() - 1]);
+        plan.kernels.push(Kernel::new("sample".into(), &spec, &plan.target));
         self
     }
 
@@ -251,7 +233,7 @@ impl Parts {
         let tensor =
             |name: &str, shape: Vec<usize>, bytes| Tensor { name: name.into(), dtype: "F32", shape, bytes };
         Parts {
-            version: "2".into(),
+            version: VERSION.to_string(),
             plan: plan(),
             tensors: vec![
                 tensor("table", vec![VOCAB, WIDTH], le(table())),

@@ -1,19 +1,18 @@
 //! What the fuzz targets share.
 
 use hyc_ir::Graph;
-use hyc_passes::PipelineOptions;
+use hyc_kernels::Nvidia;
+use hyc_kernels::cpu::{CpuTarget, Level};
+use hyc_plan::{Backend, NvidiaArch, Target};
 
 /// Runs the passes by the policy of either back end; a Plan that comes out must verify. Errors are fine.
 pub fn compile(graph: &Graph) {
-    for gpu in [false, true] {
-        let options = PipelineOptions {
-            supports: &|_| Ok(()),
-            tiles: gpu,
-            sampling: gpu,
-            arch: std::env::consts::ARCH.into(),
-            features: vec![],
-        };
-        if let Ok(compiled) = hyc_passes::run(graph.clone(), &options, &mut |_| true) {
+    let gpu = Nvidia { target: Target::nvidia(NvidiaArch::Sm90a), tensor_cores: true, supports: |_| Ok(()) };
+    let backends: [&dyn Backend; 2] = [&CpuTarget { level: Level::V3 }, &gpu];
+    for backend in backends {
+        let mut graph = graph.clone();
+        graph.header.target = backend.target().kind();
+        if let Ok(compiled) = hyc_passes::run(graph, backend, &mut |_| true) {
             compiled.plan.verify().expect("the passes make valid plans");
             let text = serde_json::to_string(&compiled.plan).expect("a plan is JSON");
             let again = serde_json::from_str(&text).expect("a plan's JSON is a plan");

@@ -162,7 +162,7 @@ pub struct Case {
 pub fn tiled(spec: &KernelSpec) -> bool {
     spec.operands.iter().any(|operand| match operand {
         OperandSpec::Weight { layout: Layout::Tiles { .. }, .. } => true,
-        OperandSpec::Cache(cache) => cache.tiled,
+        OperandSpec::Cache(cache) => cache.order == KvOrder::Tiles,
         _ => false,
     })
 }
@@ -297,7 +297,12 @@ pub fn label(spec: &KernelSpec) -> String {
             },
             OperandSpec::Cache(cache) => {
                 let policy = if cache.policy == CachePolicy::Growing { "growing" } else { "ring" };
-                format!("{}{}-{policy}{}", if cache.tiled { "tiled-" } else { "" }, cache.elem, cache.page)
+                format!(
+                    "{}{}-{policy}{}",
+                    if cache.order == KvOrder::Tiles { "tiled-" } else { "" },
+                    cache.elem,
+                    cache.page
+                )
             }
         };
         if storage.last() != Some(&word) {

@@ -10,11 +10,7 @@ use hyc_plan::*;
 
 /// Items of the whole grid.
 fn items(spec: &KernelSpec, batch: &Batch) -> u64 {
-    let panels = spec.operands.iter().find_map(|o| match o {
-        OperandSpec::Weight { layout, .. } if layout.panels() > 0 => Some(layout.panels()),
-        _ => None,
-    });
-    let grid = spec.op.grid(panels.unwrap_or(0), spec.rows);
+    let grid = spec.grid();
     grid.per
         * match grid.dim {
             GridDim::One => 1,

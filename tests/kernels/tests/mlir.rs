@@ -14,9 +14,8 @@ use std::process::Command;
 
 use hyc_filetest::{GRAPH, PTX};
 use hyc_ir::{Graph, Op, text, verify};
-use hyc_kernels::{gpu, mlir};
-use hyc_passes::PipelineOptions;
-use hyc_plan::round_up;
+use hyc_kernels::{Nvidia, gpu, mlir};
+use hyc_passes::{Compiled, PassError, PassReport};
 use hyc_plan::*;
 
 fn root() -> PathBuf {
@@ -49,7 +48,7 @@ fn graphs() -> Vec<(String, Graph)> {
             }
             graphs.push((path.display().to_string(), graph.clone()));
             // Some files are about a pass that fails.
-            let _ = hyc_passes::run(graph, &options(), &mut |report| {
+            let _ = compile(graph, &mut |report| {
                 graphs.push((format!("{} after {}", path.display(), report.name), report.graph.clone()));
                 true
             });
@@ -58,14 +57,14 @@ fn graphs() -> Vec<(String, Graph)> {
     graphs
 }
 
-fn options() -> PipelineOptions<'static> {
-    PipelineOptions {
-        supports: &gpu::supports,
-        tiles: true,
-        sampling: true,
-        arch: String::new(),
-        features: vec![],
-    }
+/// The passes, by the policy of the GPU's back end.
+fn compile(
+    mut graph: Graph,
+    observer: &mut dyn FnMut(&PassReport<'_>) -> bool,
+) -> Result<Compiled, PassError> {
+    let target = Target::nvidia(NvidiaArch::Sm90a);
+    graph.header.target = target.kind();
+    hyc_passes::run(graph, &Nvidia { target, tensor_cores: true, supports: gpu::supports }, observer)
 }
 
 #[test]
@@ -182,9 +181,8 @@ fn ptx_assembles() {
         assemble(&path, &source);
     }
     for path in files("pipeline") {
-        let mut graph = text::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
-        graph.header.target = "sm_90a".to_string();
-        let plan = hyc_passes::run(graph, &options(), &mut |_| true).unwrap().plan;
+        let graph = text::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let plan = compile(graph, &mut |_| true).unwrap().plan;
         let spec = |i: usize| {
             let step = plan.steps.iter().find(|step| step.kernel.index() == i).unwrap();
             (plan.kernels[i].name.clone(), plan.spec(step))

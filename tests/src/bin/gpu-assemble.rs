@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use clap::Parser;
 use hyc::driver;
 use hyc_kernels::cpu::CpuTarget;
-use hyc_plan::Launch;
+use hyc_plan::{Launch, NvidiaArch, TargetKind};
 
 /// Assemble the GPU kernels of models and check registers, spills, shared memory and SASS
 #[derive(Debug, Parser)]
@@ -185,7 +185,7 @@ type Assembled = Vec<(Launch, Function, Option<Vec<String>>)>;
 fn assemble(args: &Args, path: &Path) -> Result<Assembled, String> {
     let fail = |e: hyc::error::Error| format!("{}: {}", path.display(), e.message);
     let mut input = driver::load_input(path).map_err(fail)?;
-    input.graph.header.target = "sm_90a".into();
+    input.graph.header.target = TargetKind::Nvidia(NvidiaArch::Sm90a);
     let mut plan = driver::lower(input.graph, CpuTarget::host().level, &mut |_| Ok(())).map_err(fail)?.plan;
     let ptx = driver::gpu_code(&mut plan).map_err(fail)?.text;
     let file = args.out.join(format!("{}.ptx", plan.model.name));
@@ -195,10 +195,10 @@ fn assemble(args: &Args, path: &Path) -> Result<Assembled, String> {
     let said = output(ptxas.args(["-arch=sm_90a", "-v", "-o"]).arg(&cubin).arg(&file))?;
     let functions = read_ptxas(&said);
     let sass = read_sass(&output(Command::new(&args.nvdisasm).arg("--print-code").arg(&cubin))?);
-    if let Some(kernel) = plan.kernels.iter().find(|kernel| kernel.launches.is_empty()) {
+    if let Some(kernel) = plan.kernels.iter().find(|kernel| kernel.launches().is_empty()) {
         return Err(format!("{}: `{}` has no functions", path.display(), kernel.name));
     }
-    let launches = plan.kernels.iter().flat_map(|kernel| &kernel.launches);
+    let launches = plan.kernels.iter().flat_map(|kernel| kernel.launches());
     let look_up = |launch: &Launch| {
         let missing = || format!("{}: ptxas says nothing of `{}`", path.display(), launch.entry);
         let function = functions.get(&launch.entry).ok_or_else(missing)?.clone();

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 /// Whether products round their inputs to bf16.
 fn rounds_products(plan: &Plan) -> bool {
     plan.weights.iter().any(|w| matches!(w.layout, Layout::Tiles { .. }))
-        || plan.caches.iter().any(|cache| cache.tiled)
+        || plan.caches.iter().any(|cache| cache.order == hyc_plan::KvOrder::Tiles)
 }
 
 /// Whether the plan's arithmetic rounds to bf16 anywhere.

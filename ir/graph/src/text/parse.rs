@@ -102,7 +102,7 @@ fn parse_header(text: &str) -> Result<Header, Fail> {
         _ => Err(Fail::new(at, format!("the header needs `{key} = ` an integer"))),
     };
     let target = match attrs.iter().find(|(k, _)| k == "target") {
-        Some((_, Attr::Word(word))) => word.clone(),
+        Some((_, Attr::Word(word))) => word.parse().map_err(|message: String| Fail::new(at, message))?,
         _ => return Err(Fail::new(at, "the header needs `target = ` a target kind")),
     };
     let known = ["layers", "hidden", "vocab", "max_context", "max_batch", "chunk", "max_outputs", "target"];

@@ -4,17 +4,16 @@ use super::*;
 use crate::*;
 
 /// One layer of nothing but an embedding and a product.
-fn plan(kind: &str) -> Plan {
+fn plan(target: Target) -> Plan {
     let b = |i| Operand::Buffer(BufferId(i));
     let w = |i| Operand::Weight(WeightId(i));
     let (embed, gather) = (StepOp::Embed { vocab: 16, hidden: 16 }, StepOp::GatherRows { width: 16 });
     let linear = StepOp::Linear { inn: 16, out: 16, norm: None, epilogue: Epilogue::Store };
-    let step = |name: &str, op: StepOp, operands, rows, kernel| Step {
+    let step = |name: &str, op: StepOp, operands, kernel| Step {
         name: name.into(),
         layer: None,
         op,
         operands,
-        grid: op.grid(1, rows),
         kernel: KernelId(kernel),
     };
     let buffer = |at: u64, rows| Buffer {
@@ -28,25 +27,8 @@ fn plan(kind: &str) -> Plan {
     };
     let weight = |name: &str, layout| Weight { name: name.into(), shape: vec![], elem: Elem::F32, layout };
     let panels = Layout::Panels { count: 1, out: 16, inn: 16, group: 16 };
-    let kernel = |name: &str| Kernel {
-        name: name.into(),
-        code_offset: 0,
-        code_bytes: 0,
-        scratch_bytes: 64,
-        launches: match kind {
-            "cpu" => vec![],
-            _ => vec![Launch {
-                entry: name.into(),
-                grid: [Extent::fixed(1); 2],
-                threads: 32,
-                shared_bytes: 0,
-                overlaps: false,
-                when: None,
-            }],
-        },
-    };
     let (tokens, outputs) = (Rows::Tokens, Rows::Outputs);
-    let plan = Plan {
+    let mut plan = Plan {
         version: PLAN_VERSION,
         model: ModelInfo {
             name: "t".into(),
@@ -59,7 +41,7 @@ fn plan(kind: &str) -> Plan {
             max_outputs: 8,
             page: 8,
         },
-        target: TargetInfo { kind: kind.into(), arch: String::new(), features: vec![] },
+        target,
         arena_bytes: 4 * 512,
         buffers: vec![buffer(0, tokens), buffer(1, tokens), buffer(2, outputs), buffer(3, outputs)],
         weights: vec![
@@ -69,26 +51,47 @@ fn plan(kind: &str) -> Plan {
         ],
         caches: vec![],
         steps: vec![
-            step("embed", embed, vec![w(0), b(0)], tokens, 0),
-            step("linear", linear, vec![b(0), w(1), b(1)], tokens, 1),
-            step("gather", gather, vec![b(1), b(2)], outputs, 2),
-            step("head", linear, vec![b(2), w(2), b(3)], outputs, 3),
+            step("embed", embed, vec![w(0), b(0)], 0),
+            step("linear", linear, vec![b(0), w(1), b(1)], 1),
+            step("gather", gather, vec![b(1), b(2)], 2),
+            step("head", linear, vec![b(2), w(2), b(3)], 3),
         ],
-        kernels: ["embed", "linear-1", "gather", "head"].map(kernel).to_vec(),
+        kernels: vec![],
         chains: vec![],
         logits: BufferId(3),
         sampled: None,
     };
+    for (step, name) in plan.steps.iter().zip(["embed", "linear-1", "gather", "head"]) {
+        let mut kernel = Kernel::new(name.into(), &plan.spec(step), &plan.target);
+        kernel.scratch_bytes = 64;
+        if let Code::Nvidia { launches } = &mut kernel.code {
+            let (entry, grid) = (name.into(), [Extent::fixed(1); 2]);
+            launches.push(Launch { entry, grid, threads: 32, shared_bytes: 0, overlaps: false, when: None });
+        }
+        plan.kernels.push(kernel);
+    }
     assert_eq!(plan.verify(), Ok(()));
     plan
 }
 
+fn host(features: &[&str]) -> Target {
+    Target::Host { arch: String::new(), features: features.iter().map(|name| name.to_string()).collect() }
+}
+
+/// Another machine of the same kind.
+fn other(target: &Target) -> Target {
+    match *target {
+        Target::Host { .. } => host(&["avx2"]),
+        Target::Nvidia { arch, .. } => Target::Nvidia { arch, multiprocessors: 1 },
+    }
+}
+
 /// A plan and its code, on a processor and on a GPU.
 fn both() -> [(Plan, Vec<u8>); 2] {
-    let (mut cpu, mut gpu) = (plan("cpu"), plan("sm_90a"));
+    let (mut cpu, gpu) = (plan(host(&[])), plan(Target::nvidia(NvidiaArch::Sm90a)));
     let functions: Vec<Vec<u8>> = [3usize, 64, 65, 1].iter().map(|n| vec![0xc3; *n]).collect();
     let code = lay_out(&mut cpu, &functions);
-    let ptx = lay_out_ptx(&mut gpu, ".visible .entry embed() { ret; }\n");
+    let ptx = lay_out_ptx(&gpu, ".visible .entry embed() { ret; }\n");
     [(cpu, code), (gpu, ptx)]
 }
 
@@ -96,13 +99,10 @@ fn both() -> [(Plan, Vec<u8>); 2] {
 fn code_is_laid_out_and_bound() {
     let [(cpu, code), (gpu, ptx)] = both();
     for kernel in &cpu.kernels {
-        let at = kernel.code_offset as usize;
-        assert_eq!(at % 64, 0, "{}", kernel.name);
-        assert!(
-            code[at..at + kernel.code_bytes as usize].iter().all(|byte| *byte == 0xc3),
-            "{}",
-            kernel.name
-        );
+        let Code::Host { offset, bytes, .. } = kernel.code else { panic!("{kernel:?}") };
+        assert_eq!(offset % 64, 0, "{}", kernel.name);
+        let function = &code[offset as usize..(offset + bytes) as usize];
+        assert!(function.iter().all(|byte| *byte == 0xc3), "{}", kernel.name);
     }
     assert_eq!((check(&cpu, &code), check(&gpu, &ptx)), (Ok(()), Ok(())));
     let text = std::str::from_utf8(&ptx).unwrap();
@@ -122,7 +122,7 @@ fn a_change_on_either_side_is_seen() {
         ("step 1, linear", |p| p.model.max_context = 65),
         ("step 0, embed", |p| p.model.chunk = 16),
         ("step 3, head", |p| p.steps[3].kernel = KernelId(1)),
-        ("step 0, embed", |p| p.target.features = vec!["avx2".into()]),
+        ("step 0, embed", |p| p.target = other(&p.target)),
         ("step 2, gather", |p| p.kernels[2].name = "other".into()),
         ("step 1, linear", |p| p.weights[1].elem = Elem::Bf16),
     ];
@@ -131,7 +131,7 @@ fn a_change_on_either_side_is_seen() {
         |p| p.steps[1].name = "x".into(),
         |p| p.model.max_batch = 3,
         |p| p.buffers[0].offset += 64,
-        |p| p.kernels[0].code_bytes += 1,
+        |p| p.chains.push(Chain { oracle: 0, sparse: vec![], shared_kv: false }),
     ];
     for (plan, code) in both() {
         for (words, change) in of_a_kernel {
@@ -142,12 +142,12 @@ fn a_change_on_either_side_is_seen() {
             let Err(error) = check(&changed, &code) else { panic!("{words}") };
             let first = words != "step 1, linear" || changed.model.max_context == 64;
             assert!(
-                !first || error.0.contains(words) || (by_name && plan.target.kind == "cpu"),
+                !first || error.0.contains(words) || (by_name && plan.target.is_host()),
                 "{words}: {error}"
             );
             let mut code = code.clone();
             seal_plan(&changed, &mut code);
-            assert_eq!(check(&changed, &code).is_err(), !(by_name && plan.target.kind == "cpu"), "{words}");
+            assert_eq!(check(&changed, &code).is_err(), !(by_name && plan.target.is_host()), "{words}");
         }
         for change in of_the_plan {
             let mut changed = plan.clone();
@@ -159,7 +159,10 @@ fn a_change_on_either_side_is_seen() {
             assert_eq!(check(&changed, &code), Ok(()));
         }
         let mut moved = plan.clone();
-        moved.kernels[1].code_offset += 64;
+        match &mut moved.kernels[1].code {
+            Code::Host { offset, .. } => *offset += 64,
+            Code::Nvidia { launches } => launches[0].entry.push('x'),
+        }
         assert!(check(&moved, &code).is_err());
         // Code that is too short, or of nothing.
         for end in [0, 31, 63, code.len() / 2] {

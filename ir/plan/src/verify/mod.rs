@@ -22,7 +22,8 @@ mod uses;
 use std::fmt;
 
 use crate::{
-    CachePolicy, Elem, GridDim, Kernel, Launch, Layout, MAX_LAYERS, PLAN_VERSION, Plan, Role, Rows, StepOp,
+    CachePolicy, Code, Elem, GridDim, Kernel, KvOrder, Launch, Layout, MAX_LAYERS, PLAN_VERSION, Plan, Role,
+    Rows, StepOp, Target,
 };
 
 /// One broken rule.
@@ -95,6 +96,7 @@ fn verify_as(plan: &Plan, describe: &Describe<'_>) -> Result<(), Vec<PlanError>>
         plan.steps.iter().for_each(|step| operands::check(plan, step, &describe(&step.op), &mut report));
     }
     if report.0.is_empty() {
+        plan.steps.iter().for_each(|step| operands::check_grid(plan, step, &mut report));
         order::check(plan, describe, &mut report);
         uses::check(plan, &mut report);
     }
@@ -117,7 +119,7 @@ fn lengths(plan: &Plan, report: &mut Report) {
             report.add("plan", format!("it has too many {what}; the most steps are {MAX_STEPS}"));
         }
     }
-    if plan.kernels.iter().map(|kernel| kernel.launches.len()).sum::<usize>() > MAX_ALL_LAUNCHES {
+    if plan.kernels.iter().map(|kernel| kernel.launches().len()).sum::<usize>() > MAX_ALL_LAUNCHES {
         report.add("plan", format!("its kernels have more than {MAX_ALL_LAUNCHES} functions"));
     }
 }
@@ -156,10 +158,18 @@ fn sizes(plan: &Plan, report: &mut Report) {
         report.add("arena", format!("{} bytes are too many", plan.arena_bytes));
     }
     for kernel in &plan.kernels {
-        if kernel.scratch_bytes > MAX_BYTES || kernel.code_offset.checked_add(kernel.code_bytes).is_none() {
+        let possible = match (&kernel.code, &plan.target) {
+            (Code::Host { offset, bytes, .. }, Target::Host { .. }) => offset.checked_add(*bytes).is_some(),
+            (Code::Nvidia { .. }, Target::Nvidia { .. }) => true,
+            (Code::Host { .. } | Code::Nvidia { .. }, _) => {
+                report.add(&kernel.name, "its code is another target's");
+                continue;
+            }
+        };
+        if kernel.scratch_bytes > MAX_BYTES || !possible {
             report.add(&kernel.name, "impossible sizes");
         }
-        for launch in &kernel.launches {
+        for launch in kernel.launches() {
             // Counts are at most MAX_COUNT, so that products below stay in 64 bits.
             let extents = launch.grid.iter().all(|e| (1..=MAX_COUNT).contains(&e.per) && e.each > 0);
             if !extents || !(1..=1024).contains(&launch.threads) || launch.shared_bytes > MAX_SHARED_BYTES {
@@ -172,19 +182,20 @@ fn sizes(plan: &Plan, report: &mut Report) {
 
 /// Every pass that the model allows launches some function of a GPU kernel.
 fn launched(plan: &Plan, kernel: &Kernel, report: &mut Report) {
-    if kernel.launches.len() > MAX_LAUNCHES {
-        return report.add(&kernel.name, format!("has {} functions", kernel.launches.len()));
+    let launches = kernel.launches();
+    if launches.len() > MAX_LAUNCHES {
+        return report.add(&kernel.name, format!("has {} functions", launches.len()));
     }
     // What applies changes at the ends of ranges alone.
     let counts = |dim: GridDim, most: u64| {
-        let ranges = kernel.launches.iter().filter_map(|launch| launch.when).filter(move |w| w.dim == dim);
+        let ranges = launches.iter().filter_map(|launch| launch.when).filter(move |w| w.dim == dim);
         let ends = ranges.flat_map(|when| [when.least, when.most.saturating_add(1)]);
         ends.chain([1]).filter(move |count| (1..=most).contains(count))
     };
     for tokens in counts(GridDim::Tokens, plan.model.chunk) {
         for outputs in counts(GridDim::Outputs, plan.model.max_outputs) {
             let applies = |launch: &Launch| launch.applies(tokens, outputs);
-            if !kernel.launches.is_empty() && !kernel.launches.iter().any(applies) {
+            if !launches.is_empty() && !launches.iter().any(applies) {
                 let message = format!("no function is launched for {tokens} rows and {outputs} of logits");
                 return report.add(&kernel.name, message);
             }
@@ -226,7 +237,7 @@ fn caches(plan: &Plan, report: &mut Report) {
         let small = sizes.iter().all(|n| (1..1 << 24).contains(n));
         if !small
             || cache.elem == Elem::I32
-            || (cache.tiled && !cache.spec().can_tile())
+            || (cache.order == KvOrder::Tiles && !cache.spec().can_tile())
             || !fits(&[cache.kv_heads, cache.page, cache.qk_dim + cache.v_dim + 8, 4])
         {
             report.add(&cache.name, "impossible sizes");

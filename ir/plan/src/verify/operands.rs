@@ -1,7 +1,7 @@
 //! Each step's operands against what its op wants.
 
 use super::Report;
-use crate::{Buffer, Elem, Kind, Layout, Operand, Plan, Role, Rows, Step, StepOp};
+use crate::{Buffer, Code, Elem, Kind, Layout, Operand, Plan, Role, Rows, Step, StepOp};
 
 /// Checks one step: ids, operands, grid, kernel.
 pub fn check(plan: &Plan, step: &Step, roles: &[Role], report: &mut Report) {
@@ -32,21 +32,20 @@ pub fn check(plan: &Plan, step: &Step, roles: &[Role], report: &mut Report) {
     if roles.len() != step.operands.len() {
         return report.add(&step.name, format!("{} operands for {}", step.operands.len(), roles.len()));
     }
-    let before = report.0.len();
     let rows = rows_of(plan, step);
     for (operand, role) in step.operands.iter().zip(roles) {
         if !holds(plan, operand, &role.kind, rows) {
             report.add(&step.name, format!("operand `{}` is not what the op wants", role.name));
         }
     }
-    if report.0.len() == before {
-        let panels = step.operands.iter().find_map(|operand| match operand {
-            Operand::Weight(id) => Some(plan.weights[id.index()].layout.panels()).filter(|n| *n > 0),
-            _ => None,
-        });
-        if step.op.grid(panels.unwrap_or(0), rows) != step.grid {
-            report.add(&step.name, "its grid is not the op's");
-        }
+}
+
+/// Checks that the kernel of a step, whose operands are valid, is split as its work is.
+pub fn check_grid(plan: &Plan, step: &Step, report: &mut Report) {
+    if let Code::Host { grid, .. } = plan.kernels[step.kernel.index()].code
+        && grid != plan.spec(step).grid()
+    {
+        report.add(&step.name, "its kernel's grid is not the op's");
     }
 }
 

@@ -17,8 +17,16 @@ fn weight(name: &str, layout: Layout) -> Weight {
     Weight { name: name.into(), shape: vec![], elem: Elem::F32, layout }
 }
 
-fn step(name: &str, layer: Option<u32>, op: StepOp, operands: Vec<Operand>, panels: u64, rows: Rows) -> Step {
-    Step { name: name.into(), layer, op, operands, grid: op.grid(panels, rows), kernel: KernelId(0) }
+fn step(name: &str, layer: Option<u32>, op: StepOp, operands: Vec<Operand>) -> Step {
+    Step { name: name.into(), layer, op, operands, kernel: KernelId(0) }
+}
+
+/// Gives each step a kernel of its own.
+fn add_kernels(plan: &mut Plan) {
+    let kernels = plan.steps.iter().zip(0..);
+    let kernels = kernels.map(|(step, i)| Kernel::new(format!("k{i}"), &plan.spec(step), &plan.target));
+    plan.kernels = kernels.collect();
+    plan.steps.iter_mut().zip(0..).for_each(|(step, i)| step.kernel = KernelId(i));
 }
 
 /// embed; layer 0: project, append, select; layer 1: read the selection; gather; logits.
@@ -37,7 +45,7 @@ fn plan() -> Plan {
     };
     let linear = StepOp::Linear { inn: 16, out: 32, norm: None, epilogue: Epilogue::Store };
     let (tokens, outputs) = (Rows::Tokens, Rows::Outputs);
-    Plan {
+    let mut plan = Plan {
         version: PLAN_VERSION,
         model: ModelInfo {
             name: "t".into(),
@@ -50,7 +58,7 @@ fn plan() -> Plan {
             max_outputs: 16,
             page: 8,
         },
-        target: TargetInfo { kind: "cpu".into(), arch: "x86_64".into(), features: vec![] },
+        target: Target::Host { arch: "x86_64".into(), features: vec![] },
         arena_bytes: 8 * 1024,
         buffers: vec![
             buffer("x", 0, tokens, 16, Elem::F32),
@@ -79,41 +87,42 @@ fn plan() -> Plan {
             elem: Elem::F32,
             page: 8,
             policy: CachePolicy::Growing,
-            tiled: false,
+            order: KvOrder::Columns,
         }],
         steps: vec![
-            step("embed", None, StepOp::Embed { vocab: 32, hidden: 16 }, vec![w(0), b(0)], 0, tokens),
-            step("L0.qkv", Some(0), qkv(true), vec![b(0), w(1), w(2), w(3), b(1), cache], 2, tokens),
+            step("embed", None, StepOp::Embed { vocab: 32, hidden: 16 }, vec![w(0), b(0)]),
+            step("L0.qkv", Some(0), qkv(true), vec![b(0), w(1), w(2), w(3), b(1), cache]),
             step(
                 "L0.oracle",
                 Some(0),
                 StepOp::OracleAttention { shape: SHAPE, sink: false, select: SELECT },
                 vec![b(1), cache, b(2), b(3)],
-                0,
-                tokens,
             ),
             step(
                 "L1.sparse",
                 Some(1),
                 StepOp::SparseAttention { shape: SHAPE, select: SELECT, sink: true },
                 vec![b(1), cache, b(3), w(4), b(4)],
-                0,
-                tokens,
             ),
-            step("gather", None, StepOp::GatherRows { width: 16 }, vec![b(4), b(5)], 0, outputs),
-            step("logits", None, linear, vec![b(5), w(5), b(6)], 2, outputs),
+            step("gather", None, StepOp::GatherRows { width: 16 }, vec![b(4), b(5)]),
+            step("logits", None, linear, vec![b(5), w(5), b(6)]),
         ],
-        kernels: vec![Kernel {
-            name: "k".into(),
-            code_offset: 0,
-            code_bytes: 0,
-            scratch_bytes: 0,
-            launches: vec![],
-        }],
+        kernels: vec![],
         chains: vec![],
         logits: BufferId(6),
         sampled: None,
-    }
+    };
+    add_kernels(&mut plan);
+    plan
+}
+
+/// The same for a GPU, with these functions for its first kernel and none for the others.
+fn launching(launches: &[Launch]) -> Plan {
+    let mut plan = plan();
+    plan.target = Target::nvidia(NvidiaArch::Sm90a);
+    plan.kernels.iter_mut().for_each(|kernel| kernel.code = Code::Nvidia { launches: vec![] });
+    plan.kernels[0].code = Code::Nvidia { launches: launches.to_vec() };
+    plan
 }
 
 /// Breaks one thing; some violation must then say `words`.
@@ -171,9 +180,7 @@ fn launches_cover_all_rows() {
         &[tokens(2, 16), Launch { when: None, ..tokens(0, 0) }],
     ];
     for launches in whole {
-        let mut plan = plan();
-        plan.kernels[0].launches = launches.to_vec();
-        assert_eq!(plan.verify(), Ok(()), "{launches:?}");
+        assert_eq!(launching(launches).verify(), Ok(()), "{launches:?}");
     }
     let holes: [(&str, &[Launch]); 5] = [
         ("launched for 1 rows", &[tokens(2, 16)]),
@@ -183,9 +190,10 @@ fn launches_cover_all_rows() {
         ("launched for 4 rows and 9 of logits", &[tokens(1, 3), outputs(1, 8)]),
     ];
     for (words, launches) in holes {
-        broken(words, |p| p.kernels[0].launches = launches.to_vec());
+        broken(words, |p| *p = launching(launches));
     }
-    broken("has 65 functions", |p| p.kernels[0].launches = vec![tokens(1, 16); 65]);
+    broken("has 65 functions", |p| *p = launching(&vec![tokens(1, 16); 65]));
+    broken("k0: its code is another target's", |p| p.target = Target::nvidia(NvidiaArch::Sm90a));
 }
 
 #[test]
@@ -195,7 +203,8 @@ fn sampling() {
         p.sampled = Some(BufferId(7));
         p.arena_bytes += 1024;
         let operands = vec![Operand::Buffer(BufferId(6)), Operand::Buffer(BufferId(7))];
-        p.steps.push(step("sample", None, StepOp::Sample { vocab: 32 }, operands, 0, Rows::Outputs));
+        p.steps.push(step("sample", None, StepOp::Sample { vocab: 32 }, operands));
+        add_kernels(p);
     };
     let mut plan = plan();
     sampled(&mut plan);
@@ -237,7 +246,11 @@ fn operands() {
             }
         });
     }
-    broken("its grid", |p| p.steps[2].grid.per = 3);
+    broken("grid is not the op's", |p| {
+        if let Code::Host { grid, .. } = &mut p.kernels[2].code {
+            grid.per = 3;
+        }
+    });
     broken("operands for", |p| {
         p.steps[4].operands.pop();
     });
@@ -262,9 +275,10 @@ fn indices_come_from_who_makes_them() {
         let choose = StepOp::Linear { inn: 16, out: 4, norm: None, epilogue: Epilogue::Store };
         let up = StepOp::ExpertsUp { experts: 4, active: 2, inn: 16, ffn: 8 };
         let router = StepOp::Router { experts: 4, active: 2 };
-        p.steps.push(step("choose", None, choose, vec![b(4), w(6), b(7)], 1, tokens));
-        p.steps.push(step("router", None, router, vec![b(7), b(8), b(9)], 0, tokens));
-        p.steps.push(step("up", None, up, vec![b(4), b(8), w(7), w(7), b(10)], 1, tokens));
+        p.steps.push(step("choose", None, choose, vec![b(4), w(6), b(7)]));
+        p.steps.push(step("router", None, router, vec![b(7), b(8), b(9)]));
+        p.steps.push(step("up", None, up, vec![b(4), b(8), w(7), w(7), b(10)]));
+        add_kernels(p);
     };
     let mut valid = plan();
     moe(&mut valid);
@@ -296,7 +310,6 @@ fn indices_come_from_who_makes_them() {
     });
     broken("are not the step's tokens", |p| {
         p.buffers[0].rows = Rows::Outputs;
-        p.steps[0].grid = p.steps[0].op.grid(0, Rows::Outputs);
     });
 }
 

@@ -1,7 +1,7 @@
 //! Attentions: the operands that each takes, and caches for a shape.
 
-use hyc_plan::round_up;
 use hyc_plan::*;
+use hyc_plan::{KvOrder, round_up};
 
 use super::{Limits, indices, spec, tensor, vector};
 
@@ -14,7 +14,7 @@ pub fn caches(shape: AttnShape, page: u64, elem: Elem, window: u64, limits: Limi
         elem,
         page,
         policy: CachePolicy::Growing,
-        tiled: false,
+        order: KvOrder::Columns,
     };
     let pages = round_up(window + limits.rows, page) / page + 1;
     [growing, CacheSpec { policy: CachePolicy::Ring { window, pages }, ..growing }]

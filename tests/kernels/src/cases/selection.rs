@@ -18,7 +18,8 @@ fn oracles(
     for (heads, kv_heads) in shapes {
         let shape = AttnShape { heads: *heads, kv_heads: *kv_heads, qk_dim: dim, v_dim: dim };
         let growing = caches(shape, block, elem, 11, limits)[0];
-        let growing = CacheSpec { tiled: block == 64, ..growing };
+        let order = if block == TILE { KvOrder::Tiles } else { KvOrder::Columns };
+        let growing = CacheSpec { order, ..growing };
         let select = SelectShape { kv_heads: *kv_heads, block, blocks };
         for sink in [false, true] {
             specs.push(attention(StepOp::OracleAttention { shape, sink, select }, growing, growing, limits));

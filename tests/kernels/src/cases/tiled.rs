@@ -70,7 +70,7 @@ const SHAPES: [AttnShape; 6] = [
 ];
 
 fn tiled_caches(shape: AttnShape) -> [CacheSpec; 2] {
-    caches(shape, 64, Elem::Bf16, WINDOW, MANY).map(|cache| CacheSpec { tiled: true, ..cache })
+    caches(shape, 64, Elem::Bf16, WINDOW, MANY).map(|cache| CacheSpec { order: KvOrder::Tiles, ..cache })
 }
 
 const APPENDS: [Sequences<'static>; 6] = [

@@ -7,8 +7,8 @@ fn hybrid(p: &mut Plan) {
     let op = StepOp::HybridAttention { shape: SHAPE, select: SELECT, window: 8, gate: GateMode::None };
     let b = |i| Operand::Buffer(BufferId(i));
     let (cache, sink) = (Operand::Cache(CacheId(0)), Operand::Weight(WeightId(4)));
-    p.steps[3] =
-        step("L1.hybrid", Some(1), op, vec![b(1), cache, b(3), sink, cache, sink, b(4)], 0, Rows::Tokens);
+    p.steps[3] = step("L1.hybrid", Some(1), op, vec![b(1), cache, b(3), sink, cache, sink, b(4)]);
+    add_kernels(p);
 }
 
 /// For each op that reads a selection.
@@ -29,7 +29,8 @@ fn selection_provenance() {
             let op = StepOp::Add { width: 16 };
             let b = |i| Operand::Buffer(BufferId(i));
             p.buffers.push(buffer("t", 3, Rows::Tokens, 16, Elem::F32));
-            p.steps.insert(3, step("L0.add", Some(0), op, vec![b(0), b(2), b(7)], 0, Rows::Tokens));
+            p.steps.insert(3, step("L0.add", Some(0), op, vec![b(0), b(2), b(7)]));
+            add_kernels(p);
         });
         // Nobody makes it, or only later.
         broken("reads b3", |p| p.steps.swap(2, 3));

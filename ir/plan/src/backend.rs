@@ -1,0 +1,26 @@
+//! What the passes ask of a back end: the one that makes code for the plan's target.
+
+use crate::cache::{CacheSpec, KvOrder};
+use crate::elem::Elem;
+use crate::layout::Layout;
+use crate::roles::Kind;
+use crate::spec::KernelSpec;
+use crate::target::Target;
+
+/// A back end, as the passes see it: which layouts its kernels read, and what it has kernels for. No pass knows a layout.
+pub trait Backend {
+    /// What its code is for.
+    fn target(&self) -> Target;
+
+    /// The layout in which it wants a weight of this kind with elements of this type; `None` where the kind is no weight's.
+    fn layout(&self, kind: &Kind, elem: Elem) -> Option<Layout>;
+
+    /// How it wants the pages of a cache; the spec's own order says nothing yet.
+    fn kv_order(&self, cache: &CacheSpec) -> KvOrder;
+
+    /// Whether a pass ends with the choice of tokens on the target. Else the session chooses them from the logits.
+    fn samples(&self) -> bool;
+
+    /// Whether it has a kernel for this; the reason where it has none.
+    fn supports(&self, spec: &KernelSpec) -> Result<(), String>;
+}
