@@ -6,7 +6,7 @@ use hyc_kernels::cpu::{CpuTarget, Level};
 use hyc_plan::artefact::VERSION;
 use hyc_plan::sampling::{RANGES, Sampling, SamplingDefaults};
 use hyc_plan::text_settings::TextSettings;
-use hyc_plan::{Elem, Layout, Plan, Target};
+use hyc_plan::{Layout, Plan, Target};
 use hyc_runtime::Model;
 use serde_json::{Value, json};
 
@@ -127,26 +127,18 @@ fn target_json(target: &Target) -> Value {
     }
 }
 
-fn names(elems: BTreeSet<&'static str>) -> String {
+fn names(elems: BTreeSet<String>) -> String {
     elems.into_iter().collect::<Vec<_>>().join(" and ")
-}
-
-fn name(elem: Elem) -> &'static str {
-    match elem {
-        Elem::F32 => "f32",
-        Elem::Bf16 => "bf16",
-        Elem::I32 => "i32",
-    }
 }
 
 /// Element types of the matrices; vectors are always f32.
 fn matrices(plan: &Plan) -> String {
-    let matrices = plan.weights.iter().filter(|w| !matches!(w.layout, Layout::Vector { .. }));
-    names(matrices.map(|w| name(w.elem)).collect())
+    let matrices = plan.weights.iter().filter(|w| !matches!(w.format.layout, Layout::Vector { .. }));
+    names(matrices.map(|w| w.format.codec.to_string()).collect())
 }
 
 fn caches(plan: &Plan) -> String {
-    names(plan.caches.iter().map(|cache| name(cache.elem)).collect())
+    names(plan.caches.iter().map(|cache| cache.elem.to_string()).collect())
 }
 
 /// What kind of tokenizer it is, and how large; null where there is none.

@@ -6,15 +6,14 @@ use hyc_plan::artefact::{
     ALIGN, ASM, CODE, CUBIN, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, ROOT_KEY, SAMPLING_KEY,
     TEXT_KEY, TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY,
 };
-use hyc_plan::pack::{pack_panel, pack_row, pack_tiles};
+use hyc_plan::pack::Packer;
 use hyc_plan::sampling::SamplingDefaults;
-use hyc_plan::{Elem, Layout, Plan, Weight};
-use hyc_runtime::stored_shape;
+use hyc_plan::{Plan, Weight};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::output::{Target, Whole};
-use crate::source::Weights;
+use crate::source::{Block, TensorSource, Weights};
 use crate::text::Text;
 use crate::tree::{self, Tree};
 
@@ -140,10 +139,11 @@ fn entries<'a>(artefact: &Artefact<'a>, absent: bool) -> Vec<Entry<'a>> {
         }
     };
     for weight in artefact.plan.weights.iter().filter(|_| !absent) {
+        let (dtype, shape) = weight.format.stored();
         push(Entry {
             name: weight.name.clone(),
-            dtype: if weight.elem == Elem::Bf16 { "BF16" } else { "F32" },
-            shape: stored_shape(weight.layout),
+            dtype,
+            shape: shape.into_iter().map(|dim| dim as usize).collect(),
             bytes: weight.bytes(),
             content: Content::Weight(weight),
         });
@@ -215,57 +215,32 @@ fn header(
     Ok(out)
 }
 
-/// Reads, converts and writes a weight some rows at a time.
+/// Reads, converts and writes a weight some rows at a time. What is in the artefact's codec already is not converted.
 fn pack_weight(
     weight: &Weight,
-    source: &Weights,
+    source: &dyn TensorSource,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
     progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<()> {
-    let (mut rows, mut packed) = (Vec::new(), Vec::new());
+    let (name, codec, layout) = (&weight.name, weight.format.codec, weight.format.layout);
+    let (mut packer, mut block, mut rows) = (Packer::new(weight.format), Block::default(), Vec::new());
+    let mut packed = Vec::new();
     let mut emit = |packed: &mut Vec<u8>| {
         sink(packed)?;
         progress(packed.len() as u64)?;
         packed.clear();
         Ok(())
     };
-    match weight.layout {
-        Layout::Vector { len } => {
-            source.rows(&weight.name, weight.elem, len, 0, 1, &mut rows)?;
-            pack_row(weight.elem, &rows, &mut packed);
-            emit(&mut packed)
+    for (first, count) in layout.bands() {
+        source.rows(name, codec, (layout.cols(), first, count), &mut block, &mut rows)?;
+        match block.codes(codec) {
+            Some(codes) => packer.push_codes(codes, &[], &mut packed),
+            None => packer.push(&rows, &mut packed),
         }
-        Layout::Rows { rows: count, cols } => {
-            for row in 0..count {
-                source.rows(&weight.name, weight.elem, cols, row, 1, &mut rows)?;
-                pack_row(weight.elem, &rows, &mut packed);
-                if packed.len() >= 1 << 20 || row + 1 == count {
-                    emit(&mut packed)?;
-                }
-            }
-            Ok(())
-        }
-        Layout::Panels { count, out, inn, group } => {
-            for first in (0..count * out).step_by(group as usize) {
-                for panel in (first..first + group).step_by(hyc_plan::PANEL as usize) {
-                    let lanes = (first + group - panel).min(hyc_plan::PANEL);
-                    source.rows(&weight.name, weight.elem, inn, panel, lanes, &mut rows)?;
-                    pack_panel(weight.elem, inn as usize, &rows, &mut packed);
-                    emit(&mut packed)?;
-                }
-            }
-            Ok(())
-        }
-        Layout::Tiles { count, out, inn } => {
-            for first in (0..count * out).step_by(out as usize) {
-                for row in (first..first + out).step_by(hyc_plan::TILE as usize) {
-                    let lanes = (first + out - row).min(hyc_plan::TILE);
-                    source.rows(&weight.name, weight.elem, inn, row, lanes, &mut rows)?;
-                    pack_tiles(inn as usize, &rows, &mut packed);
-                    emit(&mut packed)?;
-                }
-            }
-            Ok(())
+        if packed.len() >= 1 << 20 {
+            emit(&mut packed)?;
         }
     }
+    packer.finish(&mut packed);
+    emit(&mut packed)
 }

@@ -1,6 +1,6 @@
 //! NVIDIA's GPUs as the passes see them: what can be said without LLVM.
 
-use hyc_plan::{Backend, CacheSpec, Elem, KernelSpec, Kind, KvOrder, Layout, Target};
+use hyc_plan::{Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, Target};
 
 use crate::panels::panels;
 
@@ -21,9 +21,9 @@ impl Backend for Nvidia {
         self.target.clone()
     }
 
-    fn layout(&self, kind: &Kind, elem: Elem) -> Option<Layout> {
+    fn layout(&self, kind: &Kind, codec: Codec) -> Option<Layout> {
         match *kind {
-            Kind::Matrices { count, out, inn, .. } if self.tensor_cores && elem == Elem::Bf16 => {
+            Kind::Matrices { count, out, inn, .. } if self.tensor_cores && codec == Codec::Bf16 => {
                 Some(Layout::Tiles { count, out: out?, inn })
             }
             _ => panels(kind),

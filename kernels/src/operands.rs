@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use hyc_plan::{CachePolicy, CacheSpec, Elem, KernelSpec, Kind, KvOrder, Layout, OperandSpec};
+use hyc_plan::{CachePolicy, CacheSpec, Codec, Elem, Format, KernelSpec, Kind, KvOrder, Layout, OperandSpec};
 
 /// The operands of one kernel, and the first that it asked for in vain.
 #[derive(Debug)]
@@ -35,18 +35,17 @@ impl Operands {
     pub fn stride(&self, name: &str) -> u64 {
         match self.of(name) {
             Some(OperandSpec::Tensor { stride, .. }) => stride,
-            Some(OperandSpec::Weight { .. } | OperandSpec::Cache(_)) | None => {
-                self.missing(name, "tensor", 0)
-            }
+            Some(OperandSpec::Weight(_) | OperandSpec::Cache(_)) | None => self.missing(name, "tensor", 0),
         }
     }
 
-    /// Element type and order of a weight.
+    /// Element type and order of a weight whose numbers stand by themselves.
     pub fn weight(&self, name: &str) -> (Elem, Layout) {
         match self.of(name) {
-            Some(OperandSpec::Weight { elem, layout }) => (elem, layout),
-            Some(OperandSpec::Tensor { .. } | OperandSpec::Cache(_)) | None => {
-                self.missing(name, "weight", (Elem::F32, Layout::Vector { len: 0 }))
+            Some(OperandSpec::Weight(Format { codec: Codec::F32, layout })) => (Elem::F32, layout),
+            Some(OperandSpec::Weight(Format { codec: Codec::Bf16, layout })) => (Elem::Bf16, layout),
+            Some(OperandSpec::Weight(_) | OperandSpec::Tensor { .. } | OperandSpec::Cache(_)) | None => {
+                self.missing(name, "weight of f32 or bf16", (Elem::F32, Layout::Vector { len: 0 }))
             }
         }
     }
@@ -64,7 +63,7 @@ impl Operands {
         };
         match self.of(name) {
             Some(OperandSpec::Cache(cache)) => cache,
-            Some(OperandSpec::Tensor { .. } | OperandSpec::Weight { .. }) | None => {
+            Some(OperandSpec::Tensor { .. } | OperandSpec::Weight(_)) | None => {
                 self.missing(name, "cache", NONE)
             }
         }
@@ -88,10 +87,18 @@ pub fn check(spec: &KernelSpec) -> Result<(), String> {
     if spec.operands.len() != roles.len() {
         return Err(format!("{} operands for `{op}`", spec.operands.len()));
     }
-    match roles.iter().zip(&spec.operands).find(|(role, operand)| !fits(&role.kind, operand)) {
-        Some((role, _)) => Err(format!("operand `{}` of `{op}` is not what the op wants", role.name)),
-        None => Ok(()),
+    for (role, operand) in roles.iter().zip(&spec.operands) {
+        if !fits(&role.kind, operand) {
+            return Err(format!("operand `{}` of `{op}` is not what the op wants", role.name));
+        }
+        if let OperandSpec::Weight(Format {
+            codec: codec @ (Codec::Int8 { .. } | Codec::Fp8 { .. }), ..
+        }) = operand
+        {
+            return Err(format!("no kernel of `{op}` reads weights of {codec}"));
+        }
     }
+    Ok(())
 }
 
 fn fits(kind: &Kind, operand: &OperandSpec) -> bool {
@@ -101,21 +108,21 @@ fn fits(kind: &Kind, operand: &OperandSpec) -> bool {
             matches!(operand, OperandSpec::Tensor { elem: Elem::I32, .. })
         }
         Kind::Vector(_) => {
-            matches!(operand, OperandSpec::Weight { elem: Elem::F32, layout: Layout::Vector { .. } })
+            matches!(
+                operand,
+                OperandSpec::Weight(Format { codec: Codec::F32, layout: Layout::Vector { .. } })
+            )
         }
         Kind::Matrices { .. } => matches!(
             operand,
-            OperandSpec::Weight {
-                elem: Elem::F32 | Elem::Bf16,
-                layout: Layout::Panels { .. } | Layout::Tiles { .. }
-            }
+            OperandSpec::Weight(Format { layout: Layout::Panels { .. } | Layout::Tiles { .. }, .. })
         ),
         Kind::Table { .. } => matches!(
             operand,
-            OperandSpec::Weight {
-                elem: Elem::F32 | Elem::Bf16,
-                layout: Layout::Rows { .. } | Layout::Panels { .. } | Layout::Tiles { .. }
-            }
+            OperandSpec::Weight(Format {
+                layout: Layout::Rows { .. } | Layout::Panels { .. } | Layout::Tiles { .. },
+                ..
+            })
         ),
         Kind::Cache { .. } => {
             matches!(operand, OperandSpec::Cache(CacheSpec { elem: Elem::F32 | Elem::Bf16, .. }))
@@ -159,7 +166,7 @@ mod tests {
         assert_eq!(operands.fault().as_deref(), Some("`sample` has no operand `cache`"));
         let operands = Operands::new(&spec());
         operands.weight("token");
-        assert_eq!(operands.fault().as_deref(), Some("`sample` has no weight `token`"));
+        assert_eq!(operands.fault().as_deref(), Some("`sample` has no weight of f32 or bf16 `token`"));
     }
 
     #[test]

@@ -151,14 +151,14 @@ impl<'g> Ctx<'g> {
     /// The layout that a step asks of a weight, which is the back end's to say. A table that a product reads as well is
     /// read as the product has it.
     fn layout(&self, value: ValueId, kind: &Kind) -> Result<Option<Layout>, PassError> {
-        let Type::Weight { elem, .. } = self.graph.ty(value) else { return Ok(None) };
+        let Type::Weight { codec, .. } = self.graph.ty(value) else { return Ok(None) };
         if let Kind::Table { .. } = kind {
             let mut users = self.graph.users(value);
             if !users.all(|(user, _)| self.graph.op(user).op == (Op::Embed {})) {
                 return Ok(None);
             }
         }
-        let layout = self.backend.layout(kind, *elem);
+        let layout = self.backend.layout(kind, *codec);
         layout.map(Some).ok_or_else(|| self.refuse("a weight of this kind"))
     }
 

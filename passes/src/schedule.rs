@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use hyc_ir::{Graph, Op, OpId, Type, ValueId};
 use hyc_plan::{
-    Backend, Buffer, BufferId, Cache, CacheId, Chain, Elem, Kernel, KernelId, ModelInfo, Operand,
+    Backend, Buffer, BufferId, Cache, CacheId, Chain, Elem, Format, Kernel, KernelId, ModelInfo, Operand,
     PLAN_VERSION, Plan, Rows, Step, Weight, WeightId,
 };
 
@@ -138,7 +138,7 @@ fn weights(graph: &Graph, selected: &Selected, ids: &mut HashMap<ValueId, Operan
     let mut weights = Vec::new();
     for id in graph.ops().filter(|id| graph.op(*id).op == (Op::Weight {})) {
         let value = graph.op(id).results[0];
-        let (Type::Weight { elem, dims }, Some(layout)) = (graph.ty(value), selected.layouts.get(&value))
+        let (Type::Weight { codec, dims }, Some(layout)) = (graph.ty(value), selected.layouts.get(&value))
         else {
             continue;
         };
@@ -146,8 +146,7 @@ fn weights(graph: &Graph, selected: &Selected, ids: &mut HashMap<ValueId, Operan
         weights.push(Weight {
             name: graph.name(value).to_string(),
             shape: dims.clone(),
-            elem: *elem,
-            layout: *layout,
+            format: Format { codec: *codec, layout: *layout },
         });
     }
     weights

@@ -7,8 +7,7 @@
 use std::collections::HashMap;
 
 use hyc_ir::{CacheType, Dim, Graph, OpId, Sym, Type, ValueId};
-use hyc_plan::{Backend, CacheSpec, Elem, KernelSpec, KvOrder, Layout, OperandSpec, Rows};
-use hyc_plan::{PANEL, TILE};
+use hyc_plan::{Backend, CacheSpec, Elem, Format, KernelSpec, KvOrder, Layout, OperandSpec, Rows};
 
 use crate::error::PassError;
 use crate::kernel_name;
@@ -99,7 +98,8 @@ fn layouts(graph: &Graph, steps: &[(OpId, Lowered)]) -> Result<HashMap<ValueId, 
                     );
                 }
                 None => {
-                    let bytes = layout_bytes(layout).and_then(|bytes| total.checked_add(bytes));
+                    let bytes = format(graph, *value, *layout).and_then(|format| format.checked_bytes());
+                    let bytes = bytes.and_then(|bytes| total.checked_add(bytes));
                     total = bytes.filter(|total| *total <= limits::MAX_BYTES).ok_or_else(|| {
                         let message =
                             format!("with @{} the weights take more than 1 PiB", graph.name(*value));
@@ -112,21 +112,11 @@ fn layouts(graph: &Graph, steps: &[(OpId, Lowered)]) -> Result<HashMap<ValueId, 
     Ok(layouts)
 }
 
-/// At least the bytes that a weight of this layout takes; `None` beyond the limit.
-fn layout_bytes(layout: &Layout) -> Option<u64> {
-    match *layout {
-        Layout::Vector { len } => limits::bytes(&[len, 4]),
-        Layout::Rows { rows, cols } => limits::bytes(&[rows, cols, 4]),
-        Layout::Panels { count, out, inn, group } => {
-            let padded = group.checked_next_multiple_of(PANEL)?;
-            limits::bytes(&[count, out.checked_div(group)?, padded, inn, 4])
-        }
-        Layout::Tiles { count, out, inn } => limits::bytes(&[
-            count,
-            out.checked_next_multiple_of(TILE)?,
-            inn.checked_next_multiple_of(TILE)?,
-            2,
-        ]),
+/// The format of a weight in this layout.
+fn format(graph: &Graph, weight: ValueId, layout: Layout) -> Option<Format> {
+    match graph.ty(weight) {
+        Type::Weight { codec, .. } => Some(Format { codec: *codec, layout }),
+        Type::Tensor { .. } | Type::Cache(_) | Type::Selection(_) => None,
     }
 }
 
@@ -168,8 +158,8 @@ fn spec(
                 let width = selection.shape.kv_heads * selection.shape.blocks;
                 OperandSpec::Tensor { elem: Elem::I32, width, stride: stride(width) }
             }
-            Type::Weight { elem, .. } => match layouts.get(value) {
-                Some(layout) => OperandSpec::Weight { elem: *elem, layout: *layout },
+            Type::Weight { codec, .. } => match layouts.get(value) {
+                Some(layout) => OperandSpec::Weight(Format { codec: *codec, layout: *layout }),
                 None => {
                     let message = format!("@{} has no layout", graph.name(*value));
                     return Err(PassError::at(PASS, graph, id, message));

@@ -58,7 +58,7 @@ pub use file::open_file;
 pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate, generate_in};
 pub use hyc_plan::text_settings::TextSettings;
 pub use memory::{Block, Free, Machine, MemoryPlan};
-pub use model::{LoadOptions, Model, ModelId, Storage, Verify, stored_shape};
+pub use model::{LoadOptions, Model, ModelId, Storage, Verify};
 pub use sampling::{Sampler, Sampling, SamplingDefaults, random_seed};
 pub use session::{GpuOptions, SampledOutput, SequenceId, Session, SessionOptions, StepOutput};
 pub use step_input::StepInput;

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hyc_plan::pack::{pack_panel, pack_row, pack_tiles};
-use hyc_plan::{Elem, Layout, Weight};
+use hyc_plan::pack::{Packer, pack};
+use hyc_plan::{Codec, Format, Layout, Weight};
 use hyc_plan::{PANEL, TILE};
 
 use crate::error::Result;
@@ -19,8 +19,8 @@ const MOST: u64 = 16 << 20;
 /// Deviation of sinks: beside logits of about 1 they take a small share.
 const SINK: f32 = 0.1;
 
-/// The noise as bytes, by element type and by the bits of its deviation.
-type Scaled = HashMap<(Elem, u32), Arc<Vec<u8>>>;
+/// The noise as bytes, by codec and by the bits of its deviation.
+type Scaled = HashMap<(Codec, u32), Arc<Vec<u8>>>;
 
 /// The noise of a seed.
 pub struct RandomWeights {
@@ -40,7 +40,7 @@ enum Values {
 
 fn values(weight: &Weight) -> Values {
     let of = |inn: u64| Values::Normal(1.0 / (inn as f32).sqrt());
-    match weight.layout {
+    match weight.format.layout {
         Layout::Vector { .. } if weight.name.contains("sink") => Values::Normal(SINK),
         Layout::Vector { .. } => Values::Ones,
         Layout::Rows { cols, .. } => of(cols),
@@ -48,13 +48,15 @@ fn values(weight: &Weight) -> Values {
     }
 }
 
-/// Whether the layout stores zeros between elements, which kernels rely on.
-fn padded(layout: Layout) -> bool {
-    match layout {
+/// Whether any numbers are bytes of the weight: they share no scales, and no zeros, which kernels rely on, stand between
+/// them.
+fn is_plain(format: Format) -> bool {
+    let padded = match format.layout {
         Layout::Vector { .. } | Layout::Rows { .. } => false,
         Layout::Panels { group, .. } => group % PANEL != 0,
         Layout::Tiles { out, inn, .. } => out % TILE != 0 || inn % TILE != 0,
-    }
+    };
+    !padded && format.codec.group().is_none()
 }
 
 /// One step of splitmix64.
@@ -76,7 +78,7 @@ fn normal(state: &mut u64) -> f32 {
 impl RandomWeights {
     /// The noise of `seed` for a plan's weights.
     pub fn new(seed: u64, weights: &[Weight]) -> RandomWeights {
-        let most = weights.iter().map(|weight| weight.layout.elements()).max().unwrap_or(1).min(MOST);
+        let most = weights.iter().map(|weight| weight.format.layout.elements()).max().unwrap_or(1).min(MOST);
         let mut state = seed;
         RandomWeights {
             seed,
@@ -94,17 +96,16 @@ impl RandomWeights {
     }
 
     /// The noise of this deviation, as it is stored.
-    fn block(&self, elem: Elem, deviation: f32) -> Arc<Vec<u8>> {
+    fn block(&self, codec: Codec, deviation: f32) -> Arc<Vec<u8>> {
         let mut scaled = self.scaled.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || {
-            let mut bytes = Vec::with_capacity(self.noise.len() * elem.bytes() as usize);
+            let mut bytes = Vec::with_capacity(self.noise.len() * codec.code_bytes() as usize);
             for piece in self.noise.chunks(1 << 16) {
-                let piece: Vec<f32> = piece.iter().map(|x| x * deviation).collect();
-                pack_row(elem, &piece, &mut bytes);
+                piece.iter().for_each(|x| codec.encode(x * deviation, 1.0, &mut bytes));
             }
             Arc::new(bytes)
         };
-        scaled.entry((elem, deviation.to_bits())).or_insert_with(make).clone()
+        scaled.entry((codec, deviation.to_bits())).or_insert_with(make).clone()
     }
 
     /// The packed bytes of a weight in order, in pieces of at most `most` (at least 64 KiB).
@@ -117,16 +118,16 @@ impl RandomWeights {
         let most = most.max(1 << 16);
         match values(weight) {
             Values::Ones => {
-                let mut bytes = Vec::new();
-                pack_row(weight.elem, &vec![1.0; weight.layout.elements() as usize], &mut bytes);
+                let ones = vec![1.0; weight.format.layout.elements() as usize];
+                let bytes = pack(weight.format, &ones);
                 bytes.chunks(most).try_for_each(sink)
             }
-            Values::Normal(deviation) if padded(weight.layout) => {
+            Values::Normal(deviation) if !is_plain(weight.format) => {
                 self.packed(weight, deviation, &mut |bytes| bytes.chunks(most).try_for_each(&mut *sink))
             }
             Values::Normal(deviation) => {
-                let block = self.block(weight.elem, deviation);
-                let mut at = self.start(weight) * weight.elem.bytes() as usize;
+                let block = self.block(weight.format.codec, deviation);
+                let mut at = self.start(weight) * weight.format.codec.code_bytes() as usize;
                 let mut left = weight.bytes();
                 while left > 0 {
                     let count = (most.min(block.len() - at) as u64).min(left) as usize;
@@ -139,45 +140,35 @@ impl RandomWeights {
         }
     }
 
-    /// The same of a matrix with padding, some rows at a time.
+    /// The same of a weight that is packed, some rows at a time.
     fn packed(
         &self,
         weight: &Weight,
         deviation: f32,
         sink: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        let (rows, inn, group, side) = match weight.layout {
-            Layout::Panels { count, out, inn, group } => (count * out, inn, group, PANEL),
-            Layout::Tiles { count, out, inn } => (count * out, inn, out, TILE),
-            Layout::Vector { .. } | Layout::Rows { .. } => return Ok(()),
-        };
         let (start, len) = (self.start(weight), self.noise.len());
+        let (layout, mut packer) = (weight.format.layout, Packer::new(weight.format));
         let mut packed = Vec::new();
-        for first in (0..rows).step_by(group as usize) {
-            for row in (first..first + group).step_by(side as usize) {
-                let count = ((first + group - row).min(side) * inn) as usize;
-                let at = start + (row * inn) as usize;
-                let data: Vec<f32> = (at..at + count).map(|i| self.noise[i % len] * deviation).collect();
-                match weight.layout {
-                    Layout::Tiles { .. } => pack_tiles(inn as usize, &data, &mut packed),
-                    _ => pack_panel(weight.elem, inn as usize, &data, &mut packed),
-                }
-                sink(&packed)?;
-                packed.clear();
-            }
+        for (first, rows) in layout.bands() {
+            let at = start + (first * layout.cols()) as usize;
+            let numbers = at..at + (rows * layout.cols()) as usize;
+            let data: Vec<f32> = numbers.map(|i| self.noise[i % len] * deviation).collect();
+            packer.push(&data, &mut packed);
+            sink(&packed)?;
+            packed.clear();
         }
-        Ok(())
+        packer.finish(&mut packed);
+        sink(&packed)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use hyc_plan::pack;
-
     use super::*;
 
-    fn weight(name: &str, elem: Elem, layout: Layout) -> Weight {
-        Weight { name: name.into(), shape: vec![], elem, layout }
+    fn weight(name: &str, codec: Codec, layout: Layout) -> Weight {
+        Weight { name: name.into(), shape: vec![], format: Format { codec, layout } }
     }
 
     fn bytes(random: &RandomWeights, weight: &Weight, most: usize) -> Vec<u8> {
@@ -198,14 +189,14 @@ mod tests {
         let panels = |out, inn, group| Layout::Panels { count: 2, out, inn, group };
         let tiles = |out, inn| Layout::Tiles { count: 2, out, inn };
         let list = [
-            weight("a", Elem::F32, panels(40, 5, 20)),
-            weight("b", Elem::Bf16, panels(7, 33, 7)),
-            weight("c", Elem::Bf16, tiles(70, 64)),
-            weight("d", Elem::Bf16, tiles(64, 100)),
+            weight("a", Codec::F32, panels(40, 5, 20)),
+            weight("b", Codec::Bf16, panels(7, 33, 7)),
+            weight("c", Codec::Bf16, tiles(70, 64)),
+            weight("d", Codec::Bf16, tiles(64, 100)),
         ];
         let random = RandomWeights::new(7, &list);
         for weight in &list {
-            let (rows, inn) = match weight.layout {
+            let (rows, inn) = match weight.format.layout {
                 Layout::Panels { count, out, inn, .. } | Layout::Tiles { count, out, inn } => {
                     (count * out, inn)
                 }
@@ -216,24 +207,32 @@ mod tests {
             let data: Vec<f32> = (0..(rows * inn) as usize)
                 .map(|i| random.noise[(start + i) % random.noise.len()] * deviation)
                 .collect();
-            assert_eq!(bytes(&random, weight, 1 << 20), pack::pack(weight.layout, weight.elem, &data));
+            assert_eq!(bytes(&random, weight, 1 << 20), pack(weight.format, &data));
         }
     }
 
     #[test]
     fn deviations_follow_the_width_and_pieces_make_no_difference() {
-        let tiles = weight("wq", Elem::Bf16, Layout::Tiles { count: 1, out: 512, inn: 256 });
-        let head = weight("head", Elem::F32, Layout::Panels { count: 1, out: 1024, inn: 64, group: 1024 });
-        let norm = weight("attn_norm.weight", Elem::F32, Layout::Vector { len: 9 });
-        let sink = weight("sink", Elem::F32, Layout::Vector { len: 4096 });
+        let tiles = weight("wq", Codec::Bf16, Layout::Tiles { count: 1, out: 512, inn: 256 });
+        let head = weight("head", Codec::F32, Layout::Panels { count: 1, out: 1024, inn: 64, group: 1024 });
+        let norm = weight("attn_norm.weight", Codec::F32, Layout::Vector { len: 9 });
+        let sink = weight("sink", Codec::F32, Layout::Vector { len: 4096 });
         let list = [tiles, head, norm, sink];
         let random = RandomWeights::new(1, &list);
         for (weight, deviation) in list.iter().zip([1.0 / 16.0, 1.0 / 8.0, 0.0, SINK]) {
             let all = bytes(&random, weight, 1 << 30);
             assert_eq!(all, bytes(&random, weight, 1 << 16));
             assert_eq!(all, bytes(&RandomWeights::new(1, &list), weight, 1 << 18));
-            let values: Vec<f64> =
-                (0..weight.layout.elements()).map(|i| f64::from(pack::load(weight.elem, &all, i))).collect();
+            let values: Vec<f64> = (0..weight.format.layout.elements())
+                .map(|i| {
+                    f64::from(
+                        weight
+                            .format
+                            .codec
+                            .decode(&all[(i * weight.format.codec.code_bytes()) as usize..], 1.0),
+                    )
+                })
+                .collect();
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / values.len() as f64;
             assert!((variance.sqrt() - f64::from(deviation)).abs() < 0.05 * f64::from(deviation) + 1e-9);

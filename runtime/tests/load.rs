@@ -237,9 +237,9 @@ fn what_does_not_fit_the_plan_is_an_error() {
         ("`table`", |p| p.tensors[0].shape = vec![32, 8]),
         ("table of 8 rows", |p| {
             p.plan.steps[0].op = StepOp::Embed { vocab: 8, hidden: 16 };
-            p.plan.weights[0].layout = Layout::Rows { rows: 8, cols: 16 };
+            p.plan.weights[0].format.layout = Layout::Rows { rows: 8, cols: 16 };
         }),
-        ("possible", |p| p.plan.weights[0].layout = Layout::Rows { rows: u64::MAX, cols: 16 }),
+        ("possible", |p| p.plan.weights[0].format.layout = Layout::Rows { rows: u64::MAX, cols: 16 }),
         ("inside the code", |p| *place(p, 7).1 = 41),
         ("inside the code", |p| *place(p, 0).0 = 32),
     ];

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use hyc_plan::{Elem, WeightId};
+use hyc_plan::{Codec, WeightId};
 use hyc_runtime::{ErrorKind, Model, Session, SessionOptions};
 use hyc_tests::guard::{Guarded, GuardedExecutor, Side};
 use hyc_tests::parity::{run, tokens};
@@ -53,7 +53,7 @@ fn one_weight_that_is_no_number_shows() {
         for (weight, id) in model.plan().weights.iter().zip(0..) {
             // With a payload, which arithmetic on bits would add to.
             let pattern: &[u8] =
-                if weight.elem == Elem::F32 { &[0xef, 0xbe, 0xcd, 0x7f] } else { &[0xcd, 0x7f] };
+                if weight.format.codec == Codec::F32 { &[0xef, 0xbe, 0xcd, 0x7f] } else { &[0xcd, 0x7f] };
             let mut executor = Box::new(GuardedExecutor::new(&model, 2, Side::Behind).unwrap());
             executor.fill_weight(WeightId(id), pattern).unwrap();
             no_numbers(&format!("{name}, {}", weight.name), &model, executor, &tokens);

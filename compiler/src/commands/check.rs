@@ -61,7 +61,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let mut json = serde_json::json!({ "ok": result.is_ok(), "diagnostics": diagnostics, "more": more });
     if let (Ok(found), true) = (&result, args.tensors) {
-        let tensor = |t: &Expected| serde_json::json!({ "name": t.name, "shape": t.shape, "dtype": t.elem.to_string() });
+        let tensor = |t: &Expected| serde_json::json!({ "name": t.name, "shape": t.shape, "dtype": t.codec.to_string() });
         json["tensors"] = found.tensors.iter().map(tensor).collect();
     }
     let printed = terminal::print(&super::json(json));
@@ -75,7 +75,7 @@ fn check(args: &Args) -> Result<Found> {
     let mut found = Found::default();
     if args.tensors {
         found.tensors = Expected::of_graph(&graph);
-        let row = |t: &Expected| vec![t.name.clone(), format!("{:?}", t.shape), t.elem.to_string()];
+        let row = |t: &Expected| vec![t.name.clone(), format!("{:?}", t.shape), t.codec.to_string()];
         let rows: Vec<Vec<String>> = found.tensors.iter().map(row).collect();
         found.text = table(&["tensor", "shape", "in the artefact"], &rows) + "\n";
     }
@@ -107,7 +107,7 @@ fn check_weights(input: &Path, graph: &Graph, desc: &ModelDesc, show: bool) -> R
     let expected = Expected::of_graph(graph);
     let source = WeightSource::open(&desc.weights.files)?.renamed(&desc.weights.names)?;
     source.check(&expected)?;
-    let bytes = |t: &Expected| t.shape.iter().product::<u64>() * t.elem.bytes();
+    let bytes = |t: &Expected| t.shape.iter().product::<u64>() * t.codec.code_bytes();
     let total = expected.iter().map(bytes).sum();
     let bar = terminal::progress(show, total, "reading", terminal::BYTES);
     let read = source.check_elements(&expected, &mut |bytes| {

@@ -4,7 +4,7 @@
 //! layer listens to, which cache is an alias and what runs in one kernel is left to the passes.
 
 use hyc_ir::{CacheType, Dim, Graph, Header, Op, OpData, SelectionType, Sym, Type, ValueId};
-use hyc_plan::{CachePolicy, Elem, GateMode, SelectShape};
+use hyc_plan::{CachePolicy, Codec, Elem, GateMode, SelectShape};
 
 use super::desc::{Ffn, Gate, Kind, LayerKind, ModelDesc, SparseKv, WeightDtype};
 
@@ -49,6 +49,13 @@ fn elem(dtype: WeightDtype) -> Elem {
     }
 }
 
+fn codec(dtype: WeightDtype) -> Codec {
+    match dtype {
+        WeightDtype::F32 => Codec::F32,
+        WeightDtype::Bf16 => Codec::Bf16,
+    }
+}
+
 /// What the attention branches of one layer start from.
 struct Branch {
     q: ValueId,
@@ -84,12 +91,12 @@ impl Builder<'_> {
     }
 
     /// The weight of that full name; made at its first use.
-    fn weight(&mut self, name: &str, dims: &[usize], elem: Elem) -> ValueId {
+    fn weight(&mut self, name: &str, dims: &[usize], codec: Codec) -> ValueId {
         if let Some(value) = self.graph.value(name) {
             return value;
         }
         let dims = dims.iter().map(|dim| *dim as u64).collect();
-        let value = self.graph.new_value(name, Type::Weight { elem, dims });
+        let value = self.graph.new_value(name, Type::Weight { codec, dims });
         self.graph.push(OpData {
             op: Op::Weight {},
             operands: vec![],
@@ -109,13 +116,13 @@ impl Builder<'_> {
     }
 
     fn matrix(&mut self, tail: &str, dims: &[usize]) -> ValueId {
-        let (name, dtype) = (self.layer_name(tail), elem(self.desc.weights.dtype));
+        let (name, dtype) = (self.layer_name(tail), codec(self.desc.weights.dtype));
         self.weight(&name, dims, dtype)
     }
 
     fn vector(&mut self, tail: &str, len: usize) -> ValueId {
         let name = self.layer_name(tail);
-        self.weight(&name, &[len], Elem::F32)
+        self.weight(&name, &[len], Codec::F32)
     }
 
     fn tokens(&self, width: usize) -> Type {
@@ -356,7 +363,7 @@ impl Builder<'_> {
         let head = if d.tie_embeddings {
             self.matrix("embed_tokens.weight", &[d.vocab, d.hidden])
         } else {
-            self.weight("lm_head.weight", &[d.vocab, d.hidden], elem(d.weights.dtype))
+            self.weight("lm_head.weight", &[d.vocab, d.hidden], codec(d.weights.dtype))
         };
         let ty = Type::rows(Sym::Outputs, d.vocab as u64);
         let logits = self.one(Op::Linear {}, &[x, head], "logits", ty);

@@ -1,8 +1,9 @@
 //! Where a model's weights come from: its files, or a seed.
 //!
 //! Tensors are read with `pread` a few rows at a time and never mapped, so that compiling a model of N GB
-//! takes a few MB: see [`WeightSource::rows`].
+//! takes a few MB: see [`TensorSource`].
 
+mod block;
 mod header;
 mod index;
 mod names;
@@ -15,16 +16,17 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use hyc_ir::{Graph, Op, Type};
-use hyc_plan::{Elem, Plan};
+use hyc_plan::{Codec, Plan};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::words::{listed, place, shortened};
 use header::Entry;
 use index::Index;
 
+pub use block::{Block, Encoding, TensorSource};
 pub use names::{Names, Pattern, Rename};
 
-/// Something that gives a tensor's rows as f32.
+/// Where the weights are.
 pub enum Weights {
     /// The files that the model names.
     Files(WeightSource),
@@ -38,25 +40,25 @@ pub enum Weights {
     Absent,
 }
 
-impl Weights {
-    /// Rows `first .. first + count` of a tensor seen as `[rows, cols]`, as f32 into `out`. Errors of files:
-    /// an element that is not finite, or not once it is stored as `elem`.
-    pub fn rows(
-        &self,
-        name: &str,
-        elem: Elem,
-        cols: u64,
-        first: u64,
-        count: u64,
-        out: &mut Vec<f32>,
-    ) -> Result<()> {
+impl TensorSource for Weights {
+    fn block(&self, name: &str, cols: u64, first: u64, count: u64, out: &mut Block) -> Result<()> {
         match self {
-            Weights::Files(files) => files.rows(name, elem, cols, first, count, out),
+            Weights::Files(files) => files.block(name, cols, first, count, out),
             Weights::Random { seed } => {
-                random::rows(*seed, name, cols, first, count, out);
+                out.encoding = Encoding::F32;
+                random::rows(*seed, name, cols, first, count, &mut out.bytes);
                 Ok(())
             }
             Weights::Absent => Err(Error::new(ErrorKind::Internal, format!("no weights, `{name}` is read"))),
+        }
+    }
+
+    fn unfit(&self, name: &str, codec: Codec, at: u64, x: f32) -> Error {
+        match self {
+            Weights::Files(files) => files.unfit(name, codec, at, x),
+            Weights::Random { .. } | Weights::Absent => {
+                Error::new(ErrorKind::Internal, format!("element {at} of `{name}` is {x}"))
+            }
         }
     }
 }
@@ -83,15 +85,18 @@ pub struct Expected {
     pub name: String,
     /// Shape.
     pub shape: Vec<u64>,
-    /// Element type in the artefact.
-    pub elem: Elem,
+    /// How its numbers are stored in the artefact.
+    pub codec: Codec,
 }
 
 impl Expected {
     /// The weights of a plan.
     pub fn of_plan(plan: &Plan) -> Vec<Expected> {
-        let weight =
-            |w: &hyc_plan::Weight| Expected { name: w.name.clone(), shape: w.shape.clone(), elem: w.elem };
+        let weight = |w: &hyc_plan::Weight| Expected {
+            name: w.name.clone(),
+            shape: w.shape.clone(),
+            codec: w.format.codec,
+        };
         plan.weights.iter().map(weight).collect()
     }
 
@@ -101,13 +106,13 @@ impl Expected {
         results
             .filter_map(|id| {
                 let value = *graph.op(id).results.first()?;
-                let Type::Weight { elem, dims } = graph.ty(value) else { return None };
-                Some(Expected { name: graph.name(value).to_string(), shape: dims.clone(), elem: *elem })
+                let Type::Weight { codec, dims } = graph.ty(value) else { return None };
+                Some(Expected { name: graph.name(value).to_string(), shape: dims.clone(), codec: *codec })
             })
             .collect()
     }
 
-    /// Elements of a row, as [`WeightSource::rows`] counts them, and rows.
+    /// Elements of a row, as [`TensorSource`] counts them, and rows.
     fn rows(&self) -> (u64, u64) {
         let cols = self.shape.last().copied().unwrap_or(1);
         (cols, self.shape.iter().rev().skip(1).product())
@@ -228,54 +233,43 @@ impl WeightSource {
         expected: &[Expected],
         progress: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<()> {
-        let mut out = Vec::new();
+        let (mut block, mut out) = (Block::default(), Vec::new());
         for want in expected {
             let (cols, rows) = want.rows();
             let step = ((1 << 18) / cols.max(1)).max(1);
             let mut first = 0;
             while first < rows {
                 let count = step.min(rows - first);
-                self.rows(&want.name, want.elem, cols, first, count, &mut out)?;
-                progress(count * cols * want.elem.bytes())?;
+                self.rows(&want.name, want.codec, (cols, first, count), &mut block, &mut out)?;
+                progress(count * cols * want.codec.code_bytes())?;
                 first += count;
             }
         }
         Ok(())
     }
+}
 
-    /// Rows `first .. first + count` of the tensor seen as `[rows, cols]`, as f32 into `out`. Errors, which name
-    /// the element: NaN, an infinity, or a number that becomes one when it is stored as `elem`.
-    pub fn rows(
-        &self,
-        name: &str,
-        elem: Elem,
-        cols: u64,
-        first: u64,
-        count: u64,
-        out: &mut Vec<f32>,
-    ) -> Result<()> {
+impl TensorSource for WeightSource {
+    fn block(&self, name: &str, cols: u64, first: u64, count: u64, out: &mut Block) -> Result<()> {
         let Some(tensor) = self.tensors.get(name) else {
             return Err(Error::input(format!("no tensor is named `{name}`")));
         };
         let (path, file) = &self.files[tensor.file];
         let dtype = tensor.entry.dtype.as_str();
-        let Some(size) = element_bytes(dtype) else {
+        let Some(encoding) = Encoding::of_dtype(dtype) else {
             return Err(Error::input(format!("dtype of `{name}` is {dtype}, not F32, BF16 or F16")));
         };
-        let mut raw = vec![0u8; (count * cols * size) as usize];
-        file.read_exact_at(&mut raw, tensor.entry.bytes.start + first * cols * size)
-            .map_err(|e| Error::io("read", path, e))?;
-        out.clear();
-        match dtype {
-            "F32" => out.extend(raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
-            "BF16" => {
-                out.extend(raw.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()));
-            }
-            _ => out.extend(raw.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())),
-        }
-        match out.iter().position(|x| !fits(elem, *x)) {
-            None => Ok(()),
-            Some(at) => Err(unfit(tensor, path, elem, first * cols + at as u64, out[at])),
+        let row = cols * encoding.bytes();
+        out.encoding = encoding;
+        out.bytes.resize((count * row) as usize, 0);
+        file.read_exact_at(&mut out.bytes, tensor.entry.bytes.start + first * row)
+            .map_err(|e| Error::io("read", path, e))
+    }
+
+    fn unfit(&self, name: &str, codec: Codec, at: u64, x: f32) -> Error {
+        match self.tensors.get(name) {
+            Some(tensor) => unfit(tensor, &self.files[tensor.file].0, codec, at, x),
+            None => Error::input(format!("no tensor is named `{name}`")),
         }
     }
 }
@@ -320,7 +314,7 @@ fn unlike(tensor: &Tensor, want: &Expected) -> Option<String> {
         let (name, need) = (&want.name, &want.shape);
         return Some(format!("wrong shape: `{name}`{called} is {shape:?}, the model needs {need:?}"));
     }
-    let unknown = element_bytes(dtype).is_none();
+    let unknown = Encoding::of_dtype(dtype).is_none();
     unknown.then(|| format!("dtype of `{}`{called} is {dtype}, not F32, BF16 or F16", want.name))
 }
 
@@ -348,16 +342,8 @@ fn advice(missing: &[&str], extra: &[&str]) -> String {
     format!("to leave them out, write under [weights] `ignore = [{}{more}]`", patterns.join(", "))
 }
 
-/// Whether a number stays finite when it is stored.
-fn fits(elem: Elem, x: f32) -> bool {
-    match elem {
-        Elem::Bf16 => hyc_plan::pack::bf16_to_f32(hyc_plan::pack::f32_to_bf16(x)).is_finite(),
-        _ => x.is_finite(),
-    }
-}
-
 /// The error of one element.
-fn unfit(tensor: &Tensor, path: &Path, elem: Elem, at: u64, x: f32) -> Error {
+fn unfit(tensor: &Tensor, path: &Path, codec: Codec, at: u64, x: f32) -> Error {
     let cols = tensor.entry.shape.last().copied().unwrap_or(1).max(1);
     let (row, column) = (at / cols, at % cols);
     let at = match tensor.entry.shape[..] {
@@ -368,19 +354,11 @@ fn unfit(tensor: &Tensor, path: &Path, elem: Elem, at: u64, x: f32) -> Error {
     let (name, path) = (shortened(&tensor.name), place(path));
     if x.is_finite() {
         let message =
-            format!("tensor `{name}` in {path} holds {x:e} at {at}, which {elem} stores as an infinity");
+            format!("tensor `{name}` in {path} holds {x:e} at {at}, which {codec} stores as an infinity");
         return Error::input(message).help(
             "write `dtype = \"f32\"` under [weights], or export the weights again with smaller numbers",
         );
     }
     Error::input(format!("tensor `{name}` in {path} holds {x} at {at}"))
         .help("weights must be finite: export them again")
-}
-
-fn element_bytes(dtype: &str) -> Option<u64> {
-    match dtype {
-        "F32" => Some(4),
-        "BF16" | "F16" => Some(2),
-        _ => None,
-    }
 }

@@ -1,11 +1,11 @@
 //! Random weights of a seed, for measuring speed without a checkpoint.
 
 /// Rows `first .. first + count` of `cols` elements of a tensor: norms are 1, sinks standard normal, matrices
-/// normal with variance 1/`cols`.
-pub fn rows(seed: u64, name: &str, cols: u64, first: u64, count: u64, out: &mut Vec<f32>) {
+/// normal with variance 1/`cols`. They come as the bytes of f32.
+pub fn rows(seed: u64, name: &str, cols: u64, first: u64, count: u64, out: &mut Vec<u8>) {
     out.clear();
     if name.ends_with("norm.weight") {
-        out.resize((count * cols) as usize, 1.0);
+        (0..count * cols).for_each(|_| out.extend(1f32.to_le_bytes()));
         return;
     }
     let scale = if name.contains("sink") { 1.0 } else { 1.0 / (cols as f32).sqrt() };
@@ -14,7 +14,7 @@ pub fn rows(seed: u64, name: &str, cols: u64, first: u64, count: u64, out: &mut 
         .fold(seed ^ 0x9e37_79b9_7f4a_7c15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     for row in first..first + count {
         let mut state = tensor ^ row.wrapping_mul(0xd134_2543_de82_ef95);
-        out.extend((0..cols).map(|_| normal(&mut state) * scale));
+        (0..cols).for_each(|_| out.extend((normal(&mut state) * scale).to_le_bytes()));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hyc_plan::{CachePolicy, Elem, SelectShape};
+use hyc_plan::{CachePolicy, Codec, Elem, SelectShape};
 
 /// A count that only a step knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,8 +68,8 @@ pub enum Type {
     },
     /// A constant from the weight files.
     Weight {
-        /// Element type in the artefact.
-        elem: Elem,
+        /// How its numbers are stored.
+        codec: Codec,
         /// Shape in the source.
         dims: Vec<u64>,
     },
@@ -126,10 +126,10 @@ impl fmt::Display for Type {
                 dims.iter().try_for_each(|dim| write!(f, "{dim} x "))?;
                 write!(f, "{elem}>")
             }
-            Type::Weight { elem, dims } => {
+            Type::Weight { codec, dims } => {
                 f.write_str("weight<")?;
                 dims.iter().try_for_each(|dim| write!(f, "{dim} x "))?;
-                write!(f, "{elem}>")
+                write!(f, "{codec}>")
             }
             Type::Cache(c) => {
                 write!(f, "cache<{} x {}+{} x {}, page {}, ", c.kv_heads, c.qk_dim, c.v_dim, c.elem, c.page)?;

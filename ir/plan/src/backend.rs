@@ -1,7 +1,7 @@
 //! What the passes ask of a back end: the one that makes code for the plan's target.
 
 use crate::cache::{CacheSpec, KvOrder};
-use crate::elem::Elem;
+use crate::codec::Codec;
 use crate::layout::Layout;
 use crate::roles::Kind;
 use crate::spec::KernelSpec;
@@ -12,8 +12,8 @@ pub trait Backend {
     /// What its code is for.
     fn target(&self) -> Target;
 
-    /// The layout in which it wants a weight of this kind with elements of this type; `None` where the kind is no weight's.
-    fn layout(&self, kind: &Kind, elem: Elem) -> Option<Layout>;
+    /// The layout in which it wants a weight of this kind whose numbers are stored so; `None` where the kind is no weight's.
+    fn layout(&self, kind: &Kind, codec: Codec) -> Option<Layout>;
 
     /// How it wants the pages of a cache; the spec's own order says nothing yet.
     fn kv_order(&self, cache: &CacheSpec) -> KvOrder;

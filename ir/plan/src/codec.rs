@@ -61,11 +61,14 @@ impl Codec {
 
     /// The scale of a group whose largest magnitude is `most`; 1 where numbers share none.
     pub fn scale(self, most: f32) -> f32 {
-        match self {
-            Codec::F32 | Codec::Bf16 => 1.0,
-            Codec::Int8 { .. } => most / MOST_INT8,
-            Codec::Fp8 { .. } => most / MOST_FP8,
-        }
+        let largest = match self {
+            Codec::F32 | Codec::Bf16 => return 1.0,
+            Codec::Int8 { .. } => MOST_INT8,
+            Codec::Fp8 { .. } => MOST_FP8,
+        };
+        // The largest numbers must not become infinities by a rounding.
+        let scale = most / largest;
+        if (scale * largest).is_finite() { scale } else { scale.next_down() }
     }
 
     /// Appends the code of a number of a group with this scale.
@@ -130,8 +133,11 @@ impl FromStr for Codec {
 
     /// Errors: what the name is not, and the names that there are.
     fn from_str(name: &str) -> Result<Codec, String> {
-        let unknown =
-            || format!("no codec is named `{name}`; there are f32, bf16, int8(GROUP) and fp8(GROUP), as int8(64)");
+        let unknown = || {
+            format!(
+                "no codec is named `{name}`; there are f32, bf16, int8(GROUP) and fp8(GROUP), as int8(64)"
+            )
+        };
         let (word, group) = match name.strip_suffix(')').and_then(|rest| rest.split_once('(')) {
             Some((word, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
                 (word, digits.parse().ok().filter(|group| *group > 0))
@@ -174,7 +180,18 @@ mod tests {
             let json = serde_json::to_string(&codec).unwrap();
             assert_eq!(serde_json::from_str::<Codec>(&json).unwrap(), codec);
         }
-        for name in ["", "i32", "int4(32)", "int8", "int8()", "int8(0)", "int8(-1)", "int8(9", "int8(99999999999)", "f32(4)"] {
+        for name in [
+            "",
+            "i32",
+            "int4(32)",
+            "int8",
+            "int8()",
+            "int8(0)",
+            "int8(-1)",
+            "int8(9",
+            "int8(99999999999)",
+            "f32(4)",
+        ] {
             let error = name.parse::<Codec>().unwrap_err();
             assert!(error.starts_with(&format!("no codec is named `{name}`; there are f32")), "{error}");
         }
@@ -188,7 +205,10 @@ mod tests {
             assert_eq!(f32_to_e4m3(e4m3_to_f32(*code)), *code);
             assert_eq!(f32_to_e4m3(-e4m3_to_f32(*code)), *code | 0x80);
         }
-        assert_eq!((e4m3_to_f32(0x7e), e4m3_to_f32(1), e4m3_to_f32(8)), (448.0, 2f32.powi(-9), 2f32.powi(-6)));
+        assert_eq!(
+            (e4m3_to_f32(0x7e), e4m3_to_f32(1), e4m3_to_f32(8)),
+            (448.0, 2f32.powi(-9), 2f32.powi(-6))
+        );
         for pair in finite.windows(2) {
             let (low, high) = (e4m3_to_f32(pair[0]), e4m3_to_f32(pair[1]));
             let middle = (low + high) / 2.0;

@@ -40,3 +40,18 @@ impl fmt::Display for Elem {
 pub fn is_positive_f32(x: f64) -> bool {
     x as f32 > 0.0 && (x as f32).is_finite()
 }
+
+/// Nearest bfloat16, ties to even. NaN stays NaN.
+pub fn f32_to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    let round = 0x7fff + ((bits >> 16) & 1);
+    (bits.wrapping_add(round) >> 16) as u16
+}
+
+/// The binary32 of a bfloat16.
+pub fn bf16_to_f32(x: u16) -> f32 {
+    f32::from_bits(u32::from(x) << 16)
+}

@@ -66,7 +66,65 @@ impl Layout {
         match *self {
             Layout::Tiles { out, .. } => out.div_ceil(TILE),
             Layout::Panels { out, group, .. } => (out / group) * group.div_ceil(PANEL),
-            _ => 0,
+            Layout::Vector { .. } | Layout::Rows { .. } => 0,
+        }
+    }
+
+    /// The same of any layout; `None` where a dimension is 0, a group does not divide the rows, or the number overflows.
+    pub fn checked_elements(&self) -> Option<u64> {
+        let product = |factors: [Option<u64>; 4]| {
+            factors
+                .into_iter()
+                .try_fold(1u64, |n, factor| n.checked_mul(factor.filter(|factor| *factor > 0)?))
+        };
+        let whole = |n: u64, to: u64| n.checked_next_multiple_of(to);
+        match *self {
+            Layout::Vector { len } => product([Some(len), Some(1), Some(1), Some(1)]),
+            Layout::Rows { rows, cols } => product([Some(rows), Some(cols), Some(1), Some(1)]),
+            Layout::Panels { count, out, inn, group } => {
+                let groups = out.checked_div(group).filter(|_| out % group == 0);
+                product([Some(count), groups, whole(group, PANEL), Some(inn)])
+            }
+            Layout::Tiles { count, out, inn } => {
+                let [out, inn] = [out, inn].map(|n| whole(n, TILE).filter(|_| n > 0));
+                product([Some(count), out, inn, Some(1)])
+            }
+        }
+    }
+
+    /// Numbers of a row.
+    pub fn cols(&self) -> u64 {
+        match *self {
+            Layout::Vector { len } => len,
+            Layout::Rows { cols, .. } => cols,
+            Layout::Panels { inn, .. } | Layout::Tiles { inn, .. } => inn,
+        }
+    }
+
+    /// The rows that are packed together, in the order in which they are stored: the first of each band, and how many.
+    pub fn bands(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let (rows, group, side) = match *self {
+            Layout::Vector { .. } => (1, 1, 1),
+            Layout::Rows { rows, .. } => (rows, rows, 1),
+            Layout::Panels { count, out, group, .. } => (count * out, group, PANEL),
+            Layout::Tiles { count, out, .. } => (count * out, out, TILE),
+        };
+        let groups = (0..rows).step_by(group.max(1) as usize);
+        groups.flat_map(move |first| {
+            let end = first + group;
+            (first..end).step_by(side as usize).map(move |row| (row, (end - row).min(side)))
+        })
+    }
+
+    /// The shape of the tensor that holds the numbers.
+    pub fn shape(&self) -> Vec<u64> {
+        match *self {
+            Layout::Vector { len } => vec![len],
+            Layout::Rows { rows, cols } => vec![rows, cols],
+            Layout::Panels { count, inn, .. } => vec![count * self.panels(), inn, PANEL],
+            Layout::Tiles { count, out, inn } => {
+                vec![count * out.div_ceil(TILE), inn.div_ceil(TILE), TILE, TILE]
+            }
         }
     }
 }

@@ -1,54 +1,18 @@
-//! Weights between row-major order and the artefact's layouts; see [`Layout`] for what each one is.
+//! Weights between row-major order and the artefact's formats; see [`Format`] and [`Layout`] for what each one is.
+//!
+//! A weight is packed band by band ([`Layout::bands`]): the numbers of a band become codes, still row by row, and the codes
+//! are then put in the layout's order. Who has codes of the very codec already hands those over ([`Packer::push_codes`]).
 
 use crate::align::{PANEL, TILE};
+use crate::codec::Codec;
 use crate::elem::Elem;
+use crate::format::Format;
 use crate::layout::Layout;
 
+pub use crate::elem::{bf16_to_f32, f32_to_bf16};
+
 const LANES: usize = PANEL as usize;
-
-/// Nearest bfloat16, ties to even. NaN stays NaN.
-pub fn f32_to_bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    if x.is_nan() {
-        return (bits >> 16) as u16 | 0x40;
-    }
-    let round = 0x7fff + ((bits >> 16) & 1);
-    (bits.wrapping_add(round) >> 16) as u16
-}
-
-/// The binary32 of a bfloat16.
-pub fn bf16_to_f32(x: u16) -> f32 {
-    f32::from_bits(u32::from(x) << 16)
-}
-
-/// Place of lane `lane` (0..16) among the 16 stored elements of a panel's column.
-fn slot(elem: Elem, lane: usize) -> usize {
-    match elem {
-        // Word j of an 8-lane half holds lanes j (low) and 4 + j (high).
-        Elem::Bf16 => 8 * (lane / 8) + 2 * (lane % 4) + (lane % 8) / 4,
-        _ => lane,
-    }
-}
-
-/// Appends elements in their order.
-pub fn pack_row(elem: Elem, row: &[f32], out: &mut Vec<u8>) {
-    match elem {
-        Elem::Bf16 => row.iter().for_each(|x| out.extend(f32_to_bf16(*x).to_le_bytes())),
-        _ => row.iter().for_each(|x| out.extend(x.to_le_bytes())),
-    }
-}
-
-/// Appends one panel: up to [`PANEL`] rows of `inn` elements, one after the other in `rows`, zero-padded.
-pub fn pack_panel(elem: Elem, inn: usize, rows: &[f32], out: &mut Vec<u8>) {
-    let mut column = [0f32; LANES];
-    for k in 0..inn {
-        column.fill(0.0);
-        for (lane, row) in rows.chunks_exact(inn).take(LANES).enumerate() {
-            column[slot(elem, lane)] = row[k];
-        }
-        pack_row(elem, &column, out);
-    }
-}
+const SIDE: usize = TILE as usize;
 
 /// Element offset of (`row`, `col`), `col < 64`, in rows of 64 bf16: the 16-byte chunks of a row are exchanged
 /// by the row's number, the 128-byte swizzle of PTX's matrix descriptors (PTX ISA 8.7, 9.7.15.5.1).
@@ -56,51 +20,138 @@ pub const fn swizzle(row: u64, col: u64) -> u64 {
     row * TILE + (((col / 8) ^ (row % 8)) * 8) + col % 8
 }
 
-/// Appends the tiles of up to [`TILE`] rows of `inn` elements, zero-padded.
-pub fn pack_tiles(inn: usize, rows: &[f32], out: &mut Vec<u8>) {
-    const SIDE: usize = TILE as usize;
-    let mut tile = [0f32; SIDE * SIDE];
-    for first in (0..inn).step_by(SIDE) {
-        tile.fill(0.0);
-        for (r, row) in rows.chunks_exact(inn).take(SIDE).enumerate() {
-            for (c, x) in row[first..inn.min(first + SIDE)].iter().enumerate() {
-                tile[swizzle(r as u64, c as u64) as usize] = *x;
-            }
-        }
-        pack_row(Elem::Bf16, &tile, out);
+/// Lane (0..16) of a panel's column that is stored at place `slot` of it.
+fn lane(codec: Codec, slot: usize) -> usize {
+    match codec {
+        // Word j of an 8-lane half holds lanes j (low) and 4 + j (high).
+        Codec::Bf16 => 8 * (slot / 8) + slot % 8 / 2 + 4 * (slot % 2),
+        Codec::F32 | Codec::Int8 { .. } | Codec::Fp8 { .. } => slot,
     }
 }
 
-/// A whole weight. `data` is row-major; for panels `[count][out][inn]`.
-pub fn pack(layout: Layout, elem: Elem, data: &[f32]) -> Vec<u8> {
-    let mut out = Vec::with_capacity((layout.elements() * elem.bytes()) as usize);
-    match layout {
-        Layout::Vector { .. } | Layout::Rows { .. } => pack_row(elem, data, &mut out),
-        Layout::Panels { inn, group, .. } => {
-            let (inn, group) = (inn as usize, group as usize);
-            for rows in data.chunks(inn * group) {
-                rows.chunks(inn * LANES).for_each(|panel| pack_panel(elem, inn, panel, &mut out));
+/// The inverse of [`lane`].
+fn slot(codec: Codec, lane: usize) -> usize {
+    match codec {
+        Codec::Bf16 => 8 * (lane / 8) + 2 * (lane % 4) + lane % 8 / 4,
+        Codec::F32 | Codec::Int8 { .. } | Codec::Fp8 { .. } => lane,
+    }
+}
+
+/// Appends the codes of a band, row by row in `codes`, in the layout's order; what is missing to a whole panel or tile
+/// is zeros. `N`: bytes of a code.
+fn arrange<const N: usize>(format: Format, codes: &[u8], out: &mut Vec<u8>) {
+    let (codes, _) = codes.as_chunks::<N>();
+    match format.layout {
+        Layout::Vector { .. } | Layout::Rows { .. } => out.extend_from_slice(codes.as_flattened()),
+        Layout::Panels { inn, .. } => {
+            let lanes: [usize; LANES] = std::array::from_fn(|slot| lane(format.codec, slot));
+            for k in 0..inn as usize {
+                for lane in lanes {
+                    out.extend_from_slice(codes.get(lane * inn as usize + k).unwrap_or(&[0; N]));
+                }
             }
         }
-        Layout::Tiles { out: outputs, inn, .. } => {
-            let (inn, outputs) = (inn as usize, outputs as usize);
-            for matrix in data.chunks(inn * outputs) {
-                matrix.chunks(inn * TILE as usize).for_each(|rows| pack_tiles(inn, rows, &mut out));
+        Layout::Tiles { inn, .. } => {
+            let mut tile = [[0; N]; SIDE * SIDE];
+            for first in (0..inn as usize).step_by(SIDE) {
+                tile.fill([0; N]);
+                for (r, row) in codes.chunks_exact(inn as usize).enumerate() {
+                    for (c, code) in row[first..row.len().min(first + SIDE)].iter().enumerate() {
+                        tile[swizzle(r as u64, c as u64) as usize] = *code;
+                    }
+                }
+                out.extend_from_slice(tile.as_flattened());
             }
         }
     }
+}
+
+/// Packs a weight, one band after the other.
+#[derive(Debug)]
+pub struct Packer {
+    format: Format,
+    /// Bytes of codes that came out.
+    written: u64,
+    /// Row by row.
+    scales: Vec<f32>,
+    codes: Vec<u8>,
+}
+
+impl Packer {
+    /// For a weight of this format, which must be possible ([`Format::bytes`]).
+    pub fn new(format: Format) -> Packer {
+        Packer { format, written: 0, scales: Vec::new(), codes: Vec::new() }
+    }
+
+    /// Appends the next band, whose rows stand one after the other in `rows`.
+    pub fn push(&mut self, rows: &[f32], out: &mut Vec<u8>) {
+        let codec = self.format.codec;
+        let mut codes = std::mem::take(&mut self.codes);
+        codes.clear();
+        match codec {
+            Codec::F32 => rows.iter().for_each(|x| codes.extend(x.to_le_bytes())),
+            Codec::Bf16 => rows.iter().for_each(|x| codes.extend(f32_to_bf16(*x).to_le_bytes())),
+            Codec::Int8 { group } | Codec::Fp8 { group } => {
+                let groups = rows
+                    .chunks(self.format.layout.cols().max(1) as usize)
+                    .flat_map(|row| row.chunks(group.max(1) as usize));
+                for group in groups {
+                    let scale = codec.scale(group.iter().fold(0.0, |most: f32, x| most.max(x.abs())));
+                    self.scales.push(scale);
+                    group.iter().for_each(|x| codec.encode(*x, scale, &mut codes));
+                }
+            }
+        }
+        self.arrange(&codes, out);
+        self.codes = codes;
+    }
+
+    /// The same of a band that is in the format's codec already: its codes, and the scales of its groups, row by row.
+    pub fn push_codes(&mut self, codes: &[u8], scales: &[f32], out: &mut Vec<u8>) {
+        self.scales.extend_from_slice(scales);
+        self.arrange(codes, out);
+    }
+
+    fn arrange(&mut self, codes: &[u8], out: &mut Vec<u8>) {
+        let before = out.len();
+        match self.format.codec {
+            Codec::F32 => arrange::<4>(self.format, codes, out),
+            Codec::Bf16 => arrange::<2>(self.format, codes, out),
+            Codec::Int8 { .. } | Codec::Fp8 { .. } => arrange::<1>(self.format, codes, out),
+        }
+        self.written += (out.len() - before) as u64;
+    }
+
+    /// Appends what stands behind the codes.
+    pub fn finish(self, out: &mut Vec<u8>) {
+        if let Some(layout) = self.format.scales() {
+            let pad = Format::scales_at(self.written) - self.written;
+            out.resize(out.len() + pad as usize, 0);
+            out.extend(pack(Format { codec: Codec::F32, layout }, &self.scales));
+        }
+    }
+}
+
+/// A whole weight. `data` is row-major; for panels and tiles `[count][out][inn]`.
+pub fn pack(format: Format, data: &[f32]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(format.bytes() as usize);
+    let (mut packer, cols) = (Packer::new(format), format.layout.cols());
+    for (first, rows) in format.layout.bands() {
+        packer.push(&data[(first * cols) as usize..((first + rows) * cols) as usize], &mut out);
+    }
+    packer.finish(&mut out);
     out
 }
 
 /// Index of element (`row`, `col`) among the stored elements; `row` counts through all matrices.
-pub fn index(layout: Layout, elem: Elem, row: u64, col: u64) -> u64 {
-    match layout {
+pub fn index(format: Format, row: u64, col: u64) -> u64 {
+    match format.layout {
         Layout::Vector { .. } => col,
         Layout::Rows { cols, .. } => row * cols + col,
         Layout::Panels { inn, group, .. } => {
             let panel = (row / group) * group.div_ceil(PANEL) + (row % group) / PANEL;
             let lane = (row % group) % PANEL;
-            (panel * inn + col) * PANEL + slot(elem, lane as usize) as u64
+            (panel * inn + col) * PANEL + slot(format.codec, lane as usize) as u64
         }
         Layout::Tiles { out, inn, .. } => {
             let (matrix, row) = (row / out, row % out);
@@ -110,70 +161,57 @@ pub fn index(layout: Layout, elem: Elem, row: u64, col: u64) -> u64 {
     }
 }
 
+/// Element (`row`, `col`) of a stored weight; a vector has row 0 alone. Panics where it is out of range.
+pub fn get(format: Format, bytes: &[u8], row: u64, col: u64) -> f32 {
+    let at = (index(format, row, col) * format.codec.code_bytes()) as usize;
+    let scale = match (format.scales(), format.codec.group()) {
+        (Some(layout), Some(group)) => {
+            let scales = Format { codec: Codec::F32, layout };
+            let first = Format::scales_at(format.layout.elements() * format.codec.code_bytes());
+            get(scales, &bytes[first as usize..], row, col / group)
+        }
+        _ => 1.0,
+    };
+    format.codec.decode(&bytes[at..], scale)
+}
+
 /// The first `width` elements of a row. Panics where it is out of range.
-pub fn load_row(layout: Layout, elem: Elem, bytes: &[u8], row: u64, width: u64) -> Vec<f32> {
+pub fn load_row(format: Format, bytes: &[u8], row: u64, width: u64) -> Vec<f32> {
+    if format.codec.group().is_some() {
+        return (0..width).map(|col| get(format, bytes, row, col)).collect();
+    }
     // Elements from one column to the next, and columns for which that holds.
-    let (step, run) = match layout {
+    let (step, run) = match format.layout {
         Layout::Vector { .. } | Layout::Rows { .. } => (1, width.max(1)),
         Layout::Panels { .. } => (PANEL, width.max(1)),
         Layout::Tiles { .. } => (1, 8),
     };
+    let size = format.codec.code_bytes();
     let mut out = Vec::with_capacity(width as usize);
     for first in (0..width).step_by(run as usize) {
-        let at = index(layout, elem, row, first);
-        out.extend((0..run.min(width - first)).map(|i| load(elem, bytes, at + i * step)));
+        let at = index(format, row, first);
+        let places = (0..run.min(width - first)).map(|i| ((at + i * step) * size) as usize);
+        out.extend(places.map(|at| format.codec.decode(&bytes[at..], 1.0)));
     }
     out
 }
 
-/// Element `index` of stored bytes. Panics where it is out of range.
+/// Appends a row of activations or of a cache in its order; what is i32 goes by its bits.
+pub fn pack_row(elem: Elem, row: &[f32], out: &mut Vec<u8>) {
+    match elem {
+        Elem::Bf16 => row.iter().for_each(|x| out.extend(f32_to_bf16(*x).to_le_bytes())),
+        Elem::F32 | Elem::I32 => row.iter().for_each(|x| out.extend(x.to_le_bytes())),
+    }
+}
+
+/// Element `index` of a tensor or a cache; what is i32 comes by its bits. Panics where it is out of range.
 pub fn load(elem: Elem, bytes: &[u8], index: u64) -> f32 {
     let at = (index * elem.bytes()) as usize;
     match elem {
         Elem::Bf16 => bf16_to_f32(u16::from_le_bytes([bytes[at], bytes[at + 1]])),
-        _ => f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]),
+        Elem::F32 | Elem::I32 => f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bf16_rounds_to_even_and_keeps_nan() {
-        assert_eq!(f32_to_bf16(1.0), 0x3f80);
-        assert_eq!(f32_to_bf16(f32::from_bits(0x3f80_8000)), 0x3f80);
-        assert_eq!(f32_to_bf16(f32::from_bits(0x3f81_8000)), 0x3f82);
-        assert!(bf16_to_f32(f32_to_bf16(f32::NAN)).is_nan());
-        assert_eq!(f32_to_bf16(f32::MAX), 0x7f80);
-    }
-
-    #[test]
-    fn every_element_is_found_where_it_was_put() {
-        for (count, out, inn, group) in [(1, 16, 3, 16), (1, 40, 5, 20), (3, 7, 4, 7), (2, 130, 70, 130)] {
-            let panels = Layout::Panels { count, out, inn, group };
-            let tiles = Layout::Tiles { count, out, inn };
-            for (layout, elem) in [(panels, Elem::F32), (panels, Elem::Bf16), (tiles, Elem::Bf16)] {
-                let data: Vec<f32> = (0..count * out * inn).map(|i| i as f32).collect();
-                let bytes = pack(layout, elem, &data);
-                assert_eq!(bytes.len() as u64, layout.elements() * elem.bytes());
-                for (row, want) in data.chunks(inn as usize).enumerate() {
-                    let want: Vec<f32> = match elem {
-                        Elem::Bf16 => want.iter().map(|x| bf16_to_f32(f32_to_bf16(*x))).collect(),
-                        _ => want.to_vec(),
-                    };
-                    assert_eq!(load_row(layout, elem, &bytes, row as u64, inn), want, "{layout:?} {row}");
-                }
-                for (i, want) in data.iter().enumerate() {
-                    let (row, col) = (i as u64 / inn, i as u64 % inn);
-                    let want = if elem == Elem::Bf16 { bf16_to_f32(f32_to_bf16(*want)) } else { *want };
-                    assert_eq!(
-                        load(elem, &bytes, index(layout, elem, row, col)),
-                        want,
-                        "{layout:?} {elem} {i}"
-                    );
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::align::{ROW_ALIGN, V_ALIGN, round_up};
 use crate::cache::{CachePolicy, CacheSpec, KvOrder};
 use crate::elem::Elem;
+use crate::format::Format;
 use crate::kernel::Kernel;
-use crate::layout::Layout;
 use crate::sampling::MAX_PENALTY_WINDOW;
 use crate::spec::{KernelSpec, OperandSpec};
 use crate::step::{Rows, SelectShape, StepOp};
@@ -149,16 +149,14 @@ pub struct Weight {
     pub name: String,
     /// Shape in the source files.
     pub shape: Vec<u64>,
-    /// Element type in the artefact.
-    pub elem: Elem,
-    /// Order of the elements in the artefact.
-    pub layout: Layout,
+    /// How it is stored.
+    pub format: Format,
 }
 
 impl Weight {
     /// Bytes in the artefact.
     pub fn bytes(&self) -> u64 {
-        self.layout.elements() * self.elem.bytes()
+        self.format.bytes()
     }
 }
 
@@ -269,7 +267,7 @@ impl Plan {
                 }
                 Operand::Weight(id) => {
                     let weight = &self.weights[id.index()];
-                    OperandSpec::Weight { elem: weight.elem, layout: weight.layout }
+                    OperandSpec::Weight(weight.format)
                 }
                 Operand::Cache(id) => {
                     let cache = &self.caches[id.index()];

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::CacheSpec;
 use crate::elem::Elem;
-use crate::layout::Layout;
+use crate::format::Format;
 use crate::step::{Grid, GridDim, Rows, StepOp};
 
 /// Everything constant that a kernel may depend on. Two steps with equal specs share one kernel.
@@ -36,7 +36,7 @@ impl KernelSpec {
     /// * attentions: an item is (token, KV head), token-major. Everything else: an item is one row.
     pub fn grid(&self) -> Grid {
         let panels = self.operands.iter().find_map(|operand| match operand {
-            OperandSpec::Weight { layout, .. } => Some(layout.panels()).filter(|panels| *panels > 0),
+            OperandSpec::Weight(format) => Some(format.layout.panels()).filter(|panels| *panels > 0),
             OperandSpec::Tensor { .. } | OperandSpec::Cache(_) => None,
         });
         let panels = panels.unwrap_or(0);
@@ -84,12 +84,7 @@ pub enum OperandSpec {
         stride: u64,
     },
     /// A weight.
-    Weight {
-        /// Element type.
-        elem: Elem,
-        /// Element order.
-        layout: Layout,
-    },
+    Weight(Format),
     /// A KV cache.
     Cache(CacheSpec),
 }

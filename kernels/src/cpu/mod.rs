@@ -27,7 +27,7 @@ use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{Linkage, Module};
-use hyc_plan::{Backend, CacheSpec, Elem, KernelSpec, Kind, KvOrder, Layout, StepOp, Target};
+use hyc_plan::{Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, StepOp, Target};
 
 use crate::panels::panels;
 
@@ -68,7 +68,7 @@ impl Backend for CpuTarget {
         Target::Host { arch: "x86_64".to_string(), features: self.features() }
     }
 
-    fn layout(&self, kind: &Kind, _: Elem) -> Option<Layout> {
+    fn layout(&self, kind: &Kind, _: Codec) -> Option<Layout> {
         panels(kind)
     }
 

@@ -64,7 +64,7 @@ fn operand(operand: &OperandSpec) -> Result<(), String> {
                 return Err(format!("rows of {stride} elements are too wide"));
             }
         }
-        OperandSpec::Weight { layout, .. } => match layout {
+        OperandSpec::Weight(format) => match &format.layout {
             Layout::Panels { out, inn, .. } => {
                 if inn * 64 > MAX_OFFSET || *out == 0 {
                     return Err(format!("{inn} input features are too many"));

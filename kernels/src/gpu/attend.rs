@@ -41,7 +41,7 @@ pub fn takes(spec: &KernelSpec) -> bool {
         OperandSpec::Cache(cache) => {
             cache.order == KvOrder::Tiles && cache.qk_dim <= 256 && cache.v_dim <= 256
         }
-        OperandSpec::Tensor { .. } | OperandSpec::Weight { .. } => true,
+        OperandSpec::Tensor { .. } | OperandSpec::Weight(_) => true,
     });
     let selections = spec.op.roles().into_iter().filter_map(|role| match role.kind {
         Kind::Selection { shape, .. } => Some(shape.blocks),

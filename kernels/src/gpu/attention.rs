@@ -59,7 +59,7 @@ struct Shared<'c> {
 pub fn shared_bytes(spec: &KernelSpec, shape: AttnShape) -> u64 {
     let pages = spec.operands.iter().filter_map(|operand| match operand {
         OperandSpec::Cache(cache) => Some(cache.page),
-        OperandSpec::Tensor { .. } | OperandSpec::Weight { .. } => None,
+        OperandSpec::Tensor { .. } | OperandSpec::Weight(_) => None,
     });
     let floats = group(shape) * shape.qk_dim
         + topk::Heads::floats(group(shape), group(shape), WARPS)

@@ -96,7 +96,7 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
     };
     for operand in &spec.operands {
         match operand {
-            OperandSpec::Weight { layout, .. } => match layout {
+            OperandSpec::Weight(format) => match &format.layout {
                 Layout::Panels { count, out, inn, .. } => {
                     // Indices inside a matrix are 32 bits.
                     wide("a matrix", count.saturating_mul(*out).saturating_mul(*inn) / 16, 1 << 31)?;

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use hyc_ir::types::{CacheType, Dim, SelectionType, Type};
 use hyc_ir::{Attr, Graph, Op, OpData, OpId, ValueId};
-use hyc_plan::{CachePolicy, Elem, Epilogue};
+use hyc_plan::{CachePolicy, Codec, Elem, Epilogue};
 use melior::ir::attribute::{DenseI32ArrayAttribute, FloatAttribute, IntegerAttribute, StringAttribute};
 use melior::ir::operation::{OperationBuilder, OperationLike, OperationMutLike, OperationPrintingFlags};
 use melior::ir::r#type::IntegerType;
@@ -187,8 +187,14 @@ fn type_text(ty: &Type) -> String {
             }
             format!("tensor<{shape}{elem}, [{}]>", symbols.join(", "))
         }
-        Type::Weight { elem, dims } => {
+        Type::Weight { codec, dims } => {
             let shape: String = dims.iter().map(|n| format!("{n}x")).collect();
+            let elem = match codec {
+                Codec::F32 => "f32",
+                Codec::Bf16 => "bf16",
+                Codec::Int8 { .. } => "i8",
+                Codec::Fp8 { .. } => "f8E4M3FN",
+            };
             format!("!hysparse.weight<tensor<{shape}{elem}>>")
         }
         Type::Cache(cache) => cache_text(cache),

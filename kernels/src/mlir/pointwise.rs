@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
 use hyc_plan::pack;
-use hyc_plan::{Elem, GateMode, KernelSpec, Layout, StepOp};
+use hyc_plan::{Codec, Elem, Format, GateMode, KernelSpec, Layout, StepOp};
 use hyc_plan::{PANEL, TILE};
 
 use super::norm::rms_norm;
@@ -173,8 +173,12 @@ fn table_row(k: &mut Kernel<'_>, elem: Elem, layout: Layout, token: &str, hidden
 
 /// Where a panel's lane stands among its sixteen: a table of 4 bits a lane in one number.
 fn slot(k: &mut Kernel<'_>, elem: Elem, lane: &str) -> Value {
+    let codec = match elem {
+        Elem::Bf16 => Codec::Bf16,
+        Elem::F32 | Elem::I32 => Codec::F32,
+    };
     let one = Layout::Panels { count: 1, out: PANEL, inn: 1, group: PANEL };
-    let slots = (0..PANEL).map(|lane| pack::index(one, elem, lane, 0) << (4 * lane));
+    let slots = (0..PANEL).map(|lane| pack::index(Format { codec, layout: one }, lane, 0) << (4 * lane));
     let slots = slots.fold(0, |all, slot| all | slot);
     let table = k.value(format!("arith.constant {} : i64", slots as i64));
     let shift = k.with("muli", lane, 4);

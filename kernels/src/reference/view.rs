@@ -5,7 +5,7 @@ use std::cell::Cell;
 use hyc_plan::abi::StepContext;
 use hyc_plan::pack;
 use hyc_plan::sample::{SampleParams, Seen};
-use hyc_plan::{CachePolicy, CacheSpec, Elem, KernelSpec, Layout, OperandSpec, Rows};
+use hyc_plan::{CachePolicy, CacheSpec, Elem, Format, KernelSpec, OperandSpec, Rows};
 
 /// All operands of one step.
 pub struct Views<'a> {
@@ -101,13 +101,12 @@ impl<'a> Views<'a> {
     /// A weight.
     pub fn weight(&self, name: &str) -> WeightView<'a> {
         let i = self.at(name);
-        let OperandSpec::Weight { elem, layout } = self.spec.operands[i] else {
+        let OperandSpec::Weight(format) = self.spec.operands[i] else {
             panic!("operand `{name}` is no weight")
         };
-        let len = (layout.elements() * elem.bytes()) as usize;
-        // SAFETY: the weight has the bytes that its layout states, and nobody writes weights.
-        let bytes = unsafe { std::slice::from_raw_parts(self.operands[i], len) };
-        WeightView { elem, layout, bytes }
+        // SAFETY: the weight has the bytes that its format states, and nobody writes weights.
+        let bytes = unsafe { std::slice::from_raw_parts(self.operands[i], format.bytes() as usize) };
+        WeightView { format, bytes }
     }
 
     /// A cache.
@@ -161,22 +160,21 @@ impl TensorView<'_> {
     }
 }
 
-/// A weight in any layout.
+/// A weight in any format.
 pub struct WeightView<'a> {
-    elem: Elem,
-    layout: Layout,
+    format: Format,
     bytes: &'a [u8],
 }
 
 impl WeightView<'_> {
     /// Element (`row`, `col`); a vector has row 0 alone.
     pub fn get(&self, row: u64, col: u64) -> f64 {
-        f64::from(pack::load(self.elem, self.bytes, pack::index(self.layout, self.elem, row, col)))
+        f64::from(pack::get(self.format, self.bytes, row, col))
     }
 
     /// The first `width` elements of a row.
     pub fn row(&self, row: u64, width: usize) -> Vec<f64> {
-        let row = pack::load_row(self.layout, self.elem, self.bytes, row, width as u64);
+        let row = pack::load_row(self.format, self.bytes, row, width as u64);
         row.into_iter().map(f64::from).collect()
     }
 

@@ -4,14 +4,16 @@
 use std::fmt::Write;
 
 use hyc_plan::{
-    Backend, Buffer, CachePolicy, CacheSpec, Code, Elem, KernelSpec, Kind, KvOrder, Layout, NvidiaArch,
-    Operand, Plan, Target, TargetKind,
+    Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, KernelSpec, Kind, KvOrder, Layout, Operand, Plan,
+    Target, TargetKind,
 };
 
-/// The policy of a target's back end, which has a kernel for every op but `refuse`.
+/// The policy of a target's back end, which has no kernel for `refuse`.
 pub struct Policy {
-    inner: Box<dyn Backend>,
+    pub inner: Box<dyn Backend>,
     pub refuse: Option<String>,
+    /// It has kernels for everything else, as the GPU's has here, whose own answer needs LLVM.
+    pub takes_all: bool,
 }
 
 impl Policy {
@@ -24,12 +26,7 @@ impl Policy {
                 supports: |_| Ok(()),
             }),
         };
-        Policy { inner, refuse: None }
-    }
-
-    /// The GPU's.
-    pub fn gpu() -> Policy {
-        Policy::of(TargetKind::Nvidia(NvidiaArch::Sm90a))
+        Policy { inner, refuse: None, takes_all: false }
     }
 }
 
@@ -38,8 +35,8 @@ impl Backend for Policy {
         self.inner.target()
     }
 
-    fn layout(&self, kind: &Kind, elem: Elem) -> Option<Layout> {
-        self.inner.layout(kind, elem)
+    fn layout(&self, kind: &Kind, codec: Codec) -> Option<Layout> {
+        self.inner.layout(kind, codec)
     }
 
     fn kv_order(&self, cache: &CacheSpec) -> KvOrder {
@@ -53,7 +50,8 @@ impl Backend for Policy {
     fn supports(&self, spec: &KernelSpec) -> Result<(), String> {
         match &self.refuse {
             Some(op) if op == spec.op.name() => Err(format!("`{op}` is not built")),
-            _ => Ok(()),
+            _ if self.takes_all => Ok(()),
+            _ => self.inner.supports(spec),
         }
     }
 }
@@ -74,7 +72,7 @@ pub fn describe_plan(plan: &Plan) -> String {
             .unwrap();
     }
     for (i, weight) in plan.weights.iter().enumerate() {
-        writeln!(out, "w{i} {} {:?} {:?}", weight.name, weight.shape, weight.layout).unwrap();
+        writeln!(out, "w{i} {} {:?} {:?}", weight.name, weight.shape, weight.format.layout).unwrap();
     }
     for (i, b) in plan.buffers.iter().enumerate() {
         let selection =

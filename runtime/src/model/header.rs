@@ -40,6 +40,15 @@ pub(super) enum Dtype {
 }
 
 impl Dtype {
+    /// As safetensors names it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Dtype::U8 => "U8",
+            Dtype::Bf16 => "BF16",
+            Dtype::F32 => "F32",
+        }
+    }
+
     fn bytes(self) -> u64 {
         match self {
             Dtype::U8 => 1,

@@ -34,7 +34,6 @@ use crate::random_weights::RandomWeights;
 
 pub use self::file::Storage;
 pub use self::purpose::ModelId;
-pub use self::weights::stored_shape;
 
 /// When an artefact's weights are checked against their digests. The header with the Plan and every tensor's place,
 /// the code and all else that is no weight is checked when the file is loaded, always.

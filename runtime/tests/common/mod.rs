@@ -116,8 +116,11 @@ pub fn plan() -> Plan {
         policy,
         order: KvOrder::Columns,
     };
-    let weight =
-        |name: &str, layout| Weight { name: name.into(), shape: vec![width, width], elem: Elem::F32, layout };
+    let weight = |name: &str, layout| Weight {
+        name: name.into(),
+        shape: vec![width, width],
+        format: Format { codec: Codec::F32, layout },
+    };
     let names = ["x", "a", "b", "s", "last", "logits"].into_iter();
     let rows = [tokens, tokens, tokens, tokens, outputs, outputs];
     let window = WINDOW as u64;

@@ -161,7 +161,7 @@ pub struct Case {
 /// Whether a kernel reads or writes memory that is laid out for tensor cores, whose inputs are rounded to bf16.
 pub fn tiled(spec: &KernelSpec) -> bool {
     spec.operands.iter().any(|operand| match operand {
-        OperandSpec::Weight { layout: Layout::Tiles { .. }, .. } => true,
+        OperandSpec::Weight(Format { layout: Layout::Tiles { .. }, .. }) => true,
         OperandSpec::Cache(cache) => cache.order == KvOrder::Tiles,
         _ => false,
     })
@@ -287,13 +287,14 @@ pub fn label(spec: &KernelSpec) -> String {
     let mut storage: Vec<String> = Vec::new();
     for operand in &spec.operands {
         let word = match operand {
-            OperandSpec::Weight { layout: Layout::Vector { .. }, .. } | OperandSpec::Tensor { .. } => {
+            OperandSpec::Weight(Format { layout: Layout::Vector { .. }, .. })
+            | OperandSpec::Tensor { .. } => {
                 continue;
             }
-            OperandSpec::Weight { elem, layout } => match layout {
+            OperandSpec::Weight(Format { codec, layout }) => match layout {
                 Layout::Tiles { .. } => "tiles".into(),
-                Layout::Rows { .. } => format!("{elem}-rows"),
-                _ => format!("{elem}-panels"),
+                Layout::Rows { .. } => format!("{codec}-rows"),
+                Layout::Panels { .. } | Layout::Vector { .. } => format!("{codec}-panels"),
             },
             OperandSpec::Cache(cache) => {
                 let policy = if cache.policy == CachePolicy::Growing { "growing" } else { "ring" };

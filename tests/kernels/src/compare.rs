@@ -98,7 +98,7 @@ impl Step<'_> {
                     let limit = if cache.elem == Elem::Bf16 { limits.bf16_cache } else { limits.error };
                     self.cache(i, &cache, limit, &name)
                 }
-                OperandSpec::Weight { .. } => Err(format!("{name}: weights are not written")),
+                OperandSpec::Weight(_) => Err(format!("{name}: weights are not written")),
             };
             match found {
                 Ok(error) => worst = worst.max(error),

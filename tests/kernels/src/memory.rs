@@ -53,13 +53,13 @@ pub fn memory(rng: &mut Rng, spec: &KernelSpec, batch: &Batch, fill: Fill) -> Ve
         OperandSpec::Tensor { elem, width, stride } => {
             Memory::new(&tensor(rng, spec, batch, fill, role, (elem, width, stride)))
         }
-        OperandSpec::Weight { layout: Layout::Vector { len }, .. }
+        OperandSpec::Weight(Format { layout: Layout::Vector { len }, .. })
             if fill == Fill::LargeLogits && role.name == "sink" =>
         {
             let sinks: Vec<f32> = (0..len).map(large::sink).collect();
             Memory::new(&packed(Elem::F32, &sinks))
         }
-        OperandSpec::Weight { elem, layout } => Memory::new(&weight(rng, elem, layout)),
+        OperandSpec::Weight(format) => Memory::new(&weight(rng, format)),
         OperandSpec::Cache(cache) => Memory::new(&cache_memory(rng, &cache, batch, fill, role)),
     };
     spec.operands.iter().zip(&roles).map(one).collect()
@@ -101,8 +101,8 @@ fn tensor(
 }
 
 /// Weights of a size that leaves a product's results about as large as its inputs.
-fn weight(rng: &mut Rng, elem: Elem, layout: Layout) -> Vec<u8> {
-    let (count, inn) = match layout {
+fn weight(rng: &mut Rng, format: Format) -> Vec<u8> {
+    let (count, inn) = match format.layout {
         Layout::Vector { len } => (len, 1),
         Layout::Rows { rows, cols } => (rows * cols, 1),
         Layout::Panels { count, out, inn, .. } | Layout::Tiles { count, out, inn } => {
@@ -111,7 +111,7 @@ fn weight(rng: &mut Rng, elem: Elem, layout: Layout) -> Vec<u8> {
     };
     let scale = 1.0 / (inn as f32).sqrt();
     let data: Vec<f32> = (0..count).map(|_| rng.normal() * scale).collect();
-    pack::pack(layout, elem, &data)
+    pack::pack(format, &data)
 }
 
 /// Expert indices, distinct in a row; or distinct visible blocks with -1 behind them.

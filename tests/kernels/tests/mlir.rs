@@ -123,12 +123,14 @@ fn step(source: &str) -> KernelSpec {
     let operands = match op {
         StepOp::Embed { hidden, .. } => {
             let table = directive(source, "table").unwrap();
-            let (elem, layout) = table.split_once(' ').unwrap();
-            let elem = if elem == "bf16" { Elem::Bf16 } else { Elem::F32 };
-            vec![OperandSpec::Weight { elem, layout: serde_json::from_str(layout).unwrap() }, tensor(hidden)]
+            let (codec, layout) = table.split_once(' ').unwrap();
+            let format =
+                Format { codec: codec.parse().unwrap(), layout: serde_json::from_str(layout).unwrap() };
+            vec![OperandSpec::Weight(format), tensor(hidden)]
         }
         StepOp::RmsNorm { groups, width, .. } => {
-            let norm = OperandSpec::Weight { elem: Elem::F32, layout: Layout::Vector { len: width } };
+            let norm =
+                OperandSpec::Weight(Format { codec: Codec::F32, layout: Layout::Vector { len: width } });
             vec![tensor(groups * width), norm, tensor(groups * width)]
         }
         StepOp::Add { width } | StepOp::SiluMul { width } => vec![tensor(width); 3],

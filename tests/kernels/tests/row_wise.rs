@@ -169,8 +169,8 @@ fn tensor(width: u64) -> OperandSpec {
     OperandSpec::Tensor { elem: Elem::F32, width, stride: round_up(width, 16) }
 }
 
-fn weight(elem: Elem, layout: Layout) -> OperandSpec {
-    OperandSpec::Weight { elem, layout }
+fn weight(codec: Codec, layout: Layout) -> OperandSpec {
+    OperandSpec::Weight(Format { codec, layout })
 }
 
 fn wide(op: StepOp, operands: Vec<OperandSpec>) {
@@ -206,7 +206,7 @@ fn wide_gates() {
 fn wide_norms() {
     for (groups, width) in WIDTHS.map(|width| (1, width)).into_iter().chain([(2, 128), (11, 200)]) {
         let row = tensor(groups * width);
-        let norm = weight(Elem::F32, Layout::Vector { len: width });
+        let norm = weight(Codec::F32, Layout::Vector { len: width });
         wide(StepOp::RmsNorm { groups, width, eps: 1e-6 }, vec![row, norm, row]);
     }
 }
@@ -232,6 +232,6 @@ fn wide_tables_of_every_layout() {
                 wide(op, vec![weight(elem, layout), tensor(hidden)]);
             }
         }
-        wide(op, vec![weight(Elem::Bf16, tiles), tensor(hidden)]);
+        wide(op, vec![weight(Codec::Bf16, tiles), tensor(hidden)]);
     }
 }

@@ -148,7 +148,7 @@ fn wrong(run: &Run<'_>, rng: &mut Rng, i: usize) -> Vec<(&'static str, Vec<Memor
                 ("an element of nobody's", run.spoiled(i, |b| change(b, last, size, eight))),
             ]
         }
-        OperandSpec::Weight { .. } => Vec::new(),
+        OperandSpec::Weight(_) => Vec::new(),
     }
 }
 

@@ -214,7 +214,7 @@ fn value(desc: &ModelDesc, dim: &str) -> u64 {
 
 fn wanted(desc: &ModelDesc) -> Vec<(String, Vec<u64>, bool)> {
     use hyc_ir::{Op, Type};
-    use hyc_plan::Elem;
+    use hyc_plan::Codec;
     // Matrices are bf16 and the rest f32, so that the graph's element types tell them apart.
     let mut desc = desc.clone();
     desc.weights.dtype = WeightDtype::Bf16;
@@ -224,8 +224,8 @@ fn wanted(desc: &ModelDesc) -> Vec<(String, Vec<u64>, bool)> {
         .filter(|id| graph.op(*id).op == Op::Weight {})
         .map(|id| {
             let value = graph.op(id).results[0];
-            let Type::Weight { elem, dims } = graph.ty(value) else { panic!("a weight") };
-            (graph.name(value).to_string(), dims.clone(), *elem == Elem::Bf16)
+            let Type::Weight { codec, dims } = graph.ty(value) else { panic!("a weight") };
+            (graph.name(value).to_string(), dims.clone(), *codec == Codec::Bf16)
         })
         .collect();
     list.sort();

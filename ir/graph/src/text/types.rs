@@ -11,16 +11,22 @@ pub fn parse_type(c: &mut Cursor<'_>) -> Result<Type, Fail> {
     let at = c.column();
     match word {
         "tensor" => {
-            let (dims, elem) = shape(c)?;
+            let (dims, at, word) = shape(c)?;
+            let elem = elem(&word).ok_or_else(|| {
+                let message =
+                    format!("`{word}` is neither tokens, context, batch, outputs nor f32, bf16, i32");
+                Fail::new(at, message)
+            })?;
             Ok(Type::Tensor { elem, dims })
         }
         "weight" => {
-            let (dims, elem) = shape(c)?;
+            let (dims, at, word) = shape(c)?;
+            let codec = word.parse().map_err(|message: String| Fail::new(at, message))?;
             let constant = |dim: &Dim| match dim {
                 Dim::Const(n) => Ok(*n),
                 _ => Err(Fail::new(at, "a weight's shape is constant")),
             };
-            Ok(Type::Weight { elem, dims: dims.iter().map(constant).collect::<Result<_, _>>()? })
+            Ok(Type::Weight { codec, dims: dims.iter().map(constant).collect::<Result<_, _>>()? })
         }
         "cache" => cache(c),
         "selection" => selection(c),
@@ -47,8 +53,8 @@ fn sym(word: &str) -> Option<Sym> {
     }
 }
 
-/// `<dim x dim x elem>`.
-fn shape(c: &mut Cursor<'_>) -> Result<(Vec<Dim>, Elem), Fail> {
+/// `<dim x dim x word>`: the dimensions, and the last word with what stands behind it in parentheses, as in `int8(64)`.
+fn shape(c: &mut Cursor<'_>) -> Result<(Vec<Dim>, usize, String), Fail> {
     c.punct("<")?;
     let mut dims = Vec::new();
     loop {
@@ -57,15 +63,14 @@ fn shape(c: &mut Cursor<'_>) -> Result<(Vec<Dim>, Elem), Fail> {
         } else {
             let at = c.column();
             let word = c.word("a dimension or element type")?;
-            if let Some(elem) = elem(word) {
-                c.punct(">")?;
-                return Ok((dims, elem));
-            }
             let Some(sym) = sym(word) else {
-                return Err(Fail::new(
-                    at,
-                    format!("`{word}` is neither tokens, context, batch, outputs nor f32, bf16, i32"),
-                ));
+                let mut word = word.to_string();
+                if c.eat("(") {
+                    word.push_str(&format!("({})", c.int()?));
+                    c.punct(")")?;
+                }
+                c.punct(">")?;
+                return Ok((dims, at, word));
             };
             if c.eat("/") {
                 let at = c.column();
@@ -133,4 +138,27 @@ fn map(c: &mut Cursor<'_>) -> Result<String, Fail> {
     let map = c.word("a page map's name")?.to_string();
     c.punct(">")?;
     Ok(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Type, String> {
+        let mut c = Cursor::new(text).map_err(|fail| fail.message)?;
+        parse_type(&mut c).map_err(|fail| fail.message)
+    }
+
+    #[test]
+    fn a_weight_is_of_a_codec_that_there_is() {
+        for text in ["weight<4 x 3 x f32>", "weight<4 x 3 x int8(64)>", "weight<8 x fp8(1)>"] {
+            assert_eq!(read(text).map(|ty| ty.to_string()), Ok(text.to_string()));
+        }
+        for codec in ["i32", "int4(32)", "int8", "int8(0)", "q8"] {
+            let error = read(&format!("weight<4 x 3 x {codec}>")).unwrap_err();
+            assert!(error.starts_with(&format!("no codec is named `{codec}`")), "{error}");
+        }
+        let error = read("tensor<tokens x 3 x int8(64)>").unwrap_err();
+        assert!(error.starts_with("`int8(64)` is neither tokens"), "{error}");
+    }
 }

@@ -4,7 +4,7 @@ use crate::graph::{Graph, OpId};
 use crate::op::Op;
 use crate::roles::Roles;
 use crate::types::{CacheType, Dim, SelectionType, Sym, Type};
-use hyc_plan::{Elem, Epilogue, GateMode};
+use hyc_plan::{Codec, Elem, Epilogue, GateMode};
 
 /// A fault's rule and sentence.
 type Fault = (&'static str, String);
@@ -88,9 +88,7 @@ impl<'g> View<'g> {
 
     fn weight(&self, name: &str) -> Result<&'g [u64], Fault> {
         match self.operand(name)? {
-            Type::Weight { elem: Elem::F32 | Elem::Bf16, dims } if !dims.is_empty() && !dims.contains(&0) => {
-                Ok(dims)
-            }
+            Type::Weight { dims, .. } if !dims.is_empty() && !dims.contains(&0) => Ok(dims),
             other => Err(fault(format!("operand `{name}` must be a weight, is {other}"))),
         }
     }
@@ -106,7 +104,7 @@ impl<'g> View<'g> {
     fn want_vector(&self, name: &str, len: u64) -> Result<(), Fault> {
         self.want_weight(name, &[len])?;
         match self.operand(name)? {
-            Type::Weight { elem: Elem::F32, .. } => Ok(()),
+            Type::Weight { codec: Codec::F32, .. } => Ok(()),
             _ => Err(fault(format!("operand `{name}` must be f32: norm weights and sinks are"))),
         }
     }
@@ -179,7 +177,7 @@ impl<'g> View<'g> {
     fn types(&self) -> Result<(), Fault> {
         match self.graph.op(self.id).op.clone() {
             Op::Weight {} => match self.result("weight")? {
-                Type::Weight { elem: Elem::F32 | Elem::Bf16, dims }
+                Type::Weight { dims, .. }
                     if !dims.is_empty() && dims.iter().all(|dim| (1..1 << 32).contains(dim)) =>
                 {
                     Ok(())

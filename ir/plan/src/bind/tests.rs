@@ -25,7 +25,11 @@ fn plan(target: Target) -> Plan {
         elem: Elem::F32,
         selection: None,
     };
-    let weight = |name: &str, layout| Weight { name: name.into(), shape: vec![], elem: Elem::F32, layout };
+    let weight = |name: &str, layout| Weight {
+        name: name.into(),
+        shape: vec![],
+        format: Format { codec: Codec::F32, layout },
+    };
     let panels = Layout::Panels { count: 1, out: 16, inn: 16, group: 16 };
     let (tokens, outputs) = (Rows::Tokens, Rows::Outputs);
     let mut plan = Plan {
@@ -124,7 +128,7 @@ fn a_change_on_either_side_is_seen() {
         ("step 3, head", |p| p.steps[3].kernel = KernelId(1)),
         ("step 0, embed", |p| p.target = other(&p.target)),
         ("step 2, gather", |p| p.kernels[2].name = "other".into()),
-        ("step 1, linear", |p| p.weights[1].elem = Elem::Bf16),
+        ("step 1, linear", |p| p.weights[1].format.codec = Codec::Bf16),
     ];
     let of_the_plan: [Change; 5] = [
         |p| p.steps[1].operands[1] = Operand::Weight(WeightId(2)),

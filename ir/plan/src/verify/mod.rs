@@ -22,7 +22,7 @@ mod uses;
 use std::fmt;
 
 use crate::{
-    CachePolicy, Code, Elem, GridDim, Kernel, KvOrder, Launch, Layout, MAX_LAYERS, PLAN_VERSION, Plan, Role,
+    CachePolicy, Code, Elem, Format, GridDim, Kernel, KvOrder, Launch, MAX_LAYERS, PLAN_VERSION, Plan, Role,
     Rows, StepOp, Target,
 };
 
@@ -209,24 +209,9 @@ fn weights(plan: &Plan, report: &mut Report) {
         if !names.insert(&weight.name) {
             report.add(&weight.name, "two weights have this name");
         }
-        let possible = match weight.layout {
-            Layout::Vector { len } => len > 0 && fits(&[len, 4]) && weight.elem == Elem::F32,
-            Layout::Rows { rows, cols } => rows > 0 && cols > 0 && fits(&[rows, cols, 4]),
-            Layout::Panels { count, out, inn, group } => {
-                // A group of less than a panel grows to one.
-                [count, out, inn, group].iter().all(|n| *n > 0)
-                    && fits(&[count, out, inn, 4 * 16])
-                    && group <= out
-                    && out % group == 0
-            }
-            Layout::Tiles { count, out, inn } => {
-                [count, out, inn].iter().all(|n| *n > 0)
-                    && fits(&[count, out, inn, 64 * 64 * 2])
-                    && weight.elem == Elem::Bf16
-            }
-        };
-        if !possible || weight.elem == Elem::I32 {
-            report.add(&weight.name, format!("{:?} of {} is not possible", weight.layout, weight.elem));
+        if weight.format.checked_bytes().is_none() {
+            let Format { codec, layout } = weight.format;
+            report.add(&weight.name, format!("{layout:?} of {codec} is not possible"));
         }
     }
 }

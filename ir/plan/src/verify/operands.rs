@@ -1,7 +1,7 @@
 //! Each step's operands against what its op wants.
 
 use super::Report;
-use crate::{Buffer, Code, Elem, Kind, Layout, Operand, Plan, Role, Rows, Step, StepOp};
+use crate::{Buffer, Code, Codec, Elem, Format, Kind, Layout, Operand, Plan, Role, Rows, Step, StepOp};
 
 /// Checks one step: ids, operands, grid, kernel.
 pub fn check(plan: &Plan, step: &Step, roles: &[Role], report: &mut Report) {
@@ -61,9 +61,7 @@ fn rows_of(plan: &Plan, step: &Step) -> Rows {
 fn holds(plan: &Plan, operand: &Operand, kind: &Kind, rows: Rows) -> bool {
     match *operand {
         Operand::Buffer(id) => plan.buffers.get(id.index()).is_some_and(|b| buffer_holds(b, kind, rows)),
-        Operand::Weight(id) => {
-            plan.weights.get(id.index()).is_some_and(|w| weight_holds(w.elem, w.layout, kind))
-        }
+        Operand::Weight(id) => plan.weights.get(id.index()).is_some_and(|w| weight_holds(w.format, kind)),
         Operand::Cache(id) => plan.caches.get(id.index()).is_some_and(|c| {
             matches!(*kind, Kind::Cache { kv_heads, qk_dim, v_dim, .. }
                 if (c.kv_heads, c.qk_dim, c.v_dim) == (kv_heads, qk_dim, v_dim))
@@ -83,9 +81,9 @@ fn buffer_holds(b: &Buffer, kind: &Kind, rows: Rows) -> bool {
     }
 }
 
-fn weight_holds(elem: Elem, layout: Layout, kind: &Kind) -> bool {
+fn weight_holds(Format { codec, layout }: Format, kind: &Kind) -> bool {
     match *kind {
-        Kind::Vector(n) => layout == Layout::Vector { len: n } && elem == Elem::F32,
+        Kind::Vector(n) => layout == Layout::Vector { len: n } && codec == Codec::F32,
         Kind::Matrices { count, out, inn, group } => match layout {
             Layout::Panels { count: c, out: o, inn: i, group: g } => {
                 (c, Some(o), i) == (count, out, inn) && Some(g) == group.or(out)

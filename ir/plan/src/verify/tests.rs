@@ -14,7 +14,7 @@ fn buffer(name: &str, at: u64, rows: Rows, width: u64, elem: Elem) -> Buffer {
 }
 
 fn weight(name: &str, layout: Layout) -> Weight {
-    Weight { name: name.into(), shape: vec![], elem: Elem::F32, layout }
+    Weight { name: name.into(), shape: vec![], format: Format { codec: Codec::F32, layout } }
 }
 
 fn step(name: &str, layer: Option<u32>, op: StepOp, operands: Vec<Operand>) -> Step {
@@ -146,9 +146,9 @@ fn sizes_and_places() {
     broken("not inside the arena", |p| p.buffers[2].offset = u64::MAX - 63);
     broken("impossible sizes", |p| p.buffers[2].width = u64::MAX);
     broken("is not possible", |p| {
-        p.weights[1].layout = Layout::Panels { count: 1, out: 16, inn: 16, group: 0 }
+        p.weights[1].format.layout = Layout::Panels { count: 1, out: 16, inn: 16, group: 0 }
     });
-    broken("is not possible", |p| p.weights[0].layout = Layout::Rows { rows: u64::MAX, cols: 2 });
+    broken("is not possible", |p| p.weights[0].format.layout = Layout::Rows { rows: u64::MAX, cols: 2 });
     broken("no kernel", |p| p.steps[0].kernel = KernelId(7));
     broken("rows of logits", |p| p.logits = BufferId(99));
     broken("take 4", |p| p.caches[0].policy = CachePolicy::Ring { window: 4, pages: 5 });
@@ -229,7 +229,7 @@ fn operands() {
     broken("operand `x`", |p| p.steps[5].operands[0] = Operand::Buffer(BufferId(0)));
     broken("operand `weight`", |p| p.steps[5].operands[1] = Operand::Weight(WeightId(77)));
     broken("operand `wq`", |p| {
-        p.weights[1].layout = Layout::Panels { count: 1, out: 16, inn: 16, group: 16 }
+        p.weights[1].format.layout = Layout::Panels { count: 1, out: 16, inn: 16, group: 16 }
     });
     broken("operand `cache`", |p| p.caches[0].v_dim = 16);
     broken("operand `sel`", |p| p.buffers[3].selection = None);
@@ -292,7 +292,7 @@ fn indices_come_from_who_makes_them() {
     // Another number of experts than the weights have.
     wrong("does not choose 2 of 4 experts", |p| {
         p.buffers[7].width = 8;
-        p.weights[6].layout = Layout::Panels { count: 1, out: 8, inn: 16, group: 8 };
+        p.weights[6].format.layout = Layout::Panels { count: 1, out: 8, inn: 16, group: 8 };
         p.steps[6].op = StepOp::Linear { inn: 16, out: 8, norm: None, epilogue: Epilogue::Store };
         p.steps[7].op = StepOp::Router { experts: 8, active: 2 };
     });

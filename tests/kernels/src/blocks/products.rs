@@ -1,7 +1,7 @@
 //! Tensor cores.
 
 use hyc_plan::pack;
-use hyc_plan::{Elem, Layout};
+use hyc_plan::{Codec, Elem, Format, Layout};
 
 use super::{Block, Want, random_bf16, words};
 use crate::Rng;
@@ -49,7 +49,7 @@ impl Matrix {
     /// Tiles of 64 x 64.
     fn tiles(&self) -> Vec<u32> {
         let layout = Layout::Tiles { count: 1, out: self.rows() as u64, inn: self.cols as u64 };
-        Matrix::stored(&pack::pack(layout, Elem::Bf16, &self.data))
+        Matrix::stored(&pack::pack(Format { codec: Codec::Bf16, layout }, &self.data))
     }
 
     /// `first + self other^T` of the first `rows` and `cols` rows of both. Sums of exact products in f32, whatever

@@ -18,7 +18,7 @@ const SHAPES: &[AttnShape] = &[
     AttnShape { heads: 5, kv_heads: 1, qk_dim: 32, v_dim: 33 },
 ];
 
-const BOTH: [Store; 2] = [Store::Panels(Elem::F32), Store::Panels(Elem::Bf16)];
+const BOTH: [Store; 2] = [Store::Panels(Codec::F32), Store::Panels(Codec::Bf16)];
 
 /// One case a batch; the last, which has most, is for the sanitizers too.
 fn ragged<'a>(
@@ -55,7 +55,10 @@ fn projections() -> Vec<Case> {
             (Elem::F32, Some(1e-6), Some(1e-6), false),
         ] {
             for cache in &caches(*shape, 8, elem, 11, FEW)[..1 + usize::from(own_kv)] {
-                let (store, rope_dims) = (Store::Panels(elem), shape.qk_dim - 4);
+                let (store, rope_dims) = (
+                    Store::Panels(if elem == Elem::Bf16 { Codec::Bf16 } else { Codec::F32 }),
+                    shape.qk_dim - 4,
+                );
                 let spec = qkv(
                     Qkv { inn: 44, shape: *shape, norm, qk_norm, rope_dims, own_kv, store, cache: *cache },
                     FEW,
@@ -134,9 +137,9 @@ fn rows() -> Vec<Case> {
             let operands = vec![tensor(wide), tensor(gate), tensor(wide)];
             specs.push(spec(StepOp::Gate { heads, v_dim, mode }, operands, FEW));
         }
-        for elem in [Elem::F32, Elem::Bf16] {
-            let rows = OperandSpec::Weight { elem, layout: Layout::Rows { rows: 50, cols: width } };
-            for table in [rows, Store::Panels(elem).matrix(1, 50, width, 50)] {
+        for codec in [Codec::F32, Codec::Bf16] {
+            let rows = OperandSpec::Weight(Format { codec, layout: Layout::Rows { rows: 50, cols: width } });
+            for table in [rows, Store::Panels(codec).matrix(1, 50, width, 50)] {
                 let op = StepOp::Embed { vocab: 50, hidden: width };
                 specs.push(spec(op, vec![table, tensor(width)], FEW));
             }

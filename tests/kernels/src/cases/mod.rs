@@ -39,13 +39,13 @@ fn indices(width: u64) -> OperandSpec {
 }
 
 fn vector(len: u64) -> OperandSpec {
-    OperandSpec::Weight { elem: Elem::F32, layout: Layout::Vector { len } }
+    OperandSpec::Weight(Format { codec: Codec::F32, layout: Layout::Vector { len } })
 }
 
 /// How matrices are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Store {
-    Panels(Elem),
+    Panels(Codec),
     Tiles,
 }
 
@@ -53,11 +53,11 @@ impl Store {
     /// `count` matrices of `out` features, `group` of which share panels.
     fn matrix(self, count: u64, out: u64, inn: u64, group: u64) -> OperandSpec {
         match self {
-            Store::Panels(elem) => {
-                OperandSpec::Weight { elem, layout: Layout::Panels { count, out, inn, group } }
+            Store::Panels(codec) => {
+                OperandSpec::Weight(Format { codec, layout: Layout::Panels { count, out, inn, group } })
             }
             Store::Tiles => {
-                OperandSpec::Weight { elem: Elem::Bf16, layout: Layout::Tiles { count, out, inn } }
+                OperandSpec::Weight(Format { codec: Codec::Bf16, layout: Layout::Tiles { count, out, inn } })
             }
         }
     }

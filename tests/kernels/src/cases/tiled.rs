@@ -127,9 +127,9 @@ fn mixed() -> Vec<Case> {
         (odd, Store::Tiles, untiled(odd, 8, Elem::F32), Some(1e-6)),
         (narrow, Store::Tiles, untiled(narrow, 32, Elem::F32), None),
         (even, Store::Tiles, untiled(even, 64, Elem::F32), None),
-        (even, Store::Panels(Elem::F32), tiled_caches(even)[0], Some(1e-6)),
-        (even, Store::Panels(Elem::F32), tiled_caches(even)[1], None),
-        (even, Store::Panels(Elem::Bf16), tiled_caches(even)[0], None),
+        (even, Store::Panels(Codec::F32), tiled_caches(even)[0], Some(1e-6)),
+        (even, Store::Panels(Codec::F32), tiled_caches(even)[1], None),
+        (even, Store::Panels(Codec::Bf16), tiled_caches(even)[0], None),
     ] {
         let rope_dims = shape.qk_dim - 4;
         let q = Qkv { inn: 44, shape, norm: Some(1e-6), qk_norm, rope_dims, own_kv: true, store, cache };

@@ -1,0 +1,113 @@
+//! Every number is found where it was put, as near as its codec stores it.
+
+use super::*;
+
+#[test]
+fn bf16_rounds_to_even_and_keeps_nan() {
+    assert_eq!(f32_to_bf16(1.0), 0x3f80);
+    assert_eq!(f32_to_bf16(f32::from_bits(0x3f80_8000)), 0x3f80);
+    assert_eq!(f32_to_bf16(f32::from_bits(0x3f81_8000)), 0x3f82);
+    assert!(bf16_to_f32(f32_to_bf16(f32::NAN)).is_nan());
+    assert_eq!(f32_to_bf16(f32::MAX), 0x7f80);
+}
+
+/// Shapes whose panels, tiles and groups are whole or not.
+const SHAPES: [(u64, u64, u64, u64); 4] = [(1, 16, 3, 16), (1, 40, 5, 20), (3, 7, 4, 7), (2, 130, 70, 130)];
+
+/// The formats that such a matrix may have.
+fn formats((count, out, inn, group): (u64, u64, u64, u64)) -> Vec<Format> {
+    let layouts = [
+        Layout::Panels { count, out, inn, group },
+        Layout::Rows { rows: count * out, cols: inn },
+        Layout::Tiles { count, out, inn },
+    ];
+    let codecs = [1, 3, 64].into_iter().flat_map(|group| [Codec::Int8 { group }, Codec::Fp8 { group }]);
+    let codecs: Vec<Codec> = [Codec::F32, Codec::Bf16].into_iter().chain(codecs).collect();
+    let all = layouts
+        .into_iter()
+        .flat_map(|layout| codecs.iter().map(move |codec| Format { codec: *codec, layout }));
+    all.filter(|format| format.checked_bytes().is_some()).collect()
+}
+
+/// The number that a codec makes of one of a group, from the codec's definition alone.
+fn nearest(codec: Codec, x: f32, most: f32) -> f32 {
+    match codec {
+        Codec::F32 => x,
+        Codec::Bf16 => bf16_to_f32(f32_to_bf16(x)),
+        Codec::Int8 { .. } => (x / (most / 127.0)).round_ties_even() * (most / 127.0),
+        Codec::Fp8 { .. } => {
+            let scale = most / 448.0;
+            let codes =
+                (0..=255u8).filter(|code| code & 0x7f != 0x7f).map(|code| codec.decode(&[code], scale));
+            codes.min_by(|a, b| (a - x).abs().total_cmp(&(b - x).abs())).unwrap()
+        }
+    }
+}
+
+#[test]
+fn every_element_is_found_where_it_was_put() {
+    for shape in SHAPES {
+        for format in formats(shape) {
+            let (count, out, inn, _) = shape;
+            // No two neighbours alike, both signs, and no tie between two FP8 numbers.
+            let number = |i: u64| (i as f32 + 0.26) * if i % 3 == 0 { -0.37 } else { 0.37 };
+            let data: Vec<f32> = (0..count * out * inn).map(number).collect();
+            let bytes = pack(format, &data);
+            assert_eq!(bytes.len() as u64, format.bytes(), "{format:?}");
+            for (row, numbers) in data.chunks(inn as usize).enumerate() {
+                let group = format.codec.group().unwrap_or(inn) as usize;
+                let most = |col: usize| {
+                    numbers.chunks(group).nth(col / group).unwrap().iter().fold(0f32, |m, x| m.max(x.abs()))
+                };
+                let want: Vec<f32> =
+                    numbers.iter().enumerate().map(|(col, x)| nearest(format.codec, *x, most(col))).collect();
+                let found: Vec<f32> = (0..inn).map(|col| get(format, &bytes, row as u64, col)).collect();
+                assert_eq!(found, load_row(format, &bytes, row as u64, inn), "{format:?} {row}");
+                for (found, want) in found.iter().zip(&want) {
+                    assert!(
+                        (found - want).abs() <= 1e-6 * want.abs(),
+                        "{format:?} {row}: {found}, not {want}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Codes that come as such are stored as numbers would be that have those codes.
+#[test]
+fn codes_pass_unchanged() {
+    for format in formats((2, 20, 70, 10)) {
+        let numbers: Vec<f32> = (0..2 * 20 * 70).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
+        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        for row in numbers.chunks(70) {
+            for group in row.chunks(format.codec.group().unwrap_or(70) as usize) {
+                let scale = format.codec.scale(group.iter().fold(0.0, |m, x| x.abs().max(m)));
+                group.iter().for_each(|x| format.codec.encode(*x, scale, &mut codes));
+                scales.push(scale);
+            }
+        }
+        let (mut packer, mut out) = (Packer::new(format), Vec::new());
+        let (row_bytes, row_scales) = (codes.len() / 40, scales.len() / 40);
+        for (first, rows) in format.layout.bands() {
+            let band = |n: usize| first as usize * n..(first + rows) as usize * n;
+            let scales = if format.codec.group().is_some() { &scales[band(row_scales)] } else { &[] };
+            packer.push_codes(&codes[band(row_bytes)], scales, &mut out);
+        }
+        packer.finish(&mut out);
+        assert!(out == pack(format, &numbers), "{format:?}");
+    }
+}
+
+/// Groups of zeros, of the smallest and of the largest numbers.
+#[test]
+fn groups_at_the_ends_of_f32() {
+    let row = [0.0, 0.0, 1e-45, -1e-45, f32::MAX, -f32::MAX, 448.0, 0.1];
+    for codec in [Codec::Int8 { group: 2 }, Codec::Fp8 { group: 2 }] {
+        let format = Format { codec, layout: Layout::Rows { rows: 1, cols: 8 } };
+        let found = load_row(format, &pack(format, &row), 0, 8);
+        assert_eq!(found[..4], [0.0; 4], "{codec}");
+        assert!((found[4] / f32::MAX - 1.0).abs() < 1e-6 && found[5] == -found[4], "{codec}: {found:?}");
+        assert_eq!(found[6], 448.0);
+    }
+}
