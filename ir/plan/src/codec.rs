@@ -103,7 +103,7 @@ fn f32_to_e4m3(x: f32) -> u8 {
     let step = 2f32.powi(exponent - 3);
     let steps = (magnitude / step).round_ties_even() as u8;
     // Sixteen steps are the first of the next power, and the code just goes on there.
-    sign | (((exponent + 6) as u8) << 3) + steps
+    sign | ((((exponent + 6) as u8) << 3) + steps)
 }
 
 /// The number of an E4M3 code; NaN for 0x7f and 0xff, which no packer writes.
