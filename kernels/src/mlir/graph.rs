@@ -43,7 +43,7 @@ fn translate<'c>(mlir: &'c Mlir, graph: &Graph) -> Result<Module<'c>, MlirError>
     ];
     let mut operation = module.as_operation_mut();
     operation.set_attribute("sym_name", StringAttribute::new(context, &h.name).into());
-    operation.set_attribute("hysparse.target", StringAttribute::new(context, &h.target).into());
+    operation.set_attribute("hysparse.target", StringAttribute::new(context, &h.target.to_string()).into());
     for (name, value) in limits {
         operation.set_attribute(&format!("hysparse.{name}"), int(mlir, value));
     }
