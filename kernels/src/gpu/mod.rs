@@ -4,28 +4,17 @@
 //! [`hyc_plan::abi`] says: weights, caches and activations are those of the CPU's kernels, so one reference
 //! serves both.
 
-mod attend;
 mod attention;
-mod by_query;
-mod decode;
-mod dense;
-mod emit;
-mod experts;
-mod flash;
-mod linear;
+mod gemm;
+mod isa;
 mod moe;
 mod paged_kv;
-mod pipe;
 #[doc(hidden)]
 pub mod probe;
-mod product;
-mod projections;
-mod qkv;
-mod qkv_few;
-mod rows;
-mod sample;
-mod tensor;
-mod topk;
+mod sampling;
+mod select;
+mod tile;
+mod work_item;
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -45,7 +34,9 @@ use inkwell::targets::{
 
 use crate::mlir;
 use crate::operands::{self, Operands};
-use emit::Emit;
+use attention::{flash_prefill, simt, sparse, split_kv_decode, warp_mma};
+use gemm::{linear, projections, qkv};
+use isa::Emit;
 
 /// Multiprocessors of an H100: what a grid that takes its items in turns has of blocks.
 pub(crate) const MULTIPROCESSORS: u64 = 132;
@@ -116,8 +107,8 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
     }
     if let Some(shape) = spec.op.attention() {
         wide("a group", shape.heads / shape.kv_heads, 32)?;
-        if !attend::takes(spec) {
-            let bytes = attention::shared_bytes(spec, shape);
+        if !warp_mma::takes(spec) {
+            let bytes = simt::shared_bytes(spec, shape);
             wide("queries and sums in shared memory, in bytes,", bytes, 48 << 10)?;
         }
     }
@@ -329,7 +320,7 @@ fn compile_with(specs: &[(String, KernelSpec)], build: &dyn Fn(&mut Maker<'_, '_
     if !row_wise.is_empty() {
         mlir::link(&row_wise, &context, &module).map_err(|e| GpuError(e.to_string()))?;
         for name in &waiting {
-            emit::wait_at_entry(&context, &module, name)
+            isa::wait_at_entry(&context, &module, name)
                 .ok_or_else(|| GpuError(format!("the function {name} was not linked")))?;
         }
     }
@@ -345,7 +336,7 @@ fn compile_with(specs: &[(String, KernelSpec)], build: &dyn Fn(&mut Maker<'_, '_
 }
 
 fn build(k: &mut Maker<'_, '_>) {
-    let tensor_cores = attend::takes(k.spec);
+    let tensor_cores = warp_mma::takes(k.spec);
     match k.spec.op {
         StepOp::Embed { .. }
         | StepOp::RmsNorm { .. }
@@ -364,30 +355,30 @@ fn build(k: &mut Maker<'_, '_>) {
             whole(k, shape, sink, Some(select))
         }
         StepOp::WindowAttention { shape, window, sink } if tensor_cores => {
-            by_query::window(k, shape, window, sink);
+            sparse::window(k, shape, window, sink);
         }
         StepOp::SparseAttention { shape, select, sink } if tensor_cores => {
-            by_query::sparse(k, shape, select, sink);
+            sparse::sparse(k, shape, select, sink);
         }
         StepOp::HybridAttention { shape, select, window, gate } if tensor_cores => {
-            by_query::hybrid(k, shape, select, window, gate);
+            sparse::hybrid(k, shape, select, window, gate);
         }
-        StepOp::FullAttention { shape, sink } => attention::full(k, shape, sink, None),
-        StepOp::OracleAttention { shape, sink, select } => attention::full(k, shape, sink, Some(select)),
-        StepOp::WindowAttention { shape, window, sink } => attention::window(k, shape, window, sink),
-        StepOp::SparseAttention { shape, select, sink } => attention::sparse(k, shape, select, sink),
+        StepOp::FullAttention { shape, sink } => simt::full(k, shape, sink, None),
+        StepOp::OracleAttention { shape, sink, select } => simt::full(k, shape, sink, Some(select)),
+        StepOp::WindowAttention { shape, window, sink } => simt::window(k, shape, window, sink),
+        StepOp::SparseAttention { shape, select, sink } => simt::sparse(k, shape, select, sink),
         StepOp::HybridAttention { shape, select, window, gate } => {
-            attention::hybrid(k, shape, select, window, gate);
+            simt::hybrid(k, shape, select, window, gate);
         }
-        StepOp::Router { experts, active } => moe::router(k, experts, active),
-        StepOp::ExpertsUp { inn, ffn, active, .. } => moe::up(k, inn, ffn, active),
-        StepOp::ExpertsDown { active, ffn, out, .. } => moe::down(k, active, ffn, out),
-        StepOp::Sample { vocab } => sample::sample(k, vocab),
+        StepOp::Router { experts, active } => moe::panel::router(k, experts, active),
+        StepOp::ExpertsUp { inn, ffn, active, .. } => moe::panel::up(k, inn, ffn, active),
+        StepOp::ExpertsDown { active, ffn, out, .. } => moe::panel::down(k, active, ffn, out),
+        StepOp::Sample { vocab } => sampling::sample(k, vocab),
     }
 }
 
 /// Attention over whole contexts on tensor cores: one function for few rows, one for many.
 fn whole(k: &mut Maker<'_, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
-    decode::decode(k, shape, sink, select);
-    flash::prefill(k, shape, sink, select);
+    split_kv_decode::decode(k, shape, sink, select);
+    flash_prefill::prefill(k, shape, sink, select);
 }

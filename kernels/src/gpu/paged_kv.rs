@@ -7,7 +7,7 @@ use hyc_plan::TILE;
 use hyc_plan::abi::StepContext;
 use hyc_plan::{CachePolicy, CacheSpec, KvOrder};
 
-use super::emit::{Emit, Float, Int, Ptr};
+use crate::gpu::isa::{Emit, Float, Int, Ptr};
 
 /// The page of a position, as an element offset into the cache's pool (i64).
 pub fn page_offset<'c>(e: &Emit<'c>, cache: &CacheSpec, sequence: Int<'c>, logical: Int<'c>) -> Int<'c> {

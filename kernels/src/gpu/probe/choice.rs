@@ -2,8 +2,8 @@
 
 use super::{Probe, launch, probe};
 use crate::gpu::Maker;
-use crate::gpu::emit::{Emit, Float, Int, WARP};
-use crate::gpu::topk::{Best, CHUNK};
+use crate::gpu::isa::{Emit, Float, Int, WARP};
+use crate::gpu::select::{Best, CHUNK};
 
 pub fn all() -> Vec<Probe> {
     vec![

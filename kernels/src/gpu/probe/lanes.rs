@@ -5,7 +5,7 @@ use inkwell::values::BasicValueEnum;
 
 use super::{Probe, keep, launch, probe};
 use crate::gpu::Maker;
-use crate::gpu::emit::LANES;
+use crate::gpu::isa::LANES;
 
 pub fn all() -> Vec<Probe> {
     vec![

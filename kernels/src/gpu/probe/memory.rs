@@ -4,9 +4,9 @@ use inkwell::values::BasicValueEnum;
 
 use super::{Probe, keep, launch, probe};
 use crate::gpu::Maker;
-use crate::gpu::emit::{Emit, Int, Ptr, Var, WARP};
-use crate::gpu::pipe::{Fill, Ring, WarpRing};
-use crate::gpu::tensor::SHARED_SLACK;
+use crate::gpu::isa::SHARED_SLACK;
+use crate::gpu::isa::{Emit, Int, Ptr, Var, WARP};
+use crate::gpu::tile::pipeline::{Fill, Ring, WarpRing};
 use hyc_plan::Extent;
 
 pub fn all() -> Vec<Probe> {

@@ -11,7 +11,7 @@ mod products;
 
 use hyc_plan::{Elem, Extent, KernelSpec, OperandSpec, Rows, StepOp};
 
-use super::emit::{Emit, Int, Ptr};
+use super::isa::{Emit, Int, Ptr};
 use super::{GpuError, Maker, Ptx, compile_with};
 use inkwell::values::BasicValueEnum;
 

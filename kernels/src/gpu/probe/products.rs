@@ -4,9 +4,9 @@ use hyc_plan::TILE;
 
 use super::{Probe, copy, launch, probe};
 use crate::gpu::Maker;
-use crate::gpu::dense::multiply;
-use crate::gpu::emit::{Emit, Int, Ptr, Var};
-use crate::gpu::tensor::{SHARED_SLACK, TILE_BYTES};
+use crate::gpu::gemm::small_m::multiply;
+use crate::gpu::isa::{Emit, Int, Ptr, Var};
+use crate::gpu::isa::{SHARED_SLACK, TILE_BYTES};
 
 pub fn all() -> Vec<Probe> {
     vec![

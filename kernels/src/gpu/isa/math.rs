@@ -1,9 +1,9 @@
-//! Floats, and what a warp does with them.
+//! Floats.
 
 use inkwell::FloatPredicate;
 use inkwell::values::BasicMetadataValueEnum;
 
-use super::{Emit, Float, Int, LANES, Ptr, Var, ok};
+use super::emit::{Emit, Float, Int, Ptr, Var, ok};
 
 impl<'c> Emit<'c> {
     // Floats.
@@ -137,33 +137,5 @@ impl<'c> Emit<'c> {
         let step = ok(self.b.build_load(f64, at, "")).into_float_value();
         let times = ok(self.b.build_signed_int_to_float(times, f64, ""));
         ok(self.b.build_float_mul(step, times, ""))
-    }
-
-    // Warps.
-
-    /// The value of the lane whose number differs in the bits of `mask`.
-    pub fn shuffle(&self, x: Float<'c>, mask: u64) -> Float<'c> {
-        let (f32, i32) = (self.context.f32_type(), self.context.i32_type());
-        let ty = f32.fn_type(&[f32.into(), i32.into()], false);
-        let text = "shfl.sync.bfly.b32 $0, $1, $2, 31, -1;";
-        self.asm(ty, text, "=f,f,r", true, &[x.into(), self.int(mask).into()]).into_float_value()
-    }
-
-    /// The same of an int.
-    pub fn shuffle_int(&self, x: Int<'c>, mask: u64) -> Int<'c> {
-        let i32 = self.context.i32_type();
-        let ty = i32.fn_type(&[i32.into(), i32.into()], false);
-        let text = "shfl.sync.bfly.b32 $0, $1, $2, 31, -1;";
-        self.asm(ty, text, "=r,r,r", true, &[x.into(), self.int(mask).into()]).into_int_value()
-    }
-
-    /// Sum over the lanes that `masks` reach, in a fixed order; every lane has it.
-    pub fn warp_sum(&self, x: Float<'c>, masks: &[u64]) -> Float<'c> {
-        masks.iter().fold(x, |sum, mask| self.fadd(sum, self.shuffle(sum, *mask)))
-    }
-
-    /// Maximum over the warp.
-    pub fn warp_max(&self, x: Float<'c>) -> Float<'c> {
-        LANES.iter().fold(x, |most, mask| self.fmax(most, self.shuffle(most, *mask)))
     }
 }

@@ -1,6 +1,6 @@
 //! The k best blocks of a block's (token, KV head): HySparse 2602.03560, Algorithm 1 and equation 3, in logs.
 
-use super::emit::{Emit, Float, Int, LANES, Ptr, Var, WARP};
+use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var, WARP};
 
 /// Warps and threads of a block that selects.
 pub const WARPS: u64 = 4;

@@ -9,13 +9,14 @@ use hyc_plan::PANEL;
 use hyc_plan::abi::StepContext;
 use hyc_plan::{Extent, Layout, RopeSpec};
 
-use super::dense::{self, FewRows, Matrix};
-use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
-use super::linear::{input, mine, panel_at, tile};
-use super::paged_kv::{key_store, value_store};
-use super::product::{self, THREADS};
-use super::projections::{Part, Projection, Qkv, angles};
-use super::{Maker, NO_PRODUCT, qkv_few};
+use super::qkv_small_m;
+use crate::gpu::gemm::linear::{input, mine, panel_at, tile};
+use crate::gpu::gemm::panel::{self, THREADS};
+use crate::gpu::gemm::projections::{Part, Projection, Qkv, angles};
+use crate::gpu::gemm::small_m::{self, FewRows, Matrix};
+use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, WARP};
+use crate::gpu::paged_kv::{key_store, value_store};
+use crate::gpu::{Maker, NO_PRODUCT};
 
 /// Makes `QkvAppend`.
 pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
@@ -35,17 +36,17 @@ pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
     let scratch = k.scratch(4 * columns * spec.max_rows);
     let layout = k.layout("wq");
     let tiled = matches!(layout, Layout::Tiles { .. });
-    let fused = tiled && qkv_few::takes(c);
+    let fused = tiled && qkv_small_m::takes(c);
     match layout {
         Layout::Tiles { .. } => {
             let matrix =
                 |p: &Part| Matrix { name: p.projection.weight(), out: p.heads * p.dim, column: p.column };
             let matrices = parts.iter().map(matrix).collect();
             let few = |k: &mut Maker<'c, '_>, rows_at: u64, most: u64| {
-                qkv_few::launches(k, c, &parts, rows_at, most);
+                qkv_small_m::launches(k, c, &parts, rows_at, most);
             };
             let few: Option<FewRows<'_, 'c>> = if fused { Some(&few) } else { None };
-            dense::product(k, c.inn, c.norm, matrices, None, few, &|e, row, column, value| {
+            small_m::product(k, c.inn, c.norm, matrices, None, few, &|e, row, column, value| {
                 let all = e.at(e.scratch(), e.int(scratch));
                 e.store(all, e.add(e.mul_const(row, columns), column), value.into());
             });
@@ -56,10 +57,10 @@ pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
     let heads: u64 = parts.iter().map(|p| p.heads).sum();
     let grid = [k.rows(1, 1), Extent::fixed(heads)];
     let when = if fused {
-        if spec.max_rows <= dense::FEW {
+        if spec.max_rows <= small_m::FEW {
             return;
         }
-        dense::when(spec, dense::FEW + 1, spec.max_rows)
+        small_m::when(spec, small_m::FEW + 1, spec.max_rows)
     } else {
         None
     };
@@ -123,7 +124,7 @@ fn project(k: &mut Maker<'_, '_>, c: &Qkv, parts: &[Part], columns: u64, scratch
             column = e.pick(here, e.int(part.column), column);
         }
         let elem = e.elem(q.projection.weight());
-        let (place, sum) = product::panel(e, elem, panel_at(e, elem, matrix, local, c.inn), &input);
+        let (place, sum) = panel::panel(e, elem, panel_at(e, elem, matrix, local, c.inn), &input);
         let head = e.quotient(local, head_panels);
         let inside_head = e.add(e.mul_const(e.sub(local, e.mul(head, head_panels)), PANEL), place.column);
         let (inside, row) = mine(e, spec, first, &place);

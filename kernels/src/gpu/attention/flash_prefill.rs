@@ -18,15 +18,15 @@ use std::mem::offset_of;
 use hyc_plan::abi::StepContext;
 use hyc_plan::{AttnShape, CacheSpec, Extent, KernelSpec, SelectShape};
 
-use super::attend::{Item, LOG2_E, group, list, place};
-use super::decode::MOST_ROWS;
-use super::emit::{Emit, Float, Int, Ptr, Var, WARP};
-use super::paged_kv::physical_page;
-use super::pipe::Ring;
-use super::rows::row_count;
-use super::tensor::{SHARED_SLACK, TILE_BYTES};
-use super::topk::{Best, CHUNK, Heads};
-use super::{MULTIPROCESSORS, Maker};
+use crate::gpu::attention::split_kv_decode::MOST_ROWS;
+use crate::gpu::attention::warp_mma::{Item, LOG2_E, group, list, place};
+use crate::gpu::isa::{Emit, Float, Int, Ptr, Var, WARP};
+use crate::gpu::isa::{SHARED_SLACK, TILE_BYTES};
+use crate::gpu::paged_kv::physical_page;
+use crate::gpu::select::{Best, CHUNK, Heads};
+use crate::gpu::tile::pipeline::Ring;
+use crate::gpu::work_item::row_count;
+use crate::gpu::{MULTIPROCESSORS, Maker};
 
 /// Rows of a warp group.
 const ROWS: u64 = 64;
@@ -80,7 +80,7 @@ pub fn prefill<'c>(k: &mut Maker<'c, '_>, shape: AttnShape, sink: bool, select: 
     let mut f = Flash { spec, shape, cache, sink, select, tables, blocks, stages: 0 };
     f.stages = ((SHARED - f.query_bytes()) / f.stage_bytes()).clamp(2, 6);
     let shared = f.query_bytes() + f.stages * f.stage_bytes() + SHARED_SLACK;
-    let when = super::dense::when(spec, MOST_ROWS + 1, spec.max_rows);
+    let when = crate::gpu::gemm::small_m::when(spec, MOST_ROWS + 1, spec.max_rows);
     let grid = [Extent::fixed(MULTIPROCESSORS), Extent::fixed(1)];
     k.launch_with("_prefill", grid, CONSUMERS + WARP, when, shared, |e| f.body(e));
 }

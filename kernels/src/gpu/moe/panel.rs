@@ -3,11 +3,12 @@
 use hyc_plan::PANEL;
 use hyc_plan::{Extent, Layout};
 
-use super::emit::{Emit, Float, Int, LANES, WARP};
-use super::product::{self, Input, Place, THREADS};
-use super::rows::chosen;
-use super::topk::argmax;
-use super::{Maker, NO_PRODUCT, experts};
+use super::grouped_gemm;
+use crate::gpu::gemm::panel::{self, Input, Place, THREADS};
+use crate::gpu::isa::{Emit, Float, Int, LANES, WARP};
+use crate::gpu::select::argmax;
+use crate::gpu::work_item::chosen;
+use crate::gpu::{Maker, NO_PRODUCT};
 
 /// `Router`. Block: one warp, one row.
 pub fn router(k: &mut Maker<'_, '_>, experts: u64, active: u64) {
@@ -71,14 +72,14 @@ impl Panels {
         let elem = e.elem(self.name);
         let panel = e.add(e.mul_const(e.wide(expert), self.count), e.wide(panel));
         let at = e.at_elem(elem, e.operand(self.name), e.mul_const(panel, input.inn * PANEL));
-        product::panel(e, elem, at, input)
+        panel::panel(e, elem, at, input)
     }
 }
 
 /// `ExpertsUp`. Block: one panel of one (row, chosen expert).
 pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
     let count = match k.layout("gate") {
-        Layout::Tiles { count, .. } => return experts::up(k, count, inn, ffn, active),
+        Layout::Tiles { count, .. } => return grouped_gemm::up(k, count, inn, ffn, active),
         layout @ Layout::Panels { .. } => layout.panels(),
         Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
     };
@@ -102,7 +103,7 @@ pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
 /// `ExpertsDown`. Block: one panel of one row, over its experts in order.
 pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
     let count = match k.layout("down") {
-        Layout::Tiles { count, .. } => return experts::down(k, count, active, ffn, out),
+        Layout::Tiles { count, .. } => return grouped_gemm::down(k, count, active, ffn, out),
         layout @ Layout::Panels { .. } => layout.panels(),
         Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
     };

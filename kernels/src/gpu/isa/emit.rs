@@ -5,9 +5,6 @@
 //! and stays where intrinsics come and go. Mutable variables are stack slots, which LLVM's O3 turns into
 //! registers.
 
-mod math;
-mod memory;
-
 use std::rc::Rc;
 
 use hyc_plan::{CacheSpec, Elem};
@@ -32,7 +29,7 @@ pub type Ptr<'c> = PointerValue<'c>;
 
 /// Global and shared memory.
 const GLOBAL: u16 = 1;
-const SHARED: u16 = 3;
+pub(super) const SHARED: u16 = 3;
 /// The calling convention of a function that the host launches.
 const KERNEL: u32 = 71;
 /// All lanes of a warp.
@@ -41,37 +38,23 @@ pub const WARP: u64 = 32;
 /// A mutable variable.
 #[derive(Clone, Copy)]
 pub struct Var<'c> {
-    slot: Ptr<'c>,
-    ty: BasicTypeEnum<'c>,
+    pub(super) slot: Ptr<'c>,
+    pub(super) ty: BasicTypeEnum<'c>,
 }
 
 /// One function being built.
 pub struct Emit<'c> {
-    context: &'c Context,
-    module: &'c Module<'c>,
-    b: Builder<'c>,
-    f: FunctionValue<'c>,
+    pub(super) context: &'c Context,
+    pub(super) module: &'c Module<'c>,
+    pub(super) b: Builder<'c>,
+    pub(super) f: FunctionValue<'c>,
     named: Rc<Operands>,
     shared: std::cell::Cell<u32>,
 }
 
 /// The builder fails only where it stands nowhere, which [`Emit::new`] rules out.
-fn ok<T>(result: Result<T, BuilderError>) -> T {
+pub(super) fn ok<T>(result: Result<T, BuilderError>) -> T {
     result.unwrap_or_else(|e| unreachable!("the builder has a place: {e}"))
-}
-
-/// Makes a function that knows nothing of launches beside it wait for them first.
-/// `None` where there is no such function.
-pub fn wait_at_entry<'c>(context: &'c Context, module: &Module<'c>, name: &str) -> Option<()> {
-    let first = module.get_function(name)?.get_first_basic_block()?.get_first_instruction()?;
-    let b = context.create_builder();
-    b.position_before(&first);
-    let ty = context.void_type().fn_type(&[], false);
-    for text in ["griddepcontrol.launch_dependents;", "griddepcontrol.wait;"] {
-        let asm = context.create_inline_asm(ty, text.into(), "~{memory}".into(), true, false, None, false);
-        ok(b.build_indirect_call(ty, asm, &[], ""));
-    }
-    Some(())
 }
 
 impl<'c> Emit<'c> {
@@ -194,7 +177,7 @@ impl<'c> Emit<'c> {
     }
 
     /// Inline PTX; with `effects` it is neither moved nor dropped.
-    pub(super) fn asm(
+    pub fn asm(
         &self,
         ty: FunctionType<'c>,
         text: &str,
@@ -213,6 +196,15 @@ impl<'c> Emit<'c> {
         call.try_as_basic_value().basic().unwrap_or_else(nothing)
     }
 
+    /// Inline PTX without a result.
+    pub(super) fn effect(&self, text: &str, constraints: &str, args: &[Int<'c>]) {
+        let params: Vec<_> = args.iter().map(|arg| arg.get_type().into()).collect();
+        let ty = self.void().fn_type(&params, false);
+        let list: Vec<_> = args.iter().map(|arg| (*arg).into()).collect();
+        let comma = if constraints.is_empty() { "" } else { "," };
+        self.asm(ty, text, &format!("{constraints}{comma}~{{memory}}"), true, &list);
+    }
+
     /// Thread of the block.
     pub fn thread(&self) -> Int<'c> {
         self.special("tid.x")
@@ -226,18 +218,6 @@ impl<'c> Emit<'c> {
     /// Block in y.
     pub fn block_y(&self) -> Int<'c> {
         self.special("ctaid.y")
-    }
-
-    /// Waits for all threads of the block; what they wrote is seen.
-    pub fn barrier(&self) {
-        let ty = self.context.void_type().fn_type(&[], false);
-        self.asm(ty, "bar.sync 0;", "~{memory}", true, &[]);
-    }
-
-    /// Waits for all lanes of the warp; what they wrote is seen.
-    pub fn warp_barrier(&self) {
-        let ty = self.context.void_type().fn_type(&[], false);
-        self.asm(ty, "bar.warp.sync -1;", "~{memory}", true, &[]);
     }
 
     // Integers.
@@ -368,131 +348,35 @@ impl<'c> Emit<'c> {
         ok(self.b.build_right_shift(a, a.get_type().const_int(n, false), true, ""))
     }
 
-    // Control.
-
-    /// `for i in (begin..end).step_by(step) { body }`, of i32.
-    pub fn each(&self, begin: Int<'c>, end: Int<'c>, step: u64, body: impl FnOnce(&Self, Int<'c>)) {
-        self.advance(self.var(begin.into()), end, step, body);
-    }
-
-    /// `while *i < end { body(*i); *i += step }`, of i32.
-    pub fn advance(&self, i: Var<'c>, end: Int<'c>, step: u64, body: impl FnOnce(&Self, Int<'c>)) {
-        let (head, inside, after) = (self.block(), self.block(), self.block());
-        ok(self.b.build_unconditional_branch(head));
-        self.b.position_at_end(head);
-        let now = self.get(i).into_int_value();
-        ok(self.b.build_conditional_branch(self.lt(now, end), inside, after));
-        self.b.position_at_end(inside);
-        body(self, now);
-        self.set(i, self.add_const(now, step as i64).into());
-        ok(self.b.build_unconditional_branch(head));
-        self.b.position_at_end(after);
-    }
-
-    /// `if condition { then } else { other }`.
-    pub fn either(&self, condition: Int<'c>, then: impl FnOnce(&Self), other: impl FnOnce(&Self)) {
-        let (yes, no, after) = (self.block(), self.block(), self.block());
-        ok(self.b.build_conditional_branch(condition, yes, no));
-        self.b.position_at_end(yes);
-        then(self);
-        ok(self.b.build_unconditional_branch(after));
-        self.b.position_at_end(no);
-        other(self);
-        ok(self.b.build_unconditional_branch(after));
-        self.b.position_at_end(after);
-    }
-
-    /// `if condition { then }`.
-    pub fn when(&self, condition: Int<'c>, then: impl FnOnce(&Self)) {
-        let (inside, after) = (self.block(), self.block());
-        ok(self.b.build_conditional_branch(condition, inside, after));
-        self.b.position_at_end(inside);
-        then(self);
-        ok(self.b.build_unconditional_branch(after));
-        self.b.position_at_end(after);
-    }
-
-    fn block(&self) -> inkwell::basic_block::BasicBlock<'c> {
-        self.context.append_basic_block(self.f, "")
-    }
-
-    /// A variable with a first value. Its slot is made in the entry block, as LLVM wants it.
-    pub fn var(&self, first: BasicValueEnum<'c>) -> Var<'c> {
-        let entry = self.f.get_first_basic_block().unwrap_or_else(|| unreachable!("`new` has made it"));
-        let builder = self.context.create_builder();
-        match entry.get_first_instruction() {
-            Some(instruction) => builder.position_before(&instruction),
-            None => builder.position_at_end(entry),
-        }
-        let ty = first.get_type();
-        let var = Var { slot: ok(builder.build_alloca(ty, "")), ty };
-        self.set(var, first);
-        var
-    }
-
-    /// An f32 variable.
-    pub fn float_var(&self, first: f32) -> Var<'c> {
-        self.var(self.float(first).into())
-    }
-
-    /// Reads a variable.
-    pub fn get(&self, var: Var<'c>) -> BasicValueEnum<'c> {
-        ok(self.b.build_load(var.ty, var.slot, ""))
-    }
-
-    /// Reads an f32 variable.
-    pub fn get_float(&self, var: Var<'c>) -> Float<'c> {
-        self.get(var).into_float_value()
-    }
-
-    /// Writes a variable.
-    pub fn set(&self, var: Var<'c>, value: BasicValueEnum<'c>) {
-        ok(self.b.build_store(var.slot, value));
-    }
-
-    /// `loop { if body() { break } }`
-    pub(super) fn repeat(&self, body: impl FnOnce(&Self) -> Int<'c>) {
-        let (inside, after) = (self.block(), self.block());
-        ok(self.b.build_unconditional_branch(inside));
-        self.b.position_at_end(inside);
-        let done = body(self);
-        ok(self.b.build_conditional_branch(done, after, inside));
-        self.b.position_at_end(after);
-    }
-
     // Types and raw values, for the files beside this one.
 
-    pub(super) fn i32(&self) -> IntType<'c> {
+    pub fn i32(&self) -> IntType<'c> {
         self.context.i32_type()
     }
 
-    pub(super) fn i64(&self) -> IntType<'c> {
+    pub fn i64(&self) -> IntType<'c> {
         self.context.i64_type()
     }
 
-    pub(super) fn f32(&self) -> FloatType<'c> {
+    pub fn f32(&self) -> FloatType<'c> {
         self.context.f32_type()
     }
 
-    pub(super) fn void(&self) -> VoidType<'c> {
+    pub fn void(&self) -> VoidType<'c> {
         self.context.void_type()
     }
 
-    pub(super) fn structure(&self, fields: &[BasicTypeEnum<'c>]) -> StructType<'c> {
+    pub fn structure(&self, fields: &[BasicTypeEnum<'c>]) -> StructType<'c> {
         self.context.struct_type(fields, false)
     }
 
     /// The first `count` fields of a struct.
-    pub(super) fn fields(
-        &self,
-        of: BasicValueEnum<'c>,
-        count: usize,
-    ) -> impl Iterator<Item = BasicValueEnum<'c>> {
+    pub fn fields(&self, of: BasicValueEnum<'c>, count: usize) -> impl Iterator<Item = BasicValueEnum<'c>> {
         let of = of.into_struct_value();
         (0..count as u32).map(move |i| ok(self.b.build_extract_value(of, i, "")))
     }
 
-    pub(super) fn pointer_int(&self, p: Ptr<'c>, ty: IntType<'c>) -> Int<'c> {
+    pub fn pointer_int(&self, p: Ptr<'c>, ty: IntType<'c>) -> Int<'c> {
         ok(self.b.build_ptr_to_int(p, ty, ""))
     }
 }

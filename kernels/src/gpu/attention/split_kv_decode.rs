@@ -9,11 +9,11 @@
 
 use hyc_plan::{AttnShape, Extent, SelectShape};
 
-use super::Maker;
-use super::attend::{Item, Reader, group, list, place, splits};
-use super::emit::{Emit, Float, Int, LANES, Ptr, WARP};
-use super::tensor::SHARED_SLACK;
-use super::topk::{Best, CHUNK, Heads};
+use crate::gpu::Maker;
+use crate::gpu::attention::warp_mma::{Item, Reader, group, list, place, splits};
+use crate::gpu::isa::SHARED_SLACK;
+use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, WARP};
+use crate::gpu::select::{Best, CHUNK, Heads};
 
 /// Rows of a step that is a decode.
 pub const MOST_ROWS: u64 = 64;
@@ -75,7 +75,7 @@ pub fn decode<'c>(k: &mut Maker<'c, '_>, shape: AttnShape, sink: bool, select: O
     if select.is_some() {
         plan.tables = k.scratch(4 * items * group(shape) * blocks);
     }
-    let when = super::dense::when(spec, 1, most);
+    let when = crate::gpu::gemm::small_m::when(spec, 1, most);
     let grid = [k.rows(shape.kv_heads * splits, 1), Extent::fixed(1)];
     let shared = plan.reader.merge_bytes() + SHARED_SLACK;
     k.launch_early("_split", grid, WARPS * WARP, when, shared, |e| split(e, &plan, select.is_some()));

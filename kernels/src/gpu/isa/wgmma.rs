@@ -1,74 +1,11 @@
-//! What tensor cores take and give: fragments of `mma.sync`, descriptors and products of `wgmma`.
-//!
-//! Lane l of a warp is written (g, t) = (l / 4, l % 4). An accumulator tile of 16 x 8 gives a lane the
-//! elements (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1): PTX ISA 9.7.14.5.8. `wgmma` repeats that for
-//! the four warps of a group (rows 16w ..) and along the columns (8j ..): 9.7.15.5.
+//! Products of a warp group: `wgmma`, its descriptors, and the alignment of shared memory that they want.
 
 use inkwell::types::BasicMetadataTypeEnum;
-use inkwell::values::{BasicMetadataValueEnum, BasicValueEnum};
+use inkwell::values::BasicMetadataValueEnum;
 
-use super::emit::{Emit, Float, Int, Ptr, Var};
-
-/// Bytes of 64 x 64 bf16.
-pub const TILE_BYTES: u64 = 8192;
-
-/// A 16-byte piece of a row: eight bf16, two a word.
-pub type Chunk<'c> = [Int<'c>; 4];
+use super::emit::{Emit, Int, Var};
 
 impl<'c> Emit<'c> {
-    /// `(g, t)` of this lane.
-    pub fn lane_pair(&self) -> (Int<'c>, Int<'c>) {
-        let lane = self.and(self.thread(), self.int(31));
-        self.div_rem(lane, 4)
-    }
-
-    /// Two f32 as bf16, `low` in the low half.
-    pub fn pack_bf16(&self, low: Float<'c>, high: Float<'c>) -> Int<'c> {
-        let (f32, i32) = (self.f32(), self.i32());
-        let ty = i32.fn_type(&[f32.into(), f32.into()], false);
-        let text = "cvt.rn.bf16x2.f32 $0, $1, $2;";
-        self.asm(ty, text, "=r,f,f", false, &[high.into(), low.into()]).into_int_value()
-    }
-
-    /// Eight f32 at `base[index ..]`, aligned to 16 bytes, as bf16.
-    pub fn load_as_chunk(&self, base: Ptr<'c>, index: Int<'c>) -> Chunk<'c> {
-        let values = [self.load4(base, index), self.load4(base, self.add_const(index, 4))].concat();
-        let value = |i: usize| self.widen(values[i]);
-        [0, 2, 4, 6].map(|i| self.pack_bf16(value(i), value(i + 1)))
-    }
-
-    /// Sixteen bytes of global memory at `base` + `at` bytes (i64) + `plus`, past the first cache: they are read once.
-    pub fn load_chunk(&self, base: Ptr<'c>, at: Int<'c>, plus: u64) -> Chunk<'c> {
-        let text = &format!("ld.global.L1::no_allocate.v4.b32 {{$0, $1, $2, $3}}, [$4+{plus}];");
-        let (i32, i64) = (self.i32(), self.i64());
-        let result = self.structure(&[i32.into(); 4]);
-        let ty = result.fn_type(&[i64.into()], false);
-        let address = self.add(self.address(base), at);
-        let found = self.asm(ty, text, "=r,=r,=r,=r,l", true, &[address.into()]);
-        self.fields(found, 4)
-            .map(BasicValueEnum::into_int_value)
-            .collect::<Vec<_>>()
-            .try_into()
-            .unwrap_or_else(|_| unreachable!("four results were asked for"))
-    }
-
-    /// `d += a b` of 16 x 16 by 16 x 8 in bf16 with f32 sums: `mma.sync.m16n8k16`. `a` holds rows (g, g + 8) of
-    /// the lane's first pair of columns, then of its second; `b` the column's two pairs.
-    pub fn mma(&self, d: &[Var<'c>], a: [Int<'c>; 4], b: [Int<'c>; 2]) {
-        let (f32, i32) = (self.f32(), self.i32());
-        let mut params: Vec<BasicMetadataTypeEnum<'c>> = vec![i32.into(); 6];
-        params.extend(vec![BasicMetadataTypeEnum::from(f32); 4]);
-        let ty = self.structure(&[f32.into(); 4]).fn_type(&params, false);
-        let text = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {$0, $1, $2, $3}, \
-                    {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};";
-        let mut args: Vec<BasicMetadataValueEnum<'c>> = a.iter().chain(&b).map(|x| (*x).into()).collect();
-        args.extend(d.iter().map(|d| BasicMetadataValueEnum::from(self.get_float(*d))));
-        let sums = self.asm(ty, text, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", false, &args);
-        for (d, sum) in d.iter().zip(self.fields(sums, 4)) {
-            self.set(*d, sum);
-        }
-    }
-
     /// The descriptor of a matrix operand in shared memory at byte address `at` (i32): rows of 128 swizzled bytes,
     /// eight rows a KiB (PTX ISA 9.7.15.5.1.2.2).
     pub fn descriptor(&self, at: Int<'c>) -> Int<'c> {
@@ -150,44 +87,7 @@ impl<'c> Emit<'c> {
             self.set(*d, sum);
         }
     }
-
-    /// The largest of an unsigned int over the warp: `redux.sync`.
-    pub fn warp_max_unsigned(&self, x: Int<'c>) -> Int<'c> {
-        self.int_asm("redux.sync.max.u32 $0, $1, 0xffffffff;", x)
-    }
-
-    /// The smallest.
-    pub fn warp_min_unsigned(&self, x: Int<'c>) -> Int<'c> {
-        self.int_asm("redux.sync.min.u32 $0, $1, 0xffffffff;", x)
-    }
-
-    fn int_asm(&self, text: &str, x: Int<'c>) -> Int<'c> {
-        let ty = self.i32().fn_type(&[self.i32().into()], false);
-        self.asm(ty, text, "=r,r", true, &[x.into()]).into_int_value()
-    }
-
-    /// The address of global memory as an i64.
-    pub fn address(&self, p: Ptr<'c>) -> Int<'c> {
-        self.pointer_int(p, self.i64())
-    }
-
-    /// The byte address of shared memory as an i32.
-    pub fn shared_address(&self, p: Ptr<'c>) -> Int<'c> {
-        self.pointer_int(p, self.i32())
-    }
-
-    /// Shared memory of the launch's own size, aligned to 1024 bytes: a launch asks for [`SHARED_SLACK`] more than
-    /// it uses.
-    pub fn dynamic_shared(&self) -> Ptr<'c> {
-        let base = self.external_shared("hyc_dynamic_shared");
-        let at = self.shared_address(base);
-        let skip = self.and(self.sub(self.int(0), at), self.int(1023));
-        self.byte_offset(base, skip)
-    }
 }
-
-/// What the alignment of dynamic shared memory may cost.
-pub const SHARED_SLACK: u64 = 1024;
 
 /// The PTX of a started product into `sums` registers, of both operands in shared memory; its block is left open. The
 /// descriptors are the two operands behind the sums.

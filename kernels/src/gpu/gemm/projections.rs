@@ -3,7 +3,7 @@
 use hyc_plan::PANEL;
 use hyc_plan::{AttnShape, RopeSpec};
 
-use super::emit::{Emit, Ptr};
+use crate::gpu::isa::{Emit, Ptr};
 
 /// The op's attributes.
 pub struct Qkv {

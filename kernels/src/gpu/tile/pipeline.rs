@@ -8,7 +8,7 @@
 //! ```
 //! A stage's barrier has a phase bit that flips each time it completes; both sides count rounds through the ring.
 
-use super::emit::{Emit, Int, Ptr, Var};
+use crate::gpu::isa::{Emit, Int, Ptr, Var};
 
 /// A ring of stages in shared memory.
 pub struct Ring<'c> {
@@ -185,78 +185,5 @@ impl<'c> WarpRing<'c> {
             e.set(self.phase, e.pick(wrap, e.sub(e.int(1), phase), phase).into());
             e.set(self.stage, e.pick(wrap, e.int(0), next).into());
         });
-    }
-}
-
-impl<'c> Emit<'c> {
-    fn barrier_init(&self, barrier: Int<'c>, count: u64) {
-        self.effect("mbarrier.init.shared::cta.b64 [$0], $1;", "r,r", &[barrier, self.int(count)]);
-    }
-
-    fn barrier_init_fence(&self) {
-        self.effect("fence.mbarrier_init.release.cluster;", "", &[]);
-    }
-
-    fn barrier_expect(&self, barrier: Int<'c>, bytes: u64) {
-        let text = "mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;";
-        self.effect(text, "r,r", &[barrier, self.int(bytes)]);
-    }
-
-    fn barrier_arrive(&self, barrier: Int<'c>) {
-        self.effect("mbarrier.arrive.shared::cta.b64 _, [$0];", "r", &[barrier]);
-    }
-
-    /// Waits until the barrier has completed the phase of this parity.
-    fn barrier_wait(&self, barrier: Int<'c>, parity: Int<'c>) {
-        self.repeat(|e| {
-            let ty = e.i32().fn_type(&[e.i32().into(), e.i32().into()], false);
-            let text = "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [$1], $2; \
-                        selp.b32 $0, 1, 0, p; }";
-            let args = [barrier.into(), parity.into()];
-            let done = e.asm(ty, text, "=r,r,r,~{memory}", true, &args).into_int_value();
-            e.eq(done, e.int(1))
-        });
-    }
-
-    /// Starts a copy of `bytes` contiguous bytes of global memory to shared memory at `to`, counted by `barrier`.
-    /// Addresses and size are multiples of 16.
-    pub fn bulk_copy(&self, to: Int<'c>, from: Ptr<'c>, bytes: u64, barrier: Int<'c>) {
-        let text = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1], $2, [$3];";
-        self.effect(text, "r,l,r,r", &[to, self.address(from), self.int(bytes), barrier]);
-    }
-
-    /// Makes what this thread stored to shared memory visible to the copy engine and to `wgmma`.
-    pub fn async_fence(&self) {
-        self.effect("fence.proxy.async.shared::cta;", "", &[]);
-    }
-
-    /// Waits for `threads` threads at barrier `id` (1 to 15).
-    pub fn named_barrier(&self, id: Int<'c>, threads: u64) {
-        self.effect("bar.sync $0, $1;", "r,r", &[id, self.int(threads)]);
-    }
-
-    /// Keeps the bits of `mask` in a word of shared memory.
-    pub fn mask_shared(&self, at: Int<'c>, mask: Int<'c>) {
-        let text = "{ .reg .b32 x; ld.shared.b32 x, [$0]; and.b32 x, x, $1; st.shared.b32 [$0], x; }";
-        self.effect(text, "r,r", &[at, mask]);
-    }
-
-    /// Lets the next launch start, as far as it does not wait for this one.
-    pub fn let_dependents_start(&self) {
-        self.effect("griddepcontrol.launch_dependents;", "", &[]);
-    }
-
-    /// Waits until the launches before this one are through and what they wrote is seen.
-    pub fn wait_for_inputs(&self) {
-        self.effect("griddepcontrol.wait;", "", &[]);
-    }
-
-    /// Inline PTX without a result.
-    fn effect(&self, text: &str, constraints: &str, args: &[Int<'c>]) {
-        let params: Vec<_> = args.iter().map(|arg| arg.get_type().into()).collect();
-        let ty = self.void().fn_type(&params, false);
-        let list: Vec<_> = args.iter().map(|arg| (*arg).into()).collect();
-        let comma = if constraints.is_empty() { "" } else { "," };
-        self.asm(ty, text, &format!("{constraints}{comma}~{{memory}}"), true, &list);
     }
 }

@@ -5,7 +5,8 @@ use inkwell::AddressSpace;
 use inkwell::types::BasicTypeEnum;
 use inkwell::values::{BasicValue, BasicValueEnum};
 
-use super::{Emit, Float, Int, Ptr, SHARED, ok};
+use super::emit::{Emit, Float, Int, Ptr, SHARED, ok};
+use super::mma::Chunk;
 
 impl<'c> Emit<'c> {
     // Memory.
@@ -55,7 +56,7 @@ impl<'c> Emit<'c> {
     }
 
     /// The module's one array of shared memory whose size a launch gives.
-    pub(in super::super) fn external_shared(&self, name: &str) -> Ptr<'c> {
+    pub(super) fn external_shared(&self, name: &str) -> Ptr<'c> {
         let global = self.module.get_global(name).unwrap_or_else(|| {
             let ty = self.context.i8_type().array_type(0);
             let global = self.module.add_global(ty, Some(AddressSpace::from(SHARED)), name);
@@ -154,7 +155,57 @@ impl<'c> Emit<'c> {
             self.widen(bits)
         })
     }
+
+    /// Eight f32 at `base[index ..]`, aligned to 16 bytes, as bf16.
+    pub fn load_as_chunk(&self, base: Ptr<'c>, index: Int<'c>) -> Chunk<'c> {
+        let values = [self.load4(base, index), self.load4(base, self.add_const(index, 4))].concat();
+        let value = |i: usize| self.widen(values[i]);
+        [0, 2, 4, 6].map(|i| self.pack_bf16(value(i), value(i + 1)))
+    }
+
+    /// Sixteen bytes of global memory at `base` + `at` bytes (i64) + `plus`, past the first cache: they are read once.
+    pub fn load_chunk(&self, base: Ptr<'c>, at: Int<'c>, plus: u64) -> Chunk<'c> {
+        let text = &format!("ld.global.L1::no_allocate.v4.b32 {{$0, $1, $2, $3}}, [$4+{plus}];");
+        let (i32, i64) = (self.i32(), self.i64());
+        let result = self.structure(&[i32.into(); 4]);
+        let ty = result.fn_type(&[i64.into()], false);
+        let address = self.add(self.address(base), at);
+        let found = self.asm(ty, text, "=r,=r,=r,=r,l", true, &[address.into()]);
+        self.fields(found, 4)
+            .map(BasicValueEnum::into_int_value)
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap_or_else(|_| unreachable!("four results were asked for"))
+    }
+
+    /// The address of global memory as an i64.
+    pub fn address(&self, p: Ptr<'c>) -> Int<'c> {
+        self.pointer_int(p, self.i64())
+    }
+
+    /// The byte address of shared memory as an i32.
+    pub fn shared_address(&self, p: Ptr<'c>) -> Int<'c> {
+        self.pointer_int(p, self.i32())
+    }
+
+    /// Shared memory of the launch's own size, aligned to 1024 bytes: a launch asks for [`SHARED_SLACK`] more than
+    /// it uses.
+    pub fn dynamic_shared(&self) -> Ptr<'c> {
+        let base = self.external_shared("hyc_dynamic_shared");
+        let at = self.shared_address(base);
+        let skip = self.and(self.sub(self.int(0), at), self.int(1023));
+        self.byte_offset(base, skip)
+    }
+
+    /// Keeps the bits of `mask` in a word of shared memory.
+    pub fn mask_shared(&self, at: Int<'c>, mask: Int<'c>) {
+        let text = "{ .reg .b32 x; ld.shared.b32 x, [$0]; and.b32 x, x, $1; st.shared.b32 [$0], x; }";
+        self.effect(text, "r,r", &[at, mask]);
+    }
 }
+
+/// What the alignment of dynamic shared memory may cost.
+pub const SHARED_SLACK: u64 = 1024;
 
 /// Whether an element is a word that is read as an f32, and not a bf16. Weights and caches of i32 are refused.
 fn is_word(elem: Elem) -> bool {

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use hyc_plan::abi::StepContext;
 use hyc_plan::{KernelSpec, Rows};
 
-use super::emit::{Emit, Int};
+use crate::gpu::isa::{Emit, Int};
 
 /// The step's rows.
 pub fn row_count<'c>(e: &Emit<'c>, spec: &KernelSpec) -> Int<'c> {

@@ -17,9 +17,9 @@ use std::mem::offset_of;
 use hyc_plan::abi::StepContext;
 use hyc_plan::{AttnShape, CacheSpec, KernelSpec, Kind, KvOrder, OperandSpec, SelectShape, StepOp};
 
-use super::emit::{Emit, Float, Int, Ptr, Var, WARP};
-use super::paged_kv::physical_page;
-use super::tensor::{Chunk, TILE_BYTES};
+use crate::gpu::isa::{Chunk, TILE_BYTES};
+use crate::gpu::isa::{Emit, Float, Int, Ptr, Var, WARP};
+use crate::gpu::paged_kv::physical_page;
 
 /// Heads of a group that one fragment takes.
 pub const HEADS: u64 = 16;

@@ -5,11 +5,11 @@
 use hyc_plan::PANEL;
 use hyc_plan::{Elem, Epilogue, Extent, KernelSpec, Layout};
 
-use super::dense::{self, Matrix};
-use super::emit::{Emit, Float, Int, Ptr};
-use super::product::{self, Input, Place, THREADS};
-use super::rows::row_count;
-use super::{Maker, NO_PRODUCT};
+use crate::gpu::gemm::panel::{self, Input, Place, THREADS};
+use crate::gpu::gemm::small_m::{self, Matrix};
+use crate::gpu::isa::{Emit, Float, Int, Ptr};
+use crate::gpu::work_item::row_count;
+use crate::gpu::{Maker, NO_PRODUCT};
 
 /// Rows of a tile: eight sums of a row are eight registers of every thread.
 const TILE: u64 = 4;
@@ -26,7 +26,7 @@ pub fn input<'c>(e: &Emit<'c>, spec: &KernelSpec, inn: u64, norm: Option<f64>) -
     let first = e.mul_const(e.block_y(), tile(spec));
     let rows: Vec<Ptr<'c>> =
         (0..tile(spec)).map(|i| e.row("x", e.min(e.add_const(first, i as i64), last))).collect();
-    let norm = norm.map(|eps| (e.operand("norm"), product::inverse_rms(e, &rows, inn, eps)));
+    let norm = norm.map(|eps| (e.operand("norm"), panel::inverse_rms(e, &rows, inn, eps)));
     (Input { rows, norm, inn }, first)
 }
 
@@ -52,7 +52,7 @@ pub fn mine<'c>(e: &Emit<'c>, spec: &KernelSpec, first: Int<'c>, place: &Place<'
 fn tiled(k: &mut Maker<'_, '_>, inn: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
     let up = (epilogue == Epilogue::SwiGlu).then_some("up");
     let matrices = vec![Matrix { name: "weight", out, column: 0 }];
-    dense::product(k, inn, norm, matrices, up, None, &|e, row, column, value| {
+    small_m::product(k, inn, norm, matrices, up, None, &|e, row, column, value| {
         let value = match epilogue {
             Epilogue::Residual => {
                 e.fadd(value, e.load(e.operand("residual"), place(e, "residual", row, column)))
@@ -66,7 +66,7 @@ fn tiled(k: &mut Maker<'_, '_>, inn: u64, out: u64, norm: Option<f64>, epilogue:
 /// The products of the rows with one panel of a weight.
 fn panel_product<'c>(e: &Emit<'c>, name: &str, panel: Int<'c>, input: &Input<'c>) -> (Place<'c>, Float<'c>) {
     let elem = e.elem(name);
-    product::panel(e, elem, panel_at(e, elem, e.operand(name), panel, input.inn), input)
+    panel::panel(e, elem, panel_at(e, elem, e.operand(name), panel, input.inn), input)
 }
 
 /// Makes the kernel.

@@ -3,10 +3,10 @@
 
 use hyc_plan::{AttnShape, Extent, GateMode, SelectShape, When};
 
-use super::Maker;
-use super::attend::{Item, Pages, Reader, group, list, place};
-use super::emit::{Emit, Float, Int, WARP};
-use super::tensor::SHARED_SLACK;
+use crate::gpu::Maker;
+use crate::gpu::attention::warp_mma::{Item, Pages, Reader, group, list, place};
+use crate::gpu::isa::SHARED_SLACK;
+use crate::gpu::isa::{Emit, Float, Int, WARP};
 
 /// Rows of a step whose blocks have eight warps.
 const FEW: u64 = 32;
@@ -65,9 +65,9 @@ fn launches(k: &mut Maker<'_, '_>, shape: AttnShape, branches: &[Branch]) {
     // Few rows are few blocks: more warps share the pages of each.
     let most = spec.max_rows;
     let few = FEW.min(most);
-    query_launch(k, branches, shape, "_few", (8, grid), super::dense::when(spec, 1, few));
+    query_launch(k, branches, shape, "_few", (8, grid), crate::gpu::gemm::small_m::when(spec, 1, few));
     if most > FEW {
-        query_launch(k, branches, shape, "", (4, grid), super::dense::when(spec, FEW + 1, most));
+        query_launch(k, branches, shape, "", (4, grid), crate::gpu::gemm::small_m::when(spec, FEW + 1, most));
     }
 }
 

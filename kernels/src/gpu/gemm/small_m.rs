@@ -17,11 +17,11 @@
 use hyc_plan::TILE;
 use hyc_plan::{Extent, GridDim, KernelSpec, Rows, When};
 
-use super::Maker;
-use super::emit::{Emit, Float, Int, LANES, Ptr, Var};
-use super::pipe::{Fill, Ring, WarpRing};
-use super::rows::row_count;
-use super::tensor::{Chunk, SHARED_SLACK, TILE_BYTES};
+use crate::gpu::Maker;
+use crate::gpu::isa::{Chunk, SHARED_SLACK, TILE_BYTES};
+use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var};
+use crate::gpu::tile::pipeline::{Fill, Ring, WarpRing};
+use crate::gpu::work_item::row_count;
 
 /// Rows that the kernel for few takes at most; more go to the other.
 pub const FEW: u64 = 64;

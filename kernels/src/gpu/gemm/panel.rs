@@ -11,7 +11,7 @@
 use hyc_plan::Elem;
 use hyc_plan::PANEL;
 
-use super::emit::{Emit, Float, Int, Ptr};
+use crate::gpu::isa::{Emit, Float, Int, Ptr};
 
 /// Threads of a block that multiplies.
 pub const THREADS: u64 = 256;
@@ -59,7 +59,7 @@ pub fn block_sum_of_squares<'c>(e: &Emit<'c>, x: Ptr<'c>, width: u64, partial: P
         e.accumulate(sum, x, x);
     });
     let (warp, lane) = e.div_rem(e.thread(), 32);
-    let mine = e.warp_sum(e.get_float(sum), &super::emit::LANES);
+    let mine = e.warp_sum(e.get_float(sum), &crate::gpu::isa::LANES);
     e.when(e.eq(lane, e.int(0)), |e| e.store(partial, warp, mine.into()));
     e.barrier();
     (0..WARPS).fold(e.float(0.0), |sum, w| e.fadd(sum, e.load(partial, e.int(w))))

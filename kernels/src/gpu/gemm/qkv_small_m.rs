@@ -12,14 +12,14 @@ use std::mem::offset_of;
 use hyc_plan::Extent;
 use hyc_plan::abi::StepContext;
 
-use super::Maker;
-use super::dense::{
+use crate::gpu::Maker;
+use crate::gpu::gemm::projections::{Part, Qkv, angles};
+use crate::gpu::gemm::small_m::{
     Strip, THREADS, WARPS, k_tiles, packed_row, reduce, strip_ring, strip_shared, tile_row, when,
 };
-use super::emit::{Emit, Float, Int, Ptr};
-use super::paged_kv::{key_index, page_of, value_index};
-use super::projections::{Part, Qkv, angles};
-use super::rows::row_count;
+use crate::gpu::isa::{Emit, Float, Int, Ptr};
+use crate::gpu::paged_kv::{key_index, page_of, value_index};
+use crate::gpu::work_item::row_count;
 
 /// Whether the function takes the op.
 pub fn takes(c: &Qkv) -> bool {

@@ -10,11 +10,11 @@
 
 use hyc_plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, OperandSpec, SelectShape};
 
-use super::attend::{Item, group, list};
-use super::emit::{Emit, Float, Int, LANES, Ptr, Var, WARP};
-use super::paged_kv::{key_index, page_offset, value_index};
-use super::topk::{THREADS, WARPS};
-use super::{Maker, topk};
+use crate::gpu::attention::warp_mma::{Item, group, list};
+use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var, WARP};
+use crate::gpu::paged_kv::{key_index, page_offset, value_index};
+use crate::gpu::select::{THREADS, WARPS};
+use crate::gpu::{Maker, select};
 
 /// Query heads at a time: their sums stay in registers.
 const TILE: u64 = 4;
@@ -39,7 +39,7 @@ struct Branch<'c> {
     /// `[group][max_blocks]` that get each page's largest logit.
     block_max: Option<(Ptr<'c>, u64)>,
     /// What a selection compares heads by.
-    heads: Option<topk::Heads<'c>>,
+    heads: Option<select::Heads<'c>>,
 }
 
 /// What a block keeps in shared memory.
@@ -62,7 +62,7 @@ pub fn shared_bytes(spec: &KernelSpec, shape: AttnShape) -> u64 {
         OperandSpec::Tensor { .. } | OperandSpec::Weight(_) => None,
     });
     let floats = group(shape) * shape.qk_dim
-        + topk::Heads::floats(group(shape), group(shape), WARPS)
+        + select::Heads::floats(group(shape), group(shape), WARPS)
         + WARPS * TILE * (pages.max().unwrap_or(0) + shape.v_dim + 2)
         + 2 * WARPS;
     4 * floats
@@ -311,7 +311,7 @@ pub fn full(k: &mut Maker<'_, '_>, shape: AttnShape, sink: bool, select: Option<
     k.launch("", grid(k, shape), THREADS, |e| {
         let (item, shared) = begin(e, shape, cache.page);
         let table = e.at(e.at(e.scratch(), e.int(scratch)), e.mul_const(e.wide(e.block_x()), scores));
-        let heads = select.map(|_| topk::Heads::new(e, group(shape), group(shape), WARPS, sink));
+        let heads = select.map(|_| select::Heads::new(e, group(shape), group(shape), WARPS, sink));
         let branch = Branch {
             shape,
             cache,
@@ -327,7 +327,7 @@ pub fn full(k: &mut Maker<'_, '_>, shape: AttnShape, sink: bool, select: Option<
         });
         if let (Some(select), Some(heads)) = (select, heads) {
             let visible = e.add_const(e.div_rem(item.position, cache.page).0, 1);
-            let scores = topk::Scores { table, blocks, heads };
+            let scores = select::Scores { table, blocks, heads };
             scores.select(e, visible, select.blocks, list(e, item, select));
         }
     });

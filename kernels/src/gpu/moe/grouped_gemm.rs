@@ -12,15 +12,15 @@
 use hyc_plan::Extent;
 use hyc_plan::TILE;
 
-use super::dense::{
+use crate::gpu::gemm::small_m::{
     self, MANY_OUT, Packed, STAGES, Strip, THREADS, WARPS, k_tiles, packed_bytes, packed_row, reduce,
     strip_offset, strip_ring, strip_shared, when,
 };
-use super::emit::{Emit, Float, Int, Ptr, Var};
-use super::pipe::Ring;
-use super::rows::{chosen, row_count};
-use super::tensor::{SHARED_SLACK, TILE_BYTES};
-use super::{MULTIPROCESSORS, Maker};
+use crate::gpu::isa::{Emit, Float, Int, Ptr, Var};
+use crate::gpu::isa::{SHARED_SLACK, TILE_BYTES};
+use crate::gpu::tile::pipeline::Ring;
+use crate::gpu::work_item::{chosen, row_count};
+use crate::gpu::{MULTIPROCESSORS, Maker};
 
 /// Rows up to which every (row, choice) reads its expert for itself.
 const FEW: u64 = 16;
@@ -57,7 +57,7 @@ pub fn up(k: &mut Maker<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u64) 
     let rows_at = k.scratch(packed_bytes(few, inn));
     let rows =
         Packed { part: "_pack", grid: k.rows(1, 1), inn, norm: None, to: rows_at, when: when(spec, 1, few) };
-    dense::pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
+    small_m::pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
     k.launch_with("_few", grid, THREADS, when(spec, 1, few), strip_shared(2, 1), |e| {
         let ring = strip_ring(e, 2, 1);
@@ -132,7 +132,7 @@ pub fn down(k: &mut Maker<'_, '_>, experts: u64, active: u64, ffn: u64, out: u64
         to: rows_at,
         when: when(spec, 1, few),
     };
-    dense::pack(k, &rows, &|e, pair| {
+    small_m::pack(k, &rows, &|e, pair| {
         let (row, slot) = e.div_rem(pair, active);
         let at = e.add(e.mul_const(row, e.stride("h")), e.mul_const(slot, ffn));
         (e.at(e.operand("h"), e.wide(at)), pair)
@@ -274,7 +274,7 @@ fn gather<'c>(
         to,
         when: when(spec, FEW + 1, spec.max_rows),
     };
-    dense::pack(k, &rows, &|e, pair| {
+    small_m::pack(k, &rows, &|e, pair| {
         let (row, slot) = e.div_rem(pair, d.active);
         let place = e.load_int(e.at(e.scratch(), e.int(d.place)), pair);
         (e.at(e.operand(from), source(e, row, slot)), place)

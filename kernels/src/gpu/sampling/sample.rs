@@ -21,7 +21,7 @@ use hyc_plan::sample::{EXP2, FLOOR, SampleParams, Seen};
 use hyc_plan::sampling::MAX_PENALTY_WINDOW;
 use hyc_plan::{Extent, Launch};
 
-use super::{MULTIPROCESSORS, Maker};
+use crate::gpu::{MULTIPROCESSORS, Maker};
 
 /// Threads of a block: 32 warps, as many as one shuffle adds up.
 const THREADS: u64 = 1024;

@@ -1,0 +1,43 @@
+//! What tensor cores take and give: fragments of `mma.sync`.
+//!
+//! Lane l of a warp is written (g, t) = (l / 4, l % 4). An accumulator tile of 16 x 8 gives a lane the
+//! elements (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1): PTX ISA 9.7.14.5.8. `wgmma` repeats that for
+//! the four warps of a group (rows 16w ..) and along the columns (8j ..): 9.7.15.5.
+
+use inkwell::types::BasicMetadataTypeEnum;
+use inkwell::values::BasicMetadataValueEnum;
+
+use super::emit::{Emit, Float, Int, Var};
+
+/// Bytes of 64 x 64 bf16.
+pub const TILE_BYTES: u64 = 8192;
+
+/// A 16-byte piece of a row: eight bf16, two a word.
+pub type Chunk<'c> = [Int<'c>; 4];
+
+impl<'c> Emit<'c> {
+    /// Two f32 as bf16, `low` in the low half.
+    pub fn pack_bf16(&self, low: Float<'c>, high: Float<'c>) -> Int<'c> {
+        let (f32, i32) = (self.f32(), self.i32());
+        let ty = i32.fn_type(&[f32.into(), f32.into()], false);
+        let text = "cvt.rn.bf16x2.f32 $0, $1, $2;";
+        self.asm(ty, text, "=r,f,f", false, &[high.into(), low.into()]).into_int_value()
+    }
+
+    /// `d += a b` of 16 x 16 by 16 x 8 in bf16 with f32 sums: `mma.sync.m16n8k16`. `a` holds rows (g, g + 8) of
+    /// the lane's first pair of columns, then of its second; `b` the column's two pairs.
+    pub fn mma(&self, d: &[Var<'c>], a: [Int<'c>; 4], b: [Int<'c>; 2]) {
+        let (f32, i32) = (self.f32(), self.i32());
+        let mut params: Vec<BasicMetadataTypeEnum<'c>> = vec![i32.into(); 6];
+        params.extend(vec![BasicMetadataTypeEnum::from(f32); 4]);
+        let ty = self.structure(&[f32.into(); 4]).fn_type(&params, false);
+        let text = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {$0, $1, $2, $3}, \
+                    {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};";
+        let mut args: Vec<BasicMetadataValueEnum<'c>> = a.iter().chain(&b).map(|x| (*x).into()).collect();
+        args.extend(d.iter().map(|d| BasicMetadataValueEnum::from(self.get_float(*d))));
+        let sums = self.asm(ty, text, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", false, &args);
+        for (d, sum) in d.iter().zip(self.fields(sums, 4)) {
+            self.set(*d, sum);
+        }
+    }
+}

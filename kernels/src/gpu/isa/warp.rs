@@ -1,0 +1,52 @@
+//! What the lanes of a warp do together.
+
+use super::emit::{Emit, Float, Int, LANES};
+
+impl<'c> Emit<'c> {
+    /// `(g, t)` of this lane.
+    pub fn lane_pair(&self) -> (Int<'c>, Int<'c>) {
+        let lane = self.and(self.thread(), self.int(31));
+        self.div_rem(lane, 4)
+    }
+
+    /// The value of the lane whose number differs in the bits of `mask`.
+    pub fn shuffle(&self, x: Float<'c>, mask: u64) -> Float<'c> {
+        let (f32, i32) = (self.context.f32_type(), self.context.i32_type());
+        let ty = f32.fn_type(&[f32.into(), i32.into()], false);
+        let text = "shfl.sync.bfly.b32 $0, $1, $2, 31, -1;";
+        self.asm(ty, text, "=f,f,r", true, &[x.into(), self.int(mask).into()]).into_float_value()
+    }
+
+    /// The same of an int.
+    pub fn shuffle_int(&self, x: Int<'c>, mask: u64) -> Int<'c> {
+        let i32 = self.context.i32_type();
+        let ty = i32.fn_type(&[i32.into(), i32.into()], false);
+        let text = "shfl.sync.bfly.b32 $0, $1, $2, 31, -1;";
+        self.asm(ty, text, "=r,r,r", true, &[x.into(), self.int(mask).into()]).into_int_value()
+    }
+
+    /// Sum over the lanes that `masks` reach, in a fixed order; every lane has it.
+    pub fn warp_sum(&self, x: Float<'c>, masks: &[u64]) -> Float<'c> {
+        masks.iter().fold(x, |sum, mask| self.fadd(sum, self.shuffle(sum, *mask)))
+    }
+
+    /// Maximum over the warp.
+    pub fn warp_max(&self, x: Float<'c>) -> Float<'c> {
+        LANES.iter().fold(x, |most, mask| self.fmax(most, self.shuffle(most, *mask)))
+    }
+
+    /// The largest of an unsigned int over the warp: `redux.sync`.
+    pub fn warp_max_unsigned(&self, x: Int<'c>) -> Int<'c> {
+        self.int_asm("redux.sync.max.u32 $0, $1, 0xffffffff;", x)
+    }
+
+    /// The smallest.
+    pub fn warp_min_unsigned(&self, x: Int<'c>) -> Int<'c> {
+        self.int_asm("redux.sync.min.u32 $0, $1, 0xffffffff;", x)
+    }
+
+    fn int_asm(&self, text: &str, x: Int<'c>) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.i32().into()], false);
+        self.asm(ty, text, "=r,r", true, &[x.into()]).into_int_value()
+    }
+}

@@ -1,0 +1,4 @@
+//! Router and experts.
+
+mod grouped_gemm;
+pub mod panel;

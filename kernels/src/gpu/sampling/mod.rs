@@ -1,0 +1,5 @@
+//! From logits to tokens.
+
+mod sample;
+
+pub use sample::sample;
