@@ -1,11 +1,11 @@
-//! What a kernel asks of its step's rows.
+//! What a block works on: rows of the step, and items of them (a token's KV head) with their place in the results.
 
 use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::{KernelSpec, Rows};
+use hyc_plan::{AttnShape, KernelSpec, Rows, SelectShape};
 
-use crate::gpu::isa::{Emit, Int};
+use super::isa::{Emit, Int, Ptr};
 
 /// The step's rows.
 pub fn row_count<'c>(e: &Emit<'c>, spec: &KernelSpec) -> Int<'c> {
@@ -15,7 +15,45 @@ pub fn row_count<'c>(e: &Emit<'c>, spec: &KernelSpec) -> Int<'c> {
     })
 }
 
-/// The expert of a row's choice `slot`.
-pub fn chosen<'c>(e: &Emit<'c>, row: Int<'c>, slot: Int<'c>) -> Int<'c> {
-    e.load_int(e.operand("index"), e.add(e.mul_const(row, e.stride("index")), slot))
+/// Query heads of a KV head.
+pub fn group(shape: AttnShape) -> u64 {
+    shape.heads / shape.kv_heads
+}
+
+/// The (token, KV head) of a block.
+#[derive(Clone, Copy)]
+pub struct WorkItem<'c> {
+    pub row: Int<'c>,
+    pub kv_head: Int<'c>,
+    pub position: Int<'c>,
+    pub sequence: Int<'c>,
+}
+
+impl<'c> WorkItem<'c> {
+    /// WorkItem `index`, token-major.
+    pub fn new(e: &Emit<'c>, index: Int<'c>, kv_heads: u64) -> WorkItem<'c> {
+        let (row, kv_head) = e.div_rem(index, kv_heads);
+        let list = |offset| e.load_int(e.list(offset), row);
+        let position = list(offset_of!(StepContext, positions));
+        WorkItem { row, kv_head, position, sequence: list(offset_of!(StepContext, sequence)) }
+    }
+}
+
+/// Where (head of the group, element) of an item lies in the output.
+pub fn output_index<'c>(
+    e: &Emit<'c>,
+    shape: AttnShape,
+    item: WorkItem<'c>,
+    h: Int<'c>,
+    element: Int<'c>,
+) -> Int<'c> {
+    let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
+    let row = e.wide(e.mul_const(item.row, e.stride("out")));
+    e.add(row, e.wide(e.add(e.mul_const(head, shape.v_dim), element)))
+}
+
+/// The item's list in the selection.
+pub fn selected_blocks<'c>(e: &Emit<'c>, item: WorkItem<'c>, select: SelectShape) -> Ptr<'c> {
+    let index = e.add(e.mul_const(item.row, e.stride("sel")), e.mul_const(item.kv_head, select.blocks));
+    e.at(e.operand("sel"), index)
 }

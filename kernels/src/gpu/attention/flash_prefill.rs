@@ -19,14 +19,15 @@ use hyc_plan::abi::StepContext;
 use hyc_plan::{AttnShape, CacheSpec, Extent, KernelSpec, SelectShape};
 
 use crate::gpu::attention::split_kv_decode::MOST_ROWS;
-use crate::gpu::attention::warp_mma::{Item, LOG2_E, group, list, place};
+use crate::gpu::attention::warp_mma::LOG2_E;
+use crate::gpu::function::{Function, Kernel, MULTIPROCESSORS, when};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, Var, WARP};
 use crate::gpu::isa::{SHARED_SLACK, TILE_BYTES};
 use crate::gpu::paged_kv::physical_page;
 use crate::gpu::select::{Best, CHUNK, Heads};
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::work_item::row_count;
-use crate::gpu::{MULTIPROCESSORS, Maker};
+use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
 
 /// Rows of a warp group.
 const ROWS: u64 = 64;
@@ -69,7 +70,7 @@ struct State<'c> {
 }
 
 /// Adds the function for steps of more than [`MOST_ROWS`] rows.
-pub fn prefill<'c>(k: &mut Maker<'c, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
+pub fn prefill<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
     let spec = k.spec;
     if spec.max_rows <= MOST_ROWS {
         return;
@@ -80,9 +81,11 @@ pub fn prefill<'c>(k: &mut Maker<'c, '_>, shape: AttnShape, sink: bool, select: 
     let mut f = Flash { spec, shape, cache, sink, select, tables, blocks, stages: 0 };
     f.stages = ((SHARED - f.query_bytes()) / f.stage_bytes()).clamp(2, 6);
     let shared = f.query_bytes() + f.stages * f.stage_bytes() + SHARED_SLACK;
-    let when = crate::gpu::gemm::small_m::when(spec, MOST_ROWS + 1, spec.max_rows);
+    let when = when(spec, MOST_ROWS + 1, spec.max_rows);
     let grid = [Extent::fixed(MULTIPROCESSORS), Extent::fixed(1)];
-    k.launch_with("_prefill", grid, CONSUMERS + WARP, when, shared, |e| f.body(e));
+    k.function(Function::new("_prefill", grid, CONSUMERS + WARP).when(when).shared_bytes(shared), |e| {
+        f.body(e)
+    });
 }
 
 impl Flash<'_> {
@@ -424,10 +427,10 @@ impl Flash<'_> {
             }
             let factor = e.fdiv(shrink, sum);
             e.when(inside, |e| {
-                let item = Item { row: token, kv_head, position: token, sequence: token };
+                let item = WorkItem { row: token, kv_head, position: token, sequence: token };
                 for m in 0..self.shape.v_dim as usize / 8 {
                     let element = e.add_const(e.mul_const(t, 2), 8 * m as i64);
-                    let at = place(e, self.shape, item, head, element);
+                    let at = output_index(e, self.shape, item, head, element);
                     let words =
                         [0, 1].map(|i| e.bits(e.fmul(e.get_float(state.acc[4 * m + 2 * half + i]), factor)));
                     e.store_words(e.operand("out"), at, &words);
@@ -469,8 +472,8 @@ impl Flash<'_> {
                 e.each(e.int(0), visible, CHUNK, |e, begin| {
                     best.take(e, (begin, visible), select.blocks, &score);
                 });
-                let item = Item { row: token, kv_head, position, sequence: position };
-                best.write(e, select.blocks, list(e, item, select));
+                let item = WorkItem { row: token, kv_head, position, sequence: position };
+                best.write(e, select.blocks, selected_blocks(e, item, select));
             });
         });
     }

@@ -10,11 +10,12 @@
 
 use hyc_plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, OperandSpec, SelectShape};
 
-use crate::gpu::attention::warp_mma::{Item, group, list};
+use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var, WARP};
 use crate::gpu::paged_kv::{key_index, page_offset, value_index};
+use crate::gpu::select;
 use crate::gpu::select::{THREADS, WARPS};
-use crate::gpu::{Maker, select};
+use crate::gpu::work_item::{WorkItem, group, selected_blocks};
 
 /// Query heads at a time: their sums stay in registers.
 const TILE: u64 = 4;
@@ -69,8 +70,8 @@ pub fn shared_bytes(spec: &KernelSpec, shape: AttnShape) -> u64 {
 }
 
 /// The block's item, with the group's queries in shared memory.
-fn begin<'c>(e: &Emit<'c>, shape: AttnShape, page: u64) -> (Item<'c>, Shared<'c>) {
-    let item = Item::new(e, e.block_x(), shape.kv_heads);
+fn begin<'c>(e: &Emit<'c>, shape: AttnShape, page: u64) -> (WorkItem<'c>, Shared<'c>) {
+    let item = WorkItem::new(e, e.block_x(), shape.kv_heads);
     let shared = Shared {
         q: e.shared(group(shape) * shape.qk_dim),
         p: e.shared(WARPS * TILE * page),
@@ -100,7 +101,7 @@ impl<'c> Branch<'c> {
     fn run(
         &self,
         e: &Emit<'c>,
-        item: Item<'c>,
+        item: WorkItem<'c>,
         s: &Shared<'c>,
         out: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>),
     ) {
@@ -117,7 +118,7 @@ impl<'c> Branch<'c> {
         }
     }
 
-    fn pages(&self, e: &Emit<'c>, item: Item<'c>, s: &Shared<'c>, first: u64, state: &State<'c>) {
+    fn pages(&self, e: &Emit<'c>, item: WorkItem<'c>, s: &Shared<'c>, first: u64, state: &State<'c>) {
         let warp = e.div_rem(e.thread(), WARP).0;
         let page = self.cache.page;
         let zero = e.int(0);
@@ -150,7 +151,7 @@ impl<'c> Branch<'c> {
     fn page(
         &self,
         e: &Emit<'c>,
-        item: Item<'c>,
+        item: WorkItem<'c>,
         s: &Shared<'c>,
         first: u64,
         state: &State<'c>,
@@ -226,7 +227,7 @@ impl<'c> Branch<'c> {
     fn merge(
         &self,
         e: &Emit<'c>,
-        item: Item<'c>,
+        item: WorkItem<'c>,
         s: &Shared<'c>,
         first: u64,
         state: &State<'c>,
@@ -287,28 +288,28 @@ impl<'c> Branch<'c> {
 }
 
 /// Where head `h` of the group of the block's item begins in the output.
-fn place<'c>(e: &Emit<'c>, shape: AttnShape, item: Item<'c>, h: Int<'c>) -> Int<'c> {
+fn place<'c>(e: &Emit<'c>, shape: AttnShape, item: WorkItem<'c>, h: Int<'c>) -> Int<'c> {
     let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
     e.add(e.mul_const(item.row, e.stride("out")), e.mul_const(head, shape.v_dim))
 }
 
 /// The first token that a window sees.
-fn window_start<'c>(e: &Emit<'c>, item: Item<'c>, width: u64) -> Int<'c> {
+fn window_start<'c>(e: &Emit<'c>, item: WorkItem<'c>, width: u64) -> Int<'c> {
     e.max(e.add_const(item.position, 1 - width as i64), e.int(0))
 }
 
-fn grid(k: &Maker<'_, '_>, shape: AttnShape) -> [Extent; 2] {
+fn grid(k: &Kernel<'_, '_>, shape: AttnShape) -> [Extent; 2] {
     [k.rows(shape.kv_heads, 1), Extent::fixed(1)]
 }
 
 /// `FullAttention`, and `OracleAttention` where there is something to select.
-pub fn full(k: &mut Maker<'_, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
+pub fn full(k: &mut Kernel<'_, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
     let spec = k.spec;
     let cache = k.cache("cache");
     let blocks = spec.max_context.div_ceil(cache.page);
     let scores = group(shape) * blocks;
     let scratch = if select.is_some() { k.scratch(4 * spec.max_rows * shape.kv_heads * scores) } else { 0 };
-    k.launch("", grid(k, shape), THREADS, |e| {
+    k.function(Function::new("", grid(k, shape), THREADS), |e| {
         let (item, shared) = begin(e, shape, cache.page);
         let table = e.at(e.at(e.scratch(), e.int(scratch)), e.mul_const(e.wide(e.block_x()), scores));
         let heads = select.map(|_| select::Heads::new(e, group(shape), group(shape), WARPS, sink));
@@ -328,15 +329,15 @@ pub fn full(k: &mut Maker<'_, '_>, shape: AttnShape, sink: bool, select: Option<
         if let (Some(select), Some(heads)) = (select, heads) {
             let visible = e.add_const(e.div_rem(item.position, cache.page).0, 1);
             let scores = select::Scores { table, blocks, heads };
-            scores.select(e, visible, select.blocks, list(e, item, select));
+            scores.select(e, visible, select.blocks, selected_blocks(e, item, select));
         }
     });
 }
 
 /// `WindowAttention`.
-pub fn window(k: &mut Maker<'_, '_>, shape: AttnShape, window: u64, sink: bool) {
+pub fn window(k: &mut Kernel<'_, '_>, shape: AttnShape, window: u64, sink: bool) {
     let cache = k.cache("cache");
-    k.launch("", grid(k, shape), THREADS, |e| {
+    k.function(Function::new("", grid(k, shape), THREADS), |e| {
         let (item, shared) = begin(e, shape, cache.page);
         let source = Source::From(window_start(e, item, window));
         let sink = sink.then_some("sink");
@@ -349,11 +350,11 @@ pub fn window(k: &mut Maker<'_, '_>, shape: AttnShape, window: u64, sink: bool) 
 }
 
 /// `SparseAttention`.
-pub fn sparse(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, sink: bool) {
+pub fn sparse(k: &mut Kernel<'_, '_>, shape: AttnShape, select: SelectShape, sink: bool) {
     let cache = k.cache("cache");
-    k.launch("", grid(k, shape), THREADS, |e| {
+    k.function(Function::new("", grid(k, shape), THREADS), |e| {
         let (item, shared) = begin(e, shape, cache.page);
-        let source = Source::Listed(list(e, item, select), select);
+        let source = Source::Listed(selected_blocks(e, item, select), select);
         let sink = sink.then_some("sink");
         let branch = Branch { shape, cache, operand: "cache", source, sink, block_max: None, heads: None };
         branch.run(e, item, &shared, &|e, h, element, y| {
@@ -364,12 +365,18 @@ pub fn sparse(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, sink
 }
 
 /// `HybridAttention`: both branches, each with its gate, summed.
-pub fn hybrid(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, window: u64, mode: GateMode) {
+pub fn hybrid(k: &mut Kernel<'_, '_>, shape: AttnShape, select: SelectShape, window: u64, mode: GateMode) {
     let (far, near) = (k.cache("shared"), k.cache("own"));
-    k.launch("", grid(k, shape), THREADS, |e| {
+    k.function(Function::new("", grid(k, shape), THREADS), |e| {
         let (item, shared) = begin(e, shape, far.page.max(near.page));
         let branches = [
-            (far, "shared", Source::Listed(list(e, item, select), select), "sink_select", "gate_select"),
+            (
+                far,
+                "shared",
+                Source::Listed(selected_blocks(e, item, select), select),
+                "sink_select",
+                "gate_select",
+            ),
             (near, "own", Source::From(window_start(e, item, window)), "sink_window", "gate_window"),
         ];
         for (i, (cache, operand, source, sink, gate)) in branches.into_iter().enumerate() {

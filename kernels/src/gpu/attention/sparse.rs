@@ -3,10 +3,11 @@
 
 use hyc_plan::{AttnShape, Extent, GateMode, SelectShape, When};
 
-use crate::gpu::Maker;
-use crate::gpu::attention::warp_mma::{Item, Pages, Reader, group, list, place};
+use crate::gpu::attention::warp_mma::{Pages, Reader};
+use crate::gpu::function::{Function, Kernel, when};
 use crate::gpu::isa::SHARED_SLACK;
 use crate::gpu::isa::{Emit, Float, Int, WARP};
+use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
 
 /// Rows of a step whose blocks have eight warps.
 const FEW: u64 = 32;
@@ -30,19 +31,19 @@ struct Branch {
 }
 
 /// `WindowAttention`.
-pub fn window(k: &mut Maker<'_, '_>, shape: AttnShape, window: u64, sink: bool) {
+pub fn window(k: &mut Kernel<'_, '_>, shape: AttnShape, window: u64, sink: bool) {
     let source = Source::Window(window);
     launches(k, shape, &[Branch { cache: "cache", source, sink: sink.then_some("sink"), gate: None }]);
 }
 
 /// `SparseAttention`.
-pub fn sparse(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, sink: bool) {
+pub fn sparse(k: &mut Kernel<'_, '_>, shape: AttnShape, select: SelectShape, sink: bool) {
     let source = Source::Listed(select);
     launches(k, shape, &[Branch { cache: "cache", source, sink: sink.then_some("sink"), gate: None }]);
 }
 
 /// `HybridAttention`: both branches, summed.
-pub fn hybrid(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, window: u64, mode: GateMode) {
+pub fn hybrid(k: &mut Kernel<'_, '_>, shape: AttnShape, select: SelectShape, window: u64, mode: GateMode) {
     let gate = |name| (mode != GateMode::None).then_some((name, mode));
     let far = Branch {
         cache: "shared",
@@ -59,20 +60,20 @@ pub fn hybrid(k: &mut Maker<'_, '_>, shape: AttnShape, select: SelectShape, wind
     launches(k, shape, &[far, near]);
 }
 
-fn launches(k: &mut Maker<'_, '_>, shape: AttnShape, branches: &[Branch]) {
+fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
     let spec = k.spec;
     let grid = [k.rows(shape.kv_heads, 1), Extent::fixed(1)];
     // Few rows are few blocks: more warps share the pages of each.
     let most = spec.max_rows;
     let few = FEW.min(most);
-    query_launch(k, branches, shape, "_few", (8, grid), crate::gpu::gemm::small_m::when(spec, 1, few));
+    query_launch(k, branches, shape, "_few", (8, grid), when(spec, 1, few));
     if most > FEW {
-        query_launch(k, branches, shape, "", (4, grid), crate::gpu::gemm::small_m::when(spec, FEW + 1, most));
+        query_launch(k, branches, shape, "", (4, grid), when(spec, FEW + 1, most));
     }
 }
 
 fn query_launch(
-    k: &mut Maker<'_, '_>,
+    k: &mut Kernel<'_, '_>,
     branches: &[Branch],
     shape: AttnShape,
     part: &str,
@@ -86,8 +87,8 @@ fn query_launch(
     let Some(first) = readers.first() else { return };
     // What warps leave for each other: their states of every head.
     let shared = first.merge_bytes() + SHARED_SLACK;
-    k.launch_early(part, grid, warps * WARP, when, shared, |e| {
-        let item = Item::new(e, e.block_x(), shape.kv_heads);
+    k.function(Function::new(part, grid, warps * WARP).when(when).shared_bytes(shared).waits_itself(), |e| {
+        let item = WorkItem::new(e, e.block_x(), shape.kv_heads);
         // What the step's context alone says is looked up before the inputs are there.
         let windows: Vec<_> = branches
             .iter()
@@ -106,7 +107,7 @@ fn query_launch(
             r.leave(e, &state, &memory);
             r.finish(e, item, &memory, branch.sink, &|e, h, element, y| {
                 let y = branch.gated(e, shape, item, h, element, y);
-                let at = place(e, shape, item, h, element);
+                let at = output_index(e, shape, item, h, element);
                 // The first branch's value was written by this thread.
                 let y = if i > 0 { e.fadd(y, e.load(e.operand("out"), at)) } else { y };
                 e.store(e.operand("out"), at, y.into());
@@ -116,10 +117,10 @@ fn query_launch(
 }
 
 impl Branch {
-    fn pages<'c>(&self, e: &Emit<'c>, r: &Reader, item: Item<'c>) -> Pages<'c> {
+    fn pages<'c>(&self, e: &Emit<'c>, r: &Reader, item: WorkItem<'c>) -> Pages<'c> {
         match self.source {
             Source::Listed(select) => {
-                let list = list(e, item, select);
+                let list = selected_blocks(e, item, select);
                 r.pages(e, item, (e.int(select.blocks), select.blocks), e.int(0), &|e, i| e.load_int(list, i))
             }
             Source::Window(width) => {
@@ -137,7 +138,7 @@ impl Branch {
         &self,
         e: &Emit<'c>,
         shape: AttnShape,
-        item: Item<'c>,
+        item: WorkItem<'c>,
         h: Int<'c>,
         element: Int<'c>,
         y: Float<'c>,

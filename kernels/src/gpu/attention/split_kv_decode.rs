@@ -9,11 +9,12 @@
 
 use hyc_plan::{AttnShape, Extent, SelectShape};
 
-use crate::gpu::Maker;
-use crate::gpu::attention::warp_mma::{Item, Reader, group, list, place, splits};
+use crate::gpu::attention::warp_mma::{Reader, splits};
+use crate::gpu::function::{Function, Kernel, when};
 use crate::gpu::isa::SHARED_SLACK;
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, WARP};
 use crate::gpu::select::{Best, CHUNK, Heads};
+use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
 
 /// Rows of a step that is a decode.
 pub const MOST_ROWS: u64 = 64;
@@ -37,7 +38,7 @@ struct Plan {
 impl Plan {
     /// First page of part `split` and the number of its pages: whole rounds of the warps, so that a short context is
     /// few blocks.
-    fn share<'c>(&self, e: &Emit<'c>, item: Item<'c>, split: Int<'c>) -> (Int<'c>, Int<'c>) {
+    fn share<'c>(&self, e: &Emit<'c>, item: WorkItem<'c>, split: Int<'c>) -> (Int<'c>, Int<'c>) {
         let pages = e.add_const(e.div_rem(item.position, self.reader.cache.page).0, 1);
         let each = e.div_rem(e.add_const(pages, self.splits as i64 - 1), self.splits).0;
         let each = e.mul_const(e.div_rem(e.add_const(each, WARPS as i64 - 1), WARPS).0, WARPS);
@@ -63,7 +64,7 @@ impl Plan {
 }
 
 /// Adds both functions, for steps of at most [`MOST_ROWS`] rows.
-pub fn decode<'c>(k: &mut Maker<'c, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
+pub fn decode<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
     let spec = k.spec;
     let most = MOST_ROWS.min(spec.max_rows);
     let reader = Reader { shape, cache: k.cache("cache"), operand: "cache", warps: WARPS };
@@ -75,18 +76,23 @@ pub fn decode<'c>(k: &mut Maker<'c, '_>, shape: AttnShape, sink: bool, select: O
     if select.is_some() {
         plan.tables = k.scratch(4 * items * group(shape) * blocks);
     }
-    let when = crate::gpu::gemm::small_m::when(spec, 1, most);
+    let when = when(spec, 1, most);
     let grid = [k.rows(shape.kv_heads * splits, 1), Extent::fixed(1)];
     let shared = plan.reader.merge_bytes() + SHARED_SLACK;
-    k.launch_early("_split", grid, WARPS * WARP, when, shared, |e| split(e, &plan, select.is_some()));
+    k.function(
+        Function::new("_split", grid, WARPS * WARP).when(when).shared_bytes(shared).waits_itself(),
+        |e| split(e, &plan, select.is_some()),
+    );
     let grid = [k.rows(shape.kv_heads, 1), Extent::fixed(1)];
-    k.launch_early("_merge", grid, MERGERS * WARP, when, 0, |e| merge(e, &plan, sink, select));
+    k.function(Function::new("_merge", grid, MERGERS * WARP).when(when).waits_itself(), |e| {
+        merge(e, &plan, sink, select)
+    });
 }
 
 fn split<'c>(e: &Emit<'c>, plan: &Plan, scored: bool) {
     let r = &plan.reader;
     let (index, split) = e.div_rem(e.block_x(), plan.splits);
-    let item = Item::new(e, index, r.shape.kv_heads);
+    let item = WorkItem::new(e, index, r.shape.kv_heads);
     let (begin, count) = plan.share(e, item, split);
     let most = plan.blocks.div_ceil(plan.splits).next_multiple_of(WARPS);
     let memory = r.merge_memory(e);
@@ -122,7 +128,7 @@ fn merge<'c>(e: &Emit<'c>, plan: &Plan, sink: bool, select: Option<SelectShape>)
     let (shape, splits) = (r.shape, plan.splits);
     let (group, v_dim) = (group(shape), shape.v_dim);
     let index = e.block_x();
-    let item = Item::new(e, index, shape.kv_heads);
+    let item = WorkItem::new(e, index, shape.kv_heads);
     let part = plan.part(e, index, e.int(0));
     let factors = e.shared(group * splits);
     let heads = select.map(|_| Heads::new(e, group, group, MERGERS, sink));
@@ -182,7 +188,7 @@ fn merge<'c>(e: &Emit<'c>, plan: &Plan, sink: bool, select: Option<SelectShape>)
                 .collect();
             states.iter().for_each(|(factor, x)| e.accumulate(total, *factor, *x));
         });
-        let to = place(e, shape, item, h, element);
+        let to = output_index(e, shape, item, h, element);
         e.store(e.operand("out"), to, e.get(total));
     });
     let (Some(select), Some(heads)) = (select, heads) else { return };
@@ -203,6 +209,6 @@ fn merge<'c>(e: &Emit<'c>, plan: &Plan, sink: bool, select: Option<SelectShape>)
     e.barrier();
     e.when(e.eq(warp, e.int(0)), |e| {
         best.merge(e, keys, indices, MERGERS, select.blocks);
-        best.write(e, select.blocks, list(e, item, select));
+        best.write(e, select.blocks, selected_blocks(e, item, select));
     });
 }

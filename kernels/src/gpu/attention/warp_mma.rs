@@ -12,14 +12,12 @@
 //! whole context also splits it over blocks, and a second function merges those (Dao et al., Flash-Decoding) and
 //! selects (`decode`). Reference: `reference::attention`.
 
-use std::mem::offset_of;
-
-use hyc_plan::abi::StepContext;
-use hyc_plan::{AttnShape, CacheSpec, KernelSpec, Kind, KvOrder, OperandSpec, SelectShape, StepOp};
+use hyc_plan::{AttnShape, CacheSpec, KernelSpec, Kind, KvOrder, OperandSpec, StepOp};
 
 use crate::gpu::isa::{Chunk, TILE_BYTES};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, Var, WARP};
 use crate::gpu::paged_kv::physical_page;
+use crate::gpu::work_item::{WorkItem, group};
 
 /// Heads of a group that one fragment takes.
 pub const HEADS: u64 = 16;
@@ -86,29 +84,6 @@ fn looked_up(spec: &KernelSpec, shape: AttnShape) -> u64 {
     }
 }
 
-pub fn group(shape: AttnShape) -> u64 {
-    shape.heads / shape.kv_heads
-}
-
-/// The (token, KV head) of a block.
-#[derive(Clone, Copy)]
-pub struct Item<'c> {
-    pub row: Int<'c>,
-    pub kv_head: Int<'c>,
-    pub position: Int<'c>,
-    pub sequence: Int<'c>,
-}
-
-impl<'c> Item<'c> {
-    /// Item `index`, token-major.
-    pub fn new(e: &Emit<'c>, index: Int<'c>, kv_heads: u64) -> Item<'c> {
-        let (row, kv_head) = e.div_rem(index, kv_heads);
-        let list = |offset| e.load_int(e.list(offset), row);
-        let position = list(offset_of!(StepContext, positions));
-        Item { row, kv_head, position, sequence: list(offset_of!(StepContext, sequence)) }
-    }
-}
-
 /// A cache as one branch reads it.
 #[derive(Clone, Copy)]
 pub struct Reader {
@@ -166,7 +141,7 @@ impl Reader {
     }
 
     /// The group's query as fragments.
-    pub fn query<'c>(&self, e: &Emit<'c>, item: Item<'c>) -> Query<'c> {
+    pub fn query<'c>(&self, e: &Emit<'c>, item: WorkItem<'c>) -> Query<'c> {
         let (group, dim) = (group(self.shape), self.shape.qk_dim);
         let (g, t) = e.lane_pair();
         let width = e.mul_const(item.kv_head, group * dim);
@@ -210,7 +185,7 @@ impl Reader {
     pub fn pages<'c>(
         &self,
         e: &Emit<'c>,
-        item: Item<'c>,
+        item: WorkItem<'c>,
         (count, most): (Int<'c>, u64),
         from: Int<'c>,
         logical: &dyn Fn(&Emit<'c>, Int<'c>) -> Int<'c>,
@@ -232,7 +207,7 @@ impl Reader {
     pub fn run<'c>(
         &self,
         e: &Emit<'c>,
-        item: Item<'c>,
+        item: WorkItem<'c>,
         q: &Query<'c>,
         pages: &Pages<'c>,
         page_max: Option<PageMax<'_, 'c>>,
@@ -275,7 +250,7 @@ impl Reader {
     fn half<'c>(
         &self,
         e: &Emit<'c>,
-        item: Item<'c>,
+        item: WorkItem<'c>,
         q: &Query<'c>,
         base: Ptr<'c>,
         half: Int<'c>,
@@ -352,7 +327,7 @@ impl Reader {
     fn values<'c>(
         &self,
         e: &Emit<'c>,
-        item: Item<'c>,
+        item: WorkItem<'c>,
         base: Ptr<'c>,
         half: Int<'c>,
         m: u64,
@@ -484,7 +459,7 @@ impl Reader {
     pub fn sink<'c>(
         &self,
         e: &Emit<'c>,
-        item: Item<'c>,
+        item: WorkItem<'c>,
         name: Option<&str>,
         h: Int<'c>,
     ) -> Option<Float<'c>> {
@@ -499,7 +474,7 @@ impl Reader {
     pub fn finish<'c>(
         &self,
         e: &Emit<'c>,
-        item: Item<'c>,
+        item: WorkItem<'c>,
         from: &Merge<'c>,
         sink: Option<&str>,
         out: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>),
@@ -517,17 +492,4 @@ impl Reader {
         });
         e.barrier();
     }
-}
-
-/// Where (head of the group, element) of an item lies in the output.
-pub fn place<'c>(e: &Emit<'c>, shape: AttnShape, item: Item<'c>, h: Int<'c>, element: Int<'c>) -> Int<'c> {
-    let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
-    let row = e.wide(e.mul_const(item.row, e.stride("out")));
-    e.add(row, e.wide(e.add(e.mul_const(head, shape.v_dim), element)))
-}
-
-/// The item's list in the selection.
-pub fn list<'c>(e: &Emit<'c>, item: Item<'c>, select: SelectShape) -> Ptr<'c> {
-    let index = e.add(e.mul_const(item.row, e.stride("sel")), e.mul_const(item.kv_head, select.blocks));
-    e.at(e.operand("sel"), index)
 }

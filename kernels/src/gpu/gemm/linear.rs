@@ -5,11 +5,11 @@
 use hyc_plan::PANEL;
 use hyc_plan::{Elem, Epilogue, Extent, KernelSpec, Layout};
 
+use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
 use crate::gpu::gemm::panel::{self, Input, Place, THREADS};
 use crate::gpu::gemm::small_m::{self, Matrix};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::work_item::row_count;
-use crate::gpu::{Maker, NO_PRODUCT};
 
 /// Rows of a tile: eight sums of a row are eight registers of every thread.
 const TILE: u64 = 4;
@@ -49,7 +49,7 @@ pub fn mine<'c>(e: &Emit<'c>, spec: &KernelSpec, first: Int<'c>, place: &Place<'
 }
 
 /// The kernel for weights in tiles.
-fn tiled(k: &mut Maker<'_, '_>, inn: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
+fn tiled(k: &mut Kernel<'_, '_>, inn: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
     let up = (epilogue == Epilogue::SwiGlu).then_some("up");
     let matrices = vec![Matrix { name: "weight", out, column: 0 }];
     small_m::product(k, inn, norm, matrices, up, None, &|e, row, column, value| {
@@ -70,7 +70,7 @@ fn panel_product<'c>(e: &Emit<'c>, name: &str, panel: Int<'c>, input: &Input<'c>
 }
 
 /// Makes the kernel.
-pub fn linear(k: &mut Maker<'_, '_>, inn: u64, norm: Option<f64>, epilogue: Epilogue) {
+pub fn linear(k: &mut Kernel<'_, '_>, inn: u64, norm: Option<f64>, epilogue: Epilogue) {
     let spec = k.spec;
     let layout = k.layout("weight");
     let out = match layout {
@@ -79,7 +79,7 @@ pub fn linear(k: &mut Maker<'_, '_>, inn: u64, norm: Option<f64>, epilogue: Epil
         Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
     };
     let grid = [Extent::fixed(layout.panels()), k.rows(1, tile(spec))];
-    k.launch("", grid, THREADS, |e| {
+    k.function(Function::new("", grid, THREADS), |e| {
         let (input, first) = input(e, spec, inn, norm);
         let panel = e.block_x();
         let (result, sum) = panel_product(e, "weight", panel, &input);

@@ -10,16 +10,16 @@ use hyc_plan::abi::StepContext;
 use hyc_plan::{Extent, Layout, RopeSpec};
 
 use super::qkv_small_m;
+use crate::gpu::function::{Function, Kernel, NO_PRODUCT, when};
 use crate::gpu::gemm::linear::{input, mine, panel_at, tile};
 use crate::gpu::gemm::panel::{self, THREADS};
 use crate::gpu::gemm::projections::{Part, Projection, Qkv, angles};
 use crate::gpu::gemm::small_m::{self, FewRows, Matrix};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, WARP};
 use crate::gpu::paged_kv::{key_store, value_store};
-use crate::gpu::{Maker, NO_PRODUCT};
 
 /// Makes `QkvAppend`.
-pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
+pub fn qkv_append<'c>(k: &mut Kernel<'c, '_>, c: &Qkv) {
     let (spec, s) = (k.spec, c.shape);
     let mut projections = vec![(Projection::Query, s.heads, s.qk_dim)];
     if c.own_kv {
@@ -42,7 +42,7 @@ pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
             let matrix =
                 |p: &Part| Matrix { name: p.projection.weight(), out: p.heads * p.dim, column: p.column };
             let matrices = parts.iter().map(matrix).collect();
-            let few = |k: &mut Maker<'c, '_>, rows_at: u64, most: u64| {
+            let few = |k: &mut Kernel<'c, '_>, rows_at: u64, most: u64| {
                 qkv_small_m::launches(k, c, &parts, rows_at, most);
             };
             let few: Option<FewRows<'_, 'c>> = if fused { Some(&few) } else { None };
@@ -60,12 +60,12 @@ pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
         if spec.max_rows <= small_m::FEW {
             return;
         }
-        small_m::when(spec, small_m::FEW + 1, spec.max_rows)
+        when(spec, small_m::FEW + 1, spec.max_rows)
     } else {
         None
     };
     // Positions and pages are looked up before the projections are through.
-    k.launch_early("_append", grid, WARP, when, 0, |e| {
+    k.function(Function::new("_append", grid, WARP).when(when).waits_itself(), |e| {
         let (row, head) = (e.block_x(), e.block_y());
         let all = e.at(e.at(e.scratch(), e.int(scratch)), e.mul_const(row, columns));
         let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
@@ -103,12 +103,12 @@ pub fn qkv_append<'c>(k: &mut Maker<'c, '_>, c: &Qkv) {
 }
 
 /// The projections of weights in panels, a panel a block.
-fn project(k: &mut Maker<'_, '_>, c: &Qkv, parts: &[Part], columns: u64, scratch: u64) {
+fn project(k: &mut Kernel<'_, '_>, c: &Qkv, parts: &[Part], columns: u64, scratch: u64) {
     let spec = k.spec;
     let q = parts[0];
     let panels: u64 = parts.iter().map(|p| p.heads * p.panels()).sum();
     let grid = [Extent::fixed(panels), k.rows(1, tile(spec))];
-    k.launch("_project", grid, THREADS, |e| {
+    k.function(Function::new("_project", grid, THREADS), |e| {
         let (input, first) = input(e, spec, c.inn, c.norm);
         let all = e.at(e.scratch(), e.int(scratch));
         // Which part this block's panel is of; all weights have one element type.
@@ -175,9 +175,9 @@ fn rotated<'c>(
 }
 
 /// Makes `Append`.
-pub fn append(k: &mut Maker<'_, '_>, kv_heads: u64, qk_dim: u64, v_dim: u64) {
+pub fn append(k: &mut Kernel<'_, '_>, kv_heads: u64, qk_dim: u64, v_dim: u64) {
     let grid = [k.rows(1, 1), Extent::fixed(kv_heads)];
-    k.launch("", grid, WARP, |e| {
+    k.function(Function::new("", grid, WARP), |e| {
         let (row, head) = (e.block_x(), e.block_y());
         let at = |name: &str, dim: u64| {
             e.at(e.operand(name), e.add(e.mul_const(row, e.stride(name)), e.mul_const(head, dim)))

@@ -12,10 +12,10 @@ use std::mem::offset_of;
 use hyc_plan::Extent;
 use hyc_plan::abi::StepContext;
 
-use crate::gpu::Maker;
+use crate::gpu::function::{Function, Kernel, when};
 use crate::gpu::gemm::projections::{Part, Qkv, angles};
 use crate::gpu::gemm::small_m::{
-    Strip, THREADS, WARPS, k_tiles, packed_row, reduce, strip_ring, strip_shared, tile_row, when,
+    Strip, THREADS, WARPS, k_tiles, packed_row, reduce, strip_ring, strip_shared, tile_row,
 };
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
@@ -30,7 +30,7 @@ pub fn takes(c: &Qkv) -> bool {
 }
 
 /// Adds the functions for steps of at most `most` rows, which are packed at `rows_at` in scratch.
-pub fn launches(k: &mut Maker<'_, '_>, c: &Qkv, parts: &[Part], rows_at: u64, most: u64) {
+pub fn launches(k: &mut Kernel<'_, '_>, c: &Qkv, parts: &[Part], rows_at: u64, most: u64) {
     function(k, "_few", c, parts, (rows_at, 1), (1, most.min(8)));
     if most > 8 {
         function(k, "_some", c, parts, (rows_at, 4), (9, most));
@@ -38,7 +38,7 @@ pub fn launches(k: &mut Maker<'_, '_>, c: &Qkv, parts: &[Part], rows_at: u64, mo
 }
 
 fn function(
-    k: &mut Maker<'_, '_>,
+    k: &mut Kernel<'_, '_>,
     name: &str,
     c: &Qkv,
     parts: &[Part],
@@ -48,33 +48,39 @@ fn function(
     let spec = k.spec;
     let blocks = parts.iter().map(|part| part.heads * part.dim / 16).sum();
     let grid = [Extent::fixed(blocks), k.rows(1, 8 * eights)];
-    k.launch_early(name, grid, THREADS, when(spec, least, most), strip_shared(1, eights), |e| {
-        let ring = strip_ring(e, 1, eights);
-        let place = Place::new(e, parts);
-        let first_row = e.mul_const(e.block_y(), 8 * eights);
-        let table = angles(e, c.rope);
-        let strip = Strip {
-            weights: vec![place.row(e, place.dims[0], c.inn)],
-            far: Some(place.row(e, place.dims[1], c.inn)),
-            rows: packed_row(e, rows_at, first_row, c.inn),
-            eights,
-            first: e.div_rem(e.thread(), 32).0,
-            step: WARPS,
-            tiles: k_tiles(c.inn),
-            early: true,
-        };
-        let sums = strip.sums(e, &ring);
-        let results = reduce(e, &sums[0], e.shared(WARPS * 128 * eights), WARPS);
-        for (round, value) in results.iter().enumerate() {
-            let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
-            let (row, output) = e.div_rem(mine, 16);
-            let row = e.add(first_row, row);
-            let inside = e.and(e.lt(mine, e.int(128 * eights)), e.lt(row, row_count(e, spec)));
-            let row = e.min(row, e.add_const(row_count(e, spec), -1));
-            let other = e.shuffle(*value, 8);
-            finish(e, (c, table), &place, (inside, row, output), (*value, other));
-        }
-    });
+    k.function(
+        Function::new(name, grid, THREADS)
+            .when(when(spec, least, most))
+            .shared_bytes(strip_shared(1, eights))
+            .waits_itself(),
+        |e| {
+            let ring = strip_ring(e, 1, eights);
+            let place = Place::new(e, parts);
+            let first_row = e.mul_const(e.block_y(), 8 * eights);
+            let table = angles(e, c.rope);
+            let strip = Strip {
+                weights: vec![place.row(e, place.dims[0], c.inn)],
+                far: Some(place.row(e, place.dims[1], c.inn)),
+                rows: packed_row(e, rows_at, first_row, c.inn),
+                eights,
+                first: e.div_rem(e.thread(), 32).0,
+                step: WARPS,
+                tiles: k_tiles(c.inn),
+                early: true,
+            };
+            let sums = strip.sums(e, &ring);
+            let results = reduce(e, &sums[0], e.shared(WARPS * 128 * eights), WARPS);
+            for (round, value) in results.iter().enumerate() {
+                let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
+                let (row, output) = e.div_rem(mine, 16);
+                let row = e.add(first_row, row);
+                let inside = e.and(e.lt(mine, e.int(128 * eights)), e.lt(row, row_count(e, spec)));
+                let row = e.min(row, e.add_const(row_count(e, spec), -1));
+                let other = e.shuffle(*value, 8);
+                finish(e, (c, table), &place, (inside, row, output), (*value, other));
+            }
+        },
+    );
 }
 
 /// What a block computes.

@@ -15,9 +15,9 @@
 //! bytes are under way.
 
 use hyc_plan::TILE;
-use hyc_plan::{Extent, GridDim, KernelSpec, Rows, When};
+use hyc_plan::{Extent, When};
 
-use crate::gpu::Maker;
+use crate::gpu::function::{Function, Kernel, when};
 use crate::gpu::isa::{Chunk, SHARED_SLACK, TILE_BYTES};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var};
 use crate::gpu::tile::pipeline::{Fill, Ring, WarpRing};
@@ -63,7 +63,7 @@ pub struct Product {
 type Store<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>);
 
 /// Adds the functions for few rows: they are packed at `.1` in scratch, and at most `.2`.
-pub type FewRows<'a, 'c> = &'a dyn Fn(&mut Maker<'c, '_>, u64, u64);
+pub type FewRows<'a, 'c> = &'a dyn Fn(&mut Kernel<'c, '_>, u64, u64);
 
 pub fn k_tiles(inn: u64) -> u64 {
     inn.div_ceil(TILE)
@@ -74,16 +74,10 @@ pub fn packed_bytes(rows: u64, inn: u64) -> u64 {
     rows.next_multiple_of(MANY_ROWS) * k_tiles(inn) * TILE * 2
 }
 
-/// The part of the step's rows that a launch is for.
-pub fn when(spec: &KernelSpec, least: u64, most: u64) -> Option<When> {
-    let dim = if spec.rows == Rows::Tokens { GridDim::Tokens } else { GridDim::Outputs };
-    Some(When { dim, least, most })
-}
-
 /// Adds the launches of a product over the rows of the operand `x`, with the weight of its norm in `norm`. `few_rows`
 /// takes the place of the kernel for few: it gets where the packed rows are in scratch, and up to how many there are.
 pub fn product<'c>(
-    k: &mut Maker<'c, '_>,
+    k: &mut Kernel<'c, '_>,
     inn: u64,
     norm: Option<f64>,
     matrices: Vec<Matrix>,
@@ -132,13 +126,13 @@ pub struct Packed<'s> {
 
 /// Writes rows as bf16 tiles `[rows/64][inn/64][64][64]`. `source` gives a row's f32 and the row that it becomes.
 pub fn pack<'c>(
-    k: &mut Maker<'c, '_>,
+    k: &mut Kernel<'c, '_>,
     p: &Packed<'_>,
     source: &dyn Fn(&Emit<'c>, Int<'c>) -> (Ptr<'c>, Int<'c>),
 ) {
     let Packed { inn, norm, to, .. } = *p;
     let chunks = k_tiles(inn) * 8;
-    k.launch_early(p.part, [p.grid, Extent::fixed(1)], PACKERS, p.when, 0, |e| {
+    k.function(Function::new(p.part, [p.grid, Extent::fixed(1)], PACKERS).when(p.when).waits_itself(), |e| {
         // A thread's eight elements of each round; the last round's are the row's last again where there are no more.
         let places: Vec<Int<'c>> = (0..chunks.div_ceil(PACKERS))
             .map(|round| e.min(e.add_const(e.thread(), (round * PACKERS) as i64), e.int(chunks - 1)))
@@ -351,7 +345,7 @@ fn blocks(p: &Product, each: u64) -> u64 {
 
 /// The kernel for few rows: `eights` times eight a block.
 fn few<'c>(
-    k: &mut Maker<'c, '_>,
+    k: &mut Kernel<'c, '_>,
     part: &str,
     p: &Product,
     eights: u64,
@@ -362,41 +356,44 @@ fn few<'c>(
     let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, 8 * eights)];
     let weights = 1 + u64::from(p.up.is_some());
     let shared = strip_shared(weights, eights);
-    k.launch_early(part, grid, THREADS, when(spec, least, most), shared, |e| {
-        let ring = strip_ring(e, weights, eights);
-        let (matrix, block, out, column) = section(e, p, e.block_x(), 16);
-        let first_row = e.mul_const(e.block_y(), 8 * eights);
-        let outputs = strip_offset(e, block, p.inn);
-        let weights = [Some(matrix), p.up.map(|name| e.operand(name))];
-        let strip = Strip {
-            weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
-            far: None,
-            rows: packed_row(e, p.rows_at, first_row, p.inn),
-            eights,
-            first: e.div_rem(e.thread(), 32).0,
-            step: WARPS,
-            tiles: k_tiles(p.inn),
-            early: true,
-        };
-        let sums = strip.sums(e, &ring);
-        let parts = e.shared(WARPS * 128 * eights);
-        let mut results = reduce(e, &sums[0], parts, WARPS);
-        if let Some(up) = sums.get(1) {
-            e.barrier();
-            let ups = reduce(e, up, parts, WARPS);
-            results = results.iter().zip(ups).map(|(gate, up)| e.fmul(e.silu(*gate), up)).collect();
-        }
-        for (round, value) in results.iter().enumerate() {
-            let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
-            let (row, output) = e.div_rem(mine, 16);
-            let local = e.add(e.mul_const(block, 16), output);
-            let row_inside =
-                e.and(e.lt(row, e.int(8 * eights)), e.lt(e.add(first_row, row), row_count(e, spec)));
-            e.when(e.and(row_inside, e.lt(local, out)), |e| {
-                store(e, e.add(first_row, row), e.add(column, local), *value);
-            });
-        }
-    });
+    k.function(
+        Function::new(part, grid, THREADS).when(when(spec, least, most)).shared_bytes(shared).waits_itself(),
+        |e| {
+            let ring = strip_ring(e, weights, eights);
+            let (matrix, block, out, column) = section(e, p, e.block_x(), 16);
+            let first_row = e.mul_const(e.block_y(), 8 * eights);
+            let outputs = strip_offset(e, block, p.inn);
+            let weights = [Some(matrix), p.up.map(|name| e.operand(name))];
+            let strip = Strip {
+                weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
+                far: None,
+                rows: packed_row(e, p.rows_at, first_row, p.inn),
+                eights,
+                first: e.div_rem(e.thread(), 32).0,
+                step: WARPS,
+                tiles: k_tiles(p.inn),
+                early: true,
+            };
+            let sums = strip.sums(e, &ring);
+            let parts = e.shared(WARPS * 128 * eights);
+            let mut results = reduce(e, &sums[0], parts, WARPS);
+            if let Some(up) = sums.get(1) {
+                e.barrier();
+                let ups = reduce(e, up, parts, WARPS);
+                results = results.iter().zip(ups).map(|(gate, up)| e.fmul(e.silu(*gate), up)).collect();
+            }
+            for (round, value) in results.iter().enumerate() {
+                let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
+                let (row, output) = e.div_rem(mine, 16);
+                let local = e.add(e.mul_const(block, 16), output);
+                let row_inside =
+                    e.and(e.lt(row, e.int(8 * eights)), e.lt(e.add(first_row, row), row_count(e, spec)));
+                e.when(e.and(row_inside, e.lt(local, out)), |e| {
+                    store(e, e.add(first_row, row), e.add(column, local), *value);
+                });
+            }
+        },
+    );
 }
 
 /// Byte offset (i64) of block `block` of 16 outputs in a matrix of tiles.
@@ -418,7 +415,7 @@ pub fn tile_row<'c>(e: &Emit<'c>, matrix: Ptr<'c>, row: Int<'c>, inn: u64) -> Pt
 }
 
 /// The kernel for many rows.
-fn many<'c>(k: &mut Maker<'c, '_>, part: &str, p: &Product, least: u64, most: u64, store: Store<'_, 'c>) {
+fn many<'c>(k: &mut Kernel<'c, '_>, part: &str, p: &Product, least: u64, most: u64, store: Store<'_, 'c>) {
     let spec = k.spec;
     // With two weights a block has half the outputs of each, side by side.
     let each = if p.up.is_some() { MANY_OUT / 2 } else { MANY_OUT };
@@ -426,83 +423,86 @@ fn many<'c>(k: &mut Maker<'c, '_>, part: &str, p: &Product, least: u64, most: u6
     let rows_bytes = MANY_ROWS / TILE * TILE_BYTES;
     let stage_bytes = rows_bytes + MANY_OUT / TILE * TILE_BYTES;
     let shared = STAGES * stage_bytes + SHARED_SLACK;
-    k.launch_with(part, grid, 2 * 128 + 32, when(spec, least, most), shared, |e| {
-        let memory = e.shared_address(e.dynamic_shared());
-        let ring = Ring::new(e, STAGES, 2);
-        let (matrix, block, out, column) = section(e, p, e.block_y(), each);
-        let group = e.div_rem(e.thread(), 128).0;
-        let tiles = k_tiles(p.inn);
-        e.when(e.eq(e.thread(), e.int(256)), |e| {
-            let packed = e.byte_offset(
-                e.at(e.scratch(), e.int(p.rows_at)),
-                e.mul_const(e.wide(e.block_x()), rows_bytes * tiles),
-            );
-            let last = e.add_const(e.div_rem(e.add_const(out, TILE as i64 - 1), TILE).0, -1);
-            // The tiles of each 64 outputs of the block.
-            let places: Vec<Ptr<'c>> = (0..MANY_OUT / TILE)
-                .map(|i| {
-                    let half = each / TILE;
-                    let (from, i) = match p.up {
-                        Some(up) if i >= half => (e.operand(up), i - half),
-                        Some(_) | None => (matrix, i),
-                    };
-                    let row = e.min(e.add_const(e.mul_const(block, each / TILE), i as i64), last);
-                    e.byte_offset(from, e.mul_const(e.wide(row), tiles * TILE_BYTES))
-                })
-                .collect();
-            e.each(e.int(0), e.int(tiles), 1, |e, k| {
-                let at = e.mul_const(e.wide(k), TILE_BYTES);
-                ring.produce(e, stage_bytes, |e, stage, full| {
-                    let to = e.add(memory, e.mul_const(stage, stage_bytes));
-                    for i in 0..MANY_ROWS / TILE {
-                        let from = e.add_const(at, (i * tiles * TILE_BYTES) as i64);
-                        let to = e.add_const(to, (i * TILE_BYTES) as i64);
-                        e.bulk_copy(to, e.byte_offset(packed, from), TILE_BYTES, full);
-                    }
-                    for (i, from) in places.iter().enumerate() {
-                        let to = e.add_const(to, (rows_bytes + i as u64 * TILE_BYTES) as i64);
-                        e.bulk_copy(to, e.byte_offset(*from, at), TILE_BYTES, full);
-                    }
+    k.function(
+        Function::new(part, grid, 2 * 128 + 32).when(when(spec, least, most)).shared_bytes(shared),
+        |e| {
+            let memory = e.shared_address(e.dynamic_shared());
+            let ring = Ring::new(e, STAGES, 2);
+            let (matrix, block, out, column) = section(e, p, e.block_y(), each);
+            let group = e.div_rem(e.thread(), 128).0;
+            let tiles = k_tiles(p.inn);
+            e.when(e.eq(e.thread(), e.int(256)), |e| {
+                let packed = e.byte_offset(
+                    e.at(e.scratch(), e.int(p.rows_at)),
+                    e.mul_const(e.wide(e.block_x()), rows_bytes * tiles),
+                );
+                let last = e.add_const(e.div_rem(e.add_const(out, TILE as i64 - 1), TILE).0, -1);
+                // The tiles of each 64 outputs of the block.
+                let places: Vec<Ptr<'c>> = (0..MANY_OUT / TILE)
+                    .map(|i| {
+                        let half = each / TILE;
+                        let (from, i) = match p.up {
+                            Some(up) if i >= half => (e.operand(up), i - half),
+                            Some(_) | None => (matrix, i),
+                        };
+                        let row = e.min(e.add_const(e.mul_const(block, each / TILE), i as i64), last);
+                        e.byte_offset(from, e.mul_const(e.wide(row), tiles * TILE_BYTES))
+                    })
+                    .collect();
+                e.each(e.int(0), e.int(tiles), 1, |e, k| {
+                    let at = e.mul_const(e.wide(k), TILE_BYTES);
+                    ring.produce(e, stage_bytes, |e, stage, full| {
+                        let to = e.add(memory, e.mul_const(stage, stage_bytes));
+                        for i in 0..MANY_ROWS / TILE {
+                            let from = e.add_const(at, (i * tiles * TILE_BYTES) as i64);
+                            let to = e.add_const(to, (i * TILE_BYTES) as i64);
+                            e.bulk_copy(to, e.byte_offset(packed, from), TILE_BYTES, full);
+                        }
+                        for (i, from) in places.iter().enumerate() {
+                            let to = e.add_const(to, (rows_bytes + i as u64 * TILE_BYTES) as i64);
+                            e.bulk_copy(to, e.byte_offset(*from, at), TILE_BYTES, full);
+                        }
+                    });
                 });
             });
-        });
-        e.when(e.lt(group, e.int(2)), |e| {
-            let sums: Vec<Var<'c>> = (0..MANY_OUT / 2).map(|_| e.float_var(0.0)).collect();
-            let leader = e.eq(e.and(e.thread(), e.int(127)), e.int(0));
-            let steps: Vec<(u64, u64)> = (0..4).map(|i| (32 * i, 32 * i)).collect();
-            let before = e.var(e.minus_one().into());
-            e.each(e.int(0), e.int(tiles), 1, |e, _| {
-                let stage = ring.full(e);
-                let base = e.add(memory, e.mul_const(stage, stage_bytes));
-                let a = e.descriptor(e.add(base, e.mul_const(group, TILE_BYTES)));
-                let b = e.descriptor(e.add_const(base, rows_bytes as i64));
-                e.wgmma_start(&sums, a, b, &steps);
-                e.wgmma_wait(&sums, 1);
-                let old = e.get(before).into_int_value();
-                ring.release_stage(e, old, e.and(leader, e.ge(old, e.int(0))));
-                e.set(before, stage.into());
-                ring.advance(e);
-            });
-            e.wgmma_wait(&sums, 0);
-            let (g, t) = e.lane_pair();
-            let warp = e.and(e.div_rem(e.thread(), 32).0, e.int(3));
-            let in_block = e.add(e.add(e.mul_const(group, 64), e.mul_const(warp, 16)), g);
-            let first = e.add(e.mul_const(e.block_x(), MANY_ROWS), in_block);
-            let rows = row_count(e, spec);
-            let value = |e: &Emit<'c>, i: usize| match p.up {
-                Some(_) => e.fmul(e.silu(e.get_float(sums[i])), e.get_float(sums[i + sums.len() / 2])),
-                None => e.get_float(sums[i]),
-            };
-            for j in 0..each as usize / 8 {
-                let local = e.add(e.mul_const(block, each), e.add_const(e.mul_const(t, 2), 8 * j as i64));
-                for i in 0..4 {
-                    let row = e.add_const(first, 8 * (i as i64 / 2));
-                    let local = e.add_const(local, i as i64 % 2);
-                    e.when(e.and(e.lt(row, rows), e.lt(local, out)), |e| {
-                        store(e, row, e.add(column, local), value(e, 4 * j + i));
-                    });
+            e.when(e.lt(group, e.int(2)), |e| {
+                let sums: Vec<Var<'c>> = (0..MANY_OUT / 2).map(|_| e.float_var(0.0)).collect();
+                let leader = e.eq(e.and(e.thread(), e.int(127)), e.int(0));
+                let steps: Vec<(u64, u64)> = (0..4).map(|i| (32 * i, 32 * i)).collect();
+                let before = e.var(e.minus_one().into());
+                e.each(e.int(0), e.int(tiles), 1, |e, _| {
+                    let stage = ring.full(e);
+                    let base = e.add(memory, e.mul_const(stage, stage_bytes));
+                    let a = e.descriptor(e.add(base, e.mul_const(group, TILE_BYTES)));
+                    let b = e.descriptor(e.add_const(base, rows_bytes as i64));
+                    e.wgmma_start(&sums, a, b, &steps);
+                    e.wgmma_wait(&sums, 1);
+                    let old = e.get(before).into_int_value();
+                    ring.release_stage(e, old, e.and(leader, e.ge(old, e.int(0))));
+                    e.set(before, stage.into());
+                    ring.advance(e);
+                });
+                e.wgmma_wait(&sums, 0);
+                let (g, t) = e.lane_pair();
+                let warp = e.and(e.div_rem(e.thread(), 32).0, e.int(3));
+                let in_block = e.add(e.add(e.mul_const(group, 64), e.mul_const(warp, 16)), g);
+                let first = e.add(e.mul_const(e.block_x(), MANY_ROWS), in_block);
+                let rows = row_count(e, spec);
+                let value = |e: &Emit<'c>, i: usize| match p.up {
+                    Some(_) => e.fmul(e.silu(e.get_float(sums[i])), e.get_float(sums[i + sums.len() / 2])),
+                    None => e.get_float(sums[i]),
+                };
+                for j in 0..each as usize / 8 {
+                    let local = e.add(e.mul_const(block, each), e.add_const(e.mul_const(t, 2), 8 * j as i64));
+                    for i in 0..4 {
+                        let row = e.add_const(first, 8 * (i as i64 / 2));
+                        let local = e.add_const(local, i as i64 % 2);
+                        e.when(e.and(e.lt(row, rows), e.lt(local, out)), |e| {
+                            store(e, row, e.add(column, local), value(e, 4 * j + i));
+                        });
+                    }
                 }
-            }
-        });
-    });
+            });
+        },
+    );
 }

@@ -12,15 +12,16 @@
 use hyc_plan::Extent;
 use hyc_plan::TILE;
 
+use super::router::chosen;
+use crate::gpu::function::{Function, Kernel, MULTIPROCESSORS, when};
 use crate::gpu::gemm::small_m::{
     self, MANY_OUT, Packed, STAGES, Strip, THREADS, WARPS, k_tiles, packed_bytes, packed_row, reduce,
-    strip_offset, strip_ring, strip_shared, when,
+    strip_offset, strip_ring, strip_shared,
 };
 use crate::gpu::isa::{Emit, Float, Int, Ptr, Var};
 use crate::gpu::isa::{SHARED_SLACK, TILE_BYTES};
 use crate::gpu::tile::pipeline::Ring;
-use crate::gpu::work_item::{chosen, row_count};
-use crate::gpu::{MULTIPROCESSORS, Maker};
+use crate::gpu::work_item::row_count;
 
 /// Rows up to which every (row, choice) reads its expert for itself.
 const FEW: u64 = 16;
@@ -51,7 +52,7 @@ fn matrix<'c>(e: &Emit<'c>, name: &str, expert: Int<'c>, out: u64, inn: u64) -> 
 }
 
 /// `ExpertsUp` of `experts` experts.
-pub fn up(k: &mut Maker<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u64) {
+pub fn up(k: &mut Kernel<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u64) {
     let spec = k.spec;
     let few = FEW.min(spec.max_rows);
     let rows_at = k.scratch(packed_bytes(few, inn));
@@ -59,24 +60,27 @@ pub fn up(k: &mut Maker<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u64) 
         Packed { part: "_pack", grid: k.rows(1, 1), inn, norm: None, to: rows_at, when: when(spec, 1, few) };
     small_m::pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
-    k.launch_with("_few", grid, THREADS, when(spec, 1, few), strip_shared(2, 1), |e| {
-        let ring = strip_ring(e, 2, 1);
-        let (row, slot) = e.div_rem(e.block_y(), active);
-        let expert = chosen(e, row, slot);
-        let warp = e.div_rem(e.thread(), 32).0;
-        let matrices = ["gate", "up"].map(|name| matrix(e, name, expert, ffn, inn));
-        let strip = strip(e, &matrices, e.block_x(), (rows_at, row), (warp, WARPS), inn);
-        let sums = strip.sums(e, &ring);
-        let parts = e.shared(WARPS * 128);
-        let gate = reduce(e, &sums[0], parts, WARPS)[0];
-        e.barrier();
-        let up = reduce(e, &sums[1], parts, WARPS)[0];
-        let (mine, output) = own(e, row);
-        e.when(e.and(mine, e.lt(output, e.int(ffn))), |e| {
-            let at = e.add(e.mul_const(row, e.stride("h")), e.add(e.mul_const(slot, ffn), output));
-            e.store(e.operand("h"), at, e.fmul(e.silu(gate), up).into());
-        });
-    });
+    k.function(
+        Function::new("_few", grid, THREADS).when(when(spec, 1, few)).shared_bytes(strip_shared(2, 1)),
+        |e| {
+            let ring = strip_ring(e, 2, 1);
+            let (row, slot) = e.div_rem(e.block_y(), active);
+            let expert = chosen(e, row, slot);
+            let warp = e.div_rem(e.thread(), 32).0;
+            let matrices = ["gate", "up"].map(|name| matrix(e, name, expert, ffn, inn));
+            let strip = strip(e, &matrices, e.block_x(), (rows_at, row), (warp, WARPS), inn);
+            let sums = strip.sums(e, &ring);
+            let parts = e.shared(WARPS * 128);
+            let gate = reduce(e, &sums[0], parts, WARPS)[0];
+            e.barrier();
+            let up = reduce(e, &sums[1], parts, WARPS)[0];
+            let (mine, output) = own(e, row);
+            e.when(e.and(mine, e.lt(output, e.int(ffn))), |e| {
+                let at = e.add(e.mul_const(row, e.stride("h")), e.add(e.mul_const(slot, ffn), output));
+                e.store(e.operand("h"), at, e.fmul(e.silu(gate), up).into());
+            });
+        },
+    );
     if spec.max_rows <= FEW {
         return;
     }
@@ -120,7 +124,7 @@ fn own<'c>(e: &Emit<'c>, row: Int<'c>) -> (Int<'c>, Int<'c>) {
 }
 
 /// `ExpertsDown` of `experts` experts.
-pub fn down(k: &mut Maker<'_, '_>, experts: u64, active: u64, ffn: u64, out: u64) {
+pub fn down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: u64) {
     let spec = k.spec;
     let few = FEW.min(spec.max_rows);
     let rows_at = k.scratch(packed_bytes(few * active, ffn));
@@ -138,39 +142,42 @@ pub fn down(k: &mut Maker<'_, '_>, experts: u64, active: u64, ffn: u64, out: u64
         (e.at(e.operand("h"), e.wide(at)), pair)
     });
     let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
-    k.launch_with("_few", grid, THREADS, when(spec, 1, few), strip_shared(1, 1), |e| {
-        let ring = strip_ring(e, 1, 1);
-        let row = e.block_y();
-        let warp = e.div_rem(e.thread(), 32).0;
-        let totals: Vec<Var<'_>> = (0..4).map(|_| e.float_var(0.0)).collect();
-        e.each(warp, e.int(active), WARPS, |e, slot| {
-            let expert = chosen(e, row, slot);
-            let share = e.load(e.operand("weight"), e.add(e.mul_const(row, e.stride("weight")), slot));
-            let packed = e.add(e.mul_const(row, active), slot);
-            let matrix = matrix(e, "down", expert, out, ffn);
-            let strip = strip(e, &[matrix], e.block_x(), (rows_at, packed), (e.int(0), 1), ffn);
-            let sums = strip.sums(e, &ring);
-            // The row is one of the eight: the others' columns are not for us.
-            let column = e.and(packed, e.int(7));
-            for (i, total) in totals.iter().enumerate() {
-                let here = e.eq(e.add_const(e.mul_const(e.lane_pair().1, 2), i as i64 % 2), column);
-                let sum = e.pick_float(here, e.get_float(sums[0][0][i]), e.float(0.0));
-                e.accumulate(*total, share, sum);
+    k.function(
+        Function::new("_few", grid, THREADS).when(when(spec, 1, few)).shared_bytes(strip_shared(1, 1)),
+        |e| {
+            let ring = strip_ring(e, 1, 1);
+            let row = e.block_y();
+            let warp = e.div_rem(e.thread(), 32).0;
+            let totals: Vec<Var<'_>> = (0..4).map(|_| e.float_var(0.0)).collect();
+            e.each(warp, e.int(active), WARPS, |e, slot| {
+                let expert = chosen(e, row, slot);
+                let share = e.load(e.operand("weight"), e.add(e.mul_const(row, e.stride("weight")), slot));
+                let packed = e.add(e.mul_const(row, active), slot);
+                let matrix = matrix(e, "down", expert, out, ffn);
+                let strip = strip(e, &[matrix], e.block_x(), (rows_at, packed), (e.int(0), 1), ffn);
+                let sums = strip.sums(e, &ring);
+                // The row is one of the eight: the others' columns are not for us.
+                let column = e.and(packed, e.int(7));
+                for (i, total) in totals.iter().enumerate() {
+                    let here = e.eq(e.add_const(e.mul_const(e.lane_pair().1, 2), i as i64 % 2), column);
+                    let sum = e.pick_float(here, e.get_float(sums[0][0][i]), e.float(0.0));
+                    e.accumulate(*total, share, sum);
+                }
+            });
+            // The columns' sum becomes the first column.
+            for pair in totals.chunks(2) {
+                let sum = e.fadd(e.get_float(pair[0]), e.get_float(pair[1]));
+                e.set(pair[0], e.warp_sum(sum, &[1, 2]).into());
             }
-        });
-        // The columns' sum becomes the first column.
-        for pair in totals.chunks(2) {
-            let sum = e.fadd(e.get_float(pair[0]), e.get_float(pair[1]));
-            e.set(pair[0], e.warp_sum(sum, &[1, 2]).into());
-        }
-        let sum = reduce(e, &[totals], e.shared(WARPS * 128), WARPS)[0];
-        let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
-        e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(out))), |e| {
-            let at = |name: &str| e.add(e.mul_const(row, e.stride(name)), output);
-            let value = e.fadd(sum, e.load(e.operand("residual"), at("residual")));
-            e.store(e.operand("out"), at("out"), value.into());
-        });
-    });
+            let sum = reduce(e, &[totals], e.shared(WARPS * 128), WARPS)[0];
+            let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
+            e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(out))), |e| {
+                let at = |name: &str| e.add(e.mul_const(row, e.stride(name)), output);
+                let value = e.fadd(sum, e.load(e.operand("residual"), at("residual")));
+                e.store(e.operand("out"), at("out"), value.into());
+            });
+        },
+    );
     if spec.max_rows <= FEW {
         return;
     }
@@ -185,7 +192,7 @@ pub fn down(k: &mut Maker<'_, '_>, experts: u64, active: u64, ffn: u64, out: u64
         e.store(e.at(e.scratch(), e.int(products)), at, value.into());
     });
     let grid = [k.rows(1, 1), Extent::fixed(1)];
-    k.launch_when("_combine", grid, THREADS, when(spec, FEW + 1, spec.max_rows), |e| {
+    k.function(Function::new("_combine", grid, THREADS).when(when(spec, FEW + 1, spec.max_rows)), |e| {
         let row = e.block_x();
         let at = |name: &str| e.at(e.operand(name), e.wide(e.mul_const(row, e.stride(name))));
         let (shares, residual, to) = (at("weight"), at("residual"), at("out"));
@@ -202,7 +209,7 @@ pub fn down(k: &mut Maker<'_, '_>, experts: u64, active: u64, ffn: u64, out: u64
 }
 
 /// Adds the function that sorts the pairs by expert.
-fn dispatch(k: &mut Maker<'_, '_>, experts: u64, active: u64) -> Dispatch {
+fn dispatch(k: &mut Kernel<'_, '_>, experts: u64, active: u64) -> Dispatch {
     let spec = k.spec;
     let pairs = spec.max_rows * active;
     // Every expert may waste all but one place of a tile.
@@ -215,7 +222,7 @@ fn dispatch(k: &mut Maker<'_, '_>, experts: u64, active: u64) -> Dispatch {
         most,
     };
     let grid = [Extent::fixed(1), Extent::fixed(1)];
-    k.launch_when("_dispatch", grid, SORTERS, when(spec, FEW + 1, spec.max_rows), |e| {
+    k.function(Function::new("_dispatch", grid, SORTERS).when(when(spec, FEW + 1, spec.max_rows)), |e| {
         let at = |offset: u64| e.at(e.scratch(), e.int(offset));
         let (tiles, places, owners) = (at(d.tiles), at(d.place), at(d.pair));
         let (counts, next) = (e.shared(experts), e.shared(experts));
@@ -258,7 +265,7 @@ fn dispatch(k: &mut Maker<'_, '_>, experts: u64, active: u64) -> Dispatch {
 /// Adds the function that packs the pairs' inputs in their order; `source` gives the offset of (row, choice) in the
 /// operand `from`. Returns where they are in scratch.
 fn gather<'c>(
-    k: &mut Maker<'c, '_>,
+    k: &mut Kernel<'c, '_>,
     d: &Dispatch,
     from: &str,
     inn: u64,
@@ -284,7 +291,7 @@ fn gather<'c>(
 
 /// Adds the products of each expert's pairs with its matrix in `weight`, or `silu(weight x) * (up x)`.
 fn grouped<'c>(
-    k: &mut Maker<'c, '_>,
+    k: &mut Kernel<'c, '_>,
     d: &Dispatch,
     (inn, out): (u64, u64),
     (weight, up): (&'static str, Option<&'static str>),
@@ -299,83 +306,89 @@ fn grouped<'c>(
     let stage_bytes = TILE_BYTES * (1 + MANY_OUT / TILE);
     let shared = STAGES * stage_bytes + SHARED_SLACK;
     let grid = [Extent::fixed(MULTIPROCESSORS), Extent::fixed(1)];
-    k.launch_with("_grouped", grid, 2 * 128 + 32, when(spec, FEW + 1, spec.max_rows), shared, |e| {
-        let memory = e.shared_address(e.dynamic_shared());
-        let ring = Ring::new(e, STAGES, 2);
-        let group = e.div_rem(e.thread(), 128).0;
-        let list = e.at(e.scratch(), e.int(d.tiles));
-        let items = e.mul_const(e.load_int(list, e.int(0)), columns);
-        let item = |e: &Emit<'c>, index: Int<'c>| {
-            let (tile, column) = e.div_rem(index, columns);
-            (tile, column, e.load_int(list, e.add_const(tile, 1)))
-        };
-        e.when(e.eq(e.thread(), e.int(256)), |e| {
-            e.each(e.block_x(), items, MULTIPROCESSORS, |e, index| {
-                let (tile, column, expert) = item(e, index);
-                let rows = e.at(e.scratch(), e.int(sorted_at));
-                let rows = e.byte_offset(rows, e.mul_const(e.wide(tile), tiles * TILE_BYTES));
-                let places: Vec<Ptr<'c>> = (0..MANY_OUT / TILE)
-                    .map(|i| {
-                        let (from, i) = match up {
-                            Some(up) => (if i % 2 == 0 { weight } else { up }, i / 2),
-                            None => (weight, i),
-                        };
-                        let row = e.add_const(e.mul_const(column, each / TILE), i as i64);
-                        let row = e.min(row, e.int(out.div_ceil(TILE) - 1));
-                        let matrix = matrix(e, from, expert, out, inn);
-                        e.byte_offset(matrix, e.mul_const(e.wide(row), tiles * TILE_BYTES))
-                    })
-                    .collect();
-                e.each(e.int(0), e.int(tiles), 1, |e, k| {
-                    let at = e.mul_const(e.wide(k), TILE_BYTES);
-                    ring.produce(e, stage_bytes, |e, stage, full| {
-                        let to = e.add(memory, e.mul_const(stage, stage_bytes));
-                        e.bulk_copy(to, e.byte_offset(rows, at), TILE_BYTES, full);
-                        for (i, from) in places.iter().enumerate() {
-                            let to = e.add_const(to, ((1 + i as u64) * TILE_BYTES) as i64);
-                            e.bulk_copy(to, e.byte_offset(*from, at), TILE_BYTES, full);
-                        }
-                    });
-                });
-            });
-        });
-        e.when(e.lt(group, e.int(2)), |e| {
-            let leader = e.eq(e.and(e.thread(), e.int(127)), e.int(0));
-            let steps: Vec<(u64, u64)> = (0..4).map(|i| (32 * i, 32 * i)).collect();
-            let (g, t) = e.lane_pair();
-            let warp = e.and(e.div_rem(e.thread(), 32).0, e.int(3));
-            e.each(e.block_x(), items, MULTIPROCESSORS, |e, index| {
-                let (tile, column, _) = item(e, index);
-                let sums: Vec<Var<'c>> = (0..MANY_OUT / 4).map(|_| e.float_var(0.0)).collect();
-                e.each(e.int(0), e.int(tiles), 1, |e, _| {
-                    let stage = ring.full(e);
-                    let base = e.add(memory, e.mul_const(stage, stage_bytes));
-                    let b = e.add(e.add_const(base, TILE_BYTES as i64), e.mul_const(group, 2 * TILE_BYTES));
-                    e.wgmma(&sums, e.descriptor(base), e.descriptor(b), &steps, true);
-                    ring.release(e, leader);
-                });
-                let own = MANY_OUT / 2 / if up.is_some() { 2 } else { 1 };
-                let first = e.add(e.mul_const(column, each), e.mul_const(group, own));
-                for half in 0..2 {
-                    let row = e.add_const(e.add(e.mul_const(warp, 16), g), 8 * half as i64);
-                    let place = e.add(e.mul_const(tile, TILE), row);
-                    let pair = e.load_int(e.at(e.scratch(), e.int(d.pair)), place);
-                    e.when(e.ge(pair, e.int(0)), |e| {
-                        for (j, i) in (0..own as usize / 8).flat_map(|j| [(j, 0), (j, 1)]) {
-                            let at = 4 * j + 2 * half + i;
-                            let output = e.add(first, e.add_const(e.mul_const(t, 2), (8 * j + i) as i64));
-                            let value = match up {
-                                Some(_) => {
-                                    let up = e.get_float(sums[at + sums.len() / 2]);
-                                    e.fmul(e.silu(e.get_float(sums[at])), up)
-                                }
-                                None => e.get_float(sums[at]),
+    k.function(
+        Function::new("_grouped", grid, 2 * 128 + 32)
+            .when(when(spec, FEW + 1, spec.max_rows))
+            .shared_bytes(shared),
+        |e| {
+            let memory = e.shared_address(e.dynamic_shared());
+            let ring = Ring::new(e, STAGES, 2);
+            let group = e.div_rem(e.thread(), 128).0;
+            let list = e.at(e.scratch(), e.int(d.tiles));
+            let items = e.mul_const(e.load_int(list, e.int(0)), columns);
+            let item = |e: &Emit<'c>, index: Int<'c>| {
+                let (tile, column) = e.div_rem(index, columns);
+                (tile, column, e.load_int(list, e.add_const(tile, 1)))
+            };
+            e.when(e.eq(e.thread(), e.int(256)), |e| {
+                e.each(e.block_x(), items, MULTIPROCESSORS, |e, index| {
+                    let (tile, column, expert) = item(e, index);
+                    let rows = e.at(e.scratch(), e.int(sorted_at));
+                    let rows = e.byte_offset(rows, e.mul_const(e.wide(tile), tiles * TILE_BYTES));
+                    let places: Vec<Ptr<'c>> = (0..MANY_OUT / TILE)
+                        .map(|i| {
+                            let (from, i) = match up {
+                                Some(up) => (if i % 2 == 0 { weight } else { up }, i / 2),
+                                None => (weight, i),
                             };
-                            e.when(e.lt(output, e.int(out)), |e| store(e, pair, output, value));
-                        }
+                            let row = e.add_const(e.mul_const(column, each / TILE), i as i64);
+                            let row = e.min(row, e.int(out.div_ceil(TILE) - 1));
+                            let matrix = matrix(e, from, expert, out, inn);
+                            e.byte_offset(matrix, e.mul_const(e.wide(row), tiles * TILE_BYTES))
+                        })
+                        .collect();
+                    e.each(e.int(0), e.int(tiles), 1, |e, k| {
+                        let at = e.mul_const(e.wide(k), TILE_BYTES);
+                        ring.produce(e, stage_bytes, |e, stage, full| {
+                            let to = e.add(memory, e.mul_const(stage, stage_bytes));
+                            e.bulk_copy(to, e.byte_offset(rows, at), TILE_BYTES, full);
+                            for (i, from) in places.iter().enumerate() {
+                                let to = e.add_const(to, ((1 + i as u64) * TILE_BYTES) as i64);
+                                e.bulk_copy(to, e.byte_offset(*from, at), TILE_BYTES, full);
+                            }
+                        });
                     });
-                }
+                });
             });
-        });
-    });
+            e.when(e.lt(group, e.int(2)), |e| {
+                let leader = e.eq(e.and(e.thread(), e.int(127)), e.int(0));
+                let steps: Vec<(u64, u64)> = (0..4).map(|i| (32 * i, 32 * i)).collect();
+                let (g, t) = e.lane_pair();
+                let warp = e.and(e.div_rem(e.thread(), 32).0, e.int(3));
+                e.each(e.block_x(), items, MULTIPROCESSORS, |e, index| {
+                    let (tile, column, _) = item(e, index);
+                    let sums: Vec<Var<'c>> = (0..MANY_OUT / 4).map(|_| e.float_var(0.0)).collect();
+                    e.each(e.int(0), e.int(tiles), 1, |e, _| {
+                        let stage = ring.full(e);
+                        let base = e.add(memory, e.mul_const(stage, stage_bytes));
+                        let b =
+                            e.add(e.add_const(base, TILE_BYTES as i64), e.mul_const(group, 2 * TILE_BYTES));
+                        e.wgmma(&sums, e.descriptor(base), e.descriptor(b), &steps, true);
+                        ring.release(e, leader);
+                    });
+                    let own = MANY_OUT / 2 / if up.is_some() { 2 } else { 1 };
+                    let first = e.add(e.mul_const(column, each), e.mul_const(group, own));
+                    for half in 0..2 {
+                        let row = e.add_const(e.add(e.mul_const(warp, 16), g), 8 * half as i64);
+                        let place = e.add(e.mul_const(tile, TILE), row);
+                        let pair = e.load_int(e.at(e.scratch(), e.int(d.pair)), place);
+                        e.when(e.ge(pair, e.int(0)), |e| {
+                            for (j, i) in (0..own as usize / 8).flat_map(|j| [(j, 0), (j, 1)]) {
+                                let at = 4 * j + 2 * half + i;
+                                let output = e.add(first, e.add_const(e.mul_const(t, 2), (8 * j + i) as i64));
+                                let value = match up {
+                                    Some(_) => {
+                                        let up = e.get_float(sums[at + sums.len() / 2]);
+                                        e.fmul(e.silu(e.get_float(sums[at])), up)
+                                    }
+                                    None => e.get_float(sums[at]),
+                                };
+                                e.when(e.lt(output, e.int(out)), |e| store(e, pair, output, value));
+                            }
+                        });
+                    }
+                });
+            });
+        },
+    );
 }

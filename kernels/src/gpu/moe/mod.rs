@@ -2,3 +2,4 @@
 
 mod grouped_gemm;
 pub mod panel;
+pub mod router;

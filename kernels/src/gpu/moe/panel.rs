@@ -1,56 +1,13 @@
-//! Router and experts. Reference: `reference::moe`.
+//! `ExpertsUp` and `ExpertsDown` of weights in panels, in f32. Reference: `reference::moe`.
 
 use hyc_plan::PANEL;
 use hyc_plan::{Extent, Layout};
 
 use super::grouped_gemm;
+use super::router::chosen;
+use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
 use crate::gpu::gemm::panel::{self, Input, Place, THREADS};
-use crate::gpu::isa::{Emit, Float, Int, LANES, WARP};
-use crate::gpu::select::argmax;
-use crate::gpu::work_item::chosen;
-use crate::gpu::{Maker, NO_PRODUCT};
-
-/// `Router`. Block: one warp, one row.
-pub fn router(k: &mut Maker<'_, '_>, experts: u64, active: u64) {
-    let grid = [k.rows(1, 1), Extent::fixed(1)];
-    k.launch("", grid, WARP, |e| {
-        let row = e.block_x();
-        let [logits, index, weights] = ["logits", "index", "weight"].map(|name| e.row(name, row));
-        let (copy, chosen) = (e.shared(experts), e.shared(active));
-        // Logits that are no numbers choose nobody, but some expert has to stand there: one such logit makes all the
-        // shares none, as in the whole softmax.
-        let poison = e.float_var(0.0);
-        e.each(e.thread(), e.int(experts), WARP, |e, i| {
-            let x = e.load(logits, i);
-            e.store(copy, i, x.into());
-            e.set(poison, e.pick_float(e.same(x, x), e.get_float(poison), x).into());
-        });
-        let poison = e.warp_sum(e.get_float(poison), &LANES);
-        e.warp_barrier();
-        e.each(e.int(0), e.int(active), 1, |e, slot| {
-            let (value, expert) = argmax(e, copy, e.int(experts), WARP);
-            e.when(e.eq(e.thread(), e.int(0)), |e| {
-                let expert = e.pick(e.lt(expert, e.int(experts)), expert, e.int(0));
-                e.store(index, slot, expert.into());
-                e.store(chosen, slot, value.into());
-                e.store(copy, expert, e.float(f32::NEG_INFINITY).into());
-            });
-            e.warp_barrier();
-        });
-        // The full softmax's denominator cancels: what is left is a softmax over the chosen.
-        let most = e.load(chosen, e.int(0));
-        let sum = e.float_var(0.0);
-        e.set(sum, poison.into());
-        e.each(e.int(0), e.int(active), 1, |e, slot| {
-            let x = e.exp(e.fsub(e.load(chosen, slot), most));
-            e.set(sum, e.fadd(e.get_float(sum), x).into());
-        });
-        e.each(e.thread(), e.int(active), WARP, |e, slot| {
-            let x = e.exp(e.fsub(e.load(chosen, slot), most));
-            e.store(weights, slot, e.fdiv(x, e.get_float(sum)).into());
-        });
-    });
-}
+use crate::gpu::isa::{Emit, Float, Int};
 
 /// A weight of all experts, in panels.
 #[derive(Clone, Copy)]
@@ -77,14 +34,14 @@ impl Panels {
 }
 
 /// `ExpertsUp`. Block: one panel of one (row, chosen expert).
-pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
+pub fn up(k: &mut Kernel<'_, '_>, inn: u64, ffn: u64, active: u64) {
     let count = match k.layout("gate") {
         Layout::Tiles { count, .. } => return grouped_gemm::up(k, count, inn, ffn, active),
         layout @ Layout::Panels { .. } => layout.panels(),
         Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
     };
     let grid = [Extent::fixed(count), k.rows(active, 1)];
-    k.launch("", grid, THREADS, |e| {
+    k.function(Function::new("", grid, THREADS), |e| {
         let (row, slot) = e.div_rem(e.block_y(), active);
         let expert = chosen(e, row, slot);
         let input = Input { rows: vec![e.row("x", row)], norm: None, inn };
@@ -101,14 +58,14 @@ pub fn up(k: &mut Maker<'_, '_>, inn: u64, ffn: u64, active: u64) {
 }
 
 /// `ExpertsDown`. Block: one panel of one row, over its experts in order.
-pub fn down(k: &mut Maker<'_, '_>, active: u64, ffn: u64, out: u64) {
+pub fn down(k: &mut Kernel<'_, '_>, active: u64, ffn: u64, out: u64) {
     let count = match k.layout("down") {
         Layout::Tiles { count, .. } => return grouped_gemm::down(k, count, active, ffn, out),
         layout @ Layout::Panels { .. } => layout.panels(),
         Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
     };
     let grid = [Extent::fixed(count), k.rows(1, 1)];
-    k.launch("", grid, THREADS, |e| {
+    k.function(Function::new("", grid, THREADS), |e| {
         let (panel, row) = (e.block_x(), e.block_y());
         let [h, index, weights] = ["h", "index", "weight"].map(|name| e.row(name, row));
         let down = Panels { name: "down", count };

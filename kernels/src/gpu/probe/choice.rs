@@ -1,7 +1,7 @@
 //! The best of many scores, by one warp and by several.
 
 use super::{Probe, launch, probe};
-use crate::gpu::Maker;
+use crate::gpu::function::Kernel;
 use crate::gpu::isa::{Emit, Float, Int, WARP};
 use crate::gpu::select::{Best, CHUNK};
 
@@ -19,7 +19,7 @@ const LISTS: u64 = 8;
 const SCORES: u64 = 2600;
 
 /// A block a list: scores `[LISTS][SCORES]`, how many of them count, the indices `[LISTS][count]`.
-fn best<'c>(k: &mut Maker<'c, '_>, count: u64, warps: u64) {
+fn best<'c>(k: &mut Kernel<'c, '_>, count: u64, warps: u64) {
     launch(k, LISTS, warps * WARP, 0, |e| {
         let list = e.block_x();
         let scores = e.at(e.operand_at(0), e.mul_const(list, SCORES));

@@ -4,7 +4,7 @@ use hyc_plan::Elem;
 use inkwell::values::BasicValueEnum;
 
 use super::{Probe, keep, launch, probe};
-use crate::gpu::Maker;
+use crate::gpu::function::Kernel;
 use crate::gpu::isa::LANES;
 
 pub fn all() -> Vec<Probe> {
@@ -22,7 +22,7 @@ pub fn all() -> Vec<Probe> {
 }
 
 /// Two warps, a value a lane.
-fn reductions(k: &mut Maker<'_, '_>) {
+fn reductions(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 64, 0, |e| {
         let x = e.load(e.operand_at(0), e.thread());
         let found = [e.warp_sum(x, &LANES), e.warp_sum(x, &[1, 2]), e.warp_max(x)];
@@ -30,7 +30,7 @@ fn reductions(k: &mut Maker<'_, '_>) {
     });
 }
 
-fn redux(k: &mut Maker<'_, '_>) {
+fn redux(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 64, 0, |e| {
         let x = e.load_int(e.operand_at(0), e.thread());
         let found = [e.warp_max_unsigned(x), e.warp_min_unsigned(x)];
@@ -39,7 +39,7 @@ fn redux(k: &mut Maker<'_, '_>) {
 }
 
 /// 256 numbers to bf16, in pairs and one by one, and back by other threads than those that stored them.
-fn bf16(k: &mut Maker<'_, '_>) {
+fn bf16(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 128, 0, |e| {
         let first = e.mul_const(e.thread(), 2);
         let second = e.add_const(first, 1);
@@ -59,7 +59,7 @@ fn bf16(k: &mut Maker<'_, '_>) {
 }
 
 /// Half-columns of panels: 32 of bf16, then 32 of f32.
-fn load_half(k: &mut Maker<'_, '_>) {
+fn load_half(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 32, 0, |e| {
         for (elem, from, to) in [(Elem::Bf16, 0, 2), (Elem::F32, 1, 3)] {
             let at = e.at_elem(elem, e.operand_at(from), e.mul_const(e.thread(), 8));
@@ -69,7 +69,7 @@ fn load_half(k: &mut Maker<'_, '_>) {
 }
 
 /// Thread i: words 4i .. reversed; words 0 and 3 of them; and the four behind them, read as a chunk.
-fn vectors(k: &mut Maker<'_, '_>) {
+fn vectors(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 64, 0, |e| {
         let at = e.mul_const(e.thread(), 4);
         let [a, b, c, d] = e.load4(e.operand_at(0), at);
@@ -80,21 +80,21 @@ fn vectors(k: &mut Maker<'_, '_>) {
     });
 }
 
-fn exponentials(k: &mut Maker<'_, '_>) {
+fn exponentials(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 256, 0, |e| {
         let x = e.load(e.operand_at(0), e.thread());
         keep(e, e.operand_at(1), 256, &[e.exp(x).into(), e.exp2(x).into()]);
     });
 }
 
-fn logarithms(k: &mut Maker<'_, '_>) {
+fn logarithms(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 256, 0, |e| {
         let x = e.load(e.operand_at(0), e.thread());
         keep(e, e.operand_at(1), 256, &[e.ln(x).into(), e.log2(x).into(), e.inverse_sqrt(x).into()]);
     });
 }
 
-fn sigmoids(k: &mut Maker<'_, '_>) {
+fn sigmoids(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 256, 0, |e| {
         let x = e.load(e.operand_at(0), e.thread());
         keep(e, e.operand_at(1), 256, &[e.sigmoid(x).into(), e.silu(x).into()]);
@@ -104,7 +104,7 @@ fn sigmoids(k: &mut Maker<'_, '_>) {
 /// Turns a position, by thread modulo 4; `blocks::lanes` has the same.
 const TURNS: [f64; 4] = [0.159_154_943_091_895_35, 0.01, 1.25e-4, 7.0e-7];
 
-fn rotations(k: &mut Maker<'_, '_>) {
+fn rotations(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 256, 0, |e| {
         let table = e.table(&TURNS);
         let position = e.load_int(e.operand_at(0), e.thread());

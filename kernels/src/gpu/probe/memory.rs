@@ -3,7 +3,7 @@
 use inkwell::values::BasicValueEnum;
 
 use super::{Probe, keep, launch, probe};
-use crate::gpu::Maker;
+use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::SHARED_SLACK;
 use crate::gpu::isa::{Emit, Int, Ptr, Var, WARP};
 use crate::gpu::tile::pipeline::{Fill, Ring, WarpRing};
@@ -22,7 +22,7 @@ pub fn all() -> Vec<Probe> {
 
 /// Static memory beside dynamic: neither lies in the other. Leaves each thread's word of both, and the address
 /// modulo 1024.
-fn dynamic_shared(k: &mut Maker<'_, '_>) {
+fn dynamic_shared(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 256, 1024 + SHARED_SLACK, |e| {
         let (few, dynamic, more) = (e.shared(5), e.dynamic_shared(), e.shared(256));
         let (i, other) = (e.thread(), e.sub(e.int(255), e.thread()));
@@ -44,7 +44,7 @@ fn dynamic_shared(k: &mut Maker<'_, '_>) {
 
 /// Two groups of four warps, each at a barrier of its own, pass words around for 20 rounds: thread i of a group takes
 /// that of thread i + 37 and adds the round.
-fn named_barrier(k: &mut Maker<'_, '_>) {
+fn named_barrier(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 256, 0, |e| {
         let memory = e.shared(256);
         let (group, i) = e.div_rem(e.thread(), 128);
@@ -64,7 +64,7 @@ fn named_barrier(k: &mut Maker<'_, '_>) {
 }
 
 /// Masks a word of each thread; counts threads by the low bits of their words.
-fn words(k: &mut Maker<'_, '_>) {
+fn words(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 256, 0, |e| {
         let (memory, counts) = (e.shared(256), e.shared(8));
         let (i, x) = (e.thread(), e.load_int(e.operand_at(0), e.thread()));
@@ -88,7 +88,7 @@ const WORDS: u64 = 256;
 
 /// One producer, two groups of consumers: each thread sums its word of all tiles, times the tile's number. The second
 /// group reads from the tile's end.
-fn ring(k: &mut Maker<'_, '_>) {
+fn ring(k: &mut Kernel<'_, '_>) {
     let bytes = 4 * WORDS;
     launch(k, 1, 256 + WARP, STAGES * bytes + SHARED_SLACK, |e| {
         let memory = e.dynamic_shared();
@@ -136,11 +136,11 @@ const INPUTS: u64 = 256;
 
 /// Each warp sums every fourth tile, a lane's six words of it, times the number of tiles so far; then, in the same
 /// ring, the first 10 tiles again.
-fn warp_ring<'c>(k: &mut Maker<'c, '_>, early: bool) {
+fn warp_ring<'c>(k: &mut Kernel<'c, '_>, early: bool) {
     let bytes = WEIGHTS + INPUTS;
     let shared = WARPS * STAGES * bytes + SHARED_SLACK;
     let grid = [Extent::fixed(1), Extent::fixed(1)];
-    k.launch_early("", grid, WARPS * WARP, None, shared, |e| {
+    k.function(Function::new("", grid, WARPS * WARP).shared_bytes(shared).waits_itself(), |e| {
         if !early {
             e.wait_for_inputs();
         }

@@ -11,8 +11,9 @@ mod products;
 
 use hyc_plan::{Elem, Extent, KernelSpec, OperandSpec, Rows, StepOp};
 
+use super::function::{Function, Kernel};
 use super::isa::{Emit, Int, Ptr};
-use super::{GpuError, Maker, Ptx, compile_with};
+use super::module::{GpuError, Ptx, compile};
 use inkwell::values::BasicValueEnum;
 
 /// A kernel of one building block.
@@ -20,7 +21,7 @@ pub struct Probe {
     /// Unique among them.
     pub name: &'static str,
     operands: usize,
-    build: fn(&mut Maker<'_, '_>),
+    build: fn(&mut Kernel<'_, '_>),
 }
 
 /// All of them.
@@ -28,7 +29,7 @@ pub fn all() -> Vec<Probe> {
     [lanes::all(), memory::all(), products::all(), choice::all()].into_iter().flatten().collect()
 }
 
-fn probe(name: &'static str, operands: usize, build: fn(&mut Maker<'_, '_>)) -> Probe {
+fn probe(name: &'static str, operands: usize, build: fn(&mut Kernel<'_, '_>)) -> Probe {
     Probe { name, operands, build }
 }
 
@@ -47,13 +48,16 @@ impl Probe {
 
     /// Its PTX and its launch, the function being called `entry`.
     pub fn compile(&self, entry: &str) -> Result<Ptx, GpuError> {
-        compile_with(&[(entry.to_string(), self.spec())], &self.build)
+        compile(&[(entry.to_string(), self.spec())], &self.build)
     }
 }
 
 /// The one launch of a probe: `blocks` blocks.
-fn launch<'c>(k: &mut Maker<'c, '_>, blocks: u64, threads: u64, shared: u64, body: impl FnOnce(&Emit<'c>)) {
-    k.launch_with("", [Extent::fixed(blocks), Extent::fixed(1)], threads, None, shared, body);
+fn launch<'c>(k: &mut Kernel<'c, '_>, blocks: u64, threads: u64, shared: u64, body: impl FnOnce(&Emit<'c>)) {
+    k.function(
+        Function::new("", [Extent::fixed(blocks), Extent::fixed(1)], threads).shared_bytes(shared),
+        body,
+    );
 }
 
 /// Stores each thread's values: value n of thread i at `n * threads + i`.

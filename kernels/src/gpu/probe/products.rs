@@ -3,7 +3,7 @@
 use hyc_plan::TILE;
 
 use super::{Probe, copy, launch, probe};
-use crate::gpu::Maker;
+use crate::gpu::function::Kernel;
 use crate::gpu::gemm::small_m::multiply;
 use crate::gpu::isa::{Emit, Int, Ptr, Var};
 use crate::gpu::isa::{SHARED_SLACK, TILE_BYTES};
@@ -27,7 +27,7 @@ const TILE_WORDS: u64 = TILE_BYTES / 4;
 
 /// One step as the manual has it: `[16][8]` words of A, `[8][8]` of B (a row a column of the result), f32 `[16][8]`
 /// that it is added to.
-fn mma(k: &mut Maker<'_, '_>) {
+fn mma(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 32, 0, |e| {
         let (g, t) = e.lane_pair();
         let at = e.add(e.mul_const(g, 8), t);
@@ -48,7 +48,7 @@ fn places<'c>(e: &Emit<'c>, g: Int<'c>, t: Int<'c>) -> [Int<'c>; 4] {
 }
 
 /// 16 rows of one swizzled tile by 8 of another: four steps, k's in the order that `dense` and `attend` take.
-fn mma_of_tiles(k: &mut Maker<'_, '_>) {
+fn mma_of_tiles(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 32, 0, |e| {
         let (g, t) = e.lane_pair();
         let sums = [0; 4].map(|_| e.float_var(0.0));
@@ -76,7 +76,7 @@ enum How {
 }
 
 /// 64 rows by `n`, over [`K_TILES`]: A `[K_TILES]`, B `[n / 64][K_TILES]` tiles, the result `[64][n]`.
-fn wgmma(k: &mut Maker<'_, '_>, n: u64, how: How) {
+fn wgmma(k: &mut Kernel<'_, '_>, n: u64, how: How) {
     let rows = n / TILE;
     let shared = K_TILES * (1 + rows) * TILE_BYTES + SHARED_SLACK;
     launch(k, 1, 128, shared, |e| {
@@ -134,7 +134,7 @@ fn keep<'c>(e: &Emit<'c>, sums: &[Var<'c>], n: u64, to: Ptr<'c>) {
 }
 
 /// A `[64][64]` in plain rows, from registers; B `[n / 64]` tiles; added to sums that begin as 1.5.
-fn wgmma_registers(k: &mut Maker<'_, '_>, n: u64) {
+fn wgmma_registers(k: &mut Kernel<'_, '_>, n: u64) {
     launch(k, 1, 128, n / TILE * TILE_BYTES + SHARED_SLACK, |e| {
         let memory = e.dynamic_shared();
         copy(e, e.operand_at(1), memory, e.int(n / TILE * TILE_WORDS), 128);

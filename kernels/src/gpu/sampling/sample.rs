@@ -21,13 +21,13 @@ use hyc_plan::sample::{EXP2, FLOOR, SampleParams, Seen};
 use hyc_plan::sampling::MAX_PENALTY_WINDOW;
 use hyc_plan::{Extent, Launch};
 
-use crate::gpu::{MULTIPROCESSORS, Maker};
+use crate::gpu::function::{Kernel, MULTIPROCESSORS};
 
 /// Threads of a block: 32 warps, as many as one shuffle adds up.
 const THREADS: u64 = 1024;
 
 /// Makes the kernel.
-pub fn sample(k: &mut Maker<'_, '_>, vocab: u64) {
+pub fn sample(k: &mut Kernel<'_, '_>, vocab: u64) {
     // Rows beyond the blocks take turns.
     let blocks = MULTIPROCESSORS.min(k.spec.max_rows);
     let column = vocab.next_multiple_of(THREADS);
@@ -46,7 +46,7 @@ pub fn sample(k: &mut Maker<'_, '_>, vocab: u64) {
         kept_bytes: 4 * most_seen,
     };
     k.module.set_inline_assembly(&text.kernel());
-    k.kernel.launches.push(Launch {
+    k.launch(Launch {
         entry: k.name.to_string(),
         grid: [Extent::fixed(blocks), Extent::fixed(1)],
         threads: THREADS as u32,

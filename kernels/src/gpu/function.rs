@@ -1,0 +1,186 @@
+//! A kernel being made, and its functions: what each is called, its grid, the steps that it is for, its shared memory.
+//! Scratch is the whole kernel's.
+
+use std::rc::Rc;
+
+use hyc_plan::{CacheSpec, Extent, GridDim, KernelSpec, Launch, Layout, Rows, When};
+use inkwell::context::Context;
+use inkwell::module::Module;
+
+use super::isa::Emit;
+use crate::mlir;
+use crate::operands::Operands;
+
+/// Multiprocessors of an H100: what a grid that takes its items in turns has of blocks.
+pub const MULTIPROCESSORS: u64 = 132;
+
+/// Why a product is refused whose weight is in the order of a table or a vector; `supports` has refused it before.
+pub const NO_PRODUCT: &str = "a product whose weight is neither in panels nor in tiles";
+
+/// How one kernel is launched.
+#[derive(Debug, Clone, Default)]
+pub struct GpuKernel {
+    /// Functions, in order.
+    pub launches: Vec<Launch>,
+    /// Scratch of the whole kernel in device memory, in bytes.
+    pub scratch_bytes: u64,
+}
+
+/// One function of a kernel.
+#[derive(Clone, Copy)]
+pub struct Function<'s> {
+    /// Tells it from the others: the end of its name.
+    pub part: &'s str,
+    /// Blocks.
+    pub grid: [Extent; 2],
+    /// Threads of a block.
+    pub threads: u64,
+    /// The steps that it is for; all of them without it.
+    pub when: Option<When>,
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared_bytes: u64,
+    /// Whether its body calls [`Emit::wait_for_inputs`] itself, before it touches what an earlier launch wrote: weights
+    /// and the step's context may be read at once.
+    pub waits_itself: bool,
+}
+
+impl<'s> Function<'s> {
+    /// A function for all steps, without dynamic shared memory, that waits for its inputs before its body.
+    pub fn new(part: &'s str, grid: [Extent; 2], threads: u64) -> Function<'s> {
+        Function { part, grid, threads, when: None, shared_bytes: 0, waits_itself: false }
+    }
+
+    /// The same for some steps alone.
+    pub fn when(self, when: Option<When>) -> Function<'s> {
+        Function { when, ..self }
+    }
+
+    /// The same with dynamic shared memory.
+    pub fn shared_bytes(self, shared_bytes: u64) -> Function<'s> {
+        Function { shared_bytes, ..self }
+    }
+
+    /// The same of a body that waits itself.
+    pub fn waits_itself(self) -> Function<'s> {
+        Function { waits_itself: true, ..self }
+    }
+}
+
+/// Steps of `least` to `most` rows.
+pub fn when(spec: &KernelSpec, least: u64, most: u64) -> Option<When> {
+    let dim = if spec.rows == Rows::Tokens { GridDim::Tokens } else { GridDim::Outputs };
+    Some(When { dim, least, most })
+}
+
+/// A kernel being made: its spec, its name, and the functions so far.
+pub struct Kernel<'c, 's> {
+    pub spec: &'s KernelSpec,
+    pub name: &'s str,
+    pub operands: Rc<Operands>,
+    pub module: &'c Module<'c>,
+    context: &'c Context,
+    launched: GpuKernel,
+    /// Functions that MLIR lowers.
+    mlir: String,
+    /// Why there is no code.
+    fault: Option<String>,
+}
+
+/// What became of a kernel.
+pub struct Finished {
+    pub launched: GpuKernel,
+    /// Functions that MLIR lowers; none where it is empty.
+    pub mlir: String,
+}
+
+impl<'c, 's> Kernel<'c, 's> {
+    /// Without a function yet.
+    pub fn new(
+        context: &'c Context,
+        module: &'c Module<'c>,
+        name: &'s str,
+        spec: &'s KernelSpec,
+    ) -> Kernel<'c, 's> {
+        let operands = Rc::new(Operands::new(spec));
+        let launched = GpuKernel::default();
+        Kernel { spec, name, operands, module, context, launched, mlir: String::new(), fault: None }
+    }
+
+    /// Its functions, or why there is no code.
+    pub fn finish(self) -> Result<Finished, String> {
+        match self.fault.or_else(|| self.operands.fault()) {
+            Some(fault) => Err(fault),
+            None => Ok(Finished { launched: self.launched, mlir: self.mlir }),
+        }
+    }
+
+    /// Adds one function.
+    pub fn function(&mut self, f: Function<'_>, body: impl FnOnce(&Emit<'c>)) {
+        let entry = format!("{}{}", self.name, f.part);
+        let operands = (self.operands.clone(), self.spec.operands.len());
+        let e = Emit::new(self.context, self.module, &entry, operands, f.threads as u32);
+        if !f.waits_itself {
+            e.wait_for_inputs();
+        }
+        body(&e);
+        e.finish();
+        self.launch(Launch {
+            entry,
+            grid: f.grid,
+            threads: f.threads as u32,
+            shared_bytes: f.shared_bytes as u32,
+            overlaps: true,
+            when: f.when,
+        });
+    }
+
+    /// Adds a function that stands in the module already.
+    pub fn launch(&mut self, launch: Launch) {
+        self.launched.launches.push(launch);
+    }
+
+    /// Adds the one function of a row-wise op: a block a row.
+    pub fn row_wise(&mut self) {
+        match mlir::function(self.name, self.spec) {
+            Some(Ok(text)) => self.mlir.push_str(&text),
+            Some(Err(fault)) => self.fault = Some(fault),
+            None => self.fault = Some(format!("`{}` is no row-wise op", self.spec.op.name())),
+        }
+        self.launch(Launch {
+            entry: self.name.to_string(),
+            grid: [self.rows(1, 1), Extent::fixed(1)],
+            threads: mlir::THREADS as u32,
+            shared_bytes: 0,
+            overlaps: true,
+            when: None,
+        });
+    }
+
+    /// Says why there is no code: a bug of the kernel, or of what `supports` has let pass.
+    pub fn refuse(&mut self, why: &str) {
+        self.fault = Some(why.to_string());
+    }
+
+    /// The layout of a weight's elements.
+    pub fn layout(&self, name: &str) -> Layout {
+        self.operands.weight(name).1
+    }
+
+    /// The constants of a cache.
+    pub fn cache(&self, name: &str) -> CacheSpec {
+        self.operands.cache(name)
+    }
+
+    /// `per` items a row, `each` of them a block.
+    pub fn rows(&self, per: u64, each: u64) -> Extent {
+        let dim = if self.spec.rows == Rows::Tokens { GridDim::Tokens } else { GridDim::Outputs };
+        Extent { dim, per, each }
+    }
+
+    /// Bytes of scratch, aligned; returns their offset in 4-byte elements.
+    pub fn scratch(&mut self, bytes: u64) -> u64 {
+        let at = self.launched.scratch_bytes;
+        self.launched.scratch_bytes += bytes.next_multiple_of(256);
+        at / 4
+    }
+}
