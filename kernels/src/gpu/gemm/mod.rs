@@ -1,8 +1,13 @@
-//! Products of rows and weights: `Linear`, `QkvAppend`.
+//! Products of rows and weights: `Linear`, `QkvAppend`, and what experts share with them.
 
 pub mod linear;
+mod matrices;
+pub mod pack_rows;
 pub mod panel;
+mod product;
 pub mod projections;
 pub mod qkv;
 mod qkv_small_m;
+mod rope;
 pub mod small_m;
+pub mod wgmma;

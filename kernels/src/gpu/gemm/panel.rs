@@ -8,14 +8,16 @@
 //! A thread keeps eight sums a row; lanes of equal half are summed by shuffles, warps in shared memory. The
 //! order is that of k alone: a row's bits do not depend on the rows beside it.
 
-use hyc_plan::Elem;
-use hyc_plan::PANEL;
+use hyc_plan::{Elem, KernelSpec, PANEL};
 
-use crate::gpu::isa::{Emit, Float, Int, Ptr};
+use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr};
+use crate::gpu::work_item::row_count;
 
 /// Threads of a block that multiplies.
 pub const THREADS: u64 = 256;
 const WARPS: u64 = THREADS / 32;
+/// Rows of a tile: eight sums of a row are eight registers of every thread.
+const TILE: u64 = 4;
 /// k's of one round of the block.
 const ROUND: u64 = WARPS * 16;
 
@@ -35,6 +37,11 @@ pub struct Place<'c> {
     pub row: Int<'c>,
     /// Column of the panel.
     pub column: Int<'c>,
+}
+
+/// Rows of a tile of this kernel.
+pub fn tile(spec: &KernelSpec) -> u64 {
+    TILE.min(spec.max_rows)
 }
 
 /// Puts 1 / rms of each row into shared memory, for the rows of a block.
@@ -59,7 +66,7 @@ pub fn block_sum_of_squares<'c>(e: &Emit<'c>, x: Ptr<'c>, width: u64, partial: P
         e.accumulate(sum, x, x);
     });
     let (warp, lane) = e.div_rem(e.thread(), 32);
-    let mine = e.warp_sum(e.get_float(sum), &crate::gpu::isa::LANES);
+    let mine = e.warp_sum(e.get_float(sum), &LANES);
     e.when(e.eq(lane, e.int(0)), |e| e.store(partial, warp, mine.into()));
     e.barrier();
     (0..WARPS).fold(e.float(0.0), |sum, w| e.fadd(sum, e.load(partial, e.int(w))))
@@ -106,4 +113,28 @@ pub fn panel<'c>(e: &Emit<'c>, elem: Elem, panel: Ptr<'c>, input: &Input<'c>) ->
     let sum = (0..WARPS)
         .fold(e.float(0.0), |sum, w| e.fadd(sum, e.load(parts, e.add_const(mine, (w * count) as i64))));
     (Place { row, column }, sum)
+}
+
+/// The input rows of this block's tile (rows past the end are the last one again), with their norm; and the
+/// tile's first row.
+pub fn input<'c>(e: &Emit<'c>, spec: &KernelSpec, inn: u64, norm: Option<f64>) -> (Input<'c>, Int<'c>) {
+    let last = e.add_const(row_count(e, spec), -1);
+    let first = e.mul_const(e.block_y(), tile(spec));
+    let rows: Vec<Ptr<'c>> =
+        (0..tile(spec)).map(|i| e.row("x", e.min(e.add_const(first, i as i64), last))).collect();
+    let norm = norm.map(|eps| (e.operand("norm"), inverse_rms(e, &rows, inn, eps)));
+    (Input { rows, norm, inn }, first)
+}
+
+/// The address of a panel.
+pub fn panel_at<'c>(e: &Emit<'c>, elem: Elem, matrix: Ptr<'c>, panel: Int<'c>, inn: u64) -> Ptr<'c> {
+    let at = e.mul_const(e.wide(panel), PANEL * inn);
+    e.at_elem(elem, matrix, at)
+}
+
+/// Whether this thread has a result, and the row it is for.
+pub fn mine<'c>(e: &Emit<'c>, spec: &KernelSpec, first: Int<'c>, place: &Place<'c>) -> (Int<'c>, Int<'c>) {
+    let row = e.add(first, place.row);
+    let inside = e.and(e.lt(place.row, e.int(tile(spec))), e.lt(row, row_count(e, spec)));
+    (inside, row)
 }

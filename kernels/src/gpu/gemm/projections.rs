@@ -1,9 +1,6 @@
-//! What the kernels of `QkvAppend` share: its attributes, what is projected to, the angles of its RoPE.
+//! What the kernels of `QkvAppend` share: its attributes, and what is projected to.
 
-use hyc_plan::PANEL;
-use hyc_plan::{AttnShape, RopeSpec};
-
-use crate::gpu::isa::{Emit, Ptr};
+use hyc_plan::{AttnShape, PANEL, RopeSpec};
 
 /// The op's attributes.
 pub struct Qkv {
@@ -52,11 +49,4 @@ impl Part {
     pub fn panels(self) -> u64 {
         self.dim.div_ceil(PANEL)
     }
-}
-
-/// Turns a position of pair i: theta^(-2i/dims) / 2 pi.
-pub fn angles<'c>(e: &Emit<'c>, rope: RopeSpec) -> Ptr<'c> {
-    let pairs = (rope.dims / 2).max(1);
-    let turn = |i: u64| rope.theta.powf(-2.0 * i as f64 / rope.dims as f64) / std::f64::consts::TAU;
-    e.table(&(0..pairs).map(turn).collect::<Vec<_>>())
 }

@@ -7,15 +7,16 @@ use std::mem::offset_of;
 
 use hyc_plan::PANEL;
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Extent, Layout, RopeSpec};
+use hyc_plan::{Extent, Layout};
 
+use super::matrices::Matrix;
+use super::panel::{self, THREADS, input, mine, panel_at, tile};
+use super::product::{SMALL_M, SmallM, product};
+use super::projections::{Part, Projection, Qkv};
 use super::qkv_small_m;
+use super::rope::{angles, rotated};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT, when};
-use crate::gpu::gemm::linear::{input, mine, panel_at, tile};
-use crate::gpu::gemm::panel::{self, THREADS};
-use crate::gpu::gemm::projections::{Part, Projection, Qkv, angles};
-use crate::gpu::gemm::small_m::{self, FewRows, Matrix};
-use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, WARP};
+use crate::gpu::isa::WARP;
 use crate::gpu::paged_kv::{key_store, value_store};
 
 /// Makes `QkvAppend`.
@@ -42,11 +43,11 @@ pub fn qkv_append<'c>(k: &mut Kernel<'c, '_>, c: &Qkv) {
             let matrix =
                 |p: &Part| Matrix { name: p.projection.weight(), out: p.heads * p.dim, column: p.column };
             let matrices = parts.iter().map(matrix).collect();
-            let few = |k: &mut Kernel<'c, '_>, rows_at: u64, most: u64| {
+            let small = |k: &mut Kernel<'c, '_>, rows_at: u64, most: u64| {
                 qkv_small_m::launches(k, c, &parts, rows_at, most);
             };
-            let few: Option<FewRows<'_, 'c>> = if fused { Some(&few) } else { None };
-            small_m::product(k, c.inn, c.norm, matrices, None, few, &|e, row, column, value| {
+            let small: Option<SmallM<'_, 'c>> = if fused { Some(&small) } else { None };
+            product(k, c.inn, c.norm, matrices, None, small, &|e, row, column, value| {
                 let all = e.at(e.scratch(), e.int(scratch));
                 e.store(all, e.add(e.mul_const(row, columns), column), value.into());
             });
@@ -57,10 +58,10 @@ pub fn qkv_append<'c>(k: &mut Kernel<'c, '_>, c: &Qkv) {
     let heads: u64 = parts.iter().map(|p| p.heads).sum();
     let grid = [k.rows(1, 1), Extent::fixed(heads)];
     let when = if fused {
-        if spec.max_rows <= small_m::FEW {
+        if spec.max_rows <= SMALL_M {
             return;
         }
-        when(spec, small_m::FEW + 1, spec.max_rows)
+        when(spec, SMALL_M + 1, spec.max_rows)
     } else {
         None
     };
@@ -133,45 +134,6 @@ fn project(k: &mut Kernel<'_, '_>, c: &Qkv, parts: &[Part], columns: u64, scratc
             e.store(all, e.add(e.mul_const(row, columns), at), sum.into());
         });
     });
-}
-
-/// Normalises and rotates one head with a warp; `store` gets each element.
-fn rotated<'c>(
-    e: &Emit<'c>,
-    x: Ptr<'c>,
-    dim: u64,
-    norm: Option<(f64, Ptr<'c>)>,
-    rope: Option<(RopeSpec, Ptr<'c>, Int<'c>)>,
-    store: impl Fn(&Emit<'c>, Int<'c>, Float<'c>),
-) {
-    let lane = e.thread();
-    let scale = norm.map(|(eps, weight)| {
-        let sum = e.float_var(0.0);
-        e.each(lane, e.int(dim), WARP, |e, d| {
-            let x = e.load(x, d);
-            e.accumulate(sum, x, x);
-        });
-        let mean = e.fdiv(e.warp_sum(e.get_float(sum), &LANES), e.float(dim as f32));
-        (e.inverse_sqrt(e.fadd(mean, e.float(eps as f32))), weight)
-    });
-    let load = |e: &Emit<'c>, d: Int<'c>| {
-        let value = e.load(x, d);
-        match scale {
-            Some((scale, weight)) => e.fmul(e.fmul(value, scale), e.load(weight, d)),
-            None => value,
-        }
-    };
-    let dims = rope.map_or(0, |(rope, ..)| rope.dims);
-    if let Some((_, table, position)) = rope {
-        e.each(lane, e.int(dims / 2), WARP, |e, i| {
-            let (sin, cos) = e.sin_cos_turns(e.turns(table, i, position));
-            let far = e.add_const(i, (dims / 2) as i64);
-            let (a, b) = (load(e, i), load(e, far));
-            store(e, i, e.fsub(e.fmul(a, cos), e.fmul(b, sin)));
-            store(e, far, e.fadd(e.fmul(b, cos), e.fmul(a, sin)));
-        });
-    }
-    e.each(e.add_const(lane, dims as i64), e.int(dim), WARP, |e, d| store(e, d, load(e, d)));
 }
 
 /// Makes `Append`.

@@ -12,11 +12,11 @@ use std::mem::offset_of;
 use hyc_plan::Extent;
 use hyc_plan::abi::StepContext;
 
+use super::pack_rows::{k_tiles, packed_row, tile_row};
+use super::projections::{Part, Qkv};
+use super::rope::angles;
+use super::small_m::{Strip, THREADS, WARPS, reduce, strip_ring, strip_shared};
 use crate::gpu::function::{Function, Kernel, when};
-use crate::gpu::gemm::projections::{Part, Qkv, angles};
-use crate::gpu::gemm::small_m::{
-    Strip, THREADS, WARPS, k_tiles, packed_row, reduce, strip_ring, strip_shared, tile_row,
-};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
 use crate::gpu::work_item::row_count;

@@ -14,10 +14,9 @@ use hyc_plan::TILE;
 
 use super::router::chosen;
 use crate::gpu::function::{Function, Kernel, MULTIPROCESSORS, when};
-use crate::gpu::gemm::small_m::{
-    self, MANY_OUT, Packed, STAGES, Strip, THREADS, WARPS, k_tiles, packed_bytes, packed_row, reduce,
-    strip_offset, strip_ring, strip_shared,
-};
+use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes, packed_row, strip_offset};
+use crate::gpu::gemm::small_m::{Strip, THREADS, WARPS, reduce, strip_ring, strip_shared};
+use crate::gpu::gemm::wgmma::{BLOCK_OUT, STAGES};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, Var};
 use crate::gpu::isa::{SHARED_SLACK, TILE_BYTES};
 use crate::gpu::tile::pipeline::Ring;
@@ -58,7 +57,7 @@ pub fn up(k: &mut Kernel<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u64)
     let rows_at = k.scratch(packed_bytes(few, inn));
     let rows =
         Packed { part: "_pack", grid: k.rows(1, 1), inn, norm: None, to: rows_at, when: when(spec, 1, few) };
-    small_m::pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
+    pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
     k.function(
         Function::new("_few", grid, THREADS).when(when(spec, 1, few)).shared_bytes(strip_shared(2, 1)),
@@ -136,7 +135,7 @@ pub fn down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: u6
         to: rows_at,
         when: when(spec, 1, few),
     };
-    small_m::pack(k, &rows, &|e, pair| {
+    pack(k, &rows, &|e, pair| {
         let (row, slot) = e.div_rem(pair, active);
         let at = e.add(e.mul_const(row, e.stride("h")), e.mul_const(slot, ffn));
         (e.at(e.operand("h"), e.wide(at)), pair)
@@ -281,7 +280,7 @@ fn gather<'c>(
         to,
         when: when(spec, FEW + 1, spec.max_rows),
     };
-    small_m::pack(k, &rows, &|e, pair| {
+    pack(k, &rows, &|e, pair| {
         let (row, slot) = e.div_rem(pair, d.active);
         let place = e.load_int(e.at(e.scratch(), e.int(d.place)), pair);
         (e.at(e.operand(from), source(e, row, slot)), place)
@@ -301,9 +300,9 @@ fn grouped<'c>(
     let spec = k.spec;
     let tiles = k_tiles(inn);
     // Each warp group has 128 columns of B: with two weights, 64 outputs of each.
-    let each = if up.is_some() { MANY_OUT / 2 } else { MANY_OUT };
+    let each = if up.is_some() { BLOCK_OUT / 2 } else { BLOCK_OUT };
     let columns = out.div_ceil(each);
-    let stage_bytes = TILE_BYTES * (1 + MANY_OUT / TILE);
+    let stage_bytes = TILE_BYTES * (1 + BLOCK_OUT / TILE);
     let shared = STAGES * stage_bytes + SHARED_SLACK;
     let grid = [Extent::fixed(MULTIPROCESSORS), Extent::fixed(1)];
     k.function(
@@ -325,7 +324,7 @@ fn grouped<'c>(
                     let (tile, column, expert) = item(e, index);
                     let rows = e.at(e.scratch(), e.int(sorted_at));
                     let rows = e.byte_offset(rows, e.mul_const(e.wide(tile), tiles * TILE_BYTES));
-                    let places: Vec<Ptr<'c>> = (0..MANY_OUT / TILE)
+                    let places: Vec<Ptr<'c>> = (0..BLOCK_OUT / TILE)
                         .map(|i| {
                             let (from, i) = match up {
                                 Some(up) => (if i % 2 == 0 { weight } else { up }, i / 2),
@@ -357,7 +356,7 @@ fn grouped<'c>(
                 let warp = e.and(e.div_rem(e.thread(), 32).0, e.int(3));
                 e.each(e.block_x(), items, MULTIPROCESSORS, |e, index| {
                     let (tile, column, _) = item(e, index);
-                    let sums: Vec<Var<'c>> = (0..MANY_OUT / 4).map(|_| e.float_var(0.0)).collect();
+                    let sums: Vec<Var<'c>> = (0..BLOCK_OUT / 4).map(|_| e.float_var(0.0)).collect();
                     e.each(e.int(0), e.int(tiles), 1, |e, _| {
                         let stage = ring.full(e);
                         let base = e.add(memory, e.mul_const(stage, stage_bytes));
@@ -366,7 +365,7 @@ fn grouped<'c>(
                         e.wgmma(&sums, e.descriptor(base), e.descriptor(b), &steps, true);
                         ring.release(e, leader);
                     });
-                    let own = MANY_OUT / 2 / if up.is_some() { 2 } else { 1 };
+                    let own = BLOCK_OUT / 2 / if up.is_some() { 2 } else { 1 };
                     let first = e.add(e.mul_const(column, each), e.mul_const(group, own));
                     for half in 0..2 {
                         let row = e.add_const(e.add(e.mul_const(warp, 16), g), 8 * half as i64);

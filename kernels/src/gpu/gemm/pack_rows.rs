@@ -1,0 +1,129 @@
+//! Rows of a product as bf16 tiles, `[rows / 64][inn / 64][64][64]`, normalised on the way where the op says so.
+//!
+//! Weights in tiles lie alike, so that a k tile of either is copied to shared memory as it lies.
+
+use hyc_plan::{Extent, TILE, When};
+
+use crate::gpu::function::{Function, Kernel};
+use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, TILE_BYTES};
+
+/// Rows are padded to whole blocks of the kernel for many.
+pub const BLOCK_ROWS: u64 = 128;
+/// Threads that pack one row.
+const PACKERS: u64 = 512;
+
+pub fn k_tiles(inn: u64) -> u64 {
+    inn.div_ceil(TILE)
+}
+
+/// Bytes of `rows` packed rows.
+pub fn packed_bytes(rows: u64, inn: u64) -> u64 {
+    rows.next_multiple_of(BLOCK_ROWS) * k_tiles(inn) * TILE * 2
+}
+
+/// A launch that packs rows.
+pub struct Packed<'s> {
+    /// Its name's end.
+    pub part: &'s str,
+    /// Rows.
+    pub grid: Extent,
+    /// Elements of a row.
+    pub inn: u64,
+    /// Fused RMSNorm, with its weight in the operand `norm`.
+    pub norm: Option<f64>,
+    /// Offset in scratch, in 4-byte elements.
+    pub to: u64,
+    /// Steps that it is for.
+    pub when: Option<When>,
+}
+
+/// Writes rows as bf16 tiles `[rows/64][inn/64][64][64]`. `source` gives a row's f32 and the row that it becomes.
+pub fn pack<'c>(
+    k: &mut Kernel<'c, '_>,
+    p: &Packed<'_>,
+    source: &dyn Fn(&Emit<'c>, Int<'c>) -> (Ptr<'c>, Int<'c>),
+) {
+    let Packed { inn, norm, to, .. } = *p;
+    let chunks = k_tiles(inn) * 8;
+    k.function(Function::new(p.part, [p.grid, Extent::fixed(1)], PACKERS).when(p.when).waits_itself(), |e| {
+        // A thread's eight elements of each round; the last round's are the row's last again where there are no more.
+        let places: Vec<Int<'c>> = (0..chunks.div_ceil(PACKERS))
+            .map(|round| e.min(e.add_const(e.thread(), (round * PACKERS) as i64), e.int(chunks - 1)))
+            .collect();
+        let weights: Vec<Vec<Float<'c>>> = match norm {
+            Some(_) => places.iter().map(|chunk| eight(e, e.operand("norm"), *chunk, inn)).collect(),
+            None => vec![],
+        };
+        e.wait_for_inputs();
+        let (x, row) = source(e, e.block_x());
+        let mut values: Vec<Vec<Float<'c>>> = places.iter().map(|chunk| eight(e, x, *chunk, inn)).collect();
+        if let Some(eps) = norm {
+            let scale = inverse_rms(e, &values, chunks, inn, eps);
+            for (values, weights) in values.iter_mut().zip(&weights) {
+                for (value, weight) in values.iter_mut().zip(weights) {
+                    *value = e.fmul(e.fmul(*value, scale), *weight);
+                }
+            }
+        }
+        let (tile, place) = e.div_rem(row, TILE);
+        let tile = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES / 4);
+        let to = e.at(e.at(e.scratch(), e.int(to)), e.add(tile, e.wide(e.mul_const(place, TILE / 2))));
+        let swizzle = e.and(place, e.int(7));
+        for (chunk, values) in places.iter().zip(&values) {
+            let (tile, piece) = e.div_rem(*chunk, 8);
+            let at = e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(e.xor(piece, swizzle), 4));
+            let words: Vec<Int<'c>> = values.chunks(2).map(|pair| e.pack_bf16(pair[0], pair[1])).collect();
+            e.store_words(to, at, &words);
+        }
+    });
+}
+
+/// Elements `8 * chunk ..` of a row of `inn`, 0 beyond its end.
+fn eight<'c>(e: &Emit<'c>, x: Ptr<'c>, chunk: Int<'c>, inn: u64) -> Vec<Float<'c>> {
+    let first = e.mul_const(chunk, 8);
+    if inn % TILE == 0 {
+        let words = [e.load4(x, first), e.load4(x, e.add_const(first, 4))].concat();
+        return words.into_iter().map(|word| e.widen(word)).collect();
+    }
+    let one = |i| {
+        let at = e.add_const(first, i);
+        let value = e.load(x, e.min(at, e.int(inn - 1)));
+        e.pick_float(e.lt(at, e.int(inn)), value, e.float(0.0))
+    };
+    (0..8).map(one).collect()
+}
+
+/// 1 / sqrt(mean(x^2) + eps) of a row, of which a block of [`PACKERS`] has the chunks in rounds.
+fn inverse_rms<'c>(e: &Emit<'c>, values: &[Vec<Float<'c>>], chunks: u64, inn: u64, eps: f64) -> Float<'c> {
+    let zero = e.float(0.0);
+    let sum = values.iter().zip(0u64..).fold(zero, |sum, (values, round)| {
+        let own = values.iter().fold(zero, |sum, x| e.fma(*x, *x, sum));
+        let chunk = e.add_const(e.thread(), (round * PACKERS) as i64);
+        e.fadd(sum, e.pick_float(e.lt(chunk, e.int(chunks)), own, zero))
+    });
+    let partial = e.shared(PACKERS / 32);
+    let (warp, lane) = e.div_rem(e.thread(), 32);
+    let mine = e.warp_sum(sum, &LANES);
+    e.when(e.eq(lane, e.int(0)), |e| e.store(partial, warp, mine.into()));
+    e.barrier();
+    let all = (0..PACKERS / 32).fold(zero, |sum, w| e.fadd(sum, e.load(partial, e.int(w))));
+    e.inverse_sqrt(e.fadd(e.fdiv(all, e.float(inn as f32)), e.float(eps as f32)))
+}
+
+/// Byte offset (i64) of block `block` of 16 outputs in a matrix of tiles.
+pub fn strip_offset<'c>(e: &Emit<'c>, block: Int<'c>, inn: u64) -> Int<'c> {
+    let (tile, quarter) = e.div_rem(block, 4);
+    e.add(e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES), e.wide(e.mul_const(quarter, 2048)))
+}
+
+/// The address of packed row `row` in the first of its tiles, the rows being at `at` in scratch.
+pub fn packed_row<'c>(e: &Emit<'c>, at: u64, row: Int<'c>, inn: u64) -> Ptr<'c> {
+    tile_row(e, e.at(e.scratch(), e.int(at)), row, inn)
+}
+
+/// The address of row `row` of a matrix of tiles in the first of its tiles.
+pub fn tile_row<'c>(e: &Emit<'c>, matrix: Ptr<'c>, row: Int<'c>, inn: u64) -> Ptr<'c> {
+    let (tile, place) = e.div_rem(row, TILE);
+    let tile = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES);
+    e.byte_offset(e.byte_offset(matrix, tile), e.mul_const(place, 128))
+}
