@@ -21,7 +21,7 @@ mod work_item;
 use hyc_plan::{AttnShape, KernelSpec, Layout, OperandSpec, SelectShape, StepOp};
 
 use crate::operands;
-use attention::{flash_prefill, simt, sparse, split_kv_decode, warp_mma};
+use attention::{flash_prefill, limits, simt, sparse, split_kv_decode};
 use function::Kernel;
 use gemm::{linear, projections, qkv};
 
@@ -59,7 +59,7 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
     }
     if let Some(shape) = spec.op.attention() {
         wide("a group", shape.heads / shape.kv_heads, 32)?;
-        if !warp_mma::takes(spec) {
+        if !limits::takes(spec) {
             let bytes = simt::shared_bytes(spec, shape);
             wide("queries and sums in shared memory, in bytes,", bytes, 48 << 10)?;
         }
@@ -101,7 +101,7 @@ pub fn compile(specs: &[(String, KernelSpec)]) -> Result<Ptx, GpuError> {
 }
 
 fn build(k: &mut Kernel<'_, '_>) {
-    let tensor_cores = warp_mma::takes(k.spec);
+    let tensor_cores = limits::takes(k.spec);
     match k.spec.op {
         StepOp::Embed { .. }
         | StepOp::RmsNorm { .. }
@@ -136,8 +136,8 @@ fn build(k: &mut Kernel<'_, '_>) {
             simt::hybrid(k, shape, select, window, gate);
         }
         StepOp::Router { experts, active } => moe::router::router(k, experts, active),
-        StepOp::ExpertsUp { inn, ffn, active, .. } => moe::panel::up(k, inn, ffn, active),
-        StepOp::ExpertsDown { active, ffn, out, .. } => moe::panel::down(k, active, ffn, out),
+        StepOp::ExpertsUp { inn, ffn, active, .. } => moe::experts::up(k, inn, ffn, active),
+        StepOp::ExpertsDown { active, ffn, out, .. } => moe::experts::down(k, active, ffn, out),
         StepOp::Sample { vocab } => sampling::sample(k, vocab),
     }
 }

@@ -3,9 +3,8 @@
 
 use std::mem::offset_of;
 
-use hyc_plan::TILE;
 use hyc_plan::abi::StepContext;
-use hyc_plan::{CachePolicy, CacheSpec, KvOrder};
+use hyc_plan::{CachePolicy, CacheSpec, KvOrder, TILE};
 
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 

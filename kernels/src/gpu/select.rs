@@ -108,6 +108,7 @@ impl<'c> Group<'c> {
 }
 
 /// `[group][blocks]` largest logits of each visible block, in device memory of this block alone.
+#[derive(Clone, Copy)]
 pub struct Scores<'c> {
     pub table: Ptr<'c>,
     pub blocks: u64,

@@ -16,51 +16,23 @@
 use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::{AttnShape, CacheSpec, Extent, KernelSpec, SelectShape};
+use std::f32::consts::LOG2_E;
 
-use crate::gpu::attention::split_kv_decode::MOST_ROWS;
-use crate::gpu::attention::warp_mma::LOG2_E;
+use hyc_plan::{AttnShape, Extent, SelectShape};
+
+use super::flash_tile::{CONSUMERS, Flash, GROUPS, ROWS, Segment};
+
+use super::limits::DECODE_ROWS;
 use crate::gpu::function::{Function, Kernel, MULTIPROCESSORS, when};
-use crate::gpu::isa::{Emit, Float, Int, Ptr, Var, WARP};
-use crate::gpu::isa::{SHARED_SLACK, TILE_BYTES};
+use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, TILE_BYTES, Var, WARP};
 use crate::gpu::paged_kv::physical_page;
 use crate::gpu::select::{Best, CHUNK, Heads};
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::work_item::row_count;
 use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
 
-/// Rows of a warp group.
-const ROWS: u64 = 64;
-const GROUPS: u64 = 2;
-const CONSUMERS: u64 = GROUPS * 128;
 /// Shared memory that a block may have, less what is not the ring's or the queries'.
 const SHARED: u64 = 220 << 10;
-
-/// Sizes of the kernel.
-struct Flash<'s> {
-    spec: &'s KernelSpec,
-    shape: AttnShape,
-    cache: CacheSpec,
-    sink: bool,
-    select: Option<SelectShape>,
-    /// Scratch of the page maxima, in 4-byte elements.
-    tables: u64,
-    blocks: u64,
-    stages: u64,
-}
-
-/// A run of rows of one sequence in a tile.
-#[derive(Clone, Copy)]
-struct Segment<'c> {
-    begin: Int<'c>,
-    end: Int<'c>,
-    first: Int<'c>,
-    pages: Int<'c>,
-    sequence: Int<'c>,
-}
-
-/// Takes (first token of the tile, segment) and the KV head.
-type Body<'a, 'c> = &'a dyn Fn(&Emit<'c>, (Int<'c>, Segment<'c>), Int<'c>);
 
 /// What a warp group keeps in registers: rows g and g + 8 of each warp.
 struct State<'c> {
@@ -69,10 +41,10 @@ struct State<'c> {
     acc: Vec<Var<'c>>,
 }
 
-/// Adds the function for steps of more than [`MOST_ROWS`] rows.
+/// Adds the function for steps of more than [`DECODE_ROWS`] rows.
 pub fn prefill<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
     let spec = k.spec;
-    if spec.max_rows <= MOST_ROWS {
+    if spec.max_rows <= DECODE_ROWS {
         return;
     }
     let cache = k.cache("cache");
@@ -81,7 +53,7 @@ pub fn prefill<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select:
     let mut f = Flash { spec, shape, cache, sink, select, tables, blocks, stages: 0 };
     f.stages = ((SHARED - f.query_bytes()) / f.stage_bytes()).clamp(2, 6);
     let shared = f.query_bytes() + f.stages * f.stage_bytes() + SHARED_SLACK;
-    let when = when(spec, MOST_ROWS + 1, spec.max_rows);
+    let when = when(spec, DECODE_ROWS + 1, spec.max_rows);
     let grid = [Extent::fixed(MULTIPROCESSORS), Extent::fixed(1)];
     k.function(Function::new("_prefill", grid, CONSUMERS + WARP).when(when).shared_bytes(shared), |e| {
         f.body(e)
@@ -89,27 +61,6 @@ pub fn prefill<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select:
 }
 
 impl Flash<'_> {
-    fn tokens(&self) -> u64 {
-        ROWS / group(self.shape)
-    }
-
-    /// Tokens of a tile.
-    fn tile(&self) -> u64 {
-        GROUPS * self.tokens()
-    }
-
-    fn key_bytes(&self) -> u64 {
-        self.shape.qk_dim * self.cache.page * 2
-    }
-
-    fn stage_bytes(&self) -> u64 {
-        self.key_bytes() + self.shape.v_dim * self.cache.page * 2
-    }
-
-    fn query_bytes(&self) -> u64 {
-        GROUPS * ROWS * self.shape.qk_dim * 2
-    }
-
     fn body<'c>(&self, e: &Emit<'c>) {
         let memory = e.dynamic_shared();
         let compared = self.select.map_or(1, |_| group(self.shape));
@@ -128,44 +79,6 @@ impl Flash<'_> {
         e.when(e.lt(e.thread(), e.int(CONSUMERS)), |e| {
             self.items(e, items, rows, &|e, segment, kv_head| {
                 self.attend(e, &ring, (memory, pages_at), heads, segment, kv_head);
-            });
-        });
-    }
-
-    /// This block's items, and each one's segments, the longest contexts first.
-    fn items<'c>(&self, e: &Emit<'c>, items: Int<'c>, rows: Int<'c>, body: Body<'_, 'c>) {
-        let load = |offset: usize, row: Int<'c>| e.load_int(e.list(offset), row);
-        let (positions, sequences) = (offset_of!(StepContext, positions), offset_of!(StepContext, sequence));
-        e.each(e.block_x(), items, MULTIPROCESSORS, |e, index| {
-            let (tile, kv_head) = e.div_rem(e.add_const(e.sub(items, index), -1), self.shape.kv_heads);
-            let tile_begin = e.mul_const(tile, self.tile());
-            let tile_end = e.min(e.add_const(tile_begin, self.tile() as i64), rows);
-            let begin = e.var(tile_begin.into());
-            e.repeat(|e| {
-                let from = e.get(begin).into_int_value();
-                let sequence = load(sequences, from);
-                // Rows of a sequence stand together: count those of the tile.
-                let end = e.var(e.add_const(from, 1).into());
-                let whole = e.eq(load(sequences, e.add_const(tile_end, -1)), sequence);
-                e.either(
-                    whole,
-                    |e| e.set(end, tile_end.into()),
-                    |e| {
-                        e.repeat(|e| {
-                            let at = e.get(end).into_int_value();
-                            let same = e.eq(load(sequences, at), sequence);
-                            e.set(end, e.pick(same, e.add_const(at, 1), at).into());
-                            e.eq(same, e.no())
-                        });
-                    },
-                );
-                let end = e.get(end).into_int_value();
-                let last = load(positions, e.add_const(end, -1));
-                let pages = e.add_const(e.div_rem(last, self.cache.page).0, 1);
-                let first = load(positions, from);
-                body(e, (tile_begin, Segment { begin: from, end, first, pages, sequence }), kv_head);
-                e.set(begin, end.into());
-                e.ge(end, tile_end)
             });
         });
     }
@@ -193,14 +106,6 @@ impl Flash<'_> {
                 e.bulk_copy(to, e.byte_offset(base, values), value_bytes, full);
             });
         });
-    }
-
-    /// Token and head of row `row` of the tile; whether there are such.
-    fn row<'c>(&self, e: &Emit<'c>, tile: Int<'c>, row: Int<'c>) -> (Int<'c>, Int<'c>, Int<'c>) {
-        let (part, inside) = e.div_rem(row, ROWS);
-        let (token, head) = e.div_rem(inside, group(self.shape));
-        let real = e.lt(token, e.int(self.tokens()));
-        (e.add(e.add(tile, e.mul_const(part, self.tokens())), token), head, real)
     }
 
     /// Queries of a warp group as swizzled rows of bf16: `[qk_dim / 64][128 rows][64]`.
@@ -301,11 +206,6 @@ impl Flash<'_> {
             self.choose(e, select, tile, &segment, kv_head, heads);
             e.named_barrier(e.int(3), CONSUMERS);
         }
-    }
-
-    fn table<'c>(&self, e: &Emit<'c>) -> Ptr<'c> {
-        let own = e.mul_const(e.wide(e.block_x()), self.blocks * GROUPS * ROWS);
-        e.at(e.at(e.scratch(), e.int(self.tables)), own)
     }
 
     /// Minus infinity where a token is newer than the row's.

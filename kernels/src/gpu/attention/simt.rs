@@ -13,8 +13,7 @@ use hyc_plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, OperandSpec, 
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var, WARP};
 use crate::gpu::paged_kv::{key_index, page_offset, value_index};
-use crate::gpu::select;
-use crate::gpu::select::{THREADS, WARPS};
+use crate::gpu::select::{Heads, Scores, THREADS, WARPS};
 use crate::gpu::work_item::{WorkItem, group, selected_blocks};
 
 /// Query heads at a time: their sums stay in registers.
@@ -37,10 +36,8 @@ struct Branch<'c> {
     operand: &'static str,
     source: Source<'c>,
     sink: Option<&'static str>,
-    /// `[group][max_blocks]` that get each page's largest logit.
-    block_max: Option<(Ptr<'c>, u64)>,
-    /// What a selection compares heads by.
-    heads: Option<select::Heads<'c>>,
+    /// What gets each page's largest logit, for a selection.
+    scores: Option<Scores<'c>>,
 }
 
 /// What a block keeps in shared memory.
@@ -63,7 +60,7 @@ pub fn shared_bytes(spec: &KernelSpec, shape: AttnShape) -> u64 {
         OperandSpec::Tensor { .. } | OperandSpec::Weight(_) => None,
     });
     let floats = group(shape) * shape.qk_dim
-        + select::Heads::floats(group(shape), group(shape), WARPS)
+        + Heads::floats(group(shape), group(shape), WARPS)
         + WARPS * TILE * (pages.max().unwrap_or(0) + shape.v_dim + 2)
         + 2 * WARPS;
     4 * floats
@@ -188,9 +185,9 @@ impl<'c> Branch<'c> {
                 })
                 .collect();
             let most = e.warp_max(masked.iter().fold(none, |most, x| e.fmax(most, *x)));
-            if let Some((table, blocks)) = self.block_max {
-                let at = e.add_const(logical, ((first + h as u64) * blocks) as i64);
-                e.when(e.eq(lane, e.int(0)), |e| e.store(table, at, most.into()));
+            if let Some(scores) = self.scores {
+                let at = e.add_const(logical, ((first + h as u64) * scores.blocks) as i64);
+                e.when(e.eq(lane, e.int(0)), |e| e.store(scores.table, at, most.into()));
             }
             let old = e.get_float(state.max[h]);
             let new = e.fmax(old, most);
@@ -274,13 +271,13 @@ impl<'c> Branch<'c> {
             });
             out(e, e.add_const(h, first as i64), element, e.fdiv(total, sum));
         });
-        if let Some(compared) = self.heads {
+        if let Some(scores) = self.scores {
             e.when(e.lt(e.thread(), e.int(heads)), |e| {
                 let (top, sum, _) = closed(e, e.thread());
                 let logits = (0..WARPS).fold(e.float(f32::NEG_INFINITY), |most, w| {
                     e.fmax(most, e.load(s.max, e.add_const(e.thread(), (w * TILE) as i64)))
                 });
-                compared.note(e, e.add_const(e.thread(), first as i64), logits, top, e.ln(sum));
+                scores.heads.note(e, e.add_const(e.thread(), first as i64), logits, top, e.ln(sum));
             });
         }
         e.barrier();
@@ -307,28 +304,21 @@ pub fn full(k: &mut Kernel<'_, '_>, shape: AttnShape, sink: bool, select: Option
     let spec = k.spec;
     let cache = k.cache("cache");
     let blocks = spec.max_context.div_ceil(cache.page);
-    let scores = group(shape) * blocks;
-    let scratch = if select.is_some() { k.scratch(4 * spec.max_rows * shape.kv_heads * scores) } else { 0 };
+    let table = group(shape) * blocks;
+    let scratch = if select.is_some() { k.scratch(4 * spec.max_rows * shape.kv_heads * table) } else { 0 };
     k.function(Function::new("", grid(k, shape), THREADS), |e| {
         let (item, shared) = begin(e, shape, cache.page);
-        let table = e.at(e.at(e.scratch(), e.int(scratch)), e.mul_const(e.wide(e.block_x()), scores));
-        let heads = select.map(|_| select::Heads::new(e, group(shape), group(shape), WARPS, sink));
-        let branch = Branch {
-            shape,
-            cache,
-            operand: "cache",
-            source: Source::From(e.int(0)),
-            sink: sink.then_some("sink"),
-            block_max: select.map(|_| (table, blocks)),
-            heads,
-        };
+        let table = e.at(e.at(e.scratch(), e.int(scratch)), e.mul_const(e.wide(e.block_x()), table));
+        let heads = |e| Heads::new(e, group(shape), group(shape), WARPS, sink);
+        let scores = select.map(|_| Scores { table, blocks, heads: heads(e) });
+        let (source, sink) = (Source::From(e.int(0)), sink.then_some("sink"));
+        let branch = Branch { shape, cache, operand: "cache", source, sink, scores };
         branch.run(e, item, &shared, &|e, h, element, y| {
             let at = e.add(place(e, shape, item, h), element);
             e.store(e.operand("out"), at, y.into());
         });
-        if let (Some(select), Some(heads)) = (select, heads) {
+        if let (Some(select), Some(scores)) = (select, scores) {
             let visible = e.add_const(e.div_rem(item.position, cache.page).0, 1);
-            let scores = select::Scores { table, blocks, heads };
             scores.select(e, visible, select.blocks, selected_blocks(e, item, select));
         }
     });
@@ -336,27 +326,26 @@ pub fn full(k: &mut Kernel<'_, '_>, shape: AttnShape, sink: bool, select: Option
 
 /// `WindowAttention`.
 pub fn window(k: &mut Kernel<'_, '_>, shape: AttnShape, window: u64, sink: bool) {
-    let cache = k.cache("cache");
-    k.function(Function::new("", grid(k, shape), THREADS), |e| {
-        let (item, shared) = begin(e, shape, cache.page);
-        let source = Source::From(window_start(e, item, window));
-        let sink = sink.then_some("sink");
-        let branch = Branch { shape, cache, operand: "cache", source, sink, block_max: None, heads: None };
-        branch.run(e, item, &shared, &|e, h, element, y| {
-            let at = e.add(place(e, shape, item, h), element);
-            e.store(e.operand("out"), at, y.into());
-        });
-    });
+    single(k, shape, sink, |e, item| Source::From(window_start(e, item, window)));
 }
 
 /// `SparseAttention`.
 pub fn sparse(k: &mut Kernel<'_, '_>, shape: AttnShape, select: SelectShape, sink: bool) {
+    single(k, shape, sink, |e, item| Source::Listed(selected_blocks(e, item, select), select));
+}
+
+/// One branch over the cache.
+fn single<'c>(
+    k: &mut Kernel<'c, '_>,
+    shape: AttnShape,
+    sink: bool,
+    source: impl FnOnce(&Emit<'c>, WorkItem<'c>) -> Source<'c>,
+) {
     let cache = k.cache("cache");
     k.function(Function::new("", grid(k, shape), THREADS), |e| {
         let (item, shared) = begin(e, shape, cache.page);
-        let source = Source::Listed(selected_blocks(e, item, select), select);
-        let sink = sink.then_some("sink");
-        let branch = Branch { shape, cache, operand: "cache", source, sink, block_max: None, heads: None };
+        let (source, sink) = (source(e, item), sink.then_some("sink"));
+        let branch = Branch { shape, cache, operand: "cache", source, sink, scores: None };
         branch.run(e, item, &shared, &|e, h, element, y| {
             let at = e.add(place(e, shape, item, h), element);
             e.store(e.operand("out"), at, y.into());
@@ -380,8 +369,7 @@ pub fn hybrid(k: &mut Kernel<'_, '_>, shape: AttnShape, select: SelectShape, win
             (near, "own", Source::From(window_start(e, item, window)), "sink_window", "gate_window"),
         ];
         for (i, (cache, operand, source, sink, gate)) in branches.into_iter().enumerate() {
-            let branch =
-                Branch { shape, cache, operand, source, sink: Some(sink), block_max: None, heads: None };
+            let branch = Branch { shape, cache, operand, source, sink: Some(sink), scores: None };
             branch.run(e, item, &shared, &|e, h, element, y| {
                 let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
                 let column = match mode {

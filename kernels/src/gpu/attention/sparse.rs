@@ -1,16 +1,15 @@
-//! `SparseAttention`, `WindowAttention` and `HybridAttention` on the tensor cores of `attend`: a block a (token, KV
+//! `SparseAttention`, `WindowAttention` and `HybridAttention` on the tensor cores of `warp_mma`: a block a (token, KV
 //! head), its branches one after the other. Reference: `reference::attention`.
 
 use hyc_plan::{AttnShape, Extent, GateMode, SelectShape, When};
 
-use crate::gpu::attention::warp_mma::{Pages, Reader};
+use super::warp_mma::{Pages, Reader};
 use crate::gpu::function::{Function, Kernel, when};
-use crate::gpu::isa::SHARED_SLACK;
-use crate::gpu::isa::{Emit, Float, Int, WARP};
+use crate::gpu::isa::{Emit, Float, Int, SHARED_SLACK, WARP};
 use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
 
 /// Rows of a step whose blocks have eight warps.
-const FEW: u64 = 32;
+const SMALL_M: u64 = 32;
 
 /// Which pages a branch reads.
 #[derive(Clone, Copy)]
@@ -63,12 +62,12 @@ pub fn hybrid(k: &mut Kernel<'_, '_>, shape: AttnShape, select: SelectShape, win
 fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
     let spec = k.spec;
     let grid = [k.rows(shape.kv_heads, 1), Extent::fixed(1)];
-    // Few rows are few blocks: more warps share the pages of each.
+    // Few rows are small blocks: more warps share the pages of each.
     let most = spec.max_rows;
-    let few = FEW.min(most);
-    query_launch(k, branches, shape, "_few", (8, grid), when(spec, 1, few));
-    if most > FEW {
-        query_launch(k, branches, shape, "", (4, grid), when(spec, FEW + 1, most));
+    let small = SMALL_M.min(most);
+    query_launch(k, branches, shape, "_few", (8, grid), when(spec, 1, small));
+    if most > SMALL_M {
+        query_launch(k, branches, shape, "", (4, grid), when(spec, SMALL_M + 1, most));
     }
 }
 
@@ -86,7 +85,7 @@ fn query_launch(
         .collect();
     let Some(first) = readers.first() else { return };
     // What warps leave for each other: their states of every head.
-    let shared = first.merge_bytes() + SHARED_SLACK;
+    let shared = first.partials_bytes() + SHARED_SLACK;
     k.function(Function::new(part, grid, warps * WARP).when(when).shared_bytes(shared).waits_itself(), |e| {
         let item = WorkItem::new(e, e.block_x(), shape.kv_heads);
         // What the step's context alone says is looked up before the inputs are there.
@@ -100,12 +99,12 @@ fn query_launch(
             .collect();
         e.wait_for_inputs();
         let q = first.query(e, item);
-        let memory = first.merge_memory(e);
+        let memory = first.partials(e);
         for (i, ((branch, r), window)) in branches.iter().zip(&readers).zip(windows).enumerate() {
             let pages = window.unwrap_or_else(|| branch.pages(e, r, item));
             let state = r.run(e, item, &q, &pages, None);
-            r.leave(e, &state, &memory);
-            r.finish(e, item, &memory, branch.sink, &|e, h, element, y| {
+            r.store_partial(e, &state, &memory);
+            r.combine(e, item, &memory, branch.sink, &|e, h, element, y| {
                 let y = branch.gated(e, shape, item, h, element, y);
                 let at = output_index(e, shape, item, h, element);
                 // The first branch's value was written by this thread.

@@ -9,15 +9,13 @@
 
 use hyc_plan::{AttnShape, Extent, SelectShape};
 
-use crate::gpu::attention::warp_mma::{Reader, splits};
+use super::limits::{DECODE_ROWS, splits};
+use super::warp_mma::Reader;
 use crate::gpu::function::{Function, Kernel, when};
-use crate::gpu::isa::SHARED_SLACK;
-use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, WARP};
+use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, SHARED_SLACK, WARP};
 use crate::gpu::select::{Best, CHUNK, Heads};
 use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
 
-/// Rows of a step that is a decode.
-pub const MOST_ROWS: u64 = 64;
 const WARPS: u64 = 4;
 /// Warps of a block that merges, and parts whose sums it loads at a time.
 const MERGERS: u64 = 16;
@@ -63,10 +61,10 @@ impl Plan {
     }
 }
 
-/// Adds both functions, for steps of at most [`MOST_ROWS`] rows.
+/// Adds both functions, for steps of at most [`DECODE_ROWS`] rows.
 pub fn decode<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
     let spec = k.spec;
-    let most = MOST_ROWS.min(spec.max_rows);
+    let most = DECODE_ROWS.min(spec.max_rows);
     let reader = Reader { shape, cache: k.cache("cache"), operand: "cache", warps: WARPS };
     let splits = splits(shape);
     let blocks = spec.max_context.div_ceil(reader.cache.page);
@@ -78,7 +76,7 @@ pub fn decode<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select: 
     }
     let when = when(spec, 1, most);
     let grid = [k.rows(shape.kv_heads * splits, 1), Extent::fixed(1)];
-    let shared = plan.reader.merge_bytes() + SHARED_SLACK;
+    let shared = plan.reader.partials_bytes() + SHARED_SLACK;
     k.function(
         Function::new("_split", grid, WARPS * WARP).when(when).shared_bytes(shared).waits_itself(),
         |e| split(e, &plan, select.is_some()),
@@ -95,7 +93,7 @@ fn split<'c>(e: &Emit<'c>, plan: &Plan, scored: bool) {
     let item = WorkItem::new(e, index, r.shape.kv_heads);
     let (begin, count) = plan.share(e, item, split);
     let most = plan.blocks.div_ceil(plan.splits).next_multiple_of(WARPS);
-    let memory = r.merge_memory(e);
+    let memory = r.partials(e);
     e.when(e.lt(e.int(0), count), |e| {
         let pages = r.pages(e, item, (count, most), e.int(0), &|e, i| e.add(begin, i));
         e.wait_for_inputs();
@@ -105,7 +103,7 @@ fn split<'c>(e: &Emit<'c>, plan: &Plan, scored: bool) {
             e.store(table, e.add(e.mul_const(row, plan.blocks), page), most.into());
         };
         let state = r.run(e, item, &q, &pages, scored.then_some(&store));
-        r.leave(e, &state, &memory);
+        r.store_partial(e, &state, &memory);
         let part = plan.part(e, index, split);
         let (group, v_dim) = (group(r.shape), r.shape.v_dim);
         e.each(e.thread(), e.int(group * (v_dim + 2)), WARPS * WARP, |e, i| {

@@ -10,79 +10,15 @@
 //! K and V go from memory straight into fragments. Warps take pages in turn, each with a softmax of its own
 //! (Milakov and Gimelshein, 1805.02867), in units of log2; their states are merged in shared memory. Decode over a
 //! whole context also splits it over blocks, and a second function merges those (Dao et al., Flash-Decoding) and
-//! selects (`decode`). Reference: `reference::attention`.
+//! selects (`split_kv_decode`). Reference: `reference::attention`.
 
-use hyc_plan::{AttnShape, CacheSpec, KernelSpec, Kind, KvOrder, OperandSpec, StepOp};
+use std::f32::consts::LOG2_E;
 
-use crate::gpu::isa::{Chunk, TILE_BYTES};
-use crate::gpu::isa::{Emit, Float, Int, Ptr, Var, WARP};
+use hyc_plan::{AttnShape, CacheSpec};
+
+use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, TILE_BYTES, Var, WARP};
 use crate::gpu::paged_kv::physical_page;
 use crate::gpu::work_item::{WorkItem, group};
-
-/// Heads of a group that one fragment takes.
-pub const HEADS: u64 = 16;
-/// Pages of a block: two words each.
-const MOST_PAGES: u64 = 2048;
-/// Blocks of a selection: a lane each.
-const MOST_BLOCKS: u64 = 32;
-pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
-
-/// Blocks that share one (token, KV head): two a multiprocessor of an H100 at one sequence.
-pub fn splits(shape: AttnShape) -> u64 {
-    (264 / shape.kv_heads).clamp(1, 64)
-}
-
-/// Whether the kernels of this file and of `flash` take the op.
-pub fn takes(spec: &KernelSpec) -> bool {
-    let Some(shape) = spec.op.attention() else { return false };
-    let tiled = spec.operands.iter().all(|operand| match operand {
-        OperandSpec::Cache(cache) => {
-            cache.order == KvOrder::Tiles && cache.qk_dim <= 256 && cache.v_dim <= 256
-        }
-        OperandSpec::Tensor { .. } | OperandSpec::Weight(_) => true,
-    });
-    let selections = spec.op.roles().into_iter().filter_map(|role| match role.kind {
-        Kind::Selection { shape, .. } => Some(shape.blocks),
-        Kind::Rows(_)
-        | Kind::TokenRows(_)
-        | Kind::Token
-        | Kind::Experts { .. }
-        | Kind::Vector(_)
-        | Kind::Matrices { .. }
-        | Kind::Table { .. }
-        | Kind::Cache { .. } => None,
-    });
-    tiled
-        && group(shape) <= HEADS
-        && selections.max().unwrap_or(0) <= MOST_BLOCKS
-        && looked_up(spec, shape) <= MOST_PAGES
-}
-
-/// Pages that a block has in its shared memory: of a window, or of a part of the context.
-fn looked_up(spec: &KernelSpec, shape: AttnShape) -> u64 {
-    match spec.op {
-        StepOp::WindowAttention { window, .. } | StepOp::HybridAttention { window, .. } => window / 64,
-        StepOp::FullAttention { .. } | StepOp::OracleAttention { .. } => {
-            spec.max_context / 64 / splits(shape)
-        }
-        // Those of a selection are its blocks.
-        StepOp::SparseAttention { .. }
-        | StepOp::Embed { .. }
-        | StepOp::RmsNorm { .. }
-        | StepOp::Linear { .. }
-        | StepOp::QkvAppend { .. }
-        | StepOp::Rope { .. }
-        | StepOp::Append { .. }
-        | StepOp::Add { .. }
-        | StepOp::SiluMul { .. }
-        | StepOp::Gate { .. }
-        | StepOp::Router { .. }
-        | StepOp::ExpertsUp { .. }
-        | StepOp::ExpertsDown { .. }
-        | StepOp::GatherRows { .. }
-        | StepOp::Sample { .. } => 0,
-    }
-}
 
 /// A cache as one branch reads it.
 #[derive(Clone, Copy)]
@@ -106,17 +42,10 @@ pub struct Pages<'c> {
 
 /// One warp's softmax; `[half]` are rows g and g + 8.
 pub struct State<'c> {
-    max: Vec<Var<'c>>,
-    sum: Vec<Var<'c>>,
+    pub max: Vec<Var<'c>>,
+    pub sum: Vec<Var<'c>>,
     /// `[v_dim / 8][4]`
-    acc: Vec<Vec<Var<'c>>>,
-}
-
-/// Where warps leave their states: `[warp][group]` twice and `[warp][group][v_dim]`.
-pub struct Merge<'c> {
-    pub max: Ptr<'c>,
-    pub sum: Ptr<'c>,
-    pub acc: Ptr<'c>,
+    pub acc: Vec<Vec<Var<'c>>>,
 }
 
 /// Takes one (page, row of the group, largest scaled logit).
@@ -136,7 +65,7 @@ impl Reader {
         if self.shape.qk_dim + self.shape.v_dim > 256 { 4 } else { 8 }
     }
 
-    fn halves(&self) -> usize {
+    pub fn halves(&self) -> usize {
         if group(self.shape) > 8 { 2 } else { 1 }
     }
 
@@ -397,99 +326,5 @@ impl Reader {
             };
             [word(0, 0), word(1, 0), word(0, 2), word(1, 2)]
         })
-    }
-
-    pub fn merge_memory<'c>(&self, e: &Emit<'c>) -> Merge<'c> {
-        let states = self.warps * group(self.shape);
-        let acc = e.dynamic_shared();
-        Merge { max: e.shared(states), sum: e.shared(states), acc }
-    }
-
-    /// Dynamic shared memory of that.
-    pub fn merge_bytes(&self) -> u64 {
-        4 * self.warps * group(self.shape) * self.shape.v_dim
-    }
-
-    /// Leaves the warp's state in shared memory; a barrier of the block follows.
-    pub fn leave<'c>(&self, e: &Emit<'c>, state: &State<'c>, to: &Merge<'c>) {
-        let group = group(self.shape);
-        let (g, t) = e.lane_pair();
-        let warp = e.div_rem(e.thread(), WARP).0;
-        for half in 0..self.halves() {
-            let row = e.add_const(g, 8 * half as i64);
-            let sum = [1, 2]
-                .iter()
-                .fold(e.get_float(state.sum[half]), |sum, mask| e.fadd(sum, e.shuffle(sum, *mask)));
-            e.when(e.lt(row, e.int(group)), |e| {
-                let at = e.add(e.mul_const(warp, group), row);
-                e.when(e.eq(t, e.int(0)), |e| {
-                    e.store(to.max, at, e.get(state.max[half]));
-                    e.store(to.sum, at, sum.into());
-                });
-                for (m, acc) in state.acc.iter().enumerate() {
-                    let column = e.add_const(e.mul_const(t, 2), 8 * m as i64);
-                    let at = e.add(e.mul_const(at, self.shape.v_dim), column);
-                    let words = [0, 1].map(|i| e.bits(e.get_float(acc[2 * half + i])));
-                    e.store_words(to.acc, at, &words);
-                }
-            });
-        }
-        e.barrier();
-    }
-
-    /// (maximum, sum, factors) of head `h` over `count` states that `place` finds, with a sink.
-    pub fn closed<'c>(
-        &self,
-        e: &Emit<'c>,
-        places: &[Int<'c>],
-        from: (Ptr<'c>, Ptr<'c>),
-        sink: Option<Float<'c>>,
-    ) -> (Float<'c>, Float<'c>, Vec<Float<'c>>) {
-        let none = e.float(f32::NEG_INFINITY);
-        let most = places.iter().fold(sink.unwrap_or(none), |most, at| e.fmax(most, e.load(from.0, *at)));
-        let origin = e.pick_float(e.above(most, none), most, e.float(0.0));
-        let factors: Vec<Float<'c>> =
-            places.iter().map(|at| e.exp2(e.fsub(e.load(from.0, *at), origin))).collect();
-        let extra = sink.map_or(e.float(0.0), |sink| e.exp2(e.fsub(sink, origin)));
-        let sum = places.iter().zip(&factors).fold(extra, |sum, (at, f)| e.fma(e.load(from.1, *at), *f, sum));
-        (most, sum, factors)
-    }
-
-    /// The sink of head `h` of the group, in units of log2.
-    pub fn sink<'c>(
-        &self,
-        e: &Emit<'c>,
-        item: WorkItem<'c>,
-        name: Option<&str>,
-        h: Int<'c>,
-    ) -> Option<Float<'c>> {
-        name.map(|name| {
-            let head = e.add(e.mul_const(item.kv_head, group(self.shape)), h);
-            e.fmul(e.load(e.operand(name), head), e.float(LOG2_E))
-        })
-    }
-
-    /// Merges the warps; `out` gets (head, element, value), each once and always in the same thread. A barrier of
-    /// the block follows.
-    pub fn finish<'c>(
-        &self,
-        e: &Emit<'c>,
-        item: WorkItem<'c>,
-        from: &Merge<'c>,
-        sink: Option<&str>,
-        out: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>),
-    ) {
-        let (group, v_dim) = (group(self.shape), self.shape.v_dim);
-        e.each(e.thread(), e.int(group * v_dim), self.warps * WARP, |e, i| {
-            let (h, element) = e.div_rem(i, v_dim);
-            let places: Vec<Int<'c>> = (0..self.warps).map(|w| e.add_const(h, (w * group) as i64)).collect();
-            let (_, sum, factors) =
-                self.closed(e, &places, (from.max, from.sum), self.sink(e, item, sink, h));
-            let total = places.iter().zip(&factors).fold(e.float(0.0), |total, (at, factor)| {
-                e.fma(e.load(from.acc, e.add(e.mul_const(*at, v_dim), element)), *factor, total)
-            });
-            out(e, h, element, e.fdiv(total, sum));
-        });
-        e.barrier();
     }
 }

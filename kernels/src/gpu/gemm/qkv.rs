@@ -5,9 +5,8 @@
 
 use std::mem::offset_of;
 
-use hyc_plan::PANEL;
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Extent, Layout};
+use hyc_plan::{Extent, Layout, PANEL};
 
 use super::matrices::Matrix;
 use super::panel::{self, THREADS, input, mine, panel_at, tile};

@@ -1,35 +1,30 @@
-//! `ExpertsUp` and `ExpertsDown` of bf16 tiles.
+//! The products of many rows with the experts that each has chosen.
 //!
 //! ```text
-//! few rows    block: 16 outputs of one (row, chosen expert); down: of one row, a warp an expert
-//! many rows   dispatch   one block: pairs (row, choice) sorted by expert, each expert's padded to 64
-//!             pack       the pairs' inputs as bf16 tiles, in that order
-//!             grouped    wgmma: 64 pairs of one expert by 256 outputs an item, items in turn over the chip
-//!             combine    (down) the weighted sum over a row's choices, plus the residual
+//! dispatch   one block: pairs (row, choice) sorted by expert, each expert's padded to 64
+//! pack       the pairs' inputs as bf16 tiles, in that order
+//! grouped    wgmma: 64 pairs of one expert by 256 outputs an item, items in turn over the chip
 //! ```
-//! Where a pair stands among its expert's does not change its result. Reference: `reference::moe`.
+//! Where a pair stands among its expert's does not change its result.
 
-use hyc_plan::Extent;
-use hyc_plan::TILE;
+use hyc_plan::{Extent, TILE};
 
 use super::router::chosen;
 use crate::gpu::function::{Function, Kernel, MULTIPROCESSORS, when};
-use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes, packed_row, strip_offset};
-use crate::gpu::gemm::small_m::{Strip, THREADS, WARPS, reduce, strip_ring, strip_shared};
+use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes};
 use crate::gpu::gemm::wgmma::{BLOCK_OUT, STAGES};
-use crate::gpu::isa::{Emit, Float, Int, Ptr, Var};
-use crate::gpu::isa::{SHARED_SLACK, TILE_BYTES};
+use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, TILE_BYTES, Var};
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::work_item::row_count;
 
 /// Rows up to which every (row, choice) reads its expert for itself.
-const FEW: u64 = 16;
+pub const SMALL_M: u64 = 16;
 /// Threads that sort.
 const SORTERS: u64 = 1024;
 
 /// What the functions for many rows share: offsets in scratch, in 4-byte elements.
 #[derive(Clone, Copy)]
-struct Dispatch {
+pub struct Dispatch {
     active: u64,
     /// `[0]`: tiles of 64 pairs in all. From `[1]` on: the expert of each.
     tiles: u64,
@@ -45,170 +40,13 @@ struct Dispatch {
 type Store<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>);
 
 /// The tiles of one expert's matrix in a weight.
-fn matrix<'c>(e: &Emit<'c>, name: &str, expert: Int<'c>, out: u64, inn: u64) -> Ptr<'c> {
+pub fn matrix<'c>(e: &Emit<'c>, name: &str, expert: Int<'c>, out: u64, inn: u64) -> Ptr<'c> {
     let bytes = out.div_ceil(TILE) * k_tiles(inn) * TILE_BYTES;
     e.byte_offset(e.operand(name), e.mul_const(e.wide(expert), bytes))
 }
 
-/// `ExpertsUp` of `experts` experts.
-pub fn up(k: &mut Kernel<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u64) {
-    let spec = k.spec;
-    let few = FEW.min(spec.max_rows);
-    let rows_at = k.scratch(packed_bytes(few, inn));
-    let rows =
-        Packed { part: "_pack", grid: k.rows(1, 1), inn, norm: None, to: rows_at, when: when(spec, 1, few) };
-    pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
-    let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
-    k.function(
-        Function::new("_few", grid, THREADS).when(when(spec, 1, few)).shared_bytes(strip_shared(2, 1)),
-        |e| {
-            let ring = strip_ring(e, 2, 1);
-            let (row, slot) = e.div_rem(e.block_y(), active);
-            let expert = chosen(e, row, slot);
-            let warp = e.div_rem(e.thread(), 32).0;
-            let matrices = ["gate", "up"].map(|name| matrix(e, name, expert, ffn, inn));
-            let strip = strip(e, &matrices, e.block_x(), (rows_at, row), (warp, WARPS), inn);
-            let sums = strip.sums(e, &ring);
-            let parts = e.shared(WARPS * 128);
-            let gate = reduce(e, &sums[0], parts, WARPS)[0];
-            e.barrier();
-            let up = reduce(e, &sums[1], parts, WARPS)[0];
-            let (mine, output) = own(e, row);
-            e.when(e.and(mine, e.lt(output, e.int(ffn))), |e| {
-                let at = e.add(e.mul_const(row, e.stride("h")), e.add(e.mul_const(slot, ffn), output));
-                e.store(e.operand("h"), at, e.fmul(e.silu(gate), up).into());
-            });
-        },
-    );
-    if spec.max_rows <= FEW {
-        return;
-    }
-    let d = dispatch(k, experts, active);
-    let sorted_at = gather(k, &d, "x", inn, &|e, row, _| e.mul_const(e.wide(row), e.stride("x")));
-    grouped(k, &d, (inn, ffn), ("gate", Some("up")), sorted_at, &|e, pair, output, value| {
-        let (row, slot) = e.div_rem(pair, active);
-        let at = e.add(e.mul_const(slot, ffn), output);
-        e.store(e.operand("h"), e.add(e.mul_const(e.wide(row), e.stride("h")), e.wide(at)), value.into());
-    });
-}
-
-/// The product of 16 outputs of each matrix by packed row `row` (and those of its eight), over k tiles `first`,
-/// `first + step`, ...
-fn strip<'c>(
-    e: &Emit<'c>,
-    matrices: &[Ptr<'c>],
-    panel: Int<'c>,
-    (rows_at, row): (u64, Int<'c>),
-    (first, step): (Int<'c>, u64),
-    inn: u64,
-) -> Strip<'c> {
-    let at = strip_offset(e, panel, inn);
-    let eight = e.sub(row, e.and(row, e.int(7)));
-    Strip {
-        weights: matrices.iter().map(|matrix| e.byte_offset(*matrix, at)).collect(),
-        far: None,
-        rows: packed_row(e, rows_at, eight, inn),
-        eights: 1,
-        first,
-        step,
-        tiles: k_tiles(inn),
-        early: false,
-    }
-}
-
-/// Whether this thread has a result of [`reduce`] for packed row `row`, and for which output of the block's.
-fn own<'c>(e: &Emit<'c>, row: Int<'c>) -> (Int<'c>, Int<'c>) {
-    let (at, output) = e.div_rem(e.thread(), 16);
-    (e.eq(at, e.and(row, e.int(7))), e.add(e.mul_const(e.block_x(), 16), output))
-}
-
-/// `ExpertsDown` of `experts` experts.
-pub fn down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: u64) {
-    let spec = k.spec;
-    let few = FEW.min(spec.max_rows);
-    let rows_at = k.scratch(packed_bytes(few * active, ffn));
-    let rows = Packed {
-        part: "_pack",
-        grid: k.rows(active, 1),
-        inn: ffn,
-        norm: None,
-        to: rows_at,
-        when: when(spec, 1, few),
-    };
-    pack(k, &rows, &|e, pair| {
-        let (row, slot) = e.div_rem(pair, active);
-        let at = e.add(e.mul_const(row, e.stride("h")), e.mul_const(slot, ffn));
-        (e.at(e.operand("h"), e.wide(at)), pair)
-    });
-    let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
-    k.function(
-        Function::new("_few", grid, THREADS).when(when(spec, 1, few)).shared_bytes(strip_shared(1, 1)),
-        |e| {
-            let ring = strip_ring(e, 1, 1);
-            let row = e.block_y();
-            let warp = e.div_rem(e.thread(), 32).0;
-            let totals: Vec<Var<'_>> = (0..4).map(|_| e.float_var(0.0)).collect();
-            e.each(warp, e.int(active), WARPS, |e, slot| {
-                let expert = chosen(e, row, slot);
-                let share = e.load(e.operand("weight"), e.add(e.mul_const(row, e.stride("weight")), slot));
-                let packed = e.add(e.mul_const(row, active), slot);
-                let matrix = matrix(e, "down", expert, out, ffn);
-                let strip = strip(e, &[matrix], e.block_x(), (rows_at, packed), (e.int(0), 1), ffn);
-                let sums = strip.sums(e, &ring);
-                // The row is one of the eight: the others' columns are not for us.
-                let column = e.and(packed, e.int(7));
-                for (i, total) in totals.iter().enumerate() {
-                    let here = e.eq(e.add_const(e.mul_const(e.lane_pair().1, 2), i as i64 % 2), column);
-                    let sum = e.pick_float(here, e.get_float(sums[0][0][i]), e.float(0.0));
-                    e.accumulate(*total, share, sum);
-                }
-            });
-            // The columns' sum becomes the first column.
-            for pair in totals.chunks(2) {
-                let sum = e.fadd(e.get_float(pair[0]), e.get_float(pair[1]));
-                e.set(pair[0], e.warp_sum(sum, &[1, 2]).into());
-            }
-            let sum = reduce(e, &[totals], e.shared(WARPS * 128), WARPS)[0];
-            let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
-            e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(out))), |e| {
-                let at = |name: &str| e.add(e.mul_const(row, e.stride(name)), output);
-                let value = e.fadd(sum, e.load(e.operand("residual"), at("residual")));
-                e.store(e.operand("out"), at("out"), value.into());
-            });
-        },
-    );
-    if spec.max_rows <= FEW {
-        return;
-    }
-    let d = dispatch(k, experts, active);
-    let sorted_at = gather(k, &d, "h", ffn, &|e, row, slot| {
-        let at = e.add(e.mul_const(row, e.stride("h")), e.mul_const(slot, ffn));
-        e.wide(at)
-    });
-    let products = k.scratch(4 * spec.max_rows * active * out);
-    grouped(k, &d, (ffn, out), ("down", None), sorted_at, &|e, pair, output, value| {
-        let at = e.add(e.mul_const(e.wide(pair), out), e.wide(output));
-        e.store(e.at(e.scratch(), e.int(products)), at, value.into());
-    });
-    let grid = [k.rows(1, 1), Extent::fixed(1)];
-    k.function(Function::new("_combine", grid, THREADS).when(when(spec, FEW + 1, spec.max_rows)), |e| {
-        let row = e.block_x();
-        let at = |name: &str| e.at(e.operand(name), e.wide(e.mul_const(row, e.stride(name))));
-        let (shares, residual, to) = (at("weight"), at("residual"), at("out"));
-        let products = e.at(e.scratch(), e.int(products));
-        let products = e.at(products, e.mul_const(e.wide(row), active * out));
-        e.each(e.thread(), e.int(out), THREADS, |e, output| {
-            let sum = (0..active).fold(e.load(residual, output), |sum, slot| {
-                let product = e.load(products, e.add_const(output, (slot * out) as i64));
-                e.fma(e.load(shares, e.int(slot)), product, sum)
-            });
-            e.store(to, output, sum.into());
-        });
-    });
-}
-
 /// Adds the function that sorts the pairs by expert.
-fn dispatch(k: &mut Kernel<'_, '_>, experts: u64, active: u64) -> Dispatch {
+pub fn dispatch(k: &mut Kernel<'_, '_>, experts: u64, active: u64) -> Dispatch {
     let spec = k.spec;
     let pairs = spec.max_rows * active;
     // Every expert may waste all but one place of a tile.
@@ -221,7 +59,7 @@ fn dispatch(k: &mut Kernel<'_, '_>, experts: u64, active: u64) -> Dispatch {
         most,
     };
     let grid = [Extent::fixed(1), Extent::fixed(1)];
-    k.function(Function::new("_dispatch", grid, SORTERS).when(when(spec, FEW + 1, spec.max_rows)), |e| {
+    k.function(Function::new("_dispatch", grid, SORTERS).when(when(spec, SMALL_M + 1, spec.max_rows)), |e| {
         let at = |offset: u64| e.at(e.scratch(), e.int(offset));
         let (tiles, places, owners) = (at(d.tiles), at(d.place), at(d.pair));
         let (counts, next) = (e.shared(experts), e.shared(experts));
@@ -263,7 +101,7 @@ fn dispatch(k: &mut Kernel<'_, '_>, experts: u64, active: u64) -> Dispatch {
 
 /// Adds the function that packs the pairs' inputs in their order; `source` gives the offset of (row, choice) in the
 /// operand `from`. Returns where they are in scratch.
-fn gather<'c>(
+pub fn gather<'c>(
     k: &mut Kernel<'c, '_>,
     d: &Dispatch,
     from: &str,
@@ -278,7 +116,7 @@ fn gather<'c>(
         inn,
         norm: None,
         to,
-        when: when(spec, FEW + 1, spec.max_rows),
+        when: when(spec, SMALL_M + 1, spec.max_rows),
     };
     pack(k, &rows, &|e, pair| {
         let (row, slot) = e.div_rem(pair, d.active);
@@ -289,7 +127,7 @@ fn gather<'c>(
 }
 
 /// Adds the products of each expert's pairs with its matrix in `weight`, or `silu(weight x) * (up x)`.
-fn grouped<'c>(
+pub fn grouped<'c>(
     k: &mut Kernel<'c, '_>,
     d: &Dispatch,
     (inn, out): (u64, u64),
@@ -307,7 +145,7 @@ fn grouped<'c>(
     let grid = [Extent::fixed(MULTIPROCESSORS), Extent::fixed(1)];
     k.function(
         Function::new("_grouped", grid, 2 * 128 + 32)
-            .when(when(spec, FEW + 1, spec.max_rows))
+            .when(when(spec, SMALL_M + 1, spec.max_rows))
             .shared_bytes(shared),
         |e| {
             let memory = e.shared_address(e.dynamic_shared());

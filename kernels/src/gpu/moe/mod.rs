@@ -1,5 +1,6 @@
 //! Router and experts.
 
+pub mod experts;
 mod grouped_gemm;
-pub mod panel;
+mod panel;
 pub mod router;

@@ -1,11 +1,9 @@
 //! `ExpertsUp` and `ExpertsDown` of weights in panels, in f32. Reference: `reference::moe`.
 
-use hyc_plan::PANEL;
-use hyc_plan::{Extent, Layout};
+use hyc_plan::{Extent, PANEL};
 
-use super::grouped_gemm;
 use super::router::chosen;
-use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
+use crate::gpu::function::{Function, Kernel};
 use crate::gpu::gemm::panel::{self, Input, Place, THREADS};
 use crate::gpu::isa::{Emit, Float, Int};
 
@@ -33,13 +31,8 @@ impl Panels {
     }
 }
 
-/// `ExpertsUp`. Block: one panel of one (row, chosen expert).
-pub fn up(k: &mut Kernel<'_, '_>, inn: u64, ffn: u64, active: u64) {
-    let count = match k.layout("gate") {
-        Layout::Tiles { count, .. } => return grouped_gemm::up(k, count, inn, ffn, active),
-        layout @ Layout::Panels { .. } => layout.panels(),
-        Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
-    };
+/// `ExpertsUp`, `count` panels an expert. Block: one panel of one (row, chosen expert).
+pub fn up(k: &mut Kernel<'_, '_>, count: u64, inn: u64, ffn: u64, active: u64) {
     let grid = [Extent::fixed(count), k.rows(active, 1)];
     k.function(Function::new("", grid, THREADS), |e| {
         let (row, slot) = e.div_rem(e.block_y(), active);
@@ -57,13 +50,8 @@ pub fn up(k: &mut Kernel<'_, '_>, inn: u64, ffn: u64, active: u64) {
     });
 }
 
-/// `ExpertsDown`. Block: one panel of one row, over its experts in order.
-pub fn down(k: &mut Kernel<'_, '_>, active: u64, ffn: u64, out: u64) {
-    let count = match k.layout("down") {
-        Layout::Tiles { count, .. } => return grouped_gemm::down(k, count, active, ffn, out),
-        layout @ Layout::Panels { .. } => layout.panels(),
-        Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
-    };
+/// `ExpertsDown`, `count` panels an expert. Block: one panel of one row, over its experts in order.
+pub fn down(k: &mut Kernel<'_, '_>, count: u64, active: u64, ffn: u64, out: u64) {
     let grid = [Extent::fixed(count), k.rows(1, 1)];
     k.function(Function::new("", grid, THREADS), |e| {
         let (panel, row) = (e.block_x(), e.block_y());

@@ -1,6 +1,6 @@
 //! The best of many scores, by one warp and by several.
 
-use super::{Probe, launch, probe};
+use super::common::{Probe, launch, probe};
 use crate::gpu::function::Kernel;
 use crate::gpu::isa::{Emit, Float, Int, WARP};
 use crate::gpu::select::{Best, CHUNK};

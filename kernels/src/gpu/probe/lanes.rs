@@ -3,7 +3,7 @@
 use hyc_plan::Elem;
 use inkwell::values::BasicValueEnum;
 
-use super::{Probe, keep, launch, probe};
+use super::common::{Probe, keep, launch, probe};
 use crate::gpu::function::Kernel;
 use crate::gpu::isa::LANES;
 

@@ -2,10 +2,9 @@
 
 use inkwell::values::BasicValueEnum;
 
-use super::{Probe, keep, launch, probe};
+use super::common::{Probe, keep, launch, probe};
 use crate::gpu::function::{Function, Kernel};
-use crate::gpu::isa::SHARED_SLACK;
-use crate::gpu::isa::{Emit, Int, Ptr, Var, WARP};
+use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, Var, WARP};
 use crate::gpu::tile::pipeline::{Fill, Ring, WarpRing};
 use hyc_plan::Extent;
 

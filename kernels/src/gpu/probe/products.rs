@@ -2,11 +2,10 @@
 
 use hyc_plan::TILE;
 
-use super::{Probe, copy, launch, probe};
+use super::common::{Probe, copy, launch, probe};
 use crate::gpu::function::Kernel;
 use crate::gpu::gemm::small_m::multiply;
-use crate::gpu::isa::{Emit, Int, Ptr, Var};
-use crate::gpu::isa::{SHARED_SLACK, TILE_BYTES};
+use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, TILE_BYTES, Var};
 
 pub fn all() -> Vec<Probe> {
     vec![

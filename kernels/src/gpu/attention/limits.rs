@@ -1,0 +1,71 @@
+//! Which attentions tensor cores take, and which steps of them are a decode.
+
+use hyc_plan::{AttnShape, KernelSpec, Kind, KvOrder, OperandSpec, StepOp};
+
+use crate::gpu::work_item::group;
+
+/// Rows of a step that is a decode.
+pub const DECODE_ROWS: u64 = 64;
+/// Heads of a group that one fragment takes.
+const HEADS: u64 = 16;
+/// Pages of a block: two words each.
+const MOST_PAGES: u64 = 2048;
+/// Blocks of a selection: a lane each.
+const MOST_BLOCKS: u64 = 32;
+
+/// Blocks that share one (token, KV head): two a multiprocessor of an H100 at one sequence.
+pub fn splits(shape: AttnShape) -> u64 {
+    (264 / shape.kv_heads).clamp(1, 64)
+}
+
+/// Whether the kernels of this file and of `flash` take the op.
+pub fn takes(spec: &KernelSpec) -> bool {
+    let Some(shape) = spec.op.attention() else { return false };
+    let tiled = spec.operands.iter().all(|operand| match operand {
+        OperandSpec::Cache(cache) => {
+            cache.order == KvOrder::Tiles && cache.qk_dim <= 256 && cache.v_dim <= 256
+        }
+        OperandSpec::Tensor { .. } | OperandSpec::Weight(_) => true,
+    });
+    let selections = spec.op.roles().into_iter().filter_map(|role| match role.kind {
+        Kind::Selection { shape, .. } => Some(shape.blocks),
+        Kind::Rows(_)
+        | Kind::TokenRows(_)
+        | Kind::Token
+        | Kind::Experts { .. }
+        | Kind::Vector(_)
+        | Kind::Matrices { .. }
+        | Kind::Table { .. }
+        | Kind::Cache { .. } => None,
+    });
+    tiled
+        && group(shape) <= HEADS
+        && selections.max().unwrap_or(0) <= MOST_BLOCKS
+        && looked_up(spec, shape) <= MOST_PAGES
+}
+
+/// Pages that a block has in its shared memory: of a window, or of a part of the context.
+fn looked_up(spec: &KernelSpec, shape: AttnShape) -> u64 {
+    match spec.op {
+        StepOp::WindowAttention { window, .. } | StepOp::HybridAttention { window, .. } => window / 64,
+        StepOp::FullAttention { .. } | StepOp::OracleAttention { .. } => {
+            spec.max_context / 64 / splits(shape)
+        }
+        // Those of a selection are its blocks.
+        StepOp::SparseAttention { .. }
+        | StepOp::Embed { .. }
+        | StepOp::RmsNorm { .. }
+        | StepOp::Linear { .. }
+        | StepOp::QkvAppend { .. }
+        | StepOp::Rope { .. }
+        | StepOp::Append { .. }
+        | StepOp::Add { .. }
+        | StepOp::SiluMul { .. }
+        | StepOp::Gate { .. }
+        | StepOp::Router { .. }
+        | StepOp::ExpertsUp { .. }
+        | StepOp::ExpertsDown { .. }
+        | StepOp::GatherRows { .. }
+        | StepOp::Sample { .. } => 0,
+    }
+}
