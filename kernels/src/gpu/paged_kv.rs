@@ -6,7 +6,8 @@ use std::mem::offset_of;
 use hyc_plan::abi::StepContext;
 use hyc_plan::{CachePolicy, CacheSpec, KvOrder, TILE};
 
-use crate::gpu::isa::{Emit, Float, Int, Ptr};
+use super::isa::{Emit, Float, Int, Ptr};
+use super::tile::Swizzle;
 
 /// The page of a position, as an element offset into the cache's pool (i64).
 pub fn page_offset<'c>(e: &Emit<'c>, cache: &CacheSpec, sequence: Int<'c>, logical: Int<'c>) -> Int<'c> {
@@ -34,7 +35,7 @@ pub fn key_index<'c>(e: &Emit<'c>, cache: &CacheSpec, head: Int<'c>, place: Int<
         return e.add(base, e.add(e.mul_const(d, cache.page), place));
     }
     let (tile, d) = e.div_rem(d, TILE);
-    e.add(base, e.add(e.mul_const(tile, TILE * cache.page), swizzle(e, place, d)))
+    e.add(base, e.add(e.mul_const(tile, TILE * cache.page), Swizzle::element(e, place, d)))
 }
 
 /// `CacheSpec::value_index`.
@@ -47,16 +48,9 @@ pub fn value_index<'c>(
 ) -> Int<'c> {
     let base = e.add_const(e.mul_const(head, cache.page * cache.v_pad()), cache.v_offset(0) as i64);
     if cache.order == KvOrder::Tiles {
-        return e.add(base, swizzle(e, d, place));
+        return e.add(base, Swizzle::element(e, d, place));
     }
     e.add(base, e.add(e.mul_const(place, cache.v_pad()), d))
-}
-
-/// `pack::swizzle`.
-fn swizzle<'c>(e: &Emit<'c>, row: Int<'c>, col: Int<'c>) -> Int<'c> {
-    let (chunk, rest) = e.div_rem(col, 8);
-    let chunk = e.xor(chunk, e.and(row, e.int(7)));
-    e.add(e.mul_const(row, TILE), e.add(e.mul_const(chunk, 8), rest))
 }
 
 /// The page of `cache`, the operand of that name, that holds a row's position, and the position's place in it.

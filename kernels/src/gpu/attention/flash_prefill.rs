@@ -24,10 +24,11 @@ use super::flash_tile::{CONSUMERS, Flash, GROUPS, ROWS, Segment};
 
 use super::limits::DECODE_ROWS;
 use crate::gpu::function::{Function, Kernel, MULTIPROCESSORS, when};
-use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, TILE_BYTES, Var, WARP};
+use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, Var, WARP};
 use crate::gpu::paged_kv::physical_page;
-use crate::gpu::select::{Best, CHUNK, Heads};
+use crate::gpu::select::{CHUNK, Heads, TopK};
 use crate::gpu::tile::pipeline::Ring;
+use crate::gpu::tile::{SharedTile, Swizzle, TILE_BYTES};
 use crate::gpu::work_item::row_count;
 use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
 
@@ -112,7 +113,7 @@ impl Flash<'_> {
     fn load_queries<'c>(
         &self,
         e: &Emit<'c>,
-        to: Ptr<'c>,
+        to: SharedTile<'c>,
         tile: Int<'c>,
         segment: &Segment<'c>,
         kv_head: Int<'c>,
@@ -133,10 +134,7 @@ impl Flash<'_> {
             for tile in 0..dim / 64 {
                 let at = e.add(from, e.wide(e.add_const(e.mul_const(piece, 8), 64 * tile as i64)));
                 let words = e.load_as_chunk(e.operand("q"), at);
-                let chunk = e.xor(piece, e.and(i, e.int(7)));
-                let place = e.add(e.mul_const(row, 32), e.mul_const(chunk, 4));
-                let place = e.add_const(place, (tile * GROUPS * ROWS * 32) as i64);
-                e.store_words(to, place, &words);
+                to.store(e, row, (tile, piece), &words);
             }
         });
         e.async_fence();
@@ -153,7 +151,8 @@ impl Flash<'_> {
         (tile, segment): (Int<'c>, Segment<'c>),
         kv_head: Int<'c>,
     ) {
-        self.load_queries(e, memory, tile, &segment, kv_head);
+        let queries = SharedTile::new(memory, GROUPS * ROWS);
+        self.load_queries(e, queries, tile, &segment, kv_head);
         let part = e.div_rem(e.thread(), 128).0;
         let (g, t) = e.lane_pair();
         let warp = e.and(e.div_rem(e.thread(), WARP).0, e.int(3));
@@ -172,8 +171,7 @@ impl Flash<'_> {
             acc: (0..self.shape.v_dim / 2).map(|_| e.float_var(0.0)).collect(),
         };
         let leader = e.eq(e.and(e.thread(), e.int(127)), e.int(0));
-        let query = e.add(e.shared_address(memory), e.mul_const(part, TILE_BYTES));
-        let query = e.descriptor(query);
+        let query = queries.descriptor(e, part);
         let table = self.table(e);
         let newest = e.load_int(e.list(offset_of!(StepContext, positions)), e.add_const(segment.end, -1));
         e.each(e.int(0), segment.pages, 1, |e, page| {
@@ -233,8 +231,7 @@ impl Flash<'_> {
             let (row, chunk) = e.div_rem(i, 8);
             let first = e.mul_const(chunk, 8);
             e.when(e.lt(hi, e.add_const(first, 8)), |e| {
-                let place = e.add(e.mul_const(row, 128), e.mul_const(e.xor(chunk, e.and(row, e.int(7))), 16));
-                let at = e.add(values, place);
+                let at = e.add(values, Swizzle::bytes(e, row, chunk));
                 for word in 0..4u64 {
                     let token = e.add_const(first, 2 * word as i64);
                     let low = e.pick(e.lt(token, hi), e.int(0xffff), e.int(0));
@@ -368,12 +365,12 @@ impl Flash<'_> {
                         most.map_or(raw, |most| e.fma(raw, scale, e.fsub(e.float(0.0), most)))
                     })
                 };
-                let best = Best::none(e);
+                let best = TopK::none(e, select.blocks);
                 e.each(e.int(0), visible, CHUNK, |e, begin| {
-                    best.take(e, (begin, visible), select.blocks, &score);
+                    best.take(e, (begin, visible), &score);
                 });
                 let item = WorkItem { row: token, kv_head, position, sequence: position };
-                best.write(e, select.blocks, selected_blocks(e, item, select));
+                best.write(e, selected_blocks(e, item, select));
             });
         });
     }

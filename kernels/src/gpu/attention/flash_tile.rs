@@ -7,6 +7,7 @@ use hyc_plan::{AttnShape, CacheSpec, KernelSpec, SelectShape};
 
 use crate::gpu::function::MULTIPROCESSORS;
 use crate::gpu::isa::{Emit, Int, Ptr};
+use crate::gpu::tile::SharedTile;
 use crate::gpu::work_item::group;
 
 /// Rows of a warp group.
@@ -59,7 +60,7 @@ impl Flash<'_> {
     }
 
     pub fn query_bytes(&self) -> u64 {
-        GROUPS * ROWS * self.shape.qk_dim * 2
+        SharedTile::bytes(GROUPS * ROWS, self.shape.qk_dim)
     }
 
     /// This block's items, and each one's segments, the longest contexts first.

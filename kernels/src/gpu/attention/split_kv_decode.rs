@@ -13,7 +13,7 @@ use super::limits::{DECODE_ROWS, splits};
 use super::warp_mma::Reader;
 use crate::gpu::function::{Function, Kernel, when};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, SHARED_SLACK, WARP};
-use crate::gpu::select::{Best, CHUNK, Heads};
+use crate::gpu::select::{CHUNK, Heads, TopK};
 use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
 
 const WARPS: u64 = 4;
@@ -197,16 +197,16 @@ fn merge<'c>(e: &Emit<'c>, plan: &Plan, sink: bool, select: Option<SelectShape>)
             most.map_or(raw, |most| e.fsub(raw, most))
         })
     };
-    let best = Best::none(e);
+    let best = TopK::none(e, select.blocks);
     e.each(e.mul_const(warp, CHUNK), pages, MERGERS * CHUNK, |e, begin| {
-        best.take(e, (begin, pages), select.blocks, &score);
+        best.take(e, (begin, pages), &score);
     });
     let (keys, indices) = (e.shared(MERGERS * WARP), e.shared(MERGERS * WARP));
     let mine = e.mul_const(warp, WARP);
     best.leave(e, e.at(keys, mine), e.at(indices, mine));
     e.barrier();
     e.when(e.eq(warp, e.int(0)), |e| {
-        best.merge(e, keys, indices, MERGERS, select.blocks);
-        best.write(e, select.blocks, selected_blocks(e, item, select));
+        best.merge(e, keys, indices, MERGERS);
+        best.write(e, selected_blocks(e, item, select));
     });
 }

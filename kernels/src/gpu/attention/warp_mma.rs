@@ -16,8 +16,9 @@ use std::f32::consts::LOG2_E;
 
 use hyc_plan::{AttnShape, CacheSpec};
 
-use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, TILE_BYTES, Var, WARP};
+use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var, WARP};
 use crate::gpu::paged_kv::physical_page;
+use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES};
 use crate::gpu::work_item::{WorkItem, group};
 
 /// A cache as one branch reads it.
@@ -195,11 +196,8 @@ impl Reader {
         let places: Vec<[Int<'c>; 2]> = (0..4)
             .map(|j| {
                 let low = e.add_const(odd, 2 * j);
-                let row = e.mul_const(e.add(e.mul_const(pair, 8), low), 128);
-                [0, 4].map(|first| {
-                    let chunk = e.xor(e.add_const(t, first), low);
-                    e.add(keys, e.wide(e.add(row, e.mul_const(chunk, 16))))
-                })
+                let row = e.add(e.mul_const(pair, 8), low);
+                [0, 4].map(|first| e.add(keys, e.wide(Swizzle::bytes(e, row, e.add_const(t, first)))))
             })
             .collect();
         let k: Vec<Vec<Chunk<'c>>> = places
@@ -216,11 +214,7 @@ impl Reader {
         for j in 0..self.shape.qk_dim as usize / 32 {
             let q = self.query_chunks(e, q, j);
             for (scores, k) in scores.iter().zip(&k) {
-                for step in 0..2 {
-                    let high = |i: usize| q.get(1).map_or(zero, |q| q[i]);
-                    let a = [q[0][2 * step], high(2 * step), q[0][2 * step + 1], high(2 * step + 1)];
-                    e.mma(scores, a, [k[j][2 * step], k[j][2 * step + 1]]);
-                }
+                Fragment { low: q[0], high: q.get(1).copied() }.multiply(e, scores, k[j]);
             }
         }
         let p = self.softmax(e, half, (lo, hi), &scores, state, best);
@@ -262,8 +256,7 @@ impl Reader {
         m: u64,
     ) -> Vec<Chunk<'c>> {
         let (g, t) = e.lane_pair();
-        let chunk = e.xor(e.add(t, e.mul_const(half, 4)), g);
-        let row = e.add(e.mul_const(g, 128), e.mul_const(chunk, 16));
+        let row = Swizzle::bytes(e, g, e.add(t, e.mul_const(half, 4)));
         let head = e.wide(e.mul_const(item.kv_head, 2 * self.cache.page * self.cache.v_pad()));
         let at = e.add_const(e.add(head, e.wide(row)), 2 * self.cache.v_offset(0) as i64);
         let last = (self.shape.v_dim / 8).min(m + self.at_once() as u64);

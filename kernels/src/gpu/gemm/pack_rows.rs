@@ -5,7 +5,8 @@
 use hyc_plan::{Extent, TILE, When};
 
 use crate::gpu::function::{Function, Kernel};
-use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, TILE_BYTES};
+use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr};
+use crate::gpu::tile::{Swizzle, TILE_BYTES};
 
 /// Rows are padded to whole blocks of the kernel for many.
 pub const BLOCK_ROWS: u64 = 128;
@@ -68,10 +69,10 @@ pub fn pack<'c>(
         let (tile, place) = e.div_rem(row, TILE);
         let tile = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES / 4);
         let to = e.at(e.at(e.scratch(), e.int(to)), e.add(tile, e.wide(e.mul_const(place, TILE / 2))));
-        let swizzle = e.and(place, e.int(7));
         for (chunk, values) in places.iter().zip(&values) {
             let (tile, piece) = e.div_rem(*chunk, 8);
-            let at = e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(e.xor(piece, swizzle), 4));
+            let at =
+                e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(Swizzle::piece(e, place, piece), 4));
             let words: Vec<Int<'c>> = values.chunks(2).map(|pair| e.pack_bf16(pair[0], pair[1])).collect();
             e.store_words(to, at, &words);
         }

@@ -13,8 +13,9 @@ use hyc_plan::Extent;
 use super::matrices::{Product, Store, blocks, section};
 use super::pack_rows::{k_tiles, packed_row, strip_offset};
 use crate::gpu::function::{Function, Kernel, when};
-use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK, TILE_BYTES, Var};
+use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK, Var};
 use crate::gpu::tile::pipeline::{Fill, WarpRing};
+use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES};
 use crate::gpu::work_item::row_count;
 
 /// Threads of a block.
@@ -71,10 +72,7 @@ impl<'c> Strip<'c> {
             self.weights.iter().map(|_| (0..self.eights).map(|_| four()).collect()).collect();
         let (g, t) = e.lane_pair();
         // This lane's two 16-byte pieces of row g; rows g + 8 have the same swizzle.
-        let pieces = [0, 4].map(|first| {
-            let piece = e.xor(e.add_const(t, first), g);
-            e.add(e.mul_const(g, 32), e.mul_const(piece, 4))
-        });
+        let pieces = [0, 4].map(|first| Swizzle::words(e, g, e.add_const(t, first)));
         let bytes = stage_bytes(self.weights.len() as u64, self.eights);
         let weights = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
             let at = e.mul_const(e.wide(k), TILE_BYTES);
@@ -101,23 +99,18 @@ impl<'c> Strip<'c> {
             let x: Vec<[Chunk<'c>; 2]> =
                 (0..self.eights).map(|n| pieces.map(|p| chunk(rows_at + 256 * n, p))).collect();
             for (i, sums) in sums.iter().enumerate() {
-                let w = pieces.map(|p| [0, 256].map(|low| chunk(512 * i as u64 + low, p)));
+                let w = pieces.map(|p| {
+                    let [low, high] = [0, 256].map(|eight| chunk(512 * i as u64 + eight, p));
+                    Fragment { low, high: Some(high) }
+                });
                 for (sums, x) in sums.iter().zip(&x) {
                     for (w, x) in w.iter().zip(x) {
-                        multiply(e, sums, w, *x);
+                        w.multiply(e, sums, *x);
                     }
                 }
             }
         });
         sums
-    }
-}
-
-/// Two steps: 16 outputs by 8 rows by 32 k's.
-pub fn multiply<'c>(e: &Emit<'c>, sums: &[Var<'c>], w: &[Chunk<'c>; 2], x: Chunk<'c>) {
-    for step in 0..2 {
-        let a = [w[0][2 * step], w[1][2 * step], w[0][2 * step + 1], w[1][2 * step + 1]];
-        e.mma(sums, a, [x[2 * step], x[2 * step + 1]]);
     }
 }
 

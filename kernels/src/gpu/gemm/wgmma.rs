@@ -10,7 +10,8 @@ use hyc_plan::{Extent, TILE};
 use super::matrices::{Product, Store, blocks, section};
 use super::pack_rows::{BLOCK_ROWS, k_tiles};
 use crate::gpu::function::{Function, Kernel, when};
-use crate::gpu::isa::{Emit, Ptr, SHARED_SLACK, TILE_BYTES, Var};
+use crate::gpu::isa::{Emit, Ptr, SHARED_SLACK, Var};
+use crate::gpu::tile::TILE_BYTES;
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::work_item::row_count;
 

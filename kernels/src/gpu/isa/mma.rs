@@ -9,9 +9,6 @@ use inkwell::values::BasicMetadataValueEnum;
 
 use super::emit::{Emit, Float, Int, Var};
 
-/// Bytes of 64 x 64 bf16.
-pub const TILE_BYTES: u64 = 8192;
-
 /// A 16-byte piece of a row: eight bf16, two a word.
 pub type Chunk<'c> = [Int<'c>; 4];
 

@@ -14,4 +14,4 @@ mod wgmma;
 pub use emit::{Emit, Float, Int, LANES, Ptr, Var, WARP};
 pub use launch::wait_at_entry;
 pub use memory::SHARED_SLACK;
-pub use mma::{Chunk, TILE_BYTES};
+pub use mma::Chunk;

@@ -1,12 +1,16 @@
 //! What the lanes of a warp do together.
 
-use super::emit::{Emit, Float, Int, LANES};
+use super::emit::{Emit, Float, Int, LANES, WARP};
 
 impl<'c> Emit<'c> {
-    /// `(g, t)` of this lane.
+    /// The lane's number.
+    pub fn lane(&self) -> Int<'c> {
+        self.and(self.thread(), self.int(WARP - 1))
+    }
+
+    /// `(g, t)` of this lane: its number by four.
     pub fn lane_pair(&self) -> (Int<'c>, Int<'c>) {
-        let lane = self.and(self.thread(), self.int(31));
-        self.div_rem(lane, 4)
+        self.div_rem(self.lane(), 4)
     }
 
     /// The value of the lane whose number differs in the bits of `mask`.

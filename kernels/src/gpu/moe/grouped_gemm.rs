@@ -13,7 +13,8 @@ use super::router::chosen;
 use crate::gpu::function::{Function, Kernel, MULTIPROCESSORS, when};
 use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes};
 use crate::gpu::gemm::wgmma::{BLOCK_OUT, STAGES};
-use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, TILE_BYTES, Var};
+use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, Var};
+use crate::gpu::tile::TILE_BYTES;
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::work_item::row_count;
 

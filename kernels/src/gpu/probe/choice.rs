@@ -3,7 +3,7 @@
 use super::common::{Probe, launch, probe};
 use crate::gpu::function::Kernel;
 use crate::gpu::isa::{Emit, Float, Int, WARP};
-use crate::gpu::select::{Best, CHUNK};
+use crate::gpu::select::{CHUNK, TopK};
 
 pub fn all() -> Vec<Probe> {
     vec![
@@ -27,20 +27,20 @@ fn best<'c>(k: &mut Kernel<'c, '_>, count: u64, warps: u64) {
         let to = e.at(e.operand_at(2), e.mul_const(list, count));
         let score = |e: &Emit<'c>, i: Int<'c>| -> Float<'c> { e.load(scores, i) };
         let warp = e.div_rem(e.thread(), WARP).0;
-        let best = Best::none(e);
+        let best = TopK::none(e, count);
         e.each(e.mul_const(warp, CHUNK), visible, warps * CHUNK, |e, begin| {
-            best.take(e, (begin, visible), count, &score);
+            best.take(e, (begin, visible), &score);
         });
         if warps == 1 {
-            return best.write(e, count, to);
+            return best.write(e, to);
         }
         let (keys, indices) = (e.shared(warps * WARP), e.shared(warps * WARP));
         let mine = e.mul_const(warp, WARP);
         best.leave(e, e.at(keys, mine), e.at(indices, mine));
         e.barrier();
         e.when(e.eq(warp, e.int(0)), |e| {
-            best.merge(e, keys, indices, warps, count);
-            best.write(e, count, to);
+            best.merge(e, keys, indices, warps);
+            best.write(e, to);
         });
     });
 }

@@ -4,8 +4,8 @@ use hyc_plan::TILE;
 
 use super::common::{Probe, copy, launch, probe};
 use crate::gpu::function::Kernel;
-use crate::gpu::gemm::small_m::multiply;
-use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, TILE_BYTES, Var};
+use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, Var};
+use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES};
 
 pub fn all() -> Vec<Probe> {
     vec![
@@ -46,16 +46,15 @@ fn places<'c>(e: &Emit<'c>, g: Int<'c>, t: Int<'c>) -> [Int<'c>; 4] {
     [0, 1, 64, 65].map(|plus| e.add_const(at, plus))
 }
 
-/// 16 rows of one swizzled tile by 8 of another: four steps, k's in the order that `dense` and `attend` take.
+/// 16 rows of one swizzled tile by 8 of another: four steps, k's in the order that products and attentions take.
 fn mma_of_tiles(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 32, 0, |e| {
         let (g, t) = e.lane_pair();
         let sums = [0; 4].map(|_| e.float_var(0.0));
         for first in [0, 4] {
-            let piece = e.xor(e.add_const(t, first), g);
-            let at = e.add(e.mul_const(g, 32), e.mul_const(piece, 4));
-            let w = [0, 256].map(|low| e.load4(e.operand_at(0), e.add_const(at, low)));
-            multiply(e, &sums, &w, e.load4(e.operand_at(1), at));
+            let at = Swizzle::words(e, g, e.add_const(t, first));
+            let [low, high] = [0, 256].map(|eight| e.load4(e.operand_at(0), e.add_const(at, eight)));
+            Fragment { low, high: Some(high) }.multiply(e, &sums, e.load4(e.operand_at(1), at));
         }
         places(e, g, t).iter().zip(sums).for_each(|(at, sum)| e.store(e.operand_at(2), *at, e.get(sum)));
     });

@@ -1,3 +1,12 @@
-//! Tiles of shared memory and of registers, and the pipelines that fill them.
+//! Tiles of shared memory and of registers, with their layout in their type, and the pipelines that fill them.
 
+mod fragment;
 pub mod pipeline;
+mod register;
+mod shared;
+mod swizzle;
+
+pub use fragment::Fragment;
+pub use register::RegisterTile;
+pub use shared::SharedTile;
+pub use swizzle::{Swizzle, TILE_BYTES};

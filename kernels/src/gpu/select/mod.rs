@@ -1,0 +1,9 @@
+//! The selection: scores of blocks, and the k best of them.
+
+mod argmax;
+mod scores;
+mod top_k;
+
+pub use argmax::{Scores, THREADS, WARPS, argmax};
+pub use scores::Heads;
+pub use top_k::{CHUNK, TopK};
