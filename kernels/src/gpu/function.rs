@@ -75,9 +75,9 @@ pub fn when(spec: &KernelSpec, least: u64, most: u64) -> Option<When> {
 /// A kernel being made: its spec, its name, and the functions so far.
 pub struct Kernel<'c, 's> {
     pub spec: &'s KernelSpec,
-    pub name: &'s str,
-    pub operands: Rc<Operands>,
-    pub module: &'c Module<'c>,
+    name: &'s str,
+    operands: Rc<Operands>,
+    module: &'c Module<'c>,
     context: &'c Context,
     launched: GpuKernel,
     /// Functions that MLIR lowers.
@@ -134,8 +134,7 @@ impl<'c, 's> Kernel<'c, 's> {
         });
     }
 
-    /// Adds a function that stands in the module already.
-    pub fn launch(&mut self, launch: Launch) {
+    fn launch(&mut self, launch: Launch) {
         self.launched.launches.push(launch);
     }
 

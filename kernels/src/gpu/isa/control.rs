@@ -85,6 +85,18 @@ impl<'c> Emit<'c> {
         ok(self.b.build_store(var.slot, value));
     }
 
+    /// `while condition() { body() }`
+    pub fn during(&self, condition: impl FnOnce(&Self) -> Int<'c>, body: impl FnOnce(&Self)) {
+        let (head, inside, after) = (self.block(), self.block(), self.block());
+        ok(self.b.build_unconditional_branch(head));
+        self.b.position_at_end(head);
+        ok(self.b.build_conditional_branch(condition(self), inside, after));
+        self.b.position_at_end(inside);
+        body(self);
+        ok(self.b.build_unconditional_branch(head));
+        self.b.position_at_end(after);
+    }
+
     /// `loop { if body() { break } }`
     pub(in crate::gpu) fn repeat(&self, body: impl FnOnce(&Self) -> Int<'c>) {
         let (inside, after) = (self.block(), self.block());

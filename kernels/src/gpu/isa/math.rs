@@ -48,6 +48,11 @@ impl<'c> Emit<'c> {
         ok(self.b.build_float_compare(FloatPredicate::OGT, a, b, ""))
     }
 
+    /// a >= b.
+    pub fn at_least(&self, a: Float<'c>, b: Float<'c>) -> Int<'c> {
+        ok(self.b.build_float_compare(FloatPredicate::OGE, a, b, ""))
+    }
+
     /// a == b.
     pub fn same(&self, a: Float<'c>, b: Float<'c>) -> Int<'c> {
         ok(self.b.build_float_compare(FloatPredicate::OEQ, a, b, ""))
@@ -56,6 +61,49 @@ impl<'c> Emit<'c> {
     /// The larger.
     pub fn fmax(&self, a: Float<'c>, b: Float<'c>) -> Float<'c> {
         self.float_asm("max.f32 $0, $1, $2;", &[a, b])
+    }
+
+    /// The smaller.
+    pub fn fmin(&self, a: Float<'c>, b: Float<'c>) -> Float<'c> {
+        self.float_asm("min.f32 $0, $1, $2;", &[a, b])
+    }
+
+    /// The nearest whole number, ties to even.
+    pub fn round(&self, x: Float<'c>) -> Float<'c> {
+        self.float_asm("cvt.rni.f32.f32 $0, $1;", &[x])
+    }
+
+    /// What is whole of a number that is not negative, as an unsigned i32.
+    pub fn whole_unsigned(&self, x: Float<'c>) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.f32().into()], false);
+        self.asm(ty, "cvt.rzi.u32.f32 $0, $1;", "=r,f", false, &[x.into()]).into_int_value()
+    }
+
+    /// A whole number as an i32.
+    pub fn whole(&self, x: Float<'c>) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.f32().into()], false);
+        self.asm(ty, "cvt.rni.s32.f32 $0, $1;", "=r,f", false, &[x.into()]).into_int_value()
+    }
+
+    /// An unsigned i32 as f32.
+    pub fn to_float(&self, n: Int<'c>) -> Float<'c> {
+        let ty = self.f32().fn_type(&[self.i32().into()], false);
+        self.asm(ty, "cvt.rn.f32.u32 $0, $1;", "=f,r", false, &[n.into()]).into_float_value()
+    }
+
+    /// The least whole number from the product of an unsigned i64 and an f32 up, multiplied in f64: an unsigned i64.
+    pub fn ceil_of_product(&self, n: Int<'c>, x: Float<'c>) -> Int<'c> {
+        let ty = self.i64().fn_type(&[self.i64().into(), self.f32().into()], false);
+        let text = "{ .reg .f64 n, x; cvt.rn.f64.u64 n, $1; cvt.f64.f32 x, $2; mul.rn.f64 n, n, x; \
+                    cvt.rpi.u64.f64 $0, n; }";
+        self.asm(ty, text, "=l,l,f", false, &[n.into(), x.into()]).into_int_value()
+    }
+
+    /// An f32 as an unsigned int of the same order, above 0.
+    pub fn ordered(&self, x: Float<'c>) -> Int<'c> {
+        let bits = self.bits(x);
+        let flip = self.or(self.shift_right(bits, 31), self.int(0x8000_0000));
+        self.xor(bits, flip)
     }
 
     /// a * b + c, rounded once.

@@ -45,6 +45,17 @@ impl<'c> Emit<'c> {
         ok(self.b.build_load(self.context.i32_type(), self.at(base, index), "")).into_int_value()
     }
 
+    /// base[index] of i64.
+    pub fn load_long(&self, base: Ptr<'c>, index: Int<'c>) -> Int<'c> {
+        let ty = self.context.i64_type();
+        ok(self.b.build_load(ty, self.element(ty.into(), base, index), "")).into_int_value()
+    }
+
+    /// base[index] = value of i64.
+    pub fn store_long(&self, base: Ptr<'c>, index: Int<'c>, value: Int<'c>) {
+        ok(self.b.build_store(self.element(self.context.i64_type().into(), base, index), value));
+    }
+
     /// base[index] = value, f32 or i32.
     pub fn store(&self, base: Ptr<'c>, index: Int<'c>, value: BasicValueEnum<'c>) {
         ok(self.b.build_store(self.at(base, index), value));

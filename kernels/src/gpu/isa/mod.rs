@@ -4,6 +4,7 @@ mod barrier;
 mod bulk_copy;
 mod control;
 mod emit;
+mod int;
 mod launch;
 mod math;
 mod memory;

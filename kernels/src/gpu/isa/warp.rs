@@ -29,6 +29,12 @@ impl<'c> Emit<'c> {
         self.asm(ty, text, "=r,r,r", true, &[x.into(), self.int(mask).into()]).into_int_value()
     }
 
+    /// The same of an i64.
+    pub fn shuffle_long(&self, x: Int<'c>, mask: u64) -> Int<'c> {
+        let [high, low] = [self.high(x), self.low(x)].map(|half| self.shuffle_int(half, mask));
+        self.join(high, low)
+    }
+
     /// Sum over the lanes that `masks` reach, in a fixed order; every lane has it.
     pub fn warp_sum(&self, x: Float<'c>, masks: &[u64]) -> Float<'c> {
         masks.iter().fold(x, |sum, mask| self.fadd(sum, self.shuffle(sum, *mask)))

@@ -78,7 +78,7 @@ impl<'c> TopK<'c> {
         let last = e.add_const(end, -1);
         let pages = RegisterTile::load(e, CHUNK / WARP, |e, place| e.add(begin, place));
         let keys = pages.map(e, |e, page| {
-            let key = ordered(e, score(e, e.min(page, last)));
+            let key = e.ordered(score(e, e.min(page, last)));
             e.pick(e.lt(page, end), key, e.int(0))
         });
         self.choose(e, &self.list.and(&Pages { keys, pages }));
@@ -121,11 +121,4 @@ impl<'c> TopK<'c> {
             }
         });
     }
-}
-
-/// An f32 as an unsigned int of the same order, above 0.
-fn ordered<'c>(e: &Emit<'c>, x: Float<'c>) -> Int<'c> {
-    let bits = e.bits(x);
-    let flip = e.or(e.shift_right(bits, 31), e.int(0x8000_0000));
-    e.xor(bits, flip)
 }
