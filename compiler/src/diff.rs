@@ -1,5 +1,7 @@
 //! Two executors on one plan, step by step.
 
+use std::sync::Arc;
+
 use hyc_plan::{BufferId, Operand, Plan};
 use hyc_runtime::{Engine, MemoryPlan, Model, SessionOptions, StepInput, Values, open_executor};
 
@@ -63,14 +65,14 @@ pub struct Difference {
 
 /// Runs both on random tokens of one sequence, in chunks. Each step starts from the interpreter's results of those
 /// before it (but for the caches, which each appends to by itself), so that a difference is that step's own.
-pub fn diff(model: &Model, session: &SessionOptions, options: &Options) -> Result<Report> {
+pub fn diff(model: &Arc<Model>, session: &SessionOptions, options: &Options) -> Result<Report> {
     let m = &model.plan().model;
     let tokens = check(options, m.max_context)?;
     let pages = m.max_context.div_ceil(m.page);
     let memory = MemoryPlan::new(model, pages, 1, session.thread_count());
     let executor = open_executor(model, session, &memory, &mut |_, _| true)?;
-    let mut ours = Engine::new(model, executor, pages, 1)?;
-    let mut reference = Engine::new(model, Box::new(Interpreter), pages, 1)?;
+    let mut ours = Engine::new(model.clone(), executor, pages, 1)?;
+    let mut reference = Engine::new(model.clone(), Box::new(Interpreter), pages, 1)?;
     let mut report =
         Report { steps: 0, worst: 0.0, worst_step: String::new(), tokens: 0, found: Found::Equal };
     let mut state = options.seed;
@@ -146,12 +148,7 @@ fn chunk(range: std::ops::Range<u64>, pages: u64, vocab: u64, state: &mut u64) -
 }
 
 /// How one buffer differs, and whether all of it is finite.
-fn compare(
-    plan: &Plan,
-    ours: &Engine<'_>,
-    reference: &Engine<'_>,
-    id: BufferId,
-) -> Result<(Difference, bool)> {
+fn compare(plan: &Plan, ours: &Engine, reference: &Engine, id: BufferId) -> Result<(Difference, bool)> {
     let buffer = &plan.buffers[id.index()];
     match (ours.buffer(id)?, reference.buffer(id)?) {
         (Values::F32(a), Values::F32(b)) if a.len() == b.len() => Ok(compare_numbers(&buffer.name, &a, &b)),

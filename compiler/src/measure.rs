@@ -1,5 +1,6 @@
 //! Measures prefill and decode of a model, beside what they must read and compute.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use hyc_plan::Step;
@@ -64,7 +65,7 @@ pub struct Sizes {
 /// A model with room for what is measured.
 pub struct Bench<'m> {
     model: &'m Model,
-    engine: Engine<'m>,
+    engine: Engine,
     cost: Cost<'m>,
     /// Whether kernels are timed in passes of their own, which would slow down the others.
     apart: bool,
@@ -77,7 +78,7 @@ pub struct Bench<'m> {
 impl<'m> Bench<'m> {
     /// Sets everything up and measures the machine. `peak`: a GPU's operations a second.
     pub fn new(
-        model: &'m Model,
+        model: &'m Arc<Model>,
         options: &SessionOptions,
         sizes: Sizes,
         peak: Option<f64>,
@@ -92,7 +93,7 @@ impl<'m> Bench<'m> {
                 Limits { bytes_per_s: host.read_bytes_per_s, flop_per_s }
             }
         };
-        let engine = Engine::new(model, executor, sizes.pages, sizes.batch)?;
+        let engine = Engine::new(model.clone(), executor, sizes.pages, sizes.batch)?;
         let apart = !model.plan().target.is_host();
         Ok(Bench { model, engine, cost: cost::of(model.plan()), apart, limits, memory })
     }

@@ -1,5 +1,7 @@
 //! One forward pass over the plan: arena, caches, and an executor.
 
+use std::sync::Arc;
+
 use hyc_plan::abi::StepContext;
 use hyc_plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step, StepOp};
 
@@ -27,13 +29,13 @@ unsafe impl Send for Addresses {}
 /// Memory and executor of a model.
 ///
 /// Kernels follow indices that earlier steps wrote, so steps run in the plan's order or not at all.
-pub struct Engine<'m> {
-    model: &'m Model,
+pub struct Engine {
+    model: Arc<Model>,
     specs: Vec<KernelSpec>,
     arena: Box<dyn Block>,
     caches: Vec<Box<dyn Block>>,
     cache_pages: Vec<u64>,
-    executor: Box<dyn Executor + 'm>,
+    executor: Box<dyn Executor>,
     operands: Addresses,
     input: StepInput,
     max_pages: u64,
@@ -41,16 +43,17 @@ pub struct Engine<'m> {
     next: Option<usize>,
 }
 
-impl<'m> Engine<'m> {
+impl Engine {
     /// Allocates the arena and the caches: `pages` pages in each growing cache, `sequences` ring slots.
     ///
     /// Errors: an executor of another model; no room.
     pub fn new(
-        model: &'m Model,
-        executor: Box<dyn Executor + 'm>,
+        model: impl Into<Arc<Model>>,
+        executor: Box<dyn Executor>,
         pages: u64,
         sequences: u64,
-    ) -> Result<Engine<'m>> {
+    ) -> Result<Engine> {
+        let model = model.into();
         let plan = model.plan();
         if executor.model().is_some_and(|id| id != model.id()) {
             let message = format!("this executor was made for another model than {}", model.path().display());
@@ -67,14 +70,15 @@ impl<'m> Engine<'m> {
         let arena = executor.zeroed(plan.arena_bytes)?;
         let address = |operand: &Operand| match *operand {
             Operand::Buffer(id) => Ok(arena.address().wrapping_add(plan.buffers[id.index()].offset as usize)),
-            Operand::Weight(id) => executor.weight(model, id),
+            Operand::Weight(id) => executor.weight(&model, id),
             Operand::Cache(id) => Ok(caches[id.index()].address()),
         };
         let operands = plan.steps.iter().map(|step| step.operands.iter().map(address).collect());
         let operands = Addresses(operands.collect::<Result<_>>()?);
+        let specs = plan.steps.iter().map(|step| plan.spec(step)).collect();
         Ok(Engine {
             model,
-            specs: plan.steps.iter().map(|step| plan.spec(step)).collect(),
+            specs,
             arena,
             caches,
             cache_pages: counts,
@@ -86,9 +90,9 @@ impl<'m> Engine<'m> {
         })
     }
 
-    /// The model.
-    pub fn model(&self) -> &'m Model {
-        self.model
+    /// The model, which lives as long as the engine.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
     }
 
     /// Fills all keys and values of all caches with `value`s, some millions of them over and over: a context
@@ -209,7 +213,7 @@ impl<'m> Engine<'m> {
     }
 
     /// The executor, to time its steps.
-    pub fn executor(&mut self) -> &mut (dyn Executor + 'm) {
+    pub fn executor(&mut self) -> &mut dyn Executor {
         self.executor.as_mut()
     }
 
@@ -218,7 +222,7 @@ impl<'m> Engine<'m> {
         self.executor.synchronise()
     }
 
-    fn place(&self, id: BufferId) -> Result<&'m Buffer> {
+    fn place(&self, id: BufferId) -> Result<&Buffer> {
         let buffers = &self.model.plan().buffers;
         buffers.get(id.index()).ok_or_else(|| {
             Error::new(
@@ -246,7 +250,7 @@ impl<'m> Engine<'m> {
     /// Takes over what the last step has written to a buffer in `other`, an engine of the same model that has run the
     /// same steps on the same input. Errors: another engine than that, another buffer; a kernel before it failed, here
     /// or there.
-    pub fn adopt(&mut self, other: &Engine<'_>, id: BufferId) -> Result<()> {
+    pub fn adopt(&mut self, other: &Engine, id: BufferId) -> Result<()> {
         let last = self.next.and_then(|next| self.model.plan().steps.get(next.checked_sub(1)?));
         let written = last.is_some_and(|step| {
             let operands = step.operands.iter().zip(step.op.roles());

@@ -96,7 +96,7 @@ pub struct Generated {
 ///
 /// Errors: an empty prompt or one longer than the context, sampling out of range, `Cancelled`, and those of [`Session::step`].
 pub fn generate(
-    session: &mut Session<'_>,
+    session: &mut Session,
     tokenizer: &Tokenizer,
     prompt: &[u32],
     options: &GenerateOptions,
@@ -120,7 +120,7 @@ pub fn generate(
 /// Errors: those of [`generate`]; `tokens` with nothing new: what is held and waits for a step, as after a prompt that
 /// was cancelled, is new.
 pub fn generate_in(
-    session: &mut Session<'_>,
+    session: &mut Session,
     id: SequenceId,
     tokenizer: &Tokenizer,
     tokens: &[u32],
@@ -142,7 +142,7 @@ pub fn generate_in(
 }
 
 /// How tokens are chosen: the options over the model's defaults. Errors: out of range.
-fn choice(session: &Session<'_>, options: &GenerateOptions) -> Result<(Sampling, u64)> {
+fn choice(session: &Session, options: &GenerateOptions) -> Result<(Sampling, u64)> {
     let defaults = session.model().sampling_defaults();
     let sampling = options.sampling.unwrap_or(defaults.sampling);
     sampling.check().map_err(out_of_range)?;
@@ -150,12 +150,12 @@ fn choice(session: &Session<'_>, options: &GenerateOptions) -> Result<(Sampling,
 }
 
 /// A sequence that leaves its session when this is dropped.
-struct Guest<'s, 'm> {
-    session: &'s mut Session<'m>,
+struct Guest<'s> {
+    session: &'s mut Session,
     id: SequenceId,
 }
 
-impl Drop for Guest<'_, '_> {
+impl Drop for Guest<'_> {
     fn drop(&mut self) {
         // Nobody else has its id to remove it.
         let _ = self.session.remove_sequence(self.id);
@@ -163,7 +163,7 @@ impl Drop for Guest<'_, '_> {
 }
 
 fn run(
-    session: &mut Session<'_>,
+    session: &mut Session,
     id: SequenceId,
     tokenizer: &Tokenizer,
     prompt: &[u32],
@@ -231,7 +231,7 @@ fn show(done: &mut Generated, text: String, on_event: &mut dyn FnMut(Event)) {
 
 /// Steps until the sequence's next token is there; `progress` gets the tokens that are left.
 fn advance(
-    session: &mut Session<'_>,
+    session: &mut Session,
     id: SequenceId,
     cancel: &CancelToken,
     progress: &mut dyn FnMut(u64),

@@ -7,7 +7,7 @@
 //! // SAFETY: our own `hyc compile` wrote it, and nobody writes to it while it is in use.
 //! let model = unsafe { Model::load("tiny.hyc", &LoadOptions::default()) }?;
 //! let tokenizer = Tokenizer::of(&model)?;
-//! let mut session = Session::new(&model, &SessionOptions::default())?;
+//! let mut session = Session::new(model, &SessionOptions::default())?;
 //! let prompt = tokenizer.encode("The garbage collector")?;
 //! let options = GenerateOptions { max_new_tokens: 64, ..GenerateOptions::default() };
 //! let done = generate(&mut session, &tokenizer, &prompt, &options, &CancelToken::new(), &mut |event| {
@@ -20,7 +20,8 @@
 //! # }
 //! ```
 //!
-//! A [`Session`] holds several sequences at once: [`Session::add_sequence`], [`Session::feed`],
+//! Whatever runs a model keeps it alive: sessions of one model share it as an `Arc<Model>` and go where they are sent, to
+//! other threads too. A [`Session`] holds several sequences at once: [`Session::add_sequence`], [`Session::feed`],
 //! [`Session::step`]. What it takes of memory is known before anything is allocated ([`MemoryPlan`]).
 
 #[cfg(feature = "chat")]

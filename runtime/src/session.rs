@@ -1,6 +1,7 @@
 //! Sequences with their pages, and the steps that advance them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyc_plan::Step;
@@ -101,8 +102,8 @@ pub struct SampledOutput {
 }
 
 /// Several sequences on one model.
-pub struct Session<'m> {
-    engine: Engine<'m>,
+pub struct Session {
+    engine: Engine,
     memory: MemoryPlan,
     sequences: Vec<Option<Sequence>>,
     free_pages: Vec<i32>,
@@ -113,45 +114,47 @@ pub struct Session<'m> {
     ids: u64,
 }
 
-impl<'m> Session<'m> {
+impl Session {
     /// Sets up memory and threads. Errors: options out of range; less memory free than the session takes; on a
     /// GPU those of its driver.
-    pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>> {
+    pub fn new(model: impl Into<Arc<Model>>, options: &SessionOptions) -> Result<Session> {
         Session::new_observed(model, options, &mut |_, _| true)
     }
 
     /// The same; `progress` gets the bytes of weights checked, or copied to a GPU, so far and all bytes, every few MiB, and
     /// ends it with [`ErrorKind::Cancelled`] where it returns false.
     pub fn new_observed(
-        model: &'m Model,
+        model: impl Into<Arc<Model>>,
         options: &SessionOptions,
         progress: &mut dyn FnMut(u64, u64) -> bool,
-    ) -> Result<Session<'m>> {
-        let (pages, sequences) = sizes(model, options)?;
-        let memory = MemoryPlan::new(model, pages, sequences, options.thread_count());
-        let executor = open_executor(model, options, &memory, progress)?;
+    ) -> Result<Session> {
+        let model = model.into();
+        let (pages, sequences) = sizes(&model, options)?;
+        let memory = MemoryPlan::new(&model, pages, sequences, options.thread_count());
+        let executor = open_executor(&model, options, &memory, progress)?;
         Session::build(model, executor, memory, pages, sequences)
     }
 
     /// The same with another executor, such as an interpreter.
     pub fn with_executor(
-        model: &'m Model,
-        executor: Box<dyn Executor + 'm>,
+        model: impl Into<Arc<Model>>,
+        executor: Box<dyn Executor>,
         options: &SessionOptions,
-    ) -> Result<Session<'m>> {
-        let (pages, sequences) = sizes(model, options)?;
-        let memory = MemoryPlan::new(model, pages, sequences, 0);
+    ) -> Result<Session> {
+        let model = model.into();
+        let (pages, sequences) = sizes(&model, options)?;
+        let memory = MemoryPlan::new(&model, pages, sequences, 0);
         memory.check(model.plan())?;
         Session::build(model, executor, memory, pages, sequences)
     }
 
     fn build(
-        model: &'m Model,
-        executor: Box<dyn Executor + 'm>,
+        model: Arc<Model>,
+        executor: Box<dyn Executor>,
         memory: MemoryPlan,
         pages: u64,
         sequences: u64,
-    ) -> Result<Session<'m>> {
+    ) -> Result<Session> {
         let engine = Engine::new(model, executor, pages, sequences)?;
         Ok(Session {
             engine,
@@ -164,13 +167,13 @@ impl<'m> Session<'m> {
         })
     }
 
-    /// The model.
-    pub fn model(&self) -> &'m Model {
+    /// The model, which lives as long as the session.
+    pub fn model(&self) -> &Arc<Model> {
         self.engine.model()
     }
 
     /// Arena and caches, to look at after a step.
-    pub fn engine(&self) -> &Engine<'m> {
+    pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
@@ -326,7 +329,8 @@ impl<'m> Session<'m> {
         let next = outputs.iter().map(|id| Ok(self.sequence(*id)?.sampler.next(&mut seen)));
         let (params, states): (Vec<SampleParams>, Vec<u64>) =
             next.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        let plan = self.model().plan();
+        let model = Arc::clone(self.model());
+        let plan = model.plan();
         if plan.sampled.is_some() {
             input.sampling.clone_from(&params);
             input.seen.clone_from(&seen);
@@ -366,9 +370,10 @@ impl<'m> Session<'m> {
     }
 
     /// The same; `observer` sees the engine after each step of the plan.
-    pub fn step_observed(&mut self, observer: &mut dyn FnMut(&Step, &Engine<'_>)) -> Result<StepOutput> {
+    pub fn step_observed(&mut self, observer: &mut dyn FnMut(&Step, &Engine)) -> Result<StepOutput> {
         self.step_with(&mut |engine| {
-            for (index, step) in engine.model().plan().steps.iter().enumerate() {
+            let model = Arc::clone(engine.model());
+            for (index, step) in model.plan().steps.iter().enumerate() {
                 engine.run_step(index)?;
                 observer(step, engine);
             }
@@ -377,7 +382,7 @@ impl<'m> Session<'m> {
     }
 
     /// Schedules a pass, has `run` execute it, and takes its results.
-    fn step_with(&mut self, run: &mut dyn FnMut(&mut Engine<'m>) -> Result<()>) -> Result<StepOutput> {
+    fn step_with(&mut self, run: &mut dyn FnMut(&mut Engine) -> Result<()>) -> Result<StepOutput> {
         let (input, taken, outputs) = self.schedule(None);
         if input.token_ids.is_empty() {
             return Ok(StepOutput::default());
@@ -385,7 +390,7 @@ impl<'m> Session<'m> {
         let tokens = input.token_ids.len() as u64;
         self.engine.begin(input)?;
         run(&mut self.engine)?;
-        let plan = self.model().plan();
+        let plan = self.engine.model().plan();
         let rows = outputs.into_iter().enumerate();
         let logits: Vec<(SequenceId, Vec<f32>)> = rows
             .map(|(row, id)| Ok((id, self.engine.row(plan.logits, row as u64)?)))
@@ -400,7 +405,8 @@ impl<'m> Session<'m> {
     /// Runs the step in hand again, which writes the same to the same places, and looks at every result for
     /// the first that is no number.
     fn not_finite(&mut self, id: SequenceId) -> Error {
-        let plan = self.model().plan();
+        let model = Arc::clone(self.model());
+        let plan = model.plan();
         let mut place = "the logits".to_string();
         for (index, step) in plan.steps.iter().enumerate() {
             if let Err(error) = self.engine.run_step(index) {

@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use common::Parts;
 use hyc_plan::artefact::CODE;
@@ -145,14 +145,14 @@ fn parts(broken: bool, samples: bool) -> Parts {
     parts.with_bytes(CODE, code)
 }
 
-fn model(broken: bool, samples: bool) -> Model {
+fn model(broken: bool, samples: bool) -> Arc<Model> {
     parts(broken, samples).load().unwrap()
 }
 
 /// Whether there is a GPU. Where there is none, that is a clear error, which is looked at here; it fails the test
 /// where tests/gpu/run.sh says that there must be one.
 fn gpu(test: &str) -> bool {
-    match Session::new(&model(false, false), &SessionOptions::default()) {
+    match Session::new(model(false, false), &SessionOptions::default()) {
         Ok(_) => true,
         Err(error) => {
             println!("{test}: skipped: {error}");
@@ -169,10 +169,10 @@ fn options(graphs: bool) -> SessionOptions {
 }
 
 /// Feeds prompts and then single tokens to three sequences; the best token after each step, in order.
-fn walk(session: &mut Session<'_>) -> Vec<usize> {
+fn walk(session: &mut Session) -> Vec<usize> {
     let ids = [0; 3].map(|_| session.add_sequence().unwrap());
     let mut all = Vec::new();
-    let mut drain = |session: &mut Session<'_>| {
+    let mut drain = |session: &mut Session| {
         loop {
             let output = session.step().unwrap();
             if output.tokens == 0 {
@@ -212,8 +212,8 @@ fn captured_passes_equal_single_launches() {
         return;
     }
     let model = model(false, false);
-    let mut with = Session::new(&model, &options(true)).unwrap();
-    let mut without = Session::new(&model, &options(false)).unwrap();
+    let mut with = Session::new(model.clone(), &options(true)).unwrap();
+    let mut without = Session::new(model.clone(), &options(false)).unwrap();
     // Two sessions at once; the second walk replays.
     let (first, second) = (walk(&mut with), walk(&mut without));
     assert_eq!(first, second);
@@ -233,7 +233,7 @@ fn lists_arrive() {
         let options = options(graphs);
         let memory = MemoryPlan::new(&model, 30, 3, 1);
         let executor = open_executor(&model, &options, &memory, &mut |_, _| true).unwrap();
-        let mut engine = Engine::new(&model, executor, 30, 3).unwrap();
+        let mut engine = Engine::new(model.clone(), executor, 30, 3).unwrap();
         for pages in [10, 3, 7] {
             let table: Vec<i32> = (0..2 * pages).map(|i| (i * 7 + 3) % 30).collect();
             let row = SampleParams { repeat: 1.0, ..SampleParams::default() };
@@ -309,7 +309,7 @@ fn tokens_are_sampled_on_the_device() {
         return;
     }
     let model = model(false, true);
-    let mut session = Session::new(&model, &options(true)).unwrap();
+    let mut session = Session::new(model.clone(), &options(true)).unwrap();
     let ids = [session.add_sequence().unwrap(), session.add_sequence().unwrap()];
     let sampling = |top_k| Sampling { temperature: 1.0, top_k, ..Sampling::default() };
     session.set_sampling(ids[0], sampling(4), 1).unwrap();
@@ -339,15 +339,15 @@ fn a_failed_kernel_is_named_and_other_processes_go_on() {
         assert!(output.status.success() && text.contains("1 passed"), "{child}");
     }
     let good = model(false, false);
-    let mut session = Session::new(&good, &options(true)).unwrap();
+    let mut session = Session::new(good.clone(), &options(true)).unwrap();
     assert!(!walk(&mut session).is_empty());
 }
 
 /// Runs the failing model; the error must hold all of `parts`, and whatever comes later be refused.
 fn fails(graphs: bool, parts: &[&str]) {
     let (good, bad) = (model(false, false), model(true, false));
-    let mut session = Session::new(&bad, &options(graphs)).unwrap();
-    let mut bystander = Session::new(&good, &options(true)).unwrap();
+    let mut session = Session::new(bad.clone(), &options(graphs)).unwrap();
+    let mut bystander = Session::new(good.clone(), &options(true)).unwrap();
     let id = session.add_sequence().unwrap();
     session.feed(id, &[1]).unwrap();
     let error = session.step().unwrap_err();
@@ -359,14 +359,14 @@ fn fails(graphs: bool, parts: &[&str]) {
     let refused: [Error; 3] = [
         session.step().unwrap_err(),
         bystander.step().unwrap_err(),
-        Session::new(&good, &options(true)).err().unwrap(),
+        Session::new(good.clone(), &options(true)).err().unwrap(),
     ];
     assert!(
         refused.iter().all(|error| error.kind == ErrorKind::Device && error.help.is_some()),
         "{refused:?}"
     );
     drop((session, bystander));
-    println!("{}", Session::new(&good, &options(true)).err().unwrap());
+    println!("{}", Session::new(good.clone(), &options(true)).err().unwrap());
 }
 
 #[test]
@@ -392,7 +392,7 @@ fn too_little_memory_is_said_before_anything_is_allocated() {
     // The last buffer ends where the arena does.
     let last = parts.plan.buffers.iter_mut().max_by_key(|buffer| buffer.offset).unwrap();
     last.offset = (1 << 45) - last.bytes().next_multiple_of(64);
-    let error = Session::new(&parts.load().unwrap(), &SessionOptions::default()).err().unwrap();
+    let error = Session::new(parts.load().unwrap(), &SessionOptions::default()).err().unwrap();
     println!("{error}");
     assert_eq!(error.kind, ErrorKind::Resource);
     let help = error.help.unwrap_or_default();
@@ -410,13 +410,13 @@ fn copying_and_generating_can_be_cancelled() {
     }
     let model = parts(false, false).with_tokenizer().load().unwrap();
     let mut seen = Vec::new();
-    let cancelled = Session::new_observed(&model, &options(true), &mut |done, total| {
+    let cancelled = Session::new_observed(model.clone(), &options(true), &mut |done, total| {
         seen.push((done, total));
         false
     });
     assert_eq!(cancelled.err().map(|error| error.kind), Some(ErrorKind::Cancelled));
     assert_eq!(seen.len(), 1);
-    let mut session = Session::new_observed(&model, &options(true), &mut |done, total| {
+    let mut session = Session::new_observed(model.clone(), &options(true), &mut |done, total| {
         seen.push((done, total));
         true
     })
@@ -453,17 +453,17 @@ fn compiled_code_is_kept_and_damage_is_repaired() {
         assert_eq!(list.len(), 1, "{list:?}");
         list[0].clone()
     };
-    let first = walk(&mut Session::new(&model, &options).unwrap());
+    let first = walk(&mut Session::new(model.clone(), &options).unwrap());
     let whole = std::fs::read(file()).unwrap();
     for damage in [whole.clone(), vec![], whole[..whole.len() / 2].to_vec(), b"no code at all".repeat(9)] {
         std::fs::write(file(), damage).unwrap();
-        assert_eq!(walk(&mut Session::new(&model, &options).unwrap()), first);
+        assert_eq!(walk(&mut Session::new(model.clone(), &options).unwrap()), first);
         assert_eq!(&std::fs::read(file()).unwrap()[..8], &whole[..8]);
     }
     // A folder that cannot be written costs the compile, no more.
     let gpu = GpuOptions { module_cache: Some(file()), ..GpuOptions::default() };
     let options = SessionOptions { gpu, ..SessionOptions::default() };
-    assert_eq!(walk(&mut Session::new(&model, &options).unwrap()), first);
+    assert_eq!(walk(&mut Session::new(model.clone(), &options).unwrap()), first);
 }
 
 #[test]
@@ -477,13 +477,13 @@ fn code_that_is_none_is_an_error_that_says_why() {
     let text = PTX.replace("and.b32 %x, %x, 15;", "and.b32 %x, %x, 1 5;");
     code.bytes = hyc_plan::bind::lay_out_ptx(&mut bad.plan, &text);
     code.shape = vec![code.bytes.len()];
-    let error = Session::new(&bad.load().unwrap(), &SessionOptions::default()).err().unwrap();
+    let error = Session::new(bad.load().unwrap(), &SessionOptions::default()).err().unwrap();
     println!("{error}");
     assert!(error.message.contains("does not take the artefact's code: "), "{error}");
     let mut bad = parts(false, false);
     let Code::Nvidia { launches } = &mut bad.plan.kernels.last_mut().unwrap().code else { panic!() };
     launches[0].entry = "absent".into();
-    let error = Session::new(&bad.load().unwrap(), &SessionOptions::default()).err().unwrap();
+    let error = Session::new(bad.load().unwrap(), &SessionOptions::default()).err().unwrap();
     assert!(error.message.contains("no function `absent`"), "{error}");
     assert!(gpu("after bad code"));
 }

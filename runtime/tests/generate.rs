@@ -2,25 +2,28 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{BAD_TOKEN, Parts, Plain, Random, naive};
 use hyc_runtime::{
     CancelToken, Error, ErrorKind, Event, Finish, GenerateOptions, Generated, Model, Sampling, Session,
     SessionOptions, Tokenizer, generate, generate_in,
 };
 
-fn model() -> Model {
+fn model() -> Arc<Model> {
     Parts::new().with_tokenizer().load().unwrap()
 }
 
 /// Generates in a fresh session and sees that it is empty again afterwards.
 fn run(
-    model: &Model,
+    model: &Arc<Model>,
     prompt: &[u32],
     options: &GenerateOptions,
     cancel: &CancelToken,
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Generated, Error> {
-    let mut session = Session::with_executor(model, Box::new(Plain), &SessionOptions::default()).unwrap();
+    let mut session =
+        Session::with_executor(model.clone(), Box::new(Plain), &SessionOptions::default()).unwrap();
     let free = session.free_pages();
     let tokenizer = Tokenizer::of(model).unwrap();
     let result = generate(&mut session, &tokenizer, prompt, options, cancel, on_event);
@@ -31,7 +34,7 @@ fn run(
     result
 }
 
-fn simple(model: &Model, options: &GenerateOptions) -> Generated {
+fn simple(model: &Arc<Model>, options: &GenerateOptions) -> Generated {
     run(model, &[1, 2, 3], options, &CancelToken::new(), &mut |_| {}).unwrap()
 }
 
@@ -60,7 +63,7 @@ fn greedy_takes_the_largest_logit_each_time() {
 }
 
 /// The first seed whose tokens are all finite, and what it gives.
-fn finite_seed(model: &Model) -> (u64, Generated) {
+fn finite_seed(model: &Arc<Model>) -> (u64, Generated) {
     let one = |seed| run(model, &[1, 2, 3], &sampled(seed), &CancelToken::new(), &mut |_| {}).ok();
     (0..50).find_map(|seed| Some((seed, one(seed)?))).expect("a seed without the bad token")
 }
@@ -158,7 +161,8 @@ fn a_cancelled_prompt_can_be_taken_up_again() {
     let tokenizer = Tokenizer::of(&model).unwrap();
     let options = GenerateOptions { max_new_tokens: 4, ..GenerateOptions::default() };
     let prompt = Random(2).tokens(30);
-    let mut session = Session::with_executor(&model, Box::new(Plain), &SessionOptions::default()).unwrap();
+    let mut session =
+        Session::with_executor(model.clone(), Box::new(Plain), &SessionOptions::default()).unwrap();
     let whole = generate(&mut session, &tokenizer, &prompt, &options, &CancelToken::new(), &mut |_| {});
     let id = session.add_sequence().unwrap();
     let cancel = CancelToken::new();

@@ -2,20 +2,21 @@
 
 mod common;
 
-use common::{BAD_TOKEN, Parts, Plain, naive};
+use std::sync::Arc;
 
+use common::{BAD_TOKEN, Parts, Plain, naive};
 use hyc_plan::artefact::SAMPLING_KEY;
 use hyc_runtime::{
     CancelToken, Error, ErrorKind, GenerateOptions, Generated, Model, Sampler, Sampling, SamplingDefaults,
     Session, SessionOptions, Tokenizer, generate,
 };
 
-fn session(model: &Model) -> Session<'_> {
-    Session::with_executor(model, Box::new(Plain), &SessionOptions::default()).unwrap()
+fn session(model: &Arc<Model>) -> Session {
+    Session::with_executor(model.clone(), Box::new(Plain), &SessionOptions::default()).unwrap()
 }
 
 /// A model whose artefact says how to sample.
-fn saying(defaults: SamplingDefaults) -> Model {
+fn saying(defaults: SamplingDefaults) -> Arc<Model> {
     let json = defaults.to_json().unwrap();
     Parts::new().with_tokenizer().with_metadata(SAMPLING_KEY, &json).load().unwrap()
 }
@@ -25,12 +26,12 @@ fn safe() -> Sampling {
     Sampling { temperature: 0.5, top_k: 4, ..Sampling::default() }
 }
 
-fn run(model: &Model, options: &GenerateOptions) -> Generated {
+fn run(model: &Arc<Model>, options: &GenerateOptions) -> Generated {
     attempt(model, options).unwrap()
 }
 
 /// An error where a seed chooses the token whose embedding is infinite.
-fn attempt(model: &Model, options: &GenerateOptions) -> Result<Generated, Error> {
+fn attempt(model: &Arc<Model>, options: &GenerateOptions) -> Result<Generated, Error> {
     let tokenizer = Tokenizer::of(model).unwrap();
     let options = GenerateOptions { max_new_tokens: 20, ..options.clone() };
     generate(&mut session(model), &tokenizer, &[1, 2, 3], &options, &CancelToken::new(), &mut |_| {})
@@ -87,7 +88,7 @@ fn settings() -> [Sampling; 3] {
 }
 
 /// A model whose plan chooses tokens itself, as a GPU's does.
-fn choosing() -> Model {
+fn choosing() -> Arc<Model> {
     Parts::new().sampling().load().unwrap()
 }
 
@@ -100,7 +101,7 @@ fn penalties_follow_each_sequence() {
     }
 }
 
-fn follow_each_sequence(model: &Model) {
+fn follow_each_sequence(model: &Arc<Model>) {
     let mut session = session(model);
     let prompts = [vec![1, 2, 1], vec![2, 3], vec![4, 5, 6, 5]];
     let mut rows = Vec::new();

@@ -3,18 +3,19 @@
 mod common;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use common::{BAD_TOKEN, Parts, Plain, Random, VOCAB, assert_close, naive};
 use hyc_plan::abi::StepContext;
 use hyc_plan::{KernelSpec, Plan, Step};
 use hyc_runtime::{ErrorKind, Executor, Model, Pass, Sampler, Sampling, SequenceId, Session, SessionOptions};
 
-fn session<'m>(model: &'m Model, options: &SessionOptions) -> Session<'m> {
-    Session::with_executor(model, Box::new(Plain), options).unwrap()
+fn session(model: &Arc<Model>, options: &SessionOptions) -> Session {
+    Session::with_executor(model.clone(), Box::new(Plain), options).unwrap()
 }
 
 /// Steps until nothing waits; the last logits of each sequence.
-fn drain(session: &mut Session<'_>) -> HashMap<SequenceId, Vec<f32>> {
+fn drain(session: &mut Session) -> HashMap<SequenceId, Vec<f32>> {
     let mut all = HashMap::new();
     loop {
         let output = session.step().unwrap();
@@ -24,6 +25,33 @@ fn drain(session: &mut Session<'_>) -> HashMap<SequenceId, Vec<f32>> {
         assert!(output.tokens <= 8, "{} rows in a step of at most 8", output.tokens);
         all.extend(output.logits);
     }
+}
+
+/// A server keeps sessions where it likes, with no lifetime to mind and no model to leak.
+const _: fn() = || {
+    fn owned<T: Send + 'static>() {}
+    owned::<Session>();
+    owned::<hyc_runtime::Engine>();
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Model>();
+};
+
+#[test]
+fn a_model_lives_as_long_as_its_sessions() {
+    let model = Parts::new().load().unwrap();
+    let alive = Arc::downgrade(&model);
+    let [mut a, mut b] = [(); 2].map(|()| session(&model, &SessionOptions::default()));
+    drop(model);
+    let id = a.add_sequence().unwrap();
+    a.feed(id, &[1, 2, 3]).unwrap();
+    let logits = std::thread::spawn(move || drain(&mut a)[&id].clone()).join().unwrap();
+    assert_close(&logits, &naive(&[1, 2, 3]), "on another thread");
+    assert!(alive.upgrade().is_some());
+    let id = b.add_sequence().unwrap();
+    b.feed(id, &[4]).unwrap();
+    assert_close(&drain(&mut b)[&id], &naive(&[4]), "the other session");
+    drop(b);
+    assert!(alive.upgrade().is_none(), "the last session let go of it");
 }
 
 #[test]
@@ -153,7 +181,7 @@ fn requests_that_cannot_be_met_change_nothing() {
     assert_eq!(session.len(again).unwrap(), 0, "an old id reached the new sequence");
     for n in [0, 4] {
         let options = SessionOptions { max_sequences: Some(n), ..SessionOptions::default() };
-        let error = Session::with_executor(&model, Box::new(Plain), &options).err().unwrap();
+        let error = Session::with_executor(model.clone(), Box::new(Plain), &options).err().unwrap();
         assert_eq!(error.kind, ErrorKind::BadInput);
     }
 }
@@ -182,7 +210,8 @@ fn too_little_memory_is_told_before_anything_is_allocated() {
     let mut parts = Parts::new();
     parts.plan.model.max_context = 1 << 30;
     let model = parts.load().unwrap();
-    let error = Session::with_executor(&model, Box::new(Plain), &SessionOptions::default()).err().unwrap();
+    let error =
+        Session::with_executor(model.clone(), Box::new(Plain), &SessionOptions::default()).err().unwrap();
     assert_eq!(error.kind, ErrorKind::Resource);
     // 3 sequences of 2^28 pages of 512 bytes.
     assert!(error.message.contains("393216 of KV caches") && error.message.contains("are free"), "{error}");
@@ -257,7 +286,8 @@ fn passes_are_offered_whole_unless_somebody_looks() {
     let model = Parts::new().load().unwrap();
     let taken = std::sync::Arc::default();
     let executor = AtOnce(Plain, std::sync::Arc::clone(&taken));
-    let mut session = Session::with_executor(&model, Box::new(executor), &SessionOptions::default()).unwrap();
+    let mut session =
+        Session::with_executor(model.clone(), Box::new(executor), &SessionOptions::default()).unwrap();
     let count = || taken.load(std::sync::atomic::Ordering::Relaxed);
     let id = session.add_sequence().unwrap();
     let mut tokens = vec![3, 4, 5];

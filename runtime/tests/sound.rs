@@ -4,6 +4,7 @@
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use common::{Parts, Plain, Random, assert_close, naive};
 use hyc_plan::abi::StepContext;
@@ -36,8 +37,8 @@ unsafe impl Executor for Bound {
     }
 }
 
-fn session(model: &Model) -> Session<'_> {
-    Session::with_executor(model, Box::new(Plain), &SessionOptions::default()).unwrap()
+fn session(model: &Arc<Model>) -> Session {
+    Session::with_executor(model.clone(), Box::new(Plain), &SessionOptions::default()).unwrap()
 }
 
 fn input() -> StepInput {
@@ -58,15 +59,15 @@ fn an_executor_serves_its_own_model_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = Parts::new().with_code().save(folder.path());
     // SAFETY: its code is never called.
-    let load = || unsafe { Model::load(&path, &LoadOptions::default()) }.unwrap();
+    let load = || Arc::new(unsafe { Model::load(&path, &LoadOptions::default()) }.unwrap());
     let (a, b) = (load(), load());
     assert_ne!(a.id(), b.id(), "one file, loaded twice: two models");
     let options = SessionOptions::default();
-    assert!(Session::with_executor(&a, Box::new(Bound(a.id())), &options).is_ok());
+    assert!(Session::with_executor(a.clone(), Box::new(Bound(a.id())), &options).is_ok());
     let native = Box::new(NativeExecutor::new(&b, 1).unwrap());
     for error in [
-        Session::with_executor(&a, native, &options).err().unwrap(),
-        Engine::new(&a, Box::new(Bound(b.id())), 1, 1).err().unwrap(),
+        Session::with_executor(a.clone(), native, &options).err().unwrap(),
+        Engine::new(a.clone(), Box::new(Bound(b.id())), 1, 1).err().unwrap(),
     ] {
         assert_eq!(error.kind, ErrorKind::BadInput);
         assert!(error.message.contains("another model") && error.help.is_some(), "{error}");
@@ -77,11 +78,11 @@ fn an_executor_serves_its_own_model_alone() {
 fn what_was_opened_to_look_at_has_no_code_to_run() {
     let folder = tempfile::tempdir().unwrap();
     let path = Parts::new().with_code().save(folder.path());
-    let model = Model::open_to_look(&path, Verify::Full).unwrap();
+    let model = Arc::new(Model::open_to_look(&path, Verify::Full).unwrap());
     assert_eq!(model.plan().steps.len(), 8);
     for error in [
         NativeExecutor::new(&model, 1).err().unwrap(),
-        Session::new(&model, &SessionOptions::default()).err().unwrap(),
+        Session::new(model.clone(), &SessionOptions::default()).err().unwrap(),
     ] {
         assert!(error.message.contains("to be looked at") && error.help.is_some(), "{error}");
     }
@@ -113,7 +114,7 @@ fn what_happens_to_a_file_later_does_not_reach_who_looks_at_it() {
 #[test]
 fn stray_indices_are_errors() {
     let model = Parts::new().load().unwrap();
-    let mut engine = Engine::new(&model, Box::new(Plain), 4, 1).unwrap();
+    let mut engine = Engine::new(model.clone(), Box::new(Plain), 4, 1).unwrap();
     assert!(engine.run_step(0).unwrap_err().message.contains("no input"));
     engine.begin(input()).unwrap();
     let order = engine.run_step(2).unwrap_err();
@@ -148,7 +149,7 @@ fn stray_indices_are_errors() {
 #[test]
 fn results_are_taken_over_from_the_same_step_alone() {
     let (model, other) = (Parts::new().load().unwrap(), Parts::new().load().unwrap());
-    let engine = |model| Engine::new(model, Box::new(Plain), 4, 1).unwrap();
+    let engine = |model: &Arc<Model>| Engine::new(model.clone(), Box::new(Plain), 4, 1).unwrap();
     let (mut ours, mut theirs, mut strange) = (engine(&model), engine(&model), engine(&other));
     for engine in [&mut ours, &mut theirs, &mut strange] {
         engine.begin(input()).unwrap();

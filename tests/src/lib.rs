@@ -11,6 +11,7 @@ mod table;
 pub mod tokenizers;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hyc::driver;
 use hyc::frontend::ModelDesc;
@@ -79,7 +80,7 @@ pub fn compile_wrongly(
 }
 
 /// Compiles one of tests/golden for this machine and loads it.
-pub fn golden_model(name: &str, folder: &Path) -> Model {
+pub fn golden_model(name: &str, folder: &Path) -> Arc<Model> {
     let out = folder.join(format!("{name}.hyc"));
     compile(
         &root().join("tests/golden").join(name).join("model.toml"),
@@ -88,7 +89,7 @@ pub fn golden_model(name: &str, folder: &Path) -> Model {
         |_| {},
     );
     // SAFETY: made here, and nobody changes it.
-    unsafe { Model::load(&out, &LoadOptions::default()) }.expect("loads")
+    Arc::new(unsafe { Model::load(&out, &LoadOptions::default()) }.expect("loads"))
 }
 
 /// The golden tensors of one of tests/golden.

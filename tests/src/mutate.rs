@@ -1,6 +1,7 @@
 //! Changes of a plan behind its code's back, each in a whole and rightly signed artefact, and what becomes of them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hyc::driver;
 use hyc::interp::Interpreter;
@@ -58,8 +59,8 @@ impl Subject {
         let mut subject = Subject { plan, code, weights, folder: folder.to_path_buf(), tokens: Vec::new() };
         let whole = subject.write(&subject.plan, &subject.code);
         // SAFETY: made here, and nobody changes it.
-        let model = unsafe { Model::load(whole, &LoadOptions::default()) }.expect("loads");
-        subject.tokens = Run::of(&mut Session::new(&model, &options()), None).expect("runs").tokens;
+        let model = Arc::new(unsafe { Model::load(whole, &LoadOptions::default()) }.expect("loads"));
+        subject.tokens = Run::of(&mut Session::new(model.clone(), &options()), None).expect("runs").tokens;
         subject
     }
 
@@ -87,11 +88,11 @@ impl Subject {
         let path = self.write(plan, &code);
         // SAFETY: none; this is what is tried.
         let model = match unsafe { Model::load(path, &LoadOptions::default()) } {
-            Ok(model) => model,
+            Ok(model) => Arc::new(model),
             Err(error) => return Outcome::Refused(error.message),
         };
         // Its memory is free again before the interpreter wants as much.
-        let ran = Run::of(&mut Session::new(&model, &options()), None);
+        let ran = Run::of(&mut Session::new(model.clone(), &options()), None);
         match ran {
             Err(error) if error.kind != ErrorKind::BadNumbers => Outcome::Refused(error.message),
             ran => means(&model, ran, &self.tokens),
@@ -112,7 +113,7 @@ struct Run {
 
 impl Run {
     /// `told`: the tokens to take, where they are not the likeliest.
-    fn of(session: &mut Result<Session<'_>>, told: Option<&[u32]>) -> Result<Run> {
+    fn of(session: &mut Result<Session>, told: Option<&[u32]>) -> Result<Run> {
         let session = session.as_mut().map_err(|error| error.clone())?;
         let m = session.model().plan().model.clone();
         let vocab = m.vocab.min(u64::from(u32::MAX)) as u32;
@@ -140,8 +141,8 @@ impl Run {
 
 /// Whether the interpreter, which executes the plan and no code, makes the same of it: every step's logits, or none.
 /// `first`: the tokens of the plan as it was.
-fn means(model: &Model, ran: Result<Run>, first: &[u32]) -> Outcome {
-    let mut session = Session::with_executor(model, Box::new(Interpreter), &options());
+fn means(model: &Arc<Model>, ran: Result<Run>, first: &[u32]) -> Outcome {
+    let mut session = Session::with_executor(model.clone(), Box::new(Interpreter), &options());
     let theirs = Run::of(&mut session, ran.as_ref().ok().map(|run| &run.tokens[..]));
     match (ran, theirs) {
         (Ok(ours), Ok(theirs)) => {

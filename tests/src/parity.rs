@@ -1,6 +1,7 @@
 //! A model's results against golden tensors, and against each other under another schedule.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hyc_plan::{CacheId, CachePolicy, Operand, StepOp};
 use hyc_runtime::{Model, Result, Session, SessionOptions, Values};
@@ -16,7 +17,7 @@ pub struct Run {
 }
 
 /// Feeds a new sequence all tokens, looking at every step.
-pub fn run(session: &mut Session<'_>, tokens: &[u32]) -> Result<Run> {
+pub fn run(session: &mut Session, tokens: &[u32]) -> Result<Run> {
     let id = session.add_sequence()?;
     session.set_all_logits(true);
     session.feed(id, tokens)?;
@@ -37,8 +38,8 @@ pub fn run(session: &mut Session<'_>, tokens: &[u32]) -> Result<Run> {
 }
 
 /// Logits of all positions where a new session gets the tokens in pieces of these lengths.
-pub fn run_pieces(model: &Model, tokens: &[u32], pieces: &[usize]) -> Result<Vec<f32>> {
-    let mut session = Session::new(model, &SessionOptions::default())?;
+pub fn run_pieces(model: &Arc<Model>, tokens: &[u32], pieces: &[usize]) -> Result<Vec<f32>> {
+    let mut session = Session::new(model.clone(), &SessionOptions::default())?;
     let id = session.add_sequence()?;
     session.set_all_logits(true);
     let (mut rest, mut logits) = (tokens, Vec::new());
@@ -54,8 +55,8 @@ pub fn run_pieces(model: &Model, tokens: &[u32], pieces: &[usize]) -> Result<Vec
 }
 
 /// The last rows of logits of several sequences that share steps, and then get `next` one by one.
-pub fn run_batch(model: &Model, parts: &[&[u32]], next: &[u32]) -> Result<Vec<Vec<f32>>> {
-    let mut session = Session::new(model, &SessionOptions::default())?;
+pub fn run_batch(model: &Arc<Model>, parts: &[&[u32]], next: &[u32]) -> Result<Vec<Vec<f32>>> {
+    let mut session = Session::new(model.clone(), &SessionOptions::default())?;
     let ids = parts.iter().map(|_| session.add_sequence()).collect::<Result<Vec<_>>>()?;
     for (id, part) in ids.iter().zip(parts) {
         session.feed(*id, part)?;
@@ -133,7 +134,7 @@ pub fn check_selections(run: &Run, golden: &Golden, tie: f32) -> std::result::Re
 /// Keys and values of all positions that each cache still holds of its first sequence of `count` tokens; the
 /// largest error.
 pub fn check_caches(
-    session: &Session<'_>,
+    session: &Session,
     golden: &Golden,
     count: u64,
     limit: f64,

@@ -71,7 +71,7 @@ pub struct Report {
 }
 
 /// Decodes the first `count` prompts greedily.
-pub fn decode(session: &mut Session<'_>, model: &Model, prompts: &Prompts, count: usize) -> Result<Report> {
+pub fn decode(session: &mut Session, model: &Model, prompts: &Prompts, count: usize) -> Result<Report> {
     let tokenizer = Tokenizer::of(model)?;
     let mut report = Report::default();
     for i in 0..count {

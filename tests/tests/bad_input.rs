@@ -5,6 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use common::hyc_binary;
 use hyc_kernels::cpu::CpuTarget;
@@ -72,7 +73,7 @@ fn a_flipped_bit_is_an_error_before_there_is_a_session() {
         // SAFETY: made here, and nobody changes it while the model lives.
         let model = unsafe { Model::load(&path, &LoadOptions { verify, ..LoadOptions::default() }) }?;
         let options = SessionOptions { max_tokens: Some(1), threads: Some(1), ..SessionOptions::default() };
-        Session::new(&model, &options).map(drop)
+        Session::new(model, &options).map(drop)
     };
     let mut state = 5u64;
     for i in 0..300usize {
@@ -126,14 +127,14 @@ fn equal_input_gives_equal_bytes() {
 fn requests_beyond_the_model_are_refused_and_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
     // SAFETY: made here, and nobody changes it.
-    let model = unsafe { Model::load(artefact(folder.path()), &LoadOptions::default()) }.unwrap();
+    let model = Arc::new(unsafe { Model::load(artefact(folder.path()), &LoadOptions::default()) }.unwrap());
     let options = SessionOptions {
         max_tokens: Some(40),
         max_sequences: Some(2),
         threads: Some(1),
         ..SessionOptions::default()
     };
-    let mut session = Session::new(&model, &options).unwrap();
+    let mut session = Session::new(model.clone(), &options).unwrap();
     let id = session.add_sequence().unwrap();
     let too_long = vec![1; 300];
     assert!(session.feed(id, &too_long).unwrap_err().message.contains("compiled for 211"));
@@ -145,7 +146,7 @@ fn requests_beyond_the_model_are_refused_and_change_nothing() {
     session.add_sequence().unwrap();
     assert!(session.add_sequence().unwrap_err().message.contains("in use"));
     let many = SessionOptions { max_sequences: Some(9), ..SessionOptions::default() };
-    assert!(Session::new(&model, &many).err().unwrap().message.contains("9 sequences"));
+    assert!(Session::new(model, &many).err().unwrap().message.contains("9 sequences"));
 }
 
 /// A copy of a golden model whose weight file `edit` changes.

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use hyc::diff::{Found, Options, diff};
 use hyc_kernels::cpu::CpuTarget;
 use hyc_plan::StepOp;
@@ -47,7 +49,7 @@ fn the_first_step_that_differs_is_named() {
         },
     );
     // SAFETY: made here, and nobody changes it.
-    let model = unsafe { Model::load(&out, &LoadOptions::default()) }.unwrap();
+    let model = Arc::new(unsafe { Model::load(&out, &LoadOptions::default()) }.unwrap());
     let options = Options { tokens: 70, seed: 3, tolerance: 1e-4 };
     let report = diff(&model, &SessionOptions::default(), &options).unwrap();
     let Found::Differs(first) = report.found else { panic!("no difference: {report:?}") };

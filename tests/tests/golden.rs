@@ -19,7 +19,7 @@ fn every_architecture_agrees_with_pytorch() {
     for name in names {
         let golden: Golden = golden_tensors(&name);
         let model = golden_model(&name, folder.path());
-        let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
+        let mut session = Session::new(model.clone(), &SessionOptions::default()).unwrap();
         let tokens = tokens(&golden);
         let run = run(&mut session, &tokens).unwrap();
         let (_, want) = golden.f32("logits").unwrap();
@@ -45,7 +45,7 @@ fn chunks_and_decode_change_no_bit() {
     for name in ["dense", "moe", "own", "wide"] {
         let tokens = tokens(&golden_tensors(name));
         let model = golden_model(name, folder.path());
-        let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
+        let mut session = Session::new(model.clone(), &SessionOptions::default()).unwrap();
         let whole = run(&mut session, &tokens).unwrap();
         for pieces in [vec![1; tokens.len()], vec![7, 64, 1, 1, 50, 80], vec![150, 1, 1, 51]] {
             assert!(pieces.iter().sum::<usize>() >= tokens.len());

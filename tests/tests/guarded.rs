@@ -2,6 +2,7 @@
 //! each block, weight, list and scratch. The logits must be those of ordinary memory, bit for bit.
 
 use std::process::Command;
+use std::sync::Arc;
 
 use hyc_plan::{Codec, WeightId};
 use hyc_runtime::{ErrorKind, Model, Session, SessionOptions};
@@ -16,10 +17,10 @@ fn kernels_stay_inside_their_memory() {
     for name in golden_names() {
         let model = golden_model(&name, folder.path());
         let tokens = tokens(&golden_tensors(&name));
-        let plain = run(&mut Session::new(&model, &options).unwrap(), &tokens).unwrap();
+        let plain = run(&mut Session::new(model.clone(), &options).unwrap(), &tokens).unwrap();
         for side in [Side::Behind, Side::Before] {
             let executor = Box::new(GuardedExecutor::new(&model, 2, side).unwrap());
-            let mut session = Session::with_executor(&model, executor, &options).unwrap();
+            let mut session = Session::with_executor(model.clone(), executor, &options).unwrap();
             let guarded = run(&mut session, &tokens).unwrap();
             assert!(guarded.logits == plain.logits, "{name}, {side:?}: other logits");
             assert!(guarded.selected == plain.selected, "{name}, {side:?}: other selections");
@@ -62,9 +63,9 @@ fn one_weight_that_is_no_number_shows() {
 }
 
 /// A run of `tokens` ends with the error that logits are no numbers.
-fn no_numbers(name: &str, model: &Model, executor: Box<GuardedExecutor>, tokens: &[u32]) {
+fn no_numbers(name: &str, model: &Arc<Model>, executor: Box<GuardedExecutor>, tokens: &[u32]) {
     let options = SessionOptions { threads: Some(2), ..SessionOptions::default() };
-    let mut session = Session::with_executor(model, executor, &options).unwrap();
+    let mut session = Session::with_executor(model.clone(), executor, &options).unwrap();
     let id = session.add_sequence().unwrap();
     session.feed(id, tokens).unwrap();
     let error = loop {

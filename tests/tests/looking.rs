@@ -24,7 +24,7 @@ fn inspect_runs_nothing() {
     let error = unsafe { Model::load(&out, &LoadOptions::default()) }.err().expect("no processor has that");
     assert!(error.message.contains("avx9000") && error.help.is_some(), "{error}");
     let looked = Model::open_to_look(&out, Verify::Full).unwrap();
-    let error = Session::new(&looked, &SessionOptions::default()).err().expect("there is nothing to run");
+    let error = Session::new(looked, &SessionOptions::default()).err().expect("there is nothing to run");
     assert!(error.message.contains("to be looked at"), "{error}");
 
     let hyc = |args: &[&str]| Command::new(hyc_binary()).args(args).arg(&out).output().unwrap();

@@ -1,5 +1,7 @@
 //! Artefacts without weights: refused as they are, run on weights of a seed.
 
+use std::sync::Arc;
+
 use hyc::driver;
 use hyc::output::{Kept, Target};
 use hyc::source::Weights;
@@ -9,7 +11,7 @@ use hyc_runtime::{ErrorKind, LoadOptions, Model, Session, SessionOptions, Verify
 use hyc_tests::{golden_model, root};
 
 /// Logits after some tokens.
-fn logits(model: &Model) -> Vec<f32> {
+fn logits(model: impl Into<Arc<Model>>) -> Vec<f32> {
     let options = SessionOptions { threads: Some(1), max_sequences: Some(1), ..SessionOptions::default() };
     let mut session = Session::new(model, &options).expect("starts");
     let id = session.add_sequence().expect("adds");
@@ -49,11 +51,11 @@ fn a_seed_makes_up_what_is_missing() {
         // SAFETY: made here, and nobody changes it.
         let bare = unsafe { Model::load(&out, &look) }.expect("loads to be looked at");
         assert_eq!(*bare.plan(), lowered.plan);
-        assert!(Session::new(&bare, &SessionOptions::default()).is_err());
+        assert!(Session::new(bare, &SessionOptions::default()).is_err());
 
         // SAFETY: made here, and nobody changes it.
         let [a, again, b] =
-            [1, 1, 2].map(|seed| logits(&unsafe { Model::load(&out, &seeded(seed)) }.expect("loads")));
+            [1, 1, 2].map(|seed| logits(unsafe { Model::load(&out, &seeded(seed)) }.expect("loads")));
         assert_eq!(a, again);
         assert_ne!(a, b);
         let largest = a.iter().fold(0f32, |most, x| most.max(x.abs()));

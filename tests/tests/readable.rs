@@ -40,7 +40,7 @@ fn the_shipped_defaults_give_readable_text() {
     // SAFETY: made here, and nobody changes it.
     let model = unsafe { Model::load(&out, &LoadOptions::default()) }.unwrap();
     let tokenizer = Tokenizer::of(&model).unwrap();
-    let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
+    let mut session = Session::new(model, &SessionOptions::default()).unwrap();
     let mut shares = |sampling: Option<Sampling>| {
         let options =
             GenerateOptions { max_new_tokens: TOKENS, sampling, seed: Some(1), ..GenerateOptions::default() };

@@ -4,6 +4,8 @@
 
 #![allow(clippy::print_stdout)] // A test's output is captured.
 
+use std::sync::Arc;
+
 use hyc_kernels::cpu::CpuTarget;
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::retrieval::{Prompts, decode};
@@ -19,11 +21,11 @@ fn planted_keys_at_4k_give_pytorchs_tokens() {
     let out = scratch.path().join("tiny.hyc");
     compile(&folder.join("model.toml"), &out, CpuTarget::host().level, |_| {});
     // SAFETY: made here, and nobody changes it.
-    let model = unsafe { Model::load(&out, &LoadOptions::default()) }.unwrap();
+    let model = Arc::new(unsafe { Model::load(&out, &LoadOptions::default()) }.unwrap());
     let prompts = Prompts::open(&folder.join("retrieval.safetensors"));
     let count = std::env::var("HYC_PROMPTS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let count = count.min(prompts.prompts.len());
-    let mut session = Session::new(&model, &SessionOptions::default()).unwrap();
+    let mut session = Session::new(model.clone(), &SessionOptions::default()).unwrap();
     let report = decode(&mut session, &model, &prompts, count).unwrap();
     for other in &report.others {
         assert!(other.margin < TIE, "{other:?}");

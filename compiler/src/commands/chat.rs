@@ -170,7 +170,7 @@ impl<'l> Input<'l> {
 
 /// A conversation and the sequence that holds its beginning.
 struct Chat<'m> {
-    session: Session<'m>,
+    session: Session,
     tokenizer: &'m Tokenizer,
     template: ChatTemplate,
     options: GenerateOptions,

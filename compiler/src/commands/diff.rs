@@ -1,6 +1,7 @@
 //! `hyc diff`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hyc_runtime::{LoadOptions, Model, SessionOptions};
 
@@ -46,7 +47,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let options = LoadOptions { random_weights: args.random_weights, ..LoadOptions::default() };
     // SAFETY: whoever names the artefact asks for this program to be run.
-    let model = unsafe { Model::load(&args.model, &options) }?;
+    let model = Arc::new(unsafe { Model::load(&args.model, &options) }?);
     let most = model.plan().model.max_context;
     let tokens = args.tokens.unwrap_or(most.min(40));
     let options = Options { tokens, seed: args.seed, tolerance: args.tolerance };

@@ -21,6 +21,7 @@ mod signal;
 mod version;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use hyc_runtime::{GpuOptions, LoadOptions, Model, Session, SessionOptions};
@@ -139,7 +140,7 @@ impl GpuArgs {
 }
 
 /// Loads an artefact with a progress bar where `show` says so; Ctrl-C ends it.
-fn load(path: &std::path::Path, options: &LoadOptions, show: bool) -> Result<Model> {
+fn load(path: &std::path::Path, options: &LoadOptions, show: bool) -> Result<Arc<Model>> {
     let mut bar = None;
     let mut observe = |done, total| {
         let bar = bar.get_or_insert_with(|| terminal::progress(show, total, "loading", terminal::BYTES));
@@ -151,13 +152,13 @@ fn load(path: &std::path::Path, options: &LoadOptions, show: bool) -> Result<Mod
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    Ok(model?)
+    Ok(Arc::new(model?))
 }
 
 /// Opens a session, with a progress bar where `show` says so and weights are copied; Ctrl-C ends it.
-fn session<'m>(model: &'m Model, options: &SessionOptions, show: bool) -> Result<Session<'m>> {
+fn session(model: &Arc<Model>, options: &SessionOptions, show: bool) -> Result<Session> {
     let mut bar = None;
-    let session = Session::new_observed(model, options, &mut |done, total| {
+    let session = Session::new_observed(model.clone(), options, &mut |done, total| {
         let bar = bar.get_or_insert_with(|| terminal::progress(show, total, "copying", terminal::BYTES));
         bar.set_position(done);
         !signal::pressed()

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A program of the tests: it may end at a closed pipe.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use hyc_plan::{Operand, StepOp};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions, Tokenizer, Values};
@@ -43,7 +44,7 @@ fn main() -> Result<(), AnyError> {
         return Err("usage: selection-overlap MODEL.hyc PLOT.svg NAME=FILE ...".into());
     };
     // SAFETY: whoever names the artefact asks for this program to be run.
-    let model = unsafe { Model::load(model, &LoadOptions::default()) }?;
+    let model = Arc::new(unsafe { Model::load(model, &LoadOptions::default()) }?);
     let mut table = String::from(
         "| source | context | layer | KV head | distinct of 8 | of 32 | of 64 | (uniform) | other head | other layer |\n\
          |---|---|---|---|---|---|---|---|---|---|\n",
@@ -84,8 +85,9 @@ fn prompts(model: &Model, file: &str) -> Result<Vec<Vec<u32>>, AnyError> {
 }
 
 /// The selections of every oracle layer over one prompt.
-fn run(model: &Model, prompt: &[u32]) -> Result<BTreeMap<u32, Selected>, AnyError> {
-    let mut session = Session::new(model, &SessionOptions { max_sequences: Some(1), ..Default::default() })?;
+fn run(model: &Arc<Model>, prompt: &[u32]) -> Result<BTreeMap<u32, Selected>, AnyError> {
+    let mut session =
+        Session::new(model.clone(), &SessionOptions { max_sequences: Some(1), ..Default::default() })?;
     let id = session.add_sequence()?;
     session.feed(id, prompt)?;
     let mut selected: BTreeMap<u32, Selected> = BTreeMap::new();

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hyc_plan::abi::StepContext;
 use hyc_plan::artefact::{
@@ -329,10 +330,10 @@ impl Parts {
         path
     }
 
-    pub fn load(&self) -> Result<Model, Error> {
+    pub fn load(&self) -> Result<Arc<Model>, Error> {
         let folder = tempfile::tempdir().unwrap();
         // SAFETY: its code is never called.
-        unsafe { Model::load(self.save(folder.path()), &LoadOptions::default()) }
+        unsafe { Model::load(self.save(folder.path()), &LoadOptions::default()) }.map(Arc::new)
     }
 }
 

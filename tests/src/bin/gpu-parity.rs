@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use hyc::diff::{Found, Options, diff};
@@ -93,7 +94,7 @@ fn limits(plan: &Plan) -> Limits {
 
 fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), String> {
     // SAFETY: tests/gpu/build.sh made it.
-    let model = unsafe { Model::load(path, &LoadOptions::default()) }.map_err(text)?;
+    let model = Arc::new(unsafe { Model::load(path, &LoadOptions::default()) }.map_err(text)?);
     if name.starts_with("tiny-hysparse") {
         return planted(args, &model, name, table);
     }
@@ -102,7 +103,7 @@ fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
     let golden = args.root.join("tests/golden").join(described).join("golden.safetensors");
     let golden = golden.exists().then(|| Golden::open(&golden));
     let tokens = golden.as_ref().map_or_else(|| random_tokens(model.plan()), tokens);
-    let mut session = Session::new(&model, &SessionOptions::default()).map_err(text)?;
+    let mut session = Session::new(model.clone(), &SessionOptions::default()).map_err(text)?;
     let whole = run(&mut session, &tokens).map_err(text)?;
     let mut right = true;
     if let Some(golden) = &golden {
@@ -116,7 +117,8 @@ fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
         table.row(name, "caches, PyTorch", caches.map(|error| format!("{error:.1e}")));
     }
     let mut interpreter =
-        Session::with_executor(&model, Box::new(Interpreter), &SessionOptions::default()).map_err(text)?;
+        Session::with_executor(model.clone(), Box::new(Interpreter), &SessionOptions::default())
+            .map_err(text)?;
     let want = run(&mut interpreter, &tokens).map_err(text)?.logits;
     right &= table.error(name, "logits, interpreter", relative_error(&whole.logits, &want), limits.own);
     for (check, pieces) in [
@@ -144,7 +146,7 @@ fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
 }
 
 /// The first step that differs from the interpreter's.
-fn first_difference(model: &Model, tolerance: f64) -> String {
+fn first_difference(model: &Arc<Model>, tolerance: f64) -> String {
     let options = Options { tokens: model.plan().model.max_context.min(130), seed: 3, tolerance };
     match diff(model, &SessionOptions::default(), &options) {
         Ok(report) => match report.found {
@@ -166,10 +168,10 @@ fn random_tokens(plan: &Plan) -> Vec<u32> {
 
 /// Greedy decoding gives PyTorch's tokens, save ties. Where products read bf16, each logit may be off by what
 /// [`BF16`] allows, 2 % of their root mean square, and the difference of two by three times the square root of 2 of that.
-fn planted(args: &Args, model: &Model, name: &str, table: &mut Table) -> Result<(), String> {
+fn planted(args: &Args, model: &Arc<Model>, name: &str, table: &mut Table) -> Result<(), String> {
     let prompts = Prompts::open(&args.root.join("examples/tiny-hysparse/retrieval.safetensors"));
     let count = args.prompts.min(prompts.prompts.len());
-    let mut session = Session::new(model, &SessionOptions::default()).map_err(text)?;
+    let mut session = Session::new(model.clone(), &SessionOptions::default()).map_err(text)?;
     let report = decode(&mut session, model, &prompts, count).map_err(text)?;
     let (mut ties, mut wrong) = (Vec::new(), Vec::new());
     for o in &report.others {
@@ -197,7 +199,7 @@ fn planted(args: &Args, model: &Model, name: &str, table: &mut Table) -> Result<
 }
 
 /// Of the logits where a token differs.
-fn root_mean_square(session: &mut Session<'_>, prompts: &Prompts, other: &Other) -> hyc_runtime::Result<f32> {
+fn root_mean_square(session: &mut Session, prompts: &Prompts, other: &Other) -> hyc_runtime::Result<f32> {
     let id = session.add_sequence()?;
     session.feed(id, &prompts.prompts[other.prompt])?;
     session.feed(id, &prompts.expected[other.prompt][..other.token])?;

@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -82,9 +83,9 @@ fn shape(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
     let options =
         LoadOptions { verify: Verify::Header, random_weights: Some(args.seed), ..LoadOptions::default() };
     // SAFETY: tests/gpu/build.sh made it.
-    let model = unsafe { Model::load(path, &options) }.map_err(text)?;
+    let model = Arc::new(unsafe { Model::load(path, &options) }.map_err(text)?);
     let start = Instant::now();
-    let mut session = Session::new(&model, &SessionOptions::default()).map_err(text)?;
+    let mut session = Session::new(model.clone(), &SessionOptions::default()).map_err(text)?;
     let opened = start.elapsed();
     let taken = before.saturating_sub(free_bytes()?);
     table.row(name, "memory", memory(session.memory().total(), taken));
@@ -127,14 +128,14 @@ struct Times {
     steps: Vec<Duration>,
 }
 
-struct Runner<'a, 'm> {
-    session: &'a mut Session<'m>,
+struct Runner<'a> {
+    session: &'a mut Session,
     /// Of the generator of prompts.
     state: u64,
     steps: usize,
 }
 
-impl Runner<'_, '_> {
+impl Runner<'_> {
     fn measured(&mut self, table: &mut Table, name: &str, batch: usize, tokens: usize) -> Option<Times> {
         let check = format!("{batch} x {tokens}");
         match self.run(batch, tokens, self.steps) {
