@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use hyc_plan::Step;
 use hyc_plan::sample::SampleParams;
-use hyc_runtime::{Engine, MemoryPlan, Model, SessionOptions, StepInput};
+use hyc_runtime::{Engine, KvRoom, MemoryPlan, Model, SessionOptions, StepInput};
 
 use crate::bandwidth;
 use crate::cost::{self, Cost};
@@ -83,7 +83,8 @@ impl<'m> Bench<'m> {
         sizes: Sizes,
         peak: Option<f64>,
     ) -> Result<Bench<'m>> {
-        let memory = MemoryPlan::new(model, sizes.pages, sizes.batch, options.thread_count());
+        let room = KvRoom::new(sizes.pages, sizes.batch);
+        let memory = MemoryPlan::new(model, room, options.thread_count());
         let mut executor = profile::executor(model, options, &memory)?;
         let limits = match executor.copy_bandwidth()? {
             Some(bytes_per_s) => Limits { bytes_per_s, flop_per_s: peak },
@@ -93,7 +94,7 @@ impl<'m> Bench<'m> {
                 Limits { bytes_per_s: host.read_bytes_per_s, flop_per_s }
             }
         };
-        let engine = Engine::new(model.clone(), executor, sizes.pages, sizes.batch)?;
+        let engine = Engine::new(model.clone(), executor, room)?;
         let apart = !model.plan().target.is_host();
         Ok(Bench { model, engine, cost: cost::of(model.plan()), apart, limits, memory })
     }

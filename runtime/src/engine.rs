@@ -7,7 +7,8 @@ use hyc_plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, Pass};
-use crate::memory::{Block, cache_pages};
+use crate::kv::KvRoom;
+use crate::memory::Block;
 use crate::model::Model;
 use crate::step_input::StepInput;
 
@@ -44,15 +45,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Allocates the arena and the caches: `pages` pages in each growing cache, `sequences` ring slots.
+    /// Allocates the arena and the caches.
     ///
     /// Errors: an executor of another model; no room.
-    pub fn new(
-        model: impl Into<Arc<Model>>,
-        executor: Box<dyn Executor>,
-        pages: u64,
-        sequences: u64,
-    ) -> Result<Engine> {
+    pub fn new(model: impl Into<Arc<Model>>, executor: Box<dyn Executor>, room: KvRoom) -> Result<Engine> {
         let model = model.into();
         let plan = model.plan();
         if executor.model().is_some_and(|id| id != model.id()) {
@@ -61,7 +57,7 @@ impl Engine {
                 Error::new(ErrorKind::BadInput, message).help("make it from the model that it shall run")
             );
         }
-        let counts: Vec<u64> = plan.caches.iter().map(|c| cache_pages(c.policy, pages, sequences)).collect();
+        let counts: Vec<u64> = plan.caches.iter().map(|c| room.pages_of(c.policy)).collect();
         let caches = plan.caches.iter().zip(&counts).map(|(c, n)| {
             let bytes = n.checked_mul(c.page_bytes());
             executor.zeroed(bytes.ok_or_else(|| Error::new(ErrorKind::Resource, "the caches are too large"))?)

@@ -7,10 +7,11 @@ use hyc_plan::{Code, Grid, GridDim, KernelSpec, Plan, Step, WeightId};
 use memmap2::Mmap;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::{Aligned, Block, MemoryPlan};
+use crate::memory::{Aligned, Block};
+use crate::memory_plan::{MemoryPlan, scratch_bytes};
 use crate::model::{Model, ModelId};
+use crate::options::SessionOptions;
 use crate::pool::Pool;
-use crate::session::SessionOptions;
 
 /// A whole forward pass, as an executor that takes it at once sees it.
 pub struct Pass<'p> {
@@ -164,12 +165,6 @@ pub struct NativeExecutor {
     /// A thread's own.
     scratch: Vec<Box<dyn Block>>,
     scratch_bytes: u64,
-}
-
-/// Scratch bytes of `threads` threads for a plan.
-pub fn scratch_bytes(plan: &Plan, threads: usize) -> u64 {
-    let most = plan.kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0);
-    most.next_multiple_of(64).saturating_mul(threads as u64)
 }
 
 impl NativeExecutor {

@@ -22,7 +22,7 @@
 //!
 //! Whatever runs a model keeps it alive: sessions of one model share it as an `Arc<Model>` and go where they are sent, to
 //! other threads too. A [`Session`] holds several sequences at once: [`Session::add_sequence`], [`Session::feed`],
-//! [`Session::step`]. What it takes of memory is known before anything is allocated ([`MemoryPlan`]).
+//! [`Session::step`]. What it takes of memory is known before anything is allocated ([`MemoryPlan::of`]).
 
 #[cfg(feature = "chat")]
 mod chat;
@@ -35,10 +35,13 @@ mod file;
 #[cfg(feature = "text")]
 mod generate;
 mod history;
+mod kv;
 mod memory;
+mod memory_plan;
 mod model;
 #[cfg(any(feature = "cuda", test))]
 mod module_cache;
+mod options;
 mod pool;
 mod random_weights;
 mod sampling;
@@ -58,10 +61,13 @@ pub use file::open_file;
 #[cfg(feature = "text")]
 pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate, generate_in};
 pub use hyc_plan::text_settings::TextSettings;
-pub use memory::{Block, Free, Machine, MemoryPlan};
+pub use kv::KvRoom;
+pub use memory::{Block, Free, Machine};
+pub use memory_plan::MemoryPlan;
 pub use model::{LoadOptions, Model, ModelId, Storage, Verify};
+pub use options::{GpuOptions, SessionOptions};
 pub use sampling::{Sampler, Sampling, SamplingDefaults, random_seed};
-pub use session::{GpuOptions, SampledOutput, SequenceId, Session, SessionOptions, StepOutput};
+pub use session::{SampledOutput, SequenceId, Session, StepOutput};
 pub use step_input::StepInput;
 #[cfg(feature = "text")]
 pub use text_stream::TextStream;

@@ -1,6 +1,5 @@
 //! Sequences with their pages, and the steps that advance them.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,8 +9,9 @@ use hyc_plan::sample::{SampleParams, penalise_and_choose};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, open_executor};
-use crate::memory::{Machine, MemoryPlan};
+use crate::memory_plan::MemoryPlan;
 use crate::model::Model;
+use crate::options::SessionOptions;
 use crate::sampling::{Sampler, Sampling, out_of_range};
 use crate::step_input::StepInput;
 
@@ -30,45 +30,6 @@ impl std::fmt::Display for SequenceId {
 
 /// Sessions that this process has set up.
 static SESSIONS: AtomicU64 = AtomicU64::new(0);
-
-/// What a session on a GPU does its own way.
-#[derive(Debug, Clone)]
-pub struct GpuOptions {
-    /// Whether decode passes are captured once and replayed. Without it each kernel is launched by itself, and
-    /// the error of a kernel that fails says which one it was.
-    pub graphs: bool,
-    /// Folder that keeps what the driver makes of the artefact's PTX; `None`: nothing is kept. What is damaged
-    /// there is made again.
-    pub module_cache: Option<PathBuf>,
-}
-
-impl Default for GpuOptions {
-    fn default() -> GpuOptions {
-        GpuOptions { graphs: true, module_cache: None }
-    }
-}
-
-/// How a session is set up.
-#[derive(Debug, Clone, Default)]
-pub struct SessionOptions {
-    /// Threads; `None`: one a core that the process may use ([`Machine::cores`]), and never more than that: two threads
-    /// on one core take turns, and every turn costs.
-    pub threads: Option<usize>,
-    /// Sequences at a time; `None`: the plan's `max_batch`.
-    pub max_sequences: Option<u64>,
-    /// Tokens of all sequences together; `None`: every sequence may reach `max_context`.
-    pub max_tokens: Option<u64>,
-    /// For an artefact of a GPU.
-    pub gpu: GpuOptions,
-}
-
-impl SessionOptions {
-    /// Threads that a session gets: 1 to 1024, and no more than cores.
-    pub fn thread_count(&self) -> usize {
-        let cores = Machine::here().cores().clamp(1, 1024);
-        self.threads.unwrap_or(cores).clamp(1, cores)
-    }
-}
 
 /// What a step gave.
 #[derive(Debug, Clone, Default)]
@@ -129,10 +90,9 @@ impl Session {
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Session> {
         let model = model.into();
-        let (pages, sequences) = sizes(&model, options)?;
-        let memory = MemoryPlan::new(&model, pages, sequences, options.thread_count());
+        let memory = MemoryPlan::of(&model, options)?;
         let executor = open_executor(&model, options, &memory, progress)?;
-        Session::build(model, executor, memory, pages, sequences)
+        Session::build(model, executor, memory)
     }
 
     /// The same with another executor, such as an interpreter.
@@ -142,25 +102,18 @@ impl Session {
         options: &SessionOptions,
     ) -> Result<Session> {
         let model = model.into();
-        let (pages, sequences) = sizes(&model, options)?;
-        let memory = MemoryPlan::new(&model, pages, sequences, 0);
+        let memory = MemoryPlan { scratch: 0, ..MemoryPlan::of(&model, options)? };
         memory.check(model.plan())?;
-        Session::build(model, executor, memory, pages, sequences)
+        Session::build(model, executor, memory)
     }
 
-    fn build(
-        model: Arc<Model>,
-        executor: Box<dyn Executor>,
-        memory: MemoryPlan,
-        pages: u64,
-        sequences: u64,
-    ) -> Result<Session> {
-        let engine = Engine::new(model, executor, pages, sequences)?;
+    fn build(model: Arc<Model>, executor: Box<dyn Executor>, memory: MemoryPlan) -> Result<Session> {
+        let engine = Engine::new(model, executor, memory.room)?;
         Ok(Session {
             engine,
             memory,
-            sequences: (0..sequences).map(|_| None).collect(),
-            free_pages: (0..pages as i32).rev().collect(),
+            sequences: (0..memory.room.sequences).map(|_| None).collect(),
+            free_pages: (0..memory.room.pages as i32).rev().collect(),
             all_logits: false,
             number: SESSIONS.fetch_add(1, Ordering::Relaxed),
             ids: 0,
@@ -471,26 +424,4 @@ fn gone(number: u64, id: SequenceId) -> Error {
         ),
     };
     Error::new(ErrorKind::BadInput, message).help(help)
-}
-
-/// Pages of a growing cache, and ring slots.
-fn sizes(model: &Model, options: &SessionOptions) -> Result<(u64, u64)> {
-    let m = &model.plan().model;
-    let sequences = options.max_sequences.unwrap_or(m.max_batch);
-    if sequences == 0 || sequences > m.max_batch {
-        let message = format!("{sequences} sequences: the model was compiled for 1 to {}", m.max_batch);
-        return Err(Error::new(ErrorKind::BadInput, message).help("compile with a larger [target] max_batch"));
-    }
-    let whole = sequences * m.max_context.div_ceil(m.page);
-    // A page more a sequence than the tokens fill: each sequence's last page may be partly empty.
-    let pages = options
-        .max_tokens
-        .map_or(whole, |tokens| tokens.div_ceil(m.page).saturating_add(sequences).min(whole));
-    if pages > i32::MAX as u64 {
-        return Err(Error::new(
-            ErrorKind::BadInput,
-            format!("{pages} pages are more than a page table can name"),
-        ));
-    }
-    Ok((pages, sequences))
 }

@@ -12,8 +12,8 @@ use hyc_plan::artefact::CODE;
 use hyc_plan::sample::{SampleParams, Seen};
 use hyc_plan::*;
 use hyc_runtime::{
-    CancelToken, Engine, Error, ErrorKind, GenerateOptions, GpuOptions, MemoryPlan, Model, Sampling, Session,
-    SessionOptions, StepInput, Tokenizer, generate, open_executor,
+    CancelToken, Engine, Error, ErrorKind, GenerateOptions, GpuOptions, KvRoom, MemoryPlan, Model, Sampling,
+    Session, SessionOptions, StepInput, Tokenizer, generate, open_executor,
 };
 
 /// `logits[o][i]` is 1 where `i = (token + position + page + slot) % 16` of output o's row, else 0; page is the
@@ -231,9 +231,10 @@ fn lists_arrive() {
     let model = model(false, true);
     for graphs in [true, false] {
         let options = options(graphs);
-        let memory = MemoryPlan::new(&model, 30, 3, 1);
+        let room = KvRoom::new(30, 3);
+        let memory = MemoryPlan::new(&model, room, 1);
         let executor = open_executor(&model, &options, &memory, &mut |_, _| true).unwrap();
-        let mut engine = Engine::new(model.clone(), executor, 30, 3).unwrap();
+        let mut engine = Engine::new(model.clone(), executor, room).unwrap();
         for pages in [10, 3, 7] {
             let table: Vec<i32> = (0..2 * pages).map(|i| (i * 7 + 3) % 30).collect();
             let row = SampleParams { repeat: 1.0, ..SampleParams::default() };

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use common::{BAD_TOKEN, Parts, Plain, Random, VOCAB, assert_close, naive};
 use hyc_plan::abi::StepContext;
 use hyc_plan::{KernelSpec, Plan, Step};
-use hyc_runtime::{ErrorKind, Executor, Model, Pass, Sampler, Sampling, SequenceId, Session, SessionOptions};
+use hyc_runtime::{
+    ErrorKind, Executor, KvRoom, MemoryPlan, Model, Pass, Sampler, Sampling, SequenceId, Session,
+    SessionOptions,
+};
 
 fn session(model: &Arc<Model>, options: &SessionOptions) -> Session {
     Session::with_executor(model.clone(), Box::new(Plain), options).unwrap()
@@ -346,4 +349,22 @@ fn sampled_steps_equal_a_sampler_on_the_logits() {
     assert_eq!(session.step_sampled().unwrap_err().kind, ErrorKind::BadInput);
     let wrong = Sampling { top_p: 2.0, ..sampling };
     assert_eq!(session.set_sampling(a, wrong, 0).unwrap_err().kind, ErrorKind::BadInput);
+}
+
+#[test]
+fn what_a_session_takes_is_known_without_one() {
+    let model = Parts::new().load().unwrap();
+    for max_tokens in [None, Some(1), Some(17), Some(u64::MAX)] {
+        let options = SessionOptions { max_tokens, max_sequences: Some(2), ..SessionOptions::default() };
+        let known = MemoryPlan::of(&model, &options).unwrap();
+        assert_eq!(*session(&model, &options).memory(), known);
+        // 4 tokens a page, at most 40 tokens a sequence; rings of 5 pages.
+        let pages = max_tokens.map_or(20, |tokens| tokens.div_ceil(4).saturating_add(2).min(20));
+        assert_eq!((known.room, known.caches), (KvRoom::new(pages, 2), (pages + 10) * 512));
+        assert_eq!(known.total(), model.file_bytes() + model.plan().arena_bytes + known.caches);
+    }
+    for max_sequences in [0, 4] {
+        let options = SessionOptions { max_sequences: Some(max_sequences), ..SessionOptions::default() };
+        assert_eq!(MemoryPlan::of(&model, &options).unwrap_err().kind, ErrorKind::BadInput);
+    }
 }

@@ -10,7 +10,7 @@ use common::{Parts, Plain, Random, assert_close, naive};
 use hyc_plan::abi::StepContext;
 use hyc_plan::{BufferId, CacheId, KernelSpec, Plan, Step, WeightId};
 use hyc_runtime::{
-    CancelToken, Engine, ErrorKind, Event, Executor, GenerateOptions, LoadOptions, Model, ModelId,
+    CancelToken, Engine, ErrorKind, Event, Executor, GenerateOptions, KvRoom, LoadOptions, Model, ModelId,
     NativeExecutor, Result, Session, SessionOptions, StepInput, Tokenizer, Verify, generate,
 };
 
@@ -67,7 +67,7 @@ fn an_executor_serves_its_own_model_alone() {
     let native = Box::new(NativeExecutor::new(&b, 1).unwrap());
     for error in [
         Session::with_executor(a.clone(), native, &options).err().unwrap(),
-        Engine::new(a.clone(), Box::new(Bound(b.id())), 1, 1).err().unwrap(),
+        Engine::new(a.clone(), Box::new(Bound(b.id())), KvRoom::new(1, 1)).err().unwrap(),
     ] {
         assert_eq!(error.kind, ErrorKind::BadInput);
         assert!(error.message.contains("another model") && error.help.is_some(), "{error}");
@@ -114,7 +114,7 @@ fn what_happens_to_a_file_later_does_not_reach_who_looks_at_it() {
 #[test]
 fn stray_indices_are_errors() {
     let model = Parts::new().load().unwrap();
-    let mut engine = Engine::new(model.clone(), Box::new(Plain), 4, 1).unwrap();
+    let mut engine = Engine::new(model.clone(), Box::new(Plain), KvRoom::new(4, 1)).unwrap();
     assert!(engine.run_step(0).unwrap_err().message.contains("no input"));
     engine.begin(input()).unwrap();
     let order = engine.run_step(2).unwrap_err();
@@ -149,7 +149,7 @@ fn stray_indices_are_errors() {
 #[test]
 fn results_are_taken_over_from_the_same_step_alone() {
     let (model, other) = (Parts::new().load().unwrap(), Parts::new().load().unwrap());
-    let engine = |model: &Arc<Model>| Engine::new(model.clone(), Box::new(Plain), 4, 1).unwrap();
+    let engine = |model: &Arc<Model>| Engine::new(model.clone(), Box::new(Plain), KvRoom::new(4, 1)).unwrap();
     let (mut ours, mut theirs, mut strange) = (engine(&model), engine(&model), engine(&other));
     for engine in [&mut ours, &mut theirs, &mut strange] {
         engine.begin(input()).unwrap();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use hyc_passes::kv_table;
 use hyc_plan::{CachePolicy, Operand, Plan};
-use hyc_runtime::{MemoryPlan, Model, Verify};
+use hyc_runtime::{KvRoom, MemoryPlan, Model, Verify};
 use serde_json::json;
 
 use crate::contents;
@@ -153,7 +153,7 @@ fn caches(plan: &Plan) -> String {
 fn whole_session(model: &Model) -> MemoryPlan {
     let m = &model.plan().model;
     let pages = m.max_batch * m.max_context.div_ceil(m.page);
-    MemoryPlan::new(model, pages, m.max_batch, 1)
+    MemoryPlan::new(model, KvRoom::new(pages, m.max_batch), 1)
 }
 
 fn memory(model: &Model) -> String {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::ser::{Error as _, SerializeMap};
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
 
-use super::Bounded;
+use super::bounded::Bounded;
 
 /// Most lists and tables within each other; Python's own limit is near a thousand.
 const MOST_LEVELS: usize = 500;

@@ -1,21 +1,23 @@
 //! Conversations: a chat template makes one text of a list of messages, as Hugging Face's transformers does, and the
 //! text becomes tokens of which those alone are special that the template wrote.
 
+mod bounded;
 mod date;
 mod json;
+mod message;
 mod python;
 mod shield;
 mod stack;
 
-use std::io;
 use std::time::SystemTime;
 
 use hyc_plan::text_settings::MAX_TEMPLATE_BYTES;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
-use serde::{Deserialize, Serialize};
 
+use self::bounded::Bounded;
+pub use self::message::Message;
 use self::shield::Shield;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tokenizer::Tokenizer;
@@ -35,28 +37,6 @@ const MAX_BYTES: usize = 256 << 20;
 const NAME: &str = "chat_template";
 /// What stands before the words of a template that does not take a conversation.
 const RAISED: &str = "raised: ";
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows. One or more of `A-Z`, `a-z`, `0-9`, `_`
-    /// and `-`.
-    pub role: String,
-    /// The text.
-    pub content: String,
-}
-
-impl Message {
-    /// A turn of `role`.
-    pub fn new(role: &str, content: impl Into<String>) -> Message {
-        Message { role: role.to_string(), content: content.into() }
-    }
-
-    /// The table that a template sees.
-    fn value(&self) -> Value {
-        Value::from_pairs([("role", self.role.as_str()), ("content", self.content.as_str())])
-    }
-}
 
 /// A Jinja template that makes a prompt of a conversation.
 ///
@@ -243,25 +223,5 @@ fn template_error(error: minijinja::Error) -> Error {
         }
         minijinja::ErrorKind::WriteFailure => error.help(format!("it makes more than {MAX_BYTES} bytes")),
         _ => error,
-    }
-}
-
-/// Text that is not longer than it may be.
-struct Bounded {
-    bytes: Vec<u8>,
-    most: usize,
-}
-
-impl io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.bytes.len() + bytes.len() > self.most {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Message;
+use super::message::Message;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tokenizer::Tokenizer;
 

@@ -14,9 +14,10 @@ use super::module::Module;
 use super::weights;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, Pass};
-use crate::memory::{Block, MemoryPlan};
+use crate::memory::Block;
+use crate::memory_plan::MemoryPlan;
 use crate::model::{Model, ModelId};
-use crate::session::GpuOptions;
+use crate::options::GpuOptions;
 
 /// Bytes of the device that stay free for code, lists and the driver's own.
 const RESERVE: u64 = 128 << 20;

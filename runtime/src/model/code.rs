@@ -8,7 +8,7 @@ use hyc_plan::artefact::{ALIGN, CODE};
 use hyc_plan::{Code, Plan, Target};
 use memmap2::Mmap;
 
-use super::damaged;
+use super::fault::damaged;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn check_machine(plan: &Plan) -> Result<()> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use hyc_plan::artefact::{DIGEST, LEAF, ROOT_KEY, TREE};
 use sha2::{Digest, Sha256};
 
-use super::damaged;
+use super::fault::damaged;
 use super::header::{Header, hex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Machine;

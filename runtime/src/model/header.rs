@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
 
-use super::damaged;
+use super::fault::damaged;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Most dimensions of a tensor.

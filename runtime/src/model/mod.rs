@@ -2,6 +2,7 @@
 
 mod code;
 mod digests;
+mod fault;
 mod file;
 mod header;
 mod purpose;
@@ -23,12 +24,14 @@ use memmap2::Mmap;
 
 use self::code::{check_machine, check_places, code};
 use self::digests::Digests;
+pub(crate) use self::fault::no_weight;
+use self::fault::{damaged, unread_weights, wrong_weights};
 use self::file::FileBytes;
 use self::header::read_header;
 use self::purpose::Purpose;
 use self::text::text;
 use self::weights::weights;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::memory::Aligned;
 use crate::random_weights::RandomWeights;
 
@@ -95,11 +98,6 @@ pub struct Model {
     sampling: SamplingDefaults,
     pub(crate) code: Option<Arc<Mmap>>,
     purpose: Purpose,
-}
-
-fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::BadArtefact, format!("{} is damaged: {what}", path.display()))
-        .help("copy it again, or compile the model again")
 }
 
 impl Model {
@@ -351,26 +349,5 @@ impl Model {
     /// The kernels' disassembly, where the artefact has it.
     pub fn asm_text(&self) -> Option<&str> {
         self.tensor(ASM).and_then(|bytes| std::str::from_utf8(bytes).ok())
-    }
-}
-
-pub(crate) fn no_weight(id: WeightId) -> Error {
-    Error::new(ErrorKind::BadInput, format!("the plan has no weight {id}"))
-}
-
-fn unread_weights(path: &Path) -> Error {
-    let message = format!("{} was opened to look at it, without its weights", path.display());
-    Error::new(ErrorKind::BadInput, message).help("open it with `Verify::Full`, which reads them too")
-}
-
-/// Weights that are there and shall be made up, or are `absent` and shall not.
-fn wrong_weights(path: &Path, absent: bool) -> Error {
-    let path = path.display();
-    if absent {
-        Error::new(ErrorKind::BadInput, format!("{path} was compiled without weights"))
-            .help("compile it with its weights; to measure speed, load it with `--random-weights SEED`")
-    } else {
-        Error::new(ErrorKind::BadInput, format!("{path} has weights: random ones cannot take their place"))
-            .help("leave `--random-weights` away, or compile the model with `--no-weights`")
     }
 }

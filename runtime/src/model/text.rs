@@ -6,7 +6,7 @@ use std::path::Path;
 use hyc_plan::artefact::TEXT_KEY;
 use hyc_plan::text_settings::{MAX_BYTES, TextSettings};
 
-use super::damaged;
+use super::fault::damaged;
 use crate::error::Result;
 
 /// What the metadata says of the model's text, bounded before it is parsed.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use hyc_plan::{Plan, Weight};
 
-use super::damaged;
+use super::fault::damaged;
 use super::header::Header;
 use crate::error::Result;
 

@@ -3,7 +3,7 @@
 //! code made anew: it is refused, or runs and computes what the changed plan means.
 #![no_main]
 
-use hyc_runtime::{LoadOptions, MemoryPlan, Model, Tokenizer};
+use hyc_runtime::{KvRoom, LoadOptions, MemoryPlan, Model, Tokenizer};
 use hyc_tests::mutate::{Outcome, Subject, mutate};
 
 fn load(bytes: &[u8]) -> bool {
@@ -12,7 +12,7 @@ fn load(bytes: &[u8]) -> bool {
     // SAFETY: no session runs it.
     let Ok(model) = (unsafe { Model::load(&path, &LoadOptions::default()) }) else { return false };
     let m = &model.plan().model;
-    let memory = MemoryPlan::new(&model, m.max_context.div_ceil(m.page), 1, 1);
+    let memory = MemoryPlan::new(&model, KvRoom::new(m.max_context.div_ceil(m.page), 1), 1);
     let _ = memory.check(model.plan());
     let _ = Tokenizer::of(&model);
     true

@@ -1,0 +1,23 @@
+//! Where a template's text goes.
+
+use std::io;
+
+/// Text that is not longer than it may be.
+pub(super) struct Bounded {
+    pub(super) bytes: Vec<u8>,
+    pub(super) most: usize,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.most {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,52 @@
+//! How much room the caches of a session have.
+
+use hyc_plan::{CachePolicy, ModelInfo};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::options::SessionOptions;
+
+/// The pages of the KV caches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvRoom {
+    /// Pages of each growing cache.
+    pub pages: u64,
+    /// Sequences at a time: each has a slot in every ring cache.
+    pub sequences: u64,
+}
+
+impl KvRoom {
+    /// So many pages in each growing cache, and rings for so many sequences.
+    pub fn new(pages: u64, sequences: u64) -> KvRoom {
+        KvRoom { pages, sequences }
+    }
+
+    /// What a session of these options gets. Errors: more sequences than the model was compiled for, or none; more
+    /// pages than a page table can name.
+    pub fn of(m: &ModelInfo, options: &SessionOptions) -> Result<KvRoom> {
+        let sequences = options.max_sequences.unwrap_or(m.max_batch);
+        if sequences == 0 || sequences > m.max_batch {
+            let message = format!("{sequences} sequences: the model was compiled for 1 to {}", m.max_batch);
+            return Err(
+                Error::new(ErrorKind::BadInput, message).help("compile with a larger [target] max_batch")
+            );
+        }
+        let whole = sequences.saturating_mul(m.max_context.div_ceil(m.page));
+        // A page more a sequence than the tokens fill: each sequence's last page may be partly empty.
+        let some = |tokens: u64| tokens.div_ceil(m.page).saturating_add(sequences).min(whole);
+        let pages = options.max_tokens.map_or(whole, some);
+        if pages > i32::MAX as u64 {
+            let message = format!("{pages} pages are more than a page table can name");
+            return Err(Error::new(ErrorKind::BadInput, message)
+                .help("allow the session fewer tokens (`SessionOptions::max_tokens`)"));
+        }
+        Ok(KvRoom { pages, sequences })
+    }
+
+    /// Pages in the pool of a cache of this policy.
+    pub fn pages_of(&self, policy: CachePolicy) -> u64 {
+        match policy {
+            CachePolicy::Growing => self.pages,
+            CachePolicy::Ring { pages, .. } => pages.saturating_mul(self.sequences),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! How a session is set up.
+
+use std::path::PathBuf;
+
+use crate::memory::Machine;
+
+/// What a session on a GPU does its own way.
+#[derive(Debug, Clone)]
+pub struct GpuOptions {
+    /// Whether decode passes are captured once and replayed. Without it each kernel is launched by itself, and
+    /// the error of a kernel that fails says which one it was.
+    pub graphs: bool,
+    /// Folder that keeps what the driver makes of the artefact's PTX; `None`: nothing is kept. What is damaged
+    /// there is made again.
+    pub module_cache: Option<PathBuf>,
+}
+
+impl Default for GpuOptions {
+    fn default() -> GpuOptions {
+        GpuOptions { graphs: true, module_cache: None }
+    }
+}
+
+/// How a session is set up.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// Threads; `None`: one a core that the process may use ([`Machine::cores`]), and never more than that: two threads
+    /// on one core take turns, and every turn costs.
+    pub threads: Option<usize>,
+    /// Sequences at a time; `None`: the plan's `max_batch`.
+    pub max_sequences: Option<u64>,
+    /// Tokens of all sequences together; `None`: every sequence may reach `max_context`.
+    pub max_tokens: Option<u64>,
+    /// For an artefact of a GPU.
+    pub gpu: GpuOptions,
+}
+
+impl SessionOptions {
+    /// Threads that a session gets: 1 to 1024, and no more than cores.
+    pub fn thread_count(&self) -> usize {
+        let cores = Machine::here().cores().clamp(1, 1024);
+        self.threads.unwrap_or(cores).clamp(1, cores)
+    }
+}
