@@ -7,7 +7,7 @@ use hyc_plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Executor, Pass};
-use crate::kv::KvRoom;
+use crate::kv::{KvRoom, Ring};
 use crate::memory::Block;
 use crate::model::Model;
 use crate::step_input::StepInput;
@@ -35,7 +35,7 @@ pub struct Engine {
     specs: Vec<KernelSpec>,
     arena: Box<dyn Block>,
     caches: Vec<Box<dyn Block>>,
-    cache_pages: Vec<u64>,
+    room: KvRoom,
     executor: Box<dyn Executor>,
     operands: Addresses,
     input: StepInput,
@@ -57,9 +57,8 @@ impl Engine {
                 Error::new(ErrorKind::BadInput, message).help("make it from the model that it shall run")
             );
         }
-        let counts: Vec<u64> = plan.caches.iter().map(|c| room.pages_of(c.policy)).collect();
-        let caches = plan.caches.iter().zip(&counts).map(|(c, n)| {
-            let bytes = n.checked_mul(c.page_bytes());
+        let caches = plan.caches.iter().map(|c| {
+            let bytes = room.pages_of(c, plan.model.page).checked_mul(c.page_bytes());
             executor.zeroed(bytes.ok_or_else(|| Error::new(ErrorKind::Resource, "the caches are too large"))?)
         });
         let caches: Vec<Box<dyn Block>> = caches.collect::<Result<_>>()?;
@@ -77,7 +76,7 @@ impl Engine {
             specs,
             arena,
             caches,
-            cache_pages: counts,
+            room,
             executor,
             operands,
             input: StepInput::default(),
@@ -108,7 +107,7 @@ impl Engine {
     /// Takes a step's input, after checking all of it: ids, positions, pages and rows in range, and no two rows that
     /// would write to one place.
     pub fn begin(&mut self, input: StepInput) -> Result<()> {
-        input.check(&self.model.plan().model, self.growing_pages(), self.ring_slots())?;
+        input.check(&self.model.plan().model, self.room.pages, self.room.sequences)?;
         self.max_pages = (input.page_table.len() / input.ring_slot.len()) as u64;
         self.input = input;
         self.next = None;
@@ -119,18 +118,9 @@ impl Engine {
         Ok(())
     }
 
-    fn growing_pages(&self) -> u64 {
-        let caches = self.model.plan().caches.iter().zip(&self.cache_pages);
-        caches.filter(|(c, _)| c.policy == CachePolicy::Growing).map(|(_, n)| *n).min().unwrap_or(u64::MAX)
-    }
-
-    fn ring_slots(&self) -> u64 {
-        let slots =
-            self.model.plan().caches.iter().zip(&self.cache_pages).filter_map(|(c, n)| match c.policy {
-                CachePolicy::Ring { pages, .. } => n.checked_div(pages),
-                CachePolicy::Growing => None,
-            });
-        slots.min().unwrap_or(u64::MAX)
+    /// The input in hand.
+    pub(crate) fn input(&self) -> &StepInput {
+        &self.input
     }
 
     /// The context of the step in hand.
@@ -280,17 +270,75 @@ impl Engine {
         }
     }
 
-    /// Row and value of the first f32 element that `step` has written and that is not finite.
-    pub(crate) fn first_bad_number(&self, step: &Step) -> Result<Option<(u64, f32)>> {
+    /// The rows that `step` has written with an f32 element that is not finite: what they follow, their index, and the
+    /// first such element.
+    pub(crate) fn bad_rows(&self, step: &Step) -> Result<Vec<(Rows, usize, f32)>> {
+        let mut bad = Vec::new();
         for (operand, role) in step.operands.iter().zip(step.op.roles()) {
-            if let (true, Operand::Buffer(id)) = (role.writes(), *operand)
-                && let Values::F32(values) = self.buffer(id)?
-                && let Some(at) = values.iter().position(|x| !x.is_finite())
-            {
-                return Ok(Some((at as u64 / self.place(id)?.width, values[at])));
+            let (true, Operand::Buffer(id)) = (role.writes(), *operand) else { continue };
+            let (buffer, Values::F32(values)) = (self.place(id)?, self.buffer(id)?) else { continue };
+            for (row, values) in values.chunks(buffer.width.max(1) as usize).enumerate() {
+                let value = values.iter().find(|x| !x.is_finite());
+                bad.extend(value.map(|value| (buffer.rows, row, *value)));
             }
         }
-        Ok(None)
+        Ok(bad)
+    }
+
+    /// Copies a page of every growing cache to another.
+    pub(crate) fn copy_page(&mut self, from: i32, to: i32) -> Result<()> {
+        for (cache, memory) in self.model.plan().caches.iter().zip(&mut self.caches) {
+            if cache.policy == CachePolicy::Growing {
+                let at = |page: i32| u64::from(page.unsigned_abs()).saturating_mul(cache.page_bytes());
+                memory.copy(at(from), at(to), cache.page_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what a sequence of `written` tokens has written to the rings of one slot to those of another.
+    pub(crate) fn copy_rings(&mut self, from: usize, to: usize, written: u64) -> Result<()> {
+        self.each_ring(|ring, bytes, memory| {
+            let used = written.div_ceil(ring.page).min(ring.pages) * bytes;
+            let at = |slot: usize| slot as u64 * ring.pages * bytes;
+            if used == 0 { Ok(()) } else { memory.copy(at(from), at(to), used) }
+        })
+    }
+
+    /// Copies the windows before position `len` from the rings of a slot to those of stored prefix `prefix`.
+    pub(crate) fn save_windows(&mut self, slot: usize, prefix: usize, len: u64) -> Result<()> {
+        self.move_windows(slot, prefix, len, false)
+    }
+
+    /// The same the other way.
+    pub(crate) fn load_windows(&mut self, prefix: usize, slot: usize, len: u64) -> Result<()> {
+        self.move_windows(slot, prefix, len, true)
+    }
+
+    fn move_windows(&mut self, slot: usize, prefix: usize, len: u64, load: bool) -> Result<()> {
+        let (room, border) = (self.room, self.model.plan().model.page);
+        self.each_ring(|ring, bytes, memory| {
+            let stored = room.window_page(ring, border, prefix as u64);
+            for (index, page) in ring.window_pages(len).enumerate() {
+                let live = slot as u64 * ring.pages + page % ring.pages;
+                let (from, to) = match load {
+                    false => (live, stored + index as u64),
+                    true => (stored + index as u64, live),
+                };
+                memory.copy(from * bytes, to * bytes, bytes)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Each ring cache, with the bytes of its pages and its memory.
+    fn each_ring(&mut self, mut f: impl FnMut(Ring, u64, &mut dyn Block) -> Result<()>) -> Result<()> {
+        for (cache, memory) in self.model.plan().caches.iter().zip(&mut self.caches) {
+            if let Some(ring) = Ring::of(cache) {
+                f(ring, cache.page_bytes(), memory.as_mut())?;
+            }
+        }
+        Ok(())
     }
 
     /// One row of an f32 buffer. Errors: no such buffer or row; a kernel before it failed.

@@ -243,7 +243,7 @@ fn advance(
         let output = session.step_sampled_of(id)?;
         progress(session.pending(id)?);
         if let Some((_, token)) = output.sampled.into_iter().find(|(sequence, _)| *sequence == id) {
-            return Ok(token);
+            return token;
         }
     }
 }

@@ -27,6 +27,12 @@ impl History {
         }
     }
 
+    /// Knows no token any more.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.counts.clear();
+    }
+
     /// Takes note of tokens.
     pub fn push(&mut self, tokens: &[u32], generated: bool) {
         let most = MAX_PENALTY_WINDOW as usize;

@@ -22,7 +22,8 @@
 //!
 //! Whatever runs a model keeps it alive: sessions of one model share it as an `Arc<Model>` and go where they are sent, to
 //! other threads too. A [`Session`] holds several sequences at once: [`Session::add_sequence`], [`Session::feed`],
-//! [`Session::step`]. What it takes of memory is known before anything is allocated ([`MemoryPlan::of`]).
+//! [`Session::step`]. Sequences that begin alike share that part: [`Session::fork`], [`Session::truncate`],
+//! [`Session::save_prefix`]. What it takes of memory is known before anything is allocated ([`MemoryPlan::of`]).
 
 #[cfg(feature = "chat")]
 mod chat;

@@ -37,7 +37,8 @@ impl MemoryPlan {
     /// The same for caches of `room` and so many threads.
     pub fn new(model: &Model, room: KvRoom, threads: usize) -> MemoryPlan {
         let plan = model.plan();
-        let caches = plan.caches.iter().map(|c| room.pages_of(c.policy).saturating_mul(c.page_bytes()));
+        let page = plan.model.page;
+        let caches = plan.caches.iter().map(|c| room.pages_of(c, page).saturating_mul(c.page_bytes()));
         let cpu = plan.target.is_host();
         let mapped = cpu && !model.has_random_weights();
         let copies = || plan.weights.iter().map(|weight| weight.bytes().next_multiple_of(256)).sum();

@@ -31,6 +31,10 @@ pub struct SessionOptions {
     pub max_sequences: Option<u64>,
     /// Tokens of all sequences together; `None`: every sequence may reach `max_context`.
     pub max_tokens: Option<u64>,
+    /// Prefixes that are kept at a time for sequences that begin with the same tokens
+    /// ([`Session::save_prefix`](crate::Session::save_prefix)); each takes the pages of its tokens, of those that
+    /// `max_tokens` allows, and a window in every ring cache.
+    pub prefixes: u64,
     /// For an artefact of a GPU.
     pub gpu: GpuOptions,
 }

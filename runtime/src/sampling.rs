@@ -54,6 +54,12 @@ impl Sampler {
         self.history.push(tokens, generated);
     }
 
+    /// Has seen these tokens and no others, each with whether it was generated. Draws go on from where they are.
+    pub(crate) fn see_anew(&mut self, tokens: impl Iterator<Item = (u32, bool)>) {
+        self.history.clear();
+        tokens.for_each(|(token, generated)| self.history.push(&[token], generated));
+    }
+
     /// What chooses the next token, with the tokens that are penalised behind those in `seen`; and the state after the
     /// draw, to be kept with [`Sampler::advance`]. A greedy sampler draws nothing.
     pub(crate) fn next(&self, seen: &mut Vec<Seen>) -> (SampleParams, u64) {

@@ -26,7 +26,7 @@ fn drain(session: &mut Session) -> HashMap<SequenceId, Vec<f32>> {
             return all;
         }
         assert!(output.tokens <= 8, "{} rows in a step of at most 8", output.tokens);
-        all.extend(output.logits);
+        all.extend(output.logits.into_iter().map(|(id, logits)| (id, logits.unwrap())));
     }
 }
 
@@ -109,7 +109,7 @@ fn ragged_batches_do_not_mix() {
                 _ => {
                     for (id, logits) in session.step().unwrap().logits {
                         assert_eq!(session.pending(id).unwrap(), 0);
-                        assert_close(&logits, &naive(&history[&id]), &format!("seed {seed}"));
+                        assert_close(&logits.unwrap(), &naive(&history[&id]), &format!("seed {seed}"));
                     }
                 }
             }
@@ -149,7 +149,7 @@ fn all_logits_are_those_of_each_prefix() {
     }
     assert_eq!(rows.len(), 21);
     for (i, (_, logits)) in rows.iter().enumerate() {
-        assert_close(logits, &naive(&tokens[..=i]), &format!("row {i}"));
+        assert_close(logits.as_ref().unwrap(), &naive(&tokens[..=i]), &format!("row {i}"));
     }
 }
 
@@ -189,23 +189,58 @@ fn requests_that_cannot_be_met_change_nothing() {
     }
 }
 
+/// One sequence's error is its own: the others have their results, and the step that went wrong is named for each.
 #[test]
-fn numbers_that_overflow_are_an_error_that_names_the_step() {
+fn numbers_that_overflow_are_an_error_of_their_sequence() {
     let model = Parts::new().load().unwrap();
     let mut session = session(&model, &SessionOptions::default());
-    let (good, bad) = (session.add_sequence().unwrap(), session.add_sequence().unwrap());
+    let [good, bad, last] = [(); 3].map(|()| session.add_sequence().unwrap());
     session.feed(good, &[1, 2]).unwrap();
     session.feed(bad, &[3, BAD_TOKEN]).unwrap();
-    let error = session.step().unwrap_err();
-    assert_eq!(error.kind, ErrorKind::BadNumbers);
-    assert!(error.message.contains("row 3 of step embed"), "{error}");
-    assert_eq!((session.pending(good).unwrap(), session.pending(bad).unwrap()), (2, 2));
-    session.remove_sequence(bad).unwrap();
-    assert_close(&drain(&mut session)[&good], &naive(&[1, 2]), "the other sequence");
-    // Its pages and slot, full of infinities, serve the next one.
+    session.feed(last, &[BAD_TOKEN, 5, 6]).unwrap();
+    let output = session.step().unwrap();
+    assert_eq!(output.tokens, 2);
+    let [(a, Ok(logits)), (b, Err(second)), (c, Err(third))] = &output.logits[..] else {
+        panic!("{output:?}")
+    };
+    assert_eq!([*a, *b, *c], [good, bad, last]);
+    assert_close(logits, &naive(&[1, 2]), "the other sequence");
+    for (error, id, place) in
+        [(second, bad, "row 3 of step embed (inf)"), (third, last, "row 4 of step embed")]
+    {
+        assert_eq!(error.kind, ErrorKind::BadNumbers);
+        assert!(error.message.starts_with(&format!("sequence {id}: {place}")), "{error}");
+    }
+    // It stands as before, and is tried again; without its bad token it goes on.
+    assert_eq!([good, bad, last].map(|id| session.pending(id).unwrap()), [0, 2, 3]);
+    session.remove_sequence(last).unwrap();
+    session.feed(good, &[7]).unwrap();
+    let output = session.step().unwrap();
+    let [(_, Ok(logits)), (_, Err(again))] = &output.logits[..] else { panic!("{output:?}") };
+    assert_close(logits, &naive(&[1, 2, 7]), "the other sequence, later");
+    assert!(again.message.contains("row 2 of step embed"), "{again}");
+    session.truncate(bad, 1).unwrap();
+    session.feed(bad, &[8]).unwrap();
+    assert_close(&drain(&mut session)[&bad], &naive(&[3, 8]), "without its bad token");
+    // Pages and slot, full of infinities, serve the next one.
     let next = session.add_sequence().unwrap();
     session.feed(next, &[4, 5, 6]).unwrap();
     assert_close(&drain(&mut session)[&next], &naive(&[4, 5, 6]), "the next one");
+}
+
+/// The rows of a sequence before its bad one have their logits, and the sequence waits with all of them.
+#[test]
+fn errors_are_by_row() {
+    let model = Parts::new().load().unwrap();
+    let mut session = session(&model, &SessionOptions::default());
+    session.set_all_logits(true);
+    let id = session.add_sequence().unwrap();
+    session.feed(id, &[1, 2, BAD_TOKEN]).unwrap();
+    let output = session.step().unwrap();
+    let [(_, Ok(first)), (_, Ok(second)), (_, Err(_))] = &output.logits[..] else { panic!("{output:?}") };
+    assert_close(first, &naive(&[1]), "the first row");
+    assert_close(second, &naive(&[1, 2]), "the second row");
+    assert_eq!((output.tokens, session.pending(id).unwrap()), (0, 3));
 }
 
 #[test]
@@ -295,20 +330,20 @@ fn passes_are_offered_whole_unless_somebody_looks() {
     let id = session.add_sequence().unwrap();
     let mut tokens = vec![3, 4, 5];
     session.feed(id, &tokens).unwrap();
-    assert_close(&session.step().unwrap().logits[0].1, &naive(&tokens), "prefill");
+    assert_close(session.step().unwrap().logits[0].1.as_ref().unwrap(), &naive(&tokens), "prefill");
     assert_eq!(count(), 0);
     for (token, whole) in [(6, true), (7, false), (8, true)] {
         tokens.push(token);
         session.feed(id, &[token]).unwrap();
         let before = count();
         let output = if whole { session.step() } else { session.step_observed(&mut |_, _| {}) };
-        assert_close(&output.unwrap().logits[0].1, &naive(&tokens), "decode");
+        assert_close(output.unwrap().logits[0].1.as_ref().unwrap(), &naive(&tokens), "decode");
         assert_eq!(count() - before, usize::from(whole));
     }
 }
 
-/// `step_sampled` draws for each sequence what a sampler of its seed draws from its logits, and an error of another
-/// sequence draws nothing.
+/// `step_sampled` draws for each sequence what a sampler of its seed draws from its logits, and the error of
+/// one sequence is no other's.
 #[test]
 fn sampled_steps_equal_a_sampler_on_the_logits() {
     let model = Parts::new().load().unwrap();
@@ -324,15 +359,20 @@ fn sampled_steps_equal_a_sampler_on_the_logits() {
             let fed = session.len(id).unwrap() as usize;
             session.feed(id, &tokens[fed..]).unwrap();
         }
+        let mut bad = None;
         if round == 5 {
             session.remove_sequence(greedy).unwrap();
-            let bad = session.add_sequence().unwrap();
-            session.feed(bad, &[BAD_TOKEN]).unwrap();
-            assert_eq!(session.step_sampled().unwrap_err().kind, ErrorKind::BadNumbers);
-            session.remove_sequence(bad).unwrap();
+            let id = session.add_sequence().unwrap();
+            session.feed(id, &[BAD_TOKEN]).unwrap();
+            bad = Some(id);
             tokens[2].clear();
         }
-        let mut left = session.step_sampled().unwrap().sampled;
+        let (mut left, mut wrong) = (Vec::new(), Vec::new());
+        for (id, token) in session.step_sampled().unwrap().sampled {
+            token.map_or_else(|error| wrong.push((id, error.kind)), |token| left.push((id, token)));
+        }
+        let expected: Vec<_> = bad.map(|id| (id, ErrorKind::BadNumbers)).into_iter().collect();
+        assert_eq!(wrong, expected, "round {round}");
         left.sort_unstable();
         let mut expected = Vec::new();
         for ((id, tokens), sampler) in [a, b, greedy].into_iter().zip(&mut tokens).zip(&mut samplers) {

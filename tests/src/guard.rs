@@ -121,6 +121,12 @@ unsafe impl Block for Guarded {
         Ok(())
     }
 
+    fn copy(&mut self, from: u64, to: u64, len: u64) -> Result<()> {
+        let (from, to) = (self.inside(from, len as usize)?, self.inside(to, len as usize)?);
+        self.bytes_mut().copy_within(from, to.start);
+        Ok(())
+    }
+
     fn fill(&mut self, pattern: &[u8]) -> Result<()> {
         for piece in self.bytes_mut().chunks_mut(pattern.len().max(1)) {
             piece.copy_from_slice(&pattern[..piece.len()]);

@@ -124,7 +124,7 @@ impl Run {
         for i in 0..=TOKENS {
             let logits = loop {
                 if let Some((_, logits)) = session.step()?.logits.into_iter().next() {
-                    break logits;
+                    break logits?;
                 }
             };
             let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0);

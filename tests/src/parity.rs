@@ -32,7 +32,9 @@ pub fn run(session: &mut Session, tokens: &[u32]) -> Result<Run> {
                 selected.entry(layer).or_default().extend(list);
             }
         })?;
-        output.logits.iter().for_each(|(_, row)| run.logits.extend(row));
+        for (_, row) in output.logits {
+            run.logits.extend(row?);
+        }
     }
     Ok(run)
 }
@@ -48,7 +50,9 @@ pub fn run_pieces(model: &Arc<Model>, tokens: &[u32], pieces: &[usize]) -> Resul
         rest = later;
         session.feed(id, now)?;
         while session.pending(id)? > 0 {
-            session.step()?.logits.iter().for_each(|(_, row)| logits.extend(row));
+            for (_, row) in session.step()?.logits {
+                logits.extend(row?);
+            }
         }
     }
     Ok(logits)
@@ -73,6 +77,7 @@ pub fn run_batch(model: &Arc<Model>, parts: &[&[u32]], next: &[u32]) -> Result<V
                 break;
             }
             for (id, row) in session.step()?.logits {
+                let row = row?;
                 ids.iter().zip(&mut logits).filter(|(i, _)| **i == id).for_each(|(_, l)| l.extend(&row));
             }
         }

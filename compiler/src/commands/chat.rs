@@ -73,7 +73,13 @@ pub fn run(args: Args) -> Result<()> {
     let template = ChatTemplate::of(&tokenizer)?;
     let context = context(args.ctx, model.plan().model.max_context)?;
     let (gpu, max_tokens) = (args.gpu.options(), Some(context));
-    let options = SessionOptions { threads: args.threads.threads(), max_sequences: Some(1), max_tokens, gpu };
+    let options = SessionOptions {
+        threads: args.threads.threads(),
+        max_sequences: Some(1),
+        max_tokens,
+        prefixes: 0,
+        gpu,
+    };
     let mut chat = Chat {
         session: super::session(&model, &options, !args.quiet)?,
         tokenizer: &tokenizer,

@@ -85,7 +85,13 @@ pub fn run(args: Args) -> Result<()> {
     let gpu = args.gpu.options();
     let room = args.context.room(tokens.len(), args.max_new_tokens, model.plan().model.max_context)?;
     let max_tokens = Some(room.tokens);
-    let options = SessionOptions { threads: args.threads.threads(), max_sequences: Some(1), max_tokens, gpu };
+    let options = SessionOptions {
+        threads: args.threads.threads(),
+        max_sequences: Some(1),
+        max_tokens,
+        prefixes: 0,
+        gpu,
+    };
     let mut session = super::session(&model, &options, show)?;
     let load_seconds = (loaded + start.elapsed()).as_secs_f64();
     let mut figures = Figures { load_seconds, ..Figures::new(tokens.len(), choice) };

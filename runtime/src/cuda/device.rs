@@ -314,6 +314,17 @@ unsafe impl Block for DeviceBlock {
         self.device.synchronise()
     }
 
+    /// Nothing waits: kernels of the stream that come later see the copy.
+    fn copy(&mut self, from: u64, to: u64, len: u64) -> Result<()> {
+        inside(from, len as usize, self.len)?;
+        inside(to, len as usize, self.len)?;
+        self.device.enter()?;
+        let (from, to, stream) = (self.address + from, self.address + to, self.device.stream);
+        // SAFETY: both ranges are inside the allocation, and on this stream nothing else uses them meanwhile.
+        let result = unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, len as usize, stream) };
+        check(result, || "copying within the GPU's memory".into())
+    }
+
     /// Once over the bus, then in copies of twice the length.
     fn fill(&mut self, pattern: &[u8]) -> Result<()> {
         let mut done = self.len.min(pattern.len() as u64);

@@ -1,7 +1,8 @@
 //! How much room the caches of a session have.
 
-use hyc_plan::{CachePolicy, ModelInfo};
+use hyc_plan::{Cache, ModelInfo};
 
+use super::ring::Ring;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::SessionOptions;
 
@@ -12,12 +13,14 @@ pub struct KvRoom {
     pub pages: u64,
     /// Sequences at a time: each has a slot in every ring cache.
     pub sequences: u64,
+    /// Stored prefixes at a time: each has room for the last window of every ring cache.
+    pub prefixes: u64,
 }
 
 impl KvRoom {
     /// So many pages in each growing cache, and rings for so many sequences.
     pub fn new(pages: u64, sequences: u64) -> KvRoom {
-        KvRoom { pages, sequences }
+        KvRoom { pages, sequences, prefixes: 0 }
     }
 
     /// What a session of these options gets. Errors: more sequences than the model was compiled for, or none; more
@@ -39,14 +42,24 @@ impl KvRoom {
             return Err(Error::new(ErrorKind::BadInput, message)
                 .help("allow the session fewer tokens (`SessionOptions::max_tokens`)"));
         }
-        Ok(KvRoom { pages, sequences })
+        Ok(KvRoom { pages, sequences, prefixes: options.prefixes })
     }
 
-    /// Pages in the pool of a cache of this policy.
-    pub fn pages_of(&self, policy: CachePolicy) -> u64 {
-        match policy {
-            CachePolicy::Growing => self.pages,
-            CachePolicy::Ring { pages, .. } => pages.saturating_mul(self.sequences),
+    /// Pages in the pool of a cache of a model whose growing caches have pages of `border` tokens. A ring's are those of
+    /// all slots, and behind them those of all stored windows.
+    pub fn pages_of(&self, cache: &Cache, border: u64) -> u64 {
+        match Ring::of(cache) {
+            None => self.pages,
+            Some(ring) => {
+                let windows = ring.most_window_pages(border).saturating_mul(self.prefixes);
+                ring.pages.saturating_mul(self.sequences).saturating_add(windows)
+            }
         }
+    }
+
+    /// The page of a ring's pool where the windows of stored prefix `place` begin.
+    pub(crate) fn window_page(&self, ring: Ring, border: u64, place: u64) -> u64 {
+        let slots = ring.pages.saturating_mul(self.sequences);
+        slots.saturating_add(ring.most_window_pages(border).saturating_mul(place))
     }
 }

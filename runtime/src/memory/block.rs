@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///     fn address(&self) -> *mut u8 { self.0.as_ptr().cast::<u8>().cast_mut() }
 ///     fn read(&self, _: u64, _: &mut [u8]) -> hyc_runtime::Result<()> { Ok(()) }
 ///     fn write(&mut self, _: u64, _: &[u8]) -> hyc_runtime::Result<()> { Ok(()) }
+///     fn copy(&mut self, _: u64, _: u64, _: u64) -> hyc_runtime::Result<()> { Ok(()) }
 ///     fn fill(&mut self, _: &[u8]) -> hyc_runtime::Result<()> { Ok(()) }
 /// }
 /// ```
@@ -28,6 +29,9 @@ pub unsafe trait Block: Send {
 
     /// Copies `bytes` to `at`. Errors: they do not fit.
     fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Copies `len` bytes from `from` to `to`, which do not overlap. Errors: they are not inside.
+    fn copy(&mut self, from: u64, to: u64, len: u64) -> Result<()>;
 
     /// Writes `pattern` over and over, to the end.
     fn fill(&mut self, pattern: &[u8]) -> Result<()>;
@@ -58,6 +62,12 @@ unsafe impl Block for Aligned {
     fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         let range = inside(at, bytes.len(), self.len)?;
         self.bytes_mut()[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn copy(&mut self, from: u64, to: u64, len: u64) -> Result<()> {
+        let (from, to) = (inside(from, len as usize, self.len)?, inside(to, len as usize, self.len)?);
+        self.bytes_mut().copy_within(from, to.start);
         Ok(())
     }
 

@@ -4,7 +4,6 @@
 //! same over the last [`WINDOW`] (a ring); logits = W (a + b). [`naive`] computes it from the tokens alone.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -341,7 +340,7 @@ pub fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The ops of [`plan`] in plain Rust. Panics where a step's page table gives a page to two sequences.
+/// The ops of [`plan`] in plain Rust. Panics where a step would write to a page that another sequence of it has, too.
 pub struct Plain;
 
 /// The lists of a step.
@@ -395,8 +394,11 @@ unsafe impl Executor for Plain {
             slots: list(context.ring_slot, context.batch),
             outputs: list(context.out_rows, context.outputs),
         };
-        let mut seen = HashSet::new();
-        assert!(lists.pages.iter().all(|p| *p < 0 || seen.insert(*p)), "a page of two sequences");
+        for (position, sequence) in lists.positions.iter().zip(lists.sequence) {
+            let at = *sequence as usize * context.max_pages as usize + *position as usize / 4;
+            let users = lists.pages.iter().filter(|page| **page == lists.pages[at]).count();
+            assert_eq!(users, 1, "a page that is written is of two sequences");
+        }
         // SAFETY: operands are f32 rows of 16, matrices of 16 x 16 or caches; their lengths are the plan's.
         let floats =
             |i: usize, n: usize| unsafe { std::slice::from_raw_parts_mut(operands[i].cast::<f32>(), n) };

@@ -205,7 +205,7 @@ fn root_mean_square(session: &mut Session, prompts: &Prompts, other: &Other) -> 
     session.feed(id, &prompts.expected[other.prompt][..other.token])?;
     let logits = loop {
         if let Some((_, logits)) = session.step()?.logits.into_iter().find(|(sequence, _)| *sequence == id) {
-            break logits;
+            break logits?;
         }
     };
     session.remove_sequence(id)?;

@@ -181,12 +181,12 @@ impl Runner<'_> {
         let (mut done, mut passes) = (0, 0);
         while done < tokens * ids.len() {
             let output = self.session.step_sampled().map_err(|e| format!("prefill, pass {passes}: {e}"))?;
+            next.extend(each(output.sampled).map_err(|e| format!("prefill, pass {passes}: {e}"))?);
             if output.tokens == 0 {
                 return Err(format!("prefill stopped after {done} tokens"));
             }
             done += output.tokens as usize;
             passes += 1;
-            next.extend(output.sampled);
         }
         let prefill = start.elapsed();
         let mut times = Vec::with_capacity(steps);
@@ -198,17 +198,18 @@ impl Runner<'_> {
             let start = Instant::now();
             let output = self.session.step_sampled().map_err(|e| format!("decode, step {step}: {e}"))?;
             times.push(start.elapsed());
-            next = output.sampled;
+            next = each(output.sampled).map_err(|e| format!("decode, step {step}: {e}"))?;
         }
         self.check(ids, &next)?;
         for (id, token) in &next {
             self.session.feed(*id, &[*token]).map_err(text)?;
         }
-        // An error where a logit is no number.
-        let rows = self.session.step().map_err(text)?.logits.len();
-        if rows != ids.len() {
-            return Err(format!("{rows} rows of logits at the end, not {}", ids.len()));
+        let rows = self.session.step().map_err(text)?.logits;
+        if rows.len() != ids.len() {
+            return Err(format!("{} rows of logits at the end, not {}", rows.len(), ids.len()));
         }
+        // An error where a logit is no number.
+        rows.into_iter().try_for_each(|(_, logits)| logits.map(drop)).map_err(text)?;
         times.sort_unstable();
         Ok(Times { prefill, steps: times })
     }
@@ -234,4 +235,11 @@ impl Runner<'_> {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) % self.session.model().plan().model.vocab) as u32
     }
+}
+
+/// The tokens of all sequences. Errors: the first of a sequence.
+fn tokens(
+    sampled: Vec<(SequenceId, hyc_runtime::Result<u32>)>,
+) -> hyc_runtime::Result<Vec<(SequenceId, u32)>> {
+    sampled.into_iter().map(|(id, token)| Ok((id, token?))).collect()
 }
