@@ -477,7 +477,7 @@ fn code_that_is_none_is_an_error_that_says_why() {
     let mut bad = parts(false, false);
     let code = bad.tensors.iter_mut().find(|tensor| tensor.name == CODE).unwrap();
     let text = PTX.replace("and.b32 %x, %x, 15;", "and.b32 %x, %x, 1 5;");
-    code.bytes = hyc_plan::bind::lay_out_ptx(&mut bad.plan, &text);
+    code.bytes = hyc_plan::bind::lay_out_ptx(&bad.plan, &text);
     code.shape = vec![code.bytes.len()];
     let error = Session::new(bad.load().unwrap(), &SessionOptions::default()).err().unwrap();
     println!("{error}");
