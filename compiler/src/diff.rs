@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyc_plan::{BufferId, Operand, Plan};
-use hyc_runtime::{Engine, KvRoom, MemoryPlan, Model, SessionOptions, StepInput, Values, open_executor};
+use hyc_runtime::{Engine, KvRoom, MemoryPlan, Model, SessionOptions, StepInput, Values, open_runner};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::interp::Interpreter;
@@ -71,9 +71,8 @@ pub fn diff(model: &Arc<Model>, session: &SessionOptions, options: &Options) -> 
     let pages = m.max_context.div_ceil(m.page);
     let room = KvRoom::new(pages, 1);
     let memory = MemoryPlan::new(model, room, session.thread_count());
-    let executor = open_executor(model, session, &memory, &mut |_, _| true)?;
-    let mut ours = Engine::new(model.clone(), executor, room)?;
-    let mut reference = Engine::new(model.clone(), Box::new(Interpreter), room)?;
+    let mut ours = Engine::new(open_runner(model, session, &memory, &mut |_, _| true)?);
+    let mut reference = Engine::with_kernels(model.clone(), Box::new(Interpreter), room)?;
     let mut report =
         Report { steps: 0, worst: 0.0, worst_step: String::new(), tokens: 0, found: Found::Equal };
     let mut state = options.seed;

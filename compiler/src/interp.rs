@@ -3,31 +3,21 @@
 //! It is the oracle of every back end: same steps, same memory, same order, each step in plain Rust.
 //! `hyc diff` and the tests set it beside the generated code.
 
-use hyc_plan::abi::StepContext;
-use hyc_plan::{KernelSpec, Plan, Step};
-use hyc_runtime::{Error, Executor, ModelId};
+use hyc_runtime::{Error, Kernels, ModelId, StepCall};
 
-/// An executor on `hyc_kernels::reference`.
+/// The kernels of `hyc_kernels::reference`, for any plan.
 #[derive(Debug, Default)]
 pub struct Interpreter;
 
-// SAFETY: memory and weights are the trait's own defaults; the reference touches a step's operands and lists alone.
-unsafe impl Executor for Interpreter {
+// SAFETY: the reference touches a step's operands and lists alone.
+unsafe impl Kernels for Interpreter {
     fn model(&self) -> Option<ModelId> {
         None
     }
 
-    unsafe fn run(
-        &mut self,
-        _plan: &Plan,
-        _index: usize,
-        _step: &Step,
-        spec: &KernelSpec,
-        context: &StepContext,
-        operands: &[*mut u8],
-    ) -> Result<(), Error> {
+    unsafe fn run(&mut self, call: &StepCall<'_>) -> Result<(), Error> {
         // SAFETY: passed on from the caller.
-        unsafe { hyc_kernels::reference::run(spec, context, operands) };
+        unsafe { hyc_kernels::reference::run(call.spec, call.context, call.operands) };
         Ok(())
     }
 }

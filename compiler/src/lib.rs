@@ -16,7 +16,6 @@ pub mod input;
 pub mod interp;
 mod measure;
 pub mod output;
-mod profile;
 pub mod report;
 pub mod source;
 pub mod summary;

@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use hyc_plan::Step;
 use hyc_plan::sample::SampleParams;
-use hyc_runtime::{Engine, KvRoom, MemoryPlan, Model, SessionOptions, StepInput};
+use hyc_runtime::{Engine, KvRoom, MemoryPlan, Model, SessionOptions, StepInput, open_runner};
 
 use crate::bandwidth;
 use crate::cost::{self, Cost};
 use crate::error::{Error, ErrorKind, Result};
-use crate::profile;
 
 /// What the machine can do, which measurements are set beside.
 #[derive(Debug, Clone, Copy)]
@@ -85,8 +84,9 @@ impl<'m> Bench<'m> {
     ) -> Result<Bench<'m>> {
         let room = KvRoom::new(sizes.pages, sizes.batch);
         let memory = MemoryPlan::new(model, room, options.thread_count());
-        let mut executor = profile::executor(model, options, &memory)?;
-        let limits = match executor.copy_bandwidth()? {
+        let stop = &mut |_, _| !crate::commands::stopped();
+        let mut engine = Engine::new(open_runner(model, options, &memory, stop)?);
+        let limits = match engine.clock().copy_bandwidth()? {
             Some(bytes_per_s) => Limits { bytes_per_s, flop_per_s: peak },
             None => {
                 let host = bandwidth::measure(options.thread_count());
@@ -94,7 +94,6 @@ impl<'m> Bench<'m> {
                 Limits { bytes_per_s: host.read_bytes_per_s, flop_per_s }
             }
         };
-        let engine = Engine::new(model.clone(), executor, room)?;
         let apart = !model.plan().target.is_host();
         Ok(Bench { model, engine, cost: cost::of(model.plan()), apart, limits, memory })
     }
@@ -149,7 +148,7 @@ impl<'m> Bench<'m> {
     }
 
     fn set_timing(&mut self, on: bool) -> Result<()> {
-        self.engine.executor().set_timing(on)?;
+        self.engine.clock().set_timing(on)?;
         Ok(())
     }
 
@@ -165,7 +164,7 @@ impl<'m> Bench<'m> {
             self.set_timing(true)?;
             self.prefill_once(tokens, check)?;
         }
-        let times = self.engine.executor().take_times();
+        let times = self.engine.clock().take_times();
         let cost = |cost: &Cost<'_>, step: &Step| (0.0, cost.step_flop(step, tokens));
         let kernels = self.kernels(&times, &cost);
         let flop = self.cost.prefill_flop(tokens);
@@ -191,7 +190,7 @@ impl<'m> Bench<'m> {
             self.engine.synchronise()?;
             if round >= 2 || !self.apart {
                 all.push(start.elapsed().as_secs_f64());
-                times.push(self.engine.executor().take_times());
+                times.push(self.engine.clock().take_times());
             }
         }
         all.sort_by(f64::total_cmp);
@@ -200,7 +199,7 @@ impl<'m> Bench<'m> {
             times.clear();
             for _ in 0..steps.min(5) {
                 self.start(context - 1, context, batch, true)?;
-                times.push(self.engine.executor().take_times());
+                times.push(self.engine.clock().take_times());
             }
         }
         let cost = |cost: &Cost<'_>, step: &Step| {

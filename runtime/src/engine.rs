@@ -1,15 +1,15 @@
-//! One forward pass over the plan: arena, caches, and an executor.
+//! One forward pass over the plan, on a runner.
 
 use std::sync::Arc;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, KernelSpec, Operand, Rows, Step, StepOp};
+use hyc_plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, Operand, Plan, Rows, Step};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Executor, Pass};
 use crate::kv::{KvRoom, Ring};
 use crate::memory::Block;
 use crate::model::Model;
+use crate::runner::{Clock, HostRunner, Kernels, Memory, Runner};
 use crate::step_input::StepInput;
 
 /// A buffer's rows.
@@ -21,23 +21,11 @@ pub enum Values {
     I32(Vec<i32>),
 }
 
-/// Addresses of each step's operands.
-struct Addresses(Vec<Vec<*mut u8>>);
-
-// SAFETY: they point into memory that the engine or its executor owns, or into weights that nobody writes.
-unsafe impl Send for Addresses {}
-
-/// Memory and executor of a model.
+/// A runner, and the pass that it has in hand.
 ///
 /// Kernels follow indices that earlier steps wrote, so steps run in the plan's order or not at all.
 pub struct Engine {
-    model: Arc<Model>,
-    specs: Vec<KernelSpec>,
-    arena: Box<dyn Block>,
-    caches: Vec<Box<dyn Block>>,
-    room: KvRoom,
-    executor: Box<dyn Executor>,
-    operands: Addresses,
+    runner: Box<dyn Runner>,
     input: StepInput,
     max_pages: u64,
     /// The step after the last that ran on the input in hand; `None`: there is no input.
@@ -45,49 +33,34 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Allocates the arena and the caches.
-    ///
-    /// Errors: an executor of another model; no room.
-    pub fn new(model: impl Into<Arc<Model>>, executor: Box<dyn Executor>, room: KvRoom) -> Result<Engine> {
-        let model = model.into();
-        let plan = model.plan();
-        if executor.model().is_some_and(|id| id != model.id()) {
-            let message = format!("this executor was made for another model than {}", model.path().display());
-            return Err(
-                Error::new(ErrorKind::BadInput, message).help("make it from the model that it shall run")
-            );
-        }
-        let caches = plan.caches.iter().map(|c| {
-            let bytes = room.pages_of(c, plan.model.page).checked_mul(c.page_bytes());
-            executor.zeroed(bytes.ok_or_else(|| Error::new(ErrorKind::Resource, "the caches are too large"))?)
-        });
-        let caches: Vec<Box<dyn Block>> = caches.collect::<Result<_>>()?;
-        let arena = executor.zeroed(plan.arena_bytes)?;
-        let address = |operand: &Operand| match *operand {
-            Operand::Buffer(id) => Ok(arena.address().wrapping_add(plan.buffers[id.index()].offset as usize)),
-            Operand::Weight(id) => executor.weight(&model, id),
-            Operand::Cache(id) => Ok(caches[id.index()].address()),
-        };
-        let operands = plan.steps.iter().map(|step| step.operands.iter().map(address).collect());
-        let operands = Addresses(operands.collect::<Result<_>>()?);
-        let specs = plan.steps.iter().map(|step| plan.spec(step)).collect();
-        Ok(Engine {
-            model,
-            specs,
-            arena,
-            caches,
-            room,
-            executor,
-            operands,
-            input: StepInput::default(),
-            max_pages: 0,
-            next: None,
-        })
+    /// An engine on a runner's memory.
+    pub fn new(runner: Box<dyn Runner>) -> Engine {
+        Engine { runner, input: StepInput::default(), max_pages: 0, next: None }
+    }
+
+    /// The same on the host, with other kernels than the artefact's: an interpreter's, say. Errors: kernels of another
+    /// model; no room.
+    pub fn with_kernels(
+        model: impl Into<Arc<Model>>,
+        kernels: Box<dyn Kernels>,
+        room: KvRoom,
+    ) -> Result<Engine> {
+        Ok(Engine::new(Box::new(HostRunner::new(model, kernels, room)?)))
     }
 
     /// The model, which lives as long as the engine.
     pub fn model(&self) -> &Arc<Model> {
-        &self.model
+        self.runner.model()
+    }
+
+    fn plan(&self) -> &Plan {
+        self.model().plan()
+    }
+
+    /// Arena and caches, to be written.
+    fn memory_mut(&mut self) -> &mut Memory {
+        // SAFETY: no use of it in this file puts another memory there.
+        unsafe { self.runner.memory_mut() }
     }
 
     /// Fills all keys and values of all caches with `value`s, some millions of them over and over: a context
@@ -96,7 +69,8 @@ impl Engine {
         // No multiple of a page, so that pages differ.
         const ELEMENTS: usize = (1 << 21) + 24;
         let row: Vec<f32> = (0..ELEMENTS).map(|_| value()).collect();
-        for (cache, memory) in self.model.plan().caches.iter().zip(&mut self.caches) {
+        let model = Arc::clone(self.model());
+        for (cache, memory) in model.plan().caches.iter().zip(self.memory_mut().caches_mut()) {
             let mut pattern = Vec::new();
             hyc_plan::pack::pack_row(cache.elem, &row, &mut pattern);
             memory.fill(&pattern)?;
@@ -107,13 +81,14 @@ impl Engine {
     /// Takes a step's input, after checking all of it: ids, positions, pages and rows in range, and no two rows that
     /// would write to one place.
     pub fn begin(&mut self, input: StepInput) -> Result<()> {
-        input.check(&self.model.plan().model, self.room.pages, self.room.sequences)?;
+        let room = self.runner.memory().room();
+        input.check(&self.plan().model, room.pages, room.sequences)?;
         self.max_pages = (input.page_table.len() / input.ring_slot.len()) as u64;
         self.input = input;
         self.next = None;
         let context = self.context();
         // SAFETY: the lists are `input`'s, whose lengths and values were checked above.
-        unsafe { self.executor.begin(&context) }?;
+        unsafe { self.runner.begin(&context) }?;
         self.next = Some(0);
         Ok(())
     }
@@ -146,10 +121,10 @@ impl Engine {
     /// Runs step `index` of the plan on the input in hand: the next one, or again one that has run since
     /// [`Engine::begin`]. Errors: no such step, or one whose predecessors have not run.
     pub fn run_step(&mut self, index: usize) -> Result<()> {
-        let (plan, context) = (self.model.plan(), self.context());
-        let (Some(step), Some(next)) = (plan.steps.get(index), self.next) else {
+        let (steps, context) = (self.plan().steps.len(), self.context());
+        let Some(next) = self.next.filter(|_| index < steps) else {
             let message = match self.next {
-                Some(_) => format!("there is no step {index}: the plan has {}", plan.steps.len()),
+                Some(_) => format!("there is no step {index}: the plan has {steps}"),
                 None => format!("step {index} has no input"),
             };
             return Err(Error::new(ErrorKind::BadInput, message).help("`Engine::begin` takes a step's input"));
@@ -158,38 +133,33 @@ impl Engine {
             let message = format!("step {index} cannot run before step {next}, whose results it may read");
             return Err(Error::new(ErrorKind::BadInput, message).help("run the plan's steps in their order"));
         }
-        if !matches!(step.op, StepOp::Sample { .. }) || !context.sampling.is_null() {
-            // SAFETY: operands and lists are as the verified plan says; `begin` has taken this context, and the steps
-            // before this one have run on it.
-            unsafe {
-                self.executor.run(plan, index, step, &self.specs[index], &context, &self.operands.0[index])
-            }?;
-        }
+        // SAFETY: `begin` has checked the lists and handed over this context, and the steps before have run on it.
+        unsafe { self.runner.run_step(index, &context) }?;
         // What a repeated step overwrote was memory of later steps' results.
         self.next = Some(index + 1);
         Ok(())
     }
 
-    /// Runs all steps of the plan on the input in hand, as fast as the executor can.
+    /// Runs all steps of the plan on the input in hand, as fast as the runner can.
     pub fn run_pass(&mut self) -> Result<()> {
-        let (plan, context) = (self.model.plan(), self.context());
-        let pass = Pass { plan, context: &context, operands: &self.operands.0 };
-        // SAFETY: as in `run_step`, of all steps in turn.
-        if self.next == Some(0) && unsafe { self.executor.run_all(&pass) }? {
-            self.next = Some(plan.steps.len());
-            return Ok(());
+        let (steps, context) = (self.plan().steps.len(), self.context());
+        if self.next != Some(0) {
+            return (0..steps).try_for_each(|index| self.run_step(index));
         }
-        (0..plan.steps.len()).try_for_each(|index| self.run_step(index))
+        // SAFETY: as in `run_step`, of all steps in turn.
+        unsafe { self.runner.run_pass(&context) }?;
+        self.next = Some(steps);
+        Ok(())
     }
 
     /// The tokens that the pass in hand has sampled, one an output; -1 where a row's logits are no numbers. `None`:
     /// the plan samples nothing. Errors: a kernel before it failed.
     pub fn sampled(&mut self) -> Result<Option<Vec<i32>>> {
-        let Some(id) = self.model.plan().sampled.filter(|_| !self.input.sampling.is_empty()) else {
+        let Some(id) = self.plan().sampled.filter(|_| !self.input.sampling.is_empty()) else {
             return Ok(None);
         };
         let rows = self.input.out_rows.len();
-        if let Some(tokens) = self.executor.sampled(rows)? {
+        if let Some(tokens) = self.runner.sampled(rows)? {
             return Ok(Some(tokens));
         }
         match self.buffer(id)? {
@@ -198,18 +168,18 @@ impl Engine {
         }
     }
 
-    /// The executor, to time its steps.
-    pub fn executor(&mut self) -> &mut dyn Executor {
-        self.executor.as_mut()
+    /// What times its steps.
+    pub fn clock(&mut self) -> &mut dyn Clock {
+        self.runner.clock()
     }
 
     /// Waits for what was started. Errors: a kernel that failed meanwhile.
     pub fn synchronise(&mut self) -> Result<()> {
-        self.executor.synchronise()
+        self.runner.synchronise()
     }
 
     fn place(&self, id: BufferId) -> Result<&Buffer> {
-        let buffers = &self.model.plan().buffers;
+        let buffers = &self.plan().buffers;
         buffers.get(id.index()).ok_or_else(|| {
             Error::new(
                 ErrorKind::BadInput,
@@ -237,12 +207,12 @@ impl Engine {
     /// same steps on the same input. Errors: another engine than that, another buffer; a kernel before it failed, here
     /// or there.
     pub fn adopt(&mut self, other: &Engine, id: BufferId) -> Result<()> {
-        let last = self.next.and_then(|next| self.model.plan().steps.get(next.checked_sub(1)?));
+        let last = self.next.and_then(|next| self.plan().steps.get(next.checked_sub(1)?));
         let written = last.is_some_and(|step| {
             let operands = step.operands.iter().zip(step.op.roles());
             operands.into_iter().any(|(operand, role)| role.writes() && *operand == Operand::Buffer(id))
         });
-        let alike = self.model.id() == other.model.id()
+        let alike = self.model().id() == other.model().id()
             && (self.next, &self.input, self.max_pages) == (other.next, &other.input, other.max_pages);
         if !written || !alike {
             let message = format!("{id} cannot be taken over from an engine that stands elsewhere");
@@ -251,14 +221,14 @@ impl Engine {
             ));
         }
         let (offset, bytes) = (self.place(id)?.offset, other.written(id)?);
-        self.arena.write(offset, &bytes)
+        self.memory_mut().write_arena(offset, &bytes)
     }
 
     /// The bytes of a buffer's rows that this step has written, padding included.
     fn written(&self, id: BufferId) -> Result<Vec<u8>> {
         let buffer = self.place(id)?;
         let mut bytes = vec![0; self.rows(buffer) * buffer.stride() as usize * 4];
-        self.arena.read(buffer.offset, &mut bytes)?;
+        self.runner.memory().read_arena(buffer.offset, &mut bytes)?;
         Ok(bytes)
     }
 
@@ -287,7 +257,8 @@ impl Engine {
 
     /// Copies a page of every growing cache to another.
     pub(crate) fn copy_page(&mut self, from: i32, to: i32) -> Result<()> {
-        for (cache, memory) in self.model.plan().caches.iter().zip(&mut self.caches) {
+        let model = Arc::clone(self.model());
+        for (cache, memory) in model.plan().caches.iter().zip(self.memory_mut().caches_mut()) {
             if cache.policy == CachePolicy::Growing {
                 let at = |page: i32| u64::from(page.unsigned_abs()).saturating_mul(cache.page_bytes());
                 memory.copy(at(from), at(to), cache.page_bytes())?;
@@ -316,7 +287,7 @@ impl Engine {
     }
 
     fn move_windows(&mut self, slot: usize, prefix: usize, len: u64, load: bool) -> Result<()> {
-        let (room, border) = (self.room, self.model.plan().model.page);
+        let (room, border) = (self.runner.memory().room(), self.plan().model.page);
         self.each_ring(|ring, bytes, memory| {
             let stored = room.window_page(ring, border, prefix as u64);
             for (index, page) in ring.window_pages(len).enumerate() {
@@ -333,9 +304,10 @@ impl Engine {
 
     /// Each ring cache, with the bytes of its pages and its memory.
     fn each_ring(&mut self, mut f: impl FnMut(Ring, u64, &mut dyn Block) -> Result<()>) -> Result<()> {
-        for (cache, memory) in self.model.plan().caches.iter().zip(&mut self.caches) {
+        let model = Arc::clone(self.model());
+        for (cache, memory) in model.plan().caches.iter().zip(self.memory_mut().caches_mut()) {
             if let Some(ring) = Ring::of(cache) {
-                f(ring, cache.page_bytes(), memory.as_mut())?;
+                f(ring, cache.page_bytes(), memory)?;
             }
         }
         Ok(())
@@ -352,7 +324,7 @@ impl Engine {
             ));
         }
         let mut bytes = vec![0; buffer.width as usize * 4];
-        self.arena.read(buffer.offset + row * buffer.stride() * 4, &mut bytes)?;
+        self.runner.memory().read_arena(buffer.offset + row * buffer.stride() * 4, &mut bytes)?;
         Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
@@ -364,8 +336,8 @@ impl Engine {
                 format!("cache {id} holds no position {position} of sequence {sequence} in this step");
             Error::new(ErrorKind::BadInput, message)
         };
-        let cache = self.model.plan().caches.get(id.index()).ok_or_else(nothing)?;
-        let memory = self.caches.get(id.index()).ok_or_else(nothing)?;
+        let cache = self.plan().caches.get(id.index()).ok_or_else(nothing)?;
+        let memory = self.runner.memory().cache(id)?;
         let logical = position / cache.page;
         let physical = match cache.policy {
             CachePolicy::Growing => {

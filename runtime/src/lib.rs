@@ -27,11 +27,8 @@
 
 #[cfg(feature = "chat")]
 mod chat;
-#[cfg(feature = "cuda")]
-mod cuda;
 mod engine;
 mod error;
-mod exec;
 mod file;
 #[cfg(feature = "text")]
 mod generate;
@@ -45,6 +42,7 @@ mod module_cache;
 mod options;
 mod pool;
 mod random_weights;
+mod runner;
 mod sampling;
 mod session;
 mod step_input;
@@ -57,7 +55,6 @@ mod tokenizer;
 pub use chat::{ChatTemplate, Message};
 pub use engine::{Engine, Values};
 pub use error::{Error, ErrorKind, Result};
-pub use exec::{Executor, NativeExecutor, Pass, open_executor};
 pub use file::open_file;
 #[cfg(feature = "text")]
 pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate, generate_in};
@@ -67,6 +64,10 @@ pub use memory::{Block, Free, Machine};
 pub use memory_plan::MemoryPlan;
 pub use model::{LoadOptions, Model, ModelId, Storage, Verify};
 pub use options::{GpuOptions, SessionOptions};
+pub use runner::{
+    Clock, DeviceMemory, HostMemory, HostRunner, Kernels, Memory, NativeKernels, Runner, StepCall,
+    open_runner,
+};
 pub use sampling::{Sampler, Sampling, SamplingDefaults, random_seed};
 pub use session::{SampledOutput, SequenceId, Session, StepOutput};
 pub use step_input::StepInput;

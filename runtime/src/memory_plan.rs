@@ -29,7 +29,7 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// What a session of `options` will take, without making one. Errors: options out of range.
     ///
-    /// A session that interprets the plan ([`Session::with_executor`](crate::Session::with_executor)) takes no scratch.
+    /// A session of other kernels ([`Session::with_kernels`](crate::Session::with_kernels)) takes no scratch of this.
     pub fn of(model: &Model, options: &SessionOptions) -> Result<MemoryPlan> {
         Ok(MemoryPlan::new(model, KvRoom::of(&model.plan().model, options)?, options.thread_count()))
     }

@@ -13,7 +13,7 @@ const PAGE: u64 = 4;
 
 fn session(model: &Arc<Model>, prefixes: u64) -> Session {
     let options = SessionOptions { prefixes, ..SessionOptions::default() };
-    Session::with_executor(model.clone(), Box::new(Plain), &options).unwrap()
+    Session::with_kernels(model.clone(), Box::new(Plain), &options).unwrap()
 }
 
 /// The same model without its ring: both of its caches grow.
@@ -113,7 +113,7 @@ fn a_fork_has_the_tokens_that_wait_and_the_draws_that_come() {
 fn a_fork_that_finds_no_room_changes_nothing() {
     let model = Parts::new().load().unwrap();
     let options = SessionOptions { max_tokens: Some(1), max_sequences: Some(2), ..SessionOptions::default() };
-    let mut session = Session::with_executor(model.clone(), Box::new(Plain), &options).unwrap();
+    let mut session = Session::with_kernels(model.clone(), Box::new(Plain), &options).unwrap();
     let id = session.add_sequence().unwrap();
     feed(&mut session, id, &[1, 2]);
     session.feed(id, &[3, 4, 5, 6, 7, 8]).unwrap();
@@ -345,7 +345,7 @@ fn stored_prefixes_give_way() {
         prefixes: 3,
         ..SessionOptions::default()
     };
-    let mut session = Session::with_executor(model.clone(), Box::new(Plain), &options).unwrap();
+    let mut session = Session::with_kernels(model.clone(), Box::new(Plain), &options).unwrap();
     let texts: Vec<Vec<u32>> = (0..3).map(|i| vec![i; 9]).collect();
     for text in &texts {
         let id = session.add_sequence().unwrap();

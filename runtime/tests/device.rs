@@ -13,7 +13,7 @@ use hyc_plan::sample::{SampleParams, Seen};
 use hyc_plan::*;
 use hyc_runtime::{
     CancelToken, Engine, Error, ErrorKind, GenerateOptions, GpuOptions, KvRoom, MemoryPlan, Model, Sampling,
-    Session, SessionOptions, StepInput, Tokenizer, generate, open_executor,
+    Session, SessionOptions, StepInput, Tokenizer, generate, open_runner,
 };
 
 /// `logits[o][i]` is 1 where `i = (token + position + page + slot) % 16` of output o's row, else 0; page is the
@@ -234,8 +234,8 @@ fn lists_arrive() {
         let options = options(graphs);
         let room = KvRoom::new(30, 3);
         let memory = MemoryPlan::new(&model, room, 1);
-        let executor = open_executor(&model, &options, &memory, &mut |_, _| true).unwrap();
-        let mut engine = Engine::new(model.clone(), executor, room).unwrap();
+        let runner = open_runner(&model, &options, &memory, &mut |_, _| true).unwrap();
+        let mut engine = Engine::new(runner);
         for pages in [10, 3, 7] {
             let table: Vec<i32> = (0..2 * pages).map(|i| (i * 7 + 3) % 30).collect();
             let row = SampleParams { repeat: 1.0, ..SampleParams::default() };
@@ -278,7 +278,7 @@ fn lists_arrive() {
             assert_eq!(engine.sampled().unwrap(), tokens);
         }
         let steps = model.plan().steps.len();
-        assert!(engine.executor().set_timing(true).unwrap());
+        engine.clock().set_timing(true).unwrap();
         for rows in [1, 5, 8] {
             let input = StepInput {
                 token_ids: vec![1; rows],
@@ -293,10 +293,10 @@ fn lists_arrive() {
             engine.begin(input).unwrap();
             engine.run_pass().unwrap();
         }
-        let bandwidth = engine.executor().copy_bandwidth().unwrap().unwrap();
+        let bandwidth = engine.clock().copy_bandwidth().unwrap().unwrap();
         println!("the device copies {:.0} GB/s", bandwidth / 1e9);
         assert!(bandwidth > 1e11, "{bandwidth}");
-        let times = engine.executor().take_times();
+        let times = engine.clock().take_times();
         println!("{times:?}");
         assert!(times.len() == steps && times.iter().all(|seconds| (0.0..1.0).contains(seconds)));
         assert!(times.iter().sum::<f64>() > 0.0);

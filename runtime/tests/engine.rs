@@ -34,7 +34,7 @@ fn penalties(count: u32, first: u32, ids: &[u32], change: impl Fn(&mut SamplePar
 #[test]
 fn no_id_outside_the_vocabulary_reaches_a_kernel() {
     let model = Parts::new().load().unwrap();
-    let mut engine = Engine::new(model.clone(), Box::new(Plain), KvRoom::new(4, 2)).unwrap();
+    let mut engine = Engine::with_kernels(model.clone(), Box::new(Plain), KvRoom::new(4, 2)).unwrap();
     let last = VOCAB as u32 - 1;
     for good in [
         penalties(0, 0, &[], |_| {}),
@@ -68,7 +68,7 @@ fn no_id_outside_the_vocabulary_reaches_a_kernel() {
 #[test]
 fn input_that_kernels_could_not_take_is_refused() {
     let model = Parts::new().load().unwrap();
-    let mut engine = Engine::new(model.clone(), Box::new(Plain), KvRoom::new(4, 2)).unwrap();
+    let mut engine = Engine::with_kernels(model.clone(), Box::new(Plain), KvRoom::new(4, 2)).unwrap();
     engine.begin(input()).unwrap();
     let params = |p: SampleParams| move |i: &mut StepInput| i.sampling = vec![p; 2];
     let cases: [(&str, Change); 13] = [

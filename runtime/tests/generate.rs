@@ -23,7 +23,7 @@ fn run(
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Generated, Error> {
     let mut session =
-        Session::with_executor(model.clone(), Box::new(Plain), &SessionOptions::default()).unwrap();
+        Session::with_kernels(model.clone(), Box::new(Plain), &SessionOptions::default()).unwrap();
     let free = session.free_pages();
     let tokenizer = Tokenizer::of(model).unwrap();
     let result = generate(&mut session, &tokenizer, prompt, options, cancel, on_event);
@@ -162,7 +162,7 @@ fn a_cancelled_prompt_can_be_taken_up_again() {
     let options = GenerateOptions { max_new_tokens: 4, ..GenerateOptions::default() };
     let prompt = Random(2).tokens(30);
     let mut session =
-        Session::with_executor(model.clone(), Box::new(Plain), &SessionOptions::default()).unwrap();
+        Session::with_kernels(model.clone(), Box::new(Plain), &SessionOptions::default()).unwrap();
     let whole = generate(&mut session, &tokenizer, &prompt, &options, &CancelToken::new(), &mut |_| {});
     let id = session.add_sequence().unwrap();
     let cancel = CancelToken::new();

@@ -272,7 +272,7 @@ fn files_of_other_kinds_are_named_so() {
 fn no_code_and_no_tokenizer_are_errors_of_who_needs_them() {
     let model = Parts::new().load().unwrap();
     assert!(!Parts::new().tensors.iter().any(|t| t.name == CODE || t.name == TOKENIZER));
-    let error = hyc_runtime::NativeExecutor::new(&model, 1).err().unwrap();
+    let error = hyc_runtime::NativeKernels::new(&model, 1).err().unwrap();
     assert_eq!(error.kind, ErrorKind::Unsupported);
     let error = hyc_runtime::Tokenizer::of(&model).err().unwrap();
     assert!(error.message.contains("no tokenizer"), "{error}");

@@ -39,7 +39,7 @@ fn caches_are_touched_when_their_pages_are_used() {
     let cache = &model.plan().caches[0];
     let pages = (2 << 30) / cache.page_bytes();
     let before = resident("VmRSS");
-    let mut engine = Engine::new(model.clone(), Box::new(Plain), KvRoom::new(pages, 3)).unwrap();
+    let mut engine = Engine::with_kernels(model.clone(), Box::new(Plain), KvRoom::new(pages, 3)).unwrap();
     // Two pages far from each other.
     let tokens = [3, 1, 4, 1, 5];
     let input = StepInput {

@@ -12,7 +12,7 @@ use hyc_runtime::{
 };
 
 fn session(model: &Arc<Model>) -> Session {
-    Session::with_executor(model.clone(), Box::new(Plain), &SessionOptions::default()).unwrap()
+    Session::with_kernels(model.clone(), Box::new(Plain), &SessionOptions::default()).unwrap()
 }
 
 /// A model whose artefact says how to sample.

@@ -4,17 +4,17 @@ mod common;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{BAD_TOKEN, Parts, Plain, Random, VOCAB, assert_close, naive};
 use hyc_plan::abi::StepContext;
-use hyc_plan::{KernelSpec, Plan, Step};
 use hyc_runtime::{
-    ErrorKind, Executor, KvRoom, MemoryPlan, Model, Pass, Sampler, Sampling, SequenceId, Session,
-    SessionOptions,
+    Clock, ErrorKind, HostRunner, KvRoom, Memory, MemoryPlan, Model, Result, Runner, Sampler, Sampling,
+    SequenceId, Session, SessionOptions,
 };
 
 fn session(model: &Arc<Model>, options: &SessionOptions) -> Session {
-    Session::with_executor(model.clone(), Box::new(Plain), options).unwrap()
+    Session::with_kernels(model.clone(), Box::new(Plain), options).unwrap()
 }
 
 /// Steps until nothing waits; the last logits of each sequence.
@@ -184,7 +184,7 @@ fn requests_that_cannot_be_met_change_nothing() {
     assert_eq!(session.len(again).unwrap(), 0, "an old id reached the new sequence");
     for n in [0, 4] {
         let options = SessionOptions { max_sequences: Some(n), ..SessionOptions::default() };
-        let error = Session::with_executor(model.clone(), Box::new(Plain), &options).err().unwrap();
+        let error = Session::with_kernels(model.clone(), Box::new(Plain), &options).err().unwrap();
         assert_eq!(error.kind, ErrorKind::BadInput);
     }
 }
@@ -249,7 +249,7 @@ fn too_little_memory_is_told_before_anything_is_allocated() {
     parts.plan.model.max_context = 1 << 30;
     let model = parts.load().unwrap();
     let error =
-        Session::with_executor(model.clone(), Box::new(Plain), &SessionOptions::default()).err().unwrap();
+        Session::with_kernels(model.clone(), Box::new(Plain), &SessionOptions::default()).err().unwrap();
     assert_eq!(error.kind, ErrorKind::Resource);
     // 3 sequences of 2^28 pages of 512 bytes.
     assert!(error.message.contains("393216 of KV caches") && error.message.contains("are free"), "{error}");
@@ -283,55 +283,67 @@ fn an_observer_sees_buffers_and_caches() {
     assert_eq!(names, model.plan().steps.iter().map(|s| s.name.clone()).collect::<Vec<_>>());
 }
 
-/// An executor that takes decode passes at once, and counts them.
-struct AtOnce(Plain, std::sync::Arc<std::sync::atomic::AtomicUsize>);
+/// A runner that counts the passes that it is given whole.
+struct AtOnce(HostRunner, Arc<AtomicUsize>);
 
-// SAFETY: it does what `Plain` does.
-unsafe impl Executor for AtOnce {
-    fn model(&self) -> Option<hyc_runtime::ModelId> {
-        None
+// SAFETY: all that it says is what the other says.
+unsafe impl Runner for AtOnce {
+    fn model(&self) -> &Arc<Model> {
+        self.0.model()
     }
 
-    unsafe fn run(
-        &mut self,
-        plan: &Plan,
-        index: usize,
-        step: &Step,
-        spec: &KernelSpec,
-        context: &StepContext,
-        operands: &[*mut u8],
-    ) -> hyc_runtime::Result<()> {
+    fn memory(&self) -> &Memory {
+        self.0.memory()
+    }
+
+    unsafe fn memory_mut(&mut self) -> &mut Memory {
         // SAFETY: passed on from the caller.
-        unsafe { self.0.run(plan, index, step, spec, context, operands) }
+        unsafe { self.0.memory_mut() }
     }
 
-    unsafe fn run_all(&mut self, pass: &Pass<'_>) -> hyc_runtime::Result<bool> {
-        if pass.context.tokens != pass.context.batch {
-            return Ok(false);
-        }
-        for (index, step) in pass.plan.steps.iter().enumerate() {
-            let (spec, operands) = (pass.plan.spec(step), &pass.operands[index]);
-            // SAFETY: passed on from the caller, step by step.
-            unsafe { self.run(pass.plan, index, step, &spec, pass.context, operands) }?;
-        }
-        self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Ok(true)
+    unsafe fn begin(&mut self, context: &StepContext) -> Result<()> {
+        // SAFETY: passed on from the caller.
+        unsafe { self.0.begin(context) }
+    }
+
+    unsafe fn run_step(&mut self, index: usize, context: &StepContext) -> Result<()> {
+        // SAFETY: passed on from the caller.
+        unsafe { self.0.run_step(index, context) }
+    }
+
+    unsafe fn run_pass(&mut self, context: &StepContext) -> Result<()> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: passed on from the caller.
+        unsafe { self.0.run_pass(context) }
+    }
+
+    fn sampled(&mut self, rows: usize) -> Result<Option<Vec<i32>>> {
+        self.0.sampled(rows)
+    }
+
+    fn synchronise(&mut self) -> Result<()> {
+        self.0.synchronise()
+    }
+
+    fn clock(&mut self) -> &mut dyn Clock {
+        self.0.clock()
     }
 }
 
 #[test]
 fn passes_are_offered_whole_unless_somebody_looks() {
     let model = Parts::new().load().unwrap();
-    let taken = std::sync::Arc::default();
-    let executor = AtOnce(Plain, std::sync::Arc::clone(&taken));
-    let mut session =
-        Session::with_executor(model.clone(), Box::new(executor), &SessionOptions::default()).unwrap();
-    let count = || taken.load(std::sync::atomic::Ordering::Relaxed);
+    let taken = Arc::new(AtomicUsize::new(0));
+    let room = KvRoom::new(30, 3);
+    let runner = HostRunner::new(model.clone(), Box::new(Plain), room).unwrap();
+    let mut session = Session::with_runner(Box::new(AtOnce(runner, Arc::clone(&taken))));
+    assert_eq!((session.memory().room, session.free_pages()), (room, 30));
+    let count = || taken.load(Ordering::Relaxed);
     let id = session.add_sequence().unwrap();
     let mut tokens = vec![3, 4, 5];
     session.feed(id, &tokens).unwrap();
     assert_close(session.step().unwrap().logits[0].1.as_ref().unwrap(), &naive(&tokens), "prefill");
-    assert_eq!(count(), 0);
+    assert_eq!(count(), 1);
     for (token, whole) in [(6, true), (7, false), (8, true)] {
         tokens.push(token);
         session.feed(id, &[token]).unwrap();

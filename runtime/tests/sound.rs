@@ -7,38 +7,29 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use common::{Parts, Plain, Random, assert_close, naive};
-use hyc_plan::abi::StepContext;
-use hyc_plan::{BufferId, CacheId, KernelSpec, Plan, Step, WeightId};
+use hyc_plan::{BufferId, CacheId, WeightId};
 use hyc_runtime::{
-    CancelToken, Engine, ErrorKind, Event, Executor, GenerateOptions, KvRoom, LoadOptions, Model, ModelId,
-    NativeExecutor, Result, Session, SessionOptions, StepInput, Tokenizer, Verify, generate,
+    CancelToken, Engine, ErrorKind, Event, GenerateOptions, Kernels, KvRoom, LoadOptions, Model, ModelId,
+    NativeKernels, Result, Session, SessionOptions, StepCall, StepInput, Tokenizer, Verify, generate,
 };
 
 /// `Plain`, made for one model.
 struct Bound(ModelId);
 
 // SAFETY: it does what `Plain` does.
-unsafe impl Executor for Bound {
+unsafe impl Kernels for Bound {
     fn model(&self) -> Option<ModelId> {
         Some(self.0)
     }
 
-    unsafe fn run(
-        &mut self,
-        plan: &Plan,
-        index: usize,
-        step: &Step,
-        spec: &KernelSpec,
-        context: &StepContext,
-        operands: &[*mut u8],
-    ) -> Result<()> {
+    unsafe fn run(&mut self, call: &StepCall<'_>) -> Result<()> {
         // SAFETY: passed on from the caller.
-        unsafe { Plain.run(plan, index, step, spec, context, operands) }
+        unsafe { Plain.run(call) }
     }
 }
 
 fn session(model: &Arc<Model>) -> Session {
-    Session::with_executor(model.clone(), Box::new(Plain), &SessionOptions::default()).unwrap()
+    Session::with_kernels(model.clone(), Box::new(Plain), &SessionOptions::default()).unwrap()
 }
 
 fn input() -> StepInput {
@@ -55,7 +46,7 @@ fn input() -> StepInput {
 }
 
 #[test]
-fn an_executor_serves_its_own_model_alone() {
+fn kernels_serve_their_own_model_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = Parts::new().with_code().save(folder.path());
     // SAFETY: its code is never called.
@@ -63,11 +54,11 @@ fn an_executor_serves_its_own_model_alone() {
     let (a, b) = (load(), load());
     assert_ne!(a.id(), b.id(), "one file, loaded twice: two models");
     let options = SessionOptions::default();
-    assert!(Session::with_executor(a.clone(), Box::new(Bound(a.id())), &options).is_ok());
-    let native = Box::new(NativeExecutor::new(&b, 1).unwrap());
+    assert!(Session::with_kernels(a.clone(), Box::new(Bound(a.id())), &options).is_ok());
+    let native = Box::new(NativeKernels::new(&b, 1).unwrap());
     for error in [
-        Session::with_executor(a.clone(), native, &options).err().unwrap(),
-        Engine::new(a.clone(), Box::new(Bound(b.id())), KvRoom::new(1, 1)).err().unwrap(),
+        Session::with_kernels(a.clone(), native, &options).err().unwrap(),
+        Engine::with_kernels(a.clone(), Box::new(Bound(b.id())), KvRoom::new(1, 1)).err().unwrap(),
     ] {
         assert_eq!(error.kind, ErrorKind::BadInput);
         assert!(error.message.contains("another model") && error.help.is_some(), "{error}");
@@ -81,7 +72,7 @@ fn what_was_opened_to_look_at_has_no_code_to_run() {
     let model = Arc::new(Model::open_to_look(&path, Verify::Full).unwrap());
     assert_eq!(model.plan().steps.len(), 8);
     for error in [
-        NativeExecutor::new(&model, 1).err().unwrap(),
+        NativeKernels::new(&model, 1).err().unwrap(),
         Session::new(model.clone(), &SessionOptions::default()).err().unwrap(),
     ] {
         assert!(error.message.contains("to be looked at") && error.help.is_some(), "{error}");
@@ -114,7 +105,7 @@ fn what_happens_to_a_file_later_does_not_reach_who_looks_at_it() {
 #[test]
 fn stray_indices_are_errors() {
     let model = Parts::new().load().unwrap();
-    let mut engine = Engine::new(model.clone(), Box::new(Plain), KvRoom::new(4, 1)).unwrap();
+    let mut engine = Engine::with_kernels(model.clone(), Box::new(Plain), KvRoom::new(4, 1)).unwrap();
     assert!(engine.run_step(0).unwrap_err().message.contains("no input"));
     engine.begin(input()).unwrap();
     let order = engine.run_step(2).unwrap_err();
@@ -149,7 +140,8 @@ fn stray_indices_are_errors() {
 #[test]
 fn results_are_taken_over_from_the_same_step_alone() {
     let (model, other) = (Parts::new().load().unwrap(), Parts::new().load().unwrap());
-    let engine = |model: &Arc<Model>| Engine::new(model.clone(), Box::new(Plain), KvRoom::new(4, 1)).unwrap();
+    let engine =
+        |model: &Arc<Model>| Engine::with_kernels(model.clone(), Box::new(Plain), KvRoom::new(4, 1)).unwrap();
     let (mut ours, mut theirs, mut strange) = (engine(&model), engine(&model), engine(&other));
     for engine in [&mut ours, &mut theirs, &mut strange] {
         engine.begin(input()).unwrap();

@@ -1,10 +1,15 @@
-//! Memory that ends where the next byte is nobody's: an executor that gives every block, weight, list and scratch a page
+//! Memory that ends where the next byte is nobody's: a runner that gives every block, weight, list and scratch a page
 //! without access right behind it or right before it, so that one stray access ends the process.
 
+use std::sync::Arc;
+
+use hyc_plan::WeightId;
 use hyc_plan::abi::StepContext;
 use hyc_plan::sample::SampleParams;
-use hyc_plan::{KernelSpec, Plan, Step, WeightId};
-use hyc_runtime::{Block, Error, ErrorKind, Executor, Model, ModelId, NativeExecutor, Result};
+use hyc_runtime::{
+    Block, DeviceMemory, Error, ErrorKind, HostRunner, Kernels, KvRoom, Model, ModelId, NativeKernels,
+    Result, StepCall,
+};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 /// At which end of a block the page without access is.
@@ -135,27 +140,22 @@ unsafe impl Block for Guarded {
     }
 }
 
-/// The host's generated code, with all that it touches in guarded memory.
-pub struct GuardedExecutor {
-    inner: NativeExecutor,
+/// Guarded memory, with copies of a model's weights in it.
+pub struct GuardedMemory {
     weights: Vec<Guarded>,
     side: Side,
 }
 
-impl GuardedExecutor {
+impl GuardedMemory {
     /// Copies the weights of `model`.
-    pub fn new(model: &Model, threads: usize, side: Side) -> Result<GuardedExecutor> {
-        let mut scratch = |bytes| Ok(Box::new(Guarded::zeroed(bytes, side, 64)?) as Box<dyn Block>);
-        // SAFETY: blocks of so many bytes.
-        let inner = unsafe { NativeExecutor::with_scratch(model, threads, &mut scratch) }?;
+    pub fn new(model: &Model, side: Side) -> Result<GuardedMemory> {
         let copy = |i: usize| {
             let bytes = model.weight(WeightId(i as u32))?;
             let mut block = Guarded::zeroed(bytes.len() as u64, side, 64)?;
             block.write(0, bytes)?;
             Ok(block)
         };
-        let weights = (0..model.plan().weights.len()).map(copy).collect::<Result<_>>()?;
-        Ok(GuardedExecutor { inner, weights, side })
+        Ok(GuardedMemory { weights: (0..model.plan().weights.len()).map(copy).collect::<Result<_>>()?, side })
     }
 
     /// Fills all weights with `pattern`, over and over.
@@ -167,24 +167,43 @@ impl GuardedExecutor {
     pub fn fill_weight(&mut self, id: WeightId, pattern: &[u8]) -> Result<()> {
         self.weights[id.index()].fill(pattern)
     }
+
+    /// The host's generated code, with all that it touches in this memory or more of its kind. Errors: no room.
+    pub fn run(self, model: &Arc<Model>, threads: usize, room: KvRoom) -> Result<HostRunner> {
+        let side = self.side;
+        let mut scratch = |bytes| Ok(Box::new(Guarded::zeroed(bytes, side, 64)?) as Box<dyn Block>);
+        // SAFETY: blocks of so many bytes.
+        let inner = unsafe { NativeKernels::with_scratch(model, threads, &mut scratch) }?;
+        HostRunner::with_memory(model.clone(), Box::new(GuardedKernels { inner, side }), room, Box::new(self))
+    }
 }
 
-// SAFETY: guarded blocks hold what they promise, weights are copies of all their bytes, and the rest is `inner`'s.
-unsafe impl Executor for GuardedExecutor {
+// SAFETY: guarded blocks hold what they promise, and weights are copies of all their bytes.
+unsafe impl DeviceMemory for GuardedMemory {
+    fn zeroed(&self, bytes: u64) -> Result<Box<dyn Block>> {
+        Ok(Box::new(Guarded::zeroed(bytes, self.side, 64)?))
+    }
+
+    fn weight(&self, _: &Model, id: WeightId) -> Result<*mut u8> {
+        let block = self.weights.get(id.index());
+        block.map(|block| block.start).ok_or_else(|| Error::new(ErrorKind::BadInput, "no such weight"))
+    }
+}
+
+/// Generated code that gets its lists in guarded memory.
+struct GuardedKernels {
+    inner: NativeKernels,
+    side: Side,
+}
+
+// SAFETY: all that it says is what `inner` says, of copies of what the caller gives.
+unsafe impl Kernels for GuardedKernels {
     fn model(&self) -> Option<ModelId> {
         self.inner.model()
     }
 
-    unsafe fn run(
-        &mut self,
-        plan: &Plan,
-        index: usize,
-        step: &Step,
-        spec: &KernelSpec,
-        context: &StepContext,
-        operands: &[*mut u8],
-    ) -> Result<()> {
-        let (c, side) = (context, self.side);
+    unsafe fn run(&mut self, call: &StepCall<'_>) -> Result<()> {
+        let (c, side) = (call.context, self.side);
         let ints = |list: *const i32, n: u64| {
             // SAFETY: the caller's promise.
             Guarded::of(unsafe { std::slice::from_raw_parts(list, n as usize) }, side)
@@ -208,25 +227,13 @@ unsafe impl Executor for GuardedExecutor {
             ..*c
         };
         let context = Guarded::of(&[moved], side)?;
-        let operands = Guarded::of(operands, side)?;
+        let operands = Guarded::of(call.operands, side)?;
         // SAFETY: copies of what the caller promises.
         unsafe {
             let count = operands.len / size_of::<*mut u8>();
             let operands = std::slice::from_raw_parts(operands.start.cast::<*mut u8>(), count);
-            self.inner.run(plan, index, step, spec, &*context.start.cast::<StepContext>(), operands)
+            let context = &*context.start.cast::<StepContext>();
+            self.inner.run(&StepCall { context, operands, ..*call })
         }
-    }
-
-    fn scratch_bytes(&self) -> u64 {
-        self.inner.scratch_bytes()
-    }
-
-    fn zeroed(&self, bytes: u64) -> Result<Box<dyn Block>> {
-        Ok(Box::new(Guarded::zeroed(bytes, self.side, 64)?))
-    }
-
-    fn weight(&self, _: &Model, id: WeightId) -> Result<*mut u8> {
-        let block = self.weights.get(id.index());
-        block.map(|block| block.start).ok_or_else(|| Error::new(ErrorKind::BadInput, "no such weight"))
     }
 }

@@ -142,7 +142,7 @@ impl Run {
 /// Whether the interpreter, which executes the plan and no code, makes the same of it: every step's logits, or none.
 /// `first`: the tokens of the plan as it was.
 fn means(model: &Arc<Model>, ran: Result<Run>, first: &[u32]) -> Outcome {
-    let mut session = Session::with_executor(model.clone(), Box::new(Interpreter), &options());
+    let mut session = Session::with_kernels(model.clone(), Box::new(Interpreter), &options());
     let theirs = Run::of(&mut session, ran.as_ref().ok().map(|run| &run.tokens[..]));
     match (ran, theirs) {
         (Ok(ours), Ok(theirs)) => {

@@ -5,10 +5,16 @@ use std::process::Command;
 use std::sync::Arc;
 
 use hyc_plan::{Codec, WeightId};
-use hyc_runtime::{ErrorKind, Model, Session, SessionOptions};
-use hyc_tests::guard::{Guarded, GuardedExecutor, Side};
+use hyc_runtime::{ErrorKind, MemoryPlan, Model, Session, SessionOptions};
+use hyc_tests::guard::{Guarded, GuardedMemory, Side};
 use hyc_tests::parity::{run, tokens};
 use hyc_tests::{golden_model, golden_names, golden_tensors};
+
+/// A session that has nothing but guarded memory.
+fn session(model: &Arc<Model>, memory: GuardedMemory) -> Session {
+    let room = MemoryPlan::of(model, &SessionOptions::default()).unwrap().room;
+    Session::with_runner(Box::new(memory.run(model, 2, room).unwrap()))
+}
 
 #[test]
 fn kernels_stay_inside_their_memory() {
@@ -19,8 +25,7 @@ fn kernels_stay_inside_their_memory() {
         let tokens = tokens(&golden_tensors(&name));
         let plain = run(&mut Session::new(model.clone(), &options).unwrap(), &tokens).unwrap();
         for side in [Side::Behind, Side::Before] {
-            let executor = Box::new(GuardedExecutor::new(&model, 2, side).unwrap());
-            let mut session = Session::with_executor(model.clone(), executor, &options).unwrap();
+            let mut session = session(&model, GuardedMemory::new(&model, side).unwrap());
             let guarded = run(&mut session, &tokens).unwrap();
             assert!(guarded.logits == plain.logits, "{name}, {side:?}: other logits");
             assert!(guarded.selected == plain.selected, "{name}, {side:?}: other selections");
@@ -37,9 +42,9 @@ fn weights_that_are_no_numbers_lead_nowhere() {
         let model = golden_model(name, folder.path());
         let tokens = tokens(&golden_tensors(name));
         for pattern in [&[0xff][..], &infinite, &[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0x40]] {
-            let mut executor = Box::new(GuardedExecutor::new(&model, 2, Side::Behind).unwrap());
-            executor.fill_weights(pattern).unwrap();
-            no_numbers(name, &model, executor, &tokens);
+            let mut memory = GuardedMemory::new(&model, Side::Behind).unwrap();
+            memory.fill_weights(pattern).unwrap();
+            no_numbers(name, &model, memory, &tokens);
         }
     }
 }
@@ -55,17 +60,16 @@ fn one_weight_that_is_no_number_shows() {
             // With a payload, which arithmetic on bits would add to.
             let pattern: &[u8] =
                 if weight.format.codec == Codec::F32 { &[0xef, 0xbe, 0xcd, 0x7f] } else { &[0xcd, 0x7f] };
-            let mut executor = Box::new(GuardedExecutor::new(&model, 2, Side::Behind).unwrap());
-            executor.fill_weight(WeightId(id), pattern).unwrap();
-            no_numbers(&format!("{name}, {}", weight.name), &model, executor, &tokens);
+            let mut memory = GuardedMemory::new(&model, Side::Behind).unwrap();
+            memory.fill_weight(WeightId(id), pattern).unwrap();
+            no_numbers(&format!("{name}, {}", weight.name), &model, memory, &tokens);
         }
     }
 }
 
 /// A run of `tokens` ends with the error that logits are no numbers.
-fn no_numbers(name: &str, model: &Arc<Model>, executor: Box<GuardedExecutor>, tokens: &[u32]) {
-    let options = SessionOptions { threads: Some(2), ..SessionOptions::default() };
-    let mut session = Session::with_executor(model.clone(), executor, &options).unwrap();
+fn no_numbers(name: &str, model: &Arc<Model>, memory: GuardedMemory, tokens: &[u32]) {
+    let mut session = session(model, memory);
     let id = session.add_sequence().unwrap();
     session.feed(id, tokens).unwrap();
     let error = loop {

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::sequence::{Sequence, SequenceId, gone};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Executor, open_executor};
 use crate::kv::{PagePool, PrefixStore, Ring};
 use crate::memory_plan::MemoryPlan;
 use crate::model::Model;
 use crate::options::SessionOptions;
+use crate::runner::{HostRunner, Kernels, Runner, open_runner};
 use crate::sampling::{Sampling, out_of_range};
 
 /// Sessions that this process has set up.
@@ -50,26 +50,33 @@ impl Session {
     ) -> Result<Session> {
         let model = model.into();
         let memory = MemoryPlan::of(&model, options)?;
-        let executor = open_executor(&model, options, &memory, progress)?;
-        Session::build(model, executor, memory)
+        let runner = open_runner(&model, options, &memory, progress)?;
+        Ok(Session::build(runner, memory))
     }
 
-    /// The same with another executor, such as an interpreter.
-    pub fn with_executor(
+    /// The same on the host with other kernels, such as an interpreter.
+    pub fn with_kernels(
         model: impl Into<Arc<Model>>,
-        executor: Box<dyn Executor>,
+        kernels: Box<dyn Kernels>,
         options: &SessionOptions,
     ) -> Result<Session> {
         let model = model.into();
         let memory = MemoryPlan { scratch: 0, ..MemoryPlan::of(&model, options)? };
         memory.check(model.plan())?;
-        Session::build(model, executor, memory)
+        let runner = HostRunner::new(model, kernels, memory.room)?;
+        Ok(Session::build(Box::new(runner), memory))
     }
 
-    fn build(model: Arc<Model>, executor: Box<dyn Executor>, memory: MemoryPlan) -> Result<Session> {
-        let rings = model.plan().caches.iter().filter_map(Ring::of).collect();
-        let engine = Engine::new(model, executor, memory.room)?;
-        Ok(Session {
+    /// The same on any runner, whose memory is there already.
+    pub fn with_runner(runner: Box<dyn Runner>) -> Session {
+        let memory = MemoryPlan::new(runner.model(), runner.memory().room(), 0);
+        Session::build(runner, memory)
+    }
+
+    fn build(runner: Box<dyn Runner>, memory: MemoryPlan) -> Session {
+        let engine = Engine::new(runner);
+        let rings = engine.model().plan().caches.iter().filter_map(Ring::of).collect();
+        Session {
             engine,
             memory,
             sequences: (0..memory.room.sequences).map(|_| None).collect(),
@@ -79,7 +86,7 @@ impl Session {
             all_logits: false,
             number: SESSIONS.fetch_add(1, Ordering::Relaxed),
             ids: 0,
-        })
+        }
     }
 
     /// The model, which lives as long as the session.

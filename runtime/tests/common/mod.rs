@@ -13,7 +13,7 @@ use hyc_plan::artefact::{
 };
 use hyc_plan::sample::penalise_and_choose;
 use hyc_plan::*;
-use hyc_runtime::{Error, Executor, LoadOptions, Model};
+use hyc_runtime::{Error, Kernels, LoadOptions, Model, StepCall};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -368,21 +368,14 @@ impl Lists<'_> {
     }
 }
 
-// SAFETY: memory and weights are the trait's defaults; the ops below stay inside them.
-unsafe impl Executor for Plain {
+// SAFETY: the ops below stay inside their operands.
+unsafe impl Kernels for Plain {
     fn model(&self) -> Option<hyc_runtime::ModelId> {
         None
     }
 
-    unsafe fn run(
-        &mut self,
-        plan: &Plan,
-        _index: usize,
-        step: &Step,
-        spec: &KernelSpec,
-        context: &StepContext,
-        operands: &[*mut u8],
-    ) -> Result<(), Error> {
+    unsafe fn run(&mut self, call: &StepCall<'_>) -> Result<(), Error> {
+        let StepCall { plan, step, spec, context, operands } = *call;
         // SAFETY: the engine keeps these lists, of these lengths, while a step runs.
         let list = |p: *const i32, n: u64| unsafe { std::slice::from_raw_parts(p, n as usize) };
         let lists = Lists {

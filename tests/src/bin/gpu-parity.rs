@@ -117,7 +117,7 @@ fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
         table.row(name, "caches, PyTorch", caches.map(|error| format!("{error:.1e}")));
     }
     let mut interpreter =
-        Session::with_executor(model.clone(), Box::new(Interpreter), &SessionOptions::default())
+        Session::with_kernels(model.clone(), Box::new(Interpreter), &SessionOptions::default())
             .map_err(text)?;
     let want = run(&mut interpreter, &tokens).map_err(text)?.logits;
     right &= table.error(name, "logits, interpreter", relative_error(&whole.logits, &want), limits.own);

@@ -238,8 +238,6 @@ impl Runner<'_> {
 }
 
 /// The tokens of all sequences. Errors: the first of a sequence.
-fn tokens(
-    sampled: Vec<(SequenceId, hyc_runtime::Result<u32>)>,
-) -> hyc_runtime::Result<Vec<(SequenceId, u32)>> {
+fn each(sampled: Vec<(SequenceId, hyc_runtime::Result<u32>)>) -> hyc_runtime::Result<Vec<(SequenceId, u32)>> {
     sampled.into_iter().map(|(id, token)| Ok((id, token?))).collect()
 }

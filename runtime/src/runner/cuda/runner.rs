@@ -1,57 +1,62 @@
-//! Launches a plan's kernels, one by one or as a captured pass.
+//! Runs a plan's kernels on a GPU, one by one or as a captured pass.
 
-use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUfunction};
+use cudarc::driver::sys;
 use hyc_plan::abi::StepContext;
-use hyc_plan::{KernelSpec, Launch, Plan, Step, StepOp, WeightId};
+use hyc_plan::{Plan, StepOp, WeightId};
 
 use super::device::{Device, DeviceBlock, Event, Pinned, Running, check};
 use super::graph::{Graph, Graphs, PassKey};
+use super::launcher::Launcher;
 use super::lists::ListLayout;
 use super::module::Module;
 use super::weights;
-use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Executor, Pass};
+use crate::error::{ErrorKind, Result};
 use crate::memory::Block;
 use crate::memory_plan::MemoryPlan;
-use crate::model::{Model, ModelId};
+use crate::model::{Model, no_weight};
 use crate::options::GpuOptions;
+use crate::runner::contract::{Clock, Runner};
+use crate::runner::memory::{DeviceMemory, Memory};
 
 /// Bytes of the device that stay free for code, lists and the driver's own.
 const RESERVE: u64 = 128 << 20;
-/// Blocks of a grid in y.
-const MOST_Y: u64 = 65535;
+/// A whole pass.
+struct Pass<'p> {
+    plan: &'p Plan,
+    context: &'p StepContext,
+    /// Of each step.
+    operands: &'p [Vec<*mut u8>],
+}
 
 /// Runs an artefact's code on a device.
-pub struct CudaExecutor {
-    model: ModelId,
+pub struct CudaRunner {
     // Fields are dropped in this order: graphs before what their kernels address, all before the device.
     graphs: Graphs,
     timing: Option<Timing>,
     lists: Lists,
     tokens: Tokens,
     launcher: Launcher,
-    _weights: DeviceBlock,
-    addresses: Vec<u64>,
+    memory: Memory,
     capture: bool,
     _module: Module,
     device: Arc<Device>,
+    model: Arc<Model>,
 }
 
-impl CudaExecutor {
-    /// Opens the device, loads the code and copies the weights. `progress` gets the bytes copied and all bytes,
+impl CudaRunner {
+    /// Opens the device, loads the code, copies the weights and allocates arena and caches. `progress` gets the bytes copied and all bytes,
     /// and ends it where it returns false.
     ///
     /// Errors: no driver, no such device, too little memory for all that `memory` says, code that the driver
     /// does not take, `Cancelled`.
     pub fn new(
-        model: &Model,
+        model: &Arc<Model>,
         memory: &MemoryPlan,
         options: &GpuOptions,
         progress: &mut dyn FnMut(u64, u64) -> bool,
-    ) -> Result<CudaExecutor> {
+    ) -> Result<CudaRunner> {
         model.check_runnable()?;
         let plan = model.plan();
         let device = Device::open()?;
@@ -61,29 +66,23 @@ impl CudaExecutor {
         let launcher = Launcher::new(&device, &module, plan)?;
         let lists = Lists::new(&device, plan)?;
         let (weights, addresses) = weights::copy(&device, model, progress)?;
-        Ok(CudaExecutor {
-            model: model.id(),
+        let place = CudaMemory { device: Arc::clone(&device), _weights: weights, addresses };
+        Ok(CudaRunner {
             graphs: Graphs::default(),
             timing: None,
             lists,
             tokens: Tokens::new(&device, plan)?,
             launcher,
-            _weights: weights,
-            addresses,
+            memory: Memory::place(model, memory.room, Box::new(place))?,
             capture: options.graphs,
             _module: module,
             device,
+            model: Arc::clone(model),
         })
     }
 
     /// Puts one step on the stream; the first of a pass copies its lists before.
-    fn run_one(
-        &mut self,
-        index: usize,
-        step: &Step,
-        context: &StepContext,
-        operands: &[*mut u8],
-    ) -> Result<()> {
+    fn run_one(&mut self, index: usize, context: &StepContext) -> Result<()> {
         if let Some(used) = self.lists.pending.take() {
             self.lists.copy(&self.device, used)?;
             self.lists.copied.record()?;
@@ -92,6 +91,7 @@ impl CudaExecutor {
         if index == 0 {
             self.device.set_running(Running::Steps(self.launcher.names.clone()));
         }
+        let (step, operands) = (&self.model.plan().steps[index], &self.memory.operands()[index]);
         self.launcher.launch(step, context, operands, self.lists.block.address)?;
         self.device.mark(index as u32 + 1)
     }
@@ -145,6 +145,27 @@ impl CudaExecutor {
         Ok(true)
     }
 
+    /// Runs the pass as a graph, where it is one that is captured; false: nothing has run.
+    fn run_whole(&mut self, context: &StepContext) -> Result<bool> {
+        let decode = context.tokens == context.batch && context.outputs == context.tokens;
+        let Some(used) = self.lists.pending.filter(|_| self.timing.is_some() || (self.capture && decode))
+        else {
+            return Ok(false);
+        };
+        let (model, operands) = (Arc::clone(&self.model), Arc::clone(self.memory.operands()));
+        let pass = &Pass { plan: model.plan(), context, operands: &operands };
+        self.device.enter()?;
+        self.lists.pending = None;
+        self.device.set_running(Running::Graph(context.tokens));
+        let copied = self.lists.layout.copied(used);
+        let run = if self.timing.is_some() { Self::run_timed } else { Self::replay };
+        let ran = run(self, pass, copied).map_err(|error| self.device.explain(error))?;
+        if !ran {
+            self.lists.pending = Some(used);
+        }
+        Ok(ran)
+    }
+
     /// Runs the pass as a graph of its own, with events around each step.
     fn run_timed(&mut self, pass: &Pass<'_>, copied: u64) -> Result<bool> {
         let graph = self.graph(pass, copied, true)?;
@@ -159,53 +180,60 @@ impl CudaExecutor {
     }
 }
 
-// SAFETY: blocks are the device's allocations, weights' addresses those of its copies; kernels touch their operands,
-// lists and scratch alone, which is what the compiler makes and the plan's verifier assumes.
-unsafe impl Executor for CudaExecutor {
-    fn model(&self) -> Option<ModelId> {
-        Some(self.model)
-    }
+/// The device's memory, with copies of the weights.
+struct CudaMemory {
+    device: Arc<Device>,
+    _weights: DeviceBlock,
+    /// Of each weight, in `_weights`.
+    addresses: Vec<u64>,
+}
 
-    unsafe fn run(
-        &mut self,
-        _plan: &Plan,
-        index: usize,
-        step: &Step,
-        _spec: &KernelSpec,
-        context: &StepContext,
-        operands: &[*mut u8],
-    ) -> Result<()> {
-        self.device.enter()?;
-        self.run_one(index, step, context, operands).map_err(|error| self.device.explain(error))
-    }
-
-    /// Takes passes in which every sequence has one row and gives logits, and any pass that is timed.
-    unsafe fn run_all(&mut self, pass: &Pass<'_>) -> Result<bool> {
-        let c = pass.context;
-        let decode = c.tokens == c.batch && c.outputs == c.tokens;
-        let Some(used) = self.lists.pending.filter(|_| self.timing.is_some() || (self.capture && decode))
-        else {
-            return Ok(false);
-        };
-        self.device.enter()?;
-        self.lists.pending = None;
-        self.device.set_running(Running::Graph(c.tokens));
-        let copied = self.lists.layout.copied(used);
-        let run = if self.timing.is_some() { Self::run_timed } else { Self::replay };
-        let ran = run(self, pass, copied).map_err(|error| self.device.explain(error))?;
-        if !ran {
-            self.lists.pending = Some(used);
-        }
-        Ok(ran)
-    }
-
+// SAFETY: blocks are the device's allocations, weights' addresses those of the copies kept beside them.
+unsafe impl DeviceMemory for CudaMemory {
     fn zeroed(&self, bytes: u64) -> Result<Box<dyn Block>> {
         Ok(Box::new(self.device.zeroed(bytes)?))
     }
 
-    fn weight(&self, _model: &Model, id: WeightId) -> Result<*mut u8> {
+    fn weight(&self, _: &Model, id: WeightId) -> Result<*mut u8> {
         let address = self.addresses.get(id.index());
-        address.map(|address| *address as *mut u8).ok_or_else(|| crate::model::no_weight(id))
+        address.map(|address| *address as *mut u8).ok_or_else(|| no_weight(id))
+    }
+}
+
+// SAFETY: the memory was placed for this model, whose code this is, and is never exchanged; kernels touch their operands,
+// lists and scratch alone, which is what the compiler makes and the plan's verifier assumes.
+unsafe impl Runner for CudaRunner {
+    fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    unsafe fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    /// Writes context and lists to pinned memory, from where the first step copies them.
+    unsafe fn begin(&mut self, context: &StepContext) -> Result<()> {
+        self.tokens.fresh = false;
+        // SAFETY: passed on from the caller.
+        unsafe { self.lists.take(context) }
+    }
+
+    unsafe fn run_step(&mut self, index: usize, context: &StepContext) -> Result<()> {
+        self.device.enter()?;
+        self.run_one(index, context).map_err(|error| self.device.explain(error))
+    }
+
+    /// At once where every sequence has one row and gives logits, and where the pass is timed.
+    unsafe fn run_pass(&mut self, context: &StepContext) -> Result<()> {
+        if !self.run_whole(context)? {
+            // SAFETY: passed on from the caller, step by step.
+            (0..self.launcher.names.len()).try_for_each(|index| unsafe { self.run_step(index, context) })?;
+        }
+        Ok(())
     }
 
     fn sampled(&mut self, rows: usize) -> Result<Option<Vec<i32>>> {
@@ -216,24 +244,19 @@ unsafe impl Executor for CudaExecutor {
         Ok(Some(self.tokens.read(rows)))
     }
 
-    /// Writes context and lists to pinned memory, from where the first step copies them.
-    unsafe fn begin(&mut self, context: &StepContext) -> Result<()> {
-        self.tokens.fresh = false;
-        // SAFETY: passed on from the caller.
-        unsafe { self.lists.take(context) }
-    }
-
     fn synchronise(&mut self) -> Result<()> {
         self.device.synchronise()
     }
 
-    fn set_timing(&mut self, on: bool) -> Result<bool> {
-        self.timing = if on { Some(Timing::new(&self.device, self.launcher.names.len())?) } else { None };
-        Ok(true)
+    fn clock(&mut self) -> &mut dyn Clock {
+        self
     }
+}
 
-    fn copy_bandwidth(&mut self) -> Result<Option<f64>> {
-        super::limits::copy_bandwidth(&self.device).map(Some)
+impl Clock for CudaRunner {
+    fn set_timing(&mut self, on: bool) -> Result<()> {
+        self.timing = if on { Some(Timing::new(&self.device, self.launcher.names.len())?) } else { None };
+        Ok(())
     }
 
     fn take_times(&mut self) -> Vec<f64> {
@@ -242,6 +265,10 @@ unsafe impl Executor for CudaExecutor {
             std::mem::replace(&mut timing.seconds, zeros)
         };
         self.timing.as_mut().map(steps).unwrap_or_default()
+    }
+
+    fn copy_bandwidth(&mut self) -> Result<Option<f64>> {
+        super::limits::copy_bandwidth(&self.device).map(Some)
     }
 }
 
@@ -284,7 +311,7 @@ impl Lists {
     /// Writes a pass's context and lists to pinned memory.
     ///
     /// # Safety
-    /// As for [`Executor::begin`].
+    /// As for [`Runner::begin`].
     unsafe fn take(&mut self, context: &StepContext) -> Result<()> {
         self.copied.wait()?;
         let (base, layout) = (self.block.address, self.layout);
@@ -331,96 +358,5 @@ impl Tokens {
     fn read(&mut self, rows: usize) -> Vec<i32> {
         let row = |b: &[u8]| i32::from_le_bytes([b[0], b[1], b[2], b[3]]);
         self.pinned.bytes().chunks_exact(self.stride).take(rows).map(row).collect()
-    }
-}
-
-/// The kernels' functions, and room for their parameters.
-struct Launcher {
-    scratch: DeviceBlock,
-    kernels: Vec<Vec<(CUfunction, Launch)>>,
-    /// Each step as an error names it.
-    names: Arc<[String]>,
-    values: Vec<u64>,
-    params: Vec<*mut c_void>,
-    device: Arc<Device>,
-}
-
-// SAFETY: the functions are the driver's handles; `params` points into `values` during a launch alone.
-unsafe impl Send for Launcher {}
-
-impl Launcher {
-    fn new(device: &Arc<Device>, module: &Module, plan: &Plan) -> Result<Launcher> {
-        if let Some(kernel) = plan.kernels.iter().find(|kernel| kernel.launches().is_empty()) {
-            let message = format!("the artefact does not say how kernel `{}` is launched", kernel.name);
-            return Err(Error::new(ErrorKind::BadArtefact, message).help("compile the model again"));
-        }
-        let kernels = plan.kernels.iter().map(|kernel| {
-            kernel.launches().iter().map(|launch| Ok((module.function(launch)?, launch.clone()))).collect()
-        });
-        let name = |(index, step): (usize, &Step)| {
-            format!("step {index}, {}, of kernel `{}`,", step.name, plan.kernels[step.kernel.index()].name)
-        };
-        let operands = plan.steps.iter().map(|step| step.operands.len()).max().unwrap_or(0);
-        let scratch = plan.kernels.iter().map(|kernel| kernel.scratch_bytes).max().unwrap_or(0);
-        Ok(Launcher {
-            scratch: device.zeroed(scratch)?,
-            kernels: kernels.collect::<Result<_>>()?,
-            names: plan.steps.iter().enumerate().map(name).collect(),
-            values: Vec::with_capacity(operands + 2),
-            params: Vec::with_capacity(operands + 2),
-            device: device.clone(),
-        })
-    }
-
-    /// Puts the launches of one step on the stream. `lists`: the device address of the context.
-    fn launch(&mut self, step: &Step, context: &StepContext, operands: &[*mut u8], lists: u64) -> Result<()> {
-        if matches!(step.op, StepOp::Sample { .. }) && context.sampling.is_null() {
-            return Ok(());
-        }
-        self.values.clear();
-        self.values.push(lists);
-        self.values.extend(operands.iter().map(|address| *address as u64));
-        self.values.push(self.scratch.address);
-        self.params.clear();
-        self.params.extend(self.values.iter_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>()));
-        for (function, launch) in &self.kernels[step.kernel.index()] {
-            if !launch.applies(context.tokens, context.outputs) {
-                continue;
-            }
-            let [x, y] = launch.grid.map(|extent| extent.blocks(context.tokens, context.outputs));
-            if x == 0 || y == 0 {
-                continue;
-            }
-            if y > MOST_Y || x > i32::MAX as u64 {
-                let message = format!("{}: a grid of {x} x {y} blocks is more than a GPU takes", step.name);
-                return Err(
-                    Error::new(ErrorKind::Resource, message).help("compile with a smaller [target] chunk")
-                );
-            }
-            let mut overlap = sys::CUlaunchAttribute {
-                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-                pad: [0; 4],
-                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-            };
-            let config = sys::CUlaunchConfig {
-                gridDimX: x as u32,
-                gridDimY: y as u32,
-                gridDimZ: 1,
-                blockDimX: launch.threads,
-                blockDimY: 1,
-                blockDimZ: 1,
-                sharedMemBytes: launch.shared_bytes,
-                hStream: self.device.stream,
-                attrs: &mut overlap,
-                numAttrs: u32::from(launch.overlaps),
-            };
-            // SAFETY: the function takes these addresses, by the plan; they outlive it on the stream, and the
-            // driver copies configuration and parameters before it returns.
-            let result = unsafe {
-                sys::cuLaunchKernelEx(&config, *function, self.params.as_mut_ptr(), std::ptr::null_mut())
-            };
-            check(result, || format!("launching `{}` for {}", launch.entry, step.name))?;
-        }
-        Ok(())
     }
 }

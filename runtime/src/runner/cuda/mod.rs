@@ -5,11 +5,12 @@
 //! graph (`graph.rs`) and replayed from then on.
 
 mod device;
-mod executor;
 mod graph;
+mod launcher;
 mod limits;
 mod lists;
 mod module;
+mod runner;
 mod weights;
 
-pub use executor::CudaExecutor;
+pub use self::runner::CudaRunner;

@@ -1,0 +1,75 @@
+//! The contract between an engine and what runs its passes.
+
+use std::sync::Arc;
+
+use hyc_plan::abi::StepContext;
+
+use super::memory::Memory;
+use crate::error::Result;
+use crate::model::Model;
+
+/// A device of one model: its memory, with the address of every operand of every step, and its kernels.
+///
+/// An [`Engine`](crate::Engine) hands it passes: [`Runner::begin`], then the steps, one by one or all at once. Nothing has a
+/// default: a runner says each of these for itself.
+///
+/// # Safety
+/// The engine follows what a runner says without a look. [`Runner::model`] is the model of its kernels, and never another;
+/// [`Runner::memory`] is memory placed for that model, the same for as long as the runner lives. Running steps touches
+/// nothing but that memory, the lists of the context, and memory of the runner's own.
+pub unsafe trait Runner: Send {
+    /// The model that it runs.
+    fn model(&self) -> &Arc<Model>;
+
+    /// Arena and caches.
+    fn memory(&self) -> &Memory;
+
+    /// The same, to be written between passes.
+    ///
+    /// # Safety
+    /// What it points to is not exchanged for another memory.
+    unsafe fn memory_mut(&mut self) -> &mut Memory;
+
+    /// Takes the counts and lists of a pass, before its steps run. Errors: a device's.
+    ///
+    /// # Safety
+    /// Every list has the length that the context states, within the maxima of the model's plan, and values in the range
+    /// that the plan allows; all of it stays as it is until the pass is over.
+    unsafe fn begin(&mut self, context: &StepContext) -> Result<()>;
+
+    /// Runs step `index` of the plan; one that samples only where the context says how. Errors: a device's, now or when
+    /// somebody looks.
+    ///
+    /// # Safety
+    /// [`Runner::begin`] was called with the same context, and the steps before `index` have run on it.
+    unsafe fn run_step(&mut self, index: usize, context: &StepContext) -> Result<()>;
+
+    /// Runs all steps of the plan, as fast as it can. Errors: those of [`Runner::run_step`].
+    ///
+    /// # Safety
+    /// [`Runner::begin`] was called with the same context, and no step has run on it.
+    unsafe fn run_pass(&mut self, context: &StepContext) -> Result<()>;
+
+    /// The tokens that the last pass has sampled, `rows` of them, where they are with the host already; `None`: they are
+    /// read from the plan's buffer. Errors: a kernel before it failed.
+    fn sampled(&mut self, rows: usize) -> Result<Option<Vec<i32>>>;
+
+    /// Waits for what was started. Errors: a kernel that failed meanwhile.
+    fn synchronise(&mut self) -> Result<()>;
+
+    /// What measures its steps.
+    fn clock(&mut self) -> &mut dyn Clock;
+}
+
+/// The clock of a device, and what it says of it.
+pub trait Clock {
+    /// From now on times each step, or stops that. On a GPU a timed pass runs slower as a whole. Errors: a device's.
+    fn set_timing(&mut self, on: bool) -> Result<()>;
+
+    /// Seconds spent in each step of the plan, in its order, since the last call; empty where nothing is timed.
+    fn take_times(&mut self) -> Vec<f64>;
+
+    /// Bytes a second that a device reads and writes, together, when it copies its memory; `None` for the host, whose
+    /// bandwidth is that of its threads. Errors: a device's.
+    fn copy_bandwidth(&mut self) -> Result<Option<f64>>;
+}

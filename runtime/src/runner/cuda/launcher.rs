@@ -1,0 +1,112 @@
+//! Puts a kernel's functions on the stream.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUfunction};
+use hyc_plan::abi::StepContext;
+use hyc_plan::{Launch, Plan, Step, StepOp};
+
+use super::device::{Device, DeviceBlock, check};
+use super::module::Module;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Blocks of a grid in y.
+const MOST_Y: u64 = 65535;
+
+/// The kernels' functions, and room for their parameters.
+pub(super) struct Launcher {
+    scratch: DeviceBlock,
+    kernels: Vec<Vec<(CUfunction, Launch)>>,
+    /// Each step as an error names it.
+    pub(super) names: Arc<[String]>,
+    values: Vec<u64>,
+    params: Vec<*mut c_void>,
+    device: Arc<Device>,
+}
+
+// SAFETY: the functions are the driver's handles; `params` points into `values` during a launch alone.
+unsafe impl Send for Launcher {}
+
+impl Launcher {
+    pub(super) fn new(device: &Arc<Device>, module: &Module, plan: &Plan) -> Result<Launcher> {
+        if let Some(kernel) = plan.kernels.iter().find(|kernel| kernel.launches().is_empty()) {
+            let message = format!("the artefact does not say how kernel `{}` is launched", kernel.name);
+            return Err(Error::new(ErrorKind::BadArtefact, message).help("compile the model again"));
+        }
+        let kernels = plan.kernels.iter().map(|kernel| {
+            kernel.launches().iter().map(|launch| Ok((module.function(launch)?, launch.clone()))).collect()
+        });
+        let name = |(index, step): (usize, &Step)| {
+            format!("step {index}, {}, of kernel `{}`,", step.name, plan.kernels[step.kernel.index()].name)
+        };
+        let operands = plan.steps.iter().map(|step| step.operands.len()).max().unwrap_or(0);
+        let scratch = plan.kernels.iter().map(|kernel| kernel.scratch_bytes).max().unwrap_or(0);
+        Ok(Launcher {
+            scratch: device.zeroed(scratch)?,
+            kernels: kernels.collect::<Result<_>>()?,
+            names: plan.steps.iter().enumerate().map(name).collect(),
+            values: Vec::with_capacity(operands + 2),
+            params: Vec::with_capacity(operands + 2),
+            device: device.clone(),
+        })
+    }
+
+    /// Puts the launches of one step on the stream. `lists`: the device address of the context.
+    pub(super) fn launch(
+        &mut self,
+        step: &Step,
+        context: &StepContext,
+        operands: &[*mut u8],
+        lists: u64,
+    ) -> Result<()> {
+        if matches!(step.op, StepOp::Sample { .. }) && context.sampling.is_null() {
+            return Ok(());
+        }
+        self.values.clear();
+        self.values.push(lists);
+        self.values.extend(operands.iter().map(|address| *address as u64));
+        self.values.push(self.scratch.address);
+        self.params.clear();
+        self.params.extend(self.values.iter_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>()));
+        for (function, launch) in &self.kernels[step.kernel.index()] {
+            if !launch.applies(context.tokens, context.outputs) {
+                continue;
+            }
+            let [x, y] = launch.grid.map(|extent| extent.blocks(context.tokens, context.outputs));
+            if x == 0 || y == 0 {
+                continue;
+            }
+            if y > MOST_Y || x > i32::MAX as u64 {
+                let message = format!("{}: a grid of {x} x {y} blocks is more than a GPU takes", step.name);
+                return Err(
+                    Error::new(ErrorKind::Resource, message).help("compile with a smaller [target] chunk")
+                );
+            }
+            let mut overlap = sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            };
+            let config = sys::CUlaunchConfig {
+                gridDimX: x as u32,
+                gridDimY: y as u32,
+                gridDimZ: 1,
+                blockDimX: launch.threads,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: launch.shared_bytes,
+                hStream: self.device.stream,
+                attrs: &mut overlap,
+                numAttrs: u32::from(launch.overlaps),
+            };
+            // SAFETY: the function takes these addresses, by the plan; they outlive it on the stream, and the
+            // driver copies configuration and parameters before it returns.
+            let result = unsafe {
+                sys::cuLaunchKernelEx(&config, *function, self.params.as_mut_ptr(), std::ptr::null_mut())
+            };
+            check(result, || format!("launching `{}` for {}", launch.entry, step.name))?;
+        }
+        Ok(())
+    }
+}
