@@ -1,4 +1,4 @@
-//! Two executors on one plan, step by step.
+//! Two runners on one plan, step by step.
 
 use std::sync::Arc;
 
@@ -156,7 +156,7 @@ fn compare(plan: &Plan, ours: &Engine, reference: &Engine, id: BufferId) -> Resu
             let list = buffer.selection.map_or(buffer.width, |select| select.blocks);
             Ok((compare_choices(&buffer.name, &a, &b, list as usize), true))
         }
-        _ => Err(Error::new(ErrorKind::Internal, "two executors disagree on a buffer's type")),
+        _ => Err(Error::new(ErrorKind::Internal, "two runners disagree on a buffer's type")),
     }
 }
 

@@ -24,6 +24,29 @@ pub enum Values {
 /// A runner, and the pass that it has in hand.
 ///
 /// Kernels follow indices that earlier steps wrote, so steps run in the plan's order or not at all.
+///
+/// ```
+/// # use hyc_handmade::{Parts, Plain};
+/// use hyc_runtime::{Engine, KvRoom, StepInput};
+///
+/// # fn main() -> hyc_runtime::Result<()> {
+/// # let model = Parts::new().load()?;
+/// let mut engine = Engine::with_kernels(model.clone(), Box::new(Plain), KvRoom::new(4, 1))?;
+/// // One sequence of two rows, on page 3 of the growing caches.
+/// engine.begin(StepInput {
+///     token_ids: vec![1, 2],
+///     positions: vec![0, 1],
+///     sequence: vec![0, 0],
+///     page_table: vec![3],
+///     ring_slot: vec![0],
+///     out_rows: vec![1],
+///     ..StepInput::default()
+/// })?;
+/// engine.run_pass()?;
+/// assert_eq!(engine.row(model.plan().logits, 0)?.len(), 16);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Engine {
     runner: Box<dyn Runner>,
     input: StepInput,

@@ -22,6 +22,14 @@ pub enum ErrorKind {
 }
 
 /// What went wrong, and what to do.
+///
+/// ```
+/// use hyc_runtime::{ErrorKind, Model, Verify};
+///
+/// let Err(error) = Model::open_to_look("no-such-file", Verify::Full) else { panic!("it is there") };
+/// assert_eq!(error.kind, ErrorKind::BadInput);
+/// assert_eq!(error.help.as_deref(), Some("check the path"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     /// Whose fault.

@@ -7,6 +7,13 @@ use std::path::Path;
 
 /// Opens a file to read it. Errors, without waiting for anybody: what is there is a folder, a pipe, a device or a
 /// socket ([`ErrorKind::InvalidInput`]), and those of [`File::open`].
+///
+/// ```
+/// use hyc_runtime::open_file;
+///
+/// let error = open_file("/dev/zero".as_ref()).unwrap_err();
+/// assert_eq!(error.to_string(), "it is a device, no regular file");
+/// ```
 pub fn open_file(path: &Path) -> Result<File> {
     // Opening a pipe would wait for somebody who writes to it.
     check(&std::fs::metadata(path)?)?;

@@ -1,14 +1,16 @@
 //! Loads a `hyc` artefact and runs it; contains no compiler.
 //!
-//! ```no_run
+//! ```
 //! use hyc_runtime::{CancelToken, GenerateOptions, LoadOptions, Model, Session, SessionOptions, Tokenizer, generate};
 //!
-//! # fn main() -> Result<(), hyc_runtime::Error> {
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = hyc_handmade::Parts::new().with_code().with_tokenizer().save(folder.path());
 //! // SAFETY: our own `hyc compile` wrote it, and nobody writes to it while it is in use.
-//! let model = unsafe { Model::load("tiny.hyc", &LoadOptions::default()) }?;
+//! let model = unsafe { Model::load(path, &LoadOptions::default()) }?;
 //! let tokenizer = Tokenizer::of(&model)?;
 //! let mut session = Session::new(model, &SessionOptions::default())?;
-//! let prompt = tokenizer.encode("The garbage collector")?;
+//! let prompt = tokenizer.encode("a")?;
 //! let options = GenerateOptions { max_new_tokens: 64, ..GenerateOptions::default() };
 //! let done = generate(&mut session, &tokenizer, &prompt, &options, &CancelToken::new(), &mut |event| {
 //!     if let hyc_runtime::Event::Text(text) = event {
@@ -23,7 +25,7 @@
 //! Whatever runs a model keeps it alive: sessions of one model share it as an `Arc<Model>` and go where they are sent, to
 //! other threads too. A [`Session`] holds several sequences at once: [`Session::add_sequence`], [`Session::feed`],
 //! [`Session::step`]. Sequences that begin alike share that part: [`Session::fork`], [`Session::truncate`],
-//! [`Session::save_prefix`]. What it takes of memory is known before anything is allocated ([`MemoryPlan::of`]).
+//! [`Session::save_prefix`]. The types of a plan are in [`plan`]. What it takes of memory is known before anything is allocated ([`MemoryPlan::of`]).
 
 #[cfg(feature = "chat")]
 mod chat;
@@ -58,7 +60,13 @@ pub use error::{Error, ErrorKind, Result};
 pub use file::open_file;
 #[cfg(feature = "text")]
 pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate, generate_in};
+/// The plan, and all that its types lead to: who uses this crate needs no other to name them.
+pub use hyc_plan as plan;
+pub use hyc_plan::abi::StepContext;
+pub use hyc_plan::sample::{SampleParams, Seen};
+pub use hyc_plan::sampling::OutOfRange;
 pub use hyc_plan::text_settings::TextSettings;
+pub use hyc_plan::{BufferId, Cache, CacheId, KernelSpec, Layout, ModelInfo, Plan, Step, WeightId};
 pub use kv::KvRoom;
 pub use memory::{Block, Free, Machine};
 pub use memory_plan::MemoryPlan;

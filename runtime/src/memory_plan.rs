@@ -30,6 +30,21 @@ impl MemoryPlan {
     /// What a session of `options` will take, without making one. Errors: options out of range.
     ///
     /// A session of other kernels ([`Session::with_kernels`](crate::Session::with_kernels)) takes no scratch of this.
+    ///
+    /// ```
+    /// # use hyc_handmade::Parts;
+    /// # use hyc_runtime::{MemoryPlan, SessionOptions};
+    /// # fn main() -> hyc_runtime::Result<()> {
+    /// # let model = Parts::new().load()?;
+    /// let of = |max_sequences| {
+    ///     let options = SessionOptions { max_sequences: Some(max_sequences), ..SessionOptions::default() };
+    ///     MemoryPlan::of(&model, &options)
+    /// };
+    /// assert!(of(1)?.total() < of(3)?.total());
+    /// of(3)?.check(model.plan())?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn of(model: &Model, options: &SessionOptions) -> Result<MemoryPlan> {
         Ok(MemoryPlan::new(model, KvRoom::of(&model.plan().model, options)?, options.thread_count()))
     }

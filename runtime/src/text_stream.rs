@@ -14,6 +14,26 @@ const LONGEST_WINDOW: usize = 96;
 ///
 /// Text is held back while it may change (a character that is not complete, a run of single bytes) and while it
 /// may be the beginning of a stop string.
+///
+/// ```
+/// # use hyc_handmade::Parts;
+/// # use hyc_runtime::{TextStream, Tokenizer};
+/// # fn main() -> hyc_runtime::Result<()> {
+/// # let model = Parts::new().with_tokenizer().load()?;
+/// # let tokenizer = Tokenizer::of(&model)?;
+/// let mut stream = TextStream::new(&tokenizer, &[], &["ef".to_string()], false)?;
+/// let mut text = String::new();
+/// for token in [2, 3, 4, 5, 6] {
+///     let (part, ended) = stream.push(token)?;
+///     text += &part;
+///     if ended {
+///         break;
+///     }
+/// }
+/// assert_eq!(text, "cd", "up to the stop text");
+/// # Ok(())
+/// # }
+/// ```
 pub struct TextStream<'t> {
     tokenizer: &'t Tokenizer,
     stop: Vec<String>,

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hyc_plan::{Operand, StepOp};
+use hyc_runtime::plan::{Operand, StepOp};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions, Tokenizer, Values};
 use safetensors::SafeTensors;
 

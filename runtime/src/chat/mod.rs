@@ -43,6 +43,20 @@ const RAISED: &str = "raised: ";
 /// It is rendered as transformers does: blocks take the newline after them and the blanks before them; there are
 /// `raise_exception`, `strftime_now` (in UTC), `tojson`, Python's methods of strings, lists and tables, and the
 /// variables `messages`, `add_generation_prompt`, `bos_token`, `eos_token`, and `tools` and `documents`, which are none.
+///
+/// ```
+/// # use hyc_handmade::Parts;
+/// # use hyc_runtime::{ChatTemplate, Message, Tokenizer};
+/// # fn main() -> hyc_runtime::Result<()> {
+/// # let model = Parts::new().with_tokenizer().load()?;
+/// # let tokenizer = Tokenizer::of(&model)?;
+/// let template = ChatTemplate::new("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")?;
+/// let conversation = [Message::new("user", "Hello")];
+/// let text = template.render(&tokenizer, &conversation, true, std::time::SystemTime::now())?;
+/// assert_eq!(text, "<user>Hello");
+/// # Ok(())
+/// # }
+/// ```
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,

@@ -7,6 +7,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::options::SessionOptions;
 
 /// The pages of the KV caches.
+///
+/// ```
+/// # use hyc_handmade::Parts;
+/// # use hyc_runtime::{KvRoom, SessionOptions};
+/// # fn main() -> hyc_runtime::Result<()> {
+/// # let model = Parts::new().load()?;
+/// let options = SessionOptions { max_tokens: Some(20), max_sequences: Some(2), ..SessionOptions::default() };
+/// // Pages of 4 tokens, and one a sequence that is partly empty.
+/// assert_eq!(KvRoom::of(&model.plan().model, &options)?, KvRoom::new(7, 2));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvRoom {
     /// Pages of each growing cache.

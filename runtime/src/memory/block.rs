@@ -4,7 +4,7 @@ use memmap2::MmapMut;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Memory that an executor's kernels work on: the host's, or a device's.
+/// Memory that a runner's kernels work on: the host's, or a device's.
 ///
 /// # Safety
 /// From [`Block::address`] on, as many bytes as the block was asked for are the block's own until it is dropped, at an

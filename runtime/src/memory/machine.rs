@@ -7,6 +7,16 @@
 use std::path::{Path, PathBuf};
 
 /// A machine as seen by this process.
+///
+/// ```
+/// use hyc_runtime::Machine;
+///
+/// let machine = Machine::here();
+/// assert!(machine.cores() >= 1);
+/// if let Some(free) = machine.free_memory() {
+///     println!("{} MiB free{}", free.bytes >> 20, free.place);
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Machine {
     root: PathBuf,

@@ -122,7 +122,7 @@ impl Model {
     }
 
     /// The same; `progress` gets the bytes checked so far and those to check, every few MiB, and ends the
-    /// loading with [`ErrorKind::Cancelled`] where it returns false.
+    /// loading with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) where it returns false.
     ///
     /// # Safety
     /// As for [`Model::load`].
@@ -142,6 +142,18 @@ impl Model {
     /// that happens to the file later matters; the weights too with [`Verify::Full`], and else reading one is an error.
     /// Weights need not be there, and what running the code would need neither. Errors: those of [`Model::load`]
     /// otherwise.
+    ///
+    /// ```
+    /// # use hyc_handmade::Parts;
+    /// # use hyc_runtime::{Model, Verify};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = Parts::new().save(folder.path());
+    /// let model = Model::open_to_look(&path, Verify::Full)?;
+    /// assert_eq!(model.plan().model.max_context, 40);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open_to_look(path: impl AsRef<Path>, verify: Verify) -> Result<Model> {
         let options = LoadOptions { verify, allow_no_weights: true, ..LoadOptions::default() };
         let path = path.as_ref();

@@ -11,6 +11,23 @@ impl Session {
     /// one of the two writes to them, which is the last page alone; the windows of ring caches are copied.
     ///
     /// Errors: all sequences are in use; no page is free for tokens that wait; a device's. Nothing has changed then.
+    ///
+    /// ```
+    /// # use hyc_handmade::{Parts, Plain};
+    /// # use hyc_runtime::{Session, SessionOptions};
+    /// # fn main() -> hyc_runtime::Result<()> {
+    /// # let mut session = Session::with_kernels(Parts::new().load()?, Box::new(Plain), &SessionOptions::default())?;
+    /// let id = session.add_sequence()?;
+    /// session.feed(id, &[1, 2, 3])?;
+    /// session.step()?;
+    /// let other = session.fork(id)?;
+    /// session.feed(id, &[4])?;
+    /// session.feed(other, &[5])?;
+    /// let output = session.step()?;
+    /// assert_eq!(output.logits.len(), 2, "two ways on from one prompt");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId> {
         let (from, to) = (self.place(id)?, self.free_slot()?);
         let page = self.model().plan().model.page as usize;
@@ -44,6 +61,21 @@ impl Session {
     ///
     /// Errors: fewer tokens than `len`; a ring cache that no longer holds the window before `len`, as the error says with
     /// the least length that is possible. A ring holds the last window and a chunk. Nothing has changed then.
+    ///
+    /// ```
+    /// # use hyc_handmade::{Parts, Plain};
+    /// # use hyc_runtime::{Session, SessionOptions};
+    /// # fn main() -> hyc_runtime::Result<()> {
+    /// # let mut session = Session::with_kernels(Parts::new().load()?, Box::new(Plain), &SessionOptions::default())?;
+    /// let id = session.add_sequence()?;
+    /// session.feed(id, &[1, 2, 3, 9, 9])?;
+    /// let refused = session.step()?;
+    /// session.truncate(id, 3)?;
+    /// session.feed(id, &[4])?;
+    /// assert_eq!(session.len(id)?, 4);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn truncate(&mut self, id: SequenceId, len: u64) -> Result<()> {
         let s = self.sequence(id)?;
         if len > s.tokens.len() as u64 {
@@ -92,6 +124,30 @@ impl Session {
     ///
     /// Errors: `len` tokens are not in the caches; a ring does not hold the window before the border any more; a session
     /// that keeps no prefixes; a device's.
+    ///
+    /// ```
+    /// # use hyc_handmade::{Parts, Plain};
+    /// # use hyc_runtime::{Session, SessionOptions};
+    /// # fn main() -> hyc_runtime::Result<()> {
+    /// # let model = Parts::new().load()?;
+    /// let options = SessionOptions { prefixes: 8, ..SessionOptions::default() };
+    /// let mut session = Session::with_kernels(model, Box::new(Plain), &options)?;
+    /// let system = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+    /// let id = session.add_sequence()?;
+    /// session.feed(id, &system)?;
+    /// while session.pending(id)? > 0 {
+    ///     session.step()?;
+    /// }
+    /// assert_eq!(session.save_prefix(id, session.len(id)?)?, 8, "two pages of 4 tokens");
+    /// session.remove_sequence(id)?;
+    /// // Another prompt that begins with the same.
+    /// let prompt = [&system[..], &[2, 4, 6]].concat();
+    /// let (id, held) = session.add_sequence_with_prefix(&prompt)?;
+    /// session.feed(id, &prompt[held as usize..])?;
+    /// assert_eq!((held, session.pending(id)?), (8, 4));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn save_prefix(&mut self, id: SequenceId, len: u64) -> Result<u64> {
         let s = self.sequence(id)?;
         if self.prefixes.capacity() == 0 {

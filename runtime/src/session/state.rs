@@ -17,6 +17,24 @@ use crate::sampling::{Sampling, out_of_range};
 static SESSIONS: AtomicU64 = AtomicU64::new(0);
 
 /// Several sequences on one model.
+///
+/// ```
+/// # use hyc_handmade::{Parts, Plain};
+/// # use hyc_runtime::{Session, SessionOptions};
+/// # fn main() -> hyc_runtime::Result<()> {
+/// # let model = Parts::new().load()?;
+/// let mut session = Session::with_kernels(model, Box::new(Plain), &SessionOptions::default())?;
+/// let (a, b) = (session.add_sequence()?, session.add_sequence()?);
+/// session.feed(a, &[1, 2, 3])?;
+/// session.feed(b, &[4])?;
+/// // One pass over both.
+/// for (id, token) in session.step_sampled()?.sampled {
+///     session.feed(id, &[token?])?;
+/// }
+/// assert_eq!((session.len(a)?, session.len(b)?), (4, 2));
+/// # Ok(())
+/// # }
+/// ```
 pub struct Session {
     pub(super) engine: Engine,
     memory: MemoryPlan,

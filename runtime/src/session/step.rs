@@ -13,6 +13,27 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a step gave.
+///
+/// ```
+/// # use hyc_handmade::{Parts, Plain};
+/// # use hyc_runtime::{Session, SessionOptions};
+/// # fn main() -> hyc_runtime::Result<()> {
+/// # let mut session = Session::with_kernels(Parts::new().load()?, Box::new(Plain), &SessionOptions::default())?;
+/// let id = session.add_sequence()?;
+/// // Token 15 of this model is infinite.
+/// session.feed(id, &[1, 15])?;
+/// for (id, logits) in session.step()?.logits {
+///     match logits {
+///         Ok(logits) => assert_eq!(logits.len(), 16),
+///         Err(error) => {
+///             assert!(error.message.contains("row 1 of step embed"));
+///             session.remove_sequence(id)?;
+///         }
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct StepOutput {
     /// Logits after the last token that was fed to a sequence, for those that are through with theirs;

@@ -41,6 +41,18 @@ const END_TOKENS: &[&str] = &[
 ///
 /// Tokens are those that every other user of the file gets at inference. What of the file is meant for training
 /// alone has no effect: truncation, padding, and the random dropout of merges.
+///
+/// ```
+/// # use hyc_handmade::Parts;
+/// # use hyc_runtime::Tokenizer;
+/// # fn main() -> hyc_runtime::Result<()> {
+/// # let model = Parts::new().with_tokenizer().load()?;
+/// let tokenizer = Tokenizer::of(&model)?;
+/// let token = tokenizer.encode("c")?;
+/// assert_eq!((token.as_slice(), tokenizer.decode(&token)?), (&[2][..], "c".to_string()));
+/// # Ok(())
+/// # }
+/// ```
 pub struct Tokenizer {
     inner: Inner,
     settings: TextSettings,

@@ -24,7 +24,7 @@ pub struct PassKey {
 /// Graphs kept at a time: all batch sizes of a server, in the few lengths of their page tables.
 const MOST: usize = 256;
 
-/// The captured passes of an executor.
+/// The captured passes of a runner.
 #[derive(Default)]
 pub struct Graphs(HashMap<PassKey, Graph>);
 
@@ -90,7 +90,7 @@ impl Graph {
 
     /// Puts it on the stream.
     pub fn launch(&self) -> Result<()> {
-        // SAFETY: the graph is whole; what its kernels address lives as long as the executor.
+        // SAFETY: the graph is whole; what its kernels address lives as long as the runner.
         check(unsafe { sys::cuGraphLaunch(self.handle, self.device.stream) }, || {
             "launching a captured pass".into()
         })

@@ -29,6 +29,20 @@ unsafe impl DeviceMemory for HostMemory {
 }
 
 /// Runs a model's plan on kernels of the host.
+///
+/// ```
+/// # use hyc_handmade::{Parts, Plain};
+/// use hyc_runtime::{Engine, HostRunner, KvRoom};
+///
+/// # fn main() -> hyc_runtime::Result<()> {
+/// # let model = Parts::new().load()?;
+/// let runner = HostRunner::new(model, Box::new(Plain), KvRoom::new(4, 1))?;
+/// let mut engine = Engine::new(Box::new(runner));
+/// engine.clock().set_timing(true)?;
+/// assert_eq!(engine.clock().take_times().len(), engine.model().plan().steps.len());
+/// # Ok(())
+/// # }
+/// ```
 pub struct HostRunner {
     kernels: Box<dyn Kernels>,
     memory: Memory,
