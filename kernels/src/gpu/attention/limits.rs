@@ -18,7 +18,7 @@ pub fn splits(shape: AttnShape) -> u64 {
     (264 / shape.kv_heads).clamp(1, 64)
 }
 
-/// Whether the kernels of this file and of `flash` take the op.
+/// Whether the kernels on tensor cores take the op.
 pub fn takes(spec: &KernelSpec) -> bool {
     let Some(shape) = spec.op.attention() else { return false };
     let tiled = spec.operands.iter().all(|operand| match operand {

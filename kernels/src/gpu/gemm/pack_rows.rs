@@ -8,7 +8,7 @@ use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr};
 use crate::gpu::tile::{Swizzle, TILE_BYTES};
 
-/// Rows are padded to whole blocks of the kernel for many.
+/// Rows are padded to whole blocks of `wgmma`.
 pub const BLOCK_ROWS: u64 = 128;
 /// Threads that pack one row.
 const PACKERS: u64 = 512;

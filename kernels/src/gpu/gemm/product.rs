@@ -14,7 +14,7 @@ pub const SMALL_M: u64 = 64;
 pub type SmallM<'a, 'c> = &'a dyn Fn(&mut Kernel<'c, '_>, u64, u64);
 
 /// Adds the launches of a product over the rows of the operand `x`, with the weight of its norm in `norm`. `small`
-/// takes the place of the kernel for few: it gets where the packed rows are in scratch, and up to how many there are.
+/// takes the place of `small_m`: it gets where the packed rows are in scratch, and up to how many there are.
 pub fn product<'c>(
     k: &mut Kernel<'c, '_>,
     inn: u64,
