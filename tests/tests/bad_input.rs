@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use common::hyc_binary;
 use hyc_kernels::cpu::CpuTarget;
+use hyc_plan::artefact::VERSION;
 use hyc_runtime::{ErrorKind, LoadOptions, Model, Session, SessionOptions, Verify};
 use hyc_tests::{compile, root};
 
@@ -103,11 +104,12 @@ fn other_files_and_versions_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = artefact(folder.path());
     let whole = std::fs::read(&path).unwrap();
-    let at = whole.windows(17).position(|w| w == br#""hyc.version":"2""#).unwrap() + 15;
+    let words = format!("\"hyc.version\":\"{VERSION}\"");
+    let at = whole.windows(words.len()).position(|w| w == words.as_bytes()).unwrap() + words.len() - 2;
     let mut bytes = whole.clone();
     bytes[at] = b'7';
     std::fs::write(&path, &bytes).unwrap();
-    assert!(load_error(&path).1.contains("format version 7; this build reads 2"));
+    assert!(load_error(&path).1.contains(&format!("format version 7; this build reads {VERSION}")));
     std::fs::write(&path, b"plain text, and some more of it").unwrap();
     assert!(load_error(&path).1.contains("no hyc artefact"));
     let weights = root().join("tests/golden/dense/model.safetensors");
