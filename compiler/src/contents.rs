@@ -6,7 +6,7 @@ use hyc_kernels::cpu::{CpuTarget, Level};
 use hyc_plan::artefact::VERSION;
 use hyc_plan::sampling::{RANGES, Sampling, SamplingDefaults};
 use hyc_plan::text_settings::TextSettings;
-use hyc_plan::{Layout, Plan, Target};
+use hyc_plan::{Gpu, Layout, Plan, Target};
 use hyc_runtime::Model;
 use serde_json::{Value, json};
 
@@ -110,7 +110,7 @@ fn target_text(target: &Target) -> String {
             let level = level(features).map(|level| format!(", level {level}")).unwrap_or_default();
             format!("{}: {arch}{level} ({})", target.kind(), features.join(", "))
         }
-        Target::Nvidia { multiprocessors, .. } => {
+        Target::Nvidia(Gpu { multiprocessors, .. }) => {
             format!("{}, {multiprocessors} multiprocessors", target.kind())
         }
     }
@@ -121,7 +121,7 @@ fn target_json(target: &Target) -> Value {
         Target::Host { arch, features } => json!({
             "kind": target.kind().name(), "arch": arch, "features": features, "level": level(features),
         }),
-        Target::Nvidia { multiprocessors, .. } => json!({
+        Target::Nvidia(Gpu { multiprocessors, .. }) => json!({
             "kind": target.kind().name(), "multiprocessors": multiprocessors,
         }),
     }

@@ -7,7 +7,7 @@ use hyc_ir::{Graph, text};
 use hyc_kernels::Nvidia;
 use hyc_kernels::cpu::{self, CpuTarget};
 use hyc_passes::PassReport;
-use hyc_plan::{Backend, Plan, Target, TargetKind};
+use hyc_plan::{Backend, Gpu, Plan, TargetKind};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
@@ -157,18 +157,18 @@ fn backend(kind: TargetKind, options: Options) -> Result<Box<dyn Backend>> {
     Ok(match kind {
         TargetKind::Host => Box::new(CpuTarget { level: options.level }),
         TargetKind::Nvidia(arch) => Box::new(Nvidia {
-            target: Target::nvidia(arch),
+            gpu: Gpu::of(arch),
             tensor_cores: options.activations == Activations::Bf16,
             supports: gpu_supports,
         }),
     })
 }
 
-fn gpu_supports(spec: &hyc_plan::KernelSpec) -> std::result::Result<(), String> {
+fn gpu_supports(spec: &hyc_plan::KernelSpec, gpu: &Gpu) -> std::result::Result<(), String> {
     #[cfg(feature = "llvm")]
-    return hyc_kernels::gpu::supports(spec);
+    return hyc_kernels::gpu::supports(spec, gpu);
     #[cfg(not(feature = "llvm"))]
-    Err(format!("no code for `{}`: this build has no LLVM", spec.op.name()))
+    Err(format!("no code of `{}` for {}: this build has no LLVM", spec.op.name(), gpu.arch.name()))
 }
 
 /// The code of all kernels of a plan.
@@ -221,7 +221,10 @@ pub fn generate_code(
 /// Generates a GPU plan's kernels and writes how they are launched into `plan`.
 #[cfg(feature = "llvm")]
 pub fn gpu_code(plan: &mut Plan) -> Result<hyc_kernels::gpu::Ptx> {
-    let ptx = hyc_kernels::gpu::compile(&specs(plan))
+    let hyc_plan::Target::Nvidia(gpu) = &plan.target else {
+        return Err(Error::new(ErrorKind::Internal, "the plan is not a GPU's"));
+    };
+    let ptx = hyc_kernels::gpu::compile(&specs(plan), gpu)
         .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
     for (entry, kernel) in plan.kernels.iter_mut().zip(&ptx.kernels) {
         entry.scratch_bytes = kernel.scratch_bytes;

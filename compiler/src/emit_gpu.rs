@@ -1,6 +1,6 @@
 //! The forms of `--emit` that need MLIR or LLVM: the graph as MLIR, a GPU's kernels as MLIR, LLVM or PTX.
 
-use hyc_plan::{KernelSpec, Plan};
+use hyc_plan::{Gpu, KernelSpec, Plan, Target};
 
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
@@ -37,16 +37,16 @@ fn graph(lowered: &Lowered) -> Result<String> {
     hyc_kernels::mlir::graph_text(&lowered.graph).map_err(internal)
 }
 
-fn need_gpu(plan: &Plan) -> Result<()> {
-    if !plan.target.is_host() {
-        return Ok(());
+fn need_gpu(plan: &Plan) -> Result<&Gpu> {
+    if let Target::Nvidia(gpu) = &plan.target {
+        return Ok(gpu);
     }
     Err(Error::new(ErrorKind::Usage, "kernels as MLIR, LLVM or PTX are those of a GPU")
         .help("add `--target sm_90a`"))
 }
 
 fn one_kernel(form: Form, plan: &Plan, name: &str) -> Result<String> {
-    need_gpu(plan)?;
+    let gpu = need_gpu(plan)?;
     let specs = driver::specs(plan);
     let Some(kernel) = specs.into_iter().find(|(found, _)| found == name) else {
         return Err(unknown(plan, name));
@@ -54,7 +54,7 @@ fn one_kernel(form: Form, plan: &Plan, name: &str) -> Result<String> {
     if form == Form::Mlir {
         return mlir_kernel(&kernel);
     }
-    let code = hyc_kernels::gpu::compile(&[kernel]).map_err(internal)?;
+    let code = hyc_kernels::gpu::compile(&[kernel], gpu).map_err(internal)?;
     Ok(if form == Form::Ptx { code.text } else { code.llvm })
 }
 

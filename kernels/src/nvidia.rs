@@ -1,6 +1,6 @@
 //! NVIDIA's GPUs as the passes see them: what can be said without LLVM.
 
-use hyc_plan::{Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, Target};
+use hyc_plan::{Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, Target};
 
 use crate::panels::panels;
 
@@ -8,17 +8,17 @@ use crate::panels::panels;
 #[derive(Debug, Clone)]
 pub struct Nvidia {
     /// What its code is for.
-    pub target: Target,
+    pub gpu: Gpu,
     /// Whether tensor cores multiply: bf16 matrices and caches are then stored as those read them, where their shapes
     /// allow it. Else all products are in f32, of panels.
     pub tensor_cores: bool,
     /// Whether there is a kernel for a spec: `gpu::supports` where this build has LLVM.
-    pub supports: fn(&KernelSpec) -> Result<(), String>,
+    pub supports: fn(&KernelSpec, &Gpu) -> Result<(), String>,
 }
 
 impl Backend for Nvidia {
     fn target(&self) -> Target {
-        self.target.clone()
+        Target::Nvidia(self.gpu)
     }
 
     fn layout(&self, kind: &Kind, codec: Codec) -> Option<Layout> {
@@ -39,6 +39,6 @@ impl Backend for Nvidia {
     }
 
     fn supports(&self, spec: &KernelSpec) -> Result<(), String> {
-        (self.supports)(spec)
+        (self.supports)(spec, &self.gpu)
     }
 }

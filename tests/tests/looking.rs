@@ -16,7 +16,7 @@ fn inspect_runs_nothing() {
     let model = root().join("tests/golden/dense/model.toml");
     let strange = |plan: &mut hyc_plan::Plan| match &mut plan.target {
         hyc_plan::Target::Host { features, .. } => features.push("avx9000".into()),
-        hyc_plan::Target::Nvidia { .. } => panic!("a plan of the host"),
+        hyc_plan::Target::Nvidia(_) => panic!("a plan of the host"),
     };
     compile_wrongly(&model, &out, CpuTarget::host().level, |_| {}, strange);
 

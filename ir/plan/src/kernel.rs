@@ -42,7 +42,7 @@ impl Kernel {
     pub fn new(name: String, spec: &KernelSpec, target: &Target) -> Kernel {
         let code = match target {
             Target::Host { .. } => Code::Host { grid: spec.grid(), offset: 0, bytes: 0 },
-            Target::Nvidia { .. } => Code::Nvidia { launches: Vec::new() },
+            Target::Nvidia(_) => Code::Nvidia { launches: Vec::new() },
         };
         Kernel { name, scratch_bytes: 0, code }
     }

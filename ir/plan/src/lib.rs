@@ -40,5 +40,5 @@ pub use plan::{
 pub use roles::{Access, Kind, Reach, Role};
 pub use spec::{KernelSpec, OperandSpec};
 pub use step::{AttnShape, Epilogue, GateMode, Grid, GridDim, RopeSpec, Rows, SelectShape, StepOp};
-pub use target::{NvidiaArch, Target, TargetKind};
+pub use target::{Gpu, NvidiaArch, Target, TargetKind};
 pub use verify::PlanError;

@@ -88,26 +88,38 @@ pub enum Target {
         features: Vec<String>,
     },
     /// A GPU.
-    Nvidia {
-        /// Architecture.
-        arch: NvidiaArch,
-        /// Multiprocessors that persistent kernels are made for, one block or more each. The code runs on a card with
-        /// another number as well, only less evenly spread.
-        multiprocessors: u32,
-    },
+    Nvidia(Gpu),
+}
+
+/// A GPU that code is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gpu {
+    /// Architecture.
+    pub arch: NvidiaArch,
+    /// Multiprocessors that grids are spread over. The code runs on a card with another number as well, only less evenly
+    /// spread.
+    pub multiprocessors: u32,
+}
+
+impl Gpu {
+    /// The usual card of an architecture.
+    pub const fn of(arch: NvidiaArch) -> Gpu {
+        Gpu { arch, multiprocessors: arch.multiprocessors() }
+    }
 }
 
 impl Target {
-    /// A GPU of this architecture, with as many multiprocessors as its usual card.
+    /// The usual card of this architecture.
     pub const fn nvidia(arch: NvidiaArch) -> Target {
-        Target::Nvidia { arch, multiprocessors: arch.multiprocessors() }
+        Target::Nvidia(Gpu::of(arch))
     }
 
     /// Its kind.
     pub const fn kind(&self) -> TargetKind {
         match self {
             Target::Host { .. } => TargetKind::Host,
-            Target::Nvidia { arch, .. } => TargetKind::Nvidia(*arch),
+            Target::Nvidia(gpu) => TargetKind::Nvidia(gpu.arch),
         }
     }
 

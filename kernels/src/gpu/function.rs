@@ -3,16 +3,13 @@
 
 use std::rc::Rc;
 
-use hyc_plan::{CacheSpec, Extent, GridDim, KernelSpec, Launch, Layout, Rows, When};
+use hyc_plan::{CacheSpec, Extent, Gpu, GridDim, KernelSpec, Launch, Layout, Rows, When};
 use inkwell::context::Context;
 use inkwell::module::Module;
 
 use super::isa::Emit;
 use crate::mlir;
 use crate::operands::Operands;
-
-/// Multiprocessors of an H100: what a grid that takes its items in turns has of blocks.
-pub const MULTIPROCESSORS: u64 = 132;
 
 /// Why a product is refused whose weight is in the order of a table or a vector; `supports` has refused it before.
 pub const NO_PRODUCT: &str = "a product whose weight is neither in panels nor in tiles";
@@ -75,6 +72,8 @@ pub fn when(spec: &KernelSpec, least: u64, most: u64) -> Option<When> {
 /// A kernel being made: its spec, its name, and the functions so far.
 pub struct Kernel<'c, 's> {
     pub spec: &'s KernelSpec,
+    /// Multiprocessors: what a grid that takes its items in turns has of blocks.
+    pub multiprocessors: u64,
     name: &'s str,
     operands: Rc<Operands>,
     module: &'c Module<'c>,
@@ -98,12 +97,22 @@ impl<'c, 's> Kernel<'c, 's> {
     pub fn new(
         context: &'c Context,
         module: &'c Module<'c>,
-        name: &'s str,
-        spec: &'s KernelSpec,
+        (name, spec): (&'s str, &'s KernelSpec),
+        gpu: &Gpu,
     ) -> Kernel<'c, 's> {
         let operands = Rc::new(Operands::new(spec));
         let launched = GpuKernel::default();
-        Kernel { spec, name, operands, module, context, launched, mlir: String::new(), fault: None }
+        Kernel {
+            spec,
+            multiprocessors: u64::from(gpu.multiprocessors),
+            name,
+            operands,
+            module,
+            context,
+            launched,
+            mlir: String::new(),
+            fault: None,
+        }
     }
 
     /// Its functions, or why there is no code.

@@ -18,7 +18,7 @@ mod select;
 mod tile;
 mod work_item;
 
-use hyc_plan::{AttnShape, KernelSpec, Layout, OperandSpec, SelectShape, StepOp};
+use hyc_plan::{AttnShape, Gpu, KernelSpec, Layout, OperandSpec, SelectShape, StepOp};
 
 use crate::operands;
 use attention::{flash_prefill, limits, simt, sparse, split_kv_decode};
@@ -28,11 +28,8 @@ use gemm::{linear, projections, qkv};
 pub use function::GpuKernel;
 pub use module::{GpuError, Ptx};
 
-/// The targets that this back end knows.
-pub const TARGETS: [&str; 1] = ["sm_90a"];
-
-/// Whether there is a kernel for this; the reason where there is none.
-pub fn supports(spec: &KernelSpec) -> Result<(), String> {
+/// Whether there is a kernel for this on this GPU; the reason where there is none.
+pub fn supports(spec: &KernelSpec, gpu: &Gpu) -> Result<(), String> {
     operands::check(spec)?;
     let wide = |what: &str, n: u64, most: u64| {
         if n > most { Err(format!("{what} of {n}: the GPU kernels take {most} at most")) } else { Ok(()) }
@@ -59,7 +56,7 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
     }
     if let Some(shape) = spec.op.attention() {
         wide("a group", shape.heads / shape.kv_heads, 32)?;
-        if !limits::takes(spec) {
+        if !limits::takes(spec, u64::from(gpu.multiprocessors)) {
             let bytes = simt::shared_bytes(spec, shape);
             wide("queries and sums in shared memory, in bytes,", bytes, 48 << 10)?;
         }
@@ -95,13 +92,13 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
     }
 }
 
-/// Generates the kernels of `specs` as one PTX text. Names must be unique.
-pub fn compile(specs: &[(String, KernelSpec)]) -> Result<Ptx, GpuError> {
-    module::compile(specs, &build)
+/// Generates the kernels of `specs` for a GPU as one PTX text. Names must be unique.
+pub fn compile(specs: &[(String, KernelSpec)], gpu: &Gpu) -> Result<Ptx, GpuError> {
+    module::compile(specs, gpu, &build)
 }
 
 fn build(k: &mut Kernel<'_, '_>) {
-    let tensor_cores = limits::takes(k.spec);
+    let tensor_cores = limits::takes(k.spec, k.multiprocessors);
     match k.spec.op {
         StepOp::Embed { .. }
         | StepOp::RmsNorm { .. }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::mem::ManuallyDrop;
 
-use hyc_plan::KernelSpec;
+use hyc_plan::{Gpu, KernelSpec, NvidiaArch};
 use inkwell::OptimizationLevel;
 use inkwell::context::Context;
 use inkwell::passes::PassBuilderOptions;
@@ -38,19 +38,23 @@ pub struct Ptx {
     pub kernels: Vec<GpuKernel>,
 }
 
-fn machine() -> Result<TargetMachine, GpuError> {
+fn machine(arch: NvidiaArch) -> Result<TargetMachine, GpuError> {
     Target::initialize_nvptx(&InitializationConfig::default());
     let triple = TargetTriple::create("nvptx64-nvidia-cuda");
     let target = Target::from_triple(&triple).map_err(|e| GpuError(e.to_string()))?;
     let options = (OptimizationLevel::Aggressive, RelocMode::Default, CodeModel::Default);
     target
-        .create_target_machine(&triple, "sm_90a", "+ptx87", options.0, options.1, options.2)
-        .ok_or_else(|| GpuError("this LLVM has no target machine for sm_90a".into()))
+        .create_target_machine(&triple, arch.name(), "+ptx87", options.0, options.1, options.2)
+        .ok_or_else(|| GpuError(format!("this LLVM has no target machine for {}", arch.name())))
 }
 
-/// Generates the kernels of `specs`, whose names are unique, each spec's functions being made by `build`.
-pub fn compile(specs: &[(String, KernelSpec)], build: &dyn Fn(&mut Kernel<'_, '_>)) -> Result<Ptx, GpuError> {
-    let machine = machine()?;
+/// Generates the kernels of `specs`, whose names are unique, for a GPU, each spec's functions being made by `build`.
+pub fn compile(
+    specs: &[(String, KernelSpec)],
+    gpu: &Gpu,
+    build: &dyn Fn(&mut Kernel<'_, '_>),
+) -> Result<Ptx, GpuError> {
+    let machine = machine(gpu.arch)?;
     let context = Context::create();
     // The context owns the module and frees it.
     let module = ManuallyDrop::new(context.create_module("hyc"));
@@ -61,7 +65,7 @@ pub fn compile(specs: &[(String, KernelSpec)], build: &dyn Fn(&mut Kernel<'_, '_
     for (name, spec) in specs {
         // PTX names take letters, digits, `_` and `$`.
         let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-        let mut kernel = Kernel::new(&context, &module, &name, spec);
+        let mut kernel = Kernel::new(&context, &module, (&name, spec), gpu);
         build(&mut kernel);
         let finished = kernel.finish().map_err(|fault| GpuError(format!("kernel {name}: {fault}")))?;
         if !finished.mlir.is_empty() {

@@ -4,8 +4,8 @@
 use std::fmt::Write;
 
 use hyc_plan::{
-    Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, KernelSpec, Kind, KvOrder, Layout, Operand, Plan,
-    Target, TargetKind,
+    Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, Operand,
+    Plan, Target, TargetKind,
 };
 
 /// The policy of a target's back end, which has no kernel for `refuse`.
@@ -21,9 +21,9 @@ impl Policy {
         let inner: Box<dyn Backend> = match kind {
             TargetKind::Host => Box::new(hyc_kernels::cpu::CpuTarget { level: hyc_kernels::cpu::Level::V3 }),
             TargetKind::Nvidia(arch) => Box::new(hyc_kernels::Nvidia {
-                target: Target::nvidia(arch),
+                gpu: Gpu::of(arch),
                 tensor_cores: true,
-                supports: |_| Ok(()),
+                supports: |_, _| Ok(()),
             }),
         };
         Policy { inner, refuse: None, takes_all: false }

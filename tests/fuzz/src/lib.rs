@@ -3,11 +3,11 @@
 use hyc_ir::Graph;
 use hyc_kernels::Nvidia;
 use hyc_kernels::cpu::{CpuTarget, Level};
-use hyc_plan::{Backend, NvidiaArch, Target};
+use hyc_plan::{Backend, Gpu, NvidiaArch};
 
 /// Runs the passes by the policy of either back end; a Plan that comes out must verify. Errors are fine.
 pub fn compile(graph: &Graph) {
-    let gpu = Nvidia { target: Target::nvidia(NvidiaArch::Sm90a), tensor_cores: true, supports: |_| Ok(()) };
+    let gpu = Nvidia { gpu: Gpu::of(NvidiaArch::Sm90a), tensor_cores: true, supports: |_, _| Ok(()) };
     let backends: [&dyn Backend; 2] = [&CpuTarget { level: Level::V3 }, &gpu];
     for backend in backends {
         let mut graph = graph.clone();

@@ -57,14 +57,15 @@ fn graphs() -> Vec<(String, Graph)> {
     graphs
 }
 
+const CARD: Gpu = Gpu::of(NvidiaArch::Sm90a);
+
 /// The passes, by the policy of the GPU's back end.
 fn compile(
     mut graph: Graph,
     observer: &mut dyn FnMut(&PassReport<'_>) -> bool,
 ) -> Result<Compiled, PassError> {
-    let target = Target::nvidia(NvidiaArch::Sm90a);
-    graph.header.target = target.kind();
-    hyc_passes::run(graph, &Nvidia { target, tensor_cores: true, supports: gpu::supports }, observer)
+    graph.header.target = TargetKind::Nvidia(CARD.arch);
+    hyc_passes::run(graph, &Nvidia { gpu: CARD, tensor_cores: true, supports: gpu::supports }, observer)
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn ptx_of_row_wise_kernels() {
         let spec = step(source);
         let name = spec.op.name().to_string();
         mlir::kernel_text(&name, &spec).expect("a kernel in MLIR").unwrap();
-        Ok(gpu::compile(&[(name, spec)]).unwrap().text)
+        Ok(gpu::compile(&[(name, spec)], &CARD).unwrap().text)
     });
 }
 
@@ -190,6 +191,6 @@ fn ptx_assembles() {
             (plan.kernels[i].name.clone(), plan.spec(step))
         };
         let specs: Vec<_> = (0..plan.kernels.len()).map(spec).collect();
-        assemble(&path, &gpu::compile(&specs).unwrap().text);
+        assemble(&path, &gpu::compile(&specs, &CARD).unwrap().text);
     }
 }

@@ -86,7 +86,7 @@ fn host(features: &[&str]) -> Target {
 fn other(target: &Target) -> Target {
     match *target {
         Target::Host { .. } => host(&["avx2"]),
-        Target::Nvidia { arch, .. } => Target::Nvidia { arch, multiprocessors: 1 },
+        Target::Nvidia(gpu) => Target::Nvidia(Gpu { multiprocessors: 1, ..gpu }),
     }
 }
 

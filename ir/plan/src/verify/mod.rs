@@ -160,7 +160,7 @@ fn sizes(plan: &Plan, report: &mut Report) {
     for kernel in &plan.kernels {
         let possible = match (&kernel.code, &plan.target) {
             (Code::Host { offset, bytes, .. }, Target::Host { .. }) => offset.checked_add(*bytes).is_some(),
-            (Code::Nvidia { .. }, Target::Nvidia { .. }) => true,
+            (Code::Nvidia { .. }, Target::Nvidia(_)) => true,
             (Code::Host { .. } | Code::Nvidia { .. }, _) => {
                 report.add(&kernel.name, "its code is another target's");
                 continue;

@@ -23,7 +23,7 @@ use hyc_plan::{AttnShape, Extent, SelectShape};
 use super::flash_tile::{CONSUMERS, Flash, GROUPS, ROWS, Segment};
 
 use super::limits::DECODE_ROWS;
-use crate::gpu::function::{Function, Kernel, MULTIPROCESSORS, when};
+use crate::gpu::function::{Function, Kernel, when};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, Var, WARP};
 use crate::gpu::paged_kv::physical_page;
 use crate::gpu::select::{CHUNK, Heads, TopK};
@@ -48,14 +48,14 @@ pub fn prefill<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select:
     if spec.max_rows <= DECODE_ROWS {
         return;
     }
-    let cache = k.cache("cache");
+    let (cache, multiprocessors) = (k.cache("cache"), k.multiprocessors);
     let blocks = spec.max_context.div_ceil(cache.page);
-    let tables = if select.is_some() { k.scratch(4 * MULTIPROCESSORS * blocks * GROUPS * ROWS) } else { 0 };
-    let mut f = Flash { spec, shape, cache, sink, select, tables, blocks, stages: 0 };
+    let tables = if select.is_some() { k.scratch(4 * multiprocessors * blocks * GROUPS * ROWS) } else { 0 };
+    let mut f = Flash { spec, shape, cache, sink, select, tables, blocks, stages: 0, multiprocessors };
     f.stages = ((SHARED - f.query_bytes()) / f.stage_bytes()).clamp(2, 6);
     let shared = f.query_bytes() + f.stages * f.stage_bytes() + SHARED_SLACK;
     let when = when(spec, DECODE_ROWS + 1, spec.max_rows);
-    let grid = [Extent::fixed(MULTIPROCESSORS), Extent::fixed(1)];
+    let grid = [Extent::fixed(multiprocessors), Extent::fixed(1)];
     k.function(Function::new("_prefill", grid, CONSUMERS + WARP).when(when).shared_bytes(shared), |e| {
         f.body(e)
     });

@@ -5,7 +5,6 @@ use std::mem::offset_of;
 use hyc_plan::abi::StepContext;
 use hyc_plan::{AttnShape, CacheSpec, KernelSpec, SelectShape};
 
-use crate::gpu::function::MULTIPROCESSORS;
 use crate::gpu::isa::{Emit, Int, Ptr};
 use crate::gpu::tile::SharedTile;
 use crate::gpu::work_item::group;
@@ -26,6 +25,7 @@ pub struct Flash<'s> {
     pub tables: u64,
     pub blocks: u64,
     pub stages: u64,
+    pub multiprocessors: u64,
 }
 
 /// A run of rows of one sequence in a tile.
@@ -67,7 +67,7 @@ impl Flash<'_> {
     pub fn items<'c>(&self, e: &Emit<'c>, items: Int<'c>, rows: Int<'c>, body: Body<'_, 'c>) {
         let load = |offset: usize, row: Int<'c>| e.load_int(e.list(offset), row);
         let (positions, sequences) = (offset_of!(StepContext, positions), offset_of!(StepContext, sequence));
-        e.each(e.block_x(), items, MULTIPROCESSORS, |e, index| {
+        e.each(e.block_x(), items, self.multiprocessors, |e, index| {
             let (tile, kv_head) = e.div_rem(e.add_const(e.sub(items, index), -1), self.shape.kv_heads);
             let tile_begin = e.mul_const(tile, self.tile());
             let tile_end = e.min(e.add_const(tile_begin, self.tile() as i64), rows);

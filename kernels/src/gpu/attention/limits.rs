@@ -13,13 +13,13 @@ const MOST_PAGES: u64 = 2048;
 /// Blocks of a selection: a lane each.
 const MOST_BLOCKS: u64 = 32;
 
-/// Blocks that share one (token, KV head): two a multiprocessor of an H100 at one sequence.
-pub fn splits(shape: AttnShape) -> u64 {
-    (264 / shape.kv_heads).clamp(1, 64)
+/// Blocks that share one (token, KV head): two a multiprocessor at one sequence.
+pub fn splits(shape: AttnShape, multiprocessors: u64) -> u64 {
+    (2 * multiprocessors / shape.kv_heads).clamp(1, 64)
 }
 
 /// Whether the kernels on tensor cores take the op.
-pub fn takes(spec: &KernelSpec) -> bool {
+pub fn takes(spec: &KernelSpec, multiprocessors: u64) -> bool {
     let Some(shape) = spec.op.attention() else { return false };
     let tiled = spec.operands.iter().all(|operand| match operand {
         OperandSpec::Cache(cache) => {
@@ -41,15 +41,15 @@ pub fn takes(spec: &KernelSpec) -> bool {
     tiled
         && group(shape) <= HEADS
         && selections.max().unwrap_or(0) <= MOST_BLOCKS
-        && looked_up(spec, shape) <= MOST_PAGES
+        && looked_up(spec, shape, multiprocessors) <= MOST_PAGES
 }
 
 /// Pages that a block has in its shared memory: of a window, or of a part of the context.
-fn looked_up(spec: &KernelSpec, shape: AttnShape) -> u64 {
+fn looked_up(spec: &KernelSpec, shape: AttnShape, multiprocessors: u64) -> u64 {
     match spec.op {
         StepOp::WindowAttention { window, .. } | StepOp::HybridAttention { window, .. } => window / 64,
         StepOp::FullAttention { .. } | StepOp::OracleAttention { .. } => {
-            spec.max_context / 64 / splits(shape)
+            spec.max_context / 64 / splits(shape, multiprocessors)
         }
         // Those of a selection are its blocks.
         StepOp::SparseAttention { .. }

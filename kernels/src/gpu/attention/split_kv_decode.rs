@@ -66,7 +66,7 @@ pub fn decode<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select: 
     let spec = k.spec;
     let most = DECODE_ROWS.min(spec.max_rows);
     let reader = Reader { shape, cache: k.cache("cache"), operand: "cache", warps: WARPS };
-    let splits = splits(shape);
+    let splits = splits(shape, k.multiprocessors);
     let blocks = spec.max_context.div_ceil(reader.cache.page);
     let mut plan = Plan { reader, splits, blocks, parts: 0, tables: 0 };
     let items = most * shape.kv_heads;

@@ -10,7 +10,7 @@
 use hyc_plan::{Extent, TILE};
 
 use super::router::chosen;
-use crate::gpu::function::{Function, Kernel, MULTIPROCESSORS, when};
+use crate::gpu::function::{Function, Kernel, when};
 use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes};
 use crate::gpu::gemm::wgmma::{BLOCK_OUT, STAGES};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, Var};
@@ -143,7 +143,8 @@ pub fn grouped<'c>(
     let columns = out.div_ceil(each);
     let stage_bytes = TILE_BYTES * (1 + BLOCK_OUT / TILE);
     let shared = STAGES * stage_bytes + SHARED_SLACK;
-    let grid = [Extent::fixed(MULTIPROCESSORS), Extent::fixed(1)];
+    let multiprocessors = k.multiprocessors;
+    let grid = [Extent::fixed(multiprocessors), Extent::fixed(1)];
     k.function(
         Function::new("_grouped", grid, 2 * 128 + 32)
             .when(when(spec, SMALL_M + 1, spec.max_rows))
@@ -159,7 +160,7 @@ pub fn grouped<'c>(
                 (tile, column, e.load_int(list, e.add_const(tile, 1)))
             };
             e.when(e.eq(e.thread(), e.int(256)), |e| {
-                e.each(e.block_x(), items, MULTIPROCESSORS, |e, index| {
+                e.each(e.block_x(), items, multiprocessors, |e, index| {
                     let (tile, column, expert) = item(e, index);
                     let rows = e.at(e.scratch(), e.int(sorted_at));
                     let rows = e.byte_offset(rows, e.mul_const(e.wide(tile), tiles * TILE_BYTES));
@@ -193,7 +194,7 @@ pub fn grouped<'c>(
                 let steps: Vec<(u64, u64)> = (0..4).map(|i| (32 * i, 32 * i)).collect();
                 let (g, t) = e.lane_pair();
                 let warp = e.and(e.div_rem(e.thread(), 32).0, e.int(3));
-                e.each(e.block_x(), items, MULTIPROCESSORS, |e, index| {
+                e.each(e.block_x(), items, multiprocessors, |e, index| {
                     let (tile, column, _) = item(e, index);
                     let sums: Vec<Var<'c>> = (0..BLOCK_OUT / 4).map(|_| e.float_var(0.0)).collect();
                     e.each(e.int(0), e.int(tiles), 1, |e, _| {

@@ -17,7 +17,7 @@ use hyc_plan::abi::StepContext;
 use hyc_plan::sample::{EXP2, FLOOR, SampleParams, Seen};
 use hyc_plan::sampling::MAX_PENALTY_WINDOW;
 
-use crate::gpu::function::{Function, Kernel, MULTIPROCESSORS};
+use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var, WARP};
 
 /// Threads of a block: 32 warps, as many as one shuffle adds up.
@@ -28,7 +28,7 @@ const NO_NUMBER: u64 = 0x7f80_0000;
 /// Makes the kernel.
 pub fn sample(k: &mut Kernel<'_, '_>, vocab: u64) {
     // Rows beyond the blocks take turns.
-    let blocks = MULTIPROCESSORS.min(k.spec.max_rows);
+    let blocks = k.multiprocessors.min(k.spec.max_rows);
     let column = vocab.next_multiple_of(THREADS);
     let ids_at = k.scratch(4 * blocks * column);
     let most_seen = vocab.min(u64::from(MAX_PENALTY_WINDOW));

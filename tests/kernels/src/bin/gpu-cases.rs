@@ -11,7 +11,7 @@ use hyc_kernel_tests::case::label;
 use hyc_kernel_tests::manifest::{Entry, FILE, Kernel, Manifest, Probe};
 use hyc_kernel_tests::{Case, blocks, cases};
 use hyc_kernels::gpu::{self, GpuError, Ptx};
-use hyc_plan::KernelSpec;
+use hyc_plan::{Gpu, KernelSpec, NvidiaArch};
 
 /// Compile the kernels of all cases to PTX, one file a kernel
 #[derive(Debug, Parser)]
@@ -96,11 +96,14 @@ fn run(args: &Args) -> std::io::Result<Vec<String>> {
     Ok(refused)
 }
 
+/// What the kernels are made for.
+const CARD: Gpu = Gpu::of(NvidiaArch::Sm90a);
+
 /// One kernel of a case.
 fn compile(spec: &KernelSpec, index: usize, out: &Path) -> std::io::Result<Kernel> {
     keep(spec, index, out, |entry| {
-        gpu::supports(spec)?;
-        gpu::compile(&[(entry.to_string(), spec.clone())]).map_err(|e| e.to_string())
+        gpu::supports(spec, &CARD)?;
+        gpu::compile(&[(entry.to_string(), spec.clone())], &CARD).map_err(|e| e.to_string())
     })
 }
 
