@@ -1,6 +1,6 @@
 //! What a probe is, and what the probes share.
 
-use hyc_plan::{Elem, Extent, KernelSpec, OperandSpec, Rows, StepOp};
+use hyc_plan::{Elem, Extent, Gpu, KernelSpec, NvidiaArch, OperandSpec, Rows, StepOp};
 
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Int, Ptr};
@@ -34,7 +34,7 @@ impl Probe {
 
     /// Its PTX and its launch, the function being called `entry`.
     pub fn compile(&self, entry: &str) -> Result<Ptx, GpuError> {
-        compile(&[(entry.to_string(), self.spec())], &self.build)
+        compile(&[(entry.to_string(), self.spec())], &Gpu::of(NvidiaArch::Sm90a), &self.build)
     }
 }
 
