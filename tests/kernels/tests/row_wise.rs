@@ -228,9 +228,9 @@ fn wide_tables_of_every_layout() {
         let rows = Layout::Rows { rows: vocab, cols: hidden };
         let panels = |group| Layout::Panels { count: 1, out: vocab, inn: hidden, group };
         let tiles = Layout::Tiles { count: 1, out: vocab, inn: hidden };
-        for elem in [Elem::F32, Elem::Bf16] {
+        for codec in [Codec::F32, Codec::Bf16] {
             for layout in [rows, panels(vocab), panels(50)] {
-                wide(op, vec![weight(elem, layout), tensor(hidden)]);
+                wide(op, vec![weight(codec, layout), tensor(hidden)]);
             }
         }
         wide(op, vec![weight(Codec::Bf16, tiles), tensor(hidden)]);
