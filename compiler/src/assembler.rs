@@ -99,7 +99,7 @@ fn succeeded(tool: &Path, output: &Output) -> Result<()> {
     }
     // A Ctrl-C reaches the tool as well: it is ended, or ends by itself.
     let signal = output.status.signal();
-    if signal == Some(SIGINT) || crate::commands::stopped() {
+    if signal == Some(SIGINT) || crate::signal::pressed() {
         let message = format!("cancelled while {} ran; nothing was written", place(tool));
         return Err(Error::new(ErrorKind::Cancelled, message));
     }

@@ -17,6 +17,7 @@ pub mod interp;
 mod measure;
 pub mod output;
 pub mod report;
+mod signal;
 pub mod source;
 pub mod summary;
 mod targets;

@@ -84,7 +84,7 @@ impl<'m> Bench<'m> {
     ) -> Result<Bench<'m>> {
         let room = KvRoom::new(sizes.pages, sizes.batch);
         let memory = MemoryPlan::new(model, room, options.thread_count());
-        let stop = &mut |_, _| !crate::commands::stopped();
+        let stop = &mut |_, _| !crate::signal::pressed();
         let mut engine = Engine::new(open_runner(model, options, &memory, stop)?);
         let limits = match engine.clock().copy_bandwidth()? {
             Some(bytes_per_s) => Limits { bytes_per_s, flop_per_s: peak },

@@ -7,10 +7,10 @@ use hyc_plan::{ModelInfo, TargetKind};
 use hyc_runtime::{LoadOptions, SessionOptions};
 use serde_json::json;
 
-use super::signal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::measure::{self, Bench, KernelTime, Limits, Point};
 use crate::report::table;
+use crate::signal;
 use crate::terminal;
 
 /// Measure prefill and decode, beside the machine's own limits

@@ -11,8 +11,8 @@ use super::context::Room;
 use super::lines::{Line, Lines};
 use super::prompt::unescape;
 use super::sampling_args::{self, SamplingArgs};
-use super::signal;
 use crate::error::{Error, ErrorKind, Result};
+use crate::signal;
 use crate::terminal;
 
 /// Talk with a model that has a chat template

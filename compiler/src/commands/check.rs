@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use hyc_ir::Graph;
 
-use super::signal;
 use crate::driver::{self, Input};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::ModelDesc;
 use crate::report::table;
+use crate::signal;
 use crate::source::{Expected, WeightSource};
 use crate::terminal;
 use crate::text;

@@ -10,11 +10,11 @@ use hyc_plan::sampling::SamplingDefaults;
 use hyc_plan::{Plan, TargetKind};
 
 use super::destination::{Destination, TOKENIZER, WEIGHTS, Wish};
-use super::signal;
 use crate::assembler::Assembler;
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::output::Target;
+use crate::signal;
 use crate::source::{Expected, Names, WeightSource, Weights};
 use crate::summary::{self, Summary};
 use crate::targets;

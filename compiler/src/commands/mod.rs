@@ -17,7 +17,6 @@ mod prompt;
 mod run;
 mod sampling_args;
 mod schema;
-mod signal;
 mod version;
 
 use std::path::PathBuf;
@@ -27,6 +26,7 @@ use clap::{Parser, Subcommand};
 use hyc_runtime::{GpuOptions, LoadOptions, Model, Session, SessionOptions};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::signal;
 use crate::terminal::{self, Color};
 
 /// An ahead-of-time compiler for HySparse language models.
@@ -167,11 +167,6 @@ fn session(model: &Arc<Model>, options: &SessionOptions, show: bool) -> Result<S
         bar.finish_and_clear();
     }
     Ok(session?)
-}
-
-/// Whether Ctrl-C was pressed.
-pub(crate) fn stopped() -> bool {
-    signal::pressed()
 }
 
 /// The version of what `--json` prints: it goes up when a field goes or changes its meaning.

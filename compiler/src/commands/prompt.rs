@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::signal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input;
+use crate::signal;
 use crate::terminal;
 use crate::words::place;
 

@@ -12,8 +12,8 @@ use serde_json::json;
 use super::context::ContextArgs;
 use super::prompt::{PromptArgs, unescape};
 use super::sampling_args::{self, SamplingArgs};
-use super::signal;
 use crate::error::Result;
+use crate::signal;
 use crate::terminal;
 
 /// Stream a model's continuation of a prompt

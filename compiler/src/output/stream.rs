@@ -42,5 +42,5 @@ pub fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
 }
 
 fn stopped() -> Result<()> {
-    if crate::commands::stopped() { Err(Error::from(ErrorKind::Interrupted)) } else { Ok(()) }
+    if crate::signal::pressed() { Err(Error::from(ErrorKind::Interrupted)) } else { Ok(()) }
 }
