@@ -1,7 +1,7 @@
 //! A hand-made artefact and kernels in plain Rust: what the runtime's tests run without a compiler.
 //!
-//! The model: x = table[token]; a = causal attention of x over all x before it (a growing cache); b = the
-//! same over the last [`WINDOW`] (a ring); logits = W (a + b). [`naive`] computes it from the tokens alone.
+//! The model: `x = table[token]`; a = causal attention of x over all x before it (a growing cache); b = the
+//! same over the last [`WINDOW`] (a ring); `logits = W (a + b)`. [`naive`] computes it from the tokens alone.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::path::{Path, PathBuf};
