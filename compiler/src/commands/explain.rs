@@ -1,7 +1,7 @@
 //! `hyc explain`.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::frontend::keys;
+use crate::frontend::explain;
 
 /// Say what a key of model.toml means: type, default, formula, tensors
 ///
@@ -23,12 +23,13 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let topic = args.topic.as_deref();
     let text = match args.json {
-        true => keys::explain_json(topic).map(super::json),
-        false => topic.map_or_else(|| Some(keys::overview()), keys::explain),
+        true => explain::explain_json(topic).map(super::json),
+        false => topic.map_or_else(|| Some(explain::overview()), explain::explain),
     };
     let unknown = || {
         let topic = topic.unwrap_or_default();
-        Error::new(ErrorKind::Usage, format!("model.toml has no `{topic}`")).help(keys::explain_hint(topic))
+        Error::new(ErrorKind::Usage, format!("model.toml has no `{topic}`"))
+            .help(explain::explain_hint(topic))
     };
     crate::terminal::print(&text.ok_or_else(unknown)?)
 }

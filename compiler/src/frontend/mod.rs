@@ -5,6 +5,7 @@ mod build;
 pub mod config_json;
 mod desc;
 mod diagnostic;
+pub mod explain;
 mod ffn;
 pub mod keys;
 mod model;

@@ -3,7 +3,6 @@
 //! The reader refuses what stands not here; `docs/model-toml.md`, `hyc schema` and `hyc explain` are made from it.
 
 mod attention;
-mod explain;
 mod markdown;
 mod model;
 mod others;
@@ -23,7 +22,6 @@ use super::desc::{LayerKind, ModelDesc};
 pub const MAX_SIZE: i64 = 1 << 24;
 
 pub use attention::ATTENTION;
-pub use explain::{explain, explain_hint, explain_json, overview};
 pub use markdown::markdown;
 pub use model::{MODEL, ROPE};
 pub use others::{MOE, TARGET, TOKENIZER, WEIGHTS};

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::super::desc::*;
+use super::super::explain::{explain, overview};
 use super::super::{ModelDesc, parse_model};
 use super::MAX_SIZE;
 use super::*;

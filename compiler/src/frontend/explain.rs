@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{Default, Key, SECTIONS, SectionKeys, Type};
-use crate::frontend::names::{self, Ours};
-use crate::frontend::nearest::nearest;
+use super::keys::{Default, Key, SECTIONS, SectionKeys, Type, homes, section};
+use super::names::{self, Ours};
+use super::nearest::nearest;
 
 /// One line a key, of all sections.
 pub fn overview() -> String {
@@ -49,7 +49,7 @@ pub fn explain_hint(topic: &str) -> String {
         return note.to_string();
     }
     let homes: Vec<String> =
-        super::homes(last).iter().map(|section| format!("`hyc explain {}.{last}`", section.name)).collect();
+        homes(last).iter().map(|section| format!("`hyc explain {}.{last}`", section.name)).collect();
     if !homes.is_empty() {
         return homes.join(" or ");
     }
@@ -70,10 +70,10 @@ pub fn explain_hint(topic: &str) -> String {
 fn find(topic: &str) -> Option<(&'static SectionKeys, Option<&'static Key>)> {
     let topic = topic.trim_matches(['[', ']']);
     let (name, key) = topic.split_once('.').map_or((topic, None), |(name, key)| (name, Some(key)));
-    let section = match super::section(name) {
+    let section = match section(name) {
         Some(section) => section,
         // A key by itself, where one section alone has it.
-        None => match (key, super::homes(name).as_slice()) {
+        None => match (key, homes(name).as_slice()) {
             (None, [home]) => return Some((home, home.key(name))),
             _ => return None,
         },
