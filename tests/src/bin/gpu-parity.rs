@@ -139,10 +139,51 @@ fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
         worst = if error.is_nan() { f64::INFINITY } else { worst.max(error) };
     }
     right &= table.error(name, "ragged batch, alone", worst, limits.own);
+    let worst = shared_beginnings(&model, &tokens, &whole.logits).map_err(text)?;
+    right &= table.error(name, "fork, truncate, prefix", worst, limits.own);
     if !right {
         println!("{:<16} {}", "", first_difference(&model, limits.own));
     }
     Ok(())
+}
+
+/// The worst error of the logits of a fork, of a sequence from which tokens were taken back, and of one that begins with
+/// a stored prefix, beside `whole`, those of a sequence that was fed all of `tokens`.
+fn shared_beginnings(model: &Arc<Model>, tokens: &[u32], whole: &[f32]) -> hyc_runtime::Result<f64> {
+    let vocab = model.plan().model.vocab as usize;
+    let options = SessionOptions { prefixes: 1, ..SessionOptions::default() };
+    let mut session = Session::new(model.clone(), &options)?;
+    session.set_all_logits(true);
+    let feed = |session: &mut Session, id, from: usize, to: usize| {
+        session.feed(id, &tokens[from..to])?;
+        let mut rows = Vec::new();
+        while session.pending(id)? > 0 {
+            for (_, row) in session.step()?.logits {
+                rows.extend(row?);
+            }
+        }
+        let error = relative_error(&rows, &whole[from * vocab..to * vocab]);
+        // `max` would drop a NaN.
+        Ok(if error.is_nan() { f64::INFINITY } else { error })
+    };
+    // Inside a page, whatever its size.
+    let (cut, end) = (tokens.len() / 2 | 1, tokens.len());
+    let id = session.add_sequence()?;
+    let mut worst: f64 = feed(&mut session, id, 0, cut)?;
+    let fork = session.fork(id)?;
+    worst = worst.max(feed(&mut session, fork, cut, end)?);
+    let back = end.saturating_sub(20).max(cut);
+    session.truncate(fork, back as u64)?;
+    worst = worst.max(feed(&mut session, fork, back, end)?);
+    session.remove_sequence(fork)?;
+    session.save_prefix(id, cut as u64)?;
+    // The one that was forked from has its own last page.
+    worst = worst.max(feed(&mut session, id, cut, end)?);
+    session.remove_sequence(id)?;
+    let (id, held) = session.add_sequence_with_prefix(tokens)?;
+    worst = worst.max(feed(&mut session, id, held as usize, end)?);
+    let expected = cut as u64 / model.plan().model.page * model.plan().model.page;
+    Ok(if held == expected { worst } else { f64::INFINITY })
 }
 
 /// The first step that differs from the interpreter's.
