@@ -99,7 +99,7 @@ fn apply(lines: &mut Vec<String>, damage: &Damage) {
 
 /// Every dump of tests/filetests/pipeline: the front end's, and what the passes made of it.
 fn dumps() -> Vec<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filetests/pipeline");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../filetests/pipeline");
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     let unfused: Vec<String> = paths.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
@@ -150,7 +150,7 @@ fn compile(source: &str) -> bool {
 /// On a CPU a query's matrix lies in panels of a head each, and any other in panels of all its rows; tiles are the same.
 #[test]
 fn a_weight_that_two_products_share_has_one_layout_or_is_refused() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filetests/pipeline");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../filetests/pipeline");
     let own = std::fs::read_to_string(folder.join("own-sm_90a.hyir")).unwrap();
     let (o, q) = ("@model.layers.0.self_attn.o_proj.weight", "@model.layers.0.self_attn.q_proj.weight");
     let lines = own.lines().filter(|line| !line.starts_with(';') && !line.starts_with(o));

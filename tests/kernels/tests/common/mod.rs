@@ -12,7 +12,7 @@ use hyc_plan::{
 pub struct Policy {
     pub inner: Box<dyn Backend>,
     pub refuse: Option<String>,
-    /// It has kernels for everything else, as the GPU's has here, whose own answer needs LLVM.
+    /// It has kernels for everything else.
     pub takes_all: bool,
 }
 
@@ -23,10 +23,21 @@ impl Policy {
             TargetKind::Nvidia(arch) => Box::new(hyc_kernels::Nvidia {
                 gpu: Gpu::of(arch),
                 tensor_cores: true,
-                supports: |_, _| Ok(()),
+                supports: gpu_supports,
             }),
         };
         Policy { inner, refuse: None, takes_all: false }
+    }
+}
+
+/// The GPU's own answer needs LLVM.
+fn gpu_supports(spec: &KernelSpec, gpu: &Gpu) -> Result<(), String> {
+    #[cfg(feature = "llvm")]
+    return hyc_kernels::gpu::supports(spec, gpu);
+    #[cfg(not(feature = "llvm"))]
+    {
+        let _ = (spec, gpu);
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use hyc_passes::{KvTable, PASSES, PassError, kv_table};
 use hyc_plan::TargetKind;
 
 fn model(name: &str) -> Graph {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filetests/pipeline");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../filetests/pipeline");
     text::parse(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap()
 }
 
@@ -68,7 +68,7 @@ fn an_unknown_pass_is_told_the_known_ones() {
 #[test]
 fn an_error_says_pass_line_layer_op_and_what_to_do() {
     let error =
-        compile(text::parse(include_str!("../../tests/filetests/detect-chains/no-oracle.hyir")).unwrap())
+        compile(text::parse(include_str!("../../filetests/detect-chains/no-oracle.hyir")).unwrap())
             .unwrap_err();
     assert_eq!((error.pass, error.layer, error.line), ("detect-chains", Some(0), Some(8)));
     assert_eq!(error.op.as_deref(), Some("%L0.sel = chain_selection"));

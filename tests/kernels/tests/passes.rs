@@ -5,7 +5,7 @@
 //! the graph, of which running it again must change nothing; `plan-memory`, `select-kernels` and `schedule` print what
 //! they found, by the policy of the graph's target (tiles and sampling for a GPU); `pipeline` runs all passes, and again
 //! from the dump after each of them. `HYC_BLESS=1 cargo test -p
-//! hyc-passes --test filetests` writes what comes out into the files.
+//! hyc-kernel-tests --test passes` writes what comes out into the files.
 
 mod common;
 
@@ -86,7 +86,7 @@ fn pipeline(graph: Graph) -> Result<String, PassError> {
 
 #[test]
 fn passes_match_their_files() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filetests");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../filetests");
     let mut count = 0;
     for pass in hyc_passes::PASSES.iter().chain(&["pipeline"]) {
         count += hyc_filetest::run(&root.join(pass), GRAPH, |source| {
