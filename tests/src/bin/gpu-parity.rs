@@ -167,7 +167,7 @@ fn shared_beginnings(model: &Arc<Model>, tokens: &[u32], whole: &[f32]) -> hyc_r
         Ok(if error.is_nan() { f64::INFINITY } else { error })
     };
     // Inside a page, whatever its size.
-    let (cut, end) = (tokens.len() / 2 | 1, tokens.len());
+    let (cut, end) = ((tokens.len() / 2) | 1, tokens.len());
     let id = session.add_sequence()?;
     let mut worst: f64 = feed(&mut session, id, 0, cut)?;
     let fork = session.fork(id)?;
