@@ -67,9 +67,8 @@ fn an_unknown_pass_is_told_the_known_ones() {
 
 #[test]
 fn an_error_says_pass_line_layer_op_and_what_to_do() {
-    let error =
-        compile(text::parse(include_str!("../../filetests/detect-chains/no-oracle.hyir")).unwrap())
-            .unwrap_err();
+    let error = compile(text::parse(include_str!("../../filetests/detect-chains/no-oracle.hyir")).unwrap())
+        .unwrap_err();
     assert_eq!((error.pass, error.layer, error.line), ("detect-chains", Some(0), Some(8)));
     assert_eq!(error.op.as_deref(), Some("%L0.sel = chain_selection"));
     assert!(error.help.is_some_and(|help| help.contains("layer 0 full")));
