@@ -215,7 +215,8 @@ fn header(
     Ok(out)
 }
 
-/// Reads, converts and writes a weight some rows at a time. What is in the artefact's codec already is not converted.
+/// Reads, converts and writes a weight some rows at a time. Each number is looked at; what is in the artefact's codec
+/// already passes as it is.
 fn pack_weight(
     weight: &Weight,
     source: &dyn TensorSource,

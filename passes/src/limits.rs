@@ -3,7 +3,7 @@
 //! activations, [`bytes`] for weights and pages.
 
 use hyc_ir::{Graph, Op};
-use hyc_plan::MAX_LAYERS;
+use hyc_plan::{MAX_BYTES, MAX_LAYERS};
 
 use crate::error::PassError;
 
@@ -12,9 +12,6 @@ const PASS: &str = "input";
 
 /// Counts that reach a kernel as i32: positions, token ids, rows, sequences.
 const MAX_COUNT: u64 = i32::MAX as u64;
-
-/// Most bytes of all weights together, and of one cache page: 1 PiB, far below where u64 overflows.
-pub const MAX_BYTES: u64 = 1 << 50;
 
 /// Checks the header's counts and that every op's layer is one of the model's.
 pub fn check(graph: &Graph) -> Result<(), PassError> {

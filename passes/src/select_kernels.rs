@@ -11,7 +11,6 @@ use hyc_plan::{Backend, CacheSpec, Elem, Format, KernelSpec, KvOrder, Layout, Op
 
 use crate::error::PassError;
 use crate::kernel_name;
-use crate::limits;
 use crate::lower::{Lowered, lower};
 use crate::plan_memory::stride;
 use crate::rewrite::{appended, cache_reads};
@@ -100,7 +99,7 @@ fn layouts(graph: &Graph, steps: &[(OpId, Lowered)]) -> Result<HashMap<ValueId, 
                 None => {
                     let bytes = format(graph, *value, *layout).and_then(|format| format.checked_bytes());
                     let bytes = bytes.and_then(|bytes| total.checked_add(bytes));
-                    total = bytes.filter(|total| *total <= limits::MAX_BYTES).ok_or_else(|| {
+                    total = bytes.filter(|total| *total <= hyc_plan::MAX_BYTES).ok_or_else(|| {
                         let message =
                             format!("with @{} the weights take more than 1 PiB", graph.name(*value));
                         PassError::at(PASS, graph, *id, message)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hyc_runtime::{
     CancelToken, ChatTemplate, Event, Finish, GenerateOptions, LoadOptions, Message, SequenceId, Session,
-    SessionOptions, Tokenizer, Verify, generate_in,
+    Tokenizer, Verify, generate_in,
 };
 
 use super::context::Room;
@@ -72,14 +72,7 @@ pub fn run(args: Args) -> Result<()> {
     let tokenizer = Tokenizer::of(&model)?;
     let template = ChatTemplate::of(&tokenizer)?;
     let context = context(args.ctx, model.plan().model.max_context)?;
-    let (gpu, max_tokens) = (args.gpu.options(), Some(context));
-    let options = SessionOptions {
-        threads: args.threads.threads(),
-        max_sequences: Some(1),
-        max_tokens,
-        prefixes: 0,
-        gpu,
-    };
+    let options = super::one_sequence(args.threads, &args.gpu, context);
     let mut chat = Chat {
         session: super::session(&model, &options, !args.quiet)?,
         tokenizer: &tokenizer,

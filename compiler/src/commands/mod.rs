@@ -114,6 +114,17 @@ impl ThreadArgs {
     }
 }
 
+/// A session of one sequence of at most so many tokens.
+fn one_sequence(threads: ThreadArgs, gpu: &GpuArgs, max_tokens: u64) -> SessionOptions {
+    SessionOptions {
+        threads: threads.threads(),
+        max_sequences: Some(1),
+        max_tokens: Some(max_tokens),
+        prefixes: 0,
+        gpu: gpu.options(),
+    }
+}
+
 /// What every command that runs an artefact of a GPU takes.
 #[derive(Debug, Clone, clap::Args)]
 struct GpuArgs {

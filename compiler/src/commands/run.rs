@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use hyc_runtime::{
-    CancelToken, Event, Finish, GenerateOptions, Generated, LoadOptions, Sampling, SessionOptions, Tokenizer,
-    Verify, generate,
+    CancelToken, Event, Finish, GenerateOptions, Generated, LoadOptions, Sampling, Tokenizer, Verify,
+    generate,
 };
 use serde_json::json;
 
@@ -82,16 +82,8 @@ pub fn run(args: Args) -> Result<()> {
     let text = args.prompt.read(args.raw, args.quiet)?;
     let tokens = if args.raw { tokenizer.encode_bare(&text)? } else { tokenizer.encode(&text)? };
     let start = Instant::now();
-    let gpu = args.gpu.options();
     let room = args.context.room(tokens.len(), args.max_new_tokens, model.plan().model.max_context)?;
-    let max_tokens = Some(room.tokens);
-    let options = SessionOptions {
-        threads: args.threads.threads(),
-        max_sequences: Some(1),
-        max_tokens,
-        prefixes: 0,
-        gpu,
-    };
+    let options = super::one_sequence(args.threads, &args.gpu, room.tokens);
     let mut session = super::session(&model, &options, show)?;
     let load_seconds = (loaded + start.elapsed()).as_secs_f64();
     let mut figures = Figures { load_seconds, ..Figures::new(tokens.len(), choice) };

@@ -1,4 +1,4 @@
-//! What sizes are rounded to.
+//! What sizes are rounded to, and what they are at most.
 
 /// Rows of arena tensors start at multiples of this many elements.
 pub const ROW_ALIGN: u64 = 16;
@@ -9,6 +9,10 @@ pub const PANEL: u64 = 16;
 pub const TILE: u64 = 64;
 /// The V rows of a cache page are padded to this many elements.
 pub const V_ALIGN: u64 = 8;
+
+/// No tensor, page or arena, nor all weights together, has more elements or bytes than this: 1 PiB, of which sums of many
+/// still fit.
+pub const MAX_BYTES: u64 = 1 << 50;
 
 /// `n` rounded up to a multiple of `to`.
 pub const fn round_up(n: u64, to: u64) -> u64 {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::align::MAX_BYTES;
 use crate::artefact::ALIGN;
 use crate::codec::Codec;
 use crate::layout::Layout;
@@ -16,9 +17,6 @@ pub struct Format {
     /// The order of the numbers.
     pub layout: Layout,
 }
-
-/// No weight has more bytes than this; sums of many still fit.
-const MAX_BYTES: u64 = 1 << 50;
 
 impl Format {
     /// The order of the scales; `None` where numbers share none.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::align::{PANEL, TILE, round_up};
+use crate::align::{PANEL, TILE};
 
 /// How a weight's elements are ordered in the artefact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -49,16 +49,9 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// Elements stored, padding included.
+    /// Elements stored, padding included; 0 where the layout is not possible: see [`Layout::checked_elements`].
     pub fn elements(&self) -> u64 {
-        match *self {
-            Layout::Vector { len } => len,
-            Layout::Rows { rows, cols } => rows * cols,
-            Layout::Panels { count, out, inn, group } => {
-                count * (out / group) * group.div_ceil(PANEL) * PANEL * inn
-            }
-            Layout::Tiles { count, out, inn } => count * round_up(out, TILE) * round_up(inn, TILE),
-        }
+        self.checked_elements().unwrap_or(0)
     }
 
     /// Panels or rows of tiles of one matrix; 0 for what is no matrix of a product.
@@ -70,7 +63,7 @@ impl Layout {
         }
     }
 
-    /// The same of any layout; `None` where a dimension is 0, a group does not divide the rows, or the number overflows.
+    /// The same; `None` where a dimension is 0, a group does not divide the rows, or the number overflows.
     pub fn checked_elements(&self) -> Option<u64> {
         let product = |factors: [Option<u64>; 4]| {
             factors

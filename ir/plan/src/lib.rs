@@ -25,7 +25,7 @@ mod target;
 pub mod text_settings;
 mod verify;
 
-pub use align::{PANEL, ROW_ALIGN, TILE, V_ALIGN, round_up};
+pub use align::{MAX_BYTES, PANEL, ROW_ALIGN, TILE, V_ALIGN, round_up};
 pub use backend::Backend;
 pub use cache::{CachePolicy, CacheSpec, KvOrder};
 pub use codec::Codec;

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::align::{ROW_ALIGN, V_ALIGN, round_up};
+use crate::align::{ROW_ALIGN, round_up};
 use crate::cache::{CachePolicy, CacheSpec, KvOrder};
 use crate::elem::Elem;
 use crate::format::Format;
@@ -201,7 +201,7 @@ impl Cache {
 
     /// Bytes of one page, padding included.
     pub fn page_bytes(&self) -> u64 {
-        self.kv_heads * self.page * (self.qk_dim + round_up(self.v_dim, V_ALIGN)) * self.elem.bytes()
+        self.spec().page_bytes()
     }
 
     /// Bytes of the keys and values of one token, without padding.

@@ -22,8 +22,8 @@ mod uses;
 use std::fmt;
 
 use crate::{
-    CachePolicy, Code, Elem, Format, GridDim, Kernel, KvOrder, Launch, MAX_LAYERS, PLAN_VERSION, Plan, Role,
-    Rows, StepOp, Target,
+    CachePolicy, Code, Elem, Format, GridDim, Kernel, KvOrder, Launch, MAX_BYTES, MAX_LAYERS, PLAN_VERSION,
+    Plan, Role, Rows, StepOp, Target,
 };
 
 /// One broken rule.
@@ -62,8 +62,6 @@ const MAX_STEPS: usize = 1 << 17;
 const MAX_ALL_LAUNCHES: usize = 1 << 14;
 /// Sequences of a step: a session and its listings have room for each of them.
 const MAX_SEQUENCES: u64 = 1 << 16;
-/// No tensor, page or arena has more elements or bytes than this; sums of many still fit.
-const MAX_BYTES: u64 = 1 << 50;
 
 /// Whether the product of all factors is at most [`MAX_BYTES`].
 fn fits(factors: &[u64]) -> bool {

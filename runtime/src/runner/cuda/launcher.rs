@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction};
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Launch, Plan, Step, StepOp};
+use hyc_plan::{Launch, Plan, Step};
 
 use super::device::{Device, DeviceBlock, check};
 use super::module::Module;
 use crate::error::{Error, ErrorKind, Result};
+use crate::runner::contract::is_left_out;
 
 /// Blocks of a grid in y.
 const MOST_Y: u64 = 65535;
@@ -60,7 +61,7 @@ impl Launcher {
         operands: &[*mut u8],
         lists: u64,
     ) -> Result<()> {
-        if matches!(step.op, StepOp::Sample { .. }) && context.sampling.is_null() {
+        if is_left_out(step, context) {
             return Ok(());
         }
         self.values.clear();

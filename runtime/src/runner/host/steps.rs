@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::{KernelSpec, StepOp, WeightId};
+use hyc_plan::{KernelSpec, WeightId};
 
 use super::kernels::{Kernels, StepCall};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv::KvRoom;
 use crate::memory::{Aligned, Block};
 use crate::model::Model;
-use crate::runner::contract::{Clock, Runner};
+use crate::runner::contract::{Clock, Runner, is_left_out};
 use crate::runner::memory::{DeviceMemory, Memory};
 
 /// The host's memory, and weights where the model has them.
@@ -103,7 +103,7 @@ unsafe impl Runner for HostRunner {
     unsafe fn run_step(&mut self, index: usize, context: &StepContext) -> Result<()> {
         let (plan, operands) = (self.model.plan(), self.memory.operands());
         let step = &plan.steps[index];
-        if matches!(step.op, StepOp::Sample { .. }) && context.sampling.is_null() {
+        if is_left_out(step, context) {
             return Ok(());
         }
         let call = StepCall { plan, step, spec: &self.specs[index], context, operands: &operands[index] };
