@@ -52,7 +52,8 @@ fn full(layers: u64) -> ModelDesc {
     desc
 }
 
-/// Twice the layers take twice the time, up to as many as there may be.
+/// Eight times the layers take about eight times the time, up to as many as there may be. The least models stay in a
+/// processor's caches and the largest do not, which is 13 times on a quiet machine; what grows with the square takes 64.
 #[test]
 fn time_is_linear_in_the_layers() {
     let chains = |layers: u64| describe(layers, "pattern = \"1:3\"");
@@ -63,13 +64,13 @@ fn time_is_linear_in_the_layers() {
     for (name, model) in cases {
         let mut ratio = f64::INFINITY;
         // Again where something else has taken the caches.
-        for _ in 0..6 {
-            if ratio >= 2.3 {
-                ratio = seconds(&model(MAX_LAYERS)) / seconds(&model(MAX_LAYERS / 2));
+        for _ in 0..4 {
+            if ratio >= 20.0 {
+                ratio = seconds(&model(MAX_LAYERS)) / seconds(&model(MAX_LAYERS / 8));
             }
         }
-        println!("{name}: {ratio:.2}");
-        assert!(ratio < 2.3, "{name}: {ratio:.2} times the time for twice the layers");
+        println!("{name}: {ratio:.1}");
+        assert!(ratio < 20.0, "{name}: {ratio:.1} times the time for eight times the layers");
     }
 }
 
