@@ -1,6 +1,7 @@
 //! What a plan must read and compute: the floors that a measurement is set beside.
 
-use hyc_plan::{CacheId, Kind, Operand, Plan, Reach, Role, Step, StepOp, WeightId};
+use hyc_plan::work::{experts, multiply_adds, reads};
+use hyc_plan::{CacheId, Kind, Operand, Plan, Role, Step, WeightId};
 
 /// Bytes and operations of a plan.
 pub struct Cost<'p> {
@@ -12,36 +13,14 @@ pub fn of(plan: &Plan) -> Cost<'_> {
     Cost { plan }
 }
 
-/// Experts of an op and those that a row chooses.
-fn experts(roles: &[Role]) -> Option<(u64, u64)> {
-    roles.iter().find_map(|role| match role.kind {
-        Kind::Experts { experts, active } => Some((experts, active)),
-        _ => None,
-    })
-}
-
 impl Cost<'_> {
     /// Tokens that each cache read of a step sees at `context`.
     fn reads(&self, step: &Step, context: u64) -> Vec<(CacheId, u64)> {
-        let roles = step.op.roles();
-        let listed = |name: &str| {
-            let role = roles.iter().find(|role| role.name == name);
-            match role.map(|role| role.kind) {
-                Some(Kind::Selection { shape, .. }) => shape.blocks.saturating_mul(shape.block),
-                _ => u64::MAX,
-            }
+        let cache = |(index, tokens): (usize, u64)| match step.operands.get(index) {
+            Some(Operand::Cache(id)) => Some((*id, tokens)),
+            Some(Operand::Buffer(_) | Operand::Weight(_)) | None => None,
         };
-        let read = |(operand, role): (&Operand, &Role)| {
-            let (&Operand::Cache(id), Kind::Cache { reach, .. }) = (operand, role.kind) else { return None };
-            let tokens = match reach {
-                Reach::Nothing => return None,
-                Reach::Context => context,
-                Reach::Window(window) => window.min(context),
-                Reach::Selected(list) => listed(list).min(context),
-            };
-            Some((id, tokens))
-        };
-        step.operands.iter().zip(&roles).filter_map(read).collect()
+        reads(&step.op, context).into_iter().filter_map(cache).collect()
     }
 
     /// Bytes of keys and values that `step` reads for one token at `context`.
@@ -98,7 +77,7 @@ impl Cost<'_> {
             }
             None => 0.0,
         };
-        2.0 * batch as f64 * (matrices(&step.op) + attention)
+        2.0 * batch as f64 * (multiply_adds(&step.op) + attention)
     }
 
     /// Operations of a prefill of `context` tokens; a multiply-add counts as two. Logits are for one row.
@@ -123,17 +102,6 @@ impl Cost<'_> {
             }
             None => 0.0,
         };
-        2.0 * (matrices(&step.op) * if outputs { 1.0 } else { n } + attention)
+        2.0 * (multiply_adds(&step.op) * if outputs { 1.0 } else { n } + attention)
     }
-}
-
-/// Multiply-adds of an op's matrices for one row.
-fn matrices(op: &StepOp) -> f64 {
-    let roles = op.roles();
-    let active = experts(&roles).map_or(1, |(_, active)| active);
-    let count = |role: &Role| match role.kind {
-        Kind::Matrices { out, inn, .. } => out.unwrap_or(0) * inn * active,
-        _ => 0,
-    };
-    roles.iter().map(count).sum::<u64>() as f64
 }

@@ -1,12 +1,14 @@
 //! From an input file to a Plan with code: front end, passes, code generation.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use hyc_ir::{Graph, text};
-use hyc_kernels::Nvidia;
 use hyc_kernels::cpu::{self, CpuTarget};
+use hyc_kernels::{Generator, Nvidia};
 use hyc_passes::PassReport;
+use hyc_plan::table::Table;
 use hyc_plan::{Backend, Gpu, Plan, TargetKind};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -116,17 +118,23 @@ pub enum Activations {
 }
 
 /// How a graph is lowered.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// What a CPU's code may use.
     pub level: cpu::Level,
     /// What a GPU's products read.
     pub activations: Activations,
+    /// What was measured, in place of what hyc knows of itself.
+    pub table: Option<Arc<Table>>,
+    /// The GPU whose measurements count, in place of the target's usual card.
+    pub card: Option<String>,
+    /// Whether a GPU's code has all variants of each kernel, to be measured: else those that are chosen.
+    pub all_variants: bool,
 }
 
 impl From<cpu::Level> for Options {
     fn from(level: cpu::Level) -> Options {
-        Options { level, activations: Activations::Bf16 }
+        Options { level, activations: Activations::Bf16, table: None, card: None, all_variants: false }
     }
 }
 
@@ -156,19 +164,16 @@ fn backend(kind: TargetKind, options: Options) -> Result<Box<dyn Backend>> {
     check_target(kind)?;
     Ok(match kind {
         TargetKind::Host => Box::new(CpuTarget { level: options.level }),
-        TargetKind::Nvidia(arch) => Box::new(Nvidia {
-            gpu: Gpu::of(arch),
-            tensor_cores: options.activations == Activations::Bf16,
-            supports: gpu_supports,
-        }),
+        TargetKind::Nvidia(arch) => {
+            let usual = Nvidia::new(Gpu::of(arch), Generator::of_this_build());
+            Box::new(Nvidia {
+                tensor_cores: options.activations == Activations::Bf16,
+                card: options.card.unwrap_or(usual.card),
+                table: options.table.unwrap_or(usual.table),
+                ..usual
+            })
+        }
     })
-}
-
-fn gpu_supports(spec: &hyc_plan::KernelSpec, gpu: &Gpu) -> std::result::Result<(), String> {
-    #[cfg(feature = "llvm")]
-    return hyc_kernels::gpu::supports(spec, gpu);
-    #[cfg(not(feature = "llvm"))]
-    Err(format!("no code of `{}` for {}: this build has no LLVM", spec.op.name(), gpu.arch.name()))
 }
 
 /// The code of all kernels of a plan.
@@ -184,20 +189,20 @@ pub struct Code {
 /// Generates the kernels and writes their places into `plan`. `check` may end it before each of them.
 pub fn generate_code(
     plan: &mut Plan,
-    level: cpu::Level,
+    options: impl Into<Options>,
     want_asm: bool,
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Code> {
-    let start = Instant::now();
+    let (start, options) = (Instant::now(), options.into());
     check()?;
     #[cfg(feature = "llvm")]
     if !plan.target.is_host() {
-        let ptx = gpu_code(plan)?;
+        let ptx = gpu_code(plan, options.all_variants)?;
         let blob = hyc_plan::bind::lay_out_ptx(plan, &ptx.text);
         let seconds = start.elapsed().as_secs_f64();
         return Ok(Code { blob, asm: String::new(), seconds });
     }
-    let target = CpuTarget { level };
+    let target = CpuTarget { level: options.level };
     let (mut asm, mut functions) = (String::new(), Vec::with_capacity(plan.kernels.len()));
     for index in 0..plan.kernels.len() {
         let Some(step) = plan.steps.iter().find(|step| step.kernel.index() == index) else {
@@ -218,19 +223,53 @@ pub fn generate_code(
     Ok(Code { blob, asm, seconds: start.elapsed().as_secs_f64() })
 }
 
-/// Generates a GPU plan's kernels and writes how they are launched into `plan`.
+/// Generates a GPU plan's kernels, the variants that are chosen or all of them, and writes into `plan` how they are launched
+/// and what identifies their code.
 #[cfg(feature = "llvm")]
-pub fn gpu_code(plan: &mut Plan) -> Result<hyc_kernels::gpu::Ptx> {
+pub fn gpu_code(plan: &mut Plan, all_variants: bool) -> Result<hyc_kernels::gpu::Ptx> {
+    use hyc_kernels::gpu;
+    let internal = |e: gpu::GpuError| Error::new(ErrorKind::Internal, e.to_string());
     let hyc_plan::Target::Nvidia(gpu) = &plan.target else {
         return Err(Error::new(ErrorKind::Internal, "the plan is not a GPU's"));
     };
-    let ptx = hyc_kernels::gpu::compile(&specs(plan), gpu)
-        .map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-    for (entry, kernel) in plan.kernels.iter_mut().zip(&ptx.kernels) {
+    let specs = specs(plan);
+    let requests: Vec<gpu::Request<'_>> = specs
+        .iter()
+        .zip(&plan.kernels)
+        .map(|((_, spec), kernel)| request(kernel, spec, all_variants))
+        .collect();
+    let ptx = gpu::compile(&requests, gpu).map_err(internal)?;
+    let mut codes = Vec::new();
+    for gpu::Request { spec, variants, .. } in &requests {
+        let code =
+            |variant: &&str| Ok((variant.to_string(), gpu::digest(spec, variant, gpu).map_err(internal)?));
+        codes.push(variants.iter().map(code).collect::<Result<Vec<_>>>()?);
+    }
+    for ((entry, kernel), codes) in plan.kernels.iter_mut().zip(&ptx.kernels).zip(codes) {
         entry.scratch_bytes = kernel.scratch_bytes;
         entry.code = hyc_plan::Code::Nvidia { launches: kernel.launches.clone() };
+        for (name, code) in codes {
+            entry
+                .variants
+                .iter_mut()
+                .filter(|variant| variant.name == name)
+                .for_each(|v| v.code = code.clone());
+        }
     }
     Ok(ptx)
+}
+
+/// What is asked of the code generator for a kernel.
+#[cfg(feature = "llvm")]
+pub(crate) fn request<'a>(
+    kernel: &'a hyc_plan::Kernel,
+    spec: &'a hyc_plan::KernelSpec,
+    all_variants: bool,
+) -> hyc_kernels::gpu::Request<'a> {
+    let chosen = |name: &str| kernel.chosen.iter().any(|chosen| chosen.variant == name);
+    let names = kernel.variants.iter().map(|variant| variant.name.as_str());
+    let variants = names.filter(|name| all_variants || chosen(name)).collect();
+    hyc_kernels::gpu::Request { name: &kernel.name, spec, variants }
 }
 
 /// Name and spec of each kernel.

@@ -17,13 +17,13 @@ pub enum Form {
 }
 
 /// The whole model, or the one kernel that is named.
-pub fn text(form: Form, lowered: &mut Lowered, kernel: Option<&str>) -> Result<String> {
+pub fn text(form: Form, lowered: &mut Lowered, kernel: Option<&str>, all_variants: bool) -> Result<String> {
     match (form, kernel) {
         (Form::Mlir, None) => graph(lowered),
-        (_, Some(name)) => one_kernel(form, &lowered.plan, name),
+        (_, Some(name)) => one_kernel(form, &lowered.plan, name, all_variants),
         (_, None) => {
             need_gpu(&lowered.plan)?;
-            let code = driver::gpu_code(&mut lowered.plan)?;
+            let code = driver::gpu_code(&mut lowered.plan, all_variants)?;
             Ok(if form == Form::Ptx { code.text } else { code.llvm })
         }
     }
@@ -45,16 +45,17 @@ fn need_gpu(plan: &Plan) -> Result<&Gpu> {
         .help("add `--target sm_90a`"))
 }
 
-fn one_kernel(form: Form, plan: &Plan, name: &str) -> Result<String> {
+fn one_kernel(form: Form, plan: &Plan, name: &str, all_variants: bool) -> Result<String> {
     let gpu = need_gpu(plan)?;
     let specs = driver::specs(plan);
-    let Some(kernel) = specs.into_iter().find(|(found, _)| found == name) else {
+    let Some((kernel, spec)) = plan.kernels.iter().zip(&specs).find(|(_, (found, _))| found == name) else {
         return Err(unknown(plan, name));
     };
     if form == Form::Mlir {
-        return mlir_kernel(&kernel);
+        return mlir_kernel(spec);
     }
-    let code = hyc_kernels::gpu::compile(&[kernel], gpu).map_err(internal)?;
+    let request = driver::request(kernel, &spec.1, all_variants);
+    let code = hyc_kernels::gpu::compile(&[request], gpu).map_err(internal)?;
     Ok(if form == Form::Ptx { code.text } else { code.llvm })
 }
 

@@ -24,5 +24,7 @@ mod targets;
 pub mod terminal;
 pub mod text;
 mod tree;
+mod tuning;
+mod variants;
 mod words;
 pub mod write;

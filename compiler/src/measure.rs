@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyc_plan::Step;
 use hyc_plan::sample::SampleParams;
+use hyc_plan::{KernelId, Step};
 use hyc_runtime::{Engine, KvRoom, MemoryPlan, Model, SessionOptions, StepInput, open_runner};
 
 use crate::bandwidth;
@@ -210,6 +210,36 @@ impl<'m> Bench<'m> {
         let flop = self.model.plan().steps.iter().map(|s| self.cost.decode_flop(s, context, batch)).sum();
         let seconds = all[steps / 2];
         Ok(Point { tokens: context, batch, seconds, range: (seconds, seconds), bytes, flop, kernels })
+    }
+
+    /// Seconds of each step of the plan in a pass over positions `begin..end` of `batch` sequences, by the device's own clock:
+    /// the medians of `rounds` passes, after one that warms up.
+    pub fn step_seconds(
+        &mut self,
+        (begin, end): (u64, u64),
+        batch: u64,
+        rounds: usize,
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<Vec<f64>> {
+        self.set_timing(true)?;
+        let mut times = Vec::new();
+        for round in 0..=rounds {
+            check()?;
+            self.start(begin, end, batch, true)?;
+            let pass = self.engine.clock().take_times();
+            times.extend((round > 0).then_some(pass));
+        }
+        Ok(medians(&times))
+    }
+
+    /// The device's name; `None` for the host.
+    pub fn device_name(&mut self) -> Result<Option<String>> {
+        Ok(self.engine.clock().device_name()?)
+    }
+
+    /// From now on this variant computes those steps of a kernel that it can.
+    pub fn force_variant(&mut self, kernel: KernelId, variant: &str) -> Result<()> {
+        Ok(self.engine.clock().force_variant(kernel, Some(variant))?)
     }
 
     /// The times of a pass's steps, by kernel; `cost` gives bytes and operations of a step.

@@ -10,4 +10,4 @@ mod operands;
 mod panels;
 pub mod reference;
 
-pub use nvidia::Nvidia;
+pub use nvidia::{Generator, Nvidia, shipped};

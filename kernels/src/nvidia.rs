@@ -1,8 +1,14 @@
 //! NVIDIA's GPUs as the passes see them: what can be said without LLVM.
 
-use hyc_plan::{Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, Target};
+use std::sync::{Arc, OnceLock};
+
+use hyc_plan::table::Table;
+use hyc_plan::{Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, Target, Variant};
 
 use crate::panels::panels;
+
+/// What was measured on the cards that hyc is tuned for.
+const SHIPPED: &str = include_str!("../tables/h100.json");
 
 /// The back end of a GPU.
 #[derive(Debug, Clone)]
@@ -12,8 +18,63 @@ pub struct Nvidia {
     /// Whether tensor cores multiply: bf16 matrices and caches are then stored as those read them, where their shapes
     /// allow it. Else all products are in f32, of panels.
     pub tensor_cores: bool,
-    /// Whether there is a kernel for a spec: `gpu::supports` where this build has LLVM.
-    pub supports: fn(&KernelSpec, &Gpu) -> Result<(), String>,
+    /// What makes its code.
+    pub generator: Generator,
+    /// The card whose measurements count, as its driver names it.
+    pub card: String,
+    /// What was measured.
+    pub table: Arc<Table>,
+}
+
+/// The code generator of GPUs, where this build has one.
+#[derive(Debug, Clone, Copy)]
+pub struct Generator {
+    /// The variants of the kernel for a spec: `gpu::candidates`.
+    pub candidates: fn(&KernelSpec, &Gpu) -> Result<Vec<Variant>, String>,
+    /// A digest of a variant's code: `gpu::digest`; `None` where it cannot be told.
+    pub digest: fn(&KernelSpec, &str, &Gpu) -> Option<String>,
+}
+
+impl Generator {
+    /// That of this build. Without LLVM it has no kernel for anything.
+    pub fn of_this_build() -> Generator {
+        #[cfg(feature = "llvm")]
+        return Generator {
+            candidates: crate::gpu::candidates,
+            digest: |spec, variant, gpu| crate::gpu::digest(spec, variant, gpu).ok(),
+        };
+        #[cfg(not(feature = "llvm"))]
+        Generator {
+            candidates: |spec, gpu| {
+                Err(format!(
+                    "no code of `{}` for {}: this build has no LLVM",
+                    spec.op.name(),
+                    gpu.arch.name()
+                ))
+            },
+            digest: |_, _, _| None,
+        }
+    }
+
+    /// One that says that it has a kernel for everything, for tests of what does not need its code.
+    pub const fn of_anything() -> Generator {
+        Generator { candidates: |spec, _| Ok(vec![Variant::only("any", spec, 1)]), digest: |_, _, _| None }
+    }
+}
+
+impl Nvidia {
+    /// The usual card of an architecture, with what was measured on it.
+    pub fn new(gpu: Gpu, generator: Generator) -> Nvidia {
+        let (card, table) = (gpu.arch.card().to_string(), shipped());
+        Nvidia { gpu, tensor_cores: true, generator, card, table }
+    }
+}
+
+/// The table that comes with hyc.
+pub fn shipped() -> Arc<Table> {
+    static TABLE: OnceLock<Arc<Table>> = OnceLock::new();
+    // A test reads it; without it everything is as where nothing was measured.
+    Arc::clone(TABLE.get_or_init(|| Arc::new(Table::parse(SHIPPED).unwrap_or_default())))
 }
 
 impl Backend for Nvidia {
@@ -38,7 +99,20 @@ impl Backend for Nvidia {
         true
     }
 
-    fn supports(&self, spec: &KernelSpec) -> Result<(), String> {
-        (self.supports)(spec, &self.gpu)
+    fn candidates(&self, spec: &KernelSpec) -> Result<Vec<Variant>, String> {
+        let mut variants = (self.generator.candidates)(spec, &self.gpu)?;
+        let code = |variant: &str| (self.generator.digest)(spec, variant, &self.gpu);
+        self.table.fill(&self.card, spec, &mut variants, &code);
+        Ok(variants)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_table_can_be_read() {
+        assert_eq!(Table::parse(SHIPPED).as_ref(), Ok(&*shipped()));
     }
 }

@@ -1,5 +1,5 @@
-//! The passes of `hyc`: graph in, graph out, and at the end a Plan. Nothing here knows a target; what a
-//! target supports is asked through [`Backend::supports`].
+//! The passes of `hyc`: graph in, graph out, and at the end a Plan. Nothing here knows a target; which ways a
+//! target has to compute a step is asked through [`Backend::candidates`].
 
 mod detect_chains;
 mod error;

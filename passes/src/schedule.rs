@@ -17,7 +17,7 @@ use crate::error::{PassError, listed};
 use crate::kernel_name;
 use crate::plan_memory::Arena;
 use crate::rewrite::{cache_reads, cache_roots};
-use crate::select_kernels::{Selected, cache_spec};
+use crate::select_kernels::{KernelChoice, Selected, cache_spec, variants};
 
 const PASS: &str = "schedule";
 
@@ -38,7 +38,8 @@ pub fn run(
         return Err(PassError::new(PASS, "the graph has no output"));
     };
     let target = backend.target();
-    let kernels = selected.kernels.iter().map(|k| Kernel::new(k.name.clone(), &k.spec, &target)).collect();
+    let kernel = |k: &KernelChoice| Kernel::new(k.name.clone(), &k.spec, &target, k.variants.clone());
+    let kernels = selected.kernels.iter().map(kernel).collect();
     let mut plan = Plan {
         version: PLAN_VERSION,
         model: model_info(graph, &caches)?,
@@ -90,11 +91,11 @@ fn add_sampling(plan: &mut Plan, backend: &dyn Backend) -> Result<(), PassError>
     let operands = vec![Operand::Buffer(plan.logits), Operand::Buffer(to)];
     let step = Step { name: op.name().to_string(), layer: None, op, operands, kernel };
     let spec = plan.spec(&step);
-    backend.supports(&spec).map_err(|reason| {
+    let variants = variants(&spec, backend).map_err(|reason| {
         PassError::new(PASS, format!("the target has no kernel for `{}`: {reason}", op.name()))
     })?;
     let name = kernel_name::unique(&spec, |name| plan.kernels.iter().any(|k| k.name == name));
-    plan.kernels.push(Kernel::new(name, &spec, &plan.target));
+    plan.kernels.push(Kernel::new(name, &spec, &plan.target, variants));
     plan.steps.push(step);
     Ok(())
 }

@@ -1,13 +1,17 @@
-//! `select-kernels`: one kernel for each distinct op and shape.
+//! `select-kernels`: one kernel for each distinct op and shape, and one of its variants for each number of rows.
 //!
 //! Every op becomes a step with the layouts that its weights shall have; steps that agree in everything a
-//! kernel may depend on share one kernel, named by what it does. The target is asked whether it supports each of them, so that what
-//! it cannot run is said here, by op, and never met by code generation.
+//! kernel may depend on share one kernel, named by what it does. The back end answers each of them with the ways in which it can
+//! compute it, among which [`choose`] decides by what was measured; what it cannot compute is said here, by op, and never
+//! met by code generation.
 
 use std::collections::HashMap;
 
 use hyc_ir::{CacheType, Dim, Graph, OpId, Sym, Type, ValueId};
-use hyc_plan::{Backend, CacheSpec, Elem, Format, KernelSpec, KvOrder, Layout, OperandSpec, Rows};
+use hyc_plan::variant::choose;
+use hyc_plan::{
+    Backend, CacheSpec, Chosen, Elem, Format, KernelSpec, KvOrder, Layout, OperandSpec, Rows, Variant,
+};
 
 use crate::error::PassError;
 use crate::kernel_name;
@@ -33,6 +37,15 @@ pub struct KernelChoice {
     pub name: String,
     /// What to generate.
     pub spec: KernelSpec,
+    /// How it can be computed, and which way is taken for which rows.
+    pub variants: (Vec<Variant>, Vec<Chosen>),
+}
+
+/// The back end's variants for a spec, and the choice among them. Errors: why there is no kernel.
+pub fn variants(spec: &KernelSpec, backend: &dyn Backend) -> Result<(Vec<Variant>, Vec<Chosen>), String> {
+    let variants = backend.candidates(spec)?;
+    let chosen = choose(&variants, spec.max_rows)?;
+    Ok((variants, chosen))
 }
 
 /// Chooses the kernels. Errors: an op that no step stands for or that the target refuses; a cache that is
@@ -52,12 +65,12 @@ pub fn run(graph: &Graph, backend: &dyn Backend) -> Result<Selected, PassError> 
         let kernel = match selected.kernels.iter().position(|kernel| kernel.spec == spec) {
             Some(kernel) => kernel,
             None => {
-                backend.supports(&spec).map_err(|reason| {
+                let variants = variants(&spec, backend).map_err(|reason| {
                     PassError::at(PASS, graph, id, format!("the target has no kernel for this: {reason}"))
                         .help(format!("choose a shape that target `{}` has kernels for", graph.header.target))
                 })?;
                 let name = kernel_name::unique(&spec, |name| selected.kernels.iter().any(|k| k.name == name));
-                selected.kernels.push(KernelChoice { name, spec });
+                selected.kernels.push(KernelChoice { name, spec, variants });
                 selected.kernels.len() - 1
             }
         };

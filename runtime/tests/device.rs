@@ -106,21 +106,20 @@ fn turn() -> MutexGuard<'static, ()> {
 }
 
 /// The kernel of one step, whose code is the function `entry`.
-fn kernel(step: &str, entry: &str, rows: GridDim, threads: u32) -> Kernel {
-    Kernel {
-        name: format!("{entry}.{step}"),
-        scratch_bytes: 0,
-        code: Code::Nvidia {
-            launches: vec![Launch {
-                entry: entry.into(),
-                grid: [Extent { dim: rows, per: 1, each: 1 }, Extent::fixed(1)],
-                threads,
-                shared_bytes: 0,
-                overlaps: false,
-                when: None,
-            }],
-        },
-    }
+fn kernel(step: &str, spec: &KernelSpec, entry: &str, dim: GridDim, threads: u32) -> Kernel {
+    let (name, target) = (format!("{entry}.{step}"), Target::nvidia(NvidiaArch::Sm90a));
+    let mut kernel = Kernel::of_one_variant(name, spec, &target);
+    kernel.code = Code::Nvidia {
+        launches: vec![Launch {
+            entry: entry.into(),
+            grid: [Extent { dim, per: 1, each: 1 }, Extent::fixed(1)],
+            threads,
+            shared_bytes: 0,
+            overlaps: false,
+            variants: vec![],
+        }],
+    };
+    kernel
 }
 
 /// The hand-made plan on these kernels; `broken`: the step `add` traps. `samples`: it ends with a choice.
@@ -132,14 +131,16 @@ fn parts(broken: bool, samples: bool) -> Parts {
     let plan = &mut parts.plan;
     plan.target = Target::nvidia(NvidiaArch::Sm90a);
     plan.kernels.clear();
-    for step in &mut plan.steps {
-        step.kernel = KernelId(plan.kernels.len() as u32);
-        plan.kernels.push(match step.name.as_str() {
-            name @ "logits" => kernel(name, "logits", GridDim::Outputs, 16),
-            name @ "sample" => kernel(name, "sample", GridDim::Outputs, 1),
-            name @ "add" if broken => kernel(name, "broken", GridDim::One, 1),
-            name => kernel(name, "nothing", GridDim::Tokens, 32),
-        });
+    for index in 0..plan.steps.len() {
+        let (step, spec) = (&plan.steps[index], plan.spec(&plan.steps[index]));
+        let kernel = match step.name.as_str() {
+            name @ "logits" => kernel(name, &spec, "logits", GridDim::Outputs, 16),
+            name @ "sample" => kernel(name, &spec, "sample", GridDim::Outputs, 1),
+            name @ "add" if broken => kernel(name, &spec, "broken", GridDim::One, 1),
+            name => kernel(name, &spec, "nothing", GridDim::Tokens, 32),
+        };
+        plan.steps[index].kernel = KernelId(plan.kernels.len() as u32);
+        plan.kernels.push(kernel);
     }
     let code = hyc_plan::bind::lay_out_ptx(plan, PTX);
     parts.with_bytes(CODE, code)

@@ -8,12 +8,13 @@
 # goldens.tgz, models.tgz, tiny.tgz  GPU artefacts: the goldens, tests/gpu/models with random weights, the trained tiny
 #            model; each is enough for run.sh, which checks those that came along
 # shapes/    tests/gpu/shapes without weights: some MiB
+# tune/      the same with code of all variants, for `hyc tune`
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . ./setup.sh --llvm
 out=${1:-target/gpu}
-rm -rf "${out:?}"/{bin,cases,models,shapes}
-mkdir -p "$out/bin" "$out/models" "$out/shapes"
+rm -rf "${out:?}"/{bin,cases,models,shapes,tune}
+mkdir -p "$out/bin" "$out/models" "$out/shapes" "$out/tune"
 # Packs all that is in models/ under a name of its own.
 pack() {
   tar -C "$out" -czf "$out/$1.tgz" models
@@ -46,6 +47,7 @@ pack tiny
 rmdir "$out/models"
 for model in tests/gpu/shapes/*.toml; do
   target/debug/hyc compile -q --no-weights "$model" -o "$out/shapes/$(basename "$model" .toml).hyc"
+  target/debug/hyc compile -q --no-weights --all-variants "$model" -o "$out/tune/$(basename "$model" .toml).hyc"
 done
 
 # What is carried there.

@@ -20,6 +20,7 @@ use crate::summary::{self, Summary};
 use crate::targets;
 use crate::terminal;
 use crate::text::{self, Text};
+use crate::tuning;
 use crate::words::{listed, place};
 use crate::write::{self, Artefact};
 
@@ -35,6 +36,8 @@ use crate::write::{self, Artefact};
 ///   hyc compile --emit obj model.toml -o kernels.o  a relocatable object
 ///   hyc compile --emit mlir --plan-only model.toml  the graph in MLIR
 ///   hyc compile --target sm_90a --cubin model.toml  machine code for a GPU beside the PTX
+///   hyc compile --all-variants --target sm_90a --no-weights model.toml -o all.hyc     for `hyc tune` on a GPU, whose
+///   hyc compile --target sm_90a --table table.json model.toml                         table chooses kernels here
 ///   hyc compile --random-weights 1 model.toml       random weights, to measure speed
 ///   hyc compile --no-weights model.toml             none; a small file for `hyc bench --random-weights 1`
 #[derive(Debug, clap::Args)]
@@ -54,6 +57,15 @@ pub struct Args {
     /// What a GPU's products of bf16 weights read
     #[arg(long, value_enum, default_value = "bf16", value_name = "TYPE")]
     activations: driver::Activations,
+    /// Put code of all variants of each of a GPU's kernels into the file, for `hyc tune`
+    #[arg(long, conflicts_with = "plan_only")]
+    all_variants: bool,
+    /// What `hyc tune` measured, to choose kernels by, in place of what hyc knows of itself
+    #[arg(long, value_name = "FILE")]
+    table: Option<PathBuf>,
+    /// The GPU whose measurements count, as its driver names it; without it the usual card of the target
+    #[arg(long, value_name = "NAME")]
+    card: Option<String>,
     /// Stop at the plan: no weights are read and no code is generated
     #[arg(long)]
     plan_only: bool,
@@ -147,9 +159,16 @@ pub fn run(args: Args) -> Result<()> {
         Cpu::Baseline => Level::Baseline,
     };
     let mut dumps = String::new();
-    let options = driver::Options { level, activations: args.activations };
+    let table = args.table.as_deref().map(tuning::read).transpose()?;
+    let options = driver::Options {
+        level,
+        activations: args.activations,
+        table: table.clone(),
+        card: args.card.clone(),
+        all_variants: args.all_variants,
+    };
     let names = args.names.or_of(input.desc.as_ref())?;
-    let lowered = driver::lower(input.graph, options, &mut |report| {
+    let lowered = driver::lower(input.graph, options.clone(), &mut |report| {
         if args.print_ir_after_all || args.print_ir_after.iter().any(|name| name == report.name) {
             dumps.push_str(&format!(
                 "; after {}: {} changes\n{}\n",
@@ -158,11 +177,14 @@ pub fn run(args: Args) -> Result<()> {
         }
         signal::check("optimising the graph")
     })?;
+    if let (Some(table), Some(path)) = (&table, &args.table) {
+        tuning::note_unused(table, path, &lowered.plan, args.card.as_deref());
+    }
     let target = match destination {
         Destination::Form(sink) => {
             let bytes = match args.emit {
                 None => dumps.into_bytes(),
-                Some(form) => render(&args, form, lowered, level)?,
+                Some(form) => render(&args, form, lowered, &options)?,
             };
             signal::check("making what was asked for")?;
             return sink.write(&bytes);
@@ -184,7 +206,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut tokenizer = input.desc.as_ref().map(|desc| desc.tokenizer.clone()).unwrap_or_default();
     tokenizer.file = args.tokenizer.clone().or(tokenizer.file);
     let text = text::read(&tokenizer, lowered.plan.model.vocab)?;
-    let mut summary = write_artefact(&args, lowered, level, &weights, text.as_ref(), sampling, &target)?;
+    let mut summary = write_artefact(&args, lowered, &options, &weights, text.as_ref(), sampling, &target)?;
     summary.seconds = start.elapsed().as_secs_f64();
     print_summary(&args, &summary)
 }
@@ -213,7 +235,8 @@ fn prints_ir(args: &Args) -> bool {
 fn wish(args: &Args) -> Wish<'_> {
     let weights = args.weights.iter().map(|path| (WEIGHTS, path.as_path()));
     let tokenizer = args.tokenizer.iter().map(|path| (TOKENIZER, path.as_path()));
-    let tools = args.ptxas.iter().map(|path| ("the assembler", path.as_path()));
+    let table = args.table.iter().map(|path| ("the table of measurements", path.as_path()));
+    let tools = args.ptxas.iter().map(|path| ("the assembler", path.as_path())).chain(table);
     Wish {
         input: &args.input,
         output: args.output.as_deref(),
@@ -223,7 +246,7 @@ fn wish(args: &Args) -> Wish<'_> {
     }
 }
 
-fn render(args: &Args, form: Emit, mut lowered: Lowered, level: Level) -> Result<Vec<u8>> {
+fn render(args: &Args, form: Emit, mut lowered: Lowered, options: &driver::Options) -> Result<Vec<u8>> {
     if args.kernel.is_some()
         && !matches!(form, Emit::Mlir | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::Sass)
     {
@@ -236,11 +259,9 @@ fn render(args: &Args, form: Emit, mut lowered: Lowered, level: Level) -> Result
         Emit::Graph => lowered.graph.to_string().into_bytes(),
         Emit::Dot => driver::dot(&lowered.graph).into_bytes(),
         Emit::Plan => write::plan_json(&lowered.plan, true)?.into_bytes(),
-        Emit::Mlir | Emit::Llvm | Emit::Ptx => {
-            compiled_text(form, &mut lowered, args.kernel.as_deref())?.into_bytes()
-        }
+        Emit::Mlir | Emit::Llvm | Emit::Ptx => compiled_text(form, &mut lowered, args)?.into_bytes(),
         Emit::Cubin | Emit::Sass => {
-            let ptx = compiled_text(Emit::Ptx, &mut lowered, args.kernel.as_deref())?;
+            let ptx = compiled_text(Emit::Ptx, &mut lowered, args)?;
             let cubin = assembler(args).cubin(ptx.as_bytes(), lowered.plan.target.kind().name())?;
             if form == Emit::Cubin { cubin } else { assembler(args).sass(&cubin)? }
         }
@@ -248,8 +269,10 @@ fn render(args: &Args, form: Emit, mut lowered: Lowered, level: Level) -> Result
             return Err(Error::new(ErrorKind::Usage, "asm and obj are forms of host code")
                 .help("for a GPU: `--emit llvm`, `ptx`, `cubin` or `sass`"));
         }
-        Emit::Asm => driver::generate_code(&mut lowered.plan, level, true, &generating)?.asm.into_bytes(),
-        Emit::Obj => driver::object(&lowered.plan, level)?,
+        Emit::Asm => {
+            driver::generate_code(&mut lowered.plan, options.clone(), true, &generating)?.asm.into_bytes()
+        }
+        Emit::Obj => driver::object(&lowered.plan, options.level)?,
     })
 }
 
@@ -259,18 +282,18 @@ fn generating() -> Result<()> {
 }
 
 #[cfg(feature = "llvm")]
-fn compiled_text(form: Emit, lowered: &mut Lowered, kernel: Option<&str>) -> Result<String> {
+fn compiled_text(form: Emit, lowered: &mut Lowered, args: &Args) -> Result<String> {
     use crate::emit_gpu::{Form, text};
     let form = match form {
         Emit::Mlir => Form::Mlir,
         Emit::Ptx => Form::Ptx,
         _ => Form::Llvm,
     };
-    text(form, lowered, kernel)
+    text(form, lowered, args.kernel.as_deref(), args.all_variants)
 }
 
 #[cfg(not(feature = "llvm"))]
-fn compiled_text(_: Emit, _: &mut Lowered, _: Option<&str>) -> Result<String> {
+fn compiled_text(_: Emit, _: &mut Lowered, _: &Args) -> Result<String> {
     Err(Error::new(ErrorKind::Unsupported, "this build of hyc has no MLIR and no LLVM")
         .help("build it with the feature `llvm`: `./build-gpu.sh`"))
 }
@@ -298,13 +321,13 @@ fn open_weights(args: &Args, files: &[PathBuf], names: &Names, plan: &Plan) -> R
 fn write_artefact(
     args: &Args,
     mut lowered: Lowered,
-    level: Level,
+    options: &driver::Options,
     weights: &Weights,
     text: Option<&Text>,
     sampling: Option<SamplingDefaults>,
     target: &Target,
 ) -> Result<Summary> {
-    let code = driver::generate_code(&mut lowered.plan, level, true, &generating)?;
+    let code = driver::generate_code(&mut lowered.plan, options.clone(), true, &generating)?;
     lowered.plan.verify().map_err(|errors| {
         let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
         Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", listed(&list, "; ")))

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::contents;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{bytes, table};
-use crate::{summary, terminal};
+use crate::{summary, terminal, variants};
 
 /// Print a part of an artefact
 ///
@@ -21,6 +21,7 @@ use crate::{summary, terminal};
 ///   hyc inspect model.hyc plan       the steps
 ///   hyc inspect model.hyc kv         the KV caches and their bytes
 ///   hyc inspect model.hyc memory     what a session takes
+///   hyc inspect model.hyc kernels    the ways to compute each step, their times, and why one was chosen
 ///   hyc inspect model.hyc asm        disassembly
 ///   hyc inspect model.hyc ptx        a GPU's code
 #[derive(Debug, clap::Args)]
@@ -44,6 +45,8 @@ enum Part {
     Graph,
     /// The steps with their operands
     Plan,
+    /// The variants of each kernel, what is predicted and measured of them, and which was chosen for which rows
+    Kernels,
     /// KV caches
     Kv,
     /// What a session takes
@@ -80,6 +83,7 @@ fn text_of(model: &Model, part: Part) -> Result<String> {
         },
         Part::Ptx => model.ptx().ok_or_else(|| not_here("PTX", "ptx", "asm"))?.to_string(),
         Part::Plan => steps(plan),
+        Part::Kernels => variants::text(plan),
         Part::Kv => format!("{}\n{}", summary::kv_text(&kv_table(plan)), caches(plan)),
         Part::Memory => memory(model),
     })
@@ -100,6 +104,7 @@ fn json_of(model: &Model, part: Part) -> Result<String> {
             };
             json!({ name: text_of(model, part)? })
         }
+        Part::Kernels => variants::json(plan),
         Part::Kv => json!({ "table": summary::kv_json(&kv_table(plan)), "caches": plan.caches }),
         Part::Memory => {
             let m = whole_session(model);

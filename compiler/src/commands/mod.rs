@@ -17,6 +17,7 @@ mod prompt;
 mod run;
 mod sampling_args;
 mod schema;
+mod tune;
 mod version;
 
 use std::path::PathBuf;
@@ -68,6 +69,7 @@ enum Command {
     Chat(chat::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
+    Tune(tune::Args),
     Diff(diff::Args),
     Explain(explain::Args),
     Schema(schema::Args),
@@ -91,6 +93,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Chat(args) => chat::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Tune(args) => tune::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Schema(args) => schema::run(args),

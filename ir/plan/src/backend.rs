@@ -6,8 +6,10 @@ use crate::layout::Layout;
 use crate::roles::Kind;
 use crate::spec::KernelSpec;
 use crate::target::Target;
+use crate::variant::Variant;
 
-/// A back end, as the passes see it: which layouts its kernels read, and what it has kernels for. No pass knows a layout.
+/// A back end, as the passes see it: which layouts its kernels read, and the ways in which they can compute a step.
+/// No pass knows a layout, or chooses by anything but what is said here.
 pub trait Backend {
     /// What its code is for.
     fn target(&self) -> Target;
@@ -21,6 +23,7 @@ pub trait Backend {
     /// Whether a pass ends with the choice of tokens on the target. Else the session chooses them from the logits.
     fn samples(&self) -> bool;
 
-    /// Whether it has a kernel for this; the reason where it has none.
-    fn supports(&self, spec: &KernelSpec) -> Result<(), String>;
+    /// The ways in which its kernels can compute this, one at least, with what was measured of them. Errors: why there is no
+    /// kernel for it.
+    fn candidates(&self, spec: &KernelSpec) -> Result<Vec<Variant>, String>;
 }

@@ -3,7 +3,8 @@
 //! Generated code has shapes, strides, pages, windows and limits in it as constants, so that it is memory-safe beside
 //! one plan alone. Therefore the code tensor of an artefact holds, beside the code:
 //!
-//! * for each kernel the digest of all that its code was made from: target, [`KernelSpec`], scratch, launches. Every step
+//! * for each kernel the digest of all that its code was made from: target, [`KernelSpec`], scratch, launches,
+//!   variants and which rows each has. Every step
 //!   that names the kernel must have that very digest ([`kernel_digest`]);
 //! * the digest of the whole Plan ([`plan_digest`]): the order of the steps, who reads what, where buffers lie.
 //!
@@ -49,9 +50,15 @@ fn digest(value: &impl Serialize) -> Sha {
     sha.finalize().into()
 }
 
+/// The digest of plain data, in hexadecimal digits.
+pub fn hex_digest(value: &impl Serialize) -> String {
+    digest(value).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The digest of what a kernel's code is made from.
 pub fn kernel_digest(target: &Target, spec: &KernelSpec, kernel: &Kernel) -> Sha {
-    digest(&("hyc kernel", target, spec, kernel.scratch_bytes, kernel.launches()))
+    let variants: Vec<_> = kernel.variants.iter().map(|v| (&v.name, v.rows, &v.code)).collect();
+    digest(&("hyc kernel", target, spec, kernel.scratch_bytes, kernel.launches(), variants, &kernel.chosen))
 }
 
 /// The digest of a plan.

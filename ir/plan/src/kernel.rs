@@ -1,10 +1,11 @@
-//! Generated kernels, and on a GPU the functions that make them up.
+//! Generated kernels, their variants, and on a GPU the functions that make them up.
 
 use serde::{Deserialize, Serialize};
 
 use crate::spec::KernelSpec;
-use crate::step::{Grid, GridDim};
+use crate::step::{Grid, GridDim, Rows};
 use crate::target::Target;
+use crate::variant::{Chosen, RowRange, Variant};
 
 /// A generated kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +14,12 @@ pub struct Kernel {
     pub name: String,
     /// Scratch a thread needs; on a GPU, of the whole kernel, in device memory.
     pub scratch_bytes: u64,
+    /// Whose count its rows follow.
+    pub rows: Rows,
+    /// The ways in which it can compute its steps; a plan has code for those that are chosen, and may have some for others.
+    pub variants: Vec<Variant>,
+    /// Which of them computes steps of which rows: from 1 to the most, without a gap.
+    pub chosen: Vec<Chosen>,
     /// Where its code is and how it is started, as its target does that.
     pub code: Code,
 }
@@ -39,12 +46,24 @@ pub enum Code {
 
 impl Kernel {
     /// A kernel without code for this target.
-    pub fn new(name: String, spec: &KernelSpec, target: &Target) -> Kernel {
+    pub fn new(
+        name: String,
+        spec: &KernelSpec,
+        target: &Target,
+        (variants, chosen): (Vec<Variant>, Vec<Chosen>),
+    ) -> Kernel {
         let code = match target {
             Target::Host { .. } => Code::Host { grid: spec.grid(), offset: 0, bytes: 0 },
             Target::Nvidia(_) => Code::Nvidia { launches: Vec::new() },
         };
-        Kernel { name, scratch_bytes: 0, code }
+        Kernel { name, scratch_bytes: 0, rows: spec.rows, variants, chosen, code }
+    }
+
+    /// A kernel without code, that computes all steps in one way.
+    pub fn of_one_variant(name: String, spec: &KernelSpec, target: &Target) -> Kernel {
+        let variant = Variant::only("only", spec, 1);
+        let chosen = Chosen { variant: variant.name.clone(), rows: variant.rows };
+        Kernel::new(name, spec, target, (vec![variant], vec![chosen]))
     }
 
     /// The functions that make it up on a GPU; none on a processor.
@@ -53,6 +72,25 @@ impl Kernel {
             Code::Host { .. } => &[],
             Code::Nvidia { launches } => launches,
         }
+    }
+
+    /// Its rows in a step with these counts.
+    pub fn row_count(&self, tokens: u64, outputs: u64) -> u64 {
+        match self.rows {
+            Rows::Tokens => tokens,
+            Rows::Outputs => outputs,
+        }
+    }
+
+    /// The name of the variant that computes a step of so many rows; `None`: more rows than the plan allows, or none.
+    pub fn variant_for(&self, rows: u64) -> Option<&str> {
+        let wanted = RowRange::new(rows, rows);
+        self.chosen.iter().find(|chosen| chosen.rows.covers(wanted)).map(|chosen| chosen.variant.as_str())
+    }
+
+    /// The functions of one of its variants, in launch order.
+    pub fn launches_of<'k>(&'k self, variant: &'k str) -> impl Iterator<Item = &'k Launch> {
+        self.launches().iter().filter(move |launch| launch.is_of(variant))
     }
 }
 
@@ -72,33 +110,15 @@ pub struct Launch {
     /// it touches what that one writes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overlaps: bool,
-    /// Rows of a step for which this function is launched; it is skipped for others. All, where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub when: Option<When>,
-}
-
-/// A range of a step's row count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct When {
-    /// Whose count.
-    pub dim: GridDim,
-    /// The least.
-    pub least: u64,
-    /// The most.
-    pub most: u64,
+    /// Names of the variants that it is a part of; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<String>,
 }
 
 impl Launch {
-    /// Whether a step with these counts has this launch.
-    pub fn applies(&self, tokens: u64, outputs: u64) -> bool {
-        self.when.is_none_or(|when| {
-            let count = match when.dim {
-                GridDim::One => 1,
-                GridDim::Tokens => tokens,
-                GridDim::Outputs => outputs,
-            };
-            (when.least..=when.most).contains(&count)
-        })
+    /// Whether it is a part of this variant.
+    pub fn is_of(&self, variant: &str) -> bool {
+        self.variants.is_empty() || self.variants.iter().any(|name| name == variant)
     }
 }
 

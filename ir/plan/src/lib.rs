@@ -21,9 +21,12 @@ pub mod sample;
 pub mod sampling;
 mod spec;
 mod step;
+pub mod table;
 mod target;
 pub mod text_settings;
+pub mod variant;
 mod verify;
+pub mod work;
 
 pub use align::{MAX_BYTES, PANEL, ROW_ALIGN, TILE, V_ALIGN, round_up};
 pub use backend::Backend;
@@ -31,7 +34,7 @@ pub use cache::{CachePolicy, CacheSpec, KvOrder};
 pub use codec::Codec;
 pub use elem::{Elem, is_positive_f32};
 pub use format::Format;
-pub use kernel::{Code, Extent, Kernel, Launch, When};
+pub use kernel::{Code, Extent, Kernel, Launch};
 pub use layout::Layout;
 pub use plan::{
     Buffer, BufferId, Cache, CacheId, Chain, KernelId, MAX_LAYERS, ModelInfo, Operand, PLAN_VERSION, Plan,
@@ -41,4 +44,5 @@ pub use roles::{Access, Kind, Reach, Role};
 pub use spec::{KernelSpec, OperandSpec};
 pub use step::{AttnShape, Epilogue, GateMode, Grid, GridDim, RopeSpec, Rows, SelectShape, StepOp};
 pub use target::{Gpu, NvidiaArch, Target, TargetKind};
+pub use variant::{Chosen, RowRange, Timing, Variant};
 pub use verify::PlanError;

@@ -18,7 +18,7 @@ use crate::step::{Rows, SelectShape, StepOp};
 use crate::target::Target;
 
 /// The format that this build writes and reads.
-pub const PLAN_VERSION: u32 = 2;
+pub const PLAN_VERSION: u32 = 3;
 /// Most layers of a model: several times what any published model has. Passes are linear in the layers up to it.
 pub const MAX_LAYERS: u64 = 1024;
 

@@ -27,7 +27,7 @@ use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{Linkage, Module};
-use hyc_plan::{Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, StepOp, Target};
+use hyc_plan::{Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, StepOp, Target, Variant};
 
 use crate::panels::panels;
 
@@ -80,8 +80,10 @@ impl Backend for CpuTarget {
         false
     }
 
-    fn supports(&self, spec: &KernelSpec) -> Result<(), String> {
-        supports(spec)
+    /// One: Cranelift's code, for all rows of a step at once.
+    fn candidates(&self, spec: &KernelSpec) -> Result<Vec<Variant>, String> {
+        supports(spec)?;
+        Ok(vec![Variant::only("cranelift", spec, spec.max_rows)])
     }
 }
 

@@ -1,9 +1,9 @@
-//! A kernel being made, and its functions: what each is called, its grid, the steps that it is for, its shared memory.
-//! Scratch is the whole kernel's.
+//! A kernel being made, and its functions: what each is called, its grid, the variants that it is a part of, its shared
+//! memory. Scratch is the whole kernel's.
 
 use std::rc::Rc;
 
-use hyc_plan::{CacheSpec, Extent, Gpu, GridDim, KernelSpec, Launch, Layout, Rows, When};
+use hyc_plan::{CacheSpec, Extent, Gpu, GridDim, KernelSpec, Launch, Layout, Rows};
 use inkwell::context::Context;
 use inkwell::module::Module;
 
@@ -32,8 +32,8 @@ pub struct Function<'s> {
     pub grid: [Extent; 2],
     /// Threads of a block.
     pub threads: u64,
-    /// The steps that it is for; all of them without it.
-    pub when: Option<When>,
+    /// The variants of the kernel that it is a part of; empty: all.
+    pub variants: &'s [&'s str],
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u64,
     /// Whether its body calls [`Emit::wait_for_inputs`] itself, before it touches what an earlier launch wrote: weights
@@ -44,12 +44,12 @@ pub struct Function<'s> {
 impl<'s> Function<'s> {
     /// A function for all steps, without dynamic shared memory, that waits for its inputs before its body.
     pub fn new(part: &'s str, grid: [Extent; 2], threads: u64) -> Function<'s> {
-        Function { part, grid, threads, when: None, shared_bytes: 0, waits_itself: false }
+        Function { part, grid, threads, variants: &[], shared_bytes: 0, waits_itself: false }
     }
 
-    /// The same for some steps alone.
-    pub fn when(self, when: Option<When>) -> Function<'s> {
-        Function { when, ..self }
+    /// The same as a part of these variants alone.
+    pub fn of(self, variants: &'s [&'s str]) -> Function<'s> {
+        Function { variants, ..self }
     }
 
     /// The same with dynamic shared memory.
@@ -63,10 +63,9 @@ impl<'s> Function<'s> {
     }
 }
 
-/// Steps of `least` to `most` rows.
-pub fn when(spec: &KernelSpec, least: u64, most: u64) -> Option<When> {
-    let dim = if spec.rows == Rows::Tokens { GridDim::Tokens } else { GridDim::Outputs };
-    Some(When { dim, least, most })
+/// The end of the name of a function that is all of a variant.
+pub fn part(variant: &str) -> String {
+    format!("_{variant}")
 }
 
 /// A kernel being made: its spec, its name, and the functions so far.
@@ -75,6 +74,8 @@ pub struct Kernel<'c, 's> {
     /// Multiprocessors: what a grid that takes its items in turns has of blocks.
     pub multiprocessors: u64,
     name: &'s str,
+    /// Names of the variants that there shall be code of.
+    wanted: &'s [&'s str],
     operands: Rc<Operands>,
     module: &'c Module<'c>,
     context: &'c Context,
@@ -97,7 +98,7 @@ impl<'c, 's> Kernel<'c, 's> {
     pub fn new(
         context: &'c Context,
         module: &'c Module<'c>,
-        (name, spec): (&'s str, &'s KernelSpec),
+        (name, spec, wanted): (&'s str, &'s KernelSpec, &'s [&'s str]),
         gpu: &Gpu,
     ) -> Kernel<'c, 's> {
         let operands = Rc::new(Operands::new(spec));
@@ -106,6 +107,7 @@ impl<'c, 's> Kernel<'c, 's> {
             spec,
             multiprocessors: u64::from(gpu.multiprocessors),
             name,
+            wanted,
             operands,
             module,
             context,
@@ -123,8 +125,16 @@ impl<'c, 's> Kernel<'c, 's> {
         }
     }
 
-    /// Adds one function.
+    /// Whether there shall be code of this variant.
+    pub fn wants(&self, variant: &str) -> bool {
+        self.wanted.contains(&variant)
+    }
+
+    /// Adds one function, where it is a part of a variant that there shall be code of.
     pub fn function(&mut self, f: Function<'_>, body: impl FnOnce(&Emit<'c>)) {
+        if !f.variants.is_empty() && !f.variants.iter().any(|variant| self.wants(variant)) {
+            return;
+        }
         let entry = format!("{}{}", self.name, f.part);
         let operands = (self.operands.clone(), self.spec.operands.len());
         let e = Emit::new(self.context, self.module, &entry, operands, f.threads as u32);
@@ -139,7 +149,7 @@ impl<'c, 's> Kernel<'c, 's> {
             threads: f.threads as u32,
             shared_bytes: f.shared_bytes as u32,
             overlaps: true,
-            when: f.when,
+            variants: f.variants.iter().map(ToString::to_string).collect(),
         });
     }
 
@@ -160,7 +170,7 @@ impl<'c, 's> Kernel<'c, 's> {
             threads: mlir::THREADS as u32,
             shared_bytes: 0,
             overlaps: true,
-            when: None,
+            variants: vec![],
         });
     }
 

@@ -5,6 +5,7 @@
 //! serves both.
 
 mod attention;
+mod candidates;
 mod function;
 mod gemm;
 mod isa;
@@ -18,83 +19,25 @@ mod select;
 mod tile;
 mod work_item;
 
-use hyc_plan::{AttnShape, Gpu, KernelSpec, Layout, OperandSpec, SelectShape, StepOp};
+use hyc_plan::{AttnShape, Gpu, KernelSpec, SelectShape, StepOp};
 
-use crate::operands;
 use attention::{flash_prefill, limits, simt, sparse, split_kv_decode};
 use function::Kernel;
 use gemm::{linear, projections, qkv};
 
+pub use candidates::candidates;
 pub use function::GpuKernel;
-pub use module::{GpuError, Ptx};
+pub use module::{GpuError, Ptx, Request};
 
-/// Whether there is a kernel for this on this GPU; the reason where there is none.
-pub fn supports(spec: &KernelSpec, gpu: &Gpu) -> Result<(), String> {
-    operands::check(spec)?;
-    let wide = |what: &str, n: u64, most: u64| {
-        if n > most { Err(format!("{what} of {n}: the GPU kernels take {most} at most")) } else { Ok(()) }
-    };
-    for operand in &spec.operands {
-        match operand {
-            OperandSpec::Weight(format) => match &format.layout {
-                Layout::Panels { count, out, inn, .. } => {
-                    // Indices inside a matrix are 32 bits.
-                    wide("a matrix", count.saturating_mul(*out).saturating_mul(*inn) / 16, 1 << 31)?;
-                }
-                Layout::Vector { .. } | Layout::Rows { .. } | Layout::Tiles { .. } => {}
-            },
-            OperandSpec::Cache(cache) => {
-                wide("a head", cache.qk_dim.max(cache.v_dim), 256)?;
-                wide("a page", cache.page, 128)?;
-            }
-            // So are those inside a tensor, whose rows are taken in tiles.
-            OperandSpec::Tensor { stride, .. } => {
-                let elements = (spec.max_rows + 128).saturating_mul(*stride);
-                wide("the rows of a tensor, in elements,", elements, (1 << 31) - 1)?;
-            }
-        }
-    }
-    if let Some(shape) = spec.op.attention() {
-        wide("a group", shape.heads / shape.kv_heads, 32)?;
-        if !limits::takes(spec, u64::from(gpu.multiprocessors)) {
-            let bytes = simt::shared_bytes(spec, shape);
-            wide("queries and sums in shared memory, in bytes,", bytes, 48 << 10)?;
-        }
-    }
-    match spec.op {
-        StepOp::QkvAppend { shape: s, .. } => {
-            let columns = (s.heads + s.kv_heads) * s.qk_dim + s.kv_heads * s.v_dim;
-            wide("projections, in elements,", (spec.max_rows + 128).saturating_mul(columns), (1 << 31) - 1)
-        }
-        StepOp::ExpertsUp { active, .. } | StepOp::ExpertsDown { active, .. } => {
-            // A grid's second axis.
-            wide("rows times chosen experts", spec.max_rows.saturating_mul(active), 65535)
-        }
-        StepOp::Router { experts, active } => {
-            wide("a router", experts, 4096)?;
-            wide("a router's choice", active, 64)
-        }
-        StepOp::Embed { .. }
-        | StepOp::RmsNorm { .. }
-        | StepOp::Linear { .. }
-        | StepOp::Rope { .. }
-        | StepOp::Append { .. }
-        | StepOp::Add { .. }
-        | StepOp::SiluMul { .. }
-        | StepOp::Gate { .. }
-        | StepOp::FullAttention { .. }
-        | StepOp::OracleAttention { .. }
-        | StepOp::WindowAttention { .. }
-        | StepOp::SparseAttention { .. }
-        | StepOp::HybridAttention { .. }
-        | StepOp::GatherRows { .. }
-        | StepOp::Sample { .. } => Ok(()),
-    }
+/// Generates kernels for a GPU as one PTX text.
+pub fn compile(requests: &[Request<'_>], gpu: &Gpu) -> Result<Ptx, GpuError> {
+    module::compile(requests, gpu, &build)
 }
 
-/// Generates the kernels of `specs` for a GPU as one PTX text. Names must be unique.
-pub fn compile(specs: &[(String, KernelSpec)], gpu: &Gpu) -> Result<Ptx, GpuError> {
-    module::compile(specs, gpu, &build)
+/// A digest, in hexadecimal digits, of the code of one variant of a kernel before it is optimised, at a
+/// [`standard`](hyc_plan::table::standard) chunk and context: what was measured of it is of no use once this is another.
+pub fn digest(spec: &KernelSpec, variant: &str, gpu: &Gpu) -> Result<String, GpuError> {
+    module::digest(&hyc_plan::table::standard(spec), variant, gpu, &build)
 }
 
 fn build(k: &mut Kernel<'_, '_>) {
@@ -139,7 +82,7 @@ fn build(k: &mut Kernel<'_, '_>) {
     }
 }
 
-/// Attention over whole contexts on tensor cores: one function for few rows, one for many.
+/// Attention over whole contexts on tensor cores.
 fn whole(k: &mut Kernel<'_, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
     split_kv_decode::decode(k, shape, sink, select);
     flash_prefill::prefill(k, shape, sink, select);

@@ -38,6 +38,25 @@ pub struct Ptx {
     pub kernels: Vec<GpuKernel>,
 }
 
+/// What a kernel's code is before optimisation, the functions of one variant alone: a digest of it in hexadecimal digits.
+/// Optimisation is not in it, so that it takes little time.
+pub fn digest(
+    spec: &KernelSpec,
+    variant: &str,
+    gpu: &Gpu,
+    build: &dyn Fn(&mut Kernel<'_, '_>),
+) -> Result<String, GpuError> {
+    let context = Context::create();
+    // The context owns the module and frees it.
+    let module = ManuallyDrop::new(context.create_module("hyc"));
+    let wanted = [variant];
+    let mut kernel = Kernel::new(&context, &module, ("kernel", spec, &wanted), gpu);
+    build(&mut kernel);
+    let finished = kernel.finish().map_err(GpuError)?;
+    let parts = (module.print_to_string().to_string(), finished.mlir, finished.launched.launches);
+    Ok(hyc_plan::bind::hex_digest(&parts))
+}
+
 fn machine(arch: NvidiaArch) -> Result<TargetMachine, GpuError> {
     Target::initialize_nvptx(&InitializationConfig::default());
     let triple = TargetTriple::create("nvptx64-nvidia-cuda");
@@ -48,9 +67,20 @@ fn machine(arch: NvidiaArch) -> Result<TargetMachine, GpuError> {
         .ok_or_else(|| GpuError(format!("this LLVM has no target machine for {}", arch.name())))
 }
 
-/// Generates the kernels of `specs`, whose names are unique, for a GPU, each spec's functions being made by `build`.
+/// A kernel to generate.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// Its name, unique among those that are generated together.
+    pub name: &'a str,
+    /// What to generate.
+    pub spec: &'a KernelSpec,
+    /// Names of the variants that there shall be code of.
+    pub variants: Vec<&'a str>,
+}
+
+/// Generates kernels for a GPU, each one's functions being made by `build`.
 pub fn compile(
-    specs: &[(String, KernelSpec)],
+    requests: &[Request<'_>],
     gpu: &Gpu,
     build: &dyn Fn(&mut Kernel<'_, '_>),
 ) -> Result<Ptx, GpuError> {
@@ -60,12 +90,12 @@ pub fn compile(
     let module = ManuallyDrop::new(context.create_module("hyc"));
     module.set_triple(&machine.get_triple());
     module.set_data_layout(&machine.get_target_data().get_data_layout());
-    let mut kernels = Vec::with_capacity(specs.len());
+    let mut kernels = Vec::with_capacity(requests.len());
     let (mut row_wise, mut waiting) = (String::new(), Vec::new());
-    for (name, spec) in specs {
+    for Request { name, spec, variants } in requests {
         // PTX names take letters, digits, `_` and `$`.
         let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-        let mut kernel = Kernel::new(&context, &module, (&name, spec), gpu);
+        let mut kernel = Kernel::new(&context, &module, (&name, spec, variants), gpu);
         build(&mut kernel);
         let finished = kernel.finish().map_err(|fault| GpuError(format!("kernel {name}: {fault}")))?;
         if !finished.mlir.is_empty() {

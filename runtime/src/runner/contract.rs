@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Step, StepOp};
+use hyc_plan::{KernelId, Step, StepOp};
 
 use super::memory::Memory;
 use crate::error::Result;
@@ -78,4 +78,11 @@ pub trait Clock {
     /// Bytes a second that a device reads and writes, together, when it copies its memory; `None` for the host, whose
     /// bandwidth is that of its threads. Errors: a device's.
     fn copy_bandwidth(&mut self) -> Result<Option<f64>>;
+
+    /// The device's name, as its driver gives it; `None` for the host. Errors: a device's.
+    fn device_name(&mut self) -> Result<Option<String>>;
+
+    /// From now on a variant computes those steps of a kernel that it can, to be measured; `None`: what the plan has chosen.
+    /// Errors: the device has no code of such a variant.
+    fn force_variant(&mut self, kernel: KernelId, variant: Option<&str>) -> Result<()>;
 }

@@ -171,7 +171,8 @@ pub fn plan() -> Plan {
         sampled: None,
     };
     let kernels = plan.steps.iter().zip(0..);
-    let kernels = kernels.map(|(step, i)| Kernel::new(format!("k{i}"), &plan.spec(step), &plan.target));
+    let kernels =
+        kernels.map(|(step, i)| Kernel::of_one_variant(format!("k{i}"), &plan.spec(step), &plan.target));
     plan.kernels = kernels.collect();
     plan
 }
@@ -225,7 +226,7 @@ impl Parts {
             kernel: id,
         });
         let spec = plan.spec(&plan.steps[plan.steps.len() - 1]);
-        plan.kernels.push(Kernel::new("sample".into(), &spec, &plan.target));
+        plan.kernels.push(Kernel::of_one_variant("sample".into(), &spec, &plan.target));
         self
     }
 

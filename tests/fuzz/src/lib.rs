@@ -1,13 +1,13 @@
 //! What the fuzz targets share.
 
 use hyc_ir::Graph;
-use hyc_kernels::Nvidia;
 use hyc_kernels::cpu::{CpuTarget, Level};
+use hyc_kernels::{Generator, Nvidia};
 use hyc_plan::{Backend, Gpu, NvidiaArch};
 
 /// Runs the passes by the policy of either back end; a Plan that comes out must verify. Errors are fine.
 pub fn compile(graph: &Graph) {
-    let gpu = Nvidia { gpu: Gpu::of(NvidiaArch::Sm90a), tensor_cores: true, supports: |_, _| Ok(()) };
+    let gpu = Nvidia::new(Gpu::of(NvidiaArch::Sm90a), Generator::of_anything());
     let backends: [&dyn Backend; 2] = [&CpuTarget { level: Level::V3 }, &gpu];
     for backend in backends {
         let mut graph = graph.clone();

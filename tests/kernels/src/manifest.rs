@@ -1,6 +1,6 @@
 //! What `gpu-cases` leaves in its folder for `gpu-check`.
 
-use hyc_plan::{KernelSpec, Launch};
+use hyc_plan::{KernelSpec, Launch, Variant};
 use serde::{Deserialize, Serialize};
 
 use crate::{Case, Fill, blocks};
@@ -48,6 +48,8 @@ pub struct Kernel {
     pub spec: KernelSpec,
     /// The file with its PTX.
     pub ptx: String,
+    /// Its variants; none of a probe.
+    pub variants: Vec<Variant>,
     /// Its functions, in order.
     pub launches: Vec<Launch>,
     /// Scratch in device memory.
@@ -63,6 +65,8 @@ pub struct Entry {
     pub family: String,
     /// Index of the kernel.
     pub kernel: usize,
+    /// Its variant.
+    pub variant: String,
     /// As in [`Case`].
     pub sequences: Vec<(u64, u64)>,
     /// As in [`Case`].
@@ -91,7 +95,10 @@ impl Manifest {
             return Item { family, name, kernel: probe.kernel, small: true };
         }
         let entry = &self.cases[number];
-        let (family, name) = (entry.family.clone(), self.case(entry).name());
+        let (family, mut name) = (entry.family.clone(), self.case(entry).name());
+        if self.kernels[entry.kernel].variants.len() > 1 {
+            name = format!("{name} by {}", entry.variant);
+        }
         Item { family, name, kernel: entry.kernel, small: entry.small }
     }
 

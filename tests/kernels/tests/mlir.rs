@@ -14,7 +14,8 @@ use std::process::Command;
 
 use hyc_filetest::{GRAPH, PTX};
 use hyc_ir::{Graph, Op, text, verify};
-use hyc_kernels::{Nvidia, gpu, mlir};
+use hyc_kernels::gpu::Request;
+use hyc_kernels::{Generator, Nvidia, gpu, mlir};
 use hyc_passes::{Compiled, PassError, PassReport};
 use hyc_plan::*;
 
@@ -65,7 +66,7 @@ fn compile(
     observer: &mut dyn FnMut(&PassReport<'_>) -> bool,
 ) -> Result<Compiled, PassError> {
     graph.header.target = TargetKind::Nvidia(CARD.arch);
-    hyc_passes::run(graph, &Nvidia { gpu: CARD, tensor_cores: true, supports: gpu::supports }, observer)
+    hyc_passes::run(graph, &Nvidia::new(CARD, Generator::of_this_build()), observer)
 }
 
 #[test]
@@ -152,7 +153,8 @@ fn ptx_of_row_wise_kernels() {
         let spec = step(source);
         let name = spec.op.name().to_string();
         mlir::kernel_text(&name, &spec).expect("a kernel in MLIR").unwrap();
-        Ok(gpu::compile(&[(name, spec)], &CARD).unwrap().text)
+        let request = Request { name: &name, spec: &spec, variants: vec![] };
+        Ok(gpu::compile(&[request], &CARD).unwrap().text)
     });
 }
 
@@ -188,9 +190,16 @@ fn ptx_assembles() {
         let plan = compile(graph, &mut |_| true).unwrap().plan;
         let spec = |i: usize| {
             let step = plan.steps.iter().find(|step| step.kernel.index() == i).unwrap();
-            (plan.kernels[i].name.clone(), plan.spec(step))
+            plan.spec(step)
         };
         let specs: Vec<_> = (0..plan.kernels.len()).map(spec).collect();
-        assemble(&path, &gpu::compile(&specs, &CARD).unwrap().text);
+        let kernels = plan.kernels.iter().zip(&specs);
+        let requests: Vec<Request<'_>> = kernels
+            .map(|(kernel, spec)| {
+                let variants = kernel.variants.iter().map(|variant| variant.name.as_str()).collect();
+                Request { name: &kernel.name, spec, variants }
+            })
+            .collect();
+        assemble(&path, &gpu::compile(&requests, &CARD).unwrap().text);
     }
 }

@@ -73,8 +73,8 @@ fn standins() -> [(&'static str, usize); 4] {
 
 /// The operands after the kernel of a row-wise step ran.
 fn run(spec: &KernelSpec, batch: &Batch, before: &[Memory]) -> Vec<Memory> {
-    let llvm =
-        gpu::compile(&[("kernel".to_string(), spec.clone())], &Gpu::of(NvidiaArch::Sm90a)).unwrap().llvm;
+    let request = gpu::Request { name: "kernel", spec, variants: vec![] };
+    let llvm = gpu::compile(&[request], &Gpu::of(NvidiaArch::Sm90a)).unwrap().llvm;
     // The host has one launch at a time: nothing to wait for.
     let host = |line: &&str| !line.starts_with("target ") && !line.contains("\"griddepcontrol.");
     let mut text = llvm.lines().filter(host).collect::<Vec<_>>().join("\n");

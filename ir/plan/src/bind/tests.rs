@@ -66,11 +66,18 @@ fn plan(target: Target) -> Plan {
         sampled: None,
     };
     for (step, name) in plan.steps.iter().zip(["embed", "linear-1", "gather", "head"]) {
-        let mut kernel = Kernel::new(name.into(), &plan.spec(step), &plan.target);
+        let mut kernel = Kernel::of_one_variant(name.into(), &plan.spec(step), &plan.target);
         kernel.scratch_bytes = 64;
         if let Code::Nvidia { launches } = &mut kernel.code {
             let (entry, grid) = (name.into(), [Extent::fixed(1); 2]);
-            launches.push(Launch { entry, grid, threads: 32, shared_bytes: 0, overlaps: false, when: None });
+            launches.push(Launch {
+                entry,
+                grid,
+                threads: 32,
+                shared_bytes: 0,
+                overlaps: false,
+                variants: vec![],
+            });
         }
         plan.kernels.push(kernel);
     }

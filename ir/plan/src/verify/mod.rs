@@ -1,7 +1,7 @@
 //! The rules of a Plan, checked when it is made and again when an artefact is loaded. A Plan that passes lets
 //! kernels touch only memory that is theirs; it may come from a hostile file, so nothing here trusts a number.
 //!
-//! * launches: a GPU kernel has a function for every number of rows;
+//! * variants: a kernel has one for every number of rows, and on a GPU functions for it;
 //! * sizes: counts from 1 to 2^31, element counts that fit; the version is this build's. What can be told from the
 //!   rest is what the rest says: the arena ends with its last buffer, a ring has the pages of its window and a chunk;
 //! * uses: every kernel, buffer, weight and cache is some step's ([`uses`]), so that there are no more of them than
@@ -22,8 +22,8 @@ mod uses;
 use std::fmt;
 
 use crate::{
-    CachePolicy, Code, Elem, Format, GridDim, Kernel, KvOrder, Launch, MAX_BYTES, MAX_LAYERS, PLAN_VERSION,
-    Plan, Role, Rows, StepOp, Target,
+    CachePolicy, Chosen, Code, Elem, Format, Kernel, KvOrder, MAX_BYTES, MAX_LAYERS, PLAN_VERSION, Plan,
+    Role, Rows, StepOp, Target,
 };
 
 /// One broken rule.
@@ -54,7 +54,7 @@ impl Report {
 const MAX_COUNT: u64 = i32::MAX as u64;
 /// Dynamic shared memory of a block on the largest card.
 const MAX_SHARED_BYTES: u32 = 227 << 10;
-/// Functions of a kernel.
+/// Functions of a kernel, its variants, and their ranges of rows.
 const MAX_LAUNCHES: usize = 64;
 /// Steps, and whatever steps use one by one.
 const MAX_STEPS: usize = 1 << 17;
@@ -94,7 +94,7 @@ fn verify_as(plan: &Plan, describe: &Describe<'_>) -> Result<(), Vec<PlanError>>
         plan.steps.iter().for_each(|step| operands::check(plan, step, &describe(&step.op), &mut report));
     }
     if report.0.is_empty() {
-        plan.steps.iter().for_each(|step| operands::check_grid(plan, step, &mut report));
+        plan.steps.iter().for_each(|step| operands::check_kernel(plan, step, &mut report));
         order::check(plan, describe, &mut report);
         uses::check(plan, &mut report);
     }
@@ -174,30 +174,50 @@ fn sizes(plan: &Plan, report: &mut Report) {
                 report.add(&kernel.name, format!("`{}` cannot be launched", launch.entry));
             }
         }
-        launched(plan, kernel, report);
+        chosen(plan, kernel, report);
     }
 }
 
-/// Every pass that the model allows launches some function of a GPU kernel.
-fn launched(plan: &Plan, kernel: &Kernel, report: &mut Report) {
-    let launches = kernel.launches();
-    if launches.len() > MAX_LAUNCHES {
-        return report.add(&kernel.name, format!("has {} functions", launches.len()));
+fn row_limit(plan: &Plan, rows: Rows) -> u64 {
+    match rows {
+        Rows::Tokens => plan.model.chunk,
+        Rows::Outputs => plan.model.max_outputs,
     }
-    // What applies changes at the ends of ranges alone.
-    let counts = |dim: GridDim, most: u64| {
-        let ranges = launches.iter().filter_map(|launch| launch.when).filter(move |w| w.dim == dim);
-        let ends = ranges.flat_map(|when| [when.least, when.most.saturating_add(1)]);
-        ends.chain([1]).filter(move |count| (1..=most).contains(count))
-    };
-    for tokens in counts(GridDim::Tokens, plan.model.chunk) {
-        for outputs in counts(GridDim::Outputs, plan.model.max_outputs) {
-            let applies = |launch: &Launch| launch.applies(tokens, outputs);
-            if !launches.is_empty() && !launches.iter().any(applies) {
-                let message = format!("no function is launched for {tokens} rows and {outputs} of logits");
-                return report.add(&kernel.name, message);
-            }
+}
+
+/// Every pass that the model allows has one variant of the kernel, which can compute it, and on a GPU some function.
+fn chosen(plan: &Plan, kernel: &Kernel, report: &mut Report) {
+    let launches = kernel.launches();
+    let lengths = [launches.len(), kernel.variants.len(), kernel.chosen.len()];
+    if lengths.iter().any(|length| *length > MAX_LAUNCHES) {
+        let [functions, variants, ranges] = lengths;
+        let message = format!("has {functions} functions, {variants} variants for {ranges} ranges of rows");
+        return report.add(&kernel.name, message);
+    }
+    let known = |name: &str| kernel.variants.iter().find(|variant| variant.name == name);
+    let mut next = 1;
+    for Chosen { variant, rows } in &kernel.chosen {
+        if rows.least != next || rows.most < rows.least {
+            return report.add(
+                &kernel.name,
+                format!("its variants leave a gap: {rows} rows come where {next} should"),
+            );
         }
+        if known(variant).is_none_or(|known| !known.rows.covers(*rows)) {
+            return report.add(&kernel.name, format!("its variant `{variant}` cannot compute {rows} rows"));
+        }
+        if !launches.is_empty() && kernel.launches_of(variant).next().is_none() {
+            return report.add(&kernel.name, format!("no function is launched for {rows} rows"));
+        }
+        next = rows.most.saturating_add(1);
+    }
+    let most = row_limit(plan, kernel.rows);
+    if next != most.saturating_add(1) {
+        return report.add(&kernel.name, format!("its variants end at {} rows, of {most}", next - 1));
+    }
+    let stranger = launches.iter().flat_map(|launch| &launch.variants).find(|name| known(name).is_none());
+    if let Some(name) = stranger {
+        report.add(&kernel.name, format!("a function is of variant `{name}`, which it does not have"));
     }
 }
 
@@ -241,10 +261,7 @@ fn caches(plan: &Plan, report: &mut Report) {
 
 fn buffers(plan: &Plan, report: &mut Report) {
     for buffer in &plan.buffers {
-        let rows = match buffer.rows {
-            Rows::Tokens => plan.model.chunk,
-            Rows::Outputs => plan.model.max_outputs,
-        };
+        let rows = row_limit(plan, buffer.rows);
         let possible =
             buffer.width > 0 && fits(&[buffer.width.saturating_add(16), rows, 4]) && buffer.max_rows == rows;
         if !possible || buffer.elem == Elem::Bf16 {

@@ -41,11 +41,15 @@ pub fn check(plan: &Plan, step: &Step, roles: &[Role], report: &mut Report) {
 }
 
 /// Checks that the kernel of a step, whose operands are valid, is split as its work is.
-pub fn check_grid(plan: &Plan, step: &Step, report: &mut Report) {
-    if let Code::Host { grid, .. } = plan.kernels[step.kernel.index()].code
-        && grid != plan.spec(step).grid()
+pub fn check_kernel(plan: &Plan, step: &Step, report: &mut Report) {
+    let (kernel, spec) = (&plan.kernels[step.kernel.index()], plan.spec(step));
+    if let Code::Host { grid, .. } = kernel.code
+        && grid != spec.grid()
     {
         report.add(&step.name, "its kernel's grid is not the op's");
+    }
+    if kernel.rows != spec.rows {
+        report.add(&step.name, "its kernel counts other rows");
     }
 }
 

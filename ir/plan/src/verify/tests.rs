@@ -24,7 +24,8 @@ fn step(name: &str, layer: Option<u32>, op: StepOp, operands: Vec<Operand>) -> S
 /// Gives each step a kernel of its own.
 fn add_kernels(plan: &mut Plan) {
     let kernels = plan.steps.iter().zip(0..);
-    let kernels = kernels.map(|(step, i)| Kernel::new(format!("k{i}"), &plan.spec(step), &plan.target));
+    let kernels =
+        kernels.map(|(step, i)| Kernel::of_one_variant(format!("k{i}"), &plan.spec(step), &plan.target));
     plan.kernels = kernels.collect();
     plan.steps.iter_mut().zip(0..).for_each(|(step, i)| step.kernel = KernelId(i));
 }
@@ -116,12 +117,38 @@ fn plan() -> Plan {
     plan
 }
 
-/// The same for a GPU, with these functions for its first kernel and none for the others.
-fn launching(launches: &[Launch]) -> Plan {
+/// Variants with the rows that they are chosen for.
+type Ranges<'a> = &'a [(&'a str, u64, u64)];
+/// The variants that each function is a part of.
+type Functions<'a> = &'a [&'a [&'a str]];
+
+/// The same for a GPU, with these functions for its first kernel and none for the others. Its chunks have 16 tokens; `few`
+/// can compute 8 rows, `many` any number.
+fn launching(chosen: Ranges<'_>, functions: Functions<'_>) -> Plan {
     let mut plan = plan();
     plan.target = Target::nvidia(NvidiaArch::Sm90a);
     plan.kernels.iter_mut().for_each(|kernel| kernel.code = Code::Nvidia { launches: vec![] });
-    plan.kernels[0].code = Code::Nvidia { launches: launches.to_vec() };
+    let launch = |variants: &&[&str]| Launch {
+        entry: "f".into(),
+        grid: [Extent::fixed(1), Extent::fixed(1)],
+        threads: 32,
+        shared_bytes: 0,
+        overlaps: false,
+        variants: variants.iter().map(ToString::to_string).collect(),
+    };
+    let kernel = &mut plan.kernels[0];
+    let variant = |name: &str, most| Variant {
+        name: name.into(),
+        rows: RowRange::new(1, most),
+        ..kernel.variants[0].clone()
+    };
+    kernel.variants = vec![variant("few", 8), variant("many", 16)];
+    let range = |(variant, least, most): &(&str, u64, u64)| Chosen {
+        variant: variant.to_string(),
+        rows: RowRange::new(*least, *most),
+    };
+    kernel.chosen = chosen.iter().map(range).collect();
+    kernel.code = Code::Nvidia { launches: functions.iter().map(launch).collect() };
     plan
 }
 
@@ -160,39 +187,38 @@ fn sizes_and_places() {
 }
 
 #[test]
-fn launches_cover_all_rows() {
-    let launch = |dim, least, most| Launch {
-        entry: "f".into(),
-        grid: [Extent::fixed(1), Extent::fixed(1)],
-        threads: 32,
-        shared_bytes: 0,
-        overlaps: false,
-        when: Some(When { dim, least, most }),
-    };
-    let tokens = |least, most| launch(GridDim::Tokens, least, most);
-    let outputs = |least, most| launch(GridDim::Outputs, least, most);
-    // The plan has chunks of 16 tokens and 16 outputs.
-    let whole: [&[Launch]; 5] = [
-        &[],
-        &[tokens(1, 16)],
-        &[tokens(9, 99), tokens(1, 8)],
-        &[tokens(1, 3), outputs(1, 16)],
-        &[tokens(2, 16), Launch { when: None, ..tokens(0, 0) }],
+fn every_number_of_rows_has_a_variant() {
+    let both = [("few", 1, 8), ("many", 9, 16)];
+    let valid: [(Ranges<'_>, Functions<'_>); 5] = [
+        (&both, &[]),
+        (&both, &[&["few"], &["many"]]),
+        (&both, &[&[]]),
+        (&[("many", 1, 16)], &[&["many"]]),
+        // Code of a variant that is not chosen.
+        (&[("many", 1, 16)], &[&["few"], &["few", "many"]]),
     ];
-    for launches in whole {
-        assert_eq!(launching(launches).verify(), Ok(()), "{launches:?}");
+    for (chosen, functions) in valid {
+        assert_eq!(launching(chosen, functions).verify(), Ok(()), "{chosen:?} {functions:?}");
     }
-    let holes: [(&str, &[Launch]); 5] = [
-        ("launched for 1 rows", &[tokens(2, 16)]),
-        ("launched for 9 rows", &[tokens(1, 8), tokens(10, 16)]),
-        ("launched for 16 rows", &[tokens(1, 15)]),
-        ("and 5 of logits", &[outputs(1, 4), outputs(6, 16)]),
-        ("launched for 4 rows and 9 of logits", &[tokens(1, 3), outputs(1, 8)]),
+    let faults: [(&str, Ranges<'_>, Functions<'_>); 9] = [
+        ("variants end at 0 rows, of 16", &[], &[]),
+        ("variants end at 15 rows, of 16", &[("many", 1, 15)], &[]),
+        ("variants end at 17 rows, of 16", &[("few", 1, 8), ("many", 9, 17)], &[]),
+        ("2..16 rows come where 1 should", &[("many", 2, 16)], &[]),
+        ("10..16 rows come where 9 should", &[("few", 1, 8), ("many", 10, 16)], &[]),
+        ("`few` cannot compute 1..9 rows", &[("few", 1, 9), ("many", 10, 16)], &[]),
+        ("`some` cannot compute 1..16 rows", &[("some", 1, 16)], &[]),
+        ("no function is launched for 9..16 rows", &both, &[&["few"]]),
+        ("of variant `some`, which it does not have", &both, &[&[], &["some"]]),
     ];
-    for (words, launches) in holes {
-        broken(words, |p| *p = launching(launches));
+    for (words, chosen, functions) in faults {
+        broken(words, |p| {
+            *p = launching(chosen, functions);
+            p.kernels[0].variants[1].rows.most = 99;
+        });
     }
-    broken("has 65 functions", |p| *p = launching(&vec![tokens(1, 16); 65]));
+    broken("has 65 functions", |p| *p = launching(&both, &[&[] as &[&str]; 65]));
+    broken("its kernel counts other rows", |p| p.kernels[0].rows = Rows::Outputs);
     broken("k0: its code is another target's", |p| p.target = Target::nvidia(NvidiaArch::Sm90a));
 }
 

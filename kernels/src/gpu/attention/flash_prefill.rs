@@ -22,8 +22,8 @@ use hyc_plan::{AttnShape, Extent, SelectShape};
 
 use super::flash_tile::{CONSUMERS, Flash, GROUPS, ROWS, Segment};
 
-use super::limits::DECODE_ROWS;
-use crate::gpu::function::{Function, Kernel, when};
+use super::limits::FLASH;
+use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, Var, WARP};
 use crate::gpu::paged_kv::physical_page;
 use crate::gpu::select::{CHUNK, Heads, TopK};
@@ -42,21 +42,25 @@ struct State<'c> {
     acc: Vec<Var<'c>>,
 }
 
-/// Adds the function for steps of more than [`DECODE_ROWS`] rows.
+/// Rows of the step that a block takes at once: they share one reading of keys and values.
+pub fn rows_of_a_block(shape: AttnShape) -> u64 {
+    (GROUPS * ROWS / group(shape)).max(1)
+}
+
+/// Adds the function of [`FLASH`].
 pub fn prefill<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
-    let spec = k.spec;
-    if spec.max_rows <= DECODE_ROWS {
+    if !k.wants(FLASH) {
         return;
     }
+    let spec = k.spec;
     let (cache, multiprocessors) = (k.cache("cache"), k.multiprocessors);
     let blocks = spec.max_context.div_ceil(cache.page);
     let tables = if select.is_some() { k.scratch(4 * multiprocessors * blocks * GROUPS * ROWS) } else { 0 };
     let mut f = Flash { spec, shape, cache, sink, select, tables, blocks, stages: 0, multiprocessors };
     f.stages = ((SHARED - f.query_bytes()) / f.stage_bytes()).clamp(2, 6);
     let shared = f.query_bytes() + f.stages * f.stage_bytes() + SHARED_SLACK;
-    let when = when(spec, DECODE_ROWS + 1, spec.max_rows);
     let grid = [Extent::fixed(multiprocessors), Extent::fixed(1)];
-    k.function(Function::new("_prefill", grid, CONSUMERS + WARP).when(when).shared_bytes(shared), |e| {
+    k.function(Function::new("_prefill", grid, CONSUMERS + WARP).of(&[FLASH]).shared_bytes(shared), |e| {
         f.body(e)
     });
 }

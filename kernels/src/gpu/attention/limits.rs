@@ -1,11 +1,19 @@
-//! Which attentions tensor cores take, and which steps of them are a decode.
+//! Which attentions tensor cores take, in which variants.
 
 use hyc_plan::{AttnShape, KernelSpec, Kind, KvOrder, OperandSpec, StepOp};
 
 use crate::gpu::work_item::group;
 
-/// Rows of a step that is a decode.
-pub const DECODE_ROWS: u64 = 64;
+/// Attention over whole contexts: parts of a context side by side and their sum; or 64 rows at a time.
+pub const SPLIT_KV: &str = "split_kv";
+pub const FLASH: &str = "flash";
+/// Most rows that there is scratch for in [`SPLIT_KV`].
+pub const SPLIT_KV_ROWS: u64 = 64;
+/// Attention over selected blocks or a window: eight or four warps per (token, KV head).
+pub const WARPS8: &str = "warps8";
+pub const WARPS4: &str = "warps4";
+/// The only variant of attentions that no tensor core takes.
+pub const SIMT: &str = "simt";
 /// Heads of a group that one fragment takes.
 const HEADS: u64 = 16;
 /// Pages of a block: two words each.

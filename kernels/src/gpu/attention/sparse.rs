@@ -1,15 +1,13 @@
 //! `SparseAttention`, `WindowAttention` and `HybridAttention` on the tensor cores of `warp_mma`: a block a (token, KV
 //! head), its branches one after the other. Reference: `reference::attention`.
 
-use hyc_plan::{AttnShape, Extent, GateMode, SelectShape, When};
+use hyc_plan::{AttnShape, Extent, GateMode, SelectShape};
 
+use super::limits::{WARPS4, WARPS8};
 use super::warp_mma::{Pages, Reader};
-use crate::gpu::function::{Function, Kernel, when};
+use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, SHARED_SLACK, WARP};
 use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
-
-/// Rows of a step whose blocks have eight warps.
-const SMALL_M: u64 = 32;
 
 /// Which pages a branch reads.
 #[derive(Clone, Copy)]
@@ -60,24 +58,18 @@ pub fn hybrid(k: &mut Kernel<'_, '_>, shape: AttnShape, select: SelectShape, win
 }
 
 fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
-    let spec = k.spec;
     let grid = [k.rows(shape.kv_heads, 1), Extent::fixed(1)];
     // Few rows are small blocks: more warps share the pages of each.
-    let most = spec.max_rows;
-    let small = SMALL_M.min(most);
-    query_launch(k, branches, shape, "_few", (8, grid), when(spec, 1, small));
-    if most > SMALL_M {
-        query_launch(k, branches, shape, "", (4, grid), when(spec, SMALL_M + 1, most));
-    }
+    query_launch(k, branches, shape, WARPS8, (8, grid));
+    query_launch(k, branches, shape, WARPS4, (4, grid));
 }
 
 fn query_launch(
     k: &mut Kernel<'_, '_>,
     branches: &[Branch],
     shape: AttnShape,
-    part: &str,
+    variant: &str,
     (warps, grid): (u64, [Extent; 2]),
-    when: Option<When>,
 ) {
     let readers: Vec<Reader> = branches
         .iter()
@@ -86,7 +78,9 @@ fn query_launch(
     let Some(first) = readers.first() else { return };
     // What warps leave for each other: their states of every head.
     let shared = first.partials_bytes() + SHARED_SLACK;
-    k.function(Function::new(part, grid, warps * WARP).when(when).shared_bytes(shared).waits_itself(), |e| {
+    let (part, variants) = (part(variant), [variant]);
+    let function = Function::new(&part, grid, warps * WARP).of(&variants).shared_bytes(shared).waits_itself();
+    k.function(function, |e| {
         let item = WorkItem::new(e, e.block_x(), shape.kv_heads);
         // What the step's context alone says is looked up before the inputs are there.
         let windows: Vec<_> = branches

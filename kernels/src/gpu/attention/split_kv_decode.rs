@@ -9,9 +9,9 @@
 
 use hyc_plan::{AttnShape, Extent, SelectShape};
 
-use super::limits::{DECODE_ROWS, splits};
+use super::limits::{SPLIT_KV, SPLIT_KV_ROWS, splits};
 use super::warp_mma::Reader;
-use crate::gpu::function::{Function, Kernel, when};
+use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, SHARED_SLACK, WARP};
 use crate::gpu::select::{CHUNK, Heads, TopK};
 use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
@@ -61,10 +61,13 @@ impl Plan {
     }
 }
 
-/// Adds both functions, for steps of at most [`DECODE_ROWS`] rows.
+/// Adds both functions of [`SPLIT_KV`], for steps of at most [`SPLIT_KV_ROWS`] rows.
 pub fn decode<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
+    if !k.wants(SPLIT_KV) {
+        return;
+    }
     let spec = k.spec;
-    let most = DECODE_ROWS.min(spec.max_rows);
+    let most = SPLIT_KV_ROWS.min(spec.max_rows);
     let reader = Reader { shape, cache: k.cache("cache"), operand: "cache", warps: WARPS };
     let splits = splits(shape, k.multiprocessors);
     let blocks = spec.max_context.div_ceil(reader.cache.page);
@@ -74,15 +77,14 @@ pub fn decode<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select: 
     if select.is_some() {
         plan.tables = k.scratch(4 * items * group(shape) * blocks);
     }
-    let when = when(spec, 1, most);
     let grid = [k.rows(shape.kv_heads * splits, 1), Extent::fixed(1)];
     let shared = plan.reader.partials_bytes() + SHARED_SLACK;
     k.function(
-        Function::new("_split", grid, WARPS * WARP).when(when).shared_bytes(shared).waits_itself(),
+        Function::new("_split", grid, WARPS * WARP).of(&[SPLIT_KV]).shared_bytes(shared).waits_itself(),
         |e| split(e, &plan, select.is_some()),
     );
     let grid = [k.rows(shape.kv_heads, 1), Extent::fixed(1)];
-    k.function(Function::new("_merge", grid, MERGERS * WARP).when(when).waits_itself(), |e| {
+    k.function(Function::new("_merge", grid, MERGERS * WARP).of(&[SPLIT_KV]).waits_itself(), |e| {
         merge(e, &plan, sink, select)
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! Weights in tiles lie alike, so that a k tile of either is copied to shared memory as it lies.
 
-use hyc_plan::{Extent, TILE, When};
+use hyc_plan::{Extent, TILE};
 
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr};
@@ -34,8 +34,8 @@ pub struct Packed<'s> {
     pub norm: Option<f64>,
     /// Offset in scratch, in 4-byte elements.
     pub to: u64,
-    /// Steps that it is for.
-    pub when: Option<When>,
+    /// The variants that it is a part of; empty: all.
+    pub variants: &'s [&'s str],
 }
 
 /// Writes rows as bf16 tiles `[rows/64][inn/64][64][64]`. `source` gives a row's f32 and the row that it becomes.
@@ -46,7 +46,8 @@ pub fn pack<'c>(
 ) {
     let Packed { inn, norm, to, .. } = *p;
     let chunks = k_tiles(inn) * 8;
-    k.function(Function::new(p.part, [p.grid, Extent::fixed(1)], PACKERS).when(p.when).waits_itself(), |e| {
+    let grid = [p.grid, Extent::fixed(1)];
+    k.function(Function::new(p.part, grid, PACKERS).of(p.variants).waits_itself(), |e| {
         // A thread's eight elements of each round; the last round's are the row's last again where there are no more.
         let places: Vec<Int<'c>> = (0..chunks.div_ceil(PACKERS))
             .map(|round| e.min(e.add_const(e.thread(), (round * PACKERS) as i64), e.int(chunks - 1)))

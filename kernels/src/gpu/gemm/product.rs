@@ -7,14 +7,16 @@ use super::small_m::small_m;
 use super::wgmma::wgmma;
 use crate::gpu::function::Kernel;
 
-/// Rows that `small_m` takes at most; more go to `wgmma`.
-pub const SMALL_M: u64 = 64;
+/// Products of 8 and of 32 rows per block by `small_m`, and of 128 by `wgmma`.
+pub const M8: &str = "m8";
+pub const M32: &str = "m32";
+pub const WGMMA: &str = "wgmma";
 
-/// Adds the functions for few rows: they are packed at `.1` in scratch, and at most `.2`.
-pub type SmallM<'a, 'c> = &'a dyn Fn(&mut Kernel<'c, '_>, u64, u64);
+/// Adds the functions of [`M8`] and [`M32`]: the rows are packed at `.1` in scratch.
+pub type SmallM<'a, 'c> = &'a dyn Fn(&mut Kernel<'c, '_>, u64);
 
 /// Adds the launches of a product over the rows of the operand `x`, with the weight of its norm in `norm`. `small`
-/// takes the place of `small_m`: it gets where the packed rows are in scratch, and up to how many there are.
+/// takes the place of `small_m`: it gets where the packed rows are in scratch.
 pub fn product<'c>(
     k: &mut Kernel<'c, '_>,
     inn: u64,
@@ -26,23 +28,18 @@ pub fn product<'c>(
 ) {
     let spec = k.spec;
     let rows_at = k.scratch(packed_bytes(spec.max_rows, inn));
-    let rows = Packed { part: "_pack", grid: k.rows(1, 1), inn, norm, to: rows_at, when: None };
+    let rows = Packed { part: "_pack", grid: k.rows(1, 1), inn, norm, to: rows_at, variants: &[] };
     pack(k, &rows, &|e, row| {
         let from = e.mul_const(e.wide(row), e.stride("x"));
         (e.at(e.operand("x"), from), row)
     });
     let p = Product { inn, matrices, up, rows_at };
-    let max = spec.max_rows;
     match small {
-        Some(small) => small(k, rows_at, SMALL_M.min(max)),
+        Some(small) => small(k, rows_at),
         None => {
-            small_m(k, "_few", &p, 1, (1, max.min(8)), store);
-            if max > 8 {
-                small_m(k, "_some", &p, 4, (9, SMALL_M.min(max)), store);
-            }
+            small_m(k, M8, &p, 1, store);
+            small_m(k, M32, &p, 4, store);
         }
     }
-    if max > SMALL_M {
-        wgmma(k, "_many", &p, SMALL_M + 1, max, store);
-    }
+    wgmma(k, WGMMA, &p, store);
 }

@@ -10,11 +10,11 @@ use hyc_plan::{Extent, Layout, PANEL};
 
 use super::matrices::Matrix;
 use super::panel::{self, THREADS, input, mine, panel_at, tile};
-use super::product::{SMALL_M, SmallM, product};
+use super::product::{SmallM, WGMMA, product};
 use super::projections::{Part, Projection, Qkv};
 use super::qkv_small_m;
 use super::rope::{angles, rotated};
-use crate::gpu::function::{Function, Kernel, NO_PRODUCT, when};
+use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
 use crate::gpu::isa::WARP;
 use crate::gpu::paged_kv::{key_store, value_store};
 
@@ -42,9 +42,7 @@ pub fn qkv_append<'c>(k: &mut Kernel<'c, '_>, c: &Qkv) {
             let matrix =
                 |p: &Part| Matrix { name: p.projection.weight(), out: p.heads * p.dim, column: p.column };
             let matrices = parts.iter().map(matrix).collect();
-            let small = |k: &mut Kernel<'c, '_>, rows_at: u64, most: u64| {
-                qkv_small_m::launches(k, c, &parts, rows_at, most);
-            };
+            let small = |k: &mut Kernel<'c, '_>, rows_at: u64| qkv_small_m::launches(k, c, &parts, rows_at);
             let small: Option<SmallM<'_, 'c>> = if fused { Some(&small) } else { None };
             product(k, c.inn, c.norm, matrices, None, small, &|e, row, column, value| {
                 let all = e.at(e.scratch(), e.int(scratch));
@@ -56,16 +54,9 @@ pub fn qkv_append<'c>(k: &mut Kernel<'c, '_>, c: &Qkv) {
     }
     let heads: u64 = parts.iter().map(|p| p.heads).sum();
     let grid = [k.rows(1, 1), Extent::fixed(heads)];
-    let when = if fused {
-        if spec.max_rows <= SMALL_M {
-            return;
-        }
-        when(spec, SMALL_M + 1, spec.max_rows)
-    } else {
-        None
-    };
+    let variants: &[&str] = if fused { &[WGMMA] } else { &[] };
     // Positions and pages are looked up before the projections are through.
-    k.function(Function::new("_append", grid, WARP).when(when).waits_itself(), |e| {
+    k.function(Function::new("_append", grid, WARP).of(variants).waits_itself(), |e| {
         let (row, head) = (e.block_x(), e.block_y());
         let all = e.at(e.at(e.scratch(), e.int(scratch)), e.mul_const(row, columns));
         let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);

@@ -13,10 +13,11 @@ use hyc_plan::Extent;
 use hyc_plan::abi::StepContext;
 
 use super::pack_rows::{k_tiles, packed_row, tile_row};
+use super::product::{M8, M32};
 use super::projections::{Part, Qkv};
 use super::rope::angles;
 use super::small_m::{Strip, THREADS, WARPS, reduce, strip_ring, strip_shared};
-use crate::gpu::function::{Function, Kernel, when};
+use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
 use crate::gpu::work_item::row_count;
@@ -29,28 +30,19 @@ pub fn takes(c: &Qkv) -> bool {
         && c.shape.v_dim % 16 == 0
 }
 
-/// Adds the functions for steps of at most `most` rows, which are packed at `rows_at` in scratch.
-pub fn launches(k: &mut Kernel<'_, '_>, c: &Qkv, parts: &[Part], rows_at: u64, most: u64) {
-    function(k, "_few", c, parts, (rows_at, 1), (1, most.min(8)));
-    if most > 8 {
-        function(k, "_some", c, parts, (rows_at, 4), (9, most));
-    }
+/// Adds the functions of [`M8`] and [`M32`]; the rows are packed at `rows_at` in scratch.
+pub fn launches(k: &mut Kernel<'_, '_>, c: &Qkv, parts: &[Part], rows_at: u64) {
+    function(k, M8, c, parts, (rows_at, 1));
+    function(k, M32, c, parts, (rows_at, 4));
 }
 
-fn function(
-    k: &mut Kernel<'_, '_>,
-    name: &str,
-    c: &Qkv,
-    parts: &[Part],
-    (rows_at, eights): (u64, u64),
-    (least, most): (u64, u64),
-) {
+fn function(k: &mut Kernel<'_, '_>, variant: &str, c: &Qkv, parts: &[Part], (rows_at, eights): (u64, u64)) {
     let spec = k.spec;
     let blocks = parts.iter().map(|part| part.heads * part.dim / 16).sum();
     let grid = [Extent::fixed(blocks), k.rows(1, 8 * eights)];
     k.function(
-        Function::new(name, grid, THREADS)
-            .when(when(spec, least, most))
+        Function::new(&part(variant), grid, THREADS)
+            .of(&[variant])
             .shared_bytes(strip_shared(1, eights))
             .waits_itself(),
         |e| {

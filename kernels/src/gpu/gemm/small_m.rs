@@ -12,7 +12,7 @@ use hyc_plan::Extent;
 
 use super::matrices::{Product, Store, blocks, section};
 use super::pack_rows::{k_tiles, packed_row, strip_offset};
-use crate::gpu::function::{Function, Kernel, when};
+use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK, Var};
 use crate::gpu::tile::pipeline::{Fill, WarpRing};
 use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES};
@@ -137,21 +137,14 @@ pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], parts: Ptr<'c>, warps: u6
     results.collect()
 }
 
-/// Adds the function for `least` to `most` rows: `eights` times eight a block.
-pub fn small_m<'c>(
-    k: &mut Kernel<'c, '_>,
-    part: &str,
-    p: &Product,
-    eights: u64,
-    (least, most): (u64, u64),
-    store: Store<'_, 'c>,
-) {
+/// Adds the function of a variant whose blocks have `eights` times eight rows.
+pub fn small_m<'c>(k: &mut Kernel<'c, '_>, variant: &str, p: &Product, eights: u64, store: Store<'_, 'c>) {
     let spec = k.spec;
     let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, 8 * eights)];
     let weights = 1 + u64::from(p.up.is_some());
     let shared = strip_shared(weights, eights);
     k.function(
-        Function::new(part, grid, THREADS).when(when(spec, least, most)).shared_bytes(shared).waits_itself(),
+        Function::new(&part(variant), grid, THREADS).of(&[variant]).shared_bytes(shared).waits_itself(),
         |e| {
             let ring = strip_ring(e, weights, eights);
             let (matrix, block, out, column) = section(e, p, e.block_x(), 16);

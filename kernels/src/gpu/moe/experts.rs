@@ -1,17 +1,17 @@
 //! `ExpertsUp` and `ExpertsDown`; in panels as `panel` has them, in bf16 tiles:
 //!
 //! ```text
-//! few rows    block: 16 outputs of one (row, chosen expert); down: of one row, a warp an expert
-//! many rows   dispatch, pack, grouped; combine (down): the weighted sum over a row's choices, plus the residual
+//! by_row     block: 16 outputs of one (row, chosen expert); down: of one row, a warp an expert
+//! grouped    dispatch, pack, grouped; combine (down): the weighted sum over a row's choices, plus the residual
 //! ```
 //! Reference: `reference::moe`.
 
 use hyc_plan::{Extent, Layout};
 
-use super::grouped_gemm::{SMALL_M, dispatch, gather, grouped, matrix};
+use super::grouped_gemm::{BY_ROW, BY_ROW_ROWS, GROUPED, dispatch, gather, grouped, matrix};
 use super::panel;
 use super::router::chosen;
-use crate::gpu::function::{Function, Kernel, NO_PRODUCT, when};
+use crate::gpu::function::{Function, Kernel, NO_PRODUCT, part};
 use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes, packed_row, strip_offset};
 use crate::gpu::gemm::small_m::{Strip, THREADS, WARPS, reduce, strip_ring, strip_shared};
 use crate::gpu::isa::{Emit, Int, Ptr, Var};
@@ -37,14 +37,14 @@ pub fn down(k: &mut Kernel<'_, '_>, active: u64, ffn: u64, out: u64) {
 /// `ExpertsUp` of `experts` experts in tiles.
 fn tiled_up(k: &mut Kernel<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u64) {
     let spec = k.spec;
-    let few = SMALL_M.min(spec.max_rows);
+    let few = BY_ROW_ROWS.min(spec.max_rows);
     let rows_at = k.scratch(packed_bytes(few, inn));
     let rows =
-        Packed { part: "_pack", grid: k.rows(1, 1), inn, norm: None, to: rows_at, when: when(spec, 1, few) };
+        Packed { part: "_pack", grid: k.rows(1, 1), inn, norm: None, to: rows_at, variants: &[BY_ROW] };
     pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
     k.function(
-        Function::new("_few", grid, THREADS).when(when(spec, 1, few)).shared_bytes(strip_shared(2, 1)),
+        Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(strip_shared(2, 1)),
         |e| {
             let ring = strip_ring(e, 2, 1);
             let (row, slot) = e.div_rem(e.block_y(), active);
@@ -64,7 +64,7 @@ fn tiled_up(k: &mut Kernel<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u6
             });
         },
     );
-    if spec.max_rows <= SMALL_M {
+    if !k.wants(GROUPED) {
         return;
     }
     let d = dispatch(k, experts, active);
@@ -79,7 +79,7 @@ fn tiled_up(k: &mut Kernel<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u6
 /// `ExpertsDown` of `experts` experts in tiles.
 fn tiled_down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: u64) {
     let spec = k.spec;
-    let few = SMALL_M.min(spec.max_rows);
+    let few = BY_ROW_ROWS.min(spec.max_rows);
     let rows_at = k.scratch(packed_bytes(few * active, ffn));
     let rows = Packed {
         part: "_pack",
@@ -87,7 +87,7 @@ fn tiled_down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: 
         inn: ffn,
         norm: None,
         to: rows_at,
-        when: when(spec, 1, few),
+        variants: &[BY_ROW],
     };
     pack(k, &rows, &|e, pair| {
         let (row, slot) = e.div_rem(pair, active);
@@ -96,7 +96,7 @@ fn tiled_down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: 
     });
     let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
     k.function(
-        Function::new("_few", grid, THREADS).when(when(spec, 1, few)).shared_bytes(strip_shared(1, 1)),
+        Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(strip_shared(1, 1)),
         |e| {
             let ring = strip_ring(e, 1, 1);
             let row = e.block_y();
@@ -131,7 +131,7 @@ fn tiled_down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: 
             });
         },
     );
-    if spec.max_rows <= SMALL_M {
+    if !k.wants(GROUPED) {
         return;
     }
     let d = dispatch(k, experts, active);
@@ -145,7 +145,7 @@ fn tiled_down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: 
         e.store(e.at(e.scratch(), e.int(products)), at, value.into());
     });
     let grid = [k.rows(1, 1), Extent::fixed(1)];
-    k.function(Function::new("_combine", grid, THREADS).when(when(spec, SMALL_M + 1, spec.max_rows)), |e| {
+    k.function(Function::new("_combine", grid, THREADS).of(&[GROUPED]), |e| {
         let row = e.block_x();
         let at = |name: &str| e.at(e.operand(name), e.wide(e.mul_const(row, e.stride(name))));
         let (shares, residual, to) = (at("weight"), at("residual"), at("out"));

@@ -10,7 +10,7 @@
 use hyc_plan::{Extent, TILE};
 
 use super::router::chosen;
-use crate::gpu::function::{Function, Kernel, when};
+use crate::gpu::function::{Function, Kernel};
 use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes};
 use crate::gpu::gemm::wgmma::{BLOCK_OUT, STAGES};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, Var};
@@ -18,8 +18,11 @@ use crate::gpu::tile::TILE_BYTES;
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::work_item::row_count;
 
-/// Rows up to which every (row, choice) reads its expert for itself.
-pub const SMALL_M: u64 = 16;
+/// Most rows that there is scratch for in [`BY_ROW`].
+pub const BY_ROW_ROWS: u64 = 16;
+/// Each row's chosen experts by themselves, or all rows of an expert together.
+pub const BY_ROW: &str = "by_row";
+pub const GROUPED: &str = "grouped";
 /// Threads that sort.
 const SORTERS: u64 = 1024;
 
@@ -60,7 +63,7 @@ pub fn dispatch(k: &mut Kernel<'_, '_>, experts: u64, active: u64) -> Dispatch {
         most,
     };
     let grid = [Extent::fixed(1), Extent::fixed(1)];
-    k.function(Function::new("_dispatch", grid, SORTERS).when(when(spec, SMALL_M + 1, spec.max_rows)), |e| {
+    k.function(Function::new("_dispatch", grid, SORTERS).of(&[GROUPED]), |e| {
         let at = |offset: u64| e.at(e.scratch(), e.int(offset));
         let (tiles, places, owners) = (at(d.tiles), at(d.place), at(d.pair));
         let (counts, next) = (e.shared(experts), e.shared(experts));
@@ -109,16 +112,9 @@ pub fn gather<'c>(
     inn: u64,
     source: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>) -> Int<'c>,
 ) -> u64 {
-    let spec = k.spec;
     let to = k.scratch(packed_bytes(d.most, inn));
-    let rows = Packed {
-        part: "_gather",
-        grid: k.rows(d.active, 1),
-        inn,
-        norm: None,
-        to,
-        when: when(spec, SMALL_M + 1, spec.max_rows),
-    };
+    let rows =
+        Packed { part: "_gather", grid: k.rows(d.active, 1), inn, norm: None, to, variants: &[GROUPED] };
     pack(k, &rows, &|e, pair| {
         let (row, slot) = e.div_rem(pair, d.active);
         let place = e.load_int(e.at(e.scratch(), e.int(d.place)), pair);
@@ -136,7 +132,6 @@ pub fn grouped<'c>(
     sorted_at: u64,
     store: Store<'_, 'c>,
 ) {
-    let spec = k.spec;
     let tiles = k_tiles(inn);
     // Each warp group has 128 columns of B: with two weights, 64 outputs of each.
     let each = if up.is_some() { BLOCK_OUT / 2 } else { BLOCK_OUT };
@@ -145,89 +140,83 @@ pub fn grouped<'c>(
     let shared = STAGES * stage_bytes + SHARED_SLACK;
     let multiprocessors = k.multiprocessors;
     let grid = [Extent::fixed(multiprocessors), Extent::fixed(1)];
-    k.function(
-        Function::new("_grouped", grid, 2 * 128 + 32)
-            .when(when(spec, SMALL_M + 1, spec.max_rows))
-            .shared_bytes(shared),
-        |e| {
-            let memory = e.shared_address(e.dynamic_shared());
-            let ring = Ring::new(e, STAGES, 2);
-            let group = e.div_rem(e.thread(), 128).0;
-            let list = e.at(e.scratch(), e.int(d.tiles));
-            let items = e.mul_const(e.load_int(list, e.int(0)), columns);
-            let item = |e: &Emit<'c>, index: Int<'c>| {
-                let (tile, column) = e.div_rem(index, columns);
-                (tile, column, e.load_int(list, e.add_const(tile, 1)))
-            };
-            e.when(e.eq(e.thread(), e.int(256)), |e| {
-                e.each(e.block_x(), items, multiprocessors, |e, index| {
-                    let (tile, column, expert) = item(e, index);
-                    let rows = e.at(e.scratch(), e.int(sorted_at));
-                    let rows = e.byte_offset(rows, e.mul_const(e.wide(tile), tiles * TILE_BYTES));
-                    let places: Vec<Ptr<'c>> = (0..BLOCK_OUT / TILE)
-                        .map(|i| {
-                            let (from, i) = match up {
-                                Some(up) => (if i % 2 == 0 { weight } else { up }, i / 2),
-                                None => (weight, i),
+    k.function(Function::new("_grouped", grid, 2 * 128 + 32).of(&[GROUPED]).shared_bytes(shared), |e| {
+        let memory = e.shared_address(e.dynamic_shared());
+        let ring = Ring::new(e, STAGES, 2);
+        let group = e.div_rem(e.thread(), 128).0;
+        let list = e.at(e.scratch(), e.int(d.tiles));
+        let items = e.mul_const(e.load_int(list, e.int(0)), columns);
+        let item = |e: &Emit<'c>, index: Int<'c>| {
+            let (tile, column) = e.div_rem(index, columns);
+            (tile, column, e.load_int(list, e.add_const(tile, 1)))
+        };
+        e.when(e.eq(e.thread(), e.int(256)), |e| {
+            e.each(e.block_x(), items, multiprocessors, |e, index| {
+                let (tile, column, expert) = item(e, index);
+                let rows = e.at(e.scratch(), e.int(sorted_at));
+                let rows = e.byte_offset(rows, e.mul_const(e.wide(tile), tiles * TILE_BYTES));
+                let places: Vec<Ptr<'c>> = (0..BLOCK_OUT / TILE)
+                    .map(|i| {
+                        let (from, i) = match up {
+                            Some(up) => (if i % 2 == 0 { weight } else { up }, i / 2),
+                            None => (weight, i),
+                        };
+                        let row = e.add_const(e.mul_const(column, each / TILE), i as i64);
+                        let row = e.min(row, e.int(out.div_ceil(TILE) - 1));
+                        let matrix = matrix(e, from, expert, out, inn);
+                        e.byte_offset(matrix, e.mul_const(e.wide(row), tiles * TILE_BYTES))
+                    })
+                    .collect();
+                e.each(e.int(0), e.int(tiles), 1, |e, k| {
+                    let at = e.mul_const(e.wide(k), TILE_BYTES);
+                    ring.produce(e, stage_bytes, |e, stage, full| {
+                        let to = e.add(memory, e.mul_const(stage, stage_bytes));
+                        e.bulk_copy(to, e.byte_offset(rows, at), TILE_BYTES, full);
+                        for (i, from) in places.iter().enumerate() {
+                            let to = e.add_const(to, ((1 + i as u64) * TILE_BYTES) as i64);
+                            e.bulk_copy(to, e.byte_offset(*from, at), TILE_BYTES, full);
+                        }
+                    });
+                });
+            });
+        });
+        e.when(e.lt(group, e.int(2)), |e| {
+            let leader = e.eq(e.and(e.thread(), e.int(127)), e.int(0));
+            let steps: Vec<(u64, u64)> = (0..4).map(|i| (32 * i, 32 * i)).collect();
+            let (g, t) = e.lane_pair();
+            let warp = e.and(e.div_rem(e.thread(), 32).0, e.int(3));
+            e.each(e.block_x(), items, multiprocessors, |e, index| {
+                let (tile, column, _) = item(e, index);
+                let sums: Vec<Var<'c>> = (0..BLOCK_OUT / 4).map(|_| e.float_var(0.0)).collect();
+                e.each(e.int(0), e.int(tiles), 1, |e, _| {
+                    let stage = ring.full(e);
+                    let base = e.add(memory, e.mul_const(stage, stage_bytes));
+                    let b = e.add(e.add_const(base, TILE_BYTES as i64), e.mul_const(group, 2 * TILE_BYTES));
+                    e.wgmma(&sums, e.descriptor(base), e.descriptor(b), &steps, true);
+                    ring.release(e, leader);
+                });
+                let own = BLOCK_OUT / 2 / if up.is_some() { 2 } else { 1 };
+                let first = e.add(e.mul_const(column, each), e.mul_const(group, own));
+                for half in 0..2 {
+                    let row = e.add_const(e.add(e.mul_const(warp, 16), g), 8 * half as i64);
+                    let place = e.add(e.mul_const(tile, TILE), row);
+                    let pair = e.load_int(e.at(e.scratch(), e.int(d.pair)), place);
+                    e.when(e.ge(pair, e.int(0)), |e| {
+                        for (j, i) in (0..own as usize / 8).flat_map(|j| [(j, 0), (j, 1)]) {
+                            let at = 4 * j + 2 * half + i;
+                            let output = e.add(first, e.add_const(e.mul_const(t, 2), (8 * j + i) as i64));
+                            let value = match up {
+                                Some(_) => {
+                                    let up = e.get_float(sums[at + sums.len() / 2]);
+                                    e.fmul(e.silu(e.get_float(sums[at])), up)
+                                }
+                                None => e.get_float(sums[at]),
                             };
-                            let row = e.add_const(e.mul_const(column, each / TILE), i as i64);
-                            let row = e.min(row, e.int(out.div_ceil(TILE) - 1));
-                            let matrix = matrix(e, from, expert, out, inn);
-                            e.byte_offset(matrix, e.mul_const(e.wide(row), tiles * TILE_BYTES))
-                        })
-                        .collect();
-                    e.each(e.int(0), e.int(tiles), 1, |e, k| {
-                        let at = e.mul_const(e.wide(k), TILE_BYTES);
-                        ring.produce(e, stage_bytes, |e, stage, full| {
-                            let to = e.add(memory, e.mul_const(stage, stage_bytes));
-                            e.bulk_copy(to, e.byte_offset(rows, at), TILE_BYTES, full);
-                            for (i, from) in places.iter().enumerate() {
-                                let to = e.add_const(to, ((1 + i as u64) * TILE_BYTES) as i64);
-                                e.bulk_copy(to, e.byte_offset(*from, at), TILE_BYTES, full);
-                            }
-                        });
+                            e.when(e.lt(output, e.int(out)), |e| store(e, pair, output, value));
+                        }
                     });
-                });
+                }
             });
-            e.when(e.lt(group, e.int(2)), |e| {
-                let leader = e.eq(e.and(e.thread(), e.int(127)), e.int(0));
-                let steps: Vec<(u64, u64)> = (0..4).map(|i| (32 * i, 32 * i)).collect();
-                let (g, t) = e.lane_pair();
-                let warp = e.and(e.div_rem(e.thread(), 32).0, e.int(3));
-                e.each(e.block_x(), items, multiprocessors, |e, index| {
-                    let (tile, column, _) = item(e, index);
-                    let sums: Vec<Var<'c>> = (0..BLOCK_OUT / 4).map(|_| e.float_var(0.0)).collect();
-                    e.each(e.int(0), e.int(tiles), 1, |e, _| {
-                        let stage = ring.full(e);
-                        let base = e.add(memory, e.mul_const(stage, stage_bytes));
-                        let b =
-                            e.add(e.add_const(base, TILE_BYTES as i64), e.mul_const(group, 2 * TILE_BYTES));
-                        e.wgmma(&sums, e.descriptor(base), e.descriptor(b), &steps, true);
-                        ring.release(e, leader);
-                    });
-                    let own = BLOCK_OUT / 2 / if up.is_some() { 2 } else { 1 };
-                    let first = e.add(e.mul_const(column, each), e.mul_const(group, own));
-                    for half in 0..2 {
-                        let row = e.add_const(e.add(e.mul_const(warp, 16), g), 8 * half as i64);
-                        let place = e.add(e.mul_const(tile, TILE), row);
-                        let pair = e.load_int(e.at(e.scratch(), e.int(d.pair)), place);
-                        e.when(e.ge(pair, e.int(0)), |e| {
-                            for (j, i) in (0..own as usize / 8).flat_map(|j| [(j, 0), (j, 1)]) {
-                                let at = 4 * j + 2 * half + i;
-                                let output = e.add(first, e.add_const(e.mul_const(t, 2), (8 * j + i) as i64));
-                                let value = match up {
-                                    Some(_) => {
-                                        let up = e.get_float(sums[at + sums.len() / 2]);
-                                        e.fmul(e.silu(e.get_float(sums[at])), up)
-                                    }
-                                    None => e.get_float(sums[at]),
-                                };
-                                e.when(e.lt(output, e.int(out)), |e| store(e, pair, output, value));
-                            }
-                        });
-                    }
-                });
-            });
-        },
-    );
+        });
+    });
 }

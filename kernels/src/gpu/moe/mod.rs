@@ -1,6 +1,6 @@
 //! Router and experts.
 
 pub mod experts;
-mod grouped_gemm;
+pub mod grouped_gemm;
 mod panel;
 pub mod router;

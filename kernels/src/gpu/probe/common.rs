@@ -4,7 +4,7 @@ use hyc_plan::{Elem, Extent, Gpu, KernelSpec, NvidiaArch, OperandSpec, Rows, Ste
 
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Int, Ptr};
-use crate::gpu::module::{GpuError, Ptx, compile};
+use crate::gpu::module::{GpuError, Ptx, Request, compile};
 use inkwell::values::BasicValueEnum;
 
 /// A kernel of one building block.
@@ -34,7 +34,8 @@ impl Probe {
 
     /// Its PTX and its launch, the function being called `entry`.
     pub fn compile(&self, entry: &str) -> Result<Ptx, GpuError> {
-        compile(&[(entry.to_string(), self.spec())], &Gpu::of(NvidiaArch::Sm90a), &self.build)
+        let request = Request { name: entry, spec: &self.spec(), variants: vec!["probe"] };
+        compile(&[request], &Gpu::of(NvidiaArch::Sm90a), &self.build)
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) enum Running {
 
 /// The first device, with its primary context and one stream. Freed with the last that holds it.
 pub struct Device {
-    ordinal: CUdevice,
+    pub(super) ordinal: CUdevice,
     pub(super) stream: CUstream,
     context: sys::CUcontext,
     /// Pinned, so that it can be read when nothing else can: how many steps of a pass are through.

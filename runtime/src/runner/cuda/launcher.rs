@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction};
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Launch, Plan, Step};
+use hyc_plan::{Kernel, KernelId, Launch, Plan, RowRange, Step};
 
 use super::device::{Device, DeviceBlock, check};
 use super::module::Module;
@@ -18,12 +18,31 @@ const MOST_Y: u64 = 65535;
 /// The kernels' functions, and room for their parameters.
 pub(super) struct Launcher {
     scratch: DeviceBlock,
-    kernels: Vec<Vec<(CUfunction, Launch)>>,
+    kernels: Vec<Loaded>,
     /// Each step as an error names it.
     pub(super) names: Arc<[String]>,
     values: Vec<u64>,
     params: Vec<*mut c_void>,
     device: Arc<Device>,
+}
+
+/// A kernel whose code is on the device.
+struct Loaded {
+    kernel: Kernel,
+    functions: Vec<(CUfunction, Launch)>,
+    /// The variant that computes the steps that it can, in place of what the plan has chosen.
+    forced: Option<String>,
+}
+
+impl Loaded {
+    /// The variant that computes a step of so many rows.
+    fn variant_for(&self, rows: u64) -> Option<&str> {
+        let able = |name: &&str| {
+            let variant = self.kernel.variants.iter().find(|variant| variant.name == *name);
+            variant.is_some_and(|variant| variant.rows.covers(RowRange::new(rows, rows)))
+        };
+        self.forced.as_deref().filter(able).or_else(|| self.kernel.variant_for(rows))
+    }
 }
 
 // SAFETY: the functions are the driver's handles; `params` points into `values` during a launch alone.
@@ -36,7 +55,9 @@ impl Launcher {
             return Err(Error::new(ErrorKind::BadArtefact, message).help("compile the model again"));
         }
         let kernels = plan.kernels.iter().map(|kernel| {
-            kernel.launches().iter().map(|launch| Ok((module.function(launch)?, launch.clone()))).collect()
+            let functions = kernel.launches().iter();
+            let functions = functions.map(|launch| Ok((module.function(launch)?, launch.clone())));
+            Ok(Loaded { kernel: kernel.clone(), functions: functions.collect::<Result<_>>()?, forced: None })
         });
         let name = |(index, step): (usize, &Step)| {
             format!("step {index}, {}, of kernel `{}`,", step.name, plan.kernels[step.kernel.index()].name)
@@ -51,6 +72,18 @@ impl Launcher {
             params: Vec::with_capacity(operands + 2),
             device: device.clone(),
         })
+    }
+
+    /// Lets a variant compute those steps of a kernel that it can; `None`: what the plan has chosen. Errors: no such kernel, or
+    /// no code of such a variant.
+    pub(super) fn force(&mut self, kernel: KernelId, variant: Option<&str>) -> Result<()> {
+        let absent = || Error::new(ErrorKind::BadInput, format!("{kernel} has no code of this variant"));
+        let loaded = self.kernels.get_mut(kernel.index()).ok_or_else(absent)?;
+        if variant.is_some_and(|name| loaded.kernel.launches_of(name).next().is_none()) {
+            return Err(absent());
+        }
+        loaded.forced = variant.map(str::to_string);
+        Ok(())
     }
 
     /// Puts the launches of one step on the stream. `lists`: the device address of the context.
@@ -70,10 +103,10 @@ impl Launcher {
         self.values.push(self.scratch.address);
         self.params.clear();
         self.params.extend(self.values.iter_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>()));
-        for (function, launch) in &self.kernels[step.kernel.index()] {
-            if !launch.applies(context.tokens, context.outputs) {
-                continue;
-            }
+        let loaded = &self.kernels[step.kernel.index()];
+        let rows = loaded.kernel.row_count(context.tokens, context.outputs);
+        let Some(variant) = loaded.variant_for(rows) else { return Ok(()) };
+        for (function, launch) in loaded.functions.iter().filter(|(_, launch)| launch.is_of(variant)) {
             let [x, y] = launch.grid.map(|extent| extent.blocks(context.tokens, context.outputs));
             if x == 0 || y == 0 {
                 continue;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys;
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Plan, StepOp, WeightId};
+use hyc_plan::{KernelId, Plan, StepOp, WeightId};
 
 use super::device::{Device, DeviceBlock, Event, Pinned, Running, check};
 use super::graph::{Graph, Graphs, PassKey};
@@ -269,6 +269,16 @@ impl Clock for CudaRunner {
 
     fn copy_bandwidth(&mut self) -> Result<Option<f64>> {
         super::limits::copy_bandwidth(&self.device).map(Some)
+    }
+
+    fn device_name(&mut self) -> Result<Option<String>> {
+        super::limits::name(&self.device).map(Some)
+    }
+
+    fn force_variant(&mut self, kernel: KernelId, variant: Option<&str>) -> Result<()> {
+        // Captured passes have the variants of before.
+        self.graphs = Graphs::default();
+        self.launcher.force(kernel, variant)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::{KernelSpec, WeightId};
+use hyc_plan::{KernelId, KernelSpec, WeightId};
 
 use super::kernels::{Kernels, StepCall};
 use crate::error::{Error, ErrorKind, Result};
@@ -149,5 +149,18 @@ impl Clock for HostRunner {
 
     fn copy_bandwidth(&mut self) -> Result<Option<f64>> {
         Ok(None)
+    }
+
+    fn device_name(&mut self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// Each kernel has the code of one variant.
+    fn force_variant(&mut self, kernel: KernelId, variant: Option<&str>) -> Result<()> {
+        let known = self.model.plan().kernels.get(kernel.index()).is_some_and(|kernel| {
+            variant.is_none_or(|name| kernel.chosen.iter().all(|chosen| chosen.variant == name))
+        });
+        let absent = || Error::new(ErrorKind::BadInput, format!("{kernel} has no code of this variant"));
+        if known { Ok(()) } else { Err(absent()) }
     }
 }

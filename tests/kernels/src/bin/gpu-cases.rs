@@ -10,8 +10,8 @@ use clap::Parser;
 use hyc_kernel_tests::case::label;
 use hyc_kernel_tests::manifest::{Entry, FILE, Kernel, Manifest, Probe};
 use hyc_kernel_tests::{Case, blocks, cases};
-use hyc_kernels::gpu::{self, GpuError, Ptx};
-use hyc_plan::{Gpu, KernelSpec, NvidiaArch};
+use hyc_kernels::gpu::{self, GpuError, Ptx, Request};
+use hyc_plan::{Gpu, KernelSpec, NvidiaArch, RowRange};
 
 /// Compile the kernels of all cases to PTX, one file a kernel
 #[derive(Debug, Parser)]
@@ -22,6 +22,9 @@ struct Args {
     /// Only cases whose family or name holds this
     #[arg(long, default_value = "")]
     filter: String,
+    /// Only the variants that are chosen where nothing was measured, in place of all
+    #[arg(long)]
+    chosen: bool,
 }
 
 fn main() -> std::process::ExitCode {
@@ -55,7 +58,7 @@ fn run(args: &Args) -> std::io::Result<Vec<String>> {
         let kernel = match known.get(&key) {
             Some(kernel) => *kernel,
             None => {
-                let kernel = compile(&case.spec, manifest.kernels.len(), &args.out)?;
+                let kernel = compile(&case.spec, manifest.kernels.len(), args)?;
                 if let Some(reason) = &kernel.refused {
                     refused.push(format!("{}: {reason}", label(&case.spec)));
                 }
@@ -65,8 +68,21 @@ fn run(args: &Args) -> std::io::Result<Vec<String>> {
                 manifest.kernels.len() - 1
             }
         };
+        // Logits are wanted of no more rows than there are.
+        let rows = case.sequences.iter().map(|(_, rows)| rows).sum();
+        let able = manifest.kernels[kernel].variants.iter();
+        let able = able.filter(|variant| variant.rows.covers(RowRange::new(rows, rows)));
+        let mut names: Vec<String> = able.map(|variant| variant.name.clone()).collect();
+        // What there is no code for is told once.
+        if names.is_empty() {
+            names.push(String::new());
+        }
         let Case { family, sequences, fill, small, f32_error, .. } = case;
-        manifest.cases.push(Entry { family, kernel, sequences, fill, small, f32_error });
+        let entry = |variant: &String| {
+            let (family, sequences, variant) = (family.clone(), sequences.clone(), variant.clone());
+            Entry { family, kernel, variant, sequences, fill, small, f32_error }
+        };
+        manifest.cases.extend(names.iter().map(entry));
     }
     for probe in gpu::probe::all() {
         if !blocks::FAMILY.contains(&args.filter) && !probe.name.contains(&args.filter) {
@@ -100,11 +116,21 @@ fn run(args: &Args) -> std::io::Result<Vec<String>> {
 const CARD: Gpu = Gpu::of(NvidiaArch::Sm90a);
 
 /// One kernel of a case.
-fn compile(spec: &KernelSpec, index: usize, out: &Path) -> std::io::Result<Kernel> {
-    keep(spec, index, out, |entry| {
-        gpu::supports(spec, &CARD)?;
-        gpu::compile(&[(entry.to_string(), spec.clone())], &CARD).map_err(|e| e.to_string())
-    })
+fn compile(spec: &KernelSpec, index: usize, args: &Args) -> std::io::Result<Kernel> {
+    let variants = gpu::candidates(spec, &CARD).and_then(|mut variants| {
+        if args.chosen {
+            let chosen = hyc_plan::variant::choose(&variants, spec.max_rows)?;
+            variants.retain(|variant| chosen.iter().any(|chosen| chosen.variant == variant.name));
+        }
+        Ok(variants)
+    });
+    let mut kernel = keep(spec, index, &args.out, |entry| {
+        let names = variants.as_ref().map_err(Clone::clone)?.iter().map(|variant| variant.name.as_str());
+        let request = Request { name: entry, spec, variants: names.collect() };
+        gpu::compile(&[request], &CARD).map_err(|e| e.to_string())
+    })?;
+    kernel.variants = variants.unwrap_or_default();
+    Ok(kernel)
 }
 
 /// Writes what `make` makes; a panic of the back end is a reason for no code.
@@ -122,6 +148,7 @@ fn keep(
     let mut kernel = Kernel {
         spec: spec.clone(),
         ptx: format!("k{index}.ptx"),
+        variants: Vec::new(),
         launches: Vec::new(),
         scratch_bytes: 0,
         refused: None,

@@ -3,9 +3,10 @@
 
 use std::fmt::Write;
 
+use hyc_kernels::{Generator, Nvidia};
 use hyc_plan::{
     Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, Operand,
-    Plan, Target, TargetKind,
+    Plan, Target, TargetKind, Variant,
 };
 
 /// The policy of a target's back end, which has no kernel for `refuse`.
@@ -20,25 +21,15 @@ impl Policy {
     pub fn of(kind: TargetKind) -> Policy {
         let inner: Box<dyn Backend> = match kind {
             TargetKind::Host => Box::new(hyc_kernels::cpu::CpuTarget { level: hyc_kernels::cpu::Level::V3 }),
-            TargetKind::Nvidia(arch) => Box::new(hyc_kernels::Nvidia {
-                gpu: Gpu::of(arch),
-                tensor_cores: true,
-                supports: gpu_supports,
-            }),
+            TargetKind::Nvidia(arch) => Box::new(Nvidia::new(Gpu::of(arch), generator())),
         };
         Policy { inner, refuse: None, takes_all: false }
     }
 }
 
-/// The GPU's own answer needs LLVM.
-fn gpu_supports(spec: &KernelSpec, gpu: &Gpu) -> Result<(), String> {
-    #[cfg(feature = "llvm")]
-    return hyc_kernels::gpu::supports(spec, gpu);
-    #[cfg(not(feature = "llvm"))]
-    {
-        let _ = (spec, gpu);
-        Ok(())
-    }
+/// The GPU's own answers need LLVM.
+fn generator() -> Generator {
+    if cfg!(feature = "llvm") { Generator::of_this_build() } else { Generator::of_anything() }
 }
 
 impl Backend for Policy {
@@ -58,11 +49,11 @@ impl Backend for Policy {
         self.inner.samples()
     }
 
-    fn supports(&self, spec: &KernelSpec) -> Result<(), String> {
+    fn candidates(&self, spec: &KernelSpec) -> Result<Vec<Variant>, String> {
         match &self.refuse {
             Some(op) if op == spec.op.name() => Err(format!("`{op}` is not built")),
-            _ if self.takes_all => Ok(()),
-            _ => self.inner.supports(spec),
+            _ if self.takes_all => Ok(vec![Variant::only("any", spec, 1)]),
+            _ => self.inner.candidates(spec),
         }
     }
 }

@@ -38,6 +38,18 @@ fn check(result: CUresult, what: &str) -> Result<()> {
     Err(Fault { message: format!("{what}: {text}"), fatal: false })
 }
 
+/// One of a kernel's variants, whose code is `image`.
+pub struct Variant<'a> {
+    /// The kernel's number.
+    pub index: usize,
+    /// The kernel.
+    pub kernel: &'a Kernel,
+    /// The variant's name.
+    pub name: &'a str,
+    /// Its code.
+    pub image: &'a [u8],
+}
+
 /// The first GPU.
 pub struct Gpu {
     context: sys::CUcontext,
@@ -112,25 +124,25 @@ impl Gpu {
         Ok(Gpu { context, stream, modules: HashMap::new() })
     }
 
-    /// Runs kernel number `index`, whose code is `image`, and returns all operands as it left them. Scratch is
-    /// filled with NaN unless `leave_scratch`.
+    /// Runs a variant of a kernel and returns all operands as it left them. Scratch is filled with NaN unless
+    /// `leave_scratch`.
     pub fn run(
         &mut self,
-        (index, kernel, image): (usize, &Kernel, &[u8]),
+        Variant { index, kernel, name, image }: &Variant<'_>,
         batch: &Batch,
         before: &[Memory],
         leave_scratch: bool,
     ) -> Result<Vec<Memory>> {
         // SAFETY: the context is retained while this process lives.
         check(unsafe { sys::cuCtxSetCurrent(self.context) }, "entering the context")?;
-        let module = self.module(index, image)?;
+        let module = self.module(*index, image)?;
         let operands = before.iter().map(|memory| Buffer::of(memory.bytes())).collect::<Result<Vec<_>>>()?;
         let scratch = Buffer::filled(kernel.scratch_bytes as usize, (!leave_scratch).then_some(0xff))?;
         let lists = lists(batch)?;
         let mut values = vec![lists.address];
         values.extend(operands.iter().map(|buffer| buffer.address));
         values.push(scratch.address);
-        self.launch(module, kernel, batch, &mut values)?;
+        self.launch(module, (kernel, name), batch, &mut values)?;
         // SAFETY: the stream lives as long as the process.
         let result = unsafe { sys::cuStreamSynchronize(self.stream) };
         check(result, "running").map_err(|fault| Fault { fatal: true, ..fault })?;
@@ -150,11 +162,17 @@ impl Gpu {
         Ok(module)
     }
 
-    fn launch(&self, module: CUmodule, kernel: &Kernel, batch: &Batch, values: &mut [u64]) -> Result<()> {
+    fn launch(
+        &self,
+        module: CUmodule,
+        (kernel, variant): (&Kernel, &str),
+        batch: &Batch,
+        values: &mut [u64],
+    ) -> Result<()> {
         let mut params: Vec<*mut c_void> =
             values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
         let (tokens, outputs) = (batch.rows(), batch.outputs());
-        for launch in kernel.launches.iter().filter(|launch| launch.applies(tokens, outputs)) {
+        for launch in kernel.launches.iter().filter(|launch| launch.is_of(variant)) {
             let [x, y] = launch.grid.map(|extent| extent.blocks(tokens, outputs));
             if x == 0 || y == 0 {
                 continue;

@@ -17,7 +17,7 @@ use hyc_plan::StepOp;
 use serde::{Deserialize, Serialize};
 
 use crate::Args;
-use crate::device::Gpu;
+use crate::device::{Gpu, Variant};
 
 /// A line from the worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -90,12 +90,13 @@ fn check(
     seed: u64,
 ) -> Result<f64, Vec<String>> {
     if let Some(probe) = manifest.probe(number) {
-        let kernel = (probe.kernel, &manifest.kernels[probe.kernel]);
-        let image = code.image(kernel.0, kernel.1).map_err(|message| vec![message])?;
+        let kernel = &manifest.kernels[probe.kernel];
+        let image = code.image(probe.kernel, kernel).map_err(|message| vec![message])?;
+        let kernel = Variant { index: probe.kernel, kernel, name: "", image };
         let mut rng = Rng::of(seed, &probe.name);
         let batch = Batch::new(&mut rng, 8, &[(0, 1)], 1);
         let block = block(&probe.name, &mut rng).ok_or_else(|| vec!["there is no such block".to_string()])?;
-        let got = launch(args, gpu, number, (kernel.0, kernel.1, image), &batch, &block.memory())?;
+        let got = launch(args, gpu, number, &kernel, &batch, &block.memory())?;
         return block.check(&got);
     }
     let entry = &manifest.cases[number];
@@ -106,7 +107,8 @@ fn check(
     let before = memory(&mut rng, &case.spec, &batch, case.fill);
     let rows = sample_rows(&mut rng, &case.spec, &batch);
     let want = run_reference(&case.spec, &batch, &before, &rows);
-    let got = launch(args, gpu, number, (entry.kernel, kernel, image), &batch, &before)?;
+    let kernel = Variant { index: entry.kernel, kernel, name: &entry.variant, image };
+    let got = launch(args, gpu, number, &kernel, &batch, &before)?;
     let step = Step { spec: &case.spec, batch: &batch, before: &before, want: &want, got: &got, rows: &rows };
     step.check(&limits(&case))
 }
@@ -116,7 +118,7 @@ fn launch(
     args: &Args,
     gpu: &Mutex<Gpu>,
     number: usize,
-    kernel: (usize, &Kernel, &[u8]),
+    kernel: &Variant<'_>,
     batch: &Batch,
     before: &[Memory],
 ) -> Result<Vec<Memory>, Vec<String>> {

@@ -1,0 +1,166 @@
+//! The variants of each kernel: which steps each can compute, and which it is usually taken for. `compile` makes them.
+
+use hyc_plan::{Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, Variant};
+
+use super::attention::limits::{FLASH, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8};
+use super::attention::{flash_prefill, limits, simt};
+use super::gemm::pack_rows::BLOCK_ROWS;
+use super::gemm::product::{M8, M32, WGMMA};
+use super::gemm::projections::Qkv;
+use super::gemm::{panel, qkv_small_m};
+use super::moe::grouped_gemm::{BY_ROW, BY_ROW_ROWS, GROUPED};
+use crate::operands;
+
+/// Most rows that `m8` and `m32` are offered for: beyond them they have lost on every shape that was measured.
+const SMALL_M_ROWS: u64 = 256;
+const ALL: u64 = u64::MAX;
+
+/// One variant: name, the rows that it can compute and is usually taken for, rows of a pass, launches.
+type Row = (&'static str, (u64, u64), (u64, u64), u64, u32);
+
+/// The variants of the kernel for this on this GPU. Errors: why there is none.
+pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> {
+    check(spec, gpu)?;
+    let tensor_cores = limits::takes(spec, u64::from(gpu.multiprocessors));
+    Ok(match spec.op {
+        StepOp::Linear { .. } if in_tiles(spec) => of(spec, &product([2, 2])),
+        StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv } if in_tiles(spec) => {
+            let fused = qkv_small_m::takes(&Qkv { inn, shape, norm, qk_norm, rope, own_kv });
+            // One more function appends, where that is not a part of the product.
+            of(spec, &product([if fused { 2 } else { 3 }, 3]))
+        }
+        StepOp::Linear { .. } => vec![Variant::only("panel", spec, panel::tile(spec))],
+        StepOp::QkvAppend { .. } => {
+            vec![Variant { launches: 2, ..Variant::only("panel", spec, panel::tile(spec)) }]
+        }
+        StepOp::ExpertsUp { .. } | StepOp::ExpertsDown { .. } if in_tiles(spec) => {
+            let combine = u32::from(matches!(spec.op, StepOp::ExpertsDown { .. }));
+            of(
+                spec,
+                &[
+                    (BY_ROW, (1, BY_ROW_ROWS), (1, BY_ROW_ROWS), 1, 2),
+                    (GROUPED, (1, ALL), (BY_ROW_ROWS + 1, ALL), ALL, 3 + combine),
+                ],
+            )
+        }
+        StepOp::ExpertsUp { .. } | StepOp::ExpertsDown { .. } => vec![Variant::only("panel", spec, 1)],
+        StepOp::FullAttention { shape, .. } | StepOp::OracleAttention { shape, .. } if tensor_cores => of(
+            spec,
+            &[
+                (SPLIT_KV, (1, SPLIT_KV_ROWS), (1, SPLIT_KV_ROWS), 1, 2),
+                (FLASH, (1, ALL), (SPLIT_KV_ROWS + 1, ALL), flash_prefill::rows_of_a_block(shape), 1),
+            ],
+        ),
+        StepOp::WindowAttention { .. } | StepOp::SparseAttention { .. } | StepOp::HybridAttention { .. }
+            if tensor_cores =>
+        {
+            of(spec, &[(WARPS8, (1, ALL), (1, 32), 1, 1), (WARPS4, (1, ALL), (33, ALL), 1, 1)])
+        }
+        StepOp::FullAttention { .. }
+        | StepOp::OracleAttention { .. }
+        | StepOp::WindowAttention { .. }
+        | StepOp::SparseAttention { .. }
+        | StepOp::HybridAttention { .. } => vec![Variant::only(SIMT, spec, 1)],
+        StepOp::Embed { .. }
+        | StepOp::RmsNorm { .. }
+        | StepOp::Rope { .. }
+        | StepOp::Append { .. }
+        | StepOp::Add { .. }
+        | StepOp::SiluMul { .. }
+        | StepOp::Gate { .. }
+        | StepOp::Router { .. }
+        | StepOp::GatherRows { .. }
+        | StepOp::Sample { .. } => vec![Variant::only("row_wise", spec, 1)],
+    })
+}
+
+/// Those of a product of tiles, with the launches of small ones and of the large one.
+fn product([small, large]: [u32; 2]) -> [Row; 3] {
+    [
+        (M8, (1, SMALL_M_ROWS), (1, 8), 8, small),
+        (M32, (1, SMALL_M_ROWS), (9, 64), 32, small),
+        (WGMMA, (1, ALL), (65, ALL), BLOCK_ROWS, large),
+    ]
+}
+
+/// Variants on tensor cores that can compute some of the spec's steps.
+fn of(spec: &KernelSpec, rows: &[Row]) -> Vec<Variant> {
+    let variant = |(name, able, usual, pass_rows, launches): &Row| {
+        let part = |(least, most): (u64, u64)| RowRange::new(least, most).up_to(spec.max_rows);
+        let only = Variant::only(name, spec, *pass_rows);
+        let (usual, launches) = (part(*usual), *launches);
+        Some(Variant { rows: part(*able)?, usual, launches, tensor_cores: true, ..only })
+    };
+    rows.iter().filter_map(variant).collect()
+}
+
+/// Whether the weights of a product are in tiles.
+fn in_tiles(spec: &KernelSpec) -> bool {
+    spec.operands.iter().any(|operand| {
+        matches!(operand, OperandSpec::Weight(format) if matches!(format.layout, Layout::Tiles { .. }))
+    })
+}
+
+/// The reason why there is no kernel for this on this GPU, where there is none.
+fn check(spec: &KernelSpec, gpu: &Gpu) -> Result<(), String> {
+    operands::check(spec)?;
+    let wide = |what: &str, n: u64, most: u64| {
+        if n > most { Err(format!("{what} of {n}: the GPU kernels take {most} at most")) } else { Ok(()) }
+    };
+    for operand in &spec.operands {
+        match operand {
+            OperandSpec::Weight(format) => match &format.layout {
+                Layout::Panels { count, out, inn, .. } => {
+                    // Indices inside a matrix are 32 bits.
+                    wide("a matrix", count.saturating_mul(*out).saturating_mul(*inn) / 16, 1 << 31)?;
+                }
+                Layout::Vector { .. } | Layout::Rows { .. } | Layout::Tiles { .. } => {}
+            },
+            OperandSpec::Cache(cache) => {
+                wide("a head", cache.qk_dim.max(cache.v_dim), 256)?;
+                wide("a page", cache.page, 128)?;
+            }
+            // So are those inside a tensor, whose rows are taken in tiles.
+            OperandSpec::Tensor { stride, .. } => {
+                let elements = (spec.max_rows + 128).saturating_mul(*stride);
+                wide("the rows of a tensor, in elements,", elements, (1 << 31) - 1)?;
+            }
+        }
+    }
+    if let Some(shape) = spec.op.attention() {
+        wide("a group", shape.heads / shape.kv_heads, 32)?;
+        if !limits::takes(spec, u64::from(gpu.multiprocessors)) {
+            let bytes = simt::shared_bytes(spec, shape);
+            wide("queries and sums in shared memory, in bytes,", bytes, 48 << 10)?;
+        }
+    }
+    match spec.op {
+        StepOp::QkvAppend { shape: s, .. } => {
+            let columns = (s.heads + s.kv_heads) * s.qk_dim + s.kv_heads * s.v_dim;
+            wide("projections, in elements,", (spec.max_rows + 128).saturating_mul(columns), (1 << 31) - 1)
+        }
+        StepOp::ExpertsUp { active, .. } | StepOp::ExpertsDown { active, .. } => {
+            // A grid's second axis.
+            wide("rows times chosen experts", spec.max_rows.saturating_mul(active), 65535)
+        }
+        StepOp::Router { experts, active } => {
+            wide("a router", experts, 4096)?;
+            wide("a router's choice", active, 64)
+        }
+        StepOp::Embed { .. }
+        | StepOp::RmsNorm { .. }
+        | StepOp::Linear { .. }
+        | StepOp::Rope { .. }
+        | StepOp::Append { .. }
+        | StepOp::Add { .. }
+        | StepOp::SiluMul { .. }
+        | StepOp::Gate { .. }
+        | StepOp::FullAttention { .. }
+        | StepOp::OracleAttention { .. }
+        | StepOp::WindowAttention { .. }
+        | StepOp::SparseAttention { .. }
+        | StepOp::HybridAttention { .. }
+        | StepOp::GatherRows { .. }
+        | StepOp::Sample { .. } => Ok(()),
+    }
+}
