@@ -8,7 +8,7 @@
 # goldens.tgz, models.tgz, tiny.tgz  GPU artefacts: the goldens, tests/gpu/models with random weights, the trained tiny
 #            model; each is enough for run.sh, which checks those that came along
 # shapes/    tests/gpu/shapes without weights: some MiB
-# tune/      the same with code of all variants, for `hyc tune`
+# tune/      published shapes with code of all variants, for `hyc tune`
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . ./setup.sh --llvm
@@ -47,8 +47,15 @@ pack tiny
 rmdir "$out/models"
 for model in tests/gpu/shapes/*.toml; do
   target/debug/hyc compile -q --no-weights "$model" -o "$out/shapes/$(basename "$model" .toml).hyc"
-  target/debug/hyc compile -q --no-weights --all-variants "$model" -o "$out/tune/$(basename "$model" .toml).hyc"
 done
+# Decodes of up to 64 sequences, with every layer that has kernels of its own.
+for model in examples/models/{hysparse,full,swa}-7b.toml tests/gpu/shapes/hysparse-80b-qk192-13.toml; do
+  sed 's/^max_context.*/max_context = 16384/; s/^max_batch.*/max_batch = 64/; s/^chunk.*/chunk = 2048/
+    s/^max_outputs.*//; s/^\[target\]/&\nmax_outputs = 64/' "$model" >"$out/tune/model.toml"
+  target/debug/hyc compile -q --no-weights --all-variants --target sm_90a "$out/tune/model.toml" \
+    -o "$out/tune/$(basename "$model" .toml).hyc"
+done
+rm "$out/tune/model.toml"
 
 # What is carried there.
 cargo build --locked --release -p hyc-kernel-tests -p hyc-tests -p hyc \

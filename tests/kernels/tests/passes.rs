@@ -4,7 +4,9 @@
 //! `; refuse: op` makes a target that has no kernel for that step. The folder's name is the pass: a rewriting pass prints
 //! the graph, of which running it again must change nothing; `plan-memory`, `select-kernels` and `schedule` print what
 //! they found, by the policy of the graph's target (tiles and sampling for a GPU); `pipeline` runs all passes, and again
-//! from the dump after each of them. `HYC_BLESS=1 cargo test -p
+//! from the dump after each of them; `candidates` prints which variant of each kernel computes which rows on either target,
+//! a GPU's by its own back end, which needs LLVM. There `; measured: KERNEL VARIANT ROWS=NS ...` is what a table has of a
+//! kernel of the GPU, and `; stale: ...` what it has of other code. `HYC_BLESS=1 cargo test -p
 //! hyc-kernel-tests --test passes` writes what comes out into the files.
 
 mod common;
@@ -14,7 +16,15 @@ use std::path::Path;
 use common::{Policy, check_arena_use, describe_plan};
 use hyc_filetest::{Fault, GRAPH, directive};
 use hyc_ir::{Graph, text};
+#[cfg(feature = "llvm")]
+use hyc_kernels::{Generator, Nvidia};
 use hyc_passes::{Compiled, PassError};
+#[cfg(feature = "llvm")]
+use hyc_plan::{
+    Chosen, Gpu, KernelSpec, NvidiaArch, Plan, TargetKind, Timing,
+    table::{self, Entry, Table},
+    variant::why,
+};
 
 fn parse(source: &str) -> Graph {
     text::parse(source).unwrap_or_else(|errors| panic!("{}", errors[0]))
@@ -82,6 +92,79 @@ fn pipeline(graph: Graph) -> Result<String, PassError> {
         assert_eq!(again.plan, compiled.plan, "another plan from the dump after {name}");
     }
     Ok(format!("{}\n{}", compiled.graph, describe_plan(&compiled.plan)))
+}
+
+/// Which variant of each kernel computes which rows, and why.
+#[cfg(feature = "llvm")]
+fn chosen(plan: &Plan) -> String {
+    let mut out = String::new();
+    for kernel in &plan.kernels {
+        out.push_str(&format!("{} by {}\n", kernel.name, format!("{:?}", kernel.rows).to_lowercase()));
+        for chosen in &kernel.chosen {
+            let Chosen { variant, rows } = chosen;
+            out.push_str(&format!("  {rows} {variant}: {}\n", why(&kernel.variants, chosen)));
+        }
+    }
+    out
+}
+
+/// The entries that a file's directives of this name stand for; `code` is that of a variant.
+#[cfg(feature = "llvm")]
+fn entries(source: &str, name: &str, plan: &Plan, code: &dyn Fn(&KernelSpec, &str) -> String) -> Vec<Entry> {
+    let mark = format!("; {name}: ");
+    let entry = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (kernel, variant) = (words.next().unwrap(), words.next().unwrap());
+        let index = plan.kernels.iter().position(|k| k.name == kernel).expect("a kernel of the plan");
+        let spec = plan.spec(plan.steps.iter().find(|step| step.kernel.index() == index).unwrap());
+        let time = |word: &str| {
+            let (rows, ns) = word.split_once('=').unwrap();
+            Timing { rows: rows.parse().unwrap(), ns: ns.parse().unwrap() }
+        };
+        Entry {
+            card: NvidiaArch::Sm90a.card().to_string(),
+            kernel: kernel.to_string(),
+            spec: table::key(&spec),
+            variant: variant.to_string(),
+            code: code(&spec, variant),
+            context: 512,
+            times: words.map(time).collect(),
+        }
+    };
+    source.lines().filter_map(|line| line.strip_prefix(&mark)).map(entry).collect()
+}
+
+/// The plan for a GPU by its own back end, with the file's measurements.
+#[cfg(feature = "llvm")]
+fn measured(source: &str) -> Result<Plan, PassError> {
+    let gpu = Gpu::of(NvidiaArch::Sm90a);
+    let plan_by = |table: Table| {
+        let mut graph = parse(source);
+        graph.header.target = TargetKind::Nvidia(gpu.arch);
+        let backend = Nvidia { table: table.into(), ..Nvidia::new(gpu, Generator::of_this_build()) };
+        hyc_passes::run(graph, &backend, &mut |_| true).map(|compiled| compiled.plan)
+    };
+    let plan = plan_by(Table::default())?;
+    let code = |spec: &KernelSpec, variant: &str| hyc_kernels::gpu::digest(spec, variant, &gpu).unwrap();
+    let mut entries = entries(source, "measured", &plan, &code);
+    entries.extend(self::entries(source, "stale", &plan, &|_, _| "0".repeat(64)));
+    plan_by(Table { entries })
+}
+
+#[cfg(feature = "llvm")]
+fn candidates(source: &str) -> Result<String, PassError> {
+    let host = run_all(parse(source), None, &mut |_, _| {})?.plan;
+    Ok(format!("cpu\n{}sm_90a\n{}", chosen(&host), chosen(&measured(source)?)))
+}
+
+#[cfg(feature = "llvm")]
+#[test]
+fn variants_are_chosen_as_their_files_say() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../filetests/candidates");
+    let count = hyc_filetest::run(&folder, GRAPH, |source| {
+        candidates(source).map_err(|e| Fault { line: e.line, message: e.to_string() })
+    });
+    assert!(count >= 5, "only {count} files under {}", folder.display());
 }
 
 #[test]

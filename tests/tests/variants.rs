@@ -1,0 +1,73 @@
+//! Variants of kernels on the command line: what is said of them, and of tables and artefacts that are none.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::hyc_binary;
+use hyc_tests::root;
+
+/// Exit code, standard output and error.
+fn hyc(folder: &Path, args: &[&str]) -> (i32, String, String) {
+    let out = Command::new(hyc_binary()).args(args).current_dir(folder).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
+}
+
+fn compiled() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let model = root().join("tests/golden/dense/model.toml");
+    let (code, _, said) = hyc(folder.path(), &["compile", "-q", model.to_str().unwrap(), "-o", "m.hyc"]);
+    assert_eq!(code, 0, "{said}");
+    folder
+}
+
+#[test]
+fn a_processors_kernels_have_one_variant() {
+    let folder = compiled();
+    let (code, text, said) = hyc(folder.path(), &["inspect", "m.hyc", "kernels"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(text.lines().count() > 5 && text.lines().all(|line| line.ends_with("): cranelift")), "{text}");
+    let (_, json, _) = hyc(folder.path(), &["inspect", "m.hyc", "kernels", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let kernels = json["kernels"].as_array().unwrap();
+    assert_eq!(kernels.len(), text.lines().count());
+    let [chosen] = kernels[0]["chosen"].as_array().unwrap().as_slice() else { panic!("{json}") };
+    assert_eq!((&chosen["variant"], &chosen["rows"]["least"]), (&"cranelift".into(), &1.into()));
+
+    let (code, _, said) = hyc(folder.path(), &["tune", "m.hyc", "--out", "t.json"]);
+    assert!(code == 3 && said.contains("one variant each") && said.contains("--all-variants"), "{said}");
+    assert!(!folder.path().join("t.json").exists());
+}
+
+#[test]
+fn tables_are_read_or_refused() {
+    let folder = compiled();
+    let model = root().join("tests/golden/dense/model.toml");
+    let compile = |table: &str, rest: &[&str]| {
+        let args = ["compile", "-q", "--table", table, model.to_str().unwrap()];
+        hyc(folder.path(), &[&args, rest].concat())
+    };
+    let write = |text: &str| std::fs::write(folder.path().join("t.json"), text).unwrap();
+    let refused = |why: &str| {
+        let (code, _, said) = compile("t.json", &["--plan-only"]);
+        assert!(code == 3 && said.contains("t.json: ") && said.contains(why), "{said}");
+    };
+    assert_eq!(compile("absent.json", &["--plan-only"]).0, 3);
+    write("model");
+    refused("not a table of measurements");
+    write("{ \"version\": 7, \"entries\": [] }");
+    refused("version 7, this build reads 1");
+    write("{ \"version\": 1, \"entries\": [3] }");
+    refused("invalid type");
+    // A table is of no use to a processor, and not replaced by what is written.
+    write("{ \"version\": 1, \"entries\": [] }");
+    let (code, _, said) = compile("t.json", &["--plan-only"]);
+    assert!(code == 0 && said.contains("one variant each"), "{said}");
+    let (code, _, said) = compile("t.json", &["-o", "t.json"]);
+    assert!(code != 0 && said.contains("the table of measurements"), "{said}");
+    // Nor is the artefact that is measured.
+    let (code, _, said) = hyc(folder.path(), &["tune", "m.hyc", "--out", "m.hyc"]);
+    assert!(code != 0 && said.contains("the artefact m.hyc, which is read"), "{said}");
+}
