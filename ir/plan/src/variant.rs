@@ -33,10 +33,15 @@ impl RowRange {
         self.least <= other.least && other.most <= self.most
     }
 
+    /// The rows that both have; `None`: none.
+    pub fn overlap(self, other: RowRange) -> Option<RowRange> {
+        let both = RowRange { least: self.least.max(other.least), most: self.most.min(other.most) };
+        (both.least <= both.most).then_some(both)
+    }
+
     /// What it has of `1..=most`; `None` where that is nothing.
     pub fn up_to(self, most: u64) -> Option<RowRange> {
-        let range = RowRange { least: self.least, most: self.most.min(most) };
-        (range.least <= range.most).then_some(range)
+        self.overlap(RowRange::new(1, most))
     }
 }
 
@@ -186,16 +191,19 @@ fn best(variants: &[Variant], segment: RowRange) -> Option<&Variant> {
 
 /// Why a range of rows has its variant, in words.
 pub fn why(variants: &[Variant], chosen: &Chosen) -> String {
-    let others = variants.iter().filter(|v| v.rows.covers(chosen.rows)).count() > 1;
-    let Some(own) = variants.iter().find(|v| v.name == chosen.variant) else { return String::new() };
-    let usual = own.usual.is_some_and(|usual| usual.covers(chosen.rows));
-    match (measured_at(variants, chosen.rows).and_then(|rows| own.ns(rows)), others, usual) {
-        (_, false, _) => "the only one for these rows".to_string(),
-        (None, true, _) => "usual for these rows; not measured".to_string(),
-        (Some(_), true, true) => {
-            format!("usual, and none was measured faster by more than {MARGIN_PERCENT} %")
+    let Chosen { variant, rows } = chosen;
+    let Some(own) = variants.iter().find(|v| v.name == *variant) else { return String::new() };
+    if variants.iter().filter(|v| v.rows.overlap(*rows).is_some()).count() == 1 {
+        return "the only one for these rows".to_string();
+    }
+    let measured = measured_at(variants, *rows).is_some_and(|at| own.ns(at).is_some());
+    match own.usual.and_then(|usual| usual.overlap(*rows)) {
+        Some(usual) if usual != *rows => {
+            format!("usual for {usual}, and measured faster than the usual ones for the others")
         }
-        (Some(_), true, false) => "measured faster than the usual one".to_string(),
+        Some(_) if measured => format!("usual, and none was measured faster by more than {MARGIN_PERCENT} %"),
+        Some(_) => "usual for these rows; not measured".to_string(),
+        None => "measured faster than the usual one".to_string(),
     }
 }
 

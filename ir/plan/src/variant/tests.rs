@@ -42,7 +42,13 @@ fn what_was_measured_decides() {
     let both = [few, many];
     assert_eq!(chosen(&both, 512), list(&[("few", 1, 16), ("many", 17, 512)]));
     let ranges = choose(&both, 512).unwrap();
-    assert_eq!(why(&both, &ranges[0]), "measured faster than the usual one");
+    assert_eq!(
+        why(&both, &ranges[0]),
+        "usual for 1..8, and measured faster than the usual ones for the others"
+    );
+    assert_eq!(why(&both, &ranges[1]), "usual, and none was measured faster by more than 3 %");
+    let one = [both[0].clone()];
+    assert_eq!(why(&one, &choose(&one, 4).unwrap()[0]), "the only one for these rows");
     // Beyond what is measured the last measurement speaks.
     assert_eq!(chosen(&both, 2), list(&[("few", 1, 2)]));
 }
