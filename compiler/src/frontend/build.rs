@@ -141,9 +141,16 @@ impl Builder<'_> {
         self.one(Op::RmsNorm { eps: self.desc.norm_eps }, &[x, weight], name, ty)
     }
 
-    fn linear(&mut self, x: ValueId, tail: &str, inn: usize, out: usize, name: &str) -> ValueId {
-        let weight = self.matrix(tail, &[out, inn]);
-        self.one(Op::Linear {}, &[x, weight], name, self.tokens(out))
+    fn linear(
+        &mut self,
+        x: ValueId,
+        tail: &str,
+        in_features: usize,
+        out_features: usize,
+        name: &str,
+    ) -> ValueId {
+        let weight = self.matrix(tail, &[out_features, in_features]);
+        self.one(Op::Linear {}, &[x, weight], name, self.tokens(out_features))
     }
 
     fn add(&mut self, a: ValueId, b: ValueId, name: &str) -> ValueId {
