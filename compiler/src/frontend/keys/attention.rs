@@ -90,7 +90,7 @@ pub const ATTENTION: SectionKeys = SectionKeys {
             ty: Type::Word(&["elementwise", "head", "none"]),
             default: Default::Value("\"elementwise\""),
             example: "\"head\"",
-            meaning: "Gates on what the branches give: one an element, one a head, or none. Refused with \
+            meaning: "Gates on what the branches give: one per element, one per head, or none. Refused with \
                       `kind = \"swa\"`, and with \"full\" unless `full_gate = true`.",
             formula: Some(Formula {
                 text: "out = W_o (sigmoid(W_gate_select h) * selected + sigmoid(W_gate_window h) * window)",

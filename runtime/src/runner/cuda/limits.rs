@@ -12,7 +12,7 @@ const ROUNDS: usize = 8;
 /// Bytes of each of the two blocks, far beyond the caches.
 const MOST: u64 = 1 << 30;
 
-/// Bytes a second that the device reads and writes, together, when it copies its own memory.
+/// Bytes per second that the device reads and writes, together, when it copies its own memory.
 pub fn copy_bandwidth(device: &Arc<Device>) -> Result<f64> {
     let bytes = (device.free_bytes()? / 4).min(MOST);
     let (from, to) = (device.zeroed(bytes)?, device.zeroed(bytes)?);
