@@ -6,9 +6,9 @@ use std::time::Instant;
 /// What this machine can do with some threads.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes a second read from memory, far beyond the caches.
+    /// Bytes per second read from memory, far beyond the caches.
     pub read_bytes_per_s: f64,
-    /// Floating-point operations a second in f32x4 multiply-adds from registers (an FMA counts as two):
+    /// Floating-point operations per second in f32x4 multiply-adds from registers (an FMA counts as two):
     /// the widest that the generated code has.
     pub flop_per_s: f64,
 }
@@ -37,7 +37,7 @@ fn best(threads: usize, work_each: f64, round: impl Fn(usize) + Sync) -> f64 {
     best
 }
 
-/// Sums 256 MiB a thread, or a quarter of what memory is free in all, in eight independent sums, which the compiler
+/// Sums 256 MiB per thread, or a quarter of what memory is free in all, in eight independent sums, which the compiler
 /// turns into vectors.
 fn read(threads: usize) -> f64 {
     const WORDS: usize = 32 << 20;

@@ -46,8 +46,8 @@ impl Cost<'_> {
         self.weight_bytes(step, batch, &mut |_| true) + batch * self.kv_bytes(step, context)
     }
 
-    /// Bytes of those of a step's weights that `counts` lets count. A table gives a row a token; of experts, those that
-    /// `tokens` tokens choose, if each chooses others.
+    /// Bytes of those of a step's weights that `counts` lets count. A table gives a row per token; of experts, those
+    /// that `tokens` tokens choose, if each chooses others.
     fn weight_bytes(&self, step: &Step, tokens: u64, counts: &mut dyn FnMut(WeightId) -> bool) -> u64 {
         let roles = step.op.roles();
         let chosen =

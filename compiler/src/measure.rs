@@ -14,9 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// What the machine can do, which measurements are set beside.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes a second: read by the host; read and written, together, by a GPU that copies.
+    /// Bytes per second: read by the host; read and written, together, by a GPU that copies.
     pub bytes_per_s: f64,
-    /// Operations a second; of a GPU only where it was given.
+    /// Operations per second; of a GPU only where it was given.
     pub flop_per_s: Option<f64>,
 }
 
@@ -75,7 +75,7 @@ pub struct Bench<'m> {
 }
 
 impl<'m> Bench<'m> {
-    /// Sets everything up and measures the machine. `peak`: a GPU's operations a second.
+    /// Sets everything up and measures the machine. `peak`: a GPU's operations per second.
     pub fn new(
         model: &'m Arc<Model>,
         options: &SessionOptions,

@@ -1,4 +1,4 @@
-//! What `compile` says at the end: layers and chains, KV bytes, arena, weights, kernels, time a pass.
+//! What `compile` says at the end: layers and chains, KV bytes, arena, weights, kernels, time per pass.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ pub struct Summary {
     pub weights: (usize, u64),
     /// Kernels and steps.
     pub kernels: (usize, usize),
-    /// Time a pass: name, rewrites, seconds.
+    /// Time per pass: name, rewrites, seconds.
     pub passes: Vec<(&'static str, usize, f64)>,
     /// Code generation.
     pub code_seconds: Option<f64>,
@@ -87,7 +87,7 @@ pub fn text(s: &Summary) -> String {
     out
 }
 
-/// A line a chain.
+/// A line per chain.
 pub fn chains_text(s: &Summary) -> String {
     let mut out = String::new();
     for (oracle, sparse, shared) in &s.chains {
@@ -102,7 +102,7 @@ pub fn kv_text(kv: &KvTable) -> String {
     let longest = format!("at {}", kv.max_context);
     // A model that is compiled for one of the contexts has that column once.
     let own = !CONTEXTS.contains(&kv.max_context);
-    let mut header = vec!["KV cache", "growing", "a token", "windows"];
+    let mut header = vec!["KV cache", "growing", "per token", "windows"];
     header.extend(own.then_some(longest.as_str()));
     header.extend(["at 32k", "at 128k", "at 1M", "of this at 1M"]);
     let row = |r: &KvRow| {

@@ -14,7 +14,7 @@ def train_tokenizer(text: str, size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    # One digit a token, and the words of the task among the training text.
+    # One digit per token, and the words of the task among the training text.
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     task = "".join(plant(name, "1 2 3 4") + question(name) for name in names() for _ in range(40))
     tokenizer.train_from_iterator([text[i:i + 100_000] for i in range(0, len(text), 100_000)] + [task], trainer)

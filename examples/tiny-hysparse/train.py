@@ -22,7 +22,7 @@ sys.path[:0] = [str(HERE.parent.parent / "tests/golden")]
 import reference  # noqa: E402
 from data import Data, train_tokenizer  # noqa: E402
 
-# (share of the steps, tokens a sequence, sequences a batch)
+# (share of the steps, tokens per sequence, sequences per batch)
 STAGES = [(0.50, 512, 96), (0.28, 1024, 40), (0.12, 2048, 16), (0.10, 4096, 8)]
 
 

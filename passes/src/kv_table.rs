@@ -21,7 +21,7 @@ pub struct KvRow {
     pub name: &'static str,
     /// Growing caches.
     pub growing: u64,
-    /// Bytes a token of the growing caches, keys and values without padding.
+    /// Bytes per token of the growing caches, keys and values without padding.
     pub token_bytes: u64,
     /// Bytes of the windows' tokens of one sequence, as the papers count.
     pub window_bytes: u64,
@@ -43,7 +43,7 @@ pub const CONTEXTS: [u64; 3] = [32 << 10, 128 << 10, 1 << 20];
 struct Caches {
     /// How many grow.
     growing: u64,
-    /// Bytes a token of those, without padding.
+    /// Bytes per token of those, without padding.
     token_bytes: u64,
     /// Bytes of one page of each of those, with padding.
     page_bytes: u64,

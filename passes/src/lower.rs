@@ -134,7 +134,7 @@ impl<'g> Ctx<'g> {
         Ok(Lowered { op, operands, layouts })
     }
 
-    /// What looks at positions or caches has one row a token of the step: gathered rows have neither.
+    /// What looks at positions or caches has one row per token of the step: gathered rows have neither.
     fn check_rows(&self, op: &StepOp) -> Result<(), PassError> {
         let gathered = |value: &ValueId| match self.graph.ty(*value) {
             Type::Tensor { dims, .. } => dims.first() != Some(&Dim::Sym(Sym::Tokens)),

@@ -153,7 +153,7 @@ fn check_sizes(graph: &Graph, id: OpId) -> Result<(), PassError> {
             .help(format!("say ring({window}, {enough}), or growing: plan-kv finds the pages")));
     }
     if limits::bytes(&[ty.kv_heads, ty.page, row, ty.elem.bytes(), pages]).is_none() {
-        return Err(PassError::at(PASS, graph, id, format!("{printed} takes more than 1 PiB a sequence")));
+        return Err(PassError::at(PASS, graph, id, format!("{printed} takes more than 1 PiB per sequence")));
     }
     Ok(())
 }

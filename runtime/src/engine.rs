@@ -175,7 +175,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The tokens that the pass in hand has sampled, one an output; -1 where a row's logits are no numbers. `None`:
+    /// The tokens that the pass in hand has sampled, one per output; -1 where a row's logits are no numbers. `None`:
     /// the plan samples nothing. Errors: a kernel before it failed.
     pub fn sampled(&mut self) -> Result<Option<Vec<i32>>> {
         let Some(id) = self.plan().sampled.filter(|_| !self.input.sampling.is_empty()) else {

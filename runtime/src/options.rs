@@ -24,8 +24,8 @@ impl Default for GpuOptions {
 /// How a session is set up.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
-    /// Threads; `None`: one a core that the process may use ([`Machine::cores`]), and never more than that: two threads
-    /// on one core take turns, and every turn costs.
+    /// Threads; `None`: one per core that the process may use ([`Machine::cores`]), and never more than that: two
+    /// threads on one core take turns, and every turn costs.
     pub threads: Option<usize>,
     /// Sequences at a time; `None`: the plan's `max_batch`.
     pub max_sequences: Option<u64>,

@@ -410,7 +410,7 @@ fn what_a_session_takes_is_known_without_one() {
         let options = SessionOptions { max_tokens, max_sequences: Some(2), ..SessionOptions::default() };
         let known = MemoryPlan::of(&model, &options).unwrap();
         assert_eq!(*session(&model, &options).memory(), known);
-        // 4 tokens a page, at most 40 tokens a sequence; rings of 5 pages.
+        // 4 tokens per page, at most 40 tokens per sequence; rings of 5 pages.
         let pages = max_tokens.map_or(20, |tokens| tokens.div_ceil(4).saturating_add(2).min(20));
         assert_eq!((known.room, known.caches), (KvRoom::new(pages, 2), (pages + 10) * 512));
         assert_eq!(known.total(), model.file_bytes() + model.plan().arena_bytes + known.caches);

@@ -62,7 +62,7 @@ CASES = {
     # that f32 would round it otherwise (`make.py` prints how near): one that is costs more than all else together.
     "exact-kv-bf16": tiny(253),
     "exact-moe-kv-bf16": tiny(182, moe=dict(experts=5, active=2, expert_ffn=16, shared_ffn=24)),
-    # Query heads a KV head.
+    # Query heads per KV head.
     "group-1": small(21, model=heads(3, 3)),
     "group-5": small(22, model=heads(5, 1), attention=dict(gate='"head"')),
     "group-8": small(23, model=heads(16, 2, rope="{ theta = 10000.0, dims = 4 }")),

@@ -239,7 +239,7 @@ class Decoder:
         return rope(x, c.rope_theta, c.rope_dims)
 
     def gated(self, out: Tensor, i: int, h: Tensor, name: str) -> Tensor:
-        """out [T, H, dv] times sigmoid of the gate's projection, one value an element or a head."""
+        """out [T, H, dv] times sigmoid of the gate's projection, one value per element or head."""
         logits = self.linear(h, f"layers.{i}.self_attn.{name}").to(out.dtype)
         return out * torch.sigmoid(logits).view(out.shape[0], out.shape[1], -1)
 

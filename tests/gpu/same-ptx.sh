@@ -6,7 +6,7 @@
 # All kernel cases, and every kernel of examples/models, of the tiny model and of tests/gpu/models, with bf16 and with
 # f32 activations; the descriptions are those of NEW_TREE. Prints a line for each function that differs or that one of
 # the trees does not have, and fails where there is one. Both trees are built in their own target folders; what was
-# compared stays in NEW_TREE/target/same-ptx, a file a function.
+# compared stays in NEW_TREE/target/same-ptx, a file per function.
 set -euo pipefail
 if [ $# != 2 ]; then
   sed -n 's/^#   //p' "$0" >&2
@@ -18,7 +18,7 @@ out=$new/target/same-ptx
 rm -rf "$out"
 mkdir -p "$out"
 
-# split PTX FOLDER: a file a function, and `head` for what stands between them.
+# split PTX FOLDER: a file per function, and `head` for what stands between them.
 split() {
   mkdir -p "$2"
   awk -v folder="$2" '

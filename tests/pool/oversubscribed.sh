@@ -14,7 +14,7 @@ if [ -z "$model" ]; then
 fi
 decode() { # CORES THREADS
   taskset -c "$1" "$hyc" bench "$model" --context 512 --prefill 64 --steps 64 --threads "$2" --json |
-    python3 -c 'import json, sys; print("%.3f ms a step" % (1e3 * json.load(sys.stdin)["decode"][0]["seconds"]))'
+    python3 -c 'import json, sys; print("%.3f ms per step" % (1e3 * json.load(sys.stdin)["decode"][0]["seconds"]))'
 }
 cores=$(nproc)
 for threads in 1 2 4 8 16; do echo "one core, $threads threads: $(decode 0 "$threads")"; done

@@ -211,7 +211,7 @@ unsafe impl Kernels for GuardedKernels {
         let (token_ids, positions) = (ints(c.token_ids, c.tokens)?, ints(c.positions, c.tokens)?);
         let (sequence, slots) = (ints(c.sequence, c.tokens)?, ints(c.ring_slot, c.batch)?);
         let (pages, out_rows) = (ints(c.page_table, c.batch * c.max_pages)?, ints(c.out_rows, c.outputs)?);
-        // SAFETY: the caller's promise: one entry an output, where it is not null.
+        // SAFETY: the caller's promise: one entry per output, where it is not null.
         let sampling = (!c.sampling.is_null())
             .then(|| unsafe { std::slice::from_raw_parts(c.sampling, c.outputs as usize) })
             .map(|list| Guarded::of(list, side))

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use common::hyc_binary;
 use hyc::driver;
-use hyc::frontend::{Kind, LayerKind, ModelDesc, build_graph, parse_model};
+use hyc::frontend::{AttentionKind, ModelDesc, build_graph, parse_model};
 use hyc_ir::text;
 use hyc_kernels::cpu::Level;
 use hyc_plan::MAX_LAYERS;
@@ -37,7 +37,7 @@ fn seconds(desc: &ModelDesc) -> f64 {
         let start = now();
         let graph = text::parse(&text::print(&build_graph(desc))).unwrap();
         let lowered = driver::lower(graph, Level::Baseline, &mut |_| Ok(())).unwrap();
-        assert!(lowered.plan.steps.len() > 4 * desc.layers);
+        assert!(lowered.plan.steps.len() > 4 * desc.layers.len());
         lowered.plan.verify().unwrap();
         now() - start
     };
@@ -47,8 +47,7 @@ fn seconds(desc: &ModelDesc) -> f64 {
 /// Full attention in every layer.
 fn full(layers: u64) -> ModelDesc {
     let mut desc = describe(layers, "pattern = \"1:3\"");
-    desc.attention.kind = Kind::Full;
-    desc.attention.layers.fill(LayerKind::Full);
+    desc.layers.iter_mut().for_each(|layer| layer.attention.kind = AttentionKind::Full { top_k: None });
     desc
 }
 

@@ -1,4 +1,4 @@
-//! The command line: one file a command; the doc comment on its arguments is its help.
+//! The command line: one file per command; the doc comment on its arguments is its help.
 
 mod bench;
 mod chat;

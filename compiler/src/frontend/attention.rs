@@ -2,45 +2,88 @@
 
 use toml::de::DeValue;
 
-use super::desc::*;
+use super::desc::{AttentionKind, Gate, SparseKv};
 use super::reader::{At, Faults, Section};
 
+/// Which family of the papers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    /// Full layers select for the sparse layers after them.
+    HySparse,
+    /// Full attention in every layer.
+    Full,
+    /// Layers that are not full have the window alone.
+    Swa,
+}
+
+/// What `[attention]` says, the same for all layers of a kind.
+pub struct Attention {
+    /// Tokens per block and per page.
+    pub block: usize,
+    /// Tokens selected, a multiple of `block`; 0: nothing is.
+    pub top_k: usize,
+    /// What each layer sees.
+    pub kinds: Vec<AttentionKind>,
+    gate: Gate,
+    full_gate: bool,
+    full_sink: bool,
+}
+
+impl Attention {
+    /// Gates of the layers of that kind.
+    pub fn gate(&self, kind: AttentionKind) -> Gate {
+        match kind {
+            AttentionKind::Full { .. } if self.full_gate => self.gate,
+            AttentionKind::Full { .. } | AttentionKind::Window { .. } => Gate::None,
+            AttentionKind::Sparse { .. } => self.gate,
+        }
+    }
+
+    /// Whether the layers of that kind have sinks.
+    pub fn sink(&self, kind: AttentionKind) -> bool {
+        match kind {
+            AttentionKind::Full { .. } => self.full_sink,
+            AttentionKind::Sparse { .. } | AttentionKind::Window { .. } => true,
+        }
+    }
+}
+
 /// Reads `[attention]` for a model of `layers`.
-pub fn read(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<AttentionDesc> {
+pub fn read(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<Attention> {
     let kind = a.word(
         "kind",
-        &[("hysparse", Kind::HySparse), ("full", Kind::Full), ("swa", Kind::Swa)],
-        Kind::HySparse,
+        &[("hysparse", Family::HySparse), ("full", Family::Full), ("swa", Family::Swa)],
+        Family::HySparse,
     );
     let (why_full, why_swa) = ("every layer is full", "a hybrid SWA model selects nothing");
-    if kind == Kind::Full {
+    if kind == Family::Full {
         for key in ["pattern", "full", "window", "sparse_kv", "window_branch"] {
             a.refuse(key, why_full);
         }
     }
-    if kind == Kind::Swa {
+    if kind == Family::Swa {
         for key in ["top_k", "gate", "sparse_kv", "window_branch"] {
             a.refuse(key, why_swa);
         }
-    } else if kind == Kind::Full {
+    } else if kind == Family::Full {
         a.refuse("top_k", "a model of full layers selects nothing");
     }
     let block = read_block(a, faults);
-    let top_k = if kind == Kind::HySparse { read_top_k(a, block, faults) } else { Some(0) };
-    let window_branch = kind == Kind::Swa || (kind != Kind::Full && a.flag("window_branch", true));
-    let window = if kind == Kind::Full { Some(0) } else { read_window(a, window_branch, faults) };
-    let kinds = match kind {
-        Kind::Full => layers.map(|n| vec![LayerKind::Full; n.value]),
+    let top_k = if kind == Family::HySparse { read_top_k(a, block, faults) } else { Some(0) };
+    let window_branch = kind == Family::Swa || (kind != Family::Full && a.flag("window_branch", true));
+    let window = if kind == Family::Full { Some(0) } else { read_window(a, window_branch, faults) };
+    let full = match kind {
+        Family::Full => layers.map(|n| vec![true; n.value]),
         _ => read_layers(a, layers, faults),
     };
     let gates = &[("elementwise", Gate::Elementwise), ("head", Gate::Head), ("none", Gate::None)];
     let full_gate = a.flag("full_gate", false);
-    let default_gate = if kind == Kind::Swa { Gate::None } else { Gate::Elementwise };
-    let gate = if kind == Kind::Swa { default_gate } else { a.word("gate", gates, default_gate) };
+    let default_gate = if kind == Family::Swa { Gate::None } else { Gate::Elementwise };
+    let gate = if kind == Family::Swa { default_gate } else { a.word("gate", gates, default_gate) };
     if full_gate && gate == Gate::None {
         a.refuse("full_gate", "`gate` is \"none\"");
     }
-    if kind == Kind::Full && !full_gate {
+    if kind == Family::Full && !full_gate {
         a.refuse("gate", "full layers have none unless `full_gate = true`");
     }
     let kvs = &[("shared", SparseKv::Shared), ("own", SparseKv::Own), ("shared-both", SparseKv::SharedBoth)];
@@ -48,18 +91,18 @@ pub fn read(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<A
     if sparse_kv == SparseKv::SharedBoth && !window_branch {
         a.refuse("sparse_kv", "without a window branch \"shared-both\" is the same as \"shared\"");
     }
-    Some(AttentionDesc {
-        kind,
-        layers: kinds?,
-        block: block?,
-        top_k: top_k?,
-        window: window?,
-        gate,
-        sparse_kv,
-        window_branch,
-        full_gate,
-        full_sink: a.flag("full_sink", false),
-    })
+    let full_sink = a.flag("full_sink", false);
+    let (full, block, top_k, window) = (full?, block?, top_k?, window?);
+    let layer = |is_full: bool| match kind {
+        Family::HySparse if is_full => AttentionKind::Full { top_k: Some(top_k) },
+        Family::HySparse => {
+            AttentionKind::Sparse { top_k, kv: sparse_kv, window: window_branch.then_some(window) }
+        }
+        Family::Swa if !is_full => AttentionKind::Window { window },
+        Family::Swa | Family::Full => AttentionKind::Full { top_k: None },
+    };
+    let kinds = full.into_iter().map(layer).collect();
+    Some(Attention { block, top_k, kinds, gate, full_gate, full_sink })
 }
 
 fn read_block(a: &Section, faults: &Faults) -> Option<usize> {
@@ -115,7 +158,8 @@ fn read_window(a: &Section, branch: bool, faults: &Faults) -> Option<usize> {
     Some(window.value)
 }
 
-fn read_layers(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<Vec<LayerKind>> {
+/// Which layers are full.
+fn read_layers(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<Vec<bool>> {
     let (pattern, full) = (a.get("pattern"), a.get("full"));
     if let (Some(_), Some(full)) = (pattern, full) {
         faults.add(
@@ -136,7 +180,7 @@ fn read_layers(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Optio
     }
 }
 
-fn read_pattern(a: &Section, layers: usize, faults: &Faults) -> Option<Vec<LayerKind>> {
+fn read_pattern(a: &Section, layers: usize, faults: &Faults) -> Option<Vec<bool>> {
     let pattern = a.string("pattern", "1:3")?;
     let parsed = pattern.value.split_once(':').and_then(|(full, sparse)| {
         let pair: (usize, usize) = (full.trim().parse().ok()?, sparse.trim().parse().ok()?);
@@ -151,20 +195,17 @@ fn read_pattern(a: &Section, layers: usize, faults: &Faults) -> Option<Vec<Layer
         );
         return None;
     };
-    let kind = |layer: usize| {
-        let is_full = layer % (full + sparse) < full || layer + 1 == layers;
-        if is_full { LayerKind::Full } else { LayerKind::Sparse }
-    };
-    Some((0..layers).map(kind).collect())
+    let is_full = |layer: usize| layer % (full + sparse) < full || layer + 1 == layers;
+    Some((0..layers).map(is_full).collect())
 }
 
-fn read_full_list(value: &toml::Spanned<DeValue>, layers: usize, faults: &Faults) -> Option<Vec<LayerKind>> {
+fn read_full_list(value: &toml::Spanned<DeValue>, layers: usize, faults: &Faults) -> Option<Vec<bool>> {
     let example = format!("write for example `full = [0, {}]`", layers - 1);
     let Some(items) = value.get_ref().as_array() else {
         faults.add(value.span(), "`full` must be a list of layers", "not a list", &example);
         return None;
     };
-    let mut kinds = vec![LayerKind::Sparse; layers];
+    let mut full = vec![false; layers];
     let mut last: Option<usize> = None;
     let mut good = true;
     for item in items {
@@ -178,7 +219,7 @@ fn read_full_list(value: &toml::Spanned<DeValue>, layers: usize, faults: &Faults
                 Some("layers must ascend, each once".to_string())
             }
             Some(n) => {
-                kinds[n] = LayerKind::Full;
+                full[n] = true;
                 last = Some(n);
                 None
             }
@@ -188,7 +229,7 @@ fn read_full_list(value: &toml::Spanned<DeValue>, layers: usize, faults: &Faults
             good = false;
         }
     }
-    if good && kinds[0] != LayerKind::Full {
+    if good && !full[0] {
         faults.add(
             value.span(),
             "layer 0 is sparse and has no oracle before it",
@@ -197,7 +238,7 @@ fn read_full_list(value: &toml::Spanned<DeValue>, layers: usize, faults: &Faults
         );
         return None;
     }
-    if good && kinds[layers - 1] != LayerKind::Full {
+    if good && !full[layers - 1] {
         faults.add(
             value.span(),
             "the last layer must be full",
@@ -206,5 +247,5 @@ fn read_full_list(value: &toml::Spanned<DeValue>, layers: usize, faults: &Faults
         );
         return None;
     }
-    good.then_some(kinds)
+    good.then_some(full)
 }

@@ -6,7 +6,7 @@
 use hyc_ir::{CacheType, Dim, Graph, Header, Op, OpData, SelectionType, Sym, Type, ValueId};
 use hyc_plan::{CachePolicy, Codec, Elem, GateMode, SelectShape};
 
-use super::desc::{Ffn, Gate, Kind, LayerKind, ModelDesc, SparseKv, WeightDtype};
+use super::desc::{AttentionDesc, AttentionKind, Ffn, Gate, ModelDesc, SparseKv, WeightDtype};
 
 /// The page map that all growing caches share.
 const PAGES: &str = "pages";
@@ -15,7 +15,7 @@ const PAGES: &str = "pages";
 pub fn build_graph(desc: &ModelDesc) -> Graph {
     let header = Header {
         name: desc.name.clone(),
-        layers: desc.layers as u64,
+        layers: desc.layers.len() as u64,
         hidden: desc.hidden as u64,
         vocab: desc.vocab as u64,
         max_context: desc.target.max_context as u64,
@@ -26,10 +26,10 @@ pub fn build_graph(desc: &ModelDesc) -> Graph {
     };
     let mut b = Builder { graph: Graph::new(header), desc, layer: None };
     let mut x = b.embed();
-    for layer in 0..desc.layers {
-        b.layer = Some(layer as u32);
-        x = b.attention_block(x, desc.attention.layers[layer]);
-        x = b.ffn_block(x);
+    for (number, layer) in desc.layers.iter().enumerate() {
+        b.layer = Some(number as u32);
+        x = b.attention_block(x, &layer.attention);
+        x = b.ffn_block(x, layer.ffn);
     }
     b.layer = None;
     b.logits(x);
@@ -57,7 +57,8 @@ fn codec(dtype: WeightDtype) -> Codec {
 }
 
 /// What the attention branches of one layer start from.
-struct Branch {
+struct Branch<'a> {
+    a: &'a AttentionDesc,
     q: ValueId,
     /// The normalised layer input, which gates are projected from.
     h: ValueId,
@@ -140,9 +141,16 @@ impl Builder<'_> {
         self.one(Op::RmsNorm { eps: self.desc.norm_eps }, &[x, weight], name, ty)
     }
 
-    fn linear(&mut self, x: ValueId, tail: &str, inn: usize, out: usize, name: &str) -> ValueId {
-        let weight = self.matrix(tail, &[out, inn]);
-        self.one(Op::Linear {}, &[x, weight], name, self.tokens(out))
+    fn linear(
+        &mut self,
+        x: ValueId,
+        tail: &str,
+        in_features: usize,
+        out_features: usize,
+        name: &str,
+    ) -> ValueId {
+        let weight = self.matrix(tail, &[out_features, in_features]);
+        self.one(Op::Linear {}, &[x, weight], name, self.tokens(out_features))
     }
 
     fn add(&mut self, a: ValueId, b: ValueId, name: &str) -> ValueId {
@@ -150,93 +158,78 @@ impl Builder<'_> {
         self.one(Op::Add {}, &[a, b], name, ty)
     }
 
-    fn attention_block(&mut self, x: ValueId, kind: LayerKind) -> ValueId {
-        let d = self.desc;
-        let h = self.norm(x, "input_layernorm.weight", d.hidden, "h");
-        let q = self.head_projection(h, "q", d.heads);
-        let branch = Branch { q, h };
-        let out = match kind {
-            LayerKind::Full => self.full_attention(&branch),
-            LayerKind::Sparse if d.attention.kind == Kind::Swa => {
-                let own = self.own_cache(h);
-                self.window_branch(&branch, own)
+    fn attention_block(&mut self, x: ValueId, a: &AttentionDesc) -> ValueId {
+        let hidden = self.desc.hidden;
+        let h = self.norm(x, "input_layernorm.weight", hidden, "h");
+        let q = self.head_projection(a, h, "q", a.heads);
+        let branch = Branch { a, q, h };
+        let out = match a.kind {
+            AttentionKind::Full { top_k } => self.full_attention(&branch, top_k),
+            AttentionKind::Sparse { top_k, kv, window } => self.sparse_attention(&branch, top_k, kv, window),
+            AttentionKind::Window { window } => {
+                let own = self.own_cache(a, h);
+                self.window_branch(&branch, own, window)
             }
-            LayerKind::Sparse => self.sparse_attention(&branch),
         };
-        let y = self.linear(out, "self_attn.o_proj.weight", d.heads * d.v_dim, d.hidden, "o");
+        let y = self.linear(out, "self_attn.o_proj.weight", a.heads * a.v_dim, hidden, "o");
         self.add(x, y, "x")
     }
 
     /// W_q or W_k with QK-norm and RoPE.
-    fn head_projection(&mut self, h: ValueId, which: &str, heads: usize) -> ValueId {
-        let d = self.desc;
-        let mut y =
-            self.linear(h, &format!("self_attn.{which}_proj.weight"), d.hidden, heads * d.qk_dim, which);
-        if d.qk_norm {
-            y = self.norm(y, &format!("self_attn.{which}_norm.weight"), d.qk_dim, &format!("{which}_normed"));
+    fn head_projection(&mut self, a: &AttentionDesc, h: ValueId, which: &str, heads: usize) -> ValueId {
+        let (hidden, width) = (self.desc.hidden, heads * a.qk_dim);
+        let mut y = self.linear(h, &format!("self_attn.{which}_proj.weight"), hidden, width, which);
+        if a.qk_norm {
+            y = self.norm(y, &format!("self_attn.{which}_norm.weight"), a.qk_dim, &format!("{which}_normed"));
         }
-        let op = Op::Rope { heads: heads as u64, theta: d.rope.theta, dims: d.rope.dims as u64 };
-        self.one(op, &[y], &format!("{which}_rot"), self.tokens(heads * d.qk_dim))
+        let op = Op::Rope { heads: heads as u64, theta: a.rope.theta, dims: a.rope.dims as u64 };
+        self.one(op, &[y], &format!("{which}_rot"), self.tokens(width))
     }
 
     /// k, v of this layer, appended to a cache of its own.
-    fn own_cache(&mut self, h: ValueId) -> ValueId {
-        let d = self.desc;
-        let k = self.head_projection(h, "k", d.kv_heads);
-        let v = self.linear(h, "self_attn.v_proj.weight", d.hidden, d.kv_heads * d.v_dim, "v");
-        let ty = self.cache_type();
+    fn own_cache(&mut self, a: &AttentionDesc, h: ValueId) -> ValueId {
+        let k = self.head_projection(a, h, "k", a.kv_heads);
+        let v = self.linear(h, "self_attn.v_proj.weight", self.desc.hidden, a.kv_heads * a.v_dim, "v");
+        let ty = self.cache_type(a);
         let owner = u64::from(self.layer.unwrap_or(0));
         let before = self.one(Op::Cache { owner }, &[], "cache", ty.clone());
         self.one(Op::Append {}, &[before, k, v], "kv", ty)
     }
 
-    fn cache_type(&self) -> Type {
-        let d = self.desc;
+    fn cache_type(&self, a: &AttentionDesc) -> Type {
         Type::Cache(CacheType {
-            kv_heads: d.kv_heads as u64,
-            qk_dim: d.qk_dim as u64,
-            v_dim: d.v_dim as u64,
-            elem: elem(d.target.kv_dtype),
-            page: d.attention.block as u64,
+            kv_heads: a.kv_heads as u64,
+            qk_dim: a.qk_dim as u64,
+            v_dim: a.v_dim as u64,
+            elem: elem(self.desc.target.kv_dtype),
+            page: self.desc.block as u64,
             policy: CachePolicy::Growing,
             map: PAGES.to_string(),
         })
     }
 
-    fn selection_type(&self) -> Type {
-        let d = self.desc;
-        Type::Selection(SelectionType {
-            shape: SelectShape {
-                kv_heads: d.kv_heads as u64,
-                block: d.attention.block as u64,
-                blocks: (d.attention.top_k / d.attention.block) as u64,
-            },
-            map: PAGES.to_string(),
-        })
+    fn select_shape(&self, a: &AttentionDesc, top_k: usize) -> SelectShape {
+        let block = self.desc.block;
+        SelectShape { kv_heads: a.kv_heads as u64, block: block as u64, blocks: (top_k / block) as u64 }
     }
 
-    fn full_attention(&mut self, branch: &Branch) -> ValueId {
-        let d = self.desc;
-        let cache = self.own_cache(branch.h);
+    fn full_attention(&mut self, branch: &Branch, top_k: Option<usize>) -> ValueId {
+        let a = branch.a;
+        let cache = self.own_cache(a, branch.h);
         let mut operands = vec![branch.q, cache];
-        if d.attention.full_sink {
-            operands.push(self.vector("self_attn.sink", d.heads));
-        }
-        let scores = d.attention.kind == Kind::HySparse;
-        let op = Op::Attention { heads: d.heads as u64, sink: d.attention.full_sink, scores };
-        let out = ("attn", self.tokens(d.heads * d.v_dim));
-        let mut result = if scores {
-            let probs = ("probs", self.score_type(d.heads, Dim::Sym(Sym::Context)));
-            let results = self.op(op, &operands, &[out, probs]);
-            self.select(results[1]);
-            results[0]
-        } else {
-            self.op(op, &operands, &[out])[0]
+        operands.extend(self.sink(a, "sink"));
+        let op = Op::Attention { heads: a.heads as u64, sink: a.sink, scores: top_k.is_some() };
+        let out = ("attn", self.tokens(a.heads * a.v_dim));
+        let result = match top_k {
+            Some(top_k) => {
+                let probs = ("probs", self.score_type(a.heads, Dim::Sym(Sym::Context)));
+                let results = self.op(op, &operands, &[out, probs]);
+                self.select(a, results[1], top_k);
+                results[0]
+            }
+            None => self.op(op, &operands, &[out])[0],
         };
-        if d.attention.full_gate {
-            result = self.gate(branch, result, "self_attn.gate.weight", "gate");
-        }
-        result
+        self.gate(branch, result, "self_attn.gate.weight", "gate")
     }
 
     fn score_type(&self, heads: usize, last: Dim) -> Type {
@@ -244,71 +237,77 @@ impl Builder<'_> {
     }
 
     /// Block maxima, their maximum over the group, and the best blocks (HySparse 2602.03560, eq. 3).
-    fn select(&mut self, probs: ValueId) -> ValueId {
-        let d = self.desc;
-        let block = d.attention.block as u64;
-        let blocks = Dim::CeilDiv(Sym::Context, block);
-        let ty = self.score_type(d.heads, blocks);
-        let block_max = self.one(Op::BlockMax { block }, &[probs], "block_max", ty);
-        let ty = self.score_type(d.kv_heads, blocks);
-        let group_max = self.one(Op::GroupMax { kv_heads: d.kv_heads as u64 }, &[block_max], "group_max", ty);
-        let ty = self.selection_type();
-        self.one(Op::TopK { blocks: (d.attention.top_k / d.attention.block) as u64 }, &[group_max], "sel", ty)
+    fn select(&mut self, a: &AttentionDesc, probs: ValueId, top_k: usize) -> ValueId {
+        let shape = self.select_shape(a, top_k);
+        let blocks = Dim::CeilDiv(Sym::Context, shape.block);
+        let ty = self.score_type(a.heads, blocks);
+        let block_max = self.one(Op::BlockMax { block: shape.block }, &[probs], "block_max", ty);
+        let ty = self.score_type(a.kv_heads, blocks);
+        let group_max = self.one(Op::GroupMax { kv_heads: shape.kv_heads }, &[block_max], "group_max", ty);
+        let ty = Type::Selection(SelectionType { shape, map: PAGES.to_string() });
+        self.one(Op::TopK { blocks: shape.blocks }, &[group_max], "sel", ty)
     }
 
-    fn sparse_attention(&mut self, branch: &Branch) -> ValueId {
-        let d = self.desc;
-        let a = &d.attention;
-        let needs_own = a.sparse_kv == SparseKv::Own || (a.sparse_kv == SparseKv::Shared && a.window_branch);
-        let own = needs_own.then(|| self.own_cache(branch.h));
-        let ty = self.selection_type();
+    fn sparse_attention(
+        &mut self,
+        branch: &Branch,
+        top_k: usize,
+        kv: SparseKv,
+        window: Option<usize>,
+    ) -> ValueId {
+        let a = branch.a;
+        let own = a.has_own_kv().then(|| self.own_cache(a, branch.h));
+        let shape = self.select_shape(a, top_k);
+        let ty = Type::Selection(SelectionType { shape, map: PAGES.to_string() });
         let selection = self.one(Op::ChainSelection {}, &[], "sel", ty);
-        let cache = match (a.sparse_kv, own) {
+        let cache = match (kv, own) {
             (SparseKv::Own, Some(own)) => own,
             _ => {
-                let ty = self.cache_type();
+                let ty = self.cache_type(a);
                 let shared = self.one(Op::ChainCache {}, &[], "oracle_kv", ty.clone());
                 self.one(Op::KvShare {}, &[shared], "shared_kv", ty)
             }
         };
-        let sink = self.vector("self_attn.sink_select", d.heads);
-        let op = Op::SparseAttention { heads: d.heads as u64, sink: true };
-        let ty = self.tokens(d.heads * d.v_dim);
-        let mut out = self.one(op, &[branch.q, cache, selection, sink], "selected", ty);
-        out = self.gate(branch, out, "self_attn.gate_select.weight", "gate_select");
-        if !a.window_branch {
-            return out;
-        }
-        let window = self.window_branch(branch, own.unwrap_or(cache));
-        let window = self.gate(branch, window, "self_attn.gate_window.weight", "gate_window");
-        self.add(out, window, "attn")
+        let mut operands = vec![branch.q, cache, selection];
+        operands.extend(self.sink(a, "sink_select"));
+        let op = Op::SparseAttention { heads: a.heads as u64, sink: a.sink };
+        let selected = self.one(op, &operands, "selected", self.tokens(a.heads * a.v_dim));
+        let selected = self.gate(branch, selected, "self_attn.gate_select.weight", "gate_select");
+        let Some(window) = window else { return selected };
+        let window = self.window_branch(branch, own.unwrap_or(cache), window);
+        self.add(selected, window, "attn")
     }
 
-    fn window_branch(&mut self, branch: &Branch, cache: ValueId) -> ValueId {
-        let d = self.desc;
-        let sink = self.vector("self_attn.sink_window", d.heads);
-        let op = Op::WindowAttention { heads: d.heads as u64, window: d.attention.window as u64, sink: true };
-        let ty = self.tokens(d.heads * d.v_dim);
-        self.one(op, &[branch.q, cache, sink], "window", ty)
+    fn window_branch(&mut self, branch: &Branch, cache: ValueId, window: usize) -> ValueId {
+        let a = branch.a;
+        let mut operands = vec![branch.q, cache];
+        operands.extend(self.sink(a, "sink_window"));
+        let op = Op::WindowAttention { heads: a.heads as u64, window: window as u64, sink: a.sink };
+        let seen = self.one(op, &operands, "window", self.tokens(a.heads * a.v_dim));
+        self.gate(branch, seen, "self_attn.gate_window.weight", "gate_window")
     }
 
-    /// `x * sigmoid(W h)`, or x itself where the model has no gates.
+    /// The weight of a branch's sink, where the layer has them.
+    fn sink(&mut self, a: &AttentionDesc, name: &str) -> Option<ValueId> {
+        a.sink.then(|| self.vector(&format!("self_attn.{name}"), a.heads))
+    }
+
+    /// `x * sigmoid(W h)`, or x itself where the layer has no gates.
     fn gate(&mut self, branch: &Branch, x: ValueId, tail: &str, name: &str) -> ValueId {
-        let d = self.desc;
-        let (mode, width) = match d.attention.gate {
+        let a = branch.a;
+        let (mode, width) = match a.gate {
             Gate::None => return x,
-            Gate::Head => (GateMode::Head, d.heads),
-            Gate::Elementwise => (GateMode::Elementwise, d.heads * d.v_dim),
+            Gate::Head => (GateMode::Head, a.heads),
+            Gate::Elementwise => (GateMode::Elementwise, a.heads * a.v_dim),
         };
-        let g = self.linear(branch.h, tail, d.hidden, width, name);
+        let g = self.linear(branch.h, tail, self.desc.hidden, width, name);
         let ty = self.graph.ty(x).clone();
-        self.one(Op::Gate { heads: d.heads as u64, mode }, &[x, g], &format!("{name}d"), ty)
+        self.one(Op::Gate { heads: a.heads as u64, mode }, &[x, g], &format!("{name}d"), ty)
     }
 
-    fn ffn_block(&mut self, x: ValueId) -> ValueId {
-        let d = self.desc;
-        let h = self.norm(x, "post_attention_layernorm.weight", d.hidden, "h2");
-        match d.ffn {
+    fn ffn_block(&mut self, x: ValueId, ffn: Ffn) -> ValueId {
+        let h = self.norm(x, "post_attention_layernorm.weight", self.desc.hidden, "h2");
+        match ffn {
             Ffn::Dense { ffn } => {
                 let y = self.swiglu(h, "mlp", ffn);
                 self.add(x, y, "x")

@@ -92,6 +92,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::frontend::Ffn;
 
     #[test]
     fn a_configuration_becomes_a_description() {
@@ -103,9 +104,12 @@ mod tests {
         let text = as_toml(llama).unwrap();
         let desc =
             crate::frontend::parse_model(Path::new("m"), &text).unwrap_or_else(|e| panic!("{text}{e:?}"));
-        let sizes = (desc.layers, desc.hidden, desc.heads, desc.kv_heads, desc.qk_dim, desc.vocab);
-        assert_eq!(sizes, (3, 64, 4, 2, 16, 100));
-        assert_eq!((desc.norm_eps, desc.rope.theta, desc.target.max_context), (1e-5, 500000.0, 8192));
+        assert_eq!((desc.layers.len(), desc.hidden, desc.vocab), (3, 64, 100));
+        for layer in &desc.layers {
+            let a = &layer.attention;
+            assert_eq!((a.heads, a.kv_heads, a.qk_dim, a.rope.theta), (4, 2, 16, 500000.0));
+        }
+        assert_eq!((desc.norm_eps, desc.target.max_context), (1e-5, 8192));
     }
 
     #[test]
@@ -116,7 +120,8 @@ mod tests {
         let text = as_toml(moe).unwrap();
         let desc =
             crate::frontend::parse_model(Path::new("m"), &text).unwrap_or_else(|e| panic!("{text}{e:?}"));
-        assert!(matches!(desc.ffn, crate::frontend::Ffn::Moe { experts: 8, active: 2, expert_ffn: 24, .. }));
+        let ffn = Ffn::Moe { experts: 8, active: 2, expert_ffn: 24, shared_ffn: 0 };
+        assert!(desc.layers.iter().all(|layer| layer.ffn == ffn));
     }
 
     #[test]

@@ -10,32 +10,18 @@ use hyc_plan::sampling::SamplingDefaults;
 pub struct ModelDesc {
     /// Name; also the artefact's file name.
     pub name: String,
-    /// Layers.
-    pub layers: usize,
     /// Width of the residual stream.
     pub hidden: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// KV heads; divides `heads`.
-    pub kv_heads: usize,
-    /// Elements of a query or key.
-    pub qk_dim: usize,
-    /// Elements of a value.
-    pub v_dim: usize,
     /// Vocabulary entries.
     pub vocab: usize,
     /// eps of every RMSNorm.
     pub norm_eps: f64,
-    /// Rotary embedding.
-    pub rope: Rope,
-    /// RMSNorm over each head of q and k before RoPE.
-    pub qk_norm: bool,
     /// The output projection is the embedding table.
     pub tie_embeddings: bool,
-    /// Feed-forward part of every layer.
-    pub ffn: Ffn,
-    /// Attention part.
-    pub attention: AttentionDesc,
+    /// Tokens per block of a selection and per page of a KV cache.
+    pub block: usize,
+    /// The layers, each by itself.
+    pub layers: Vec<LayerDesc>,
     /// Weight files.
     pub weights: WeightsDesc,
     /// The tokenizer, and what the model wants of its text.
@@ -44,6 +30,84 @@ pub struct ModelDesc {
     pub sampling: Option<SamplingDefaults>,
     /// What it is compiled for.
     pub target: TargetDesc,
+}
+
+/// One layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerDesc {
+    /// Attention part.
+    pub attention: AttentionDesc,
+    /// Feed-forward part.
+    pub ffn: Ffn,
+}
+
+/// Attention of one layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionDesc {
+    /// What the queries see.
+    pub kind: AttentionKind,
+    /// Query heads.
+    pub heads: usize,
+    /// KV heads; divides `heads`. Of a sparse layer: as many as its oracle has.
+    pub kv_heads: usize,
+    /// Elements of a query or key.
+    pub qk_dim: usize,
+    /// Elements of a value.
+    pub v_dim: usize,
+    /// Rotary embedding.
+    pub rope: Rope,
+    /// RMSNorm over each head of q and k before RoPE.
+    pub qk_norm: bool,
+    /// Gate on each branch.
+    pub gate: Gate,
+    /// Whether each branch has a sink, one logit per query head.
+    pub sink: bool,
+}
+
+impl AttentionDesc {
+    /// Whether the layer has keys and values of its own.
+    pub fn has_own_kv(&self) -> bool {
+        match self.kind {
+            AttentionKind::Full { .. } | AttentionKind::Window { .. } => true,
+            AttentionKind::Sparse { kv: SparseKv::Own, .. } => true,
+            AttentionKind::Sparse { kv: SparseKv::Shared, window, .. } => window.is_some(),
+            AttentionKind::Sparse { kv: SparseKv::SharedBoth, .. } => false,
+        }
+    }
+
+    /// Tokens that its window sees, where it has one.
+    pub fn window(&self) -> Option<usize> {
+        match self.kind {
+            AttentionKind::Full { .. } => None,
+            AttentionKind::Sparse { window, .. } => window,
+            AttentionKind::Window { window } => Some(window),
+        }
+    }
+}
+
+/// What the queries of a layer see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionKind {
+    /// All tokens.
+    Full {
+        /// Tokens that it selects for the sparse layers up to the next that selects, a multiple of the block; `None`:
+        /// it is no oracle.
+        top_k: Option<usize>,
+    },
+    /// What the nearest oracle before it selected, and perhaps a window (HySparse 2602.03560).
+    Sparse {
+        /// Tokens selected: the oracle's number.
+        top_k: usize,
+        /// Whose K, V the branches read. What is the oracle's has the layer's `kv_heads`, `qk_dim` and `v_dim`.
+        kv: SparseKv,
+        /// Tokens that the window branch sees; `None`: there is no such branch.
+        window: Option<usize>,
+    },
+    /// The last tokens alone.
+    Window {
+        /// So many, the query's own among them.
+        window: usize,
+    },
 }
 
 /// Rotate-half RoPE.
@@ -67,7 +131,7 @@ pub enum Ffn {
     Moe {
         /// Experts.
         experts: usize,
-        /// Experts a token.
+        /// Experts per token.
         active: usize,
         /// Width of an expert.
         expert_ffn: usize,
@@ -76,34 +140,14 @@ pub enum Ffn {
     },
 }
 
-/// Which family of the papers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Full layers select for the sparse layers after them.
-    HySparse,
-    /// Full attention in every layer.
-    Full,
-    /// Sparse layers have the window branch alone.
-    Swa,
-}
-
-/// What a layer's attention is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LayerKind {
-    /// Full attention, an oracle where sparse layers follow.
-    Full,
-    /// Selected blocks and window.
-    Sparse,
-}
-
 /// Width of the output gates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
     /// No gates.
     None,
-    /// One logit a head.
+    /// One logit per head.
     Head,
-    /// One logit an element.
+    /// One logit per element.
     Elementwise,
 }
 
@@ -116,31 +160,6 @@ pub enum SparseKv {
     Own,
     /// Both the oracle's.
     SharedBoth,
-}
-
-/// Attention of all layers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttentionDesc {
-    /// Family.
-    pub kind: Kind,
-    /// One entry a layer.
-    pub layers: Vec<LayerKind>,
-    /// Tokens a block and a page.
-    pub block: usize,
-    /// Tokens selected, a multiple of `block`.
-    pub top_k: usize,
-    /// Tokens the window sees.
-    pub window: usize,
-    /// Gates of sparse layers (and of full layers with `full_gate`).
-    pub gate: Gate,
-    /// Caches of sparse layers.
-    pub sparse_kv: SparseKv,
-    /// Whether sparse layers have a window branch.
-    pub window_branch: bool,
-    /// Output gate on full layers.
-    pub full_gate: bool,
-    /// Sink on full layers.
-    pub full_sink: bool,
 }
 
 /// Element type of matrices in the artefact.

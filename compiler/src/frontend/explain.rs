@@ -8,7 +8,7 @@ use super::keys::{Default, Key, SECTIONS, SectionKeys, Type, homes, section};
 use super::names::{self, Ours};
 use super::nearest::nearest;
 
-/// One line a key, of all sections.
+/// One line per key, of all sections.
 pub fn overview() -> String {
     let mut out = String::new();
     for section in SECTIONS {

@@ -17,7 +17,7 @@ pub fn read(model: &Section, moe: &Section, faults: &Faults) -> Option<Ffn> {
     if active.value > experts.value {
         faults.add(
             active.span,
-            format!("{} experts a token cannot be chosen from {}", active.value, experts.value),
+            format!("{} experts per token cannot be chosen from {}", active.value, experts.value),
             "more than `experts`",
             &format!("write at most `active = {}`", experts.value),
         );

@@ -23,7 +23,7 @@ mod tests;
 
 pub use build::build_graph;
 pub use desc::{
-    AddSpecial, AttentionDesc, Ffn, Gate, Kind, LayerKind, ModelDesc, Rope, SparseKv, TargetDesc,
+    AddSpecial, AttentionDesc, AttentionKind, Ffn, Gate, LayerDesc, ModelDesc, Rope, SparseKv, TargetDesc,
     TemplateSource, TokenName, TokenizerDesc, WeightDtype, WeightsDesc,
 };
 pub use diagnostic::{Diagnostic, Diagnostics};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
-use super::desc::ModelDesc;
+use super::desc::{AttentionDesc, LayerDesc, ModelDesc};
 use super::diagnostic::{Diagnostic, Diagnostics, MOST};
 use super::nearest::nearest;
 use super::reader::{Faults, Section};
@@ -74,22 +74,22 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
     let tokenizer = tokenizer::read(folder, &tokenizer);
     let sampling = sampling::read(&sampling);
 
-    let base = base?;
+    let (base, attention, ffn) = (base?, attention?, ffn?);
+    let (heads, kv_heads, qk_dim, v_dim) = (base.heads?, base.kv_heads?, base.qk_dim?, base.v_dim?);
+    let (rope, qk_norm) = (base.rope?, base.qk_norm);
+    let layer = |kind| {
+        let (gate, sink) = (attention.gate(kind), attention.sink(kind));
+        let attention = AttentionDesc { kind, heads, kv_heads, qk_dim, v_dim, rope, qk_norm, gate, sink };
+        LayerDesc { attention, ffn }
+    };
     Some(ModelDesc {
         name: base.name?,
-        layers: base.layers?.value,
         hidden: base.hidden?,
-        heads: base.heads?,
-        kv_heads: base.kv_heads?,
-        qk_dim: base.qk_dim?,
-        v_dim: base.v_dim?,
         vocab: base.vocab?,
         norm_eps: base.norm_eps,
-        rope: base.rope?,
-        qk_norm: base.qk_norm,
         tie_embeddings: base.tie_embeddings,
-        ffn: ffn?,
-        attention: attention?,
+        block: attention.block,
+        layers: attention.kinds.iter().copied().map(layer).collect(),
         weights,
         tokenizer,
         sampling,

@@ -2,7 +2,8 @@
 
 use hyc_plan::TargetKind;
 
-use super::desc::{AttentionDesc, TargetDesc, WeightDtype};
+use super::attention::Attention;
+use super::desc::{TargetDesc, WeightDtype};
 use super::reader::{At, Faults, Section};
 use super::weights::DTYPES;
 use crate::targets::{self, NEEDS_LLVM};
@@ -11,7 +12,7 @@ use crate::targets::{self, NEEDS_LLVM};
 pub fn read(
     target: &Section,
     weights: WeightDtype,
-    attention: Option<&AttentionDesc>,
+    attention: Option<&Attention>,
     faults: &Faults,
 ) -> Option<TargetDesc> {
     let size = |key: &str, default: usize, example: &str| match target.size(key, example) {
@@ -44,7 +45,7 @@ pub fn read(
 }
 
 /// A context that `top_k` covers makes every sparse layer full, which nobody means.
-fn check_top_k(target: &Section, max: &At<usize>, a: &AttentionDesc, faults: &Faults) {
+fn check_top_k(target: &Section, max: &At<usize>, a: &Attention, faults: &Faults) {
     let whole = max.value.next_multiple_of(a.block);
     if a.top_k <= whole || max.value < a.block {
         return;

@@ -177,7 +177,7 @@ fn rows(
     out
 }
 
-/// Distinct blocks by neighbours, one line a source and context.
+/// Distinct blocks by neighbours, one line per source and context.
 fn svg(curves: &BTreeMap<String, [Mean; 3]>) -> String {
     let most = curves.values().flatten().map(|m| m.get()).fold(1.0, f64::max);
     let (x, y) = (|i: usize| 60.0 + 130.0 * i as f64, |v: f64| 330.0 - 290.0 * v / most);

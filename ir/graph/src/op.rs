@@ -203,7 +203,7 @@ ops! {
     },
     /// `(probs) -> [tokens, heads, context/block]`: the maximum over each block.
     BlockMax "block_max" {
-        /// Tokens a block.
+        /// Tokens per block.
         block: u64,
     },
     /// `([tokens, heads, n]) -> [tokens, kv_heads, n]`: the maximum over each group of heads.
@@ -245,7 +245,7 @@ ops! {
     SiluMul "silu_mul" {},
     /// `(logits) -> index, weight`: `[tokens, active]` each, i32 and f32.
     Router "router" {
-        /// Experts a token.
+        /// Experts per token.
         active: u64,
     },
     /// `(x, index, gate, up) -> h`: `[tokens, active * ffn]`.

@@ -83,7 +83,7 @@ pub struct Role<K> {
 /// Most operands of an op.
 const MOST: usize = 8;
 
-/// A short list: an op is asked for it once a use.
+/// A short list: an op is asked for it once per use.
 #[derive(Debug, Clone, Copy)]
 pub struct List<K> {
     roles: [Role<K>; MOST],

@@ -39,7 +39,7 @@ pub struct CacheType {
     pub v_dim: u64,
     /// f32 or bf16.
     pub elem: Elem,
-    /// Tokens a page.
+    /// Tokens per page.
     pub page: u64,
     /// What it keeps.
     pub policy: CachePolicy,
@@ -47,7 +47,7 @@ pub struct CacheType {
     pub map: String,
 }
 
-/// A selection's type: `kv_heads x blocks` indices a token.
+/// A selection's type: `kv_heads x blocks` indices per token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SelectionType {
     /// KV heads, block and count.

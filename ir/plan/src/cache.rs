@@ -12,11 +12,11 @@ use crate::pack::swizzle;
 pub enum CachePolicy {
     /// Every token.
     Growing,
-    /// The last `window` tokens before any row of a step: `pages` pages a sequence, reused in turn.
+    /// The last `window` tokens before any row of a step: `pages` pages per sequence, reused in turn.
     Ring {
         /// Tokens that a reader may look back, itself included.
         window: u64,
-        /// Pages a sequence: enough for the window and one chunk.
+        /// Pages per sequence: enough for the window and one chunk.
         pages: u64,
     },
 }
@@ -43,7 +43,7 @@ pub struct CacheSpec {
     pub v_dim: u64,
     /// f32 or bf16.
     pub elem: Elem,
-    /// Tokens a page.
+    /// Tokens per page.
     pub page: u64,
     /// Growing or ring.
     pub policy: CachePolicy,

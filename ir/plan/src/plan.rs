@@ -104,7 +104,8 @@ pub struct ModelInfo {
 }
 
 impl ModelInfo {
-    /// Entries of the longest [`StepContext::seen`](crate::abi::StepContext::seen): a pass samples one row a sequence.
+    /// Entries of the longest [`StepContext::seen`](crate::abi::StepContext::seen): a pass samples one row per
+    /// sequence.
     pub fn most_seen(&self) -> u64 {
         let row = self.vocab.min(self.max_context).min(u64::from(MAX_PENALTY_WINDOW));
         self.max_batch.min(self.max_outputs) * row
@@ -177,7 +178,7 @@ pub struct Cache {
     pub v_dim: u64,
     /// f32 or bf16.
     pub elem: Elem,
-    /// Tokens a page.
+    /// Tokens per page.
     pub page: u64,
     /// Growing or ring.
     pub policy: CachePolicy,

@@ -32,15 +32,15 @@ pub enum Reach {
 pub enum Kind {
     /// f32 rows of this width, of the step's own row count.
     Rows(Option<u64>),
-    /// f32 rows of this width, one a token, whatever the step's rows are.
+    /// f32 rows of this width, one per token, whatever the step's rows are.
     TokenRows(u64),
-    /// A token a row, i32.
+    /// A token per row, i32.
     Token,
     /// `active` different experts of `experts` a row, i32.
     Experts {
         /// Experts that there are.
         experts: u64,
-        /// Experts a row.
+        /// Experts per row.
         active: u64,
     },
     /// Blocks of the tokens of a cache, best first, i32.

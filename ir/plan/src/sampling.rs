@@ -33,7 +33,7 @@ pub struct Sampling {
     pub min_p: f32,
 }
 
-/// The largest [`Sampling::penalty_window`], in tokens: what a pass hands its kernel has room for as many a row.
+/// The largest [`Sampling::penalty_window`], in tokens: what a pass hands its kernel has room for so many per row.
 pub const MAX_PENALTY_WINDOW: u32 = 4096;
 
 impl Default for Sampling {

@@ -12,7 +12,7 @@ use crate::step::{Grid, GridDim, Rows, StepOp};
 pub struct KernelSpec {
     /// What to compute.
     pub op: StepOp,
-    /// One entry an operand, in the order of [`StepOp::roles`].
+    /// One entry per operand, in the order of [`StepOp::roles`].
     pub operands: Vec<OperandSpec>,
     /// The count that rows follow: `tokens`, or `outputs` after the rows were gathered.
     pub rows: Rows,

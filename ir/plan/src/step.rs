@@ -33,7 +33,7 @@ pub struct AttnShape {
 pub struct SelectShape {
     /// KV heads.
     pub kv_heads: u64,
-    /// Tokens a block.
+    /// Tokens per block.
     pub block: u64,
     /// Blocks kept: k / B.
     pub blocks: u64,
@@ -45,9 +45,9 @@ pub struct SelectShape {
 pub enum GateMode {
     /// No gate, no operand.
     None,
-    /// One logit a head: `g` is `[tokens, heads]`.
+    /// One logit per head: `g` is `[tokens, heads]`.
     Head,
-    /// One logit an element: `g` is `[tokens, heads * v_dim]`.
+    /// One logit per element: `g` is `[tokens, heads * v_dim]`.
     Elementwise,
 }
 
@@ -208,14 +208,14 @@ pub enum StepOp {
     Router {
         /// Experts.
         experts: u64,
-        /// Experts a token.
+        /// Experts per token.
         active: u64,
     },
     /// `h[t, s] = silu(G[e] x) * (U[e] x)` for e = index[t, s].
     ExpertsUp {
         /// Experts.
         experts: u64,
-        /// Experts a token.
+        /// Experts per token.
         active: u64,
         /// Input features.
         inn: u64,
@@ -226,7 +226,7 @@ pub enum StepOp {
     ExpertsDown {
         /// Experts.
         experts: u64,
-        /// Experts a token.
+        /// Experts per token.
         active: u64,
         /// Output features.
         out: u64,
@@ -278,7 +278,7 @@ impl StepOp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rows {
-    /// One row a token of the step.
+    /// One row per token of the step.
     Tokens,
     /// One row for each wanted row of logits.
     Outputs,
@@ -290,9 +290,9 @@ pub enum Rows {
 pub enum GridDim {
     /// `per` items, whatever the step's size.
     One,
-    /// `per` items a token: item = token * per + i.
+    /// `per` items per token: item = token * per + i.
     Tokens,
-    /// `per` items an output row.
+    /// `per` items per output row.
     Outputs,
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Most bytes of these settings as JSON: six a byte of the template, where none can be said in fewer.
+/// Most bytes of these settings as JSON: six per byte of the template, where none can be said in fewer.
 pub const MAX_BYTES: usize = 1 << 19;
 /// Most bytes of a chat template; the published ones have up to some twenty thousand.
 pub const MAX_TEMPLATE_BYTES: usize = 64 << 10;

@@ -1,7 +1,7 @@
 //! `Router`, `ExpertsUp`, `ExpertsDown`.
 //!
 //! Items: a row; (expert, panel), expert-major; a panel. An item of the experts goes through the rows and
-//! takes those routed to it, so an expert's panel is read once a step however many rows want it.
+//! takes those routed to it, so an expert's panel is read once per step however many rows want it.
 //! Reference: `reference::moe`.
 
 use cranelift_codegen::ir::Value;

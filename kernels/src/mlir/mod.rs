@@ -31,7 +31,7 @@ pub(crate) use text::THREADS;
 /// The `hysparse` dialect's declaration.
 const DIALECT: &str = include_str!("dialect.mlir");
 
-/// What MLIR said of a module that it refused, one line a diagnostic.
+/// What MLIR said of a module that it refused, one line per diagnostic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MlirError(String);
 

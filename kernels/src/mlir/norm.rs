@@ -1,7 +1,7 @@
 //! RMSNorm. Reference: `reference::pointwise::normalise`.
 //!
-//! One slice a row: the block shares it, a warp's sums meet by shuffles and the warps' in shared memory. Several
-//! slices a row (heads): a warp a slice. Either way the row is read once and kept in registers, and the order of
+//! One slice per row: the block shares it, a warp's sums meet by shuffles and the warps' in shared memory. Several
+//! slices per row (heads): a warp per slice. Either way the row is read once and kept in registers, and the order of
 //! the sum is that of the width alone.
 
 use hyc_plan::Elem;

@@ -71,7 +71,7 @@ fn binary(k: &mut Kernel<'_>, width: u64, f: impl Fn(&mut Kernel<'_>, &str, &str
     });
 }
 
-/// `out = x * sigmoid(g)`, one g an element or a head.
+/// `out = x * sigmoid(g)`, one g per element or head.
 fn gate(k: &mut Kernel<'_>, heads: u64, v_dim: u64, mode: GateMode) {
     // Lanes of a chunk that crosses heads would have several gates.
     let by_head = mode == GateMode::Head;
@@ -171,7 +171,7 @@ fn table_row(k: &mut Kernel<'_>, elem: Elem, layout: Layout, token: &str, hidden
     }
 }
 
-/// Where a panel's lane stands among its sixteen: a table of 4 bits a lane in one number.
+/// Where a panel's lane stands among its sixteen: a table of 4 bits per lane in one number.
 fn slot(k: &mut Kernel<'_>, elem: Elem, lane: &str) -> Value {
     let codec = match elem {
         Elem::Bf16 => Codec::Bf16,

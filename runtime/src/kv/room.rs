@@ -14,7 +14,7 @@ use crate::options::SessionOptions;
 /// # fn main() -> hyc_runtime::Result<()> {
 /// # let model = Parts::new().load()?;
 /// let options = SessionOptions { max_tokens: Some(20), max_sequences: Some(2), ..SessionOptions::default() };
-/// // Pages of 4 tokens, and one a sequence that is partly empty.
+/// // Pages of 4 tokens, and one per sequence that is partly empty.
 /// assert_eq!(KvRoom::of(&model.plan().model, &options)?, KvRoom::new(7, 2));
 /// # Ok(())
 /// # }
@@ -46,7 +46,7 @@ impl KvRoom {
             );
         }
         let whole = sequences.saturating_mul(m.max_context.div_ceil(m.page));
-        // A page more a sequence than the tokens fill: each sequence's last page may be partly empty.
+        // A page more per sequence than the tokens fill: each sequence's last page may be partly empty.
         let some = |tokens: u64| tokens.div_ceil(m.page).saturating_add(sequences).min(whole);
         let pages = options.max_tokens.map_or(whole, some);
         if pages > i32::MAX as u64 {

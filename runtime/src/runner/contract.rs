@@ -75,7 +75,7 @@ pub trait Clock {
     /// Seconds spent in each step of the plan, in its order, since the last call; empty where nothing is timed.
     fn take_times(&mut self) -> Vec<f64>;
 
-    /// Bytes a second that a device reads and writes, together, when it copies its memory; `None` for the host, whose
+    /// Bytes per second that a device reads and writes, together, when it copies its memory; `None` for the host, whose
     /// bandwidth is that of its threads. Errors: a device's.
     fn copy_bandwidth(&mut self) -> Result<Option<f64>>;
 

@@ -79,7 +79,7 @@ pub fn assert_close(found: &[f32], expected: &[f32], what: &str) {
     assert!(found.len() == expected.len() && near, "{what}: {found:?} is not {expected:?}");
 }
 
-/// Three sequences of at most 40 tokens, 8 rows a step, pages of 4.
+/// Three sequences of at most 40 tokens, 8 rows per step, pages of 4.
 pub fn plan() -> Plan {
     let (b, w, c) =
         (|i| Operand::Buffer(BufferId(i)), |i| Operand::Weight(WeightId(i)), |i| Operand::Cache(CacheId(i)));

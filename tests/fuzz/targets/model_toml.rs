@@ -10,7 +10,7 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
     match parse_model(Path::new("model.toml"), text) {
         Err(diagnostics) => assert!(!diagnostics.render(false).is_empty()),
         // A graph of a thousand layers says nothing that one of forty does not, and takes long.
-        Ok(desc) if desc.layers > 40 => {}
+        Ok(desc) if desc.layers.len() > 40 => {}
         Ok(desc) => {
             let graph = build_graph(&desc);
             hyc_ir::verify::verify(&graph).expect("a valid description gives a valid graph");

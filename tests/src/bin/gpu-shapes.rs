@@ -124,7 +124,7 @@ fn memory(planned: u64, taken: u64) -> Result<String, String> {
 /// Times of one run.
 struct Times {
     prefill: Duration,
-    /// One a decode step, in order of their size.
+    /// One per decode step, in order of their size.
     steps: Vec<Duration>,
 }
 
@@ -145,7 +145,7 @@ impl Runner<'_> {
                 let (least, half, most) =
                     (times.steps.first(), times.steps.get(times.steps.len() / 2), times.steps.last());
                 let text = format!(
-                    "prefill {:.0} tokens/s ({prefill:.2} s), decode {:.3} ms a step (median of {}, {:.3} to {:.3})",
+                    "prefill {:.0} tokens/s ({prefill:.2} s), decode {:.3} ms per step (median of {}, {:.3} to {:.3})",
                     (batch * tokens) as f64 / prefill,
                     ms(half),
                     times.steps.len(),

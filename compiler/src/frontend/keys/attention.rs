@@ -1,6 +1,6 @@
 //! `[attention]`.
 
-use super::super::desc::{Gate, Kind, LayerKind, ModelDesc};
+use super::super::desc::{AttentionKind, Gate, LayerDesc, ModelDesc};
 use super::model::{matrix, vector};
 use super::{Default, Formula, Key, PLAIN, SectionKeys, Tensor, Type};
 
@@ -90,7 +90,7 @@ pub const ATTENTION: SectionKeys = SectionKeys {
             ty: Type::Word(&["elementwise", "head", "none"]),
             default: Default::Value("\"elementwise\""),
             example: "\"head\"",
-            meaning: "Gates on what the branches give: one an element, one a head, or none. Refused with \
+            meaning: "Gates on what the branches give: one per element, one per head, or none. Refused with \
                       `kind = \"swa\"`, and with \"full\" unless `full_gate = true`.",
             formula: Some(Formula {
                 text: "out = W_o (sigmoid(W_gate_select h) * selected + sigmoid(W_gate_window h) * window)",
@@ -99,7 +99,7 @@ pub const ATTENTION: SectionKeys = SectionKeys {
             tensors: &[
                 Tensor {
                     place: "sparse layers with `gate = \"elementwise\"`",
-                    present: |d, layer| selects(d, layer) && d.attention.gate == Gate::Elementwise,
+                    present: |d, layer| selects(d, layer) && layer.attention.gate == Gate::Elementwise,
                     ..matrix(
                         "model.layers.{i}.self_attn.gate_select.weight",
                         &["heads * v_head_dim", "hidden"],
@@ -107,12 +107,12 @@ pub const ATTENTION: SectionKeys = SectionKeys {
                 },
                 Tensor {
                     place: "sparse layers with `gate = \"head\"`",
-                    present: |d, layer| selects(d, layer) && d.attention.gate == Gate::Head,
+                    present: |d, layer| selects(d, layer) && layer.attention.gate == Gate::Head,
                     ..matrix("model.layers.{i}.self_attn.gate_select.weight", &["heads", "hidden"])
                 },
                 Tensor {
                     place: "sparse layers with a window branch and `gate = \"elementwise\"`",
-                    present: |d, layer| gated_window(d, layer) && d.attention.gate == Gate::Elementwise,
+                    present: |d, layer| gated_window(d, layer) && layer.attention.gate == Gate::Elementwise,
                     ..matrix(
                         "model.layers.{i}.self_attn.gate_window.weight",
                         &["heads * v_head_dim", "hidden"],
@@ -120,7 +120,7 @@ pub const ATTENTION: SectionKeys = SectionKeys {
                 },
                 Tensor {
                     place: "sparse layers with a window branch and `gate = \"head\"`",
-                    present: |d, layer| gated_window(d, layer) && d.attention.gate == Gate::Head,
+                    present: |d, layer| gated_window(d, layer) && layer.attention.gate == Gate::Head,
                     ..matrix("model.layers.{i}.self_attn.gate_window.weight", &["heads", "hidden"])
                 },
             ],
@@ -154,12 +154,12 @@ pub const ATTENTION: SectionKeys = SectionKeys {
             tensors: &[
                 Tensor {
                     place: "full layers with `full_gate = true` and `gate = \"elementwise\"`",
-                    present: |d, layer| full_gate(d, layer) && d.attention.gate == Gate::Elementwise,
+                    present: |_, layer| is_full(layer) && layer.attention.gate == Gate::Elementwise,
                     ..matrix("model.layers.{i}.self_attn.gate.weight", &["heads * v_head_dim", "hidden"])
                 },
                 Tensor {
                     place: "full layers with `full_gate = true` and `gate = \"head\"`",
-                    present: |d, layer| full_gate(d, layer) && d.attention.gate == Gate::Head,
+                    present: |_, layer| is_full(layer) && layer.attention.gate == Gate::Head,
                     ..matrix("model.layers.{i}.self_attn.gate.weight", &["heads", "hidden"])
                 },
             ],
@@ -174,7 +174,7 @@ pub const ATTENTION: SectionKeys = SectionKeys {
                       with a large sink counts less in its group's maximum.",
             tensors: &[Tensor {
                 place: "full layers with `full_sink = true`",
-                present: |d, layer| layer == LayerKind::Full && d.attention.full_sink,
+                present: |_, layer| is_full(layer) && layer.attention.sink,
                 ..vector("model.layers.{i}.self_attn.sink", &["heads"])
             }],
             ..PLAIN
@@ -182,18 +182,18 @@ pub const ATTENTION: SectionKeys = SectionKeys {
     ],
 };
 
-fn selects(d: &ModelDesc, layer: LayerKind) -> bool {
-    layer == LayerKind::Sparse && d.attention.kind == Kind::HySparse
+fn is_full(layer: &LayerDesc) -> bool {
+    matches!(layer.attention.kind, AttentionKind::Full { .. })
 }
 
-fn has_window(d: &ModelDesc, layer: LayerKind) -> bool {
-    layer == LayerKind::Sparse && (d.attention.kind == Kind::Swa || d.attention.window_branch)
+fn selects(_: &ModelDesc, layer: &LayerDesc) -> bool {
+    matches!(layer.attention.kind, AttentionKind::Sparse { .. })
 }
 
-fn gated_window(d: &ModelDesc, layer: LayerKind) -> bool {
-    selects(d, layer) && d.attention.window_branch
+fn has_window(_: &ModelDesc, layer: &LayerDesc) -> bool {
+    layer.attention.window().is_some()
 }
 
-fn full_gate(d: &ModelDesc, layer: LayerKind) -> bool {
-    layer == LayerKind::Full && d.attention.full_gate
+fn gated_window(d: &ModelDesc, layer: &LayerDesc) -> bool {
+    selects(d, layer) && has_window(d, layer)
 }

@@ -15,7 +15,7 @@ mod tests;
 
 use hyc_plan::sampling::Range;
 
-use super::desc::{LayerKind, ModelDesc};
+use super::desc::{LayerDesc, ModelDesc};
 
 /// A size above this is a slip of the pen; products of four sizes still fit in 128 bits, and those that
 /// matter in 64.
@@ -148,8 +148,8 @@ pub struct Tensor {
     pub dtype: Dtype,
     /// Which layers have it, or which models.
     pub place: &'static str,
-    /// Whether this model has it: in this layer, or, for one without `{i}`, at all.
-    pub present: fn(&ModelDesc, LayerKind) -> bool,
+    /// Whether this model has it in this layer; for one without `{i}`, whichever layer it is.
+    pub present: fn(&ModelDesc, &LayerDesc) -> bool,
 }
 
 /// Element type of a tensor in the artefact; files may have F32, F16 or BF16.

@@ -1,6 +1,6 @@
 //! `[model]`.
 
-use super::super::desc::{Ffn, Kind, LayerKind, ModelDesc, SparseKv};
+use super::super::desc::{Ffn, LayerDesc, ModelDesc};
 use super::{Default, Dtype, Formula, Key, PLAIN, SectionKeys, Tensor, Type};
 
 /// Sizes of the model and what is the same in all layers.
@@ -180,12 +180,12 @@ pub const MODEL: SectionKeys = SectionKeys {
             tensors: &[
                 Tensor {
                     place: "every layer with `qk_norm = true`",
-                    present: |d, _| d.qk_norm,
+                    present: |_, layer| layer.attention.qk_norm,
                     ..vector("model.layers.{i}.self_attn.q_norm.weight", &["qk_head_dim"])
                 },
                 Tensor {
                     place: "with `qk_norm = true`, layers with keys of their own",
-                    present: |d, layer| d.qk_norm && own_kv(d, layer),
+                    present: |d, layer| layer.attention.qk_norm && own_kv(d, layer),
                     ..vector("model.layers.{i}.self_attn.k_norm.weight", &["qk_head_dim"])
                 },
             ],
@@ -236,16 +236,12 @@ const OWN_KV: &str = "full layers; sparse layers with KV of their own: `kind = \
                       \"shared\" with a window branch";
 const DENSE: &str = "every layer of a model without `[moe]`";
 
-fn own_kv(d: &ModelDesc, layer: LayerKind) -> bool {
-    let a = &d.attention;
-    layer == LayerKind::Full
-        || a.kind == Kind::Swa
-        || a.sparse_kv == SparseKv::Own
-        || (a.sparse_kv == SparseKv::Shared && a.window_branch)
+fn own_kv(_: &ModelDesc, layer: &LayerDesc) -> bool {
+    layer.attention.has_own_kv()
 }
 
-fn dense(d: &ModelDesc, _: LayerKind) -> bool {
-    matches!(d.ffn, Ffn::Dense { .. })
+fn dense(_: &ModelDesc, layer: &LayerDesc) -> bool {
+    matches!(layer.ffn, Ffn::Dense { .. })
 }
 
 /// A matrix of every layer.

@@ -1,6 +1,6 @@
 //! `[moe]`, `[weights]`, `[tokenizer]`, `[target]`.
 
-use super::super::desc::{Ffn, LayerKind, ModelDesc};
+use super::super::desc::{Ffn, LayerDesc, ModelDesc};
 use super::model::matrix;
 use super::{Default, Formula, Key, PLAIN, SectionKeys, Tensor, Type};
 
@@ -100,12 +100,12 @@ pub const MOE: SectionKeys = SectionKeys {
 const MOE_LAYERS: &str = "every layer of a model with `[moe]`";
 const SHARED: &str = "every layer of a model with `[moe]` and `shared_ffn` above 0";
 
-fn moe(d: &ModelDesc, _: LayerKind) -> bool {
-    matches!(d.ffn, Ffn::Moe { .. })
+fn moe(_: &ModelDesc, layer: &LayerDesc) -> bool {
+    matches!(layer.ffn, Ffn::Moe { .. })
 }
 
-fn shared(d: &ModelDesc, _: LayerKind) -> bool {
-    matches!(d.ffn, Ffn::Moe { shared_ffn: 1.., .. })
+fn shared(_: &ModelDesc, layer: &LayerDesc) -> bool {
+    matches!(layer.ffn, Ffn::Moe { shared_ffn: 1.., .. })
 }
 
 const DTYPES: &[&str] = &["bf16", "f32"];

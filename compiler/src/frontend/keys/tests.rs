@@ -169,17 +169,19 @@ fn documented(desc: &ModelDesc) -> Vec<(String, Vec<u64>, bool)> {
     let mut list = Vec::new();
     for (_, key) in all_keys() {
         for tensor in key.tensors {
-            let shape: Vec<u64> = tensor.shape.iter().map(|dim| value(desc, dim)).collect();
+            let shape =
+                |layer| -> Vec<u64> { tensor.shape.iter().map(|dim| value(desc, layer, dim)).collect() };
             let matrix = tensor.dtype == Dtype::Matrix;
             if !tensor.name.contains("{i}") {
-                if (tensor.present)(desc, LayerKind::Full) {
-                    list.push((tensor.name.to_string(), shape, matrix));
+                let any = &desc.layers[0];
+                if (tensor.present)(desc, any) {
+                    list.push((tensor.name.to_string(), shape(any), matrix));
                 }
                 continue;
             }
-            for (i, layer) in desc.attention.layers.iter().enumerate() {
-                if (tensor.present)(desc, *layer) {
-                    list.push((tensor.name.replace("{i}", &i.to_string()), shape.clone(), matrix));
+            for (i, layer) in desc.layers.iter().enumerate() {
+                if (tensor.present)(desc, layer) {
+                    list.push((tensor.name.replace("{i}", &i.to_string()), shape(layer), matrix));
                 }
             }
         }
@@ -188,20 +190,20 @@ fn documented(desc: &ModelDesc) -> Vec<(String, Vec<u64>, bool)> {
     list
 }
 
-/// `heads * v_head_dim` of a model.
-fn value(desc: &ModelDesc, dim: &str) -> u64 {
-    let moe = |get: fn((usize, usize, usize)) -> usize| match desc.ffn {
+/// `heads * v_head_dim` of a layer.
+fn value(desc: &ModelDesc, layer: &LayerDesc, dim: &str) -> u64 {
+    let moe = |get: fn((usize, usize, usize)) -> usize| match layer.ffn {
         Ffn::Moe { experts, expert_ffn, shared_ffn, .. } => get((experts, expert_ffn, shared_ffn)),
         Ffn::Dense { .. } => 0,
     };
     let factor = |name: &str| match name {
         "hidden" => desc.hidden,
-        "heads" => desc.heads,
-        "kv_heads" => desc.kv_heads,
-        "qk_head_dim" => desc.qk_dim,
-        "v_head_dim" => desc.v_dim,
+        "heads" => layer.attention.heads,
+        "kv_heads" => layer.attention.kv_heads,
+        "qk_head_dim" => layer.attention.qk_dim,
+        "v_head_dim" => layer.attention.v_dim,
         "vocab" => desc.vocab,
-        "ffn" => match desc.ffn {
+        "ffn" => match layer.ffn {
             Ffn::Dense { ffn } => ffn,
             Ffn::Moe { .. } => 0,
         },

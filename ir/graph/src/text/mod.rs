@@ -9,7 +9,7 @@
 //! %L0.kv, %L0.sel = some_op(%x) {heads = 8} layer 0 chain 0 : type, type
 //! output(%logits)
 //! ```
-//! One op a line; `;` starts a comment. Weights are written `@name`, all other values `%name`. The parser
+//! One op per line; `;` starts a comment. Weights are written `@name`, all other values `%name`. The parser
 //! accepts uses before definitions and double definitions: they are the verifier's to report.
 
 mod cursor;

@@ -305,28 +305,28 @@ impl<'g> View<'g> {
                 self.want_result("weight", &Type::rows(rows, active))
             }
             Op::ExpertsUp {} => {
-                let (rows, inn) = self.row("x")?;
+                let (rows, in_features) = self.row("x")?;
                 let [experts, ffn, _] = *self.weight("gate")? else {
                     return Err(fault("experts are [experts, ffn, in]"));
                 };
                 let active = self.index("index", rows)?;
-                self.want_weight("gate", &[experts, ffn, inn])?;
-                self.want_weight("up", &[experts, ffn, inn])?;
+                self.want_weight("gate", &[experts, ffn, in_features])?;
+                self.want_weight("up", &[experts, ffn, in_features])?;
                 let width = active.checked_mul(ffn).ok_or_else(|| fault("sizes overflow"))?;
                 self.want_result("h", &Type::rows(rows, width))
             }
             Op::ExpertsDown { residual } => {
                 let (rows, _) = self.row("h")?;
-                let [_, out, ffn] = *self.weight("down")? else {
+                let [_, out_features, ffn] = *self.weight("down")? else {
                     return Err(fault("experts are [experts, out, ffn]"));
                 };
                 let active = self.index("index", rows)?;
                 self.want_width("h", active.checked_mul(ffn))?;
                 self.want_width("weight", Some(active))?;
                 if residual {
-                    self.same("residual", &Type::rows(rows, out))?;
+                    self.same("residual", &Type::rows(rows, out_features))?;
                 }
-                self.want_result("out", &Type::rows(rows, out))
+                self.want_result("out", &Type::rows(rows, out_features))
             }
             Op::GatherRows {} => {
                 let (rows, width) = self.row("x")?;
@@ -354,43 +354,45 @@ impl<'g> View<'g> {
     }
 
     fn linear(&self, norm: Option<f64>, epilogue: Epilogue) -> Result<(), Fault> {
-        let (rows, inn) = self.row("x")?;
+        let (rows, in_features) = self.row("x")?;
         if norm.is_some() {
-            self.want_vector("norm", inn)?;
+            self.want_vector("norm", in_features)?;
         }
-        let [out, _] = *self.weight("weight")? else { return Err(fault("a linear's weight is a matrix")) };
-        self.want_weight("weight", &[out, inn])?;
+        let [out_features, _] = *self.weight("weight")? else {
+            return Err(fault("a linear's weight is a matrix"));
+        };
+        self.want_weight("weight", &[out_features, in_features])?;
         match epilogue {
             Epilogue::Store => {}
-            Epilogue::Residual => self.same("residual", &Type::rows(rows, out))?,
-            Epilogue::SwiGlu => self.want_weight("up", &[out, inn])?,
+            Epilogue::Residual => self.same("residual", &Type::rows(rows, out_features))?,
+            Epilogue::SwiGlu => self.want_weight("up", &[out_features, in_features])?,
         }
-        self.want_result("out", &Type::rows(rows, out))
+        self.want_result("out", &Type::rows(rows, out_features))
     }
 
     fn qkv(&self, heads: u64, kv: u64, norm: bool, qk_norm: bool, dims: u64, own: bool) -> Result<(), Fault> {
-        let (rows, inn) = self.row("x")?;
+        let (rows, in_features) = self.row("x")?;
         if norm {
-            self.want_vector("norm", inn)?;
+            self.want_vector("norm", in_features)?;
         }
-        let [out, _] = *self.weight("wq")? else { return Err(fault("a projection is a matrix")) };
-        let qk_dim = out / heads;
-        if out % heads != 0 || heads % kv != 0 || dims % 2 != 0 || dims > qk_dim {
+        let [out_features, _] = *self.weight("wq")? else { return Err(fault("a projection is a matrix")) };
+        let qk_dim = out_features / heads;
+        if out_features % heads != 0 || heads % kv != 0 || dims % 2 != 0 || dims > qk_dim {
             return Err((
                 "attribute",
-                format!("{heads} heads, {kv} KV heads, {dims} rotated dims of {out} features"),
+                format!("{heads} heads, {kv} KV heads, {dims} rotated dims of {out_features} features"),
             ));
         }
-        self.want_weight("wq", &[out, inn])?;
-        self.want_result("q", &Type::rows(rows, out))?;
+        self.want_weight("wq", &[out_features, in_features])?;
+        self.want_result("q", &Type::rows(rows, out_features))?;
         if own {
             let cache = self.cache_operand("cache")?;
             let ty = self.operand("cache")?;
             if (cache.kv_heads, cache.qk_dim) != (kv, qk_dim) {
                 return Err(fault(format!("{ty} does not fit the projections")));
             }
-            self.want_weight("wk", &[kv * qk_dim, inn])?;
-            self.want_weight("wv", &[kv * cache.v_dim, inn])?;
+            self.want_weight("wk", &[kv * qk_dim, in_features])?;
+            self.want_weight("wv", &[kv * cache.v_dim, in_features])?;
             self.want_result("cache", ty)?;
         }
         if qk_norm {

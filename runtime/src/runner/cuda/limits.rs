@@ -24,7 +24,7 @@ pub fn name(device: &Device) -> Result<String> {
     Ok(String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
-/// Bytes a second that the device reads and writes, together, when it copies its own memory.
+/// Bytes per second that the device reads and writes, together, when it copies its own memory.
 pub fn copy_bandwidth(device: &Arc<Device>) -> Result<f64> {
     let bytes = (device.free_bytes()? / 4).min(MOST);
     let (from, to) = (device.zeroed(bytes)?, device.zeroed(bytes)?);
