@@ -132,7 +132,7 @@ fn fits(kind: &Kind, operand: &OperandSpec) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use hyc_plan::{Rows, StepOp};
+    use hyc_plan::{Rows, StepOp, ops};
 
     use super::*;
 
@@ -140,7 +140,7 @@ mod tests {
         let logits = OperandSpec::Tensor { elem: Elem::F32, width: 50, stride: 64 };
         let token = OperandSpec::Tensor { elem: Elem::I32, width: 1, stride: 16 };
         KernelSpec {
-            op: StepOp::Sample { vocab: 50 },
+            op: StepOp::Sample(ops::Sample { vocab: 50 }),
             operands: vec![logits, token],
             rows: Rows::Outputs,
             max_rows: 4,

@@ -1,5 +1,6 @@
 //! Names of kernels, such as `linear_256x576_swiglu`: what a profile or a disassembly is read by.
 
+use hyc_plan::ops;
 use hyc_plan::{
     AttnShape, CachePolicy, CacheSpec, Epilogue, GateMode, KernelSpec, OperandSpec, Rows, StepOp,
 };
@@ -18,7 +19,7 @@ pub fn unique(spec: &KernelSpec, taken: impl Fn(&str) -> bool) -> String {
 fn base(spec: &KernelSpec) -> String {
     let op = spec.op.name();
     let mut name = match spec.op {
-        StepOp::Linear { inn, out, norm, epilogue } => {
+        StepOp::Linear(ops::Linear { inn, out, norm, epilogue }) => {
             let norm = if norm.is_some() { "_norm" } else { "" };
             let epilogue = match epilogue {
                 Epilogue::Store => "",
@@ -27,31 +28,35 @@ fn base(spec: &KernelSpec) -> String {
             };
             format!("{op}_{inn}x{out}{norm}{epilogue}")
         }
-        StepOp::QkvAppend { inn, shape, norm, qk_norm, own_kv, .. } => {
+        StepOp::QkvAppend(ops::QkvAppend { inn, shape, norm, qk_norm, own_kv, .. }) => {
             let kind = if own_kv { op } else { "q" };
             let norm = if norm.is_some() { "_norm" } else { "" };
             let qk_norm = if qk_norm.is_some() { "_qknorm" } else { "" };
             format!("{kind}_{inn}_{}{norm}{qk_norm}", heads(shape))
         }
-        StepOp::Embed { hidden: width, .. }
-        | StepOp::Add { width }
-        | StepOp::SiluMul { width }
-        | StepOp::GatherRows { width } => format!("{op}_{width}"),
-        StepOp::RmsNorm { groups, width, .. } => format!("{op}_{groups}x{width}"),
-        StepOp::Rope { heads, dim, .. } => format!("{op}_{heads}x{dim}"),
-        StepOp::Append { kv_heads, qk_dim, v_dim } => format!("{op}_{kv_heads}x{qk_dim}_{v_dim}"),
-        StepOp::Gate { heads, v_dim, .. } => format!("{op}_{heads}x{v_dim}"),
-        StepOp::FullAttention { shape, sink } => format!("{op}_{}{}", heads(shape), sunk(sink)),
-        StepOp::OracleAttention { shape, sink, select } => {
+        StepOp::Embed(ops::Embed { hidden: width, .. })
+        | StepOp::Add(ops::Add { width })
+        | StepOp::SiluMul(ops::SiluMul { width })
+        | StepOp::GatherRows(ops::GatherRows { width }) => format!("{op}_{width}"),
+        StepOp::RmsNorm(ops::RmsNorm { groups, width, .. }) => format!("{op}_{groups}x{width}"),
+        StepOp::Rope(ops::Rope { heads, dim, .. }) => format!("{op}_{heads}x{dim}"),
+        StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim }) => {
+            format!("{op}_{kv_heads}x{qk_dim}_{v_dim}")
+        }
+        StepOp::Gate(ops::Gate { heads, v_dim, .. }) => format!("{op}_{heads}x{v_dim}"),
+        StepOp::FullAttention(ops::FullAttention { shape, sink }) => {
+            format!("{op}_{}{}", heads(shape), sunk(sink))
+        }
+        StepOp::OracleAttention(ops::OracleAttention { shape, sink, select }) => {
             format!("{op}_{}_top{}{}", heads(shape), select.blocks, sunk(sink))
         }
-        StepOp::SparseAttention { shape, select, sink } => {
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink }) => {
             format!("{op}_{}_top{}{}", heads(shape), select.blocks, sunk(sink))
         }
-        StepOp::WindowAttention { shape, window, sink } => {
+        StepOp::WindowAttention(ops::WindowAttention { shape, window, sink }) => {
             format!("{op}_{}_w{window}{}", heads(shape), sunk(sink))
         }
-        StepOp::HybridAttention { shape, select, window, gate } => {
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate }) => {
             let gate = match gate {
                 GateMode::None => "",
                 GateMode::Head => "_headgate",
@@ -59,15 +64,19 @@ fn base(spec: &KernelSpec) -> String {
             };
             format!("{op}_{}_top{}_w{window}{gate}", heads(shape), select.blocks)
         }
-        StepOp::Sample { vocab } => format!("{op}_{vocab}"),
-        StepOp::Router { experts, active } => format!("{op}_{active}of{experts}"),
-        StepOp::ExpertsUp { experts, active, inn, ffn } => format!("{op}_{active}of{experts}_{inn}x{ffn}"),
-        StepOp::ExpertsDown { experts, active, out, ffn } => format!("{op}_{active}of{experts}_{ffn}x{out}"),
+        StepOp::Sample(ops::Sample { vocab }) => format!("{op}_{vocab}"),
+        StepOp::Router(ops::Router { experts, active }) => format!("{op}_{active}of{experts}"),
+        StepOp::ExpertsUp(ops::ExpertsUp { experts, active, inn, ffn }) => {
+            format!("{op}_{active}of{experts}_{inn}x{ffn}")
+        }
+        StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out, ffn }) => {
+            format!("{op}_{active}of{experts}_{ffn}x{out}")
+        }
     };
     let ring = |operand: &OperandSpec| {
         matches!(operand, OperandSpec::Cache(CacheSpec { policy: CachePolicy::Ring { .. }, .. }))
     };
-    if matches!(spec.op, StepOp::Append { .. } | StepOp::QkvAppend { .. }) && spec.operands.iter().any(ring) {
+    if matches!(spec.op, StepOp::Append(_) | StepOp::QkvAppend(_)) && spec.operands.iter().any(ring) {
         name.push_str("_ring");
     }
     if spec.rows == Rows::Outputs {

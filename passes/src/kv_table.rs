@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use hyc_plan::ops;
 use hyc_plan::{Cache, CachePolicy, Plan, StepOp};
 
 /// Bytes of the KV caches of one sequence, for three ways to run the same layers.
@@ -134,8 +135,9 @@ fn sparse_layers(plan: &Plan) -> (u64, u64) {
     let mut widest = 0;
     for step in &plan.steps {
         let window = match step.op {
-            StepOp::HybridAttention { window, .. } | StepOp::WindowAttention { window, .. } => window,
-            StepOp::SparseAttention { .. } => 0,
+            StepOp::HybridAttention(ops::HybridAttention { window, .. })
+            | StepOp::WindowAttention(ops::WindowAttention { window, .. }) => window,
+            StepOp::SparseAttention(_) => 0,
             _ => continue,
         };
         layers.extend(step.layer);

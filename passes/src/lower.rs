@@ -5,6 +5,7 @@
 
 use hyc_ir::roles::Roles;
 use hyc_ir::{CacheType, Dim, Graph, Op, OpData, OpId, Sym, Type, ValueId};
+use hyc_plan::ops;
 use hyc_plan::{AttnShape, Backend, Epilogue, Kind, Layout, RopeSpec, SelectShape, StepOp};
 
 use crate::error::PassError;
@@ -39,64 +40,71 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
         Op::Weight {} | Op::Cache { .. } | Op::Output {} => return Ok(None),
         Op::Embed {} => {
             let [vocab, hidden] = c.matrix("table")?;
-            StepOp::Embed { vocab, hidden }
+            StepOp::Embed(ops::Embed { vocab, hidden })
         }
         Op::RmsNorm { eps } => {
             let width = c.dims("weight")?[0];
-            StepOp::RmsNorm { groups: out()? / width.max(1), width, eps }
+            StepOp::RmsNorm(ops::RmsNorm { groups: out()? / width.max(1), width, eps })
         }
         Op::Linear {} => c.linear(None, Epilogue::Store)?,
         Op::FusedLinear { norm, epilogue } => c.linear(norm, epilogue)?,
         Op::QkvAppend { heads, kv_heads, norm, qk_norm, theta, dims, own_kv } => {
             let qk_dim = c.width(c.result("q")?)? / heads.max(1);
             let v_dim = if own_kv { c.dims("wv")?[0] / kv_heads.max(1) } else { qk_dim };
-            StepOp::QkvAppend {
+            StepOp::QkvAppend(ops::QkvAppend {
                 inn: c.width(c.operand("x")?)?,
                 shape: AttnShape { heads, kv_heads, qk_dim, v_dim },
                 norm,
                 qk_norm,
                 rope: RopeSpec { theta, dims },
                 own_kv,
-            }
+            })
         }
         Op::Rope { heads, theta, dims } => {
-            StepOp::Rope { heads, dim: out()? / heads.max(1), rope: RopeSpec { theta, dims } }
+            StepOp::Rope(ops::Rope { heads, dim: out()? / heads.max(1), rope: RopeSpec { theta, dims } })
         }
         Op::Append {} => {
             let cache = c.cache("cache")?;
-            StepOp::Append { kv_heads: cache.kv_heads, qk_dim: cache.qk_dim, v_dim: cache.v_dim }
+            StepOp::Append(ops::Append { kv_heads: cache.kv_heads, qk_dim: cache.qk_dim, v_dim: cache.v_dim })
         }
-        Op::Add {} => StepOp::Add { width: out()? },
-        Op::SiluMul {} => StepOp::SiluMul { width: out()? },
-        Op::Gate { heads, mode } => StepOp::Gate { heads, v_dim: out()? / heads.max(1), mode },
+        Op::Add {} => StepOp::Add(ops::Add { width: out()? }),
+        Op::SiluMul {} => StepOp::SiluMul(ops::SiluMul { width: out()? }),
+        Op::Gate { heads, mode } => StepOp::Gate(ops::Gate { heads, v_dim: out()? / heads.max(1), mode }),
         Op::Attention { heads, sink, scores: false } => {
-            StepOp::FullAttention { shape: c.shape(heads, "cache")?, sink }
+            StepOp::FullAttention(ops::FullAttention { shape: c.shape(heads, "cache")?, sink })
         }
         Op::OracleAttention { heads, sink, .. } => {
             let select = c.selection(c.result("sel")?)?;
-            StepOp::OracleAttention { shape: c.shape(heads, "cache")?, sink, select }
+            StepOp::OracleAttention(ops::OracleAttention { shape: c.shape(heads, "cache")?, sink, select })
         }
         Op::WindowAttention { heads, window, sink } => {
-            StepOp::WindowAttention { shape: c.shape(heads, "cache")?, window, sink }
+            StepOp::WindowAttention(ops::WindowAttention { shape: c.shape(heads, "cache")?, window, sink })
         }
         Op::SparseAttention { heads, sink } => {
             let select = c.selection(c.operand("sel")?)?;
-            StepOp::SparseAttention { shape: c.shape(heads, "cache")?, select, sink }
+            StepOp::SparseAttention(ops::SparseAttention { shape: c.shape(heads, "cache")?, select, sink })
         }
         Op::HybridAttention { heads, window, gate } => {
             let select = c.selection(c.operand("sel")?)?;
-            StepOp::HybridAttention { shape: c.shape(heads, "shared")?, select, window, gate }
+            StepOp::HybridAttention(ops::HybridAttention {
+                shape: c.shape(heads, "shared")?,
+                select,
+                window,
+                gate,
+            })
         }
-        Op::Router { active } => StepOp::Router { experts: c.width(c.operand("logits")?)?, active },
+        Op::Router { active } => {
+            StepOp::Router(ops::Router { experts: c.width(c.operand("logits")?)?, active })
+        }
         Op::ExpertsUp {} => {
             let [experts, ffn, inn] = c.matrices("gate")?;
-            StepOp::ExpertsUp { experts, active: c.width(c.operand("index")?)?, inn, ffn }
+            StepOp::ExpertsUp(ops::ExpertsUp { experts, active: c.width(c.operand("index")?)?, inn, ffn })
         }
         Op::ExpertsDown { residual: true } => {
             let [experts, out, ffn] = c.matrices("down")?;
-            StepOp::ExpertsDown { experts, active: c.width(c.operand("index")?)?, out, ffn }
+            StepOp::ExpertsDown(ops::ExpertsDown { experts, active: c.width(c.operand("index")?)?, out, ffn })
         }
-        Op::GatherRows {} => StepOp::GatherRows { width: out()? },
+        Op::GatherRows {} => StepOp::GatherRows(ops::GatherRows { width: out()? }),
         Op::Attention { .. } | Op::BlockMax { .. } | Op::GroupMax { .. } | Op::TopK { .. } => {
             return Err(c.refuse("attention probabilities in memory").help(
                 "let no other op use the probabilities or their maxima, so that fuse-topk makes one oracle_attention",
@@ -165,7 +173,7 @@ impl<'g> Ctx<'g> {
     /// A product with what is fused around it.
     fn linear(&self, norm: Option<f64>, epilogue: Epilogue) -> Result<StepOp, PassError> {
         let (inn, out) = (self.width(self.operand("x")?)?, self.width(self.result("out")?)?);
-        Ok(StepOp::Linear { inn, out, norm, epilogue })
+        Ok(StepOp::Linear(ops::Linear { inn, out, norm, epilogue }))
     }
 
     fn operand(&self, name: &str) -> Result<ValueId, PassError> {

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use hyc_ir::{Graph, Op, OpId, Type, ValueId};
+use hyc_plan::ops;
 use hyc_plan::{
     Backend, Buffer, BufferId, Cache, CacheId, Chain, Elem, Format, Kernel, KernelId, ModelInfo, Operand,
     PLAN_VERSION, Plan, Rows, Step, Weight, WeightId,
@@ -87,7 +88,7 @@ fn add_sampling(plan: &mut Plan, backend: &dyn Backend) -> Result<(), PassError>
     plan.arena_bytes = buffer.offset + buffer.bytes();
     plan.buffers.push(buffer);
     plan.sampled = Some(to);
-    let op = hyc_plan::StepOp::Sample { vocab: plan.model.vocab };
+    let op = hyc_plan::StepOp::Sample(ops::Sample { vocab: plan.model.vocab });
     let operands = vec![Operand::Buffer(plan.logits), Operand::Buffer(to)];
     let step = Step { name: op.name().to_string(), layer: None, op, operands, kernel };
     let spec = plan.spec(&step);

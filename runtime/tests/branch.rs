@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use common::{BAD_TOKEN, Parts, Plain, Random};
 use hyc_plan::CachePolicy;
+use hyc_plan::ops;
 use hyc_runtime::{ErrorKind, MemoryPlan, Model, Sampling, SequenceId, Session, SessionOptions};
 
 const PAGE: u64 = 4;
@@ -20,8 +21,10 @@ fn session(model: &Arc<Model>, prefixes: u64) -> Session {
 fn growing() -> Arc<Model> {
     let mut parts = Parts::new();
     parts.plan.caches[1].policy = CachePolicy::Growing;
-    let hyc_plan::StepOp::WindowAttention { shape, .. } = parts.plan.steps[4].op else { panic!("no window") };
-    parts.plan.steps[4].op = hyc_plan::StepOp::FullAttention { shape, sink: false };
+    let hyc_plan::StepOp::WindowAttention(ops::WindowAttention { shape, .. }) = parts.plan.steps[4].op else {
+        panic!("no window")
+    };
+    parts.plan.steps[4].op = hyc_plan::StepOp::FullAttention(ops::FullAttention { shape, sink: false });
     parts.load().unwrap()
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use common::Parts;
 use hyc_plan::artefact::{CODE, TOKENIZER};
+use hyc_plan::ops;
 use hyc_plan::{Code, Layout, StepOp, Target, WeightId};
 use hyc_runtime::{Error, ErrorKind, LoadOptions, Model, Storage, Verify};
 
@@ -236,7 +237,7 @@ fn what_does_not_fit_the_plan_is_an_error() {
         ("`table`", |p| p.tensors[0].dtype = "I32"),
         ("`table`", |p| p.tensors[0].shape = vec![32, 8]),
         ("table of 8 rows", |p| {
-            p.plan.steps[0].op = StepOp::Embed { vocab: 8, hidden: 16 };
+            p.plan.steps[0].op = StepOp::Embed(ops::Embed { vocab: 8, hidden: 16 });
             p.plan.weights[0].format.layout = Layout::Rows { rows: 8, cols: 16 };
         }),
         ("possible", |p| p.plan.weights[0].format.layout = Layout::Rows { rows: u64::MAX, cols: 16 }),

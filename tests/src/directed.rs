@@ -1,5 +1,6 @@
 //! Changes that were once loaded, and ended in a crash, a hang or other text: each by its name.
 
+use hyc_plan::ops;
 use hyc_plan::{CachePolicy, Code, Elem, KernelId, Plan, Rows, StepOp};
 
 /// A name, and what it does to a plan.
@@ -72,7 +73,7 @@ pub const DIRECTED: [Directed; 17] = [
             }
         }
         for step in &mut p.steps {
-            if let StepOp::HybridAttention { window, .. } = &mut step.op {
+            if let StepOp::HybridAttention(ops::HybridAttention { window, .. }) = &mut step.op {
                 *window = 1;
             }
         }

@@ -25,7 +25,7 @@ pub fn run(session: &mut Session, tokens: &[u32]) -> Result<Run> {
     while session.pending(id)? > 0 {
         let selected = &mut run.selected;
         let output = session.step_observed(&mut |step, engine| {
-            if let (StepOp::OracleAttention { .. }, Some(Operand::Buffer(at)), Some(layer)) =
+            if let (StepOp::OracleAttention(_), Some(Operand::Buffer(at)), Some(layer)) =
                 (step.op, step.operands.last(), step.layer)
                 && let Ok(Values::I32(list)) = engine.buffer(*at)
             {

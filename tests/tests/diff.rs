@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hyc::diff::{Found, Options, diff};
 use hyc_kernels::cpu::CpuTarget;
 use hyc_plan::StepOp;
+use hyc_plan::ops;
 use hyc_runtime::{LoadOptions, Model, SessionOptions};
 use hyc_tests::{compile_wrongly, golden_model, golden_names, root};
 
@@ -41,7 +42,7 @@ fn the_first_step_that_differs_is_named() {
         |plan| {
             // All steps of the kernel, which is one for them all.
             for (index, step) in plan.steps.iter_mut().enumerate() {
-                if let StepOp::HybridAttention { window, .. } = &mut step.op {
+                if let StepOp::HybridAttention(ops::HybridAttention { window, .. }) = &mut step.op {
                     *window -= 1;
                     expected.get_or_insert_with(|| format!("step {index}, {}", step.name));
                 }

@@ -13,6 +13,7 @@ use hyc::output::{Kept, Target};
 use hyc::source::{Expected, Weights};
 use hyc::write::{self, Artefact};
 use hyc_kernels::cpu::CpuTarget;
+use hyc_plan::ops;
 use hyc_plan::{Plan, StepOp};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::{relative_error, root};
@@ -83,7 +84,8 @@ fn mixed() -> ModelDesc {
 fn attentions(plan: &Plan) -> Vec<(u32, u64, u64, Option<u64>)> {
     let attention = |step: &hyc_plan::Step| {
         let window = match step.op {
-            StepOp::WindowAttention { window, .. } | StepOp::HybridAttention { window, .. } => Some(window),
+            StepOp::WindowAttention(ops::WindowAttention { window, .. })
+            | StepOp::HybridAttention(ops::HybridAttention { window, .. }) => Some(window),
             _ => None,
         };
         let shape = step.op.attention()?;

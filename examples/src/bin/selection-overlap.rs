@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hyc_runtime::plan::{Operand, StepOp};
+use hyc_runtime::plan::{Operand, StepOp, ops};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions, Tokenizer, Values};
 use safetensors::SafeTensors;
 
@@ -93,7 +93,11 @@ fn run(model: &Arc<Model>, prompt: &[u32]) -> Result<BTreeMap<u32, Selected>, An
     let mut selected: BTreeMap<u32, Selected> = BTreeMap::new();
     while session.pending(id)? > 0 {
         session.step_observed(&mut |step, engine| {
-            let (StepOp::OracleAttention { select, .. }, Some(layer)) = (step.op, step.layer) else { return };
+            let (StepOp::OracleAttention(ops::OracleAttention { select, .. }), Some(layer)) =
+                (step.op, step.layer)
+            else {
+                return;
+            };
             let Some(Operand::Buffer(at)) = step.operands.last() else { return };
             let Ok(Values::I32(list)) = engine.buffer(*at) else { return };
             let tokens = list.chunks((select.kv_heads * select.blocks) as usize);
@@ -109,7 +113,9 @@ fn run(model: &Arc<Model>, prompt: &[u32]) -> Result<BTreeMap<u32, Selected>, An
 
 fn select_shape(model: &Model) -> (usize, usize) {
     let shape = model.plan().steps.iter().find_map(|step| match step.op {
-        StepOp::OracleAttention { select, .. } => Some((select.block as usize, select.blocks as usize)),
+        StepOp::OracleAttention(ops::OracleAttention { select, .. }) => {
+            Some((select.block as usize, select.blocks as usize))
+        }
         _ => None,
     });
     shape.unwrap_or((1, 1))

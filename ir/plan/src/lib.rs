@@ -14,6 +14,7 @@ mod elem;
 mod format;
 mod kernel;
 mod layout;
+pub mod ops;
 pub mod pack;
 mod plan;
 mod roles;

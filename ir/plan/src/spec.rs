@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::CacheSpec;
 use crate::elem::Elem;
 use crate::format::Format;
+use crate::ops;
 use crate::step::{Grid, GridDim, Rows, StepOp};
 
 /// Everything constant that a kernel may depend on. Two steps with equal specs share one kernel.
@@ -45,26 +46,26 @@ impl KernelSpec {
             Rows::Outputs => GridDim::Outputs,
         };
         let (dim, per) = match self.op {
-            StepOp::Linear { .. } | StepOp::ExpertsDown { .. } => (GridDim::One, panels),
-            StepOp::ExpertsUp { experts, .. } => (GridDim::One, experts * panels),
-            StepOp::QkvAppend { shape, own_kv, .. } => {
+            StepOp::Linear(_) | StepOp::ExpertsDown(_) => (GridDim::One, panels),
+            StepOp::ExpertsUp(ops::ExpertsUp { experts, .. }) => (GridDim::One, experts * panels),
+            StepOp::QkvAppend(ops::QkvAppend { shape, own_kv, .. }) => {
                 (GridDim::One, shape.heads + if own_kv { 2 * shape.kv_heads } else { 0 })
             }
-            StepOp::FullAttention { shape, .. }
-            | StepOp::OracleAttention { shape, .. }
-            | StepOp::WindowAttention { shape, .. }
-            | StepOp::SparseAttention { shape, .. }
-            | StepOp::HybridAttention { shape, .. } => (by_row, shape.kv_heads),
-            StepOp::GatherRows { .. } => (GridDim::Outputs, 1),
-            StepOp::Embed { .. }
-            | StepOp::RmsNorm { .. }
-            | StepOp::Rope { .. }
-            | StepOp::Append { .. }
-            | StepOp::Add { .. }
-            | StepOp::SiluMul { .. }
-            | StepOp::Gate { .. }
-            | StepOp::Router { .. }
-            | StepOp::Sample { .. } => (by_row, 1),
+            StepOp::FullAttention(ops::FullAttention { shape, .. })
+            | StepOp::OracleAttention(ops::OracleAttention { shape, .. })
+            | StepOp::WindowAttention(ops::WindowAttention { shape, .. })
+            | StepOp::SparseAttention(ops::SparseAttention { shape, .. })
+            | StepOp::HybridAttention(ops::HybridAttention { shape, .. }) => (by_row, shape.kv_heads),
+            StepOp::GatherRows(_) => (GridDim::Outputs, 1),
+            StepOp::Embed(_)
+            | StepOp::RmsNorm(_)
+            | StepOp::Rope(_)
+            | StepOp::Append(_)
+            | StepOp::Add(_)
+            | StepOp::SiluMul(_)
+            | StepOp::Gate(_)
+            | StepOp::Router(_)
+            | StepOp::Sample(_) => (by_row, 1),
         };
         Grid { dim, per }
     }

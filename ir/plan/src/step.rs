@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ops::{self, Op};
+use crate::roles::Role;
+
 /// Rotary embedding, rotate-half over the first `dims` of a head (Su et al., 2104.09864, in the
 /// half-split form): for i < dims/2, angle a = pos * theta^(-2i/dims),
 /// `y[i] = x[i] cos a - x[i + dims/2] sin a`, `y[i + dims/2] = x[i + dims/2] cos a + x[i] sin a`.
@@ -63,214 +66,91 @@ pub enum Epilogue {
     SwiGlu,
 }
 
-/// What a step computes. Tensors are f32 (i32 for indices), `[rows, width]`; `norm: Some(eps)` means that
-/// the input row is first RMS-normalised: `x / sqrt(mean(x^2) + eps) * norm_weight`.
+/// What a step computes; the ops themselves, with all that they say, are in [`ops`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "op")]
+#[allow(missing_docs, reason = "each is the struct of its name")]
 pub enum StepOp {
-    /// `out[t] = table[token_ids[t]]`.
-    Embed {
-        /// Vocabulary entries.
-        vocab: u64,
-        /// Row width.
-        hidden: u64,
-    },
-    /// RMSNorm over each of `groups` slices of `width` elements, one weight `[width]` for all.
-    RmsNorm {
-        /// Slices of a row.
-        groups: u64,
-        /// Elements of a slice.
-        width: u64,
-        /// Added to the mean square.
-        eps: f64,
-    },
-    /// A matrix product with what is fused around it.
-    Linear {
-        /// Input features.
-        inn: u64,
-        /// Output features.
-        out: u64,
-        /// Fused RMSNorm of the input.
-        norm: Option<f64>,
-        /// Fused use of the product.
-        epilogue: Epilogue,
-    },
-    /// Projections to q (and k, v where `own_kv`), optional QK-norm, RoPE on q and k, and the append of
-    /// k, v to the layer's cache at each row's position. q is left unscaled.
-    QkvAppend {
-        /// Input features.
-        inn: u64,
-        /// Heads and widths.
-        shape: AttnShape,
-        /// Fused RMSNorm of the input.
-        norm: Option<f64>,
-        /// QK-norm's eps.
-        qk_norm: Option<f64>,
-        /// Rotary embedding.
-        rope: RopeSpec,
-        /// Whether k and v are projected and appended.
-        own_kv: bool,
-    },
-    /// RoPE over `heads` heads of `dim` elements.
-    Rope {
-        /// Heads of a row.
-        heads: u64,
-        /// Elements of a head.
-        dim: u64,
-        /// Rotary embedding.
-        rope: RopeSpec,
-    },
-    /// Writes k, v of each row into the cache at the row's position.
-    Append {
-        /// KV heads.
-        kv_heads: u64,
-        /// Elements of a key.
-        qk_dim: u64,
-        /// Elements of a value.
-        v_dim: u64,
-    },
-    /// `a + b`.
-    Add {
-        /// Row width.
-        width: u64,
-    },
-    /// `silu(a) * b`.
-    SiluMul {
-        /// Row width.
-        width: u64,
-    },
-    /// `x * sigmoid(g)`; mode is never `None`.
-    Gate {
-        /// Heads.
-        heads: u64,
-        /// Elements of a head.
-        v_dim: u64,
-        /// Width of the gate.
-        mode: GateMode,
-    },
-    /// Causal GQA attention over the whole cache, with an optional sink per head
-    /// (denominator + exp(sink)).
-    FullAttention {
-        /// Geometry.
-        shape: AttnShape,
-        /// Whether there is a sink.
-        sink: bool,
-    },
-    /// FullAttention that also selects blocks (HySparse 2602.03560, Algorithm 1 and eq. 3): block score =
-    /// max over tokens of the block and heads of the group of the normalised probability; the `blocks`
-    /// best visible blocks, ties to the lower index, best first, -1 where fewer are visible.
-    ///
-    /// A sink is part of the sum that normalises: a head with a large one counts less in its group's maximum. In logs,
-    /// with raw_h(i) the largest logit of head h in block i, m_h the largest of all and l_h the sum of exp(logit - m_h),
-    /// the sink's included: score(i) = max over h of (raw_h(i) - m_h) - ln l_h. Kernels never subtract a log-sum-exp
-    /// m_h + ln l_h in f32, which is too coarse where logits are large. In a group of one head the order is that of the
-    /// raw maxima themselves.
-    OracleAttention {
-        /// Geometry.
-        shape: AttnShape,
-        /// Whether there is a sink.
-        sink: bool,
-        /// What is selected.
-        select: SelectShape,
-    },
-    /// Attention over positions `[t - window + 1, t]`, with an optional sink per head.
-    WindowAttention {
-        /// Geometry.
-        shape: AttnShape,
-        /// Tokens visible, the row's own included.
-        window: u64,
-        /// Whether there is a sink.
-        sink: bool,
-    },
-    /// Attention over the tokens of the selected blocks, the row's own block cut at the row.
-    SparseAttention {
-        /// Geometry.
-        shape: AttnShape,
-        /// What was selected.
-        select: SelectShape,
-        /// Whether there is a sink.
-        sink: bool,
-    },
-    /// Both branches of a sparse layer: `sigmoid(gs) * sparse + sigmoid(gw) * window`, each with its own
-    /// softmax and sink (HySparse 2602.03560, sec. 3). The two caches may be one and the same operand.
-    HybridAttention {
-        /// Geometry.
-        shape: AttnShape,
-        /// What was selected.
-        select: SelectShape,
-        /// Tokens visible to the window branch.
-        window: u64,
-        /// Gates of both branches.
-        gate: GateMode,
-    },
-    /// Softmax over `experts` logits, the `active` best (ties to the lower index) with their weights
-    /// renormalised to sum 1.
-    Router {
-        /// Experts.
-        experts: u64,
-        /// Experts per token.
-        active: u64,
-    },
-    /// `h[t, s] = silu(G[e] x) * (U[e] x)` for e = index[t, s].
-    ExpertsUp {
-        /// Experts.
-        experts: u64,
-        /// Experts per token.
-        active: u64,
-        /// Input features.
-        inn: u64,
-        /// Width of one expert.
-        ffn: u64,
-    },
-    /// `out[t] = r[t] + sum over s of weight[t, s] * D[e] h[t, s]`.
-    ExpertsDown {
-        /// Experts.
-        experts: u64,
-        /// Experts per token.
-        active: u64,
-        /// Output features.
-        out: u64,
-        /// Width of one expert.
-        ffn: u64,
-    },
-    /// `out[o] = x[out_rows[o]]`.
-    GatherRows {
-        /// Row width.
-        width: u64,
-    },
-    /// The token of each row of logits, as [`StepContext::sampling`](crate::abi::StepContext::sampling) asks
-    /// for it; -1 where a logit is no finite number. See [`sample::choose`](crate::sample::choose). Skipped in
-    /// a pass that samples nothing.
-    Sample {
-        /// Vocabulary entries.
-        vocab: u64,
-    },
+    Embed(ops::Embed),
+    RmsNorm(ops::RmsNorm),
+    Linear(ops::Linear),
+    QkvAppend(ops::QkvAppend),
+    Rope(ops::Rope),
+    Append(ops::Append),
+    Add(ops::Add),
+    SiluMul(ops::SiluMul),
+    Gate(ops::Gate),
+    FullAttention(ops::FullAttention),
+    OracleAttention(ops::OracleAttention),
+    WindowAttention(ops::WindowAttention),
+    SparseAttention(ops::SparseAttention),
+    HybridAttention(ops::HybridAttention),
+    Router(ops::Router),
+    ExpertsUp(ops::ExpertsUp),
+    ExpertsDown(ops::ExpertsDown),
+    GatherRows(ops::GatherRows),
+    Sample(ops::Sample),
+}
+
+/// Does the same with the op of any step.
+macro_rules! each {
+    ($step:expr, $op:ident => $result:expr) => {
+        match $step {
+            StepOp::Embed($op) => $result,
+            StepOp::RmsNorm($op) => $result,
+            StepOp::Linear($op) => $result,
+            StepOp::QkvAppend($op) => $result,
+            StepOp::Rope($op) => $result,
+            StepOp::Append($op) => $result,
+            StepOp::Add($op) => $result,
+            StepOp::SiluMul($op) => $result,
+            StepOp::Gate($op) => $result,
+            StepOp::FullAttention($op) => $result,
+            StepOp::OracleAttention($op) => $result,
+            StepOp::WindowAttention($op) => $result,
+            StepOp::SparseAttention($op) => $result,
+            StepOp::HybridAttention($op) => $result,
+            StepOp::Router($op) => $result,
+            StepOp::ExpertsUp($op) => $result,
+            StepOp::ExpertsDown($op) => $result,
+            StepOp::GatherRows($op) => $result,
+            StepOp::Sample($op) => $result,
+        }
+    };
+}
+
+fn name<O: Op>(_: &O) -> &'static str {
+    O::NAME
+}
+
+fn is_by_token<O: Op>(_: &O) -> bool {
+    O::BY_TOKEN
 }
 
 impl StepOp {
     /// The op's name in dumps.
     pub fn name(&self) -> &'static str {
-        match self {
-            StepOp::Embed { .. } => "embed",
-            StepOp::RmsNorm { .. } => "rmsnorm",
-            StepOp::Linear { .. } => "linear",
-            StepOp::QkvAppend { .. } => "qkv_append",
-            StepOp::Rope { .. } => "rope",
-            StepOp::Append { .. } => "append",
-            StepOp::Add { .. } => "add",
-            StepOp::SiluMul { .. } => "silu_mul",
-            StepOp::Gate { .. } => "gate",
-            StepOp::FullAttention { .. } => "full_attention",
-            StepOp::OracleAttention { .. } => "oracle_attention",
-            StepOp::WindowAttention { .. } => "window_attention",
-            StepOp::SparseAttention { .. } => "sparse_attention",
-            StepOp::HybridAttention { .. } => "hybrid_attention",
-            StepOp::Router { .. } => "router",
-            StepOp::ExpertsUp { .. } => "experts_up",
-            StepOp::ExpertsDown { .. } => "experts_down",
-            StepOp::GatherRows { .. } => "gather_rows",
-            StepOp::Sample { .. } => "sample",
-        }
+        each!(self, op => name(op))
+    }
+
+    /// The operands in order: reads first, then writes.
+    pub fn roles(&self) -> Vec<Role> {
+        each!(self, op => op.roles())
+    }
+
+    /// Whether the op's own sizes and numbers can be.
+    pub fn is_possible(&self) -> bool {
+        each!(self, op => op.is_possible())
+    }
+
+    /// Whether row i of the op is token i of the pass, whose id, position or sequence it looks up.
+    pub fn is_by_token(&self) -> bool {
+        each!(self, op => is_by_token(op))
+    }
+
+    /// The geometry of an attention.
+    pub fn attention(&self) -> Option<AttnShape> {
+        each!(self, op => op.attention())
     }
 }
 
@@ -303,31 +183,4 @@ pub struct Grid {
     pub dim: GridDim,
     /// Items for each.
     pub per: u64,
-}
-
-impl StepOp {
-    /// The geometry of an attention.
-    pub fn attention(&self) -> Option<AttnShape> {
-        match *self {
-            StepOp::FullAttention { shape, .. }
-            | StepOp::OracleAttention { shape, .. }
-            | StepOp::WindowAttention { shape, .. }
-            | StepOp::SparseAttention { shape, .. }
-            | StepOp::HybridAttention { shape, .. } => Some(shape),
-            StepOp::Embed { .. }
-            | StepOp::RmsNorm { .. }
-            | StepOp::Linear { .. }
-            | StepOp::QkvAppend { .. }
-            | StepOp::Rope { .. }
-            | StepOp::Append { .. }
-            | StepOp::Add { .. }
-            | StepOp::SiluMul { .. }
-            | StepOp::Gate { .. }
-            | StepOp::Router { .. }
-            | StepOp::ExpertsUp { .. }
-            | StepOp::ExpertsDown { .. }
-            | StepOp::GatherRows { .. }
-            | StepOp::Sample { .. } => None,
-        }
-    }
 }

@@ -189,11 +189,11 @@ struct Head {
 mod tests {
     use super::*;
     use crate::step::StepOp;
-    use crate::{Elem, KvOrder, OperandSpec, Rows};
+    use crate::{Elem, KvOrder, OperandSpec, Rows, ops};
 
     fn spec() -> KernelSpec {
         let tensor = OperandSpec::Tensor { elem: Elem::F32, width: 8, stride: 16 };
-        let op = StepOp::Add { width: 8 };
+        let op = StepOp::Add(ops::Add { width: 8 });
         KernelSpec { op, operands: vec![tensor; 3], rows: Rows::Tokens, max_rows: 64, max_context: 64 }
     }
 
@@ -248,7 +248,7 @@ mod tests {
         };
         assert_eq!(key(&cache(64, 128)), key(&cache(512, 128)));
         assert_ne!(key(&cache(64, 128)), key(&cache(64, 256)));
-        let wide = KernelSpec { op: StepOp::Add { width: 16 }, ..spec() };
+        let wide = KernelSpec { op: StepOp::Add(ops::Add { width: 16 }), ..spec() };
         assert_ne!(key(&spec()), key(&wide));
     }
 

@@ -27,6 +27,7 @@ use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{Linkage, Module};
+use hyc_plan::ops;
 use hyc_plan::{Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, StepOp, Target, Variant};
 
 use crate::panels::panels;
@@ -202,34 +203,44 @@ fn build(
 
 fn body(e: &mut Emit<'_>, spec: &KernelSpec) {
     match spec.op {
-        StepOp::Embed { hidden, .. } => pointwise::emit_embed(e, hidden),
-        StepOp::RmsNorm { groups, width, eps } => pointwise::emit_rmsnorm(e, groups, width, eps),
-        StepOp::Linear { inn, norm, epilogue, .. } => linear::emit(e, spec, inn, norm, epilogue),
-        StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv } => {
-            qkv::emit(e, spec, &qkv::Qkv { inn, shape, norm, qk_norm, rope, own_kv });
+        StepOp::Embed(ops::Embed { hidden, .. }) => pointwise::emit_embed(e, hidden),
+        StepOp::RmsNorm(ops::RmsNorm { groups, width, eps }) => {
+            pointwise::emit_rmsnorm(e, groups, width, eps)
         }
-        StepOp::Rope { heads, dim, rope } => qkv::emit_rope(e, spec, heads, dim, rope),
-        StepOp::Append { .. } => qkv::emit_append(e),
-        StepOp::Add { width } => pointwise::emit_binary(e, ["a", "b", "out"], width, |e, a, b| e.fadd(a, b)),
-        StepOp::SiluMul { width } => pointwise::emit_binary(e, ["a", "b", "out"], width, |e, a, b| {
-            let a = e.silu4(a);
-            e.fmul(a, b)
-        }),
-        StepOp::Gate { heads, v_dim, mode } => pointwise::emit_gate(e, heads, v_dim, mode),
-        StepOp::FullAttention { shape, sink } => attention::emit_full(e, shape, sink),
-        StepOp::OracleAttention { shape, sink, select } => {
+        StepOp::Linear(ops::Linear { inn, norm, epilogue, .. }) => linear::emit(e, spec, inn, norm, epilogue),
+        StepOp::QkvAppend(op) => {
+            qkv::emit(e, spec, &op);
+        }
+        StepOp::Rope(ops::Rope { heads, dim, rope }) => qkv::emit_rope(e, spec, heads, dim, rope),
+        StepOp::Append(_) => qkv::emit_append(e),
+        StepOp::Add(ops::Add { width }) => {
+            pointwise::emit_binary(e, ["a", "b", "out"], width, |e, a, b| e.fadd(a, b))
+        }
+        StepOp::SiluMul(ops::SiluMul { width }) => {
+            pointwise::emit_binary(e, ["a", "b", "out"], width, |e, a, b| {
+                let a = e.silu4(a);
+                e.fmul(a, b)
+            })
+        }
+        StepOp::Gate(ops::Gate { heads, v_dim, mode }) => pointwise::emit_gate(e, heads, v_dim, mode),
+        StepOp::FullAttention(ops::FullAttention { shape, sink }) => attention::emit_full(e, shape, sink),
+        StepOp::OracleAttention(ops::OracleAttention { shape, sink, select }) => {
             attention::emit_oracle(e, spec, shape, sink, select)
         }
-        StepOp::WindowAttention { shape, window, sink } => attention::emit_window(e, shape, window, sink),
-        StepOp::SparseAttention { shape, select, sink } => attention::emit_sparse(e, shape, select, sink),
-        StepOp::HybridAttention { shape, select, window, gate } => {
+        StepOp::WindowAttention(ops::WindowAttention { shape, window, sink }) => {
+            attention::emit_window(e, shape, window, sink)
+        }
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink }) => {
+            attention::emit_sparse(e, shape, select, sink)
+        }
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate }) => {
             attention::emit_hybrid(e, shape, select, window, gate);
         }
-        StepOp::Router { experts, active } => moe::emit_router(e, experts, active),
-        StepOp::ExpertsUp { inn, ffn, active, .. } => moe::emit_up(e, spec, inn, ffn, active),
-        StepOp::ExpertsDown { active, ffn, .. } => moe::emit_down(e, spec, active, ffn),
-        StepOp::GatherRows { width } => pointwise::emit_gather(e, width),
+        StepOp::Router(ops::Router { experts, active }) => moe::emit_router(e, experts, active),
+        StepOp::ExpertsUp(ops::ExpertsUp { inn, ffn, active, .. }) => moe::emit_up(e, spec, inn, ffn, active),
+        StepOp::ExpertsDown(ops::ExpertsDown { active, ffn, .. }) => moe::emit_down(e, spec, active, ffn),
+        StepOp::GatherRows(ops::GatherRows { width }) => pointwise::emit_gather(e, width),
         // `supports` refuses it.
-        StepOp::Sample { .. } => {}
+        StepOp::Sample(_) => {}
     }
 }

@@ -8,8 +8,8 @@
 use cranelift_codegen::ir::Value;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::F64;
-use hyc_plan::{AttnShape, CacheSpec, KernelSpec, RopeSpec};
-use hyc_plan::{PANEL, round_up};
+use hyc_plan::ops::QkvAppend;
+use hyc_plan::{AttnShape, CacheSpec, KernelSpec, PANEL, RopeSpec, round_up};
 
 use super::emit::Emit;
 use super::linear::input;
@@ -109,19 +109,9 @@ fn tile(
     (e.at(page, head, width * spec.page * spec.elem.bytes()), place)
 }
 
-/// The constants of a `QkvAppend`.
-pub struct Qkv {
-    pub inn: u64,
-    pub shape: AttnShape,
-    pub norm: Option<f64>,
-    pub qk_norm: Option<f64>,
-    pub rope: RopeSpec,
-    pub own_kv: bool,
-}
-
 /// Where things are in one emitted `QkvAppend`.
 struct Place<'s> {
-    c: &'s Qkv,
+    c: &'s QkvAppend,
     x: Value,
     x_stride: u64,
     rows: Value,
@@ -169,7 +159,7 @@ impl Place<'_> {
 }
 
 /// Emits `QkvAppend`.
-pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, c: &Qkv) {
+pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, c: &QkvAppend) {
     let AttnShape { heads, kv_heads, qk_dim, v_dim } = c.shape;
     let (x, x_stride) = input(e, spec, c.inn, c.norm);
     let head_bytes = 4 * round_up(qk_dim.max(v_dim), PANEL);

@@ -1,5 +1,6 @@
 //! What this back end has kernels for.
 
+use hyc_plan::ops;
 use hyc_plan::{KernelSpec, Kind, KvOrder, Layout, OperandSpec, SelectShape, StepOp};
 
 use crate::operands;
@@ -21,28 +22,28 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
     }
     match spec.op {
         // The session samples on the host, from logits that are there already.
-        StepOp::Sample { .. } => Err("tokens are chosen by the host".to_string()),
-        StepOp::Router { experts, active } if active > experts => {
+        StepOp::Sample(_) => Err("tokens are chosen by the host".to_string()),
+        StepOp::Router(ops::Router { experts, active }) if active > experts => {
             Err(format!("{active} of {experts} experts"))
         }
-        StepOp::Embed { .. }
-        | StepOp::RmsNorm { .. }
-        | StepOp::Linear { .. }
-        | StepOp::QkvAppend { .. }
-        | StepOp::Rope { .. }
-        | StepOp::Append { .. }
-        | StepOp::Add { .. }
-        | StepOp::SiluMul { .. }
-        | StepOp::Gate { .. }
-        | StepOp::FullAttention { .. }
-        | StepOp::OracleAttention { .. }
-        | StepOp::WindowAttention { .. }
-        | StepOp::SparseAttention { .. }
-        | StepOp::HybridAttention { .. }
-        | StepOp::Router { .. }
-        | StepOp::ExpertsUp { .. }
-        | StepOp::ExpertsDown { .. }
-        | StepOp::GatherRows { .. } => Ok(()),
+        StepOp::Embed(_)
+        | StepOp::RmsNorm(_)
+        | StepOp::Linear(_)
+        | StepOp::QkvAppend(_)
+        | StepOp::Rope(_)
+        | StepOp::Append(_)
+        | StepOp::Add(_)
+        | StepOp::SiluMul(_)
+        | StepOp::Gate(_)
+        | StepOp::FullAttention(_)
+        | StepOp::OracleAttention(_)
+        | StepOp::WindowAttention(_)
+        | StepOp::SparseAttention(_)
+        | StepOp::HybridAttention(_)
+        | StepOp::Router(_)
+        | StepOp::ExpertsUp(_)
+        | StepOp::ExpertsDown(_)
+        | StepOp::GatherRows(_) => Ok(()),
     }
 }
 

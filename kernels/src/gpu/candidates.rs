@@ -1,12 +1,12 @@
 //! The variants of each kernel: which steps each can compute, and which it is usually taken for. `compile` makes them.
 
+use hyc_plan::ops;
 use hyc_plan::{Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, Variant};
 
 use super::attention::limits::{FLASH, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8};
 use super::attention::{flash_prefill, limits, simt};
 use super::gemm::pack_rows::BLOCK_ROWS;
 use super::gemm::product::{M8, M32, WGMMA};
-use super::gemm::projections::Qkv;
 use super::gemm::{panel, qkv_small_m};
 use super::moe::grouped_gemm::{BY_ROW, BY_ROW_ROWS, GROUPED};
 use crate::operands;
@@ -23,18 +23,18 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
     check(spec, gpu)?;
     let tensor_cores = limits::takes(spec, u64::from(gpu.multiprocessors));
     Ok(match spec.op {
-        StepOp::Linear { .. } if in_tiles(spec) => of(spec, &product([2, 2])),
-        StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv } if in_tiles(spec) => {
-            let fused = qkv_small_m::takes(&Qkv { inn, shape, norm, qk_norm, rope, own_kv });
+        StepOp::Linear(_) if in_tiles(spec) => of(spec, &product([2, 2])),
+        StepOp::QkvAppend(op) if in_tiles(spec) => {
+            let fused = qkv_small_m::takes(&op);
             // One more function appends, where that is not a part of the product.
             of(spec, &product([if fused { 2 } else { 3 }, 3]))
         }
-        StepOp::Linear { .. } => vec![Variant::only("panel", spec, panel::tile(spec))],
-        StepOp::QkvAppend { .. } => {
+        StepOp::Linear(_) => vec![Variant::only("panel", spec, panel::tile(spec))],
+        StepOp::QkvAppend(_) => {
             vec![Variant { launches: 2, ..Variant::only("panel", spec, panel::tile(spec)) }]
         }
-        StepOp::ExpertsUp { .. } | StepOp::ExpertsDown { .. } if in_tiles(spec) => {
-            let combine = u32::from(matches!(spec.op, StepOp::ExpertsDown { .. }));
+        StepOp::ExpertsUp(_) | StepOp::ExpertsDown(_) if in_tiles(spec) => {
+            let combine = u32::from(matches!(spec.op, StepOp::ExpertsDown(_)));
             of(
                 spec,
                 &[
@@ -43,34 +43,39 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
                 ],
             )
         }
-        StepOp::ExpertsUp { .. } | StepOp::ExpertsDown { .. } => vec![Variant::only("panel", spec, 1)],
-        StepOp::FullAttention { shape, .. } | StepOp::OracleAttention { shape, .. } if tensor_cores => of(
-            spec,
-            &[
-                (SPLIT_KV, (1, SPLIT_KV_ROWS), (1, SPLIT_KV_ROWS), 1, 2),
-                (FLASH, (1, ALL), (SPLIT_KV_ROWS + 1, ALL), flash_prefill::rows_of_a_block(shape), 1),
-            ],
-        ),
-        StepOp::WindowAttention { .. } | StepOp::SparseAttention { .. } | StepOp::HybridAttention { .. }
+        StepOp::ExpertsUp(_) | StepOp::ExpertsDown(_) => vec![Variant::only("panel", spec, 1)],
+        StepOp::FullAttention(ops::FullAttention { shape, .. })
+        | StepOp::OracleAttention(ops::OracleAttention { shape, .. })
+            if tensor_cores =>
+        {
+            of(
+                spec,
+                &[
+                    (SPLIT_KV, (1, SPLIT_KV_ROWS), (1, SPLIT_KV_ROWS), 1, 2),
+                    (FLASH, (1, ALL), (SPLIT_KV_ROWS + 1, ALL), flash_prefill::rows_of_a_block(shape), 1),
+                ],
+            )
+        }
+        StepOp::WindowAttention(_) | StepOp::SparseAttention(_) | StepOp::HybridAttention(_)
             if tensor_cores =>
         {
             of(spec, &[(WARPS8, (1, ALL), (1, 32), 1, 1), (WARPS4, (1, ALL), (33, ALL), 1, 1)])
         }
-        StepOp::FullAttention { .. }
-        | StepOp::OracleAttention { .. }
-        | StepOp::WindowAttention { .. }
-        | StepOp::SparseAttention { .. }
-        | StepOp::HybridAttention { .. } => vec![Variant::only(SIMT, spec, 1)],
-        StepOp::Embed { .. }
-        | StepOp::RmsNorm { .. }
-        | StepOp::Rope { .. }
-        | StepOp::Append { .. }
-        | StepOp::Add { .. }
-        | StepOp::SiluMul { .. }
-        | StepOp::Gate { .. }
-        | StepOp::Router { .. }
-        | StepOp::GatherRows { .. }
-        | StepOp::Sample { .. } => vec![Variant::only("row_wise", spec, 1)],
+        StepOp::FullAttention(_)
+        | StepOp::OracleAttention(_)
+        | StepOp::WindowAttention(_)
+        | StepOp::SparseAttention(_)
+        | StepOp::HybridAttention(_) => vec![Variant::only(SIMT, spec, 1)],
+        StepOp::Embed(_)
+        | StepOp::RmsNorm(_)
+        | StepOp::Rope(_)
+        | StepOp::Append(_)
+        | StepOp::Add(_)
+        | StepOp::SiluMul(_)
+        | StepOp::Gate(_)
+        | StepOp::Router(_)
+        | StepOp::GatherRows(_)
+        | StepOp::Sample(_) => vec![Variant::only("row_wise", spec, 1)],
     })
 }
 
@@ -135,32 +140,33 @@ fn check(spec: &KernelSpec, gpu: &Gpu) -> Result<(), String> {
         }
     }
     match spec.op {
-        StepOp::QkvAppend { shape: s, .. } => {
+        StepOp::QkvAppend(ops::QkvAppend { shape: s, .. }) => {
             let columns = (s.heads + s.kv_heads) * s.qk_dim + s.kv_heads * s.v_dim;
             wide("projections, in elements,", (spec.max_rows + 128).saturating_mul(columns), (1 << 31) - 1)
         }
-        StepOp::ExpertsUp { active, .. } | StepOp::ExpertsDown { active, .. } => {
+        StepOp::ExpertsUp(ops::ExpertsUp { active, .. })
+        | StepOp::ExpertsDown(ops::ExpertsDown { active, .. }) => {
             // A grid's second axis.
             wide("rows times chosen experts", spec.max_rows.saturating_mul(active), 65535)
         }
-        StepOp::Router { experts, active } => {
+        StepOp::Router(ops::Router { experts, active }) => {
             wide("a router", experts, 4096)?;
             wide("a router's choice", active, 64)
         }
-        StepOp::Embed { .. }
-        | StepOp::RmsNorm { .. }
-        | StepOp::Linear { .. }
-        | StepOp::Rope { .. }
-        | StepOp::Append { .. }
-        | StepOp::Add { .. }
-        | StepOp::SiluMul { .. }
-        | StepOp::Gate { .. }
-        | StepOp::FullAttention { .. }
-        | StepOp::OracleAttention { .. }
-        | StepOp::WindowAttention { .. }
-        | StepOp::SparseAttention { .. }
-        | StepOp::HybridAttention { .. }
-        | StepOp::GatherRows { .. }
-        | StepOp::Sample { .. } => Ok(()),
+        StepOp::Embed(_)
+        | StepOp::RmsNorm(_)
+        | StepOp::Linear(_)
+        | StepOp::Rope(_)
+        | StepOp::Append(_)
+        | StepOp::Add(_)
+        | StepOp::SiluMul(_)
+        | StepOp::Gate(_)
+        | StepOp::FullAttention(_)
+        | StepOp::OracleAttention(_)
+        | StepOp::WindowAttention(_)
+        | StepOp::SparseAttention(_)
+        | StepOp::HybridAttention(_)
+        | StepOp::GatherRows(_)
+        | StepOp::Sample(_) => Ok(()),
     }
 }

@@ -19,6 +19,7 @@ mod select;
 mod tile;
 mod work_item;
 
+use hyc_plan::ops;
 use hyc_plan::{AttnShape, Gpu, KernelSpec, SelectShape, StepOp};
 
 use attention::{flash_prefill, limits, simt, sparse, split_kv_decode};
@@ -43,42 +44,52 @@ pub fn digest(spec: &KernelSpec, variant: &str, gpu: &Gpu) -> Result<String, Gpu
 fn build(k: &mut Kernel<'_, '_>) {
     let tensor_cores = limits::takes(k.spec, k.multiprocessors);
     match k.spec.op {
-        StepOp::Embed { .. }
-        | StepOp::RmsNorm { .. }
-        | StepOp::Add { .. }
-        | StepOp::SiluMul { .. }
-        | StepOp::Gate { .. }
-        | StepOp::GatherRows { .. }
-        | StepOp::Rope { .. } => k.row_wise(),
-        StepOp::Linear { inn, norm, epilogue, .. } => linear::linear(k, inn, norm, epilogue),
-        StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv } => {
-            qkv::qkv_append(k, &projections::Qkv { inn, shape, norm, qk_norm, rope, own_kv });
+        StepOp::Embed(_)
+        | StepOp::RmsNorm(_)
+        | StepOp::Add(_)
+        | StepOp::SiluMul(_)
+        | StepOp::Gate(_)
+        | StepOp::GatherRows(_)
+        | StepOp::Rope(_) => k.row_wise(),
+        StepOp::Linear(ops::Linear { inn, norm, epilogue, .. }) => linear::linear(k, inn, norm, epilogue),
+        StepOp::QkvAppend(op) => {
+            qkv::qkv_append(k, &op);
         }
-        StepOp::Append { kv_heads, qk_dim, v_dim } => qkv::append(k, kv_heads, qk_dim, v_dim),
-        StepOp::FullAttention { shape, sink } if tensor_cores => whole(k, shape, sink, None),
-        StepOp::OracleAttention { shape, sink, select } if tensor_cores => {
+        StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim }) => qkv::append(k, kv_heads, qk_dim, v_dim),
+        StepOp::FullAttention(ops::FullAttention { shape, sink }) if tensor_cores => {
+            whole(k, shape, sink, None)
+        }
+        StepOp::OracleAttention(ops::OracleAttention { shape, sink, select }) if tensor_cores => {
             whole(k, shape, sink, Some(select))
         }
-        StepOp::WindowAttention { shape, window, sink } if tensor_cores => {
+        StepOp::WindowAttention(ops::WindowAttention { shape, window, sink }) if tensor_cores => {
             sparse::window(k, shape, window, sink);
         }
-        StepOp::SparseAttention { shape, select, sink } if tensor_cores => {
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink }) if tensor_cores => {
             sparse::sparse(k, shape, select, sink);
         }
-        StepOp::HybridAttention { shape, select, window, gate } if tensor_cores => {
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate }) if tensor_cores => {
             sparse::hybrid(k, shape, select, window, gate);
         }
-        StepOp::FullAttention { shape, sink } => simt::full(k, shape, sink, None),
-        StepOp::OracleAttention { shape, sink, select } => simt::full(k, shape, sink, Some(select)),
-        StepOp::WindowAttention { shape, window, sink } => simt::window(k, shape, window, sink),
-        StepOp::SparseAttention { shape, select, sink } => simt::sparse(k, shape, select, sink),
-        StepOp::HybridAttention { shape, select, window, gate } => {
+        StepOp::FullAttention(ops::FullAttention { shape, sink }) => simt::full(k, shape, sink, None),
+        StepOp::OracleAttention(ops::OracleAttention { shape, sink, select }) => {
+            simt::full(k, shape, sink, Some(select))
+        }
+        StepOp::WindowAttention(ops::WindowAttention { shape, window, sink }) => {
+            simt::window(k, shape, window, sink)
+        }
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink }) => {
+            simt::sparse(k, shape, select, sink)
+        }
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate }) => {
             simt::hybrid(k, shape, select, window, gate);
         }
-        StepOp::Router { experts, active } => moe::router::router(k, experts, active),
-        StepOp::ExpertsUp { inn, ffn, active, .. } => moe::experts::up(k, inn, ffn, active),
-        StepOp::ExpertsDown { active, ffn, out, .. } => moe::experts::down(k, active, ffn, out),
-        StepOp::Sample { vocab } => sampling::sample(k, vocab),
+        StepOp::Router(ops::Router { experts, active }) => moe::router::router(k, experts, active),
+        StepOp::ExpertsUp(ops::ExpertsUp { inn, ffn, active, .. }) => moe::experts::up(k, inn, ffn, active),
+        StepOp::ExpertsDown(ops::ExpertsDown { active, ffn, out, .. }) => {
+            moe::experts::down(k, active, ffn, out)
+        }
+        StepOp::Sample(ops::Sample { vocab }) => sampling::sample(k, vocab),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
+use hyc_plan::ops;
 use hyc_plan::pack;
 use hyc_plan::{Codec, Elem, Format, GateMode, KernelSpec, Layout, StepOp};
 use hyc_plan::{PANEL, TILE};
@@ -19,29 +20,31 @@ const LANES: u64 = 4;
 pub fn function(entry: &str, spec: &KernelSpec) -> Option<Result<String, String>> {
     let mut k = Kernel::new(entry, spec);
     match spec.op {
-        StepOp::Embed { hidden, .. } => embed(&mut k, hidden),
-        StepOp::RmsNorm { groups, width, eps } => rms_norm(&mut k, groups, width, eps),
-        StepOp::Add { width } => binary(&mut k, width, |k, a, b| k.floats_with(LANES, "addf", a, b)),
-        StepOp::SiluMul { width } => binary(&mut k, width, |k, a, b| {
+        StepOp::Embed(ops::Embed { hidden, .. }) => embed(&mut k, hidden),
+        StepOp::RmsNorm(ops::RmsNorm { groups, width, eps }) => rms_norm(&mut k, groups, width, eps),
+        StepOp::Add(ops::Add { width }) => {
+            binary(&mut k, width, |k, a, b| k.floats_with(LANES, "addf", a, b))
+        }
+        StepOp::SiluMul(ops::SiluMul { width }) => binary(&mut k, width, |k, a, b| {
             let sigmoid = sigmoid(k, LANES, a);
             let silu = k.floats_with(LANES, "mulf", a, &sigmoid);
             k.floats_with(LANES, "mulf", &silu, b)
         }),
-        StepOp::Gate { heads, v_dim, mode } => gate(&mut k, heads, v_dim, mode),
-        StepOp::Rope { heads, dim, rope: spec } => rope(&mut k, heads, dim, spec),
-        StepOp::GatherRows { width } => gather(&mut k, width),
-        StepOp::Linear { .. }
-        | StepOp::QkvAppend { .. }
-        | StepOp::Append { .. }
-        | StepOp::FullAttention { .. }
-        | StepOp::OracleAttention { .. }
-        | StepOp::WindowAttention { .. }
-        | StepOp::SparseAttention { .. }
-        | StepOp::HybridAttention { .. }
-        | StepOp::Router { .. }
-        | StepOp::ExpertsUp { .. }
-        | StepOp::ExpertsDown { .. }
-        | StepOp::Sample { .. } => return None,
+        StepOp::Gate(ops::Gate { heads, v_dim, mode }) => gate(&mut k, heads, v_dim, mode),
+        StepOp::Rope(ops::Rope { heads, dim, rope: spec }) => rope(&mut k, heads, dim, spec),
+        StepOp::GatherRows(ops::GatherRows { width }) => gather(&mut k, width),
+        StepOp::Linear(_)
+        | StepOp::QkvAppend(_)
+        | StepOp::Append(_)
+        | StepOp::FullAttention(_)
+        | StepOp::OracleAttention(_)
+        | StepOp::WindowAttention(_)
+        | StepOp::SparseAttention(_)
+        | StepOp::HybridAttention(_)
+        | StepOp::Router(_)
+        | StepOp::ExpertsUp(_)
+        | StepOp::ExpertsDown(_)
+        | StepOp::Sample(_) => return None,
     }
     Some(k.finish())
 }

@@ -1,6 +1,7 @@
 //! Matrix products and what is fused around them.
 
-use hyc_plan::{AttnShape, Epilogue, RopeSpec};
+use hyc_plan::ops::QkvAppend;
+use hyc_plan::{AttnShape, Epilogue};
 
 use super::pointwise::{normalise, rotate, sigmoid};
 use super::view::{Views, dot};
@@ -35,17 +36,7 @@ pub fn linear(v: &Views, inn: u64, out: u64, norm: Option<f64>, epilogue: Epilog
     }
 }
 
-/// The constants of a `QkvAppend`.
-pub struct Qkv {
-    pub inn: u64,
-    pub shape: AttnShape,
-    pub norm: Option<f64>,
-    pub qk_norm: Option<f64>,
-    pub rope: RopeSpec,
-    pub own_kv: bool,
-}
-
-pub fn qkv_append(v: &Views, c: &Qkv) {
+pub fn qkv_append(v: &Views, c: &QkvAppend) {
     let AttnShape { heads, kv_heads, qk_dim, v_dim } = c.shape;
     let inputs = inputs(v, c.inn, c.norm);
     let project = |weight: &str, h: u64, dim: u64| {

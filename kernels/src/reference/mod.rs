@@ -11,6 +11,7 @@ mod pointwise;
 mod view;
 
 use hyc_plan::abi::StepContext;
+use hyc_plan::ops;
 use hyc_plan::{KernelSpec, StepOp};
 
 pub use attention::select_top;
@@ -36,29 +37,41 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
     let views = unsafe { Views::new(spec, context, operands, rows) };
     let v = &views;
     match spec.op {
-        StepOp::Embed { hidden, .. } => pointwise::embed(v, hidden),
-        StepOp::RmsNorm { groups, width, eps } => pointwise::rmsnorm(v, groups, width, eps),
-        StepOp::Linear { inn, out, norm, epilogue } => linear::linear(v, inn, out, norm, epilogue),
-        StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv } => {
-            linear::qkv_append(v, &linear::Qkv { inn, shape, norm, qk_norm, rope, own_kv });
+        StepOp::Embed(ops::Embed { hidden, .. }) => pointwise::embed(v, hidden),
+        StepOp::RmsNorm(ops::RmsNorm { groups, width, eps }) => pointwise::rmsnorm(v, groups, width, eps),
+        StepOp::Linear(ops::Linear { inn, out, norm, epilogue }) => {
+            linear::linear(v, inn, out, norm, epilogue)
         }
-        StepOp::Rope { heads, dim, rope } => pointwise::rope(v, heads, dim, rope),
-        StepOp::Append { kv_heads, qk_dim, v_dim } => pointwise::append(v, kv_heads, qk_dim, v_dim),
-        StepOp::Add { width } => pointwise::binary(v, width, |a, b| a + b),
-        StepOp::SiluMul { width } => pointwise::binary(v, width, |a, b| a * pointwise::sigmoid(a) * b),
-        StepOp::Gate { heads, v_dim, mode } => pointwise::gate(v, heads, v_dim, mode),
-        StepOp::FullAttention { shape, sink } => attention::full(v, shape, sink, None),
-        StepOp::OracleAttention { shape, sink, select } => attention::full(v, shape, sink, Some(select)),
-        StepOp::WindowAttention { shape, window, sink } => attention::window(v, shape, window, sink),
-        StepOp::SparseAttention { shape, select, sink } => attention::sparse(v, shape, select, sink),
-        StepOp::HybridAttention { shape, select, window, gate } => {
+        StepOp::QkvAppend(op) => {
+            linear::qkv_append(v, &op);
+        }
+        StepOp::Rope(ops::Rope { heads, dim, rope }) => pointwise::rope(v, heads, dim, rope),
+        StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim }) => {
+            pointwise::append(v, kv_heads, qk_dim, v_dim)
+        }
+        StepOp::Add(ops::Add { width }) => pointwise::binary(v, width, |a, b| a + b),
+        StepOp::SiluMul(ops::SiluMul { width }) => {
+            pointwise::binary(v, width, |a, b| a * pointwise::sigmoid(a) * b)
+        }
+        StepOp::Gate(ops::Gate { heads, v_dim, mode }) => pointwise::gate(v, heads, v_dim, mode),
+        StepOp::FullAttention(ops::FullAttention { shape, sink }) => attention::full(v, shape, sink, None),
+        StepOp::OracleAttention(ops::OracleAttention { shape, sink, select }) => {
+            attention::full(v, shape, sink, Some(select))
+        }
+        StepOp::WindowAttention(ops::WindowAttention { shape, window, sink }) => {
+            attention::window(v, shape, window, sink)
+        }
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink }) => {
+            attention::sparse(v, shape, select, sink)
+        }
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate }) => {
             attention::hybrid(v, shape, select, window, gate);
         }
-        StepOp::Router { experts, active } => moe::router(v, experts, active),
-        StepOp::ExpertsUp { active, inn, ffn, .. } => moe::up(v, active, inn, ffn),
-        StepOp::ExpertsDown { active, out, ffn, .. } => moe::down(v, active, out, ffn),
-        StepOp::GatherRows { width } => pointwise::gather(v, width),
-        StepOp::Sample { vocab } => pointwise::sample(v, vocab),
+        StepOp::Router(ops::Router { experts, active }) => moe::router(v, experts, active),
+        StepOp::ExpertsUp(ops::ExpertsUp { active, inn, ffn, .. }) => moe::up(v, active, inn, ffn),
+        StepOp::ExpertsDown(ops::ExpertsDown { active, out, ffn, .. }) => moe::down(v, active, out, ffn),
+        StepOp::GatherRows(ops::GatherRows { width }) => pointwise::gather(v, width),
+        StepOp::Sample(ops::Sample { vocab }) => pointwise::sample(v, vocab),
     }
 }
 
@@ -76,26 +89,26 @@ pub unsafe fn scores(
     // SAFETY: passed on from the caller.
     let v = &unsafe { Views::new(spec, context, operands, &[]) };
     match spec.op {
-        StepOp::OracleAttention { shape, sink, select } => {
+        StepOp::OracleAttention(ops::OracleAttention { shape, sink, select }) => {
             attention::block_scores(v, shape, sink, select, row)
         }
-        StepOp::Router { experts, .. } => vec![v.tensor("logits").row(row, experts)],
-        StepOp::Embed { .. }
-        | StepOp::RmsNorm { .. }
-        | StepOp::Linear { .. }
-        | StepOp::QkvAppend { .. }
-        | StepOp::Rope { .. }
-        | StepOp::Append { .. }
-        | StepOp::Add { .. }
-        | StepOp::SiluMul { .. }
-        | StepOp::Gate { .. }
-        | StepOp::FullAttention { .. }
-        | StepOp::WindowAttention { .. }
-        | StepOp::SparseAttention { .. }
-        | StepOp::HybridAttention { .. }
-        | StepOp::ExpertsUp { .. }
-        | StepOp::ExpertsDown { .. }
-        | StepOp::GatherRows { .. }
-        | StepOp::Sample { .. } => Vec::new(),
+        StepOp::Router(ops::Router { experts, .. }) => vec![v.tensor("logits").row(row, experts)],
+        StepOp::Embed(_)
+        | StepOp::RmsNorm(_)
+        | StepOp::Linear(_)
+        | StepOp::QkvAppend(_)
+        | StepOp::Rope(_)
+        | StepOp::Append(_)
+        | StepOp::Add(_)
+        | StepOp::SiluMul(_)
+        | StepOp::Gate(_)
+        | StepOp::FullAttention(_)
+        | StepOp::WindowAttention(_)
+        | StepOp::SparseAttention(_)
+        | StepOp::HybridAttention(_)
+        | StepOp::ExpertsUp(_)
+        | StepOp::ExpertsDown(_)
+        | StepOp::GatherRows(_)
+        | StepOp::Sample(_) => Vec::new(),
     }
 }

@@ -11,7 +11,7 @@ use crate::model::Model;
 
 /// Whether a pass has no such step: it chooses tokens, and the pass samples nothing.
 pub(super) fn is_left_out(step: &Step, context: &StepContext) -> bool {
-    matches!(step.op, StepOp::Sample { .. }) && context.sampling.is_null()
+    matches!(step.op, StepOp::Sample(_)) && context.sampling.is_null()
 }
 
 /// A device of one model: its memory, with the address of every operand of every step, and its kernels.

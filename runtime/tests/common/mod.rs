@@ -86,7 +86,7 @@ pub fn plan() -> Plan {
     let (tokens, outputs) = (Rows::Tokens, Rows::Outputs);
     let width = WIDTH as u64;
     let shape = AttnShape { heads: 1, kv_heads: 1, qk_dim: width, v_dim: width };
-    let append = StepOp::Append { kv_heads: 1, qk_dim: width, v_dim: width };
+    let append = StepOp::Append(ops::Append { kv_heads: 1, qk_dim: width, v_dim: width });
     let kernels = std::cell::Cell::new(0);
     let step = |name: &str, layer, op, operands| Step {
         name: name.into(),
@@ -146,22 +146,37 @@ pub fn plan() -> Plan {
         ],
         caches: vec![cache(0, CachePolicy::Growing), cache(1, CachePolicy::Ring { window, pages: 5 })],
         steps: vec![
-            step("embed", None, StepOp::Embed { vocab: VOCAB as u64, hidden: width }, vec![w(0), b(0)]),
+            step(
+                "embed",
+                None,
+                StepOp::Embed(ops::Embed { vocab: VOCAB as u64, hidden: width }),
+                vec![w(0), b(0)],
+            ),
             step("L0.append", Some(0), append, vec![b(0), b(0), c(0)]),
-            step("L0.full", Some(0), StepOp::FullAttention { shape, sink: false }, vec![b(0), c(0), b(1)]),
+            step(
+                "L0.full",
+                Some(0),
+                StepOp::FullAttention(ops::FullAttention { shape, sink: false }),
+                vec![b(0), c(0), b(1)],
+            ),
             step("L1.append", Some(1), append, vec![b(0), b(0), c(1)]),
             step(
                 "L1.window",
                 Some(1),
-                StepOp::WindowAttention { shape, window, sink: false },
+                StepOp::WindowAttention(ops::WindowAttention { shape, window, sink: false }),
                 vec![b(0), c(1), b(2)],
             ),
-            step("add", Some(1), StepOp::Add { width }, vec![b(1), b(2), b(3)]),
-            step("gather", None, StepOp::GatherRows { width }, vec![b(3), b(4)]),
+            step("add", Some(1), StepOp::Add(ops::Add { width }), vec![b(1), b(2), b(3)]),
+            step("gather", None, StepOp::GatherRows(ops::GatherRows { width }), vec![b(3), b(4)]),
             step(
                 "logits",
                 None,
-                StepOp::Linear { inn: width, out: VOCAB as u64, norm: None, epilogue: Epilogue::Store },
+                StepOp::Linear(ops::Linear {
+                    inn: width,
+                    out: VOCAB as u64,
+                    norm: None,
+                    epilogue: Epilogue::Store,
+                }),
                 vec![b(4), w(1), b(5)],
             ),
         ],
@@ -207,7 +222,7 @@ impl Parts {
     pub fn sampling(mut self) -> Parts {
         let plan = &mut self.plan;
         let id = KernelId(plan.kernels.len() as u32);
-        let op = StepOp::Sample { vocab: VOCAB as u64 };
+        let op = StepOp::Sample(ops::Sample { vocab: VOCAB as u64 });
         let to = BufferId(plan.buffers.len() as u32);
         plan.buffers.push(Buffer {
             name: "sampled".into(),
@@ -402,12 +417,12 @@ unsafe impl Kernels for Plain {
         };
         let (rows, outs) = (lists.tokens.len() * WIDTH, lists.outputs.len() * WIDTH);
         match step.op {
-            StepOp::Embed { .. } => {
+            StepOp::Embed(_) => {
                 for (row, token) in floats(1, rows).chunks_mut(WIDTH).zip(lists.tokens) {
                     row.copy_from_slice(&floats(0, VOCAB * WIDTH)[*token as usize * WIDTH..][..WIDTH]);
                 }
             }
-            StepOp::Append { .. } => {
+            StepOp::Append(_) => {
                 let (policy, spec) = cache(2);
                 for (t, x) in floats(0, rows).chunks(WIDTH).enumerate() {
                     let (sequence, position) = (lists.sequence[t] as usize, lists.positions[t] as usize);
@@ -421,14 +436,14 @@ unsafe impl Kernels for Plain {
                     }
                 }
             }
-            StepOp::FullAttention { .. } | StepOp::WindowAttention { .. } => {
+            StepOp::FullAttention(_) | StepOp::WindowAttention(_) => {
                 let (policy, spec) = cache(1);
                 for (t, (q, out)) in
                     floats(0, rows).chunks(WIDTH).zip(floats(2, rows).chunks_mut(WIDTH)).enumerate()
                 {
                     let (sequence, position) = (lists.sequence[t] as usize, lists.positions[t] as usize);
                     let first = match step.op {
-                        StepOp::WindowAttention { window, .. } => {
+                        StepOp::WindowAttention(ops::WindowAttention { window, .. }) => {
                             (position + 1).saturating_sub(window as usize)
                         }
                         _ => 0,
@@ -447,24 +462,24 @@ unsafe impl Kernels for Plain {
                     out.copy_from_slice(&attend(q, &keys, &values));
                 }
             }
-            StepOp::Add { .. } => {
+            StepOp::Add(_) => {
                 for ((a, b), out) in floats(0, rows).iter().zip(&*floats(1, rows)).zip(floats(2, rows)) {
                     *out = a + b;
                 }
             }
-            StepOp::GatherRows { .. } => {
+            StepOp::GatherRows(_) => {
                 for (out, row) in floats(1, outs).chunks_mut(WIDTH).zip(lists.outputs) {
                     out.copy_from_slice(&floats(0, rows)[*row as usize * WIDTH..][..WIDTH]);
                 }
             }
-            StepOp::Linear { .. } => {
+            StepOp::Linear(_) => {
                 for (x, out) in floats(0, outs).chunks(WIDTH).zip(floats(2, outs).chunks_mut(WIDTH)) {
                     for (o, y) in out.iter_mut().enumerate() {
                         *y = (0..WIDTH).map(|i| floats(1, VOCAB * WIDTH)[i * 16 + o] * x[i]).sum();
                     }
                 }
             }
-            StepOp::Sample { .. } => {
+            StepOp::Sample(_) => {
                 let c = context;
                 // SAFETY: the engine keeps these lists, of these lengths, and a row of 16 words for each token.
                 let (params, list, out) = unsafe {

@@ -172,7 +172,9 @@ impl Case {
     pub fn selects_exactly(&self) -> bool {
         match (self.fill, self.spec.op) {
             (Fill::EqualKeys, _) => true,
-            (Fill::LargeLogits, StepOp::OracleAttention { shape, .. }) => shape.heads == shape.kv_heads,
+            (Fill::LargeLogits, StepOp::OracleAttention(ops::OracleAttention { shape, .. })) => {
+                shape.heads == shape.kv_heads
+            }
             _ => false,
         }
     }
@@ -204,11 +206,11 @@ impl Case {
             _ => None,
         });
         let vocab = match self.spec.op {
-            StepOp::Embed { vocab, .. } => vocab,
+            StepOp::Embed(ops::Embed { vocab, .. }) => vocab,
             _ => 50,
         };
         let mut batch = Batch::new(rng, page.unwrap_or(8), &self.sequences, vocab);
-        if let StepOp::Sample { vocab } = self.spec.op {
+        if let StepOp::Sample(ops::Sample { vocab }) = self.spec.op {
             let rows = 0..batch.outputs();
             let seen = &mut batch.seen;
             batch.sampling = rows.map(|row| self.fill.filter(row).params(rng, vocab, seen)).collect();
@@ -238,9 +240,9 @@ fn flag(on: bool, name: &str) -> String {
 /// A kernel in a few words; specs that differ have labels that differ.
 pub fn label(spec: &KernelSpec) -> String {
     let op = match spec.op {
-        StepOp::Embed { vocab, hidden } => format!("embed {vocab}x{hidden}"),
-        StepOp::RmsNorm { groups, width, .. } => format!("rmsnorm {groups}x{width}"),
-        StepOp::Linear { inn, out, norm, epilogue } => {
+        StepOp::Embed(ops::Embed { vocab, hidden }) => format!("embed {vocab}x{hidden}"),
+        StepOp::RmsNorm(ops::RmsNorm { groups, width, .. }) => format!("rmsnorm {groups}x{width}"),
+        StepOp::Linear(ops::Linear { inn, out, norm, epilogue }) => {
             let epilogue = match epilogue {
                 Epilogue::Store => "",
                 Epilogue::Residual => " residual",
@@ -248,7 +250,7 @@ pub fn label(spec: &KernelSpec) -> String {
             };
             format!("linear {out}x{inn}{}{epilogue}", flag(norm.is_some(), "norm"))
         }
-        StepOp::QkvAppend { inn, shape: s, norm, qk_norm, rope, own_kv } => format!(
+        StepOp::QkvAppend(ops::QkvAppend { inn, shape: s, norm, qk_norm, rope, own_kv }) => format!(
             "qkv {} inn{inn} rope{}{}{}{}",
             shape(&s),
             rope.dims,
@@ -256,33 +258,37 @@ pub fn label(spec: &KernelSpec) -> String {
             flag(qk_norm.is_some(), "qk-norm"),
             flag(!own_kv, "q-only"),
         ),
-        StepOp::Rope { heads, dim, rope } => format!("rope {heads}x{dim} rope{}", rope.dims),
-        StepOp::Append { kv_heads, qk_dim, v_dim } => format!("append {kv_heads} d{qk_dim}/{v_dim}"),
-        StepOp::Add { width } => format!("add {width}"),
-        StepOp::SiluMul { width } => format!("silu_mul {width}"),
-        StepOp::Gate { heads, v_dim, mode } => format!("gate {heads}x{v_dim} {mode:?}"),
-        StepOp::FullAttention { shape: s, sink } => format!("full {}{}", shape(&s), flag(sink, "sink")),
-        StepOp::OracleAttention { shape: s, sink, select } => {
+        StepOp::Rope(ops::Rope { heads, dim, rope }) => format!("rope {heads}x{dim} rope{}", rope.dims),
+        StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim }) => {
+            format!("append {kv_heads} d{qk_dim}/{v_dim}")
+        }
+        StepOp::Add(ops::Add { width }) => format!("add {width}"),
+        StepOp::SiluMul(ops::SiluMul { width }) => format!("silu_mul {width}"),
+        StepOp::Gate(ops::Gate { heads, v_dim, mode }) => format!("gate {heads}x{v_dim} {mode:?}"),
+        StepOp::FullAttention(ops::FullAttention { shape: s, sink }) => {
+            format!("full {}{}", shape(&s), flag(sink, "sink"))
+        }
+        StepOp::OracleAttention(ops::OracleAttention { shape: s, sink, select }) => {
             format!("oracle {} k{}{}", shape(&s), select.blocks, flag(sink, "sink"))
         }
-        StepOp::WindowAttention { shape: s, window, sink } => {
+        StepOp::WindowAttention(ops::WindowAttention { shape: s, window, sink }) => {
             format!("window {} w{window}{}", shape(&s), flag(sink, "sink"))
         }
-        StepOp::SparseAttention { shape: s, select, sink } => {
+        StepOp::SparseAttention(ops::SparseAttention { shape: s, select, sink }) => {
             format!("sparse {} k{}{}", shape(&s), select.blocks, flag(sink, "sink"))
         }
-        StepOp::HybridAttention { shape: s, select, window, gate } => {
+        StepOp::HybridAttention(ops::HybridAttention { shape: s, select, window, gate }) => {
             format!("hybrid {} k{} w{window} gate-{gate:?}", shape(&s), select.blocks)
         }
-        StepOp::Sample { vocab } => format!("sample {vocab}"),
-        StepOp::Router { experts, active } => format!("router {active}of{experts}"),
-        StepOp::ExpertsUp { experts, active, inn, ffn } => {
+        StepOp::Sample(ops::Sample { vocab }) => format!("sample {vocab}"),
+        StepOp::Router(ops::Router { experts, active }) => format!("router {active}of{experts}"),
+        StepOp::ExpertsUp(ops::ExpertsUp { experts, active, inn, ffn }) => {
             format!("experts_up {active}of{experts} {ffn}x{inn}")
         }
-        StepOp::ExpertsDown { experts, active, out, ffn } => {
+        StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out, ffn }) => {
             format!("experts_down {active}of{experts} {out}x{ffn}")
         }
-        StepOp::GatherRows { width } => format!("gather {width}"),
+        StepOp::GatherRows(ops::GatherRows { width }) => format!("gather {width}"),
     };
     let mut storage: Vec<String> = Vec::new();
     for operand in &spec.operands {

@@ -120,7 +120,7 @@ impl Step<'_> {
     /// Whether a router's row has a logit that leaves no share a number.
     fn hopeless(&self, row: u64) -> bool {
         let bad = |score: &f64| score.is_nan() || *score == f64::INFINITY;
-        matches!(self.spec.op, StepOp::Router { .. })
+        matches!(self.spec.op, StepOp::Router(_))
             && scores(self.spec, self.batch, self.before, row).iter().flatten().any(bad)
     }
 
@@ -170,7 +170,7 @@ impl Step<'_> {
         };
         for row in self.rows {
             let (got, want) = (list(&self.got[i], *row), list(&self.want[i], *row));
-            if let (StepOp::Router { experts, .. }, true) = (self.spec.op, self.hopeless(*row)) {
+            if let (StepOp::Router(ops::Router { experts, .. }), true) = (self.spec.op, self.hopeless(*row)) {
                 // Any expert may stand there, but there it must be.
                 if got.iter().any(|expert| !(0..experts as i32).contains(expert)) {
                     return Err(format!("{name}: row {row}: {got:?} of {experts} experts"));

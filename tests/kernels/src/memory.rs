@@ -84,11 +84,15 @@ fn tensor(
         for row in 0..rows {
             for col in 0..width {
                 data[(row * stride + col) as usize] = match elem {
-                    _ if let (Fill::LargeLogits, StepOp::OracleAttention { shape, .. }) = (fill, spec.op) => {
+                    _ if let (
+                        Fill::LargeLogits,
+                        StepOp::OracleAttention(ops::OracleAttention { shape, .. }),
+                    ) = (fill, spec.op) =>
+                    {
                         large::query(rng, col / shape.qk_dim, col % shape.qk_dim)
                     }
-                    _ if matches!(spec.op, StepOp::Sample { .. }) => fill.logit(rng, (row, col), width),
-                    _ if matches!((fill, spec.op), (Fill::BadLogits, StepOp::Router { .. })) => {
+                    _ if matches!(spec.op, StepOp::Sample(_)) => fill.logit(rng, (row, col), width),
+                    _ if matches!((fill, spec.op), (Fill::BadLogits, StepOp::Router(_))) => {
                         fill.logit(rng, (row, col), width)
                     }
                     Elem::I32 => f32::from_bits(index(rng, spec, batch, fill, row, col) as u32),
@@ -118,10 +122,12 @@ fn weight(rng: &mut Rng, format: Format) -> Vec<u8> {
 fn index(rng: &mut Rng, spec: &KernelSpec, batch: &Batch, fill: Fill, row: u64, col: u64) -> i32 {
     let mut mix = Rng(if fill == Fill::SameExperts { 13 } else { row * 7919 + 13 });
     match spec.op {
-        StepOp::ExpertsUp { experts, .. } | StepOp::ExpertsDown { experts, .. } => {
+        StepOp::ExpertsUp(ops::ExpertsUp { experts, .. })
+        | StepOp::ExpertsDown(ops::ExpertsDown { experts, .. }) => {
             ((mix.below(experts) + col) % experts) as i32
         }
-        StepOp::SparseAttention { select, .. } | StepOp::HybridAttention { select, .. } => {
+        StepOp::SparseAttention(ops::SparseAttention { select, .. })
+        | StepOp::HybridAttention(ops::HybridAttention { select, .. }) => {
             let visible = batch.position(row) / select.block + 1;
             let slot = col % select.blocks;
             let start = mix.below(visible) + col / select.blocks;

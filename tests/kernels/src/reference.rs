@@ -77,23 +77,26 @@ fn cost(op: &StepOp, position: u64) -> u64 {
     let attention = |s: AttnShape, keys: u64| s.heads * (s.qk_dim + s.v_dim) * keys;
     let seen = position + 1;
     match *op {
-        StepOp::Linear { inn, out, epilogue, .. } => {
+        StepOp::Linear(ops::Linear { inn, out, epilogue, .. }) => {
             inn * out * if epilogue == Epilogue::SwiGlu { 2 } else { 1 }
         }
-        StepOp::QkvAppend { inn, shape: s, .. } => {
+        StepOp::QkvAppend(ops::QkvAppend { inn, shape: s, .. }) => {
             inn * (s.heads * s.qk_dim + s.kv_heads * (s.qk_dim + s.v_dim))
         }
-        StepOp::FullAttention { shape, .. } | StepOp::OracleAttention { shape, .. } => attention(shape, seen),
-        StepOp::WindowAttention { shape, window, .. } => attention(shape, seen.min(window)),
-        StepOp::SparseAttention { shape, select, .. } => {
+        StepOp::FullAttention(ops::FullAttention { shape, .. })
+        | StepOp::OracleAttention(ops::OracleAttention { shape, .. }) => attention(shape, seen),
+        StepOp::WindowAttention(ops::WindowAttention { shape, window, .. }) => {
+            attention(shape, seen.min(window))
+        }
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, .. }) => {
             attention(shape, seen.min(select.block * select.blocks))
         }
-        StepOp::HybridAttention { shape, select, window, .. } => {
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, .. }) => {
             attention(shape, seen.min(select.block * select.blocks) + seen.min(window))
         }
         // Each weight is decoded for each row that uses it.
-        StepOp::ExpertsUp { active, inn, ffn, .. } => 6 * active * inn * ffn,
-        StepOp::ExpertsDown { active, out, ffn, .. } => 3 * active * out * ffn,
+        StepOp::ExpertsUp(ops::ExpertsUp { active, inn, ffn, .. }) => 6 * active * inn * ffn,
+        StepOp::ExpertsDown(ops::ExpertsDown { active, out, ffn, .. }) => 3 * active * out * ffn,
         _ => 1,
     }
 }

@@ -123,25 +123,25 @@ fn step(source: &str) -> KernelSpec {
     let op: StepOp = serde_json::from_str(directive(source, "step").unwrap()).unwrap();
     let tensor = |width| OperandSpec::Tensor { elem: Elem::F32, width, stride: round_up(width, 16) };
     let operands = match op {
-        StepOp::Embed { hidden, .. } => {
+        StepOp::Embed(ops::Embed { hidden, .. }) => {
             let table = directive(source, "table").unwrap();
             let (codec, layout) = table.split_once(' ').unwrap();
             let format =
                 Format { codec: codec.parse().unwrap(), layout: serde_json::from_str(layout).unwrap() };
             vec![OperandSpec::Weight(format), tensor(hidden)]
         }
-        StepOp::RmsNorm { groups, width, .. } => {
+        StepOp::RmsNorm(ops::RmsNorm { groups, width, .. }) => {
             let norm =
                 OperandSpec::Weight(Format { codec: Codec::F32, layout: Layout::Vector { len: width } });
             vec![tensor(groups * width), norm, tensor(groups * width)]
         }
-        StepOp::Add { width } | StepOp::SiluMul { width } => vec![tensor(width); 3],
-        StepOp::Gate { heads, v_dim, mode } => {
+        StepOp::Add(ops::Add { width }) | StepOp::SiluMul(ops::SiluMul { width }) => vec![tensor(width); 3],
+        StepOp::Gate(ops::Gate { heads, v_dim, mode }) => {
             let gate = if mode == GateMode::Head { heads } else { heads * v_dim };
             vec![tensor(heads * v_dim), tensor(gate), tensor(heads * v_dim)]
         }
-        StepOp::Rope { heads, dim, .. } => vec![tensor(heads * dim); 2],
-        StepOp::GatherRows { width } => vec![tensor(width); 2],
+        StepOp::Rope(ops::Rope { heads, dim, .. }) => vec![tensor(heads * dim); 2],
+        StepOp::GatherRows(ops::GatherRows { width }) => vec![tensor(width); 2],
         _ => panic!("{} is no row-wise op", op.name()),
     };
     KernelSpec { op, operands, rows: Rows::Tokens, max_rows: 64, max_context: 1024 }

@@ -175,7 +175,7 @@ fn weight(codec: Codec, layout: Layout) -> OperandSpec {
 }
 
 fn wide(op: StepOp, operands: Vec<OperandSpec>) {
-    let rows = if matches!(op, StepOp::GatherRows { .. }) { Rows::Outputs } else { Rows::Tokens };
+    let rows = if matches!(op, StepOp::GatherRows(_)) { Rows::Outputs } else { Rows::Tokens };
     let spec = KernelSpec { op, operands, rows, max_rows: 64, max_context: 1024 };
     let (family, sequences) = ("wide".to_string(), vec![(9, 3), (0, 1)]);
     check(&Case { family, spec, sequences, fill: Fill::Random, small: true, f32_error: 2e-6 });
@@ -187,9 +187,9 @@ const WIDTHS: [u64; 3] = [1024, 1030, 5128];
 #[test]
 fn wide_rows() {
     for width in WIDTHS {
-        wide(StepOp::Add { width }, vec![tensor(width); 3]);
-        wide(StepOp::SiluMul { width }, vec![tensor(width); 3]);
-        wide(StepOp::GatherRows { width }, vec![tensor(width); 2]);
+        wide(StepOp::Add(ops::Add { width }), vec![tensor(width); 3]);
+        wide(StepOp::SiluMul(ops::SiluMul { width }), vec![tensor(width); 3]);
+        wide(StepOp::GatherRows(ops::GatherRows { width }), vec![tensor(width); 2]);
     }
 }
 
@@ -198,7 +198,10 @@ fn wide_gates() {
     for (heads, v_dim) in [(2, 3), (3, 20), (40, 128)] {
         let width = heads * v_dim;
         for (mode, gate) in [(GateMode::Head, heads), (GateMode::Elementwise, width)] {
-            wide(StepOp::Gate { heads, v_dim, mode }, vec![tensor(width), tensor(gate), tensor(width)]);
+            wide(
+                StepOp::Gate(ops::Gate { heads, v_dim, mode }),
+                vec![tensor(width), tensor(gate), tensor(width)],
+            );
         }
     }
 }
@@ -208,14 +211,14 @@ fn wide_norms() {
     for (groups, width) in WIDTHS.map(|width| (1, width)).into_iter().chain([(2, 128), (11, 200)]) {
         let row = tensor(groups * width);
         let norm = weight(Codec::F32, Layout::Vector { len: width });
-        wide(StepOp::RmsNorm { groups, width, eps: 1e-6 }, vec![row, norm, row]);
+        wide(StepOp::RmsNorm(ops::RmsNorm { groups, width, eps: 1e-6 }), vec![row, norm, row]);
     }
 }
 
 #[test]
 fn rotations() {
     for (heads, dim, dims) in [(2, 20, 12), (3, 128, 128), (16, 64, 48), (2, 7, 6), (1, 8, 0)] {
-        let op = StepOp::Rope { heads, dim, rope: RopeSpec { theta: 10_000.0, dims } };
+        let op = StepOp::Rope(ops::Rope { heads, dim, rope: RopeSpec { theta: 10_000.0, dims } });
         wide(op, vec![tensor(heads * dim); 2]);
     }
 }
@@ -224,7 +227,7 @@ fn rotations() {
 fn wide_tables_of_every_layout() {
     let vocab = 150;
     for hidden in WIDTHS {
-        let op = StepOp::Embed { vocab, hidden };
+        let op = StepOp::Embed(ops::Embed { vocab, hidden });
         let rows = Layout::Rows { rows: vocab, cols: hidden };
         let panels = |group| Layout::Panels { count: 1, out: vocab, inn: hidden, group };
         let tiles = Layout::Tiles { count: 1, out: vocab, inn: hidden };

@@ -1,13 +1,13 @@
 //! The cases of `Sample` are what they say: their reference gives a token for each row, -1 for bad ones alone.
 
 use hyc_kernel_tests::{Fill, Rng, cases, memory, run_reference, sample_rows};
+use hyc_plan::ops;
 use hyc_plan::pack;
 use hyc_plan::{Elem, StepOp};
 
 #[test]
 fn bad_rows_alone_have_no_token() {
-    let small =
-        |case: &hyc_kernel_tests::Case| matches!(case.spec.op, StepOp::Sample { vocab } if vocab < 5000);
+    let small = |case: &hyc_kernel_tests::Case| matches!(case.spec.op, StepOp::Sample(ops::Sample { vocab }) if vocab < 5000);
     let cases: Vec<_> = cases::all().into_iter().filter(small).collect();
     assert_eq!(cases.len(), 3 * 3 * 9);
     for case in cases {

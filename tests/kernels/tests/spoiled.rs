@@ -71,8 +71,8 @@ where
 /// Entries of one list of indices.
 fn list_len(op: &StepOp) -> u64 {
     match op {
-        StepOp::OracleAttention { select, .. } => select.blocks,
-        StepOp::Router { active, .. } => *active,
+        StepOp::OracleAttention(ops::OracleAttention { select, .. }) => select.blocks,
+        StepOp::Router(ops::Router { active, .. }) => *active,
         _ => 1,
     }
 }
@@ -83,7 +83,7 @@ fn wrong(run: &Run<'_>, rng: &mut Rng, i: usize) -> Vec<(&'static str, Vec<Memor
     let row = rng.below(rows(spec, &run.batch).len() as u64);
     // A router's row with a logit that is NaN or infinite: its shares are none, and any experts may stand there.
     let hopeless = run.case.fill == Fill::BadLogits
-        && matches!(spec.op, StepOp::Router { .. })
+        && matches!(spec.op, StepOp::Router(_))
         && row % 3 == 0
         && row / 3 % 3 != 2;
     match spec.operands[i] {
@@ -204,9 +204,14 @@ fn every_input_matters() {
 fn mutated(spec: &KernelSpec) -> Option<KernelSpec> {
     let mut spec = spec.clone();
     match &mut spec.op {
-        StepOp::WindowAttention { window, .. } | StepOp::HybridAttention { window, .. } => *window -= 1,
-        StepOp::Rope { rope, .. } | StepOp::QkvAppend { rope, .. } => rope.theta *= 1.5,
-        StepOp::RmsNorm { eps, .. } | StepOp::Linear { norm: Some(eps), .. } => *eps += 0.1,
+        StepOp::WindowAttention(ops::WindowAttention { window, .. })
+        | StepOp::HybridAttention(ops::HybridAttention { window, .. }) => *window -= 1,
+        StepOp::Rope(ops::Rope { rope, .. }) | StepOp::QkvAppend(ops::QkvAppend { rope, .. }) => {
+            rope.theta *= 1.5
+        }
+        StepOp::RmsNorm(ops::RmsNorm { eps, .. }) | StepOp::Linear(ops::Linear { norm: Some(eps), .. }) => {
+            *eps += 0.1
+        }
         _ => return None,
     }
     Some(spec)

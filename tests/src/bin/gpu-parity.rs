@@ -10,6 +10,7 @@ use std::sync::Arc;
 use clap::Parser;
 use hyc::diff::{Found, Options, diff};
 use hyc::interp::Interpreter;
+use hyc_plan::ops;
 use hyc_plan::{Elem, Layout, Plan, Step, StepOp};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::parity::{check_caches, check_selections, run, run_batch, run_pieces, tokens};
@@ -79,10 +80,11 @@ const F32_NAME: &str = "-f32";
 
 fn limits(plan: &Plan) -> Limits {
     let blocks = |step: &Step| {
-        matches!(step.op, StepOp::OracleAttention { select, .. }
+        matches!(step.op, StepOp::OracleAttention(ops::OracleAttention { select, .. })
         if select.blocks * select.block < plan.model.max_context)
     };
-    let experts = |step: &Step| matches!(step.op, StepOp::Router { experts, active } if active < experts);
+    let experts =
+        |step: &Step| matches!(step.op, StepOp::Router(ops::Router { experts, active }) if active < experts);
     match rounds_products(plan) {
         true if plan.steps.iter().any(experts) => BF16_EXPERTS,
         true if plan.steps.iter().any(blocks) => BF16_BLOCKS,

@@ -7,8 +7,11 @@ use crate::*;
 fn plan(target: Target) -> Plan {
     let b = |i| Operand::Buffer(BufferId(i));
     let w = |i| Operand::Weight(WeightId(i));
-    let (embed, gather) = (StepOp::Embed { vocab: 16, hidden: 16 }, StepOp::GatherRows { width: 16 });
-    let linear = StepOp::Linear { inn: 16, out: 16, norm: None, epilogue: Epilogue::Store };
+    let (embed, gather) = (
+        StepOp::Embed(ops::Embed { vocab: 16, hidden: 16 }),
+        StepOp::GatherRows(ops::GatherRows { width: 16 }),
+    );
+    let linear = StepOp::Linear(ops::Linear { inn: 16, out: 16, norm: None, epilogue: Epilogue::Store });
     let step = |name: &str, op: StepOp, operands, kernel| Step {
         name: name.into(),
         layer: None,

@@ -1,6 +1,7 @@
 //! Each step's operands against what its op wants.
 
 use super::Report;
+use crate::ops;
 use crate::{Buffer, Code, Codec, Elem, Format, Kind, Layout, Operand, Plan, Role, Rows, Step, StepOp};
 
 /// Checks one step: ids, operands, grid, kernel.
@@ -15,12 +16,12 @@ pub fn check(plan: &Plan, step: &Step, roles: &[Role], report: &mut Report) {
         return report.add(&step.name, "the op's sizes or numbers are not possible");
     }
     // The runtime checks token ids against the model's vocabulary.
-    if let StepOp::Embed { vocab, .. } = step.op
+    if let StepOp::Embed(ops::Embed { vocab, .. }) = step.op
         && vocab != plan.model.vocab
     {
         report.add(&step.name, format!("a table of {vocab} rows for a vocabulary of {}", plan.model.vocab));
     }
-    if let StepOp::Sample { .. } = step.op
+    if let StepOp::Sample(_) = step.op
         && !matches!(step.operands[..], [Operand::Buffer(from), Operand::Buffer(to)]
             if from == plan.logits && Some(to) == plan.sampled)
     {

@@ -36,15 +36,17 @@ fn plan() -> Plan {
     let w = |i| Operand::Weight(WeightId(i));
     let cache = Operand::Cache(CacheId(0));
     let panels = |out, inn, group| Layout::Panels { count: 1, out, inn, group };
-    let qkv = |own_kv| StepOp::QkvAppend {
-        inn: 16,
-        shape: SHAPE,
-        norm: None,
-        qk_norm: None,
-        rope: RopeSpec { theta: 1e4, dims: 8 },
-        own_kv,
+    let qkv = |own_kv| {
+        StepOp::QkvAppend(ops::QkvAppend {
+            inn: 16,
+            shape: SHAPE,
+            norm: None,
+            qk_norm: None,
+            rope: RopeSpec { theta: 1e4, dims: 8 },
+            own_kv,
+        })
     };
-    let linear = StepOp::Linear { inn: 16, out: 32, norm: None, epilogue: Epilogue::Store };
+    let linear = StepOp::Linear(ops::Linear { inn: 16, out: 32, norm: None, epilogue: Epilogue::Store });
     let (tokens, outputs) = (Rows::Tokens, Rows::Outputs);
     let mut plan = Plan {
         version: PLAN_VERSION,
@@ -91,21 +93,21 @@ fn plan() -> Plan {
             order: KvOrder::Columns,
         }],
         steps: vec![
-            step("embed", None, StepOp::Embed { vocab: 32, hidden: 16 }, vec![w(0), b(0)]),
+            step("embed", None, StepOp::Embed(ops::Embed { vocab: 32, hidden: 16 }), vec![w(0), b(0)]),
             step("L0.qkv", Some(0), qkv(true), vec![b(0), w(1), w(2), w(3), b(1), cache]),
             step(
                 "L0.oracle",
                 Some(0),
-                StepOp::OracleAttention { shape: SHAPE, sink: false, select: SELECT },
+                StepOp::OracleAttention(ops::OracleAttention { shape: SHAPE, sink: false, select: SELECT }),
                 vec![b(1), cache, b(2), b(3)],
             ),
             step(
                 "L1.sparse",
                 Some(1),
-                StepOp::SparseAttention { shape: SHAPE, select: SELECT, sink: true },
+                StepOp::SparseAttention(ops::SparseAttention { shape: SHAPE, select: SELECT, sink: true }),
                 vec![b(1), cache, b(3), w(4), b(4)],
             ),
-            step("gather", None, StepOp::GatherRows { width: 16 }, vec![b(4), b(5)]),
+            step("gather", None, StepOp::GatherRows(ops::GatherRows { width: 16 }), vec![b(4), b(5)]),
             step("logits", None, linear, vec![b(5), w(5), b(6)]),
         ],
         kernels: vec![],
@@ -229,7 +231,7 @@ fn sampling() {
         p.sampled = Some(BufferId(7));
         p.arena_bytes += 1024;
         let operands = vec![Operand::Buffer(BufferId(6)), Operand::Buffer(BufferId(7))];
-        p.steps.push(step("sample", None, StepOp::Sample { vocab: 32 }, operands));
+        p.steps.push(step("sample", None, StepOp::Sample(ops::Sample { vocab: 32 }), operands));
         add_kernels(p);
     };
     let mut plan = plan();
@@ -246,7 +248,7 @@ fn sampling() {
     wrong("something else than the plan's logits", |p| p.logits = BufferId(5));
     wrong("not a buffer of tokens", |p| p.buffers[7].width = 2);
     wrong("not a buffer of tokens", |p| p.buffers[7].elem = Elem::F32);
-    wrong("operand `logits`", |p| p.steps[6].op = StepOp::Sample { vocab: 31 });
+    wrong("operand `logits`", |p| p.steps[6].op = StepOp::Sample(ops::Sample { vocab: 31 }));
 }
 
 #[test]
@@ -261,12 +263,13 @@ fn operands() {
     broken("operand `sel`", |p| p.buffers[3].selection = None);
     for bad in [0.0, -1.0, 1e300, 1e-300, f64::INFINITY, f64::NAN] {
         broken("are not possible", |p| {
-            let op = StepOp::Linear { inn: 16, out: 32, norm: Some(bad), epilogue: Epilogue::Store };
-            p.steps.iter_mut().filter(|s| matches!(s.op, StepOp::Linear { .. })).for_each(|s| s.op = op);
+            let op =
+                StepOp::Linear(ops::Linear { inn: 16, out: 32, norm: Some(bad), epilogue: Epilogue::Store });
+            p.steps.iter_mut().filter(|s| matches!(s.op, StepOp::Linear(_))).for_each(|s| s.op = op);
         });
         broken("are not possible", |p| {
             for step in &mut p.steps {
-                if let StepOp::QkvAppend { rope, .. } = &mut step.op {
+                if let StepOp::QkvAppend(ops::QkvAppend { rope, .. }) = &mut step.op {
                     rope.theta = bad;
                 }
             }
@@ -298,9 +301,9 @@ fn indices_come_from_who_makes_them() {
         p.arena_bytes = 12 * 1024;
         p.weights.push(weight("router", panels(1, 4, 16)));
         p.weights.push(weight("gate", panels(4, 8, 16)));
-        let choose = StepOp::Linear { inn: 16, out: 4, norm: None, epilogue: Epilogue::Store };
-        let up = StepOp::ExpertsUp { experts: 4, active: 2, inn: 16, ffn: 8 };
-        let router = StepOp::Router { experts: 4, active: 2 };
+        let choose = StepOp::Linear(ops::Linear { inn: 16, out: 4, norm: None, epilogue: Epilogue::Store });
+        let up = StepOp::ExpertsUp(ops::ExpertsUp { experts: 4, active: 2, inn: 16, ffn: 8 });
+        let router = StepOp::Router(ops::Router { experts: 4, active: 2 });
         p.steps.push(step("choose", None, choose, vec![b(4), w(6), b(7)]));
         p.steps.push(step("router", None, router, vec![b(7), b(8), b(9)]));
         p.steps.push(step("up", None, up, vec![b(4), b(8), w(7), w(7), b(10)]));
@@ -319,20 +322,21 @@ fn indices_come_from_who_makes_them() {
     wrong("does not choose 2 of 4 experts", |p| {
         p.buffers[7].width = 8;
         p.weights[6].format.layout = Layout::Panels { count: 1, out: 8, inn: 16, group: 8 };
-        p.steps[6].op = StepOp::Linear { inn: 16, out: 8, norm: None, epilogue: Epilogue::Store };
-        p.steps[7].op = StepOp::Router { experts: 8, active: 2 };
+        p.steps[6].op =
+            StepOp::Linear(ops::Linear { inn: 16, out: 8, norm: None, epilogue: Epilogue::Store });
+        p.steps[7].op = StepOp::Router(ops::Router { experts: 8, active: 2 });
     });
     // A selection of as many blocks.
     wrong("operand `index`", |p| p.steps[8].operands[1] = Operand::Buffer(BufferId(3)));
     wrong("sizes or numbers are not possible", |p| {
-        p.steps[8].op = StepOp::ExpertsUp { experts: 4, active: 5, inn: 16, ffn: 8 };
+        p.steps[8].op = StepOp::ExpertsUp(ops::ExpertsUp { experts: 4, active: 5, inn: 16, ffn: 8 });
     });
     broken("sizes or numbers are not possible", |p| {
-        p.steps[3].op = StepOp::SparseAttention {
+        p.steps[3].op = StepOp::SparseAttention(ops::SparseAttention {
             shape: SHAPE,
             select: SelectShape { kv_heads: 2, ..SELECT },
             sink: true,
-        };
+        });
     });
     broken("are not the step's tokens", |p| {
         p.buffers[0].rows = Rows::Outputs;

@@ -1,5 +1,6 @@
 //! Which attentions tensor cores take, in which variants.
 
+use hyc_plan::ops;
 use hyc_plan::{AttnShape, KernelSpec, Kind, KvOrder, OperandSpec, StepOp};
 
 use crate::gpu::work_item::group;
@@ -55,25 +56,26 @@ pub fn takes(spec: &KernelSpec, multiprocessors: u64) -> bool {
 /// Pages that a block has in its shared memory: of a window, or of a part of the context.
 fn looked_up(spec: &KernelSpec, shape: AttnShape, multiprocessors: u64) -> u64 {
     match spec.op {
-        StepOp::WindowAttention { window, .. } | StepOp::HybridAttention { window, .. } => window / 64,
-        StepOp::FullAttention { .. } | StepOp::OracleAttention { .. } => {
+        StepOp::WindowAttention(ops::WindowAttention { window, .. })
+        | StepOp::HybridAttention(ops::HybridAttention { window, .. }) => window / 64,
+        StepOp::FullAttention(_) | StepOp::OracleAttention(_) => {
             spec.max_context / 64 / splits(shape, multiprocessors)
         }
         // Those of a selection are its blocks.
-        StepOp::SparseAttention { .. }
-        | StepOp::Embed { .. }
-        | StepOp::RmsNorm { .. }
-        | StepOp::Linear { .. }
-        | StepOp::QkvAppend { .. }
-        | StepOp::Rope { .. }
-        | StepOp::Append { .. }
-        | StepOp::Add { .. }
-        | StepOp::SiluMul { .. }
-        | StepOp::Gate { .. }
-        | StepOp::Router { .. }
-        | StepOp::ExpertsUp { .. }
-        | StepOp::ExpertsDown { .. }
-        | StepOp::GatherRows { .. }
-        | StepOp::Sample { .. } => 0,
+        StepOp::SparseAttention(_)
+        | StepOp::Embed(_)
+        | StepOp::RmsNorm(_)
+        | StepOp::Linear(_)
+        | StepOp::QkvAppend(_)
+        | StepOp::Rope(_)
+        | StepOp::Append(_)
+        | StepOp::Add(_)
+        | StepOp::SiluMul(_)
+        | StepOp::Gate(_)
+        | StepOp::Router(_)
+        | StepOp::ExpertsUp(_)
+        | StepOp::ExpertsDown(_)
+        | StepOp::GatherRows(_)
+        | StepOp::Sample(_) => 0,
     }
 }

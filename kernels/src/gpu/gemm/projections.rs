@@ -1,16 +1,6 @@
-//! What the kernels of `QkvAppend` share: its attributes, and what is projected to.
+//! What the kernels of `QkvAppend` share: what is projected to.
 
-use hyc_plan::{AttnShape, PANEL, RopeSpec};
-
-/// The op's attributes.
-pub struct Qkv {
-    pub inn: u64,
-    pub shape: AttnShape,
-    pub norm: Option<f64>,
-    pub qk_norm: Option<f64>,
-    pub rope: RopeSpec,
-    pub own_kv: bool,
-}
+use hyc_plan::PANEL;
 
 /// What is projected to.
 #[derive(Clone, Copy)]

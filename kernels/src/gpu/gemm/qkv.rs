@@ -6,12 +6,13 @@
 use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
+use hyc_plan::ops::QkvAppend;
 use hyc_plan::{Extent, Layout, PANEL};
 
 use super::matrices::Matrix;
 use super::panel::{self, THREADS, input, mine, panel_at, tile};
 use super::product::{SmallM, WGMMA, product};
-use super::projections::{Part, Projection, Qkv};
+use super::projections::{Part, Projection};
 use super::qkv_small_m;
 use super::rope::{angles, rotated};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
@@ -19,7 +20,7 @@ use crate::gpu::isa::WARP;
 use crate::gpu::paged_kv::{key_store, value_store};
 
 /// Makes `QkvAppend`.
-pub fn qkv_append<'c>(k: &mut Kernel<'c, '_>, c: &Qkv) {
+pub fn qkv_append<'c>(k: &mut Kernel<'c, '_>, c: &QkvAppend) {
     let (spec, s) = (k.spec, c.shape);
     let mut projections = vec![(Projection::Query, s.heads, s.qk_dim)];
     if c.own_kv {
@@ -94,7 +95,7 @@ pub fn qkv_append<'c>(k: &mut Kernel<'c, '_>, c: &Qkv) {
 }
 
 /// The projections of weights in panels, a panel a block.
-fn project(k: &mut Kernel<'_, '_>, c: &Qkv, parts: &[Part], columns: u64, scratch: u64) {
+fn project(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], columns: u64, scratch: u64) {
     let spec = k.spec;
     let q = parts[0];
     let panels: u64 = parts.iter().map(|p| p.heads * p.panels()).sum();

@@ -11,10 +11,11 @@ use std::mem::offset_of;
 
 use hyc_plan::Extent;
 use hyc_plan::abi::StepContext;
+use hyc_plan::ops::QkvAppend;
 
 use super::pack_rows::{k_tiles, packed_row, tile_row};
 use super::product::{M8, M32};
-use super::projections::{Part, Qkv};
+use super::projections::Part;
 use super::rope::angles;
 use super::small_m::{Strip, THREADS, WARPS, reduce, strip_ring, strip_shared};
 use crate::gpu::function::{Function, Kernel, part};
@@ -23,7 +24,7 @@ use crate::gpu::paged_kv::{key_index, page_of, value_index};
 use crate::gpu::work_item::row_count;
 
 /// Whether the function takes the op.
-pub fn takes(c: &Qkv) -> bool {
+pub fn takes(c: &QkvAppend) -> bool {
     c.qk_norm.is_none()
         && c.rope.dims == c.shape.qk_dim
         && c.shape.qk_dim % 16 == 0
@@ -31,12 +32,18 @@ pub fn takes(c: &Qkv) -> bool {
 }
 
 /// Adds the functions of [`M8`] and [`M32`]; the rows are packed at `rows_at` in scratch.
-pub fn launches(k: &mut Kernel<'_, '_>, c: &Qkv, parts: &[Part], rows_at: u64) {
+pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], rows_at: u64) {
     function(k, M8, c, parts, (rows_at, 1));
     function(k, M32, c, parts, (rows_at, 4));
 }
 
-fn function(k: &mut Kernel<'_, '_>, variant: &str, c: &Qkv, parts: &[Part], (rows_at, eights): (u64, u64)) {
+fn function(
+    k: &mut Kernel<'_, '_>,
+    variant: &str,
+    c: &QkvAppend,
+    parts: &[Part],
+    (rows_at, eights): (u64, u64),
+) {
     let spec = k.spec;
     let blocks = parts.iter().map(|part| part.heads * part.dim / 16).sum();
     let grid = [Extent::fixed(blocks), k.rows(1, 8 * eights)];
@@ -122,7 +129,7 @@ impl<'c> Place<'c> {
 /// Rotates and stores one result: `value` of lane `output` of 16, `other` that of its pair.
 fn finish<'c>(
     e: &Emit<'c>,
-    (c, table): (&Qkv, Ptr<'c>),
+    (c, table): (&QkvAppend, Ptr<'c>),
     place: &Place<'c>,
     (inside, row, output): (Int<'c>, Int<'c>, Int<'c>),
     (value, other): (Float<'c>, Float<'c>),

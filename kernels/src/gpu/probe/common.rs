@@ -1,5 +1,6 @@
 //! What a probe is, and what the probes share.
 
+use hyc_plan::ops;
 use hyc_plan::{Elem, Extent, Gpu, KernelSpec, NvidiaArch, OperandSpec, Rows, StepOp};
 
 use crate::gpu::function::{Function, Kernel};
@@ -24,7 +25,7 @@ impl Probe {
     pub fn spec(&self) -> KernelSpec {
         let word = OperandSpec::Tensor { elem: Elem::F32, width: 1, stride: 16 };
         KernelSpec {
-            op: StepOp::Add { width: 1 },
+            op: StepOp::Add(ops::Add { width: 1 }),
             operands: vec![word; self.operands],
             rows: Rows::Tokens,
             max_rows: 1,

@@ -106,7 +106,7 @@ impl CudaRunner {
             self.launcher.launch(step, pass.context, &pass.operands[index], self.lists.block.address)?;
             events.map_or(Ok(()), |(_, end)| end.record_in_graph())?;
         }
-        match pass.plan.steps.iter().position(|step| matches!(step.op, StepOp::Sample { .. })) {
+        match pass.plan.steps.iter().position(|step| matches!(step.op, StepOp::Sample(_))) {
             Some(index) if !pass.context.sampling.is_null() => {
                 self.tokens.copy(&self.device, &pass.operands[index], pass.context.outputs)
             }

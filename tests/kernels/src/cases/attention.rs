@@ -43,10 +43,10 @@ pub fn every(
 ) -> [StepOp; 5] {
     let select = SelectShape { kv_heads: shape.kv_heads, block, blocks };
     [
-        StepOp::FullAttention { shape, sink },
-        StepOp::OracleAttention { shape, sink, select },
-        StepOp::WindowAttention { shape, window, sink },
-        StepOp::SparseAttention { shape, select, sink },
-        StepOp::HybridAttention { shape, select, window, gate },
+        StepOp::FullAttention(ops::FullAttention { shape, sink }),
+        StepOp::OracleAttention(ops::OracleAttention { shape, sink, select }),
+        StepOp::WindowAttention(ops::WindowAttention { shape, window, sink }),
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink }),
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate }),
     ]
 }

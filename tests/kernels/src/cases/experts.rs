@@ -7,7 +7,7 @@ use super::{Limits, Store, indices, spec, tensor};
 /// A router.
 pub fn router(experts: u64, active: u64, limits: Limits) -> KernelSpec {
     let operands = vec![tensor(experts), indices(active), tensor(active)];
-    spec(StepOp::Router { experts, active }, operands, limits)
+    spec(StepOp::Router(ops::Router { experts, active }), operands, limits)
 }
 
 /// Sizes of a mixture.
@@ -33,7 +33,7 @@ pub fn experts(m: Mixture, store: Store, limits: Limits) -> [KernelSpec; 2] {
         tensor(inn),
     ];
     [
-        spec(StepOp::ExpertsUp { experts, active, inn, ffn }, up, limits),
-        spec(StepOp::ExpertsDown { experts, active, out: inn, ffn }, down, limits),
+        spec(StepOp::ExpertsUp(ops::ExpertsUp { experts, active, inn, ffn }), up, limits),
+        spec(StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out: inn, ffn }), down, limits),
     ]
 }

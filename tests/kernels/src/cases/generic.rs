@@ -73,7 +73,8 @@ fn projections() -> Vec<Case> {
 /// Angles of positions that f32 does not hold exactly.
 fn positions() -> Vec<Case> {
     let rope = RopeSpec { theta: 10_000.0, dims: 64 };
-    let mut spec = spec(StepOp::Rope { heads: 2, dim: 64, rope }, vec![tensor(128), tensor(128)], FEW);
+    let mut spec =
+        spec(StepOp::Rope(ops::Rope { heads: 2, dim: 64, rope }), vec![tensor(128), tensor(128)], FEW);
     spec.max_context = 1 << 20;
     vec![sized(case("rope", &spec, &[(1_048_570, 5), (131_071, 2)], 1e-6), true)]
 }
@@ -91,8 +92,7 @@ fn attentions() -> Vec<Case> {
         ] {
             for op in every(*shape, (8, blocks), 11, sink, gate) {
                 // Those of one k are those of another.
-                if blocks == 9 && matches!(op, StepOp::FullAttention { .. } | StepOp::WindowAttention { .. })
-                {
+                if blocks == 9 && matches!(op, StepOp::FullAttention(_) | StepOp::WindowAttention(_)) {
                     continue;
                 }
                 let spec = attention(op, growing, own, FEW);
@@ -114,7 +114,12 @@ fn ties() -> Vec<Case> {
     let shape = AttnShape { heads: 2, kv_heads: 1, qk_dim: 8, v_dim: 8 };
     let [growing, _] = caches(shape, 8, Elem::F32, 11, FEW);
     let select = SelectShape { kv_heads: 1, block: 8, blocks: 3 };
-    let spec = attention(StepOp::OracleAttention { shape, sink: false, select }, growing, growing, FEW);
+    let spec = attention(
+        StepOp::OracleAttention(ops::OracleAttention { shape, sink: false, select }),
+        growing,
+        growing,
+        FEW,
+    );
     vec![Case { fill: Fill::EqualKeys, ..sized(case("attention", &spec, &[(0, 60)], 5e-6), true) }]
 }
 
@@ -123,24 +128,25 @@ fn rows() -> Vec<Case> {
     for width in [44, 7, 64] {
         let (heads, v_dim) = (2, width / 2);
         let three = || vec![tensor(width), tensor(width), tensor(width)];
-        specs.push(spec(StepOp::Add { width }, three(), FEW));
-        specs.push(spec(StepOp::SiluMul { width }, three(), FEW));
-        let gather = spec(StepOp::GatherRows { width }, vec![tensor(width), tensor(width)], FEW);
+        specs.push(spec(StepOp::Add(ops::Add { width }), three(), FEW));
+        specs.push(spec(StepOp::SiluMul(ops::SiluMul { width }), three(), FEW));
+        let gather =
+            spec(StepOp::GatherRows(ops::GatherRows { width }), vec![tensor(width), tensor(width)], FEW);
         specs.push(KernelSpec { rows: Rows::Outputs, ..gather });
         for groups in [1, 3] {
             let all = groups * width;
-            let op = StepOp::RmsNorm { groups, width, eps: 1e-6 };
+            let op = StepOp::RmsNorm(ops::RmsNorm { groups, width, eps: 1e-6 });
             specs.push(spec(op, vec![tensor(all), vector(width), tensor(all)], FEW));
         }
         let wide = heads * v_dim;
         for (mode, gate) in [(GateMode::Head, heads), (GateMode::Elementwise, wide)] {
             let operands = vec![tensor(wide), tensor(gate), tensor(wide)];
-            specs.push(spec(StepOp::Gate { heads, v_dim, mode }, operands, FEW));
+            specs.push(spec(StepOp::Gate(ops::Gate { heads, v_dim, mode }), operands, FEW));
         }
         for codec in [Codec::F32, Codec::Bf16] {
             let rows = OperandSpec::Weight(Format { codec, layout: Layout::Rows { rows: 50, cols: width } });
             for table in [rows, Store::Panels(codec).matrix(1, 50, width, 50)] {
-                let op = StepOp::Embed { vocab: 50, hidden: width };
+                let op = StepOp::Embed(ops::Embed { vocab: 50, hidden: width });
                 specs.push(spec(op, vec![table, tensor(width)], FEW));
             }
         }

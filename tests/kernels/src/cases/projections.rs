@@ -23,7 +23,7 @@ pub fn linear(
         Epilogue::SwiGlu => operands.push(store.matrix(1, out, inn, out)),
     }
     operands.push(tensor(out));
-    spec(StepOp::Linear { inn, out, norm, epilogue }, operands, limits)
+    spec(StepOp::Linear(ops::Linear { inn, out, norm, epilogue }), operands, limits)
 }
 
 /// What varies in a QKV projection.
@@ -55,12 +55,12 @@ pub fn qkv(q: Qkv, limits: Limits) -> KernelSpec {
     operands.extend(q.own_kv.then_some(OperandSpec::Cache(q.cache)));
     let rope = RopeSpec { theta: 640_000.0, dims: q.rope_dims };
     let Qkv { inn, shape, norm, qk_norm, own_kv, .. } = q;
-    spec(StepOp::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv }, operands, limits)
+    spec(StepOp::QkvAppend(ops::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv }), operands, limits)
 }
 
 /// An append of keys and values that other steps made.
 pub fn append(shape: AttnShape, cache: CacheSpec, limits: Limits) -> KernelSpec {
     let AttnShape { kv_heads, qk_dim, v_dim, .. } = shape;
     let operands = vec![tensor(kv_heads * qk_dim), tensor(kv_heads * v_dim), OperandSpec::Cache(cache)];
-    spec(StepOp::Append { kv_heads, qk_dim, v_dim }, operands, limits)
+    spec(StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim }), operands, limits)
 }

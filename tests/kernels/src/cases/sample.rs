@@ -13,7 +13,7 @@ pub fn all() -> Vec<Case> {
     let fills: Vec<Fill> = filters.chain([Fill::TiedLogits, Fill::BadLogits]).collect();
     let mut cases = Vec::new();
     for vocab in [5, 97, 4096, 151_680] {
-        let tokens = spec(StepOp::Sample { vocab }, vec![tensor(vocab), indices(1)], FEW);
+        let tokens = spec(StepOp::Sample(ops::Sample { vocab }), vec![tensor(vocab), indices(1)], FEW);
         let spec = KernelSpec { rows: Rows::Outputs, max_rows: 140, ..tokens };
         for fill in &fills {
             for rows in ROWS {

@@ -22,7 +22,12 @@ fn oracles(
         let growing = CacheSpec { order, ..growing };
         let select = SelectShape { kv_heads: *kv_heads, block, blocks };
         for sink in [false, true] {
-            specs.push(attention(StepOp::OracleAttention { shape, sink, select }, growing, growing, limits));
+            specs.push(attention(
+                StepOp::OracleAttention(ops::OracleAttention { shape, sink, select }),
+                growing,
+                growing,
+                limits,
+            ));
         }
     }
     specs

@@ -167,7 +167,7 @@ fn attentions() -> Vec<Case> {
             (3, false, GateMode::None, ring),
         ] {
             for op in every(shape, (64, blocks), WINDOW, sink, gate) {
-                let plain = matches!(op, StepOp::FullAttention { .. } | StepOp::WindowAttention { .. });
+                let plain = matches!(op, StepOp::FullAttention(_) | StepOp::WindowAttention(_));
                 if blocks == 16 || !plain {
                     specs.push(attention(op, growing, own, MANY));
                 }
@@ -190,7 +190,12 @@ fn ties() -> Vec<Case> {
     for shape in [SHAPES[1], SHAPES[3], SHAPES[5]] {
         let [growing, _] = tiled_caches(shape);
         let select = SelectShape { kv_heads: shape.kv_heads, block: 64, blocks: 16 };
-        let spec = attention(StepOp::OracleAttention { shape, sink: false, select }, growing, growing, MANY);
+        let spec = attention(
+            StepOp::OracleAttention(ops::OracleAttention { shape, sink: false, select }),
+            growing,
+            growing,
+            MANY,
+        );
         for batch in [&[(2000, 1), (500, 1)][..], &[(1500, 100)], &[(9_999, 1)]] {
             let case = case("oracle_attention tiled", &spec, batch, ERROR);
             cases.push(Case { fill: Fill::EqualKeys, ..case });
@@ -225,12 +230,15 @@ fn rows() -> Vec<Case> {
     let mut cases = Vec::new();
     for (vocab, hidden) in [(97, 44), (4096, 256), (1000, 2048)] {
         let table = Store::Tiles.matrix(1, vocab, hidden, vocab);
-        let spec = spec(StepOp::Embed { vocab, hidden }, vec![table, tensor(hidden)], MANY);
+        let spec = spec(StepOp::Embed(ops::Embed { vocab, hidden }), vec![table, tensor(hidden)], MANY);
         cases.extend([1, 33, 300].map(|rows| sized(case("rows tiled", &spec, &[(0, rows)], 1e-6), true)));
     }
     let width = 4096;
     let three = || vec![tensor(width), tensor(width), tensor(width)];
-    for spec in [spec(StepOp::Add { width }, three(), MANY), spec(StepOp::SiluMul { width }, three(), MANY)] {
+    for spec in [
+        spec(StepOp::Add(ops::Add { width }), three(), MANY),
+        spec(StepOp::SiluMul(ops::SiluMul { width }), three(), MANY),
+    ] {
         cases.extend([1, 300].map(|rows| case("rows", &spec, &[(0, rows)], ERROR)));
     }
     cases

@@ -1,10 +1,16 @@
 //! Each rule of selection provenance, broken once for each op that reads a selection.
 
 use super::*;
+use crate::ops;
 
 /// The plan whose layer 1 reads with both branches, its window in layer 0's cache too.
 fn hybrid(p: &mut Plan) {
-    let op = StepOp::HybridAttention { shape: SHAPE, select: SELECT, window: 8, gate: GateMode::None };
+    let op = StepOp::HybridAttention(ops::HybridAttention {
+        shape: SHAPE,
+        select: SELECT,
+        window: 8,
+        gate: GateMode::None,
+    });
     let b = |i| Operand::Buffer(BufferId(i));
     let (cache, sink) = (Operand::Cache(CacheId(0)), Operand::Weight(WeightId(4)));
     p.steps[3] = step("L1.hybrid", Some(1), op, vec![b(1), cache, b(3), sink, cache, sink, b(4)]);
@@ -26,7 +32,7 @@ fn selection_provenance() {
         };
         // Another op's output lies over the list between its producer and its reader.
         broken("reads b3", |p| {
-            let op = StepOp::Add { width: 16 };
+            let op = StepOp::Add(ops::Add { width: 16 });
             let b = |i| Operand::Buffer(BufferId(i));
             p.buffers.push(buffer("t", 3, Rows::Tokens, 16, Elem::F32));
             p.steps.insert(3, step("L0.add", Some(0), op, vec![b(0), b(2), b(7)]));
@@ -42,9 +48,9 @@ fn selection_provenance() {
             p.buffers[3].selection = Some(wide);
             for step in &mut p.steps {
                 match &mut step.op {
-                    StepOp::OracleAttention { select, .. }
-                    | StepOp::SparseAttention { select, .. }
-                    | StepOp::HybridAttention { select, .. } => *select = wide,
+                    StepOp::OracleAttention(ops::OracleAttention { select, .. })
+                    | StepOp::SparseAttention(ops::SparseAttention { select, .. })
+                    | StepOp::HybridAttention(ops::HybridAttention { select, .. }) => *select = wide,
                     _ => {}
                 }
             }

@@ -1,0 +1,436 @@
+//! What each op says of its operands and its sizes.
+
+use super::*;
+use crate::elem::is_positive_f32;
+use crate::roles::{Access, Kind, Reach};
+
+fn read(name: &'static str, kind: Kind) -> Role {
+    Role { name, access: Access::Read, kind }
+}
+
+fn write(name: &'static str, kind: Kind) -> Role {
+    Role { name, access: Access::Write, kind }
+}
+
+fn append(name: &'static str, kv_heads: u64, qk_dim: u64, v_dim: u64) -> Role {
+    Role {
+        name,
+        access: Access::Append,
+        kind: Kind::Cache { kv_heads, qk_dim, v_dim, reach: Reach::Nothing },
+    }
+}
+
+fn rows(width: u64) -> Kind {
+    Kind::Rows(Some(width))
+}
+
+/// Rows of `count` slices of `width`.
+fn slices(count: u64, width: u64) -> Kind {
+    Kind::Rows(count.checked_mul(width))
+}
+
+fn matrix(out: u64, inn: u64) -> Kind {
+    matrices(1, out, inn)
+}
+
+fn matrices(count: u64, out: u64, inn: u64) -> Kind {
+    Kind::Matrices { count, out: Some(out), inn, group: None }
+}
+
+/// The projection to `heads` heads of `dim`.
+fn projection(heads: u64, dim: u64, inn: u64) -> Kind {
+    Kind::Matrices { count: 1, out: heads.checked_mul(dim), inn, group: Some(dim) }
+}
+
+impl AttnShape {
+    fn cache(&self, name: &'static str, reach: Reach) -> Role {
+        let kind = Kind::Cache { kv_heads: self.kv_heads, qk_dim: self.qk_dim, v_dim: self.v_dim, reach };
+        read(name, kind)
+    }
+
+    fn q(&self) -> Role {
+        read("q", slices(self.heads, self.qk_dim))
+    }
+
+    fn sink(&self, name: &'static str) -> Role {
+        read(name, Kind::Vector(self.heads))
+    }
+
+    fn out(&self) -> Role {
+        write("out", slices(self.heads, self.v_dim))
+    }
+
+    /// q, the cache, the sink where there is one.
+    fn attends(&self, reach: Reach, sink: bool) -> Vec<Role> {
+        let mut roles = vec![self.q(), self.cache("cache", reach)];
+        roles.extend(sink.then(|| self.sink("sink")));
+        roles
+    }
+
+    /// The logits of a gate on each head's output.
+    fn gate(&self, name: &'static str, mode: GateMode) -> Option<Role> {
+        gate(mode, self.heads, self.v_dim).map(|kind| read(name, kind))
+    }
+}
+
+/// Gate logits for `heads` heads of `v_dim`.
+fn gate(mode: GateMode, heads: u64, v_dim: u64) -> Option<Kind> {
+    match mode {
+        GateMode::None => None,
+        GateMode::Head => Some(rows(heads)),
+        GateMode::Elementwise => Some(slices(heads, v_dim)),
+    }
+}
+
+/// Most heads, and most elements of a head.
+const MOST: u64 = 1 << 24;
+
+/// Heads that share out evenly.
+fn shares_out(s: &AttnShape) -> bool {
+    let sizes = [s.heads, s.kv_heads, s.qk_dim, s.v_dim];
+    sizes.iter().all(|n| (1..MOST).contains(n)) && s.heads % s.kv_heads == 0
+}
+
+/// A selection of some blocks for each KV head.
+fn selects(s: &AttnShape, select: &SelectShape) -> bool {
+    shares_out(s) && select.kv_heads == s.kv_heads && select.blocks > 0
+}
+
+fn rotates(rope: &RopeSpec, dim: u64) -> bool {
+    rope.dims % 2 == 0 && (2..=dim).contains(&rope.dims) && is_positive_f32(rope.theta)
+}
+
+fn normalises(eps: Option<f64>) -> bool {
+    eps.as_ref().is_none_or(|eps| is_positive_f32(*eps))
+}
+
+/// Some experts of those that there are.
+fn chooses(active: u64, experts: u64) -> bool {
+    active > 0 && active <= experts
+}
+
+/// a, b and the result of an op on whole rows.
+fn of_two_rows(width: u64) -> Vec<Role> {
+    vec![read("a", rows(width)), read("b", rows(width)), write("out", rows(width))]
+}
+
+impl Op for Embed {
+    const NAME: &'static str = "embed";
+    const BY_TOKEN: bool = true;
+
+    fn roles(&self) -> Vec<Role> {
+        let Embed { vocab, hidden } = *self;
+        vec![read("table", Kind::Table { rows: vocab, cols: hidden }), write("out", rows(hidden))]
+    }
+}
+
+impl Op for RmsNorm {
+    const NAME: &'static str = "rmsnorm";
+
+    fn roles(&self) -> Vec<Role> {
+        let RmsNorm { groups, width, .. } = *self;
+        vec![
+            read("x", slices(groups, width)),
+            read("weight", Kind::Vector(width)),
+            write("out", slices(groups, width)),
+        ]
+    }
+
+    fn is_possible(&self) -> bool {
+        is_positive_f32(self.eps)
+    }
+}
+
+impl Op for Linear {
+    const NAME: &'static str = "linear";
+
+    fn roles(&self) -> Vec<Role> {
+        let Linear { inn, out, norm, epilogue } = *self;
+        let mut roles = vec![read("x", rows(inn))];
+        roles.extend(norm.map(|_| read("norm", Kind::Vector(inn))));
+        roles.push(read("weight", matrix(out, inn)));
+        roles.extend(match epilogue {
+            Epilogue::Store => None,
+            Epilogue::Residual => Some(read("residual", rows(out))),
+            Epilogue::SwiGlu => Some(read("up", matrix(out, inn))),
+        });
+        roles.push(write("out", rows(out)));
+        roles
+    }
+
+    fn is_possible(&self) -> bool {
+        normalises(self.norm)
+    }
+}
+
+impl Op for QkvAppend {
+    const NAME: &'static str = "qkv_append";
+    const BY_TOKEN: bool = true;
+
+    fn roles(&self) -> Vec<Role> {
+        let QkvAppend { inn, shape, norm, qk_norm, own_kv, .. } = *self;
+        let AttnShape { heads, kv_heads, qk_dim, v_dim } = shape;
+        let mut roles = vec![read("x", rows(inn))];
+        roles.extend(norm.map(|_| read("norm", Kind::Vector(inn))));
+        roles.push(read("wq", projection(heads, qk_dim, inn)));
+        if own_kv {
+            roles.push(read("wk", projection(kv_heads, qk_dim, inn)));
+            roles.push(read("wv", projection(kv_heads, v_dim, inn)));
+        }
+        if qk_norm.is_some() {
+            roles.push(read("q_norm", Kind::Vector(qk_dim)));
+            roles.extend(own_kv.then(|| read("k_norm", Kind::Vector(qk_dim))));
+        }
+        roles.push(write("q", slices(heads, qk_dim)));
+        roles.extend(own_kv.then(|| append("cache", kv_heads, qk_dim, v_dim)));
+        roles
+    }
+
+    fn is_possible(&self) -> bool {
+        let QkvAppend { shape, rope, norm, qk_norm, .. } = *self;
+        shares_out(&shape) && rotates(&rope, shape.qk_dim) && normalises(norm) && normalises(qk_norm)
+    }
+}
+
+impl Op for Rope {
+    const NAME: &'static str = "rope";
+    const BY_TOKEN: bool = true;
+
+    fn roles(&self) -> Vec<Role> {
+        let Rope { heads, dim, .. } = *self;
+        vec![read("x", slices(heads, dim)), write("out", slices(heads, dim))]
+    }
+
+    fn is_possible(&self) -> bool {
+        rotates(&self.rope, self.dim)
+    }
+}
+
+impl Op for Append {
+    const NAME: &'static str = "append";
+    const BY_TOKEN: bool = true;
+
+    fn roles(&self) -> Vec<Role> {
+        let Append { kv_heads, qk_dim, v_dim } = *self;
+        vec![
+            read("k", slices(kv_heads, qk_dim)),
+            read("v", slices(kv_heads, v_dim)),
+            append("cache", kv_heads, qk_dim, v_dim),
+        ]
+    }
+}
+
+impl Op for Add {
+    const NAME: &'static str = "add";
+
+    fn roles(&self) -> Vec<Role> {
+        of_two_rows(self.width)
+    }
+}
+
+impl Op for SiluMul {
+    const NAME: &'static str = "silu_mul";
+
+    fn roles(&self) -> Vec<Role> {
+        of_two_rows(self.width)
+    }
+}
+
+impl Op for Gate {
+    const NAME: &'static str = "gate";
+
+    fn roles(&self) -> Vec<Role> {
+        let Gate { heads, v_dim, mode } = *self;
+        let mut roles = vec![read("x", slices(heads, v_dim))];
+        roles.extend(gate(mode, heads, v_dim).map(|kind| read("gate", kind)));
+        roles.push(write("out", slices(heads, v_dim)));
+        roles
+    }
+
+    fn is_possible(&self) -> bool {
+        self.mode != GateMode::None
+    }
+}
+
+impl Op for FullAttention {
+    const NAME: &'static str = "full_attention";
+    const BY_TOKEN: bool = true;
+
+    fn roles(&self) -> Vec<Role> {
+        let mut roles = self.shape.attends(Reach::Context, self.sink);
+        roles.push(self.shape.out());
+        roles
+    }
+
+    fn is_possible(&self) -> bool {
+        shares_out(&self.shape)
+    }
+
+    fn attention(&self) -> Option<AttnShape> {
+        Some(self.shape)
+    }
+}
+
+impl Op for OracleAttention {
+    const NAME: &'static str = "oracle_attention";
+    const BY_TOKEN: bool = true;
+
+    fn roles(&self) -> Vec<Role> {
+        let mut roles = self.shape.attends(Reach::Context, self.sink);
+        let sel = Kind::Selection { shape: self.select, over: "cache" };
+        roles.extend([self.shape.out(), write("sel", sel)]);
+        roles
+    }
+
+    fn is_possible(&self) -> bool {
+        selects(&self.shape, &self.select)
+    }
+
+    fn attention(&self) -> Option<AttnShape> {
+        Some(self.shape)
+    }
+}
+
+impl Op for WindowAttention {
+    const NAME: &'static str = "window_attention";
+    const BY_TOKEN: bool = true;
+
+    fn roles(&self) -> Vec<Role> {
+        let mut roles = self.shape.attends(Reach::Window(self.window), self.sink);
+        roles.push(self.shape.out());
+        roles
+    }
+
+    fn is_possible(&self) -> bool {
+        shares_out(&self.shape) && self.window > 0
+    }
+
+    fn attention(&self) -> Option<AttnShape> {
+        Some(self.shape)
+    }
+}
+
+impl Op for SparseAttention {
+    const NAME: &'static str = "sparse_attention";
+    const BY_TOKEN: bool = true;
+
+    fn roles(&self) -> Vec<Role> {
+        let SparseAttention { shape, select, sink } = *self;
+        let mut roles = vec![
+            shape.q(),
+            shape.cache("cache", Reach::Selected("sel")),
+            read("sel", Kind::Selection { shape: select, over: "cache" }),
+        ];
+        roles.extend(sink.then(|| shape.sink("sink")));
+        roles.push(shape.out());
+        roles
+    }
+
+    fn is_possible(&self) -> bool {
+        selects(&self.shape, &self.select)
+    }
+
+    fn attention(&self) -> Option<AttnShape> {
+        Some(self.shape)
+    }
+}
+
+impl Op for HybridAttention {
+    const NAME: &'static str = "hybrid_attention";
+    const BY_TOKEN: bool = true;
+
+    fn roles(&self) -> Vec<Role> {
+        let HybridAttention { shape, select, window, gate } = *self;
+        let mut roles = vec![
+            shape.q(),
+            shape.cache("shared", Reach::Selected("sel")),
+            read("sel", Kind::Selection { shape: select, over: "shared" }),
+            shape.sink("sink_select"),
+            shape.cache("own", Reach::Window(window)),
+            shape.sink("sink_window"),
+        ];
+        roles.extend(["gate_select", "gate_window"].iter().filter_map(|name| shape.gate(name, gate)));
+        roles.push(shape.out());
+        roles
+    }
+
+    fn is_possible(&self) -> bool {
+        selects(&self.shape, &self.select) && self.window > 0
+    }
+
+    fn attention(&self) -> Option<AttnShape> {
+        Some(self.shape)
+    }
+}
+
+impl Op for Router {
+    const NAME: &'static str = "router";
+
+    fn roles(&self) -> Vec<Role> {
+        let Router { experts, active } = *self;
+        vec![
+            read("logits", rows(experts)),
+            write("index", Kind::Experts { experts, active }),
+            write("weight", rows(active)),
+        ]
+    }
+
+    fn is_possible(&self) -> bool {
+        chooses(self.active, self.experts)
+    }
+}
+
+impl Op for ExpertsUp {
+    const NAME: &'static str = "experts_up";
+
+    fn roles(&self) -> Vec<Role> {
+        let ExpertsUp { experts, active, inn, ffn } = *self;
+        vec![
+            read("x", rows(inn)),
+            read("index", Kind::Experts { experts, active }),
+            read("gate", matrices(experts, ffn, inn)),
+            read("up", matrices(experts, ffn, inn)),
+            write("h", slices(active, ffn)),
+        ]
+    }
+
+    fn is_possible(&self) -> bool {
+        chooses(self.active, self.experts)
+    }
+}
+
+impl Op for ExpertsDown {
+    const NAME: &'static str = "experts_down";
+
+    fn roles(&self) -> Vec<Role> {
+        let ExpertsDown { experts, active, out, ffn } = *self;
+        vec![
+            read("h", slices(active, ffn)),
+            read("index", Kind::Experts { experts, active }),
+            read("weight", rows(active)),
+            read("down", matrices(experts, out, ffn)),
+            read("residual", rows(out)),
+            write("out", rows(out)),
+        ]
+    }
+
+    fn is_possible(&self) -> bool {
+        chooses(self.active, self.experts)
+    }
+}
+
+impl Op for GatherRows {
+    const NAME: &'static str = "gather_rows";
+
+    fn roles(&self) -> Vec<Role> {
+        vec![read("x", Kind::TokenRows(self.width)), write("out", rows(self.width))]
+    }
+}
+
+impl Op for Sample {
+    const NAME: &'static str = "sample";
+
+    fn roles(&self) -> Vec<Role> {
+        vec![read("logits", rows(self.vocab)), write("token", Kind::Token)]
+    }
+}

@@ -1,0 +1,249 @@
+//! The ops of a step, a struct each: its attributes, and what it says of itself ([`Op`]).
+//!
+//! Tensors are f32 (i32 for indices), `[rows, width]`; `norm: Some(eps)` means that the input row is first RMS-normalised:
+//! `x / sqrt(mean(x^2) + eps) * norm_weight`. Operands have the names and the order that [`Op::roles`] gives.
+
+mod described;
+
+use serde::{Deserialize, Serialize};
+
+use crate::roles::Role;
+use crate::step::{AttnShape, Epilogue, GateMode, RopeSpec, SelectShape};
+
+/// What every op says of itself: the one description that the verifier, memory planning, costs, dumps, kernels and their
+/// tests go by.
+pub trait Op {
+    /// Its name in dumps.
+    const NAME: &'static str;
+    /// Whether row i of the op is token i of the pass, whose id, position or sequence it looks up.
+    const BY_TOKEN: bool = false;
+
+    /// The operands in order: reads first, then writes.
+    fn roles(&self) -> Vec<Role>;
+
+    /// Whether its own sizes and numbers can be: heads that share out evenly, a window of some tokens, fewer chosen than
+    /// there are, an eps above zero.
+    fn is_possible(&self) -> bool {
+        true
+    }
+
+    /// The geometry of an attention.
+    fn attention(&self) -> Option<AttnShape> {
+        None
+    }
+}
+
+/// `out[t] = table[token_ids[t]]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Embed {
+    /// Vocabulary entries.
+    pub vocab: u64,
+    /// Row width.
+    pub hidden: u64,
+}
+
+/// RMSNorm over each of `groups` slices of `width` elements, one weight `[width]` for all.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RmsNorm {
+    /// Slices of a row.
+    pub groups: u64,
+    /// Elements of a slice.
+    pub width: u64,
+    /// Added to the mean square.
+    pub eps: f64,
+}
+
+/// A matrix product with what is fused around it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Linear {
+    /// Input features.
+    pub inn: u64,
+    /// Output features.
+    pub out: u64,
+    /// Fused RMSNorm of the input.
+    pub norm: Option<f64>,
+    /// Fused use of the product.
+    pub epilogue: Epilogue,
+}
+
+/// Projections to q (and k, v where `own_kv`), optional QK-norm, RoPE on q and k, and the append of
+/// k, v to the layer's cache at each row's position. q is left unscaled.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct QkvAppend {
+    /// Input features.
+    pub inn: u64,
+    /// Heads and widths.
+    pub shape: AttnShape,
+    /// Fused RMSNorm of the input.
+    pub norm: Option<f64>,
+    /// QK-norm's eps.
+    pub qk_norm: Option<f64>,
+    /// Rotary embedding.
+    pub rope: RopeSpec,
+    /// Whether k and v are projected and appended.
+    pub own_kv: bool,
+}
+
+/// RoPE over `heads` heads of `dim` elements.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Rope {
+    /// Heads of a row.
+    pub heads: u64,
+    /// Elements of a head.
+    pub dim: u64,
+    /// Rotary embedding.
+    pub rope: RopeSpec,
+}
+
+/// Writes k, v of each row into the cache at the row's position.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Append {
+    /// KV heads.
+    pub kv_heads: u64,
+    /// Elements of a key.
+    pub qk_dim: u64,
+    /// Elements of a value.
+    pub v_dim: u64,
+}
+
+/// `a + b`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Add {
+    /// Row width.
+    pub width: u64,
+}
+
+/// `silu(a) * b`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SiluMul {
+    /// Row width.
+    pub width: u64,
+}
+
+/// `x * sigmoid(g)`; mode is never `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// Heads.
+    pub heads: u64,
+    /// Elements of a head.
+    pub v_dim: u64,
+    /// Width of the gate.
+    pub mode: GateMode,
+}
+
+/// Causal GQA attention over the whole cache, with an optional sink per head
+/// (denominator + exp(sink)).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct FullAttention {
+    /// Geometry.
+    pub shape: AttnShape,
+    /// Whether there is a sink.
+    pub sink: bool,
+}
+
+/// FullAttention that also selects blocks (HySparse 2602.03560, Algorithm 1 and eq. 3): block score =
+/// max over tokens of the block and heads of the group of the normalised probability; the `blocks`
+/// best visible blocks, ties to the lower index, best first, -1 where fewer are visible.
+///
+/// A sink is part of the sum that normalises: a head with a large one counts less in its group's maximum. In logs,
+/// with raw_h(i) the largest logit of head h in block i, m_h the largest of all and l_h the sum of exp(logit - m_h),
+/// the sink's included: score(i) = max over h of (raw_h(i) - m_h) - ln l_h. Kernels never subtract a log-sum-exp
+/// m_h + ln l_h in f32, which is too coarse where logits are large. In a group of one head the order is that of the
+/// raw maxima themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct OracleAttention {
+    /// Geometry.
+    pub shape: AttnShape,
+    /// Whether there is a sink.
+    pub sink: bool,
+    /// What is selected.
+    pub select: SelectShape,
+}
+
+/// Attention over positions `[t - window + 1, t]`, with an optional sink per head.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct WindowAttention {
+    /// Geometry.
+    pub shape: AttnShape,
+    /// Tokens visible, the row's own included.
+    pub window: u64,
+    /// Whether there is a sink.
+    pub sink: bool,
+}
+
+/// Attention over the tokens of the selected blocks, the row's own block cut at the row.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SparseAttention {
+    /// Geometry.
+    pub shape: AttnShape,
+    /// What was selected.
+    pub select: SelectShape,
+    /// Whether there is a sink.
+    pub sink: bool,
+}
+
+/// Both branches of a sparse layer: `sigmoid(gs) * sparse + sigmoid(gw) * window`, each with its own
+/// softmax and sink (HySparse 2602.03560, sec. 3). The two caches may be one and the same operand.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct HybridAttention {
+    /// Geometry.
+    pub shape: AttnShape,
+    /// What was selected.
+    pub select: SelectShape,
+    /// Tokens visible to the window branch.
+    pub window: u64,
+    /// Gates of both branches.
+    pub gate: GateMode,
+}
+
+/// Softmax over `experts` logits, the `active` best (ties to the lower index) with their weights
+/// renormalised to sum 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Router {
+    /// Experts.
+    pub experts: u64,
+    /// Experts per token.
+    pub active: u64,
+}
+
+/// `h[t, s] = silu(G[e] x) * (U[e] x)` for e = index[t, s].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ExpertsUp {
+    /// Experts.
+    pub experts: u64,
+    /// Experts per token.
+    pub active: u64,
+    /// Input features.
+    pub inn: u64,
+    /// Width of one expert.
+    pub ffn: u64,
+}
+
+/// `out[t] = r[t] + sum over s of weight[t, s] * D[e] h[t, s]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ExpertsDown {
+    /// Experts.
+    pub experts: u64,
+    /// Experts per token.
+    pub active: u64,
+    /// Output features.
+    pub out: u64,
+    /// Width of one expert.
+    pub ffn: u64,
+}
+
+/// `out[o] = x[out_rows[o]]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct GatherRows {
+    /// Row width.
+    pub width: u64,
+}
+
+/// The token of each row of logits, as [`StepContext::sampling`](crate::abi::StepContext::sampling) asks
+/// for it; -1 where a logit is no finite number. See [`sample::choose`](crate::sample::choose). Skipped in
+/// a pass that samples nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Vocabulary entries.
+    pub vocab: u64,
+}
