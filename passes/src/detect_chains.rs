@@ -13,7 +13,7 @@
 //! An oracle that nobody listens to (a chain of length zero, such as the last layer) stops selecting.
 //! Selections that are named outright are left alone, and nothing is fused or aliased here.
 
-use hyc_ir::{Graph, Op, OpId, ValueId};
+use hyc_ir::{Graph, Op, OpId, ValueId, op};
 
 use crate::error::PassError;
 
@@ -34,8 +34,8 @@ pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
     for id in graph.ops().collect::<Vec<_>>() {
         let data = graph.op(id);
         let selects = match data.op {
-            Op::TopK { .. } | Op::OracleAttention { .. } => true,
-            Op::ChainSelection {} | Op::ChainCache {} => {
+            Op::TopK(_) | Op::OracleAttention(_) => true,
+            Op::ChainSelection(op::ChainSelection {}) | Op::ChainCache(op::ChainCache {}) => {
                 resolve(graph, id, oracle)?;
                 changes += 1;
                 false
@@ -60,7 +60,8 @@ fn resolve(graph: &mut Graph, id: OpId, oracle: Option<Oracle>) -> Result<(), Pa
     };
     let data = graph.op(id);
     let open = data.results[0];
-    let meant = if data.op == (Op::ChainSelection {}) { oracle.selection } else { oracle.cache };
+    let meant =
+        if data.op == (Op::ChainSelection(op::ChainSelection {})) { oracle.selection } else { oracle.cache };
     if graph.ty(open) != graph.ty(meant) {
         let (name, is, said) = (graph.name(meant), graph.ty(meant), graph.ty(open));
         let message = format!("its oracle's %{name} is a {is}, declared is a {said}");
@@ -75,7 +76,7 @@ fn resolve(graph: &mut Graph, id: OpId, oracle: Option<Oracle>) -> Result<(), Pa
 /// which comes last.
 fn makers(graph: &Graph, selects: OpId) -> Vec<OpId> {
     let mut ops = vec![selects];
-    while let Op::TopK { .. } | Op::GroupMax { .. } | Op::BlockMax { .. } = graph.op(ops[ops.len() - 1]).op {
+    while let Op::TopK(_) | Op::GroupMax(_) | Op::BlockMax(_) = graph.op(ops[ops.len() - 1]).op {
         let scores = graph.op(ops[ops.len() - 1]).operands.first();
         match scores.and_then(|value| graph.def(*value)) {
             Some(producer) => ops.push(producer),
@@ -88,7 +89,7 @@ fn makers(graph: &Graph, selects: OpId) -> Vec<OpId> {
 /// The selection that an op makes, and the cache behind it.
 fn trace(graph: &Graph, selects: OpId) -> Option<Oracle> {
     let attention = graph.op(*makers(graph, selects).last()?);
-    let (Op::Attention { .. } | Op::OracleAttention { .. }) = attention.op else { return None };
+    let (Op::Attention(_) | Op::OracleAttention(_)) = attention.op else { return None };
     Some(Oracle { selection: *graph.op(selects).results.last()?, cache: *attention.operands.get(1)? })
 }
 
@@ -99,15 +100,16 @@ fn drop_unheard(graph: &mut Graph) -> usize {
         let data = graph.op(id);
         let unused = |value: ValueId| graph.users(value).next().is_none();
         match data.op {
-            Op::TopK { .. } | Op::GroupMax { .. } | Op::BlockMax { .. } if unused(data.results[0]) => {
+            Op::TopK(_) | Op::GroupMax(_) | Op::BlockMax(_) if unused(data.results[0]) => {
                 graph.remove(id);
                 changes += 1;
             }
-            Op::Attention { heads, sink, scores: true } | Op::OracleAttention { heads, sink, .. }
+            Op::Attention(op::Attention { heads, sink, scores: true })
+            | Op::OracleAttention(op::OracleAttention { heads, sink, .. })
                 if unused(data.results[1]) =>
             {
                 let mut plain = data.clone();
-                plain.op = Op::Attention { heads, sink, scores: false };
+                plain.op = Op::Attention(op::Attention { heads, sink, scores: false });
                 plain.results.truncate(1);
                 let next = graph.next(id);
                 graph.remove(id);
@@ -127,7 +129,7 @@ fn number_chains(graph: &mut Graph) {
     let mut chain = 0;
     for id in ops {
         let selection = match (&graph.op(id).op, &graph.op(id).results[..]) {
-            (Op::TopK { .. }, [selection]) | (Op::OracleAttention { .. }, [_, selection]) => *selection,
+            (Op::TopK(_), [selection]) | (Op::OracleAttention(_), [_, selection]) => *selection,
             _ => continue,
         };
         let readers = graph.uses(selection).into_iter().map(|(reader, _)| reader);

@@ -11,7 +11,7 @@
 //! The same without gates. Left alone where a branch has another user, the branches read different queries,
 //! one lacks its sink, the gates differ in width, the caches differ in shape, or there is one branch alone.
 
-use hyc_ir::{Graph, Op, OpId, Type, ValueId};
+use hyc_ir::{Graph, Op, OpId, Type, ValueId, op};
 use hyc_plan::GateMode;
 
 use crate::error::PassError;
@@ -29,7 +29,7 @@ struct Branch {
 pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
     let mut changes = 0;
     for add in graph.ops().collect::<Vec<_>>() {
-        if graph.op(add).op == (Op::Add {}) {
+        if graph.op(add).op == (Op::Add(op::Add {})) {
             changes += usize::from(fuse_sum(graph, add).unwrap_or(false));
         }
     }
@@ -38,7 +38,7 @@ pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
 
 fn branch(graph: &Graph, value: ValueId) -> Option<Branch> {
     let (id, data) = sole_producer(graph, value)?;
-    let Op::Gate { heads, mode } = data.op else {
+    let Op::Gate(op::Gate { heads, mode }) = data.op else {
         return Some(Branch { ops: vec![id], attention: id, gate: None });
     };
     let (attention, _) = sole_producer(graph, data.operands[0])?;
@@ -48,11 +48,13 @@ fn branch(graph: &Graph, value: ValueId) -> Option<Branch> {
 fn fuse_sum(graph: &mut Graph, add: OpId) -> Option<bool> {
     let [a, b] = graph.op(add).operands[..] else { return None };
     let (a, b) = (branch(graph, a)?, branch(graph, b)?);
-    let is_sparse = |branch: &Branch| matches!(graph.op(branch.attention).op, Op::SparseAttention { .. });
+    let is_sparse = |branch: &Branch| matches!(graph.op(branch.attention).op, Op::SparseAttention(_));
     let (sparse, local) = if is_sparse(&a) { (a, b) } else { (b, a) };
     let (s, l) = (graph.op(sparse.attention), graph.op(local.attention));
-    let Op::SparseAttention { heads, sink: true } = s.op else { return None };
-    let Op::WindowAttention { heads: local_heads, window, sink: true } = l.op else { return None };
+    let Op::SparseAttention(op::SparseAttention { heads, sink: true }) = s.op else { return None };
+    let Op::WindowAttention(op::WindowAttention { heads: local_heads, window, sink: true }) = l.op else {
+        return None;
+    };
     let gate = match (&sparse.gate, &local.gate) {
         (None, None) => GateMode::None,
         (Some((n, mode, _)), Some((m, other, _))) if (n, m, other) == (&heads, &heads, mode) => *mode,
@@ -66,7 +68,13 @@ fn fuse_sum(graph: &mut Graph, add: OpId) -> Option<bool> {
     operands.extend(sparse.gate.iter().chain(&local.gate).map(|(_, _, logits)| *logits));
     let results = graph.op(add).results.clone();
     let old: Vec<OpId> = sparse.ops.into_iter().chain(local.ops).chain([add]).collect();
-    Some(fuse(graph, &old, Op::HybridAttention { heads, window, gate }, operands, results))
+    Some(fuse(
+        graph,
+        &old,
+        Op::HybridAttention(op::HybridAttention { heads, window, gate }),
+        operands,
+        results,
+    ))
 }
 
 /// Whether two caches agree in heads and widths.

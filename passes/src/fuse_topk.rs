@@ -11,7 +11,7 @@
 //! head and block. Left alone where anybody else uses the probabilities or either maximum, or the blocks are not the cache's
 //! pages; no target has a kernel for what is left.
 
-use hyc_ir::{Graph, Op, OpId, Type};
+use hyc_ir::{Graph, Op, OpId, Type, op};
 
 use crate::error::PassError;
 use crate::rewrite::{fuse, sole_producer};
@@ -27,14 +27,14 @@ pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
 
 fn fuse_one(graph: &mut Graph, topk: OpId) -> Option<bool> {
     let data = graph.op(topk);
-    let Op::TopK { blocks } = data.op else { return None };
+    let Op::TopK(op::TopK { blocks }) = data.op else { return None };
     let selection = data.results[0];
     let (group, data) = sole_producer(graph, data.operands[0])?;
-    let Op::GroupMax { .. } = data.op else { return None };
+    let Op::GroupMax(_) = data.op else { return None };
     let (block, data) = sole_producer(graph, data.operands[0])?;
-    let Op::BlockMax { .. } = data.op else { return None };
+    let Op::BlockMax(_) = data.op else { return None };
     let (attention, data) = sole_producer(graph, data.operands[0])?;
-    let Op::Attention { heads, sink, scores: true } = data.op else { return None };
+    let Op::Attention(op::Attention { heads, sink, scores: true }) = data.op else { return None };
     let (operands, results) = (data.operands.clone(), vec![data.results[0], selection]);
     let (Type::Cache(cache), Type::Selection(selected)) = (graph.ty(operands[1]), graph.ty(selection)) else {
         return None;
@@ -43,6 +43,6 @@ fn fuse_one(graph: &mut Graph, topk: OpId) -> Option<bool> {
     if (shape.kv_heads, shape.block, &selected.map) != pages {
         return None;
     }
-    let op = Op::OracleAttention { heads, sink, blocks };
+    let op = Op::OracleAttention(op::OracleAttention { heads, sink, blocks });
     Some(fuse(graph, &[attention, block, group, topk], op, operands, results))
 }

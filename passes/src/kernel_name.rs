@@ -1,8 +1,7 @@
 //! Names of kernels, such as `linear_256x576_swiglu`: what a profile or a disassembly is read by.
 
-use hyc_plan::ops;
 use hyc_plan::{
-    AttnShape, CachePolicy, CacheSpec, Epilogue, GateMode, KernelSpec, OperandSpec, Rows, StepOp,
+    AttnShape, CachePolicy, CacheSpec, Epilogue, GateMode, KernelSpec, OperandSpec, Rows, StepOp, ops,
 };
 
 /// A name for `spec` that `taken` does not hold yet: a number follows where kernels differ in what the name

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hyc_plan::ops;
-use hyc_plan::{Cache, CachePolicy, Plan, StepOp};
+use hyc_plan::{Cache, CachePolicy, Plan, StepOp, ops};
 
 /// Bytes of the KV caches of one sequence, for three ways to run the same layers.
 #[derive(Debug, Clone, PartialEq)]

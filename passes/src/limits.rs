@@ -2,7 +2,7 @@
 //! sizes rests on what is checked here and at the two other places that multiply them: plan-memory for
 //! activations, [`bytes`] for weights and pages.
 
-use hyc_ir::{Graph, Op};
+use hyc_ir::{Graph, Op, op};
 use hyc_plan::{MAX_BYTES, MAX_LAYERS};
 
 use crate::error::PassError;
@@ -38,7 +38,7 @@ pub fn check(graph: &Graph) -> Result<(), PassError> {
     for id in graph.ops() {
         let data = graph.op(id);
         let owner = match data.op {
-            Op::Cache { owner } => Some(owner),
+            Op::Cache(op::Cache { owner }) => Some(owner),
             _ => None,
         };
         for layer in data.layer.map(u64::from).into_iter().chain(owner) {

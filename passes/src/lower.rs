@@ -4,9 +4,8 @@
 //! Every op is listed: those that no step stands for are refused, each with what to do.
 
 use hyc_ir::roles::Roles;
-use hyc_ir::{CacheType, Dim, Graph, Op, OpData, OpId, Sym, Type, ValueId};
-use hyc_plan::ops;
-use hyc_plan::{AttnShape, Backend, Epilogue, Kind, Layout, RopeSpec, SelectShape, StepOp};
+use hyc_ir::{CacheType, Dim, Graph, Op, OpData, OpId, Sym, Type, ValueId, op};
+use hyc_plan::{AttnShape, Backend, Epilogue, Kind, Layout, RopeSpec, SelectShape, StepOp, ops};
 
 use crate::error::PassError;
 
@@ -37,18 +36,18 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
     let c = Ctx { graph, id, data, roles: data.op.roles(), backend };
     let out = || c.width(c.result("out")?);
     let op = match data.op {
-        Op::Weight {} | Op::Cache { .. } | Op::Output {} => return Ok(None),
-        Op::Embed {} => {
+        Op::Weight(op::Weight {}) | Op::Cache(_) | Op::Output(op::Output {}) => return Ok(None),
+        Op::Embed(op::Embed {}) => {
             let [vocab, hidden] = c.matrix("table")?;
             StepOp::Embed(ops::Embed { vocab, hidden })
         }
-        Op::RmsNorm { eps } => {
+        Op::RmsNorm(op::RmsNorm { eps }) => {
             let width = c.dims("weight")?[0];
             StepOp::RmsNorm(ops::RmsNorm { groups: out()? / width.max(1), width, eps })
         }
-        Op::Linear {} => c.linear(None, Epilogue::Store)?,
-        Op::FusedLinear { norm, epilogue } => c.linear(norm, epilogue)?,
-        Op::QkvAppend { heads, kv_heads, norm, qk_norm, theta, dims, own_kv } => {
+        Op::Linear(op::Linear {}) => c.linear(None, Epilogue::Store)?,
+        Op::FusedLinear(op::FusedLinear { norm, epilogue }) => c.linear(norm, epilogue)?,
+        Op::QkvAppend(op::QkvAppend { heads, kv_heads, norm, qk_norm, theta, dims, own_kv }) => {
             let qk_dim = c.width(c.result("q")?)? / heads.max(1);
             let v_dim = if own_kv { c.dims("wv")?[0] / kv_heads.max(1) } else { qk_dim };
             StepOp::QkvAppend(ops::QkvAppend {
@@ -60,31 +59,33 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
                 own_kv,
             })
         }
-        Op::Rope { heads, theta, dims } => {
+        Op::Rope(op::Rope { heads, theta, dims }) => {
             StepOp::Rope(ops::Rope { heads, dim: out()? / heads.max(1), rope: RopeSpec { theta, dims } })
         }
-        Op::Append {} => {
+        Op::Append(op::Append {}) => {
             let cache = c.cache("cache")?;
             StepOp::Append(ops::Append { kv_heads: cache.kv_heads, qk_dim: cache.qk_dim, v_dim: cache.v_dim })
         }
-        Op::Add {} => StepOp::Add(ops::Add { width: out()? }),
-        Op::SiluMul {} => StepOp::SiluMul(ops::SiluMul { width: out()? }),
-        Op::Gate { heads, mode } => StepOp::Gate(ops::Gate { heads, v_dim: out()? / heads.max(1), mode }),
-        Op::Attention { heads, sink, scores: false } => {
+        Op::Add(op::Add {}) => StepOp::Add(ops::Add { width: out()? }),
+        Op::SiluMul(op::SiluMul {}) => StepOp::SiluMul(ops::SiluMul { width: out()? }),
+        Op::Gate(op::Gate { heads, mode }) => {
+            StepOp::Gate(ops::Gate { heads, v_dim: out()? / heads.max(1), mode })
+        }
+        Op::Attention(op::Attention { heads, sink, scores: false }) => {
             StepOp::FullAttention(ops::FullAttention { shape: c.shape(heads, "cache")?, sink })
         }
-        Op::OracleAttention { heads, sink, .. } => {
+        Op::OracleAttention(op::OracleAttention { heads, sink, .. }) => {
             let select = c.selection(c.result("sel")?)?;
             StepOp::OracleAttention(ops::OracleAttention { shape: c.shape(heads, "cache")?, sink, select })
         }
-        Op::WindowAttention { heads, window, sink } => {
+        Op::WindowAttention(op::WindowAttention { heads, window, sink }) => {
             StepOp::WindowAttention(ops::WindowAttention { shape: c.shape(heads, "cache")?, window, sink })
         }
-        Op::SparseAttention { heads, sink } => {
+        Op::SparseAttention(op::SparseAttention { heads, sink }) => {
             let select = c.selection(c.operand("sel")?)?;
             StepOp::SparseAttention(ops::SparseAttention { shape: c.shape(heads, "cache")?, select, sink })
         }
-        Op::HybridAttention { heads, window, gate } => {
+        Op::HybridAttention(op::HybridAttention { heads, window, gate }) => {
             let select = c.selection(c.operand("sel")?)?;
             StepOp::HybridAttention(ops::HybridAttention {
                 shape: c.shape(heads, "shared")?,
@@ -93,32 +94,34 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
                 gate,
             })
         }
-        Op::Router { active } => {
+        Op::Router(op::Router { active }) => {
             StepOp::Router(ops::Router { experts: c.width(c.operand("logits")?)?, active })
         }
-        Op::ExpertsUp {} => {
+        Op::ExpertsUp(op::ExpertsUp {}) => {
             let [experts, ffn, inn] = c.matrices("gate")?;
             StepOp::ExpertsUp(ops::ExpertsUp { experts, active: c.width(c.operand("index")?)?, inn, ffn })
         }
-        Op::ExpertsDown { residual: true } => {
+        Op::ExpertsDown(op::ExpertsDown { residual: true }) => {
             let [experts, out, ffn] = c.matrices("down")?;
             StepOp::ExpertsDown(ops::ExpertsDown { experts, active: c.width(c.operand("index")?)?, out, ffn })
         }
-        Op::GatherRows {} => StepOp::GatherRows(ops::GatherRows { width: out()? }),
-        Op::Attention { .. } | Op::BlockMax { .. } | Op::GroupMax { .. } | Op::TopK { .. } => {
+        Op::GatherRows(op::GatherRows {}) => StepOp::GatherRows(ops::GatherRows { width: out()? }),
+        Op::Attention(_) | Op::BlockMax(_) | Op::GroupMax(_) | Op::TopK(_) => {
             return Err(c.refuse("attention probabilities in memory").help(
                 "let no other op use the probabilities or their maxima, so that fuse-topk makes one oracle_attention",
             ));
         }
-        Op::KvShare {} => {
+        Op::KvShare(op::KvShare {}) => {
             return Err(c
                 .refuse("a copy of a cache")
                 .help("plan-kv could not alias it: the owner appends again before the copy is last read"));
         }
-        Op::ExpertsDown { residual: false } => {
+        Op::ExpertsDown(op::ExpertsDown { residual: false }) => {
             return Err(c.refuse("experts without a residual").help("add their sum to the residual stream"));
         }
-        Op::PriorSelection {} | Op::ChainSelection {} | Op::ChainCache {} => {
+        Op::PriorSelection(op::PriorSelection {})
+        | Op::ChainSelection(op::ChainSelection {})
+        | Op::ChainCache(op::ChainCache {}) => {
             return Err(c.refuse("an open reference").help("run detect-chains first"));
         }
     };
@@ -162,7 +165,7 @@ impl<'g> Ctx<'g> {
         let Type::Weight { codec, .. } = self.graph.ty(value) else { return Ok(None) };
         if let Kind::Table { .. } = kind {
             let mut users = self.graph.users(value);
-            if !users.all(|(user, _)| self.graph.op(user).op == (Op::Embed {})) {
+            if !users.all(|(user, _)| self.graph.op(user).op == (Op::Embed(op::Embed {}))) {
                 return Ok(None);
             }
         }

@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 
-use hyc_ir::{CacheType, Graph, Op, OpId, Type, ValueId};
+use hyc_ir::{CacheType, Graph, Op, OpId, Type, ValueId, op};
 use hyc_plan::CachePolicy;
 
 use crate::error::PassError;
@@ -28,7 +28,7 @@ const PASS: &str = "plan-kv";
 pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
     let mut changes = 0;
     for id in graph.ops().collect::<Vec<_>>() {
-        if graph.op(id).op == (Op::KvShare {}) && alias(graph, id) {
+        if graph.op(id).op == (Op::KvShare(op::KvShare {})) && alias(graph, id) {
             changes += 1;
         }
     }
@@ -49,7 +49,7 @@ pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
 }
 
 fn is_cache(graph: &Graph, id: OpId) -> bool {
-    matches!(graph.op(id).op, Op::Cache { .. })
+    matches!(graph.op(id).op, Op::Cache(_))
 }
 
 /// Reads the shared cache itself, where the version stays the newest until the copy's last read.
@@ -83,7 +83,7 @@ fn readers(graph: &Graph, version: ValueId) -> impl Iterator<Item = (OpId, usize
 /// Whether nobody reads any version, and every append is an op that can go.
 fn unread(graph: &Graph, versions: &[ValueId]) -> bool {
     versions.iter().all(|version| {
-        let plain = |id: OpId| graph.op(id).op == (Op::Append {});
+        let plain = |id: OpId| graph.op(id).op == (Op::Append(op::Append {}));
         readers(graph, *version).next().is_none() && appends(graph, *version).all(plain)
     })
 }
@@ -97,8 +97,10 @@ fn drop_cache(graph: &mut Graph, cache: OpId, versions: &[ValueId]) {
         graph.remove(id);
         for value in operands {
             let Some((producer, data)) = graph.def_op(value) else { continue };
-            let pure =
-                matches!(data.op, Op::Linear {} | Op::Rope { .. } | Op::RmsNorm { .. } | Op::Weight {});
+            let pure = matches!(
+                data.op,
+                Op::Linear(op::Linear {}) | Op::Rope(_) | Op::RmsNorm(_) | Op::Weight(op::Weight {})
+            );
             if pure && graph.users(value).next().is_none() && !dead.contains(&producer) {
                 dead.push(producer);
             }
@@ -108,13 +110,15 @@ fn drop_cache(graph: &mut Graph, cache: OpId, versions: &[ValueId]) {
 
 /// Turns a growing cache that window attentions alone read into a ring.
 fn shrink(graph: &mut Graph, cache: OpId, versions: &[ValueId]) -> bool {
-    let Op::Cache { owner } = graph.op(cache).op else { return false };
+    let Op::Cache(op::Cache { owner }) = graph.op(cache).op else { return false };
     let mut widest = 0;
     for (id, operand) in versions.iter().flat_map(|version| readers(graph, *version)) {
         match graph.op(id).op {
-            Op::WindowAttention { window, .. } => widest = widest.max(window),
+            Op::WindowAttention(op::WindowAttention { window, .. }) => widest = widest.max(window),
             // The window's operand of a fused layer; the selected blocks need the whole context.
-            Op::HybridAttention { window, .. } if operand == 4 => widest = widest.max(window),
+            Op::HybridAttention(op::HybridAttention { window, .. }) if operand == 4 => {
+                widest = widest.max(window)
+            }
             _ => return false,
         }
     }

@@ -7,11 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use hyc_ir::{Graph, Op, OpId, Type, ValueId};
-use hyc_plan::ops;
+use hyc_ir::{Graph, Op, OpId, Type, ValueId, op};
 use hyc_plan::{
     Backend, Buffer, BufferId, Cache, CacheId, Chain, Elem, Format, Kernel, KernelId, ModelInfo, Operand,
-    PLAN_VERSION, Plan, Rows, Step, Weight, WeightId,
+    PLAN_VERSION, Plan, Rows, Step, Weight, WeightId, ops,
 };
 
 use crate::error::{PassError, listed};
@@ -33,8 +32,10 @@ pub fn run(
     let buffers = buffers(graph, arena, &mut ids);
     let weights = weights(graph, selected, &mut ids);
     let caches = caches(graph, backend, &mut ids)?;
-    let logits =
-        graph.ops().find(|id| graph.op(*id).op == (Op::Output {})).map(|id| graph.op(id).operands[0]);
+    let logits = graph
+        .ops()
+        .find(|id| graph.op(*id).op == (Op::Output(op::Output {})))
+        .map(|id| graph.op(id).operands[0]);
     let Some(Operand::Buffer(logits)) = logits.and_then(|value| ids.get(&value).copied()) else {
         return Err(PassError::new(PASS, "the graph has no output"));
     };
@@ -138,7 +139,7 @@ fn buffers(graph: &Graph, arena: &Arena, ids: &mut HashMap<ValueId, Operand>) ->
 
 fn weights(graph: &Graph, selected: &Selected, ids: &mut HashMap<ValueId, Operand>) -> Vec<Weight> {
     let mut weights = Vec::new();
-    for id in graph.ops().filter(|id| graph.op(*id).op == (Op::Weight {})) {
+    for id in graph.ops().filter(|id| graph.op(*id).op == (Op::Weight(op::Weight {}))) {
         let value = graph.op(id).results[0];
         let (Type::Weight { codec, dims }, Some(layout)) = (graph.ty(value), selected.layouts.get(&value))
         else {
@@ -163,7 +164,7 @@ fn caches(
     let mut caches = Vec::new();
     let mut of_root: HashMap<ValueId, CacheId> = HashMap::new();
     for id in graph.ops() {
-        let Op::Cache { owner } = graph.op(id).op else { continue };
+        let Op::Cache(op::Cache { owner }) = graph.op(id).op else { continue };
         let root = graph.op(id).results[0];
         let Type::Cache(ty) = graph.ty(root) else { continue };
         let owner =
@@ -231,7 +232,7 @@ fn chains(graph: &Graph) -> Vec<Chain> {
     let roots = cache_roots(graph);
     for id in graph.ops() {
         let data = graph.op(id);
-        let (Op::OracleAttention { .. }, Some(oracle)) = (&data.op, data.layer) else { continue };
+        let (Op::OracleAttention(_), Some(oracle)) = (&data.op, data.layer) else { continue };
         let root = roots.get(&data.operands[1]);
         let readers: Vec<OpId> = graph.uses(data.results[1]).into_iter().map(|(user, _)| user).collect();
         let shared = |reader: &OpId| roots.get(&graph.op(*reader).operands[1]) == root;

@@ -1,7 +1,7 @@
 //! plan-memory on random graphs: values that live at the same time never share bytes, every value has the
 //! bytes that its buffer will have, and the arena is no smaller than what lives at once.
 
-use hyc_ir::{Dim, Graph, Header, Op, OpData, SelectionType, Sym, Type, ValueId};
+use hyc_ir::{Dim, Graph, Header, Op, OpData, SelectionType, Sym, Type, ValueId, op};
 use hyc_passes::{Arena, plan_memory};
 use hyc_plan::{Elem, Rows, SelectShape};
 use proptest::prelude::*;
@@ -47,7 +47,14 @@ fn build(drafts: &[Draft], chunk: u64, max_outputs: u64) -> Graph {
         let results: Vec<ValueId> =
             draft.results.iter().map(|result| graph.new_value("v", ty(*result, draft.outputs))).collect();
         made.extend(&results);
-        graph.push(OpData { op: Op::Add {}, operands, results, layer: None, chain: None, line: None });
+        graph.push(OpData {
+            op: Op::Add(op::Add {}),
+            operands,
+            results,
+            layer: None,
+            chain: None,
+            line: None,
+        });
     }
     graph
 }
@@ -122,7 +129,7 @@ fn a_chain_of_equal_values_takes_two_of_them() {
         let last = graph.op(graph.ops().next_back().unwrap()).results[0];
         let result = graph.new_value("v", ty((16, false), false));
         let op = OpData {
-            op: Op::Add {},
+            op: Op::Add(op::Add {}),
             operands: vec![last, last],
             results: vec![result],
             layer: None,

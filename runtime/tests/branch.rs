@@ -6,8 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{BAD_TOKEN, Parts, Plain, Random};
-use hyc_plan::CachePolicy;
-use hyc_plan::ops;
+use hyc_plan::{CachePolicy, ops};
 use hyc_runtime::{ErrorKind, MemoryPlan, Model, Sampling, SequenceId, Session, SessionOptions};
 
 const PAGE: u64 = 4;

@@ -6,8 +6,7 @@ use std::path::Path;
 
 use common::Parts;
 use hyc_plan::artefact::{CODE, TOKENIZER};
-use hyc_plan::ops;
-use hyc_plan::{Code, Layout, StepOp, Target, WeightId};
+use hyc_plan::{Code, Layout, StepOp, Target, WeightId, ops};
 use hyc_runtime::{Error, ErrorKind, LoadOptions, Model, Storage, Verify};
 
 fn load(path: &Path, verify: Verify) -> Result<Model, Error> {

@@ -1,7 +1,6 @@
 //! Changes that were once loaded, and ended in a crash, a hang or other text: each by its name.
 
-use hyc_plan::ops;
-use hyc_plan::{CachePolicy, Code, Elem, KernelId, Plan, Rows, StepOp};
+use hyc_plan::{CachePolicy, Code, Elem, KernelId, Plan, Rows, StepOp, ops};
 
 /// A name, and what it does to a plan.
 pub type Directed = (&'static str, fn(&mut Plan));

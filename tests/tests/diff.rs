@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use hyc::diff::{Found, Options, diff};
 use hyc_kernels::cpu::CpuTarget;
-use hyc_plan::StepOp;
-use hyc_plan::ops;
+use hyc_plan::{StepOp, ops};
 use hyc_runtime::{LoadOptions, Model, SessionOptions};
 use hyc_tests::{compile_wrongly, golden_model, golden_names, root};
 

@@ -13,8 +13,7 @@ use hyc::output::{Kept, Target};
 use hyc::source::{Expected, Weights};
 use hyc::write::{self, Artefact};
 use hyc_kernels::cpu::CpuTarget;
-use hyc_plan::ops;
-use hyc_plan::{Plan, StepOp};
+use hyc_plan::{Plan, StepOp, ops};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::{relative_error, root};
 

@@ -3,7 +3,7 @@
 //! What is emitted for each kind of layer is the mathematics of the papers op by op; which oracle a sparse
 //! layer listens to, which cache is an alias and what runs in one kernel is left to the passes.
 
-use hyc_ir::{CacheType, Dim, Graph, Header, Op, OpData, SelectionType, Sym, Type, ValueId};
+use hyc_ir::{CacheType, Dim, Graph, Header, Op, OpData, SelectionType, Sym, Type, ValueId, op};
 use hyc_plan::{CachePolicy, Codec, Elem, GateMode, SelectShape};
 
 use super::desc::{AttentionDesc, AttentionKind, Ffn, Gate, ModelDesc, SparseKv, WeightDtype};
@@ -99,7 +99,7 @@ impl Builder<'_> {
         let dims = dims.iter().map(|dim| *dim as u64).collect();
         let value = self.graph.new_value(name, Type::Weight { codec, dims });
         self.graph.push(OpData {
-            op: Op::Weight {},
+            op: Op::Weight(op::Weight {}),
             operands: vec![],
             results: vec![value],
             layer: self.layer,
@@ -132,13 +132,13 @@ impl Builder<'_> {
 
     fn embed(&mut self) -> ValueId {
         let table = self.matrix("embed_tokens.weight", &[self.desc.vocab, self.desc.hidden]);
-        self.one(Op::Embed {}, &[table], "x", self.tokens(self.desc.hidden))
+        self.one(Op::Embed(op::Embed {}), &[table], "x", self.tokens(self.desc.hidden))
     }
 
     fn norm(&mut self, x: ValueId, tail: &str, len: usize, name: &str) -> ValueId {
         let weight = self.vector(tail, len);
         let ty = self.graph.ty(x).clone();
-        self.one(Op::RmsNorm { eps: self.desc.norm_eps }, &[x, weight], name, ty)
+        self.one(Op::RmsNorm(op::RmsNorm { eps: self.desc.norm_eps }), &[x, weight], name, ty)
     }
 
     fn linear(
@@ -150,12 +150,12 @@ impl Builder<'_> {
         name: &str,
     ) -> ValueId {
         let weight = self.matrix(tail, &[out_features, in_features]);
-        self.one(Op::Linear {}, &[x, weight], name, self.tokens(out_features))
+        self.one(Op::Linear(op::Linear {}), &[x, weight], name, self.tokens(out_features))
     }
 
     fn add(&mut self, a: ValueId, b: ValueId, name: &str) -> ValueId {
         let ty = self.graph.ty(a).clone();
-        self.one(Op::Add {}, &[a, b], name, ty)
+        self.one(Op::Add(op::Add {}), &[a, b], name, ty)
     }
 
     fn attention_block(&mut self, x: ValueId, a: &AttentionDesc) -> ValueId {
@@ -182,7 +182,7 @@ impl Builder<'_> {
         if a.qk_norm {
             y = self.norm(y, &format!("self_attn.{which}_norm.weight"), a.qk_dim, &format!("{which}_normed"));
         }
-        let op = Op::Rope { heads: heads as u64, theta: a.rope.theta, dims: a.rope.dims as u64 };
+        let op = Op::Rope(op::Rope { heads: heads as u64, theta: a.rope.theta, dims: a.rope.dims as u64 });
         self.one(op, &[y], &format!("{which}_rot"), self.tokens(width))
     }
 
@@ -192,8 +192,8 @@ impl Builder<'_> {
         let v = self.linear(h, "self_attn.v_proj.weight", self.desc.hidden, a.kv_heads * a.v_dim, "v");
         let ty = self.cache_type(a);
         let owner = u64::from(self.layer.unwrap_or(0));
-        let before = self.one(Op::Cache { owner }, &[], "cache", ty.clone());
-        self.one(Op::Append {}, &[before, k, v], "kv", ty)
+        let before = self.one(Op::Cache(op::Cache { owner }), &[], "cache", ty.clone());
+        self.one(Op::Append(op::Append {}), &[before, k, v], "kv", ty)
     }
 
     fn cache_type(&self, a: &AttentionDesc) -> Type {
@@ -218,7 +218,8 @@ impl Builder<'_> {
         let cache = self.own_cache(a, branch.h);
         let mut operands = vec![branch.q, cache];
         operands.extend(self.sink(a, "sink"));
-        let op = Op::Attention { heads: a.heads as u64, sink: a.sink, scores: top_k.is_some() };
+        let op =
+            Op::Attention(op::Attention { heads: a.heads as u64, sink: a.sink, scores: top_k.is_some() });
         let out = ("attn", self.tokens(a.heads * a.v_dim));
         let result = match top_k {
             Some(top_k) => {
@@ -241,11 +242,13 @@ impl Builder<'_> {
         let shape = self.select_shape(a, top_k);
         let blocks = Dim::CeilDiv(Sym::Context, shape.block);
         let ty = self.score_type(a.heads, blocks);
-        let block_max = self.one(Op::BlockMax { block: shape.block }, &[probs], "block_max", ty);
+        let block_max =
+            self.one(Op::BlockMax(op::BlockMax { block: shape.block }), &[probs], "block_max", ty);
         let ty = self.score_type(a.kv_heads, blocks);
-        let group_max = self.one(Op::GroupMax { kv_heads: shape.kv_heads }, &[block_max], "group_max", ty);
+        let group_max =
+            self.one(Op::GroupMax(op::GroupMax { kv_heads: shape.kv_heads }), &[block_max], "group_max", ty);
         let ty = Type::Selection(SelectionType { shape, map: PAGES.to_string() });
-        self.one(Op::TopK { blocks: shape.blocks }, &[group_max], "sel", ty)
+        self.one(Op::TopK(op::TopK { blocks: shape.blocks }), &[group_max], "sel", ty)
     }
 
     fn sparse_attention(
@@ -259,18 +262,18 @@ impl Builder<'_> {
         let own = a.has_own_kv().then(|| self.own_cache(a, branch.h));
         let shape = self.select_shape(a, top_k);
         let ty = Type::Selection(SelectionType { shape, map: PAGES.to_string() });
-        let selection = self.one(Op::ChainSelection {}, &[], "sel", ty);
+        let selection = self.one(Op::ChainSelection(op::ChainSelection {}), &[], "sel", ty);
         let cache = match (kv, own) {
             (SparseKv::Own, Some(own)) => own,
             _ => {
                 let ty = self.cache_type(a);
-                let shared = self.one(Op::ChainCache {}, &[], "oracle_kv", ty.clone());
-                self.one(Op::KvShare {}, &[shared], "shared_kv", ty)
+                let shared = self.one(Op::ChainCache(op::ChainCache {}), &[], "oracle_kv", ty.clone());
+                self.one(Op::KvShare(op::KvShare {}), &[shared], "shared_kv", ty)
             }
         };
         let mut operands = vec![branch.q, cache, selection];
         operands.extend(self.sink(a, "sink_select"));
-        let op = Op::SparseAttention { heads: a.heads as u64, sink: a.sink };
+        let op = Op::SparseAttention(op::SparseAttention { heads: a.heads as u64, sink: a.sink });
         let selected = self.one(op, &operands, "selected", self.tokens(a.heads * a.v_dim));
         let selected = self.gate(branch, selected, "self_attn.gate_select.weight", "gate_select");
         let Some(window) = window else { return selected };
@@ -282,7 +285,11 @@ impl Builder<'_> {
         let a = branch.a;
         let mut operands = vec![branch.q, cache];
         operands.extend(self.sink(a, "sink_window"));
-        let op = Op::WindowAttention { heads: a.heads as u64, window: window as u64, sink: a.sink };
+        let op = Op::WindowAttention(op::WindowAttention {
+            heads: a.heads as u64,
+            window: window as u64,
+            sink: a.sink,
+        });
         let seen = self.one(op, &operands, "window", self.tokens(a.heads * a.v_dim));
         self.gate(branch, seen, "self_attn.gate_window.weight", "gate_window")
     }
@@ -302,7 +309,7 @@ impl Builder<'_> {
         };
         let g = self.linear(branch.h, tail, self.desc.hidden, width, name);
         let ty = self.graph.ty(x).clone();
-        self.one(Op::Gate { heads: a.heads as u64, mode }, &[x, g], &format!("{name}d"), ty)
+        self.one(Op::Gate(op::Gate { heads: a.heads as u64, mode }), &[x, g], &format!("{name}d"), ty)
     }
 
     fn ffn_block(&mut self, x: ValueId, ffn: Ffn) -> ValueId {
@@ -330,7 +337,7 @@ impl Builder<'_> {
         let hidden = self.desc.hidden;
         let gate = self.linear(h, &format!("{prefix}.gate_proj.weight"), hidden, ffn, "ffn_gate");
         let up = self.linear(h, &format!("{prefix}.up_proj.weight"), hidden, ffn, "ffn_up");
-        let mid = self.one(Op::SiluMul {}, &[gate, up], "ffn_mid", self.tokens(ffn));
+        let mid = self.one(Op::SiluMul(op::SiluMul {}), &[gate, up], "ffn_mid", self.tokens(ffn));
         self.linear(mid, &format!("{prefix}.down_proj.weight"), ffn, hidden, "ffn")
     }
 
@@ -340,7 +347,7 @@ impl Builder<'_> {
         let index =
             Type::Tensor { elem: Elem::I32, dims: vec![Dim::Sym(Sym::Tokens), Dim::Const(active as u64)] };
         let routed = self.op(
-            Op::Router { active: active as u64 },
+            Op::Router(op::Router { active: active as u64 }),
             &[logits],
             &[("expert", index), ("expert_weight", self.tokens(active))],
         );
@@ -348,16 +355,16 @@ impl Builder<'_> {
         let up = self.matrix("mlp.experts.up_proj.weight", &[experts, ffn, hidden]);
         let down = self.matrix("mlp.experts.down_proj.weight", &[experts, hidden, ffn]);
         let ty = self.tokens(active * ffn);
-        let mid = self.one(Op::ExpertsUp {}, &[h, routed[0], gate, up], "expert_mid", ty);
+        let mid = self.one(Op::ExpertsUp(op::ExpertsUp {}), &[h, routed[0], gate, up], "expert_mid", ty);
         let ty = self.tokens(hidden);
-        let op = Op::ExpertsDown { residual: false };
+        let op = Op::ExpertsDown(op::ExpertsDown { residual: false });
         self.one(op, &[mid, routed[0], routed[1], down], "experts", ty)
     }
 
     fn logits(&mut self, x: ValueId) {
         let d = self.desc;
         let ty = Type::rows(Sym::Outputs, d.hidden as u64);
-        let x = self.one(Op::GatherRows {}, &[x], "last", ty);
+        let x = self.one(Op::GatherRows(op::GatherRows {}), &[x], "last", ty);
         let x = self.norm(x, "norm.weight", d.hidden, "last_normed");
         let head = if d.tie_embeddings {
             self.matrix("embed_tokens.weight", &[d.vocab, d.hidden])
@@ -365,7 +372,7 @@ impl Builder<'_> {
             self.weight("lm_head.weight", &[d.vocab, d.hidden], codec(d.weights.dtype))
         };
         let ty = Type::rows(Sym::Outputs, d.vocab as u64);
-        let logits = self.one(Op::Linear {}, &[x, head], "logits", ty);
-        self.op(Op::Output {}, &[logits], &[]);
+        let logits = self.one(Op::Linear(op::Linear {}), &[x, head], "logits", ty);
+        self.op(Op::Output(op::Output {}), &[logits], &[]);
     }
 }

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use hyc_ir::{Graph, Op, Type};
+use hyc_ir::{Graph, Op, Type, op};
 use hyc_plan::{Codec, Plan};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -102,7 +102,7 @@ impl Expected {
 
     /// The weights of a graph.
     pub fn of_graph(graph: &Graph) -> Vec<Expected> {
-        let results = graph.ops().filter(|id| graph.op(*id).op == (Op::Weight {}));
+        let results = graph.ops().filter(|id| graph.op(*id).op == (Op::Weight(op::Weight {})));
         results
             .filter_map(|id| {
                 let value = *graph.op(id).results.first()?;

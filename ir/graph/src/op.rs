@@ -1,7 +1,9 @@
-//! The closed list of graph ops. An op's meaning is its reference in `hyc-kernels`; its operand and
-//! result rules are in `verify/rules.rs`.
+//! The closed list of graph ops, a struct each. An op's meaning is its reference in `hyc-kernels`; what it says of its
+//! operands and results is in `roles.rs`, and their types in `verify/rules.rs`.
 
 use hyc_plan::{Epilogue, GateMode};
+
+use crate::roles::Described;
 
 /// An attribute's value in the text form.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,10 +99,24 @@ word_attr!(Epilogue, "store, residual or swiglu",
 
 macro_rules! ops {
     ($($(#[$doc:meta])* $variant:ident $name:literal { $($(#[$fdoc:meta])* $field:ident: $type:ty),* $(,)? }),+ $(,)?) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Copy, PartialEq)]
+            pub struct $variant { $($(#[$fdoc])* pub $field: $type),* }
+        )+
+
         /// What a node of the graph computes.
-        #[derive(Debug, Clone, PartialEq)]
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        #[allow(missing_docs, reason = "each is the struct of its name")]
         pub enum Op {
-            $($(#[$doc])* $variant { $($(#[$fdoc])* $field: $type),* }),+
+            $($variant($variant)),+
+        }
+
+        impl Op {
+            /// What the op says of itself.
+            pub fn described(&self) -> &dyn Described {
+                match self { $(Op::$variant(op) => op),+ }
+            }
         }
 
         impl Op {
@@ -109,13 +125,13 @@ macro_rules! ops {
 
             /// The name in the text form.
             pub fn name(&self) -> &'static str {
-                match self { $(Op::$variant { .. } => $name),+ }
+                match self { $(Op::$variant(_) => $name),+ }
             }
 
             /// The attributes in the order of the declaration; absent ones are left out.
             pub fn attrs(&self) -> Vec<(&'static str, Attr)> {
                 match self {
-                    $(Op::$variant { $($field),* } => {
+                    $(Op::$variant($variant { $($field),* }) => {
                         #[allow(unused_mut)]
                         let mut attrs: Vec<(&'static str, Attr)> = Vec::new();
                         $(attrs.extend($field.to_attr().map(|attr| (stringify!($field), attr)));)*
@@ -141,10 +157,10 @@ macro_rules! ops {
                                 return Err(format!("attribute `{key}` is given twice"));
                             }
                         }
-                        Ok(Op::$variant {
+                        Ok(Op::$variant($variant {
                             $($field: <$type as AttrValue>::from_attr(find(stringify!($field)))
                                 .map_err(|want| format!("`{name}` needs `{} = ` {want}", stringify!($field)))?),*
-                        })
+                        }))
                     })+
                     _ => Err(format!("no op is named `{name}`")),
                 }

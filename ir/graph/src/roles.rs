@@ -3,7 +3,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use crate::op::Op;
+use crate::op::*;
 use hyc_plan::{Epilogue, GateMode, Reach};
 
 /// What an operand is to the op.
@@ -144,148 +144,208 @@ impl Roles {
     }
 }
 
+/// What every op says of its operands and results.
+pub trait Described {
+    /// The operands, in order.
+    fn takes(&self) -> List<Takes>;
+
+    /// The results, in order.
+    fn gives(&self) -> List<Gives>;
+}
+
 impl Op {
     /// The operands and results.
     pub fn roles(&self) -> Roles {
-        Roles { takes: self.takes(), gives: self.gives() }
+        let op = self.described();
+        Roles { takes: op.takes(), gives: op.gives() }
     }
+}
 
+fn takes<const N: usize>(roles: [(&'static str, Takes); N]) -> List<Takes> {
+    List::of(Takes::Tensor, roles)
+}
+
+fn gives<const N: usize>(roles: [(&'static str, Gives); N]) -> List<Gives> {
+    List::of(Gives::Tensor, roles)
+}
+
+/// A sink, where there is one.
+fn sink(has: bool) -> Option<(&'static str, Takes)> {
+    has.then_some(("sink", Takes::Weight))
+}
+
+/// Ops whose operands and results do not depend on their attributes.
+macro_rules! described {
+    ($($op:ident { $($takes:literal: $kind:expr),* } => { $($gives:literal: $result:expr),* })+) => {
+        $(impl Described for $op {
+            fn takes(&self) -> List<Takes> {
+                takes([$(($takes, $kind)),*])
+            }
+
+            fn gives(&self) -> List<Gives> {
+                gives([$(($gives, $result)),*])
+            }
+        })+
+    };
+}
+
+described! {
+    Weight {} => { "weight": Gives::Weight }
+    Cache {} => { "cache": Gives::Cache(Version::State) }
+    PriorSelection {} => { "sel": Gives::Selection(Over::EarlierStep) }
+    ChainSelection {} => { "sel": Gives::Selection(Over::Open) }
+    ChainCache {} => { "cache": Gives::Cache(Version::Open) }
+    KvShare { "cache": Takes::Cache(Reach::Context) } => { "cache": Gives::Cache(Version::CopyOf("cache")) }
+    Embed { "table": Takes::Weight } => { "out": Gives::Tensor }
+    RmsNorm { "x": Takes::Tensor, "weight": Takes::Weight } => { "out": Gives::Tensor }
+    Linear { "x": Takes::Tensor, "weight": Takes::Weight } => { "out": Gives::Tensor }
+    Rope { "x": Takes::Tensor } => { "out": Gives::Tensor }
+    GatherRows { "x": Takes::Tensor } => { "out": Gives::Tensor }
+    Append { "cache": Takes::Append, "k": Takes::Tensor, "v": Takes::Tensor } => {
+        "cache": Gives::Cache(Version::After("cache"))
+    }
+    BlockMax { "scores": Takes::Scores } => { "scores": Gives::Scores(Over::Scores("scores")) }
+    GroupMax { "scores": Takes::Scores } => { "scores": Gives::Scores(Over::Scores("scores")) }
+    TopK { "scores": Takes::Scores } => { "sel": Gives::Selection(Over::Scores("scores")) }
+    Gate { "x": Takes::Tensor, "gate": Takes::Tensor } => { "out": Gives::Tensor }
+    Add { "a": Takes::Tensor, "b": Takes::Tensor } => { "out": Gives::Tensor }
+    SiluMul { "a": Takes::Tensor, "b": Takes::Tensor } => { "out": Gives::Tensor }
+    Router { "logits": Takes::Tensor } => { "index": Gives::Experts, "weight": Gives::Tensor }
+    ExpertsUp { "x": Takes::Tensor, "index": Takes::Experts, "gate": Takes::Weight, "up": Takes::Weight } => {
+        "h": Gives::Tensor
+    }
+    Output { "logits": Takes::Tensor } => {}
+}
+
+impl Described for Attention {
     fn takes(&self) -> List<Takes> {
-        use Takes::{Append, Cache, Experts, Scores, Selection, Tensor, Weight};
-        let sink = |has: bool| has.then_some(("sink", Weight));
-        let of = |roles: &[(&'static str, Takes)]| {
-            let mut list = List::new(Tensor);
-            list.extend(roles.iter().copied());
-            list
-        };
-        match *self {
-            Op::Weight {}
-            | Op::Cache { .. }
-            | Op::PriorSelection {}
-            | Op::ChainSelection {}
-            | Op::ChainCache {} => of(&[]),
-            Op::KvShare {} => of(&[("cache", Cache(Reach::Context))]),
-            Op::Embed {} => of(&[("table", Weight)]),
-            Op::RmsNorm { .. } => of(&[("x", Tensor), ("weight", Weight)]),
-            Op::Linear {} => of(&[("x", Tensor), ("weight", Weight)]),
-            Op::Rope { .. } | Op::GatherRows {} => of(&[("x", Tensor)]),
-            Op::Append {} => of(&[("cache", Append), ("k", Tensor), ("v", Tensor)]),
-            Op::Attention { sink: has, .. } | Op::OracleAttention { sink: has, .. } => {
-                let mut list = of(&[("q", Tensor), ("cache", Cache(Reach::Context))]);
-                list.extend(sink(has));
-                list
-            }
-            Op::BlockMax { .. } | Op::GroupMax { .. } | Op::TopK { .. } => of(&[("scores", Scores)]),
-            Op::WindowAttention { window, sink: has, .. } => {
-                let mut list = of(&[("q", Tensor), ("cache", Cache(Reach::Window(window)))]);
-                list.extend(sink(has));
-                list
-            }
-            Op::SparseAttention { sink: has, .. } => {
-                let mut list = of(&[
-                    ("q", Tensor),
-                    ("cache", Cache(Reach::Selected("sel"))),
-                    ("sel", Selection { over: "cache" }),
-                ]);
-                list.extend(sink(has));
-                list
-            }
-            Op::HybridAttention { window, gate, .. } => {
-                let mut list = of(&[
-                    ("q", Tensor),
-                    ("shared", Cache(Reach::Selected("sel"))),
-                    ("sel", Selection { over: "shared" }),
-                    ("sink_select", Weight),
-                    ("own", Cache(Reach::Window(window))),
-                    ("sink_window", Weight),
-                ]);
-                if gate != GateMode::None {
-                    list.extend([("gate_select", Tensor), ("gate_window", Tensor)]);
-                }
-                list
-            }
-            Op::Gate { .. } => of(&[("x", Tensor), ("gate", Tensor)]),
-            Op::Add {} | Op::SiluMul {} => of(&[("a", Tensor), ("b", Tensor)]),
-            Op::Router { .. } => of(&[("logits", Tensor)]),
-            Op::ExpertsUp {} => of(&[("x", Tensor), ("index", Experts), ("gate", Weight), ("up", Weight)]),
-            Op::ExpertsDown { residual } => {
-                let mut list = of(&[("h", Tensor), ("index", Experts), ("weight", Tensor), ("down", Weight)]);
-                list.extend(residual.then_some(("residual", Tensor)));
-                list
-            }
-            Op::Output {} => of(&[("logits", Tensor)]),
-            Op::FusedLinear { norm, epilogue } => {
-                let mut list = of(&[("x", Tensor)]);
-                list.extend(norm.map(|_| ("norm", Weight)));
-                list.extend([("weight", Weight)]);
-                list.extend(match epilogue {
-                    Epilogue::Store => None,
-                    Epilogue::Residual => Some(("residual", Tensor)),
-                    Epilogue::SwiGlu => Some(("up", Weight)),
-                });
-                list
-            }
-            Op::QkvAppend { norm, qk_norm, own_kv, .. } => {
-                let mut list = of(&[("x", Tensor)]);
-                list.extend(norm.map(|_| ("norm", Weight)));
-                list.extend([("wq", Weight)]);
-                if own_kv {
-                    list.extend([("wk", Weight), ("wv", Weight)]);
-                }
-                if qk_norm.is_some() {
-                    list.extend([("q_norm", Weight)]);
-                    list.extend(own_kv.then_some(("k_norm", Weight)));
-                }
-                list.extend(own_kv.then_some(("cache", Append)));
-                list
-            }
-        }
+        let mut list = takes([("q", Takes::Tensor), ("cache", Takes::Cache(Reach::Context))]);
+        list.extend(sink(self.sink));
+        list
     }
 
     fn gives(&self) -> List<Gives> {
-        use Gives::{Cache, Experts, Scores, Selection, Tensor, Weight};
-        let out = [("out", Tensor)];
-        match *self {
-            Op::Weight {} => List::of(Tensor, [("weight", Weight)]),
-            Op::Cache { .. } => List::of(Tensor, [("cache", Cache(Version::State))]),
-            Op::PriorSelection {} => List::of(Tensor, [("sel", Selection(Over::EarlierStep))]),
-            Op::ChainSelection {} => List::of(Tensor, [("sel", Selection(Over::Open))]),
-            Op::ChainCache {} => List::of(Tensor, [("cache", Cache(Version::Open))]),
-            Op::KvShare {} => List::of(Tensor, [("cache", Cache(Version::CopyOf("cache")))]),
-            Op::Append {} => List::of(Tensor, [("cache", Cache(Version::After("cache")))]),
-            Op::Attention { scores, .. } => {
-                let mut list = List::of(Tensor, out);
-                list.extend(scores.then_some(("scores", Scores(Over::Cache("cache")))));
-                list
-            }
-            Op::OracleAttention { .. } => {
-                List::of(Tensor, [("out", Tensor), ("sel", Selection(Over::Cache("cache")))])
-            }
-            Op::BlockMax { .. } | Op::GroupMax { .. } => {
-                List::of(Tensor, [("scores", Scores(Over::Scores("scores")))])
-            }
-            Op::TopK { .. } => List::of(Tensor, [("sel", Selection(Over::Scores("scores")))]),
-            Op::Router { .. } => List::of(Tensor, [("index", Experts), ("weight", Tensor)]),
-            Op::ExpertsUp {} => List::of(Tensor, [("h", Tensor)]),
-            Op::Output {} => List::new(Tensor),
-            Op::QkvAppend { own_kv, .. } => {
-                let mut list = List::of(Tensor, [("q", Tensor)]);
-                list.extend(own_kv.then_some(("cache", Cache(Version::After("cache")))));
-                list
-            }
-            Op::Embed {}
-            | Op::RmsNorm { .. }
-            | Op::Linear {}
-            | Op::Rope { .. }
-            | Op::WindowAttention { .. }
-            | Op::SparseAttention { .. }
-            | Op::HybridAttention { .. }
-            | Op::Gate { .. }
-            | Op::Add {}
-            | Op::SiluMul {}
-            | Op::ExpertsDown { .. }
-            | Op::GatherRows {}
-            | Op::FusedLinear { .. } => List::of(Tensor, out),
+        let mut list = gives([("out", Gives::Tensor)]);
+        list.extend(self.scores.then_some(("scores", Gives::Scores(Over::Cache("cache")))));
+        list
+    }
+}
+
+impl Described for OracleAttention {
+    fn takes(&self) -> List<Takes> {
+        let mut list = takes([("q", Takes::Tensor), ("cache", Takes::Cache(Reach::Context))]);
+        list.extend(sink(self.sink));
+        list
+    }
+
+    fn gives(&self) -> List<Gives> {
+        gives([("out", Gives::Tensor), ("sel", Gives::Selection(Over::Cache("cache")))])
+    }
+}
+
+impl Described for WindowAttention {
+    fn takes(&self) -> List<Takes> {
+        let mut list = takes([("q", Takes::Tensor), ("cache", Takes::Cache(Reach::Window(self.window)))]);
+        list.extend(sink(self.sink));
+        list
+    }
+
+    fn gives(&self) -> List<Gives> {
+        gives([("out", Gives::Tensor)])
+    }
+}
+
+impl Described for SparseAttention {
+    fn takes(&self) -> List<Takes> {
+        let mut list = takes([
+            ("q", Takes::Tensor),
+            ("cache", Takes::Cache(Reach::Selected("sel"))),
+            ("sel", Takes::Selection { over: "cache" }),
+        ]);
+        list.extend(sink(self.sink));
+        list
+    }
+
+    fn gives(&self) -> List<Gives> {
+        gives([("out", Gives::Tensor)])
+    }
+}
+
+impl Described for HybridAttention {
+    fn takes(&self) -> List<Takes> {
+        let mut list = takes([
+            ("q", Takes::Tensor),
+            ("shared", Takes::Cache(Reach::Selected("sel"))),
+            ("sel", Takes::Selection { over: "shared" }),
+            ("sink_select", Takes::Weight),
+            ("own", Takes::Cache(Reach::Window(self.window))),
+            ("sink_window", Takes::Weight),
+        ]);
+        if self.gate != GateMode::None {
+            list.extend([("gate_select", Takes::Tensor), ("gate_window", Takes::Tensor)]);
         }
+        list
+    }
+
+    fn gives(&self) -> List<Gives> {
+        gives([("out", Gives::Tensor)])
+    }
+}
+
+impl Described for ExpertsDown {
+    fn takes(&self) -> List<Takes> {
+        let mut list = takes([
+            ("h", Takes::Tensor),
+            ("index", Takes::Experts),
+            ("weight", Takes::Tensor),
+            ("down", Takes::Weight),
+        ]);
+        list.extend(self.residual.then_some(("residual", Takes::Tensor)));
+        list
+    }
+
+    fn gives(&self) -> List<Gives> {
+        gives([("out", Gives::Tensor)])
+    }
+}
+
+impl Described for FusedLinear {
+    fn takes(&self) -> List<Takes> {
+        let mut list = takes([("x", Takes::Tensor)]);
+        list.extend(self.norm.map(|_| ("norm", Takes::Weight)));
+        list.extend([("weight", Takes::Weight)]);
+        list.extend(match self.epilogue {
+            Epilogue::Store => None,
+            Epilogue::Residual => Some(("residual", Takes::Tensor)),
+            Epilogue::SwiGlu => Some(("up", Takes::Weight)),
+        });
+        list
+    }
+
+    fn gives(&self) -> List<Gives> {
+        gives([("out", Gives::Tensor)])
+    }
+}
+
+impl Described for QkvAppend {
+    fn takes(&self) -> List<Takes> {
+        let mut list = takes([("x", Takes::Tensor)]);
+        list.extend(self.norm.map(|_| ("norm", Takes::Weight)));
+        list.extend([("wq", Takes::Weight)]);
+        if self.own_kv {
+            list.extend([("wk", Takes::Weight), ("wv", Takes::Weight)]);
+        }
+        if self.qk_norm.is_some() {
+            list.extend([("q_norm", Takes::Weight)]);
+            list.extend(self.own_kv.then_some(("k_norm", Takes::Weight)));
+        }
+        list.extend(self.own_kv.then_some(("cache", Takes::Append)));
+        list
+    }
+
+    fn gives(&self) -> List<Gives> {
+        let mut list = gives([("q", Gives::Tensor)]);
+        list.extend(self.own_kv.then_some(("cache", Gives::Cache(Version::After("cache")))));
+        list
     }
 }

@@ -27,8 +27,7 @@ use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{Linkage, Module};
-use hyc_plan::ops;
-use hyc_plan::{Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, StepOp, Target, Variant};
+use hyc_plan::{Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, StepOp, Target, Variant, ops};
 
 use crate::panels::panels;
 

@@ -1,7 +1,6 @@
 //! What this back end has kernels for.
 
-use hyc_plan::ops;
-use hyc_plan::{KernelSpec, Kind, KvOrder, Layout, OperandSpec, SelectShape, StepOp};
+use hyc_plan::{KernelSpec, Kind, KvOrder, Layout, OperandSpec, SelectShape, StepOp, ops};
 
 use crate::operands;
 

@@ -1,7 +1,6 @@
 //! The variants of each kernel: which steps each can compute, and which it is usually taken for. `compile` makes them.
 
-use hyc_plan::ops;
-use hyc_plan::{Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, Variant};
+use hyc_plan::{Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, Variant, ops};
 
 use super::attention::limits::{FLASH, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8};
 use super::attention::{flash_prefill, limits, simt};

@@ -19,12 +19,11 @@ mod select;
 mod tile;
 mod work_item;
 
-use hyc_plan::ops;
-use hyc_plan::{AttnShape, Gpu, KernelSpec, SelectShape, StepOp};
+use hyc_plan::{AttnShape, Gpu, KernelSpec, SelectShape, StepOp, ops};
 
 use attention::{flash_prefill, limits, simt, sparse, split_kv_decode};
 use function::Kernel;
-use gemm::{linear, projections, qkv};
+use gemm::{linear, qkv};
 
 pub use candidates::candidates;
 pub use function::GpuKernel;

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 
 use hyc_ir::types::{CacheType, Dim, SelectionType, Type};
-use hyc_ir::{Attr, Graph, Op, OpData, OpId, ValueId};
+use hyc_ir::{Attr, Graph, Op, OpData, OpId, ValueId, op};
 use hyc_plan::{CachePolicy, Codec, Elem, Epilogue};
 use melior::ir::attribute::{DenseI32ArrayAttribute, FloatAttribute, IntegerAttribute, StringAttribute};
 use melior::ir::operation::{OperationBuilder, OperationLike, OperationMutLike, OperationPrintingFlags};
@@ -125,7 +125,7 @@ fn location<'c>(mlir: &'c Mlir, graph: &Graph, data: &OpData) -> Location<'c> {
 fn attributes<'c>(mlir: &'c Mlir, graph: &Graph, data: &OpData) -> Vec<(&'static str, Attribute<'c>)> {
     let context = &mlir.context;
     let mut list: Vec<(&'static str, Attribute<'c>)> = Vec::new();
-    if let (Op::Weight {}, [value]) = (&data.op, &data.results[..]) {
+    if let (Op::Weight(op::Weight {}), [value]) = (&data.op, &data.results[..]) {
         list.push(("name", StringAttribute::new(context, graph.name(*value)).into()));
     }
     for (name, value) in data.op.attrs() {
@@ -149,11 +149,11 @@ fn attributes<'c>(mlir: &'c Mlir, graph: &Graph, data: &OpData) -> Vec<(&'static
 fn segments(op: &Op) -> Option<Vec<i32>> {
     match op {
         // x, norm, weight, residual or up.
-        Op::FusedLinear { norm, epilogue } => {
+        Op::FusedLinear(op::FusedLinear { norm, epilogue }) => {
             Some(vec![1, norm.is_some().into(), 1, (*epilogue != Epilogue::Store).into()])
         }
         // x, norm, wq, wk, wv, QK-norms, cache.
-        Op::QkvAppend { norm, qk_norm, own_kv, .. } => {
+        Op::QkvAppend(op::QkvAppend { norm, qk_norm, own_kv, .. }) => {
             let own = i32::from(*own_kv);
             let norms = if qk_norm.is_some() { 1 + own } else { 0 };
             Some(vec![1, norm.is_some().into(), 1, own, own, norms, own])

@@ -3,9 +3,8 @@
 use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::ops;
 use hyc_plan::pack;
-use hyc_plan::{Codec, Elem, Format, GateMode, KernelSpec, Layout, StepOp};
+use hyc_plan::{Codec, Elem, Format, GateMode, KernelSpec, Layout, StepOp, ops};
 use hyc_plan::{PANEL, TILE};
 
 use super::norm::rms_norm;

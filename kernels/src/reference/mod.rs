@@ -11,8 +11,7 @@ mod pointwise;
 mod view;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::ops;
-use hyc_plan::{KernelSpec, StepOp};
+use hyc_plan::{KernelSpec, StepOp, ops};
 
 pub use attention::select_top;
 use view::{Views, row_count};

@@ -8,7 +8,7 @@
 //! A row's norm costs little beside a product, so each user computes it again. Left alone where any user is
 //! something else (the experts of a MoE read the normalised row itself), or the norm is over heads.
 
-use hyc_ir::{Graph, Op, OpId, ValueId};
+use hyc_ir::{Graph, Op, OpId, ValueId, op};
 use hyc_plan::Epilogue;
 
 /// Fuses norms. Returns the rewrites made.
@@ -16,7 +16,7 @@ pub fn run(graph: &mut Graph) -> usize {
     let mut changes = 0;
     for id in graph.ops().collect::<Vec<_>>() {
         let data = graph.op(id);
-        let Op::RmsNorm { eps } = data.op else { continue };
+        let Op::RmsNorm(op::RmsNorm { eps }) = data.op else { continue };
         let (x, weight, normed) = (data.operands[0], data.operands[1], data.results[0]);
         let uses = graph.uses(normed);
         if uses.is_empty()
@@ -31,11 +31,21 @@ pub fn run(graph: &mut Graph) -> usize {
             operands[0] = x;
             operands.insert(1, weight);
             let op = match data.op.clone() {
-                Op::QkvAppend { heads, kv_heads, qk_norm, theta, dims, own_kv, .. } => {
-                    Op::QkvAppend { heads, kv_heads, norm: Some(eps), qk_norm, theta, dims, own_kv }
+                Op::QkvAppend(op::QkvAppend { heads, kv_heads, qk_norm, theta, dims, own_kv, .. }) => {
+                    Op::QkvAppend(op::QkvAppend {
+                        heads,
+                        kv_heads,
+                        norm: Some(eps),
+                        qk_norm,
+                        theta,
+                        dims,
+                        own_kv,
+                    })
                 }
-                Op::FusedLinear { epilogue, .. } => Op::FusedLinear { norm: Some(eps), epilogue },
-                _ => Op::FusedLinear { norm: Some(eps), epilogue: Epilogue::Store },
+                Op::FusedLinear(op::FusedLinear { epilogue, .. }) => {
+                    Op::FusedLinear(op::FusedLinear { norm: Some(eps), epilogue })
+                }
+                _ => Op::FusedLinear(op::FusedLinear { norm: Some(eps), epilogue: Epilogue::Store }),
             };
             graph.rewrite(user, op, operands);
         }
@@ -49,7 +59,9 @@ fn takes_norm(graph: &Graph, (user, operand): (OpId, usize)) -> bool {
     operand == 0
         && matches!(
             graph.op(user).op,
-            Op::Linear {} | Op::FusedLinear { norm: None, .. } | Op::QkvAppend { norm: None, .. }
+            Op::Linear(op::Linear {})
+                | Op::FusedLinear(op::FusedLinear { norm: None, .. })
+                | Op::QkvAppend(op::QkvAppend { norm: None, .. })
         )
 }
 

@@ -7,7 +7,7 @@
 //! ```
 //! Left alone where the product has another user.
 
-use hyc_ir::{Graph, Op, OpId, ValueId};
+use hyc_ir::{Graph, Op, OpId, ValueId, op};
 use hyc_plan::Epilogue;
 
 use crate::rewrite::{fuse, sole_producer};
@@ -16,20 +16,22 @@ use crate::rewrite::{fuse, sole_producer};
 pub fn swiglu(graph: &mut Graph) -> usize {
     let mut changes = 0;
     for id in graph.ops().collect::<Vec<_>>() {
-        if graph.op(id).op != (Op::SiluMul {}) {
+        if graph.op(id).op != (Op::SiluMul(op::SiluMul {})) {
             continue;
         }
         let [a, b] = graph.op(id).operands[..] else { continue };
         let (Some((gate, g)), Some((up, u))) = (sole_producer(graph, a), sole_producer(graph, b)) else {
             continue;
         };
-        let both = g.op == (Op::Linear {}) && u.op == (Op::Linear {}) && g.operands[0] == u.operands[0];
+        let both = g.op == (Op::Linear(op::Linear {}))
+            && u.op == (Op::Linear(op::Linear {}))
+            && g.operands[0] == u.operands[0];
         if !both || gate == up {
             continue;
         }
         let operands = vec![g.operands[0], g.operands[1], u.operands[1]];
         let results = graph.op(id).results.clone();
-        let op = Op::FusedLinear { norm: None, epilogue: Epilogue::SwiGlu };
+        let op = Op::FusedLinear(op::FusedLinear { norm: None, epilogue: Epilogue::SwiGlu });
         changes += usize::from(fuse(graph, &[gate, up, id], op, operands, results));
     }
     changes
@@ -39,7 +41,7 @@ pub fn swiglu(graph: &mut Graph) -> usize {
 pub fn residual(graph: &mut Graph) -> usize {
     let mut changes = 0;
     for id in graph.ops().collect::<Vec<_>>() {
-        if graph.op(id).op != (Op::Add {}) {
+        if graph.op(id).op != (Op::Add(op::Add {})) {
             continue;
         }
         let [a, b] = graph.op(id).operands[..] else { continue };
@@ -54,8 +56,12 @@ fn fuse_residual(graph: &mut Graph, add: OpId, product: ValueId, residual: Value
     let mut operands = data.operands.clone();
     operands.push(residual);
     let op = match data.op {
-        Op::Linear {} => Op::FusedLinear { norm: None, epilogue: Epilogue::Residual },
-        Op::ExpertsDown { residual: false } => Op::ExpertsDown { residual: true },
+        Op::Linear(op::Linear {}) => {
+            Op::FusedLinear(op::FusedLinear { norm: None, epilogue: Epilogue::Residual })
+        }
+        Op::ExpertsDown(op::ExpertsDown { residual: false }) => {
+            Op::ExpertsDown(op::ExpertsDown { residual: true })
+        }
         _ => return false,
     };
     let results = graph.op(add).results.clone();

@@ -9,7 +9,7 @@
 //! user, the three read different inputs, q and k differ in RoPE or QK-norm, the heads are not the cache's, or
 //! a norm is over the whole row.
 
-use hyc_ir::{Graph, Op, OpId, Type, ValueId};
+use hyc_ir::{Graph, Op, OpId, Type, ValueId, op};
 
 use crate::rewrite::{fuse, sole_producer};
 
@@ -27,11 +27,12 @@ struct Projection {
 /// Fuses projections: first those that append, then queries alone. Returns the rewrites made.
 pub fn run(graph: &mut Graph) -> usize {
     let mut changes = 0;
-    let appends: Vec<OpId> = graph.ops().filter(|id| graph.op(*id).op == (Op::Append {})).collect();
+    let appends: Vec<OpId> =
+        graph.ops().filter(|id| graph.op(*id).op == (Op::Append(op::Append {}))).collect();
     for id in appends {
         changes += usize::from(fuse_own(graph, id).unwrap_or(false));
     }
-    let ropes = graph.ops().filter(|id| matches!(graph.op(*id).op, Op::Rope { .. }));
+    let ropes = graph.ops().filter(|id| matches!(graph.op(*id).op, Op::Rope(_)));
     let ropes: Vec<OpId> = ropes.filter(|id| feeds_attention(graph, *id)).collect();
     for id in ropes {
         changes += usize::from(fuse_query(graph, id).unwrap_or(false));
@@ -41,16 +42,16 @@ pub fn run(graph: &mut Graph) -> usize {
 
 fn projection(graph: &Graph, rope: OpId) -> Option<Projection> {
     let data = graph.op(rope);
-    let Op::Rope { heads, theta, dims } = data.op else { return None };
+    let Op::Rope(op::Rope { heads, theta, dims }) = data.op else { return None };
     let mut ops = vec![rope];
     let (mut id, mut producer) = sole_producer(graph, data.operands[0])?;
     let mut norm = None;
-    if let Op::RmsNorm { eps } = producer.op {
+    if let Op::RmsNorm(op::RmsNorm { eps }) = producer.op {
         norm = Some((eps, producer.operands[1]));
         ops.push(id);
         (id, producer) = sole_producer(graph, producer.operands[0])?;
     }
-    let Op::Linear {} = producer.op else { return None };
+    let Op::Linear(op::Linear {}) = producer.op else { return None };
     ops.push(id);
     Some(Projection {
         ops,
@@ -93,7 +94,7 @@ fn rope_of(graph: &Graph, product: OpId) -> Option<OpId> {
     let mut id = product;
     for _ in 0..2 {
         (id, _) = graph.sole_use(*graph.op(id).results.first()?)?;
-        if let Op::Rope { .. } = graph.op(id).op {
+        if let Op::Rope(_) = graph.op(id).op {
             return Some(id);
         }
     }
@@ -114,7 +115,7 @@ fn fuse_own(graph: &mut Graph, append: OpId) -> Option<bool> {
     let (rope, _) = sole_producer(graph, k)?;
     let key = projection(graph, rope)?;
     let (value, data) = sole_producer(graph, v)?;
-    if data.op != (Op::Linear {}) || data.operands[0] != key.input {
+    if data.op != (Op::Linear(op::Linear {})) || data.operands[0] != key.input {
         return None;
     }
     let wv = data.operands[1];
@@ -148,5 +149,5 @@ fn fuse_query(graph: &mut Graph, rope: OpId) -> Option<bool> {
 fn fused(query: &Projection, kv_heads: u64, own_kv: bool) -> Op {
     let (heads, (theta, dims)) = (query.heads, query.rope);
     let qk_norm = query.norm.map(|(eps, _)| eps);
-    Op::QkvAppend { heads, kv_heads, norm: None, qk_norm, theta, dims, own_kv }
+    Op::QkvAppend(op::QkvAppend { heads, kv_heads, norm: None, qk_norm, theta, dims, own_kv })
 }

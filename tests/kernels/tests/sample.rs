@@ -1,9 +1,8 @@
 //! The cases of `Sample` are what they say: their reference gives a token for each row, -1 for bad ones alone.
 
 use hyc_kernel_tests::{Fill, Rng, cases, memory, run_reference, sample_rows};
-use hyc_plan::ops;
 use hyc_plan::pack;
-use hyc_plan::{Elem, StepOp};
+use hyc_plan::{Elem, StepOp, ops};
 
 #[test]
 fn bad_rows_alone_have_no_token() {

@@ -1,5 +1,6 @@
 //! The table beside the reader, the graph, the examples and docs/model-toml.md.
 
+use hyc_ir::op;
 use std::path::{Path, PathBuf};
 
 use super::super::desc::*;
@@ -224,7 +225,7 @@ fn wanted(desc: &ModelDesc) -> Vec<(String, Vec<u64>, bool)> {
     let graph = crate::frontend::build_graph(&desc);
     let mut list: Vec<_> = graph
         .ops()
-        .filter(|id| graph.op(*id).op == Op::Weight {})
+        .filter(|id| graph.op(*id).op == Op::Weight(op::Weight {}))
         .map(|id| {
             let value = graph.op(id).results[0];
             let Type::Weight { codec, dims } = graph.ty(value) else { panic!("a weight") };

@@ -30,7 +30,7 @@ mod rules;
 use std::fmt;
 
 use crate::graph::{Graph, OpId};
-use crate::op::Op;
+use crate::op::{self, Op};
 use crate::roles::{Gives, Over, Roles, Takes, Version};
 use crate::types::Type;
 
@@ -232,7 +232,8 @@ fn kind(report: &mut Report<'_>, id: OpId, (place, want): (&str, &str), ty: &Typ
 
 fn outputs(report: &mut Report<'_>) {
     let graph = report.graph;
-    let outputs: Vec<OpId> = graph.ops().filter(|id| graph.op(*id).op == (Op::Output {})).collect();
+    let outputs: Vec<OpId> =
+        graph.ops().filter(|id| graph.op(*id).op == (Op::Output(op::Output {}))).collect();
     let last = graph.ops().next_back();
     match (&outputs[..], last) {
         ([one], Some(last)) if *one == last => {}

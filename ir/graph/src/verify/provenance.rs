@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::Report;
 use crate::graph::{OpId, ValueId};
-use crate::op::Op;
+use crate::op::{self, Op};
 use crate::roles::{Gives, Over, Takes, Version};
 use crate::types::{CacheType, SelectionType, Type};
 use hyc_plan::{CachePolicy, Reach};
@@ -180,7 +180,7 @@ fn origin(
     let own = || {
         let (_, owner) = graph.def_op(*roots.get(&cache)?)?;
         match owner.op {
-            Op::Cache { owner } => Some(Some(owner) == graph.op(id).layer.map(u64::from)),
+            Op::Cache(op::Cache { owner }) => Some(Some(owner) == graph.op(id).layer.map(u64::from)),
             _ => None,
         }
     };

@@ -1,7 +1,7 @@
 //! What each op wants of its operands, results and attributes.
 
 use crate::graph::{Graph, OpId};
-use crate::op::Op;
+use crate::op::{self, Op};
 use crate::roles::Roles;
 use crate::types::{CacheType, Dim, SelectionType, Sym, Type};
 use hyc_plan::{Codec, Elem, Epilogue, GateMode};
@@ -33,7 +33,7 @@ fn attributes(op: &Op) -> Result<(), Fault> {
             return Err(("attribute", format!("`{key} = {value:?}` is not possible")));
         }
     }
-    if let Op::Gate { mode: GateMode::None, .. } = op {
+    if let Op::Gate(op::Gate { mode: GateMode::None, .. }) = op {
         return Err(("attribute", "a gate's mode is head or elementwise".to_string()));
     }
     Ok(())
@@ -176,7 +176,7 @@ impl<'g> View<'g> {
 
     fn types(&self) -> Result<(), Fault> {
         match self.graph.op(self.id).op.clone() {
-            Op::Weight {} => match self.result("weight")? {
+            Op::Weight(op::Weight {}) => match self.result("weight")? {
                 Type::Weight { dims, .. }
                     if !dims.is_empty() && dims.iter().all(|dim| (1..1 << 32).contains(dim)) =>
                 {
@@ -184,19 +184,21 @@ impl<'g> View<'g> {
                 }
                 other => Err(fault(format!("a weight of impossible type {other}"))),
             },
-            Op::Cache { .. } | Op::ChainCache {} => {
+            Op::Cache(_) | Op::ChainCache(op::ChainCache {}) => {
                 self.cache(self.result("cache")?, "result `cache`").map(|_| ())
             }
-            Op::PriorSelection {} | Op::ChainSelection {} => self.selection_result("sel").map(|_| ()),
-            Op::KvShare {} => {
+            Op::PriorSelection(op::PriorSelection {}) | Op::ChainSelection(op::ChainSelection {}) => {
+                self.selection_result("sel").map(|_| ())
+            }
+            Op::KvShare(op::KvShare {}) => {
                 self.cache_operand("cache")?;
                 self.want_result("cache", self.operand("cache")?)
             }
-            Op::Embed {} => match self.weight("table")? {
+            Op::Embed(op::Embed {}) => match self.weight("table")? {
                 [_, hidden] => self.want_result("out", &Type::rows(Sym::Tokens, *hidden)),
                 _ => Err(fault("the table must be a matrix")),
             },
-            Op::RmsNorm { .. } => {
+            Op::RmsNorm(_) => {
                 let (rows, width) = self.row("x")?;
                 let len = self.weight("weight")?[0];
                 self.want_vector("weight", len)?;
@@ -205,12 +207,12 @@ impl<'g> View<'g> {
                 }
                 self.want_result("out", &Type::rows(rows, width))
             }
-            Op::Linear {} => self.linear(None, Epilogue::Store),
-            Op::FusedLinear { norm, epilogue } => self.linear(norm, epilogue),
-            Op::QkvAppend { heads, kv_heads, norm, qk_norm, dims, own_kv, .. } => {
+            Op::Linear(op::Linear {}) => self.linear(None, Epilogue::Store),
+            Op::FusedLinear(op::FusedLinear { norm, epilogue }) => self.linear(norm, epilogue),
+            Op::QkvAppend(op::QkvAppend { heads, kv_heads, norm, qk_norm, dims, own_kv, .. }) => {
                 self.qkv(heads, kv_heads, norm.is_some(), qk_norm.is_some(), dims, own_kv)
             }
-            Op::Rope { heads, dims, .. } => {
+            Op::Rope(op::Rope { heads, dims, .. }) => {
                 let (rows, width) = self.row("x")?;
                 if width % heads != 0 || dims % 2 != 0 || dims > width / heads {
                     return Err((
@@ -220,13 +222,13 @@ impl<'g> View<'g> {
                 }
                 self.want_result("out", &Type::rows(rows, width))
             }
-            Op::Append {} => {
+            Op::Append(op::Append {}) => {
                 let cache = self.cache_operand("cache")?;
                 self.want_width("k", cache.kv_heads.checked_mul(cache.qk_dim))?;
                 self.want_width("v", cache.kv_heads.checked_mul(cache.v_dim))?;
                 self.want_result("cache", self.operand("cache")?)
             }
-            Op::Attention { heads, sink, scores } => {
+            Op::Attention(op::Attention { heads, sink, scores }) => {
                 self.attention(heads, "cache", sink.then_some("sink"))?;
                 match scores.then(|| self.scores(self.result("scores")?)).transpose()? {
                     Some((n, Dim::Sym(Sym::Context))) if n == heads => Ok(()),
@@ -237,7 +239,7 @@ impl<'g> View<'g> {
                     }
                 }
             }
-            Op::BlockMax { block } => {
+            Op::BlockMax(op::BlockMax { block }) => {
                 let (heads, last) = self.scores(self.operand("scores")?)?;
                 if last != Dim::Sym(Sym::Context) {
                     return Err(fault("block maxima are taken over the context"));
@@ -245,7 +247,7 @@ impl<'g> View<'g> {
                 let dims = vec![Dim::Sym(Sym::Tokens), Dim::Const(heads), Dim::CeilDiv(Sym::Context, block)];
                 self.want_result("scores", &Type::Tensor { elem: Elem::F32, dims })
             }
-            Op::GroupMax { kv_heads } => {
+            Op::GroupMax(op::GroupMax { kv_heads }) => {
                 let (heads, last) = self.scores(self.operand("scores")?)?;
                 if heads % kv_heads != 0 {
                     return Err(("attribute", format!("{heads} heads in {kv_heads} groups")));
@@ -253,7 +255,7 @@ impl<'g> View<'g> {
                 let dims = vec![Dim::Sym(Sym::Tokens), Dim::Const(kv_heads), last];
                 self.want_result("scores", &Type::Tensor { elem: Elem::F32, dims })
             }
-            Op::TopK { blocks } => {
+            Op::TopK(op::TopK { blocks }) => {
                 let (kv_heads, last) = self.scores(self.operand("scores")?)?;
                 let s = self.selection_result("sel")?.shape;
                 if (s.kv_heads, s.blocks, Dim::CeilDiv(Sym::Context, s.block)) != (kv_heads, blocks, last) {
@@ -262,14 +264,14 @@ impl<'g> View<'g> {
                 }
                 Ok(())
             }
-            Op::WindowAttention { heads, sink, .. } => {
+            Op::WindowAttention(op::WindowAttention { heads, sink, .. }) => {
                 self.attention(heads, "cache", sink.then_some("sink")).map(|_| ())
             }
-            Op::SparseAttention { heads, sink } => {
+            Op::SparseAttention(op::SparseAttention { heads, sink }) => {
                 self.selection_operand("sel")?;
                 self.attention(heads, "cache", sink.then_some("sink")).map(|_| ())
             }
-            Op::OracleAttention { heads, sink, blocks } => {
+            Op::OracleAttention(op::OracleAttention { heads, sink, blocks }) => {
                 let cache = self.attention(heads, "cache", sink.then_some("sink"))?;
                 let (s, ty) = (self.selection_result("sel")?, self.result("sel")?);
                 if (s.shape.kv_heads, s.shape.blocks) != (cache.kv_heads, blocks) {
@@ -281,8 +283,8 @@ impl<'g> View<'g> {
                 }
                 Ok(())
             }
-            Op::HybridAttention { heads, gate, .. } => self.hybrid(heads, gate),
-            Op::Gate { heads, mode } => {
+            Op::HybridAttention(op::HybridAttention { heads, gate, .. }) => self.hybrid(heads, gate),
+            Op::Gate(op::Gate { heads, mode }) => {
                 let (rows, width) = self.row("x")?;
                 if width % heads != 0 {
                     return Err(("attribute", format!("{heads} heads in a row of {width}")));
@@ -290,12 +292,12 @@ impl<'g> View<'g> {
                 self.want_width("gate", Some(if mode == GateMode::Head { heads } else { width }))?;
                 self.want_result("out", &Type::rows(rows, width))
             }
-            Op::Add {} | Op::SiluMul {} => {
+            Op::Add(op::Add {}) | Op::SiluMul(op::SiluMul {}) => {
                 let (rows, width) = self.row("a")?;
                 self.same("b", self.operand("a")?)?;
                 self.want_result("out", &Type::rows(rows, width))
             }
-            Op::Router { active } => {
+            Op::Router(op::Router { active }) => {
                 let (rows, experts) = self.row("logits")?;
                 if active > experts {
                     return Err(("attribute", format!("{active} of {experts} experts")));
@@ -304,7 +306,7 @@ impl<'g> View<'g> {
                 self.want_result("index", &index)?;
                 self.want_result("weight", &Type::rows(rows, active))
             }
-            Op::ExpertsUp {} => {
+            Op::ExpertsUp(op::ExpertsUp {}) => {
                 let (rows, in_features) = self.row("x")?;
                 let [experts, ffn, _] = *self.weight("gate")? else {
                     return Err(fault("experts are [experts, ffn, in]"));
@@ -315,7 +317,7 @@ impl<'g> View<'g> {
                 let width = active.checked_mul(ffn).ok_or_else(|| fault("sizes overflow"))?;
                 self.want_result("h", &Type::rows(rows, width))
             }
-            Op::ExpertsDown { residual } => {
+            Op::ExpertsDown(op::ExpertsDown { residual }) => {
                 let (rows, _) = self.row("h")?;
                 let [_, out_features, ffn] = *self.weight("down")? else {
                     return Err(fault("experts are [experts, out, ffn]"));
@@ -328,14 +330,14 @@ impl<'g> View<'g> {
                 }
                 self.want_result("out", &Type::rows(rows, out_features))
             }
-            Op::GatherRows {} => {
+            Op::GatherRows(op::GatherRows {}) => {
                 let (rows, width) = self.row("x")?;
                 if rows != Sym::Tokens {
                     return Err(fault("rows are gathered from those of the step's tokens"));
                 }
                 self.want_result("out", &Type::rows(Sym::Outputs, width))
             }
-            Op::Output {} => match self.row("logits")? {
+            Op::Output(op::Output {}) => match self.row("logits")? {
                 (Sym::Outputs, _) => Ok(()),
                 _ => Err(fault("the output has one row for each wanted row of logits")),
             },

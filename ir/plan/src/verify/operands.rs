@@ -1,8 +1,7 @@
 //! Each step's operands against what its op wants.
 
 use super::Report;
-use crate::ops;
-use crate::{Buffer, Code, Codec, Elem, Format, Kind, Layout, Operand, Plan, Role, Rows, Step, StepOp};
+use crate::{Buffer, Code, Codec, Elem, Format, Kind, Layout, Operand, Plan, Role, Rows, Step, StepOp, ops};
 
 /// Checks one step: ids, operands, grid, kernel.
 pub fn check(plan: &Plan, step: &Step, roles: &[Role], report: &mut Report) {

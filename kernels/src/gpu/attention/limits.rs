@@ -1,7 +1,6 @@
 //! Which attentions tensor cores take, in which variants.
 
-use hyc_plan::ops;
-use hyc_plan::{AttnShape, KernelSpec, Kind, KvOrder, OperandSpec, StepOp};
+use hyc_plan::{AttnShape, KernelSpec, Kind, KvOrder, OperandSpec, StepOp, ops};
 
 use crate::gpu::work_item::group;
 

@@ -1,7 +1,6 @@
 //! What a probe is, and what the probes share.
 
-use hyc_plan::ops;
-use hyc_plan::{Elem, Extent, Gpu, KernelSpec, NvidiaArch, OperandSpec, Rows, StepOp};
+use hyc_plan::{Elem, Extent, Gpu, KernelSpec, NvidiaArch, OperandSpec, Rows, StepOp, ops};
 
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Int, Ptr};
