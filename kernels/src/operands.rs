@@ -84,6 +84,9 @@ impl Operands {
 /// Whether each operand is of the kind that its role says, of elements that kernels read.
 pub fn check(spec: &KernelSpec) -> Result<(), String> {
     let (roles, op) = (spec.op.roles(), spec.op.name());
+    if !spec.op.is_possible() {
+        return Err(format!("the sizes of this `{op}` cannot be"));
+    }
     if spec.operands.len() != roles.len() {
         return Err(format!("{} operands for `{op}`", spec.operands.len()));
     }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use hyc_ir::types::{CacheType, Dim, SelectionType, Type};
 use hyc_ir::{Attr, Graph, Op, OpData, OpId, ValueId, op};
-use hyc_plan::{CachePolicy, Codec, Elem, Epilogue};
+use hyc_plan::{CachePolicy, Codec, Elem};
 use melior::ir::attribute::{DenseI32ArrayAttribute, FloatAttribute, IntegerAttribute, StringAttribute};
 use melior::ir::operation::{OperationBuilder, OperationLike, OperationMutLike, OperationPrintingFlags};
 use melior::ir::r#type::IntegerType;
@@ -145,21 +145,18 @@ fn attributes<'c>(mlir: &'c Mlir, graph: &Graph, data: &OpData) -> Vec<(&'static
     list
 }
 
-/// How many operands stand in each place, for ops with more than one place that may be empty.
+/// How many operands stand in each place of the dialect's op, for ops with more than one place that may be empty.
 fn segments(op: &Op) -> Option<Vec<i32>> {
-    match op {
-        // x, norm, weight, residual or up.
-        Op::FusedLinear(op::FusedLinear { norm, epilogue }) => {
-            Some(vec![1, norm.is_some().into(), 1, (*epilogue != Epilogue::Store).into()])
+    let places: &[&[&str]] = match op {
+        Op::FusedLinear(_) => &[&["x"], &["norm"], &["weight"], &["residual", "up"]],
+        Op::QkvAppend(_) => {
+            &[&["x"], &["norm"], &["wq"], &["wk"], &["wv"], &["q_norm", "k_norm"], &["cache"]]
         }
-        // x, norm, wq, wk, wv, QK-norms, cache.
-        Op::QkvAppend(op::QkvAppend { norm, qk_norm, own_kv, .. }) => {
-            let own = i32::from(*own_kv);
-            let norms = if qk_norm.is_some() { 1 + own } else { 0 };
-            Some(vec![1, norm.is_some().into(), 1, own, own, norms, own])
-        }
-        _ => None,
-    }
+        _ => return None,
+    };
+    let takes = op.roles().takes;
+    let count = |place: &&[&str]| takes.iter().filter(|role| place.contains(&role.name)).count() as i32;
+    Some(places.iter().map(count).collect())
 }
 
 fn int(mlir: &Mlir, n: u64) -> Attribute<'_> {
