@@ -106,7 +106,7 @@ pub fn run(args: Args) -> Result<()> {
         let rows: Vec<_> = points.iter().map(|p| row(p, &limits, args.repeat > 1)).collect();
         let mut header = match first.batch {
             0 => vec!["prefill", "s", "tok/s", "TFLOP/s", "of peak"],
-            _ => vec!["decode at", "batch", "ms a step", "tok/s", "MB a step", "GB/s", "of bandwidth"],
+            _ => vec!["decode at", "batch", "ms per step", "tok/s", "MB per step", "GB/s", "of bandwidth"],
         };
         header.extend((args.repeat > 1).then_some("least to most"));
         out.push_str(&format!("\n{}", table(&header, &rows)));

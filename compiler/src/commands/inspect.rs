@@ -152,7 +152,7 @@ fn caches(plan: &Plan) -> String {
             vec![c.name.clone(), policy, bytes(c.token_bytes()), bytes(c.page_bytes()), readers.join(" ")]
         })
         .collect();
-    table(&["cache", "keeps", "a token", "a page", "read by layers"], &rows)
+    table(&["cache", "keeps", "per token", "per page", "read by layers"], &rows)
 }
 
 fn whole_session(model: &Model) -> MemoryPlan {

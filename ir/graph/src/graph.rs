@@ -309,7 +309,7 @@ impl Graph {
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
         for (user, i) in self.uses(old) {
             let data = self.op(user);
-            let (op, mut operands) = (data.op.clone(), data.operands.clone());
+            let (op, mut operands) = (data.op, data.operands.clone());
             operands[i] = new;
             self.rewrite(user, op, operands);
         }
@@ -329,7 +329,7 @@ impl PartialEq for Graph {
             let names = |values: &[ValueId]| -> Vec<(String, Type)> {
                 values.iter().map(|v| (graph.name(*v).to_string(), graph.ty(*v).clone())).collect()
             };
-            (data.op.clone(), names(&data.operands), names(&data.results), data.layer, data.chain)
+            (data.op, names(&data.operands), names(&data.results), data.layer, data.chain)
         };
         self.header == other.header
             && self.len() == other.len()

@@ -175,7 +175,7 @@ impl<'g> View<'g> {
     }
 
     fn types(&self) -> Result<(), Fault> {
-        match self.graph.op(self.id).op.clone() {
+        match self.graph.op(self.id).op {
             Op::Weight(op::Weight {}) => match self.result("weight")? {
                 Type::Weight { dims, .. }
                     if !dims.is_empty() && dims.iter().all(|dim| (1..1 << 32).contains(dim)) =>
