@@ -84,8 +84,10 @@ impl Backend for Nvidia {
 
     fn layout(&self, kind: &Kind, codec: Codec) -> Option<Layout> {
         match *kind {
-            Kind::Matrices { count, out, inn, .. } if self.tensor_cores && codec == Codec::Bf16 => {
-                Some(Layout::Tiles { count, out: out?, inn })
+            Kind::Matrices { count, out_features: out, in_features, .. }
+                if self.tensor_cores && codec == Codec::Bf16 =>
+            {
+                Some(Layout::Tiles { count, out_features: out?, in_features })
             }
             _ => panels(kind),
         }

@@ -7,9 +7,9 @@ pub fn panels(kind: &Kind) -> Option<Layout> {
     match *kind {
         Kind::Vector(len) => Some(Layout::Vector { len }),
         Kind::Table { rows, cols } => Some(Layout::Rows { rows, cols }),
-        Kind::Matrices { count, out, inn, group } => {
+        Kind::Matrices { count, out_features: out, in_features, group } => {
             let out = out?;
-            Some(Layout::Panels { count, out, inn, group: group.unwrap_or(out) })
+            Some(Layout::Panels { count, out_features: out, in_features, group: group.unwrap_or(out) })
         }
         Kind::Rows(_)
         | Kind::TokenRows(_)

@@ -18,20 +18,20 @@ pub fn unique(spec: &KernelSpec, taken: impl Fn(&str) -> bool) -> String {
 fn base(spec: &KernelSpec) -> String {
     let op = spec.op.name();
     let mut name = match spec.op {
-        StepOp::Linear(ops::Linear { inn, out, norm, epilogue }) => {
+        StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue }) => {
             let norm = if norm.is_some() { "_norm" } else { "" };
             let epilogue = match epilogue {
                 Epilogue::Store => "",
                 Epilogue::Residual => "_residual",
                 Epilogue::SwiGlu => "_swiglu",
             };
-            format!("{op}_{inn}x{out}{norm}{epilogue}")
+            format!("{op}_{in_features}x{out}{norm}{epilogue}")
         }
-        StepOp::QkvAppend(ops::QkvAppend { inn, shape, norm, qk_norm, own_kv, .. }) => {
+        StepOp::QkvAppend(ops::QkvAppend { in_features, shape, norm, qk_norm, own_kv, .. }) => {
             let kind = if own_kv { op } else { "q" };
             let norm = if norm.is_some() { "_norm" } else { "" };
             let qk_norm = if qk_norm.is_some() { "_qknorm" } else { "" };
-            format!("{kind}_{inn}_{}{norm}{qk_norm}", heads(shape))
+            format!("{kind}_{in_features}_{}{norm}{qk_norm}", heads(shape))
         }
         StepOp::Embed(ops::Embed { hidden: width, .. })
         | StepOp::Add(ops::Add { width })
@@ -65,10 +65,10 @@ fn base(spec: &KernelSpec) -> String {
         }
         StepOp::Sample(ops::Sample { vocab }) => format!("{op}_{vocab}"),
         StepOp::Router(ops::Router { experts, active }) => format!("{op}_{active}of{experts}"),
-        StepOp::ExpertsUp(ops::ExpertsUp { experts, active, inn, ffn }) => {
-            format!("{op}_{active}of{experts}_{inn}x{ffn}")
+        StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn }) => {
+            format!("{op}_{active}of{experts}_{in_features}x{ffn}")
         }
-        StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out, ffn }) => {
+        StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out_features: out, ffn }) => {
             format!("{op}_{active}of{experts}_{ffn}x{out}")
         }
     };

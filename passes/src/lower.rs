@@ -51,7 +51,7 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
             let qk_dim = c.width(c.result("q")?)? / heads.max(1);
             let v_dim = if own_kv { c.dims("wv")?[0] / kv_heads.max(1) } else { qk_dim };
             StepOp::QkvAppend(ops::QkvAppend {
-                inn: c.width(c.operand("x")?)?,
+                in_features: c.width(c.operand("x")?)?,
                 shape: AttnShape { heads, kv_heads, qk_dim, v_dim },
                 norm,
                 qk_norm,
@@ -98,12 +98,22 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
             StepOp::Router(ops::Router { experts: c.width(c.operand("logits")?)?, active })
         }
         Op::ExpertsUp(op::ExpertsUp {}) => {
-            let [experts, ffn, inn] = c.matrices("gate")?;
-            StepOp::ExpertsUp(ops::ExpertsUp { experts, active: c.width(c.operand("index")?)?, inn, ffn })
+            let [experts, ffn, in_features] = c.matrices("gate")?;
+            StepOp::ExpertsUp(ops::ExpertsUp {
+                experts,
+                active: c.width(c.operand("index")?)?,
+                in_features,
+                ffn,
+            })
         }
         Op::ExpertsDown(op::ExpertsDown { residual: true }) => {
             let [experts, out, ffn] = c.matrices("down")?;
-            StepOp::ExpertsDown(ops::ExpertsDown { experts, active: c.width(c.operand("index")?)?, out, ffn })
+            StepOp::ExpertsDown(ops::ExpertsDown {
+                experts,
+                active: c.width(c.operand("index")?)?,
+                out_features: out,
+                ffn,
+            })
         }
         Op::GatherRows(op::GatherRows {}) => StepOp::GatherRows(ops::GatherRows { width: out()? }),
         Op::Attention(_) | Op::BlockMax(_) | Op::GroupMax(_) | Op::TopK(_) => {
@@ -175,8 +185,8 @@ impl<'g> Ctx<'g> {
 
     /// A product with what is fused around it.
     fn linear(&self, norm: Option<f64>, epilogue: Epilogue) -> Result<StepOp, PassError> {
-        let (inn, out) = (self.width(self.operand("x")?)?, self.width(self.result("out")?)?);
-        Ok(StepOp::Linear(ops::Linear { inn, out, norm, epilogue }))
+        let (in_features, out) = (self.width(self.operand("x")?)?, self.width(self.result("out")?)?);
+        Ok(StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue }))
     }
 
     fn operand(&self, name: &str) -> Result<ValueId, PassError> {

@@ -39,12 +39,12 @@ enum Values {
 }
 
 fn values(weight: &Weight) -> Values {
-    let of = |inn: u64| Values::Normal(1.0 / (inn as f32).sqrt());
+    let of = |in_features: u64| Values::Normal(1.0 / (in_features as f32).sqrt());
     match weight.format.layout {
         Layout::Vector { .. } if weight.name.contains("sink") => Values::Normal(SINK),
         Layout::Vector { .. } => Values::Ones,
         Layout::Rows { cols, .. } => of(cols),
-        Layout::Panels { inn, .. } | Layout::Tiles { inn, .. } => of(inn),
+        Layout::Panels { in_features, .. } | Layout::Tiles { in_features, .. } => of(in_features),
     }
 }
 
@@ -54,7 +54,7 @@ fn is_plain(format: Format) -> bool {
     let padded = match format.layout {
         Layout::Vector { .. } | Layout::Rows { .. } => false,
         Layout::Panels { group, .. } => group % PANEL != 0,
-        Layout::Tiles { out, inn, .. } => out % TILE != 0 || inn % TILE != 0,
+        Layout::Tiles { out_features: out, in_features, .. } => out % TILE != 0 || in_features % TILE != 0,
     };
     !padded && format.codec.group().is_none()
 }
@@ -186,8 +186,9 @@ mod tests {
 
     #[test]
     fn padding_is_zero_and_elements_are_packed() {
-        let panels = |out, inn, group| Layout::Panels { count: 2, out, inn, group };
-        let tiles = |out, inn| Layout::Tiles { count: 2, out, inn };
+        let panels =
+            |out, in_features, group| Layout::Panels { count: 2, out_features: out, in_features, group };
+        let tiles = |out, in_features| Layout::Tiles { count: 2, out_features: out, in_features };
         let list = [
             weight("a", Codec::F32, panels(40, 5, 20)),
             weight("b", Codec::Bf16, panels(7, 33, 7)),
@@ -196,15 +197,14 @@ mod tests {
         ];
         let random = RandomWeights::new(7, &list);
         for weight in &list {
-            let (rows, inn) = match weight.format.layout {
-                Layout::Panels { count, out, inn, .. } | Layout::Tiles { count, out, inn } => {
-                    (count * out, inn)
-                }
+            let (rows, in_features) = match weight.format.layout {
+                Layout::Panels { count, out_features: out, in_features, .. }
+                | Layout::Tiles { count, out_features: out, in_features } => (count * out, in_features),
                 _ => unreachable!(),
             };
-            let deviation = 1.0 / (inn as f32).sqrt();
+            let deviation = 1.0 / (in_features as f32).sqrt();
             let start = random.start(weight);
-            let data: Vec<f32> = (0..(rows * inn) as usize)
+            let data: Vec<f32> = (0..(rows * in_features) as usize)
                 .map(|i| random.noise[(start + i) % random.noise.len()] * deviation)
                 .collect();
             assert_eq!(bytes(&random, weight, 1 << 20), pack(weight.format, &data));
@@ -213,8 +213,13 @@ mod tests {
 
     #[test]
     fn deviations_follow_the_width_and_pieces_make_no_difference() {
-        let tiles = weight("wq", Codec::Bf16, Layout::Tiles { count: 1, out: 512, inn: 256 });
-        let head = weight("head", Codec::F32, Layout::Panels { count: 1, out: 1024, inn: 64, group: 1024 });
+        let tiles =
+            weight("wq", Codec::Bf16, Layout::Tiles { count: 1, out_features: 512, in_features: 256 });
+        let head = weight(
+            "head",
+            Codec::F32,
+            Layout::Panels { count: 1, out_features: 1024, in_features: 64, group: 1024 },
+        );
         let norm = weight("attn_norm.weight", Codec::F32, Layout::Vector { len: 9 });
         let sink = weight("sink", Codec::F32, Layout::Vector { len: 4096 });
         let list = [tiles, head, norm, sink];

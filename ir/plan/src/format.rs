@@ -25,10 +25,12 @@ impl Format {
         Some(match self.layout {
             Layout::Vector { len } => Layout::Vector { len: groups(len)? },
             Layout::Rows { rows, cols } => Layout::Rows { rows, cols: groups(cols)? },
-            Layout::Panels { count, out, inn, group } => {
-                Layout::Panels { count, out, inn: groups(inn)?, group }
+            Layout::Panels { count, out_features: out, in_features, group } => {
+                Layout::Panels { count, out_features: out, in_features: groups(in_features)?, group }
             }
-            Layout::Tiles { count, out, inn } => Layout::Tiles { count, out, inn: groups(inn)? },
+            Layout::Tiles { count, out_features: out, in_features } => {
+                Layout::Tiles { count, out_features: out, in_features: groups(in_features)? }
+            }
         })
     }
 

@@ -20,8 +20,8 @@ pub enum Layout {
         /// Columns.
         cols: u64,
     },
-    /// A linear's `[out, inn]`, `count` of them one after the other (1, or the experts), as panels of
-    /// [`PANEL`] output features: `[count][out/group][ceil(group/PANEL)][inn][PANEL]`, zero-padded where
+    /// A linear's `[out_features, in_features]`, `count` of them one after the other (1, or the experts), as panels of
+    /// [`PANEL`] output features: `[count][out/group][ceil(group/PANEL)][in_features][PANEL]`, zero-padded where
     /// `group` is no multiple of PANEL. `group` is `out`, or a head's rows where a panel must not cross
     /// heads. bf16 lanes are stored so that each 32-bit word j of an 8-lane half h holds lane `8h + j` in
     /// its low and lane `8h + 4 + j` in its high 16 bits: a shift and a mask give two f32x4 in lane order.
@@ -29,22 +29,22 @@ pub enum Layout {
         /// Matrices stored one after the other.
         count: u64,
         /// Output features of one matrix.
-        out: u64,
+        out_features: u64,
         /// Input features.
-        inn: u64,
+        in_features: u64,
         /// Output features that share panels.
         group: u64,
     },
-    /// A linear's `[out, inn]` in bf16, `count` of them one after the other, as tensor cores read it: tiles
-    /// `[count][ceil(out/64)][ceil(inn/64)][64 outputs][64 inputs]` of 8 KiB, zero-padded, each swizzled as
+    /// A linear's `[out_features, in_features]` in bf16, `count` of them one after the other, as tensor cores read it: tiles
+    /// `[count][ceil(out/64)][ceil(in_features/64)][64 outputs][64 inputs]` of 8 KiB, zero-padded, each swizzled as
     /// [`pack::swizzle`](crate::pack::swizzle) says. A tile is copied to shared memory as it lies.
     Tiles {
         /// Matrices stored one after the other.
         count: u64,
         /// Output features of one matrix.
-        out: u64,
+        out_features: u64,
         /// Input features.
-        inn: u64,
+        in_features: u64,
     },
 }
 
@@ -57,8 +57,8 @@ impl Layout {
     /// Panels or rows of tiles of one matrix; 0 for what is no matrix of a product.
     pub fn panels(&self) -> u64 {
         match *self {
-            Layout::Tiles { out, .. } => out.div_ceil(TILE),
-            Layout::Panels { out, group, .. } => (out / group) * group.div_ceil(PANEL),
+            Layout::Tiles { out_features: out, .. } => out.div_ceil(TILE),
+            Layout::Panels { out_features: out, group, .. } => (out / group) * group.div_ceil(PANEL),
             Layout::Vector { .. } | Layout::Rows { .. } => 0,
         }
     }
@@ -74,13 +74,13 @@ impl Layout {
         match *self {
             Layout::Vector { len } => product([Some(len), Some(1), Some(1), Some(1)]),
             Layout::Rows { rows, cols } => product([Some(rows), Some(cols), Some(1), Some(1)]),
-            Layout::Panels { count, out, inn, group } => {
+            Layout::Panels { count, out_features: out, in_features, group } => {
                 let groups = out.checked_div(group).filter(|_| out % group == 0);
-                product([Some(count), groups, whole(group, PANEL), Some(inn)])
+                product([Some(count), groups, whole(group, PANEL), Some(in_features)])
             }
-            Layout::Tiles { count, out, inn } => {
-                let [out, inn] = [out, inn].map(|n| whole(n, TILE).filter(|_| n > 0));
-                product([Some(count), out, inn, Some(1)])
+            Layout::Tiles { count, out_features: out, in_features } => {
+                let whole = |n| whole(n, TILE).filter(|_| n > 0);
+                product([Some(count), whole(out), whole(in_features), Some(1)])
             }
         }
     }
@@ -90,7 +90,7 @@ impl Layout {
         match *self {
             Layout::Vector { len } => len,
             Layout::Rows { cols, .. } => cols,
-            Layout::Panels { inn, .. } | Layout::Tiles { inn, .. } => inn,
+            Layout::Panels { in_features, .. } | Layout::Tiles { in_features, .. } => in_features,
         }
     }
 
@@ -99,8 +99,8 @@ impl Layout {
         let (rows, group, side) = match *self {
             Layout::Vector { .. } => (1, 1, 1),
             Layout::Rows { rows, .. } => (rows, rows, 1),
-            Layout::Panels { count, out, group, .. } => (count * out, group, PANEL),
-            Layout::Tiles { count, out, .. } => (count * out, out, TILE),
+            Layout::Panels { count, out_features: out, group, .. } => (count * out, group, PANEL),
+            Layout::Tiles { count, out_features: out, .. } => (count * out, out, TILE),
         };
         let groups = (0..rows).step_by(group.max(1) as usize);
         groups.flat_map(move |first| {
@@ -114,9 +114,9 @@ impl Layout {
         match *self {
             Layout::Vector { len } => vec![len],
             Layout::Rows { rows, cols } => vec![rows, cols],
-            Layout::Panels { count, inn, .. } => vec![count * self.panels(), inn, PANEL],
-            Layout::Tiles { count, out, inn } => {
-                vec![count * out.div_ceil(TILE), inn.div_ceil(TILE), TILE, TILE]
+            Layout::Panels { count, in_features, .. } => vec![count * self.panels(), in_features, PANEL],
+            Layout::Tiles { count, out_features: out, in_features } => {
+                vec![count * out.div_ceil(TILE), in_features.div_ceil(TILE), TILE, TILE]
             }
         }
     }

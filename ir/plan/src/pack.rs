@@ -43,19 +43,19 @@ fn arrange<const N: usize>(format: Format, codes: &[u8], out: &mut Vec<u8>) {
     let (codes, _) = codes.as_chunks::<N>();
     match format.layout {
         Layout::Vector { .. } | Layout::Rows { .. } => out.extend_from_slice(codes.as_flattened()),
-        Layout::Panels { inn, .. } => {
+        Layout::Panels { in_features, .. } => {
             let lanes: [usize; LANES] = std::array::from_fn(|slot| lane(format.codec, slot));
-            for k in 0..inn as usize {
+            for k in 0..in_features as usize {
                 for lane in lanes {
-                    out.extend_from_slice(codes.get(lane * inn as usize + k).unwrap_or(&[0; N]));
+                    out.extend_from_slice(codes.get(lane * in_features as usize + k).unwrap_or(&[0; N]));
                 }
             }
         }
-        Layout::Tiles { inn, .. } => {
+        Layout::Tiles { in_features, .. } => {
             let mut tile = [[0; N]; SIDE * SIDE];
-            for first in (0..inn as usize).step_by(SIDE) {
+            for first in (0..in_features as usize).step_by(SIDE) {
                 tile.fill([0; N]);
-                for (r, row) in codes.chunks_exact(inn as usize).enumerate() {
+                for (r, row) in codes.chunks_exact(in_features as usize).enumerate() {
                     for (c, code) in row[first..row.len().min(first + SIDE)].iter().enumerate() {
                         tile[swizzle(r as u64, c as u64) as usize] = *code;
                     }
@@ -132,7 +132,7 @@ impl Packer {
     }
 }
 
-/// A whole weight. `data` is row-major; for panels and tiles `[count][out][inn]`.
+/// A whole weight. `data` is row-major; for panels and tiles `[count][out][in_features]`.
 pub fn pack(format: Format, data: &[f32]) -> Vec<u8> {
     let mut out = Vec::with_capacity(format.bytes() as usize);
     let (mut packer, cols) = (Packer::new(format), format.layout.cols());
@@ -148,14 +148,14 @@ pub fn index(format: Format, row: u64, col: u64) -> u64 {
     match format.layout {
         Layout::Vector { .. } => col,
         Layout::Rows { cols, .. } => row * cols + col,
-        Layout::Panels { inn, group, .. } => {
+        Layout::Panels { in_features, group, .. } => {
             let panel = (row / group) * group.div_ceil(PANEL) + (row % group) / PANEL;
             let lane = (row % group) % PANEL;
-            (panel * inn + col) * PANEL + slot(format.codec, lane as usize) as u64
+            (panel * in_features + col) * PANEL + slot(format.codec, lane as usize) as u64
         }
-        Layout::Tiles { out, inn, .. } => {
+        Layout::Tiles { out_features: out, in_features, .. } => {
             let (matrix, row) = (row / out, row % out);
-            let tile = (matrix * out.div_ceil(TILE) + row / TILE) * inn.div_ceil(TILE) + col / TILE;
+            let tile = (matrix * out.div_ceil(TILE) + row / TILE) * in_features.div_ceil(TILE) + col / TILE;
             tile * TILE * TILE + swizzle(row % TILE, col % TILE)
         }
     }

@@ -53,15 +53,15 @@ pub enum Kind {
     },
     /// An f32 vector.
     Vector(u64),
-    /// Matrices `[count][out, inn]` as a product reads them, in panels of `group` (of `out` where that is `None`) or in
+    /// Matrices `[count][out_features, in_features]` as a product reads them, in panels of `group` (of `out` where that is `None`) or in
     /// tiles.
     Matrices {
         /// Matrices.
         count: u64,
         /// Output features of each.
-        out: Option<u64>,
+        out_features: Option<u64>,
         /// Input features.
-        inn: u64,
+        in_features: u64,
         /// Output features that do not share a panel with others'.
         group: Option<u64>,
     },

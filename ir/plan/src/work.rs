@@ -49,7 +49,9 @@ pub fn multiply_adds(op: &StepOp) -> f64 {
     let roles = op.roles();
     let active = experts(&roles).map_or(1, |(_, active)| active);
     let count = |role: &Role| match role.kind {
-        Kind::Matrices { out, inn, .. } => out.unwrap_or(0) as f64 * inn as f64 * active as f64,
+        Kind::Matrices { out_features: out, in_features, .. } => {
+            out.unwrap_or(0) as f64 * in_features as f64 * active as f64
+        }
         _ => 0.0,
     };
     roles.iter().map(count).sum()

@@ -12,24 +12,24 @@ use super::emit::Emit;
 use super::product::Product;
 
 /// The input rows of a product: `x`, or its normalised rows in scratch. Returns address and stride.
-pub fn input(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, norm: Option<f64>) -> (Value, u64) {
+pub fn input(e: &mut Emit<'_>, spec: &KernelSpec, in_features: u64, norm: Option<f64>) -> (Value, u64) {
     let x = e.operand("x");
     let Some(eps) = norm else { return (x, e.stride("x")) };
-    let bytes = 4 * round_up(inn, ROW_ALIGN);
+    let bytes = 4 * round_up(in_features, ROW_ALIGN);
     let to = e.scratch(spec.max_rows * bytes);
     let weight = e.operand("norm");
     let (zero, rows) = (e.int(0), e.rows(spec));
     e.each(zero, rows, 1, |e, row| {
         let (x, to) = (e.at(x, row, e.stride("x")), e.at(to, row, bytes));
-        e.normalise(x, weight, to, inn, eps);
+        e.normalise(x, weight, to, in_features, eps);
     });
     (to, bytes)
 }
 
 /// Emits the kernel.
-pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, norm: Option<f64>, epilogue: Epilogue) {
-    let (x, x_stride) = input(e, spec, inn, norm);
-    let product = Product { elem: e.weight("weight").0, inn, x_stride };
+pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, in_features: u64, norm: Option<f64>, epilogue: Epilogue) {
+    let (x, x_stride) = input(e, spec, in_features, norm);
+    let product = Product { elem: e.weight("weight").0, in_features, x_stride };
     let (w, out, rows) = (e.operand("weight"), e.operand("out"), e.rows(spec));
     let second = match epilogue {
         Epilogue::Store => None,

@@ -206,7 +206,9 @@ fn body(e: &mut Emit<'_>, spec: &KernelSpec) {
         StepOp::RmsNorm(ops::RmsNorm { groups, width, eps }) => {
             pointwise::emit_rmsnorm(e, groups, width, eps)
         }
-        StepOp::Linear(ops::Linear { inn, norm, epilogue, .. }) => linear::emit(e, spec, inn, norm, epilogue),
+        StepOp::Linear(ops::Linear { in_features, norm, epilogue, .. }) => {
+            linear::emit(e, spec, in_features, norm, epilogue)
+        }
         StepOp::QkvAppend(op) => {
             qkv::emit(e, spec, &op);
         }
@@ -236,7 +238,9 @@ fn body(e: &mut Emit<'_>, spec: &KernelSpec) {
             attention::emit_hybrid(e, shape, select, window, gate);
         }
         StepOp::Router(ops::Router { experts, active }) => moe::emit_router(e, experts, active),
-        StepOp::ExpertsUp(ops::ExpertsUp { inn, ffn, active, .. }) => moe::emit_up(e, spec, inn, ffn, active),
+        StepOp::ExpertsUp(ops::ExpertsUp { in_features, ffn, active, .. }) => {
+            moe::emit_up(e, spec, in_features, ffn, active)
+        }
         StepOp::ExpertsDown(ops::ExpertsDown { active, ffn, .. }) => moe::emit_down(e, spec, active, ffn),
         StepOp::GatherRows(ops::GatherRows { width }) => pointwise::emit_gather(e, width),
         // `supports` refuses it.

@@ -77,9 +77,9 @@ fn routed(
 }
 
 /// Emits `ExpertsUp`.
-pub fn emit_up(e: &mut Emit<'_>, spec: &KernelSpec, inn: u64, ffn: u64, active: u64) {
+pub fn emit_up(e: &mut Emit<'_>, spec: &KernelSpec, in_features: u64, ffn: u64, active: u64) {
     let (elem, layout) = e.weight("gate");
-    let product = Product { elem, inn, x_stride: e.stride("x") };
+    let product = Product { elem, in_features, x_stride: e.stride("x") };
     let (x, gate, up, out) = (e.operand("x"), e.operand("gate"), e.operand("up"), e.operand("h"));
     let sums = e.scratch(4 * PANEL);
     let (begin, end) = (e.begin, e.end);
@@ -121,7 +121,7 @@ fn store_panel(e: &mut Emit<'_>, sums: Value, out: Value, panel: Value, width: u
 /// Emits `ExpertsDown`.
 pub fn emit_down(e: &mut Emit<'_>, spec: &KernelSpec, active: u64, ffn: u64) {
     let (elem, layout) = e.weight("down");
-    let product = Product { elem, inn: ffn, x_stride: 4 * round_up(ffn, ROW_ALIGN) };
+    let product = Product { elem, in_features: ffn, x_stride: 4 * round_up(ffn, ROW_ALIGN) };
     let matrix_bytes = layout.panels() * product.panel_bytes();
     let (h, index, share) = (e.operand("h"), e.operand("index"), e.operand("weight"));
     let (down, residual, out) = (e.operand("down"), e.operand("residual"), e.operand("out"));

@@ -27,13 +27,13 @@ pub fn emit_embed(e: &mut Emit<'_>, hidden: u64) {
         let id = e.token_id(row);
         let (zero, end) = (e.int(0), e.int(hidden as i64));
         match layout {
-            Layout::Panels { inn, .. } => {
+            Layout::Panels { in_features, .. } => {
                 let (panel, lane) = e.div_rem(id, 16);
                 let slot = match elem {
                     Elem::Bf16 => bf16_slot(e, lane),
                     Elem::F32 | Elem::I32 => lane,
                 };
-                let from = e.at(table, panel, inn * 16 * elem.bytes());
+                let from = e.at(table, panel, in_features * 16 * elem.bytes());
                 let from = e.at(from, slot, elem.bytes());
                 e.each(zero, end, 1, |e, i| {
                     let (from, to) = (e.at(from, i, 16 * elem.bytes()), e.at(out, i, 4));

@@ -21,7 +21,7 @@ pub struct Product {
     /// Element type of the panel.
     pub elem: Elem,
     /// Input features.
-    pub inn: u64,
+    pub in_features: u64,
     /// Bytes from row to row of x.
     pub x_stride: u64,
 }
@@ -51,7 +51,7 @@ impl Product {
 
     /// Bytes of a panel.
     pub fn panel_bytes(&self) -> u64 {
-        self.inn * self.k_bytes()
+        self.in_features * self.k_bytes()
     }
 
     /// Multiplies all rows `0..rows` of `x` with a panel; `sink` takes the sums.
@@ -104,8 +104,9 @@ impl Product {
             }
         };
         let pairs = [(x, 4 * UNROLL), (panel, UNROLL * self.k_bytes())];
-        let [x, w] = e.walk(self.inn / UNROLL, pairs, |e, [x, w]| (0..UNROLL).for_each(|k| step(e, x, w, k)));
-        e.walk(self.inn % UNROLL, [(x, 4), (w, self.k_bytes())], |e, [x, w]| step(e, x, w, 0));
+        let [x, w] =
+            e.walk(self.in_features / UNROLL, pairs, |e, [x, w]| (0..UNROLL).for_each(|k| step(e, x, w, k)));
+        e.walk(self.in_features % UNROLL, [(x, 4), (w, self.k_bytes())], |e, [x, w]| step(e, x, w, 0));
         for row in 0..rows {
             for v in 0..wide {
                 let sum = e.get(sums[(row * wide + v) as usize]);

@@ -126,7 +126,8 @@ impl Place<'_> {
 
     /// The products of one head of this weight into `head_rows`.
     fn head(&self, e: &mut Emit<'_>, weight: &str, head: Value, dim: u64) {
-        let product = Product { elem: e.weight(weight).0, inn: self.c.inn, x_stride: self.x_stride };
+        let product =
+            Product { elem: e.weight(weight).0, in_features: self.c.in_features, x_stride: self.x_stride };
         let panels = dim.div_ceil(PANEL);
         let w = e.operand(weight);
         let w = e.at(w, head, panels * product.panel_bytes());
@@ -161,7 +162,7 @@ impl Place<'_> {
 /// Emits `QkvAppend`.
 pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, c: &QkvAppend) {
     let AttnShape { heads, kv_heads, qk_dim, v_dim } = c.shape;
-    let (x, x_stride) = input(e, spec, c.inn, c.norm);
+    let (x, x_stride) = input(e, spec, c.in_features, c.norm);
     let head_bytes = 4 * round_up(qk_dim.max(v_dim), PANEL);
     let head_rows = e.scratch(spec.max_rows * head_bytes);
     let angles = angles(e, spec, c.rope);

@@ -62,9 +62,9 @@ fn operand(operand: &OperandSpec) -> Result<(), String> {
             }
         }
         OperandSpec::Weight(format) => match &format.layout {
-            Layout::Panels { out, inn, .. } => {
-                if inn * 64 > MAX_OFFSET || *out == 0 {
-                    return Err(format!("{inn} input features are too many"));
+            Layout::Panels { out_features: out, in_features, .. } => {
+                if in_features * 64 > MAX_OFFSET || *out == 0 {
+                    return Err(format!("{in_features} input features are too many"));
                 }
             }
             Layout::Tiles { .. } => {

@@ -114,9 +114,9 @@ fn check(spec: &KernelSpec, gpu: &Gpu) -> Result<(), String> {
     for operand in &spec.operands {
         match operand {
             OperandSpec::Weight(format) => match &format.layout {
-                Layout::Panels { count, out, inn, .. } => {
+                Layout::Panels { count, out_features: out, in_features, .. } => {
                     // Indices inside a matrix are 32 bits.
-                    wide("a matrix", count.saturating_mul(*out).saturating_mul(*inn) / 16, 1 << 31)?;
+                    wide("a matrix", count.saturating_mul(*out).saturating_mul(*in_features) / 16, 1 << 31)?;
                 }
                 Layout::Vector { .. } | Layout::Rows { .. } | Layout::Tiles { .. } => {}
             },

@@ -50,7 +50,9 @@ fn build(k: &mut Kernel<'_, '_>) {
         | StepOp::Gate(_)
         | StepOp::GatherRows(_)
         | StepOp::Rope(_) => k.row_wise(),
-        StepOp::Linear(ops::Linear { inn, norm, epilogue, .. }) => linear::linear(k, inn, norm, epilogue),
+        StepOp::Linear(ops::Linear { in_features, norm, epilogue, .. }) => {
+            linear::linear(k, in_features, norm, epilogue)
+        }
         StepOp::QkvAppend(op) => {
             qkv::qkv_append(k, &op);
         }
@@ -84,8 +86,10 @@ fn build(k: &mut Kernel<'_, '_>) {
             simt::hybrid(k, shape, select, window, gate);
         }
         StepOp::Router(ops::Router { experts, active }) => moe::router::router(k, experts, active),
-        StepOp::ExpertsUp(ops::ExpertsUp { inn, ffn, active, .. }) => moe::experts::up(k, inn, ffn, active),
-        StepOp::ExpertsDown(ops::ExpertsDown { active, ffn, out, .. }) => {
+        StepOp::ExpertsUp(ops::ExpertsUp { in_features, ffn, active, .. }) => {
+            moe::experts::up(k, in_features, ffn, active)
+        }
+        StepOp::ExpertsDown(ops::ExpertsDown { active, ffn, out_features: out, .. }) => {
             moe::experts::down(k, active, ffn, out)
         }
         StepOp::Sample(ops::Sample { vocab }) => sampling::sample(k, vocab),

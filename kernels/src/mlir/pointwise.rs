@@ -148,20 +148,20 @@ enum TableRow {
 fn table_row(k: &mut Kernel<'_>, elem: Elem, layout: Layout, token: &str, hidden: u64) -> TableRow {
     let (name, table) = (type_name(elem), k.operand("table"));
     match layout {
-        Layout::Panels { inn, group, .. } => {
+        Layout::Panels { in_features, group, .. } => {
             let (part, inside) = (k.with("divui", token, group), k.with("remui", token, group));
             let part = k.with("muli", &part, group.div_ceil(PANEL));
             let panel = k.with("divui", &inside, PANEL);
             let panel = k.add(&part, &panel);
             let lane = k.with("remui", &inside, PANEL);
             let slot = slot(k, elem, &lane);
-            let index = k.with("muli", &panel, inn * PANEL);
+            let index = k.with("muli", &panel, in_features * PANEL);
             let index = k.add(&index, &slot);
             TableRow::Strided { base: k.at(&table, &index, name) }
         }
-        Layout::Tiles { inn, .. } => {
+        Layout::Tiles { in_features, .. } => {
             let (tile, place) = (k.with("divui", token, TILE), k.with("remui", token, TILE));
-            let tile = k.with("muli", &tile, inn.div_ceil(TILE) * TILE * TILE);
+            let tile = k.with("muli", &tile, in_features.div_ceil(TILE) * TILE * TILE);
             let index = k.with("muli", &place, TILE);
             let index = k.add(&tile, &index);
             TableRow::Swizzled { base: k.at(&table, &index, name), place: k.with("remui", &place, 8) }
@@ -179,7 +179,7 @@ fn slot(k: &mut Kernel<'_>, elem: Elem, lane: &str) -> Value {
         Elem::Bf16 => Codec::Bf16,
         Elem::F32 | Elem::I32 => Codec::F32,
     };
-    let one = Layout::Panels { count: 1, out: PANEL, inn: 1, group: PANEL };
+    let one = Layout::Panels { count: 1, out_features: PANEL, in_features: 1, group: PANEL };
     let slots = (0..PANEL).map(|lane| pack::index(Format { codec, layout: one }, lane, 0) << (4 * lane));
     let slots = slots.fold(0, |all, slot| all | slot);
     let table = k.value(format!("arith.constant {} : i64", slots as i64));

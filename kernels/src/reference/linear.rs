@@ -7,20 +7,20 @@ use super::pointwise::{normalise, rotate, sigmoid};
 use super::view::{Views, dot};
 
 /// The rows of `x` with their numbers, normalised where there is a fused norm.
-fn inputs(v: &Views, inn: u64, norm: Option<f64>) -> Vec<(u64, Vec<f64>)> {
+fn inputs(v: &Views, in_features: u64, norm: Option<f64>) -> Vec<(u64, Vec<f64>)> {
     let (x, norm) = (v.tensor("x"), norm.map(|eps| (eps, v.weight("norm"))));
     let input = |row: u64| match &norm {
-        Some((eps, weight)) => normalise(&x.row(row, inn), *eps, |i| weight.get(0, i)),
-        None => x.row(row, inn),
+        Some((eps, weight)) => normalise(&x.row(row, in_features), *eps, |i| weight.get(0, i)),
+        None => x.row(row, in_features),
     };
     v.rows().map(|row| (row, input(row))).collect()
 }
 
-pub fn linear(v: &Views, inn: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
+pub fn linear(v: &Views, in_features: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
     let (weight, to) = (v.weight("weight"), v.tensor("out"));
-    let inputs = inputs(v, inn, norm);
+    let inputs = inputs(v, in_features, norm);
     for col in 0..out {
-        let w = weight.row(col, inn as usize);
+        let w = weight.row(col, in_features as usize);
         let products = inputs.iter().map(|(row, x)| (*row, x, dot(&w, x)));
         match epilogue {
             Epilogue::Store => products.for_each(|(row, _, y)| to.set(row, col, y)),
@@ -29,7 +29,7 @@ pub fn linear(v: &Views, inn: u64, out: u64, norm: Option<f64>, epilogue: Epilog
                 products.for_each(|(row, _, y)| to.set(row, col, y + residual.get(row, col)));
             }
             Epilogue::SwiGlu => {
-                let up = v.weight("up").row(col, inn as usize);
+                let up = v.weight("up").row(col, in_features as usize);
                 products.for_each(|(row, x, y)| to.set(row, col, y * sigmoid(y) * dot(&up, x)));
             }
         }
@@ -38,10 +38,10 @@ pub fn linear(v: &Views, inn: u64, out: u64, norm: Option<f64>, epilogue: Epilog
 
 pub fn qkv_append(v: &Views, c: &QkvAppend) {
     let AttnShape { heads, kv_heads, qk_dim, v_dim } = c.shape;
-    let inputs = inputs(v, c.inn, c.norm);
+    let inputs = inputs(v, c.in_features, c.norm);
     let project = |weight: &str, h: u64, dim: u64| {
         let weight = v.weight(weight);
-        (h * dim..(h + 1) * dim).map(|row| weight.row(row, c.inn as usize)).collect::<Vec<_>>()
+        (h * dim..(h + 1) * dim).map(|row| weight.row(row, c.in_features as usize)).collect::<Vec<_>>()
     };
     let finish = |mut y: Vec<f64>, norm: &str, position: u64| {
         if let Some(eps) = c.qk_norm {

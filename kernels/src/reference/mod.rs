@@ -38,8 +38,8 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
     match spec.op {
         StepOp::Embed(ops::Embed { hidden, .. }) => pointwise::embed(v, hidden),
         StepOp::RmsNorm(ops::RmsNorm { groups, width, eps }) => pointwise::rmsnorm(v, groups, width, eps),
-        StepOp::Linear(ops::Linear { inn, out, norm, epilogue }) => {
-            linear::linear(v, inn, out, norm, epilogue)
+        StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue }) => {
+            linear::linear(v, in_features, out, norm, epilogue)
         }
         StepOp::QkvAppend(op) => {
             linear::qkv_append(v, &op);
@@ -67,8 +67,12 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
             attention::hybrid(v, shape, select, window, gate);
         }
         StepOp::Router(ops::Router { experts, active }) => moe::router(v, experts, active),
-        StepOp::ExpertsUp(ops::ExpertsUp { active, inn, ffn, .. }) => moe::up(v, active, inn, ffn),
-        StepOp::ExpertsDown(ops::ExpertsDown { active, out, ffn, .. }) => moe::down(v, active, out, ffn),
+        StepOp::ExpertsUp(ops::ExpertsUp { active, in_features, ffn, .. }) => {
+            moe::up(v, active, in_features, ffn)
+        }
+        StepOp::ExpertsDown(ops::ExpertsDown { active, out_features: out, ffn, .. }) => {
+            moe::down(v, active, out, ffn)
+        }
         StepOp::GatherRows(ops::GatherRows { width }) => pointwise::gather(v, width),
         StepOp::Sample(ops::Sample { vocab }) => pointwise::sample(v, vocab),
     }

@@ -21,11 +21,11 @@ pub fn router(v: &Views, experts: u64, active: u64) {
     }
 }
 
-pub fn up(v: &Views, active: u64, inn: u64, ffn: u64) {
+pub fn up(v: &Views, active: u64, in_features: u64, ffn: u64) {
     let (x, index, h) = (v.tensor("x"), v.tensor("index"), v.tensor("h"));
     let (gate, up) = (v.weight("gate"), v.weight("up"));
     for row in v.rows() {
-        let x = x.row(row, inn);
+        let x = x.row(row, in_features);
         for slot in 0..active {
             let expert = index.get_int(row, slot) as u64;
             for col in 0..ffn {

@@ -45,7 +45,7 @@ fn table() -> Vec<f32> {
     list
 }
 
-/// `[out][inn]`. The bad token's logit is zero, so that greedy decoding never chooses it.
+/// `[out][in_features]`. The bad token's logit is zero, so that greedy decoding never chooses it.
 fn head() -> Vec<f32> {
     let mut random = Random(2);
     let mut list: Vec<f32> = (0..VOCAB * WIDTH).map(|_| random.below(2000) as f32 / 1000.0 - 1.0).collect();
@@ -142,7 +142,15 @@ pub fn plan() -> Plan {
         buffers: names.zip(rows).enumerate().map(buffer).collect(),
         weights: vec![
             weight("table", Layout::Rows { rows: VOCAB as u64, cols: width }),
-            weight("head", Layout::Panels { count: 1, out: VOCAB as u64, inn: width, group: VOCAB as u64 }),
+            weight(
+                "head",
+                Layout::Panels {
+                    count: 1,
+                    out_features: VOCAB as u64,
+                    in_features: width,
+                    group: VOCAB as u64,
+                },
+            ),
         ],
         caches: vec![cache(0, CachePolicy::Growing), cache(1, CachePolicy::Ring { window, pages: 5 })],
         steps: vec![
@@ -172,8 +180,8 @@ pub fn plan() -> Plan {
                 "logits",
                 None,
                 StepOp::Linear(ops::Linear {
-                    inn: width,
-                    out: VOCAB as u64,
+                    in_features: width,
+                    out_features: VOCAB as u64,
                     norm: None,
                     epilogue: Epilogue::Store,
                 }),
@@ -247,7 +255,7 @@ impl Parts {
 
     pub fn new() -> Parts {
         let head = head();
-        // [panel][inn][lane]
+        // [panel][in_features][lane]
         let panels = (0..WIDTH).flat_map(|i| (0..16).map(move |o| (o, i))).map(|(o, i)| head[o * WIDTH + i]);
         let tensor =
             |name: &str, shape: Vec<usize>, bytes| Tensor { name: name.into(), dtype: "F32", shape, bytes };

@@ -242,16 +242,16 @@ pub fn label(spec: &KernelSpec) -> String {
     let op = match spec.op {
         StepOp::Embed(ops::Embed { vocab, hidden }) => format!("embed {vocab}x{hidden}"),
         StepOp::RmsNorm(ops::RmsNorm { groups, width, .. }) => format!("rmsnorm {groups}x{width}"),
-        StepOp::Linear(ops::Linear { inn, out, norm, epilogue }) => {
+        StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue }) => {
             let epilogue = match epilogue {
                 Epilogue::Store => "",
                 Epilogue::Residual => " residual",
                 Epilogue::SwiGlu => " swiglu",
             };
-            format!("linear {out}x{inn}{}{epilogue}", flag(norm.is_some(), "norm"))
+            format!("linear {out}x{in_features}{}{epilogue}", flag(norm.is_some(), "norm"))
         }
-        StepOp::QkvAppend(ops::QkvAppend { inn, shape: s, norm, qk_norm, rope, own_kv }) => format!(
-            "qkv {} inn{inn} rope{}{}{}{}",
+        StepOp::QkvAppend(ops::QkvAppend { in_features, shape: s, norm, qk_norm, rope, own_kv }) => format!(
+            "qkv {} in_features{in_features} rope{}{}{}{}",
             shape(&s),
             rope.dims,
             flag(norm.is_some(), "norm"),
@@ -282,10 +282,10 @@ pub fn label(spec: &KernelSpec) -> String {
         }
         StepOp::Sample(ops::Sample { vocab }) => format!("sample {vocab}"),
         StepOp::Router(ops::Router { experts, active }) => format!("router {active}of{experts}"),
-        StepOp::ExpertsUp(ops::ExpertsUp { experts, active, inn, ffn }) => {
-            format!("experts_up {active}of{experts} {ffn}x{inn}")
+        StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn }) => {
+            format!("experts_up {active}of{experts} {ffn}x{in_features}")
         }
-        StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out, ffn }) => {
+        StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out_features: out, ffn }) => {
             format!("experts_down {active}of{experts} {out}x{ffn}")
         }
         StepOp::GatherRows(ops::GatherRows { width }) => format!("gather {width}"),

@@ -106,14 +106,13 @@ fn tensor(
 
 /// Weights of a size that leaves a product's results about as large as its inputs.
 fn weight(rng: &mut Rng, format: Format) -> Vec<u8> {
-    let (count, inn) = match format.layout {
+    let (count, in_features) = match format.layout {
         Layout::Vector { len } => (len, 1),
         Layout::Rows { rows, cols } => (rows * cols, 1),
-        Layout::Panels { count, out, inn, .. } | Layout::Tiles { count, out, inn } => {
-            (count * out * inn, inn)
-        }
+        Layout::Panels { count, out_features: out, in_features, .. }
+        | Layout::Tiles { count, out_features: out, in_features } => (count * out * in_features, in_features),
     };
-    let scale = 1.0 / (inn as f32).sqrt();
+    let scale = 1.0 / (in_features as f32).sqrt();
     let data: Vec<f32> = (0..count).map(|_| rng.normal() * scale).collect();
     pack::pack(format, &data)
 }

@@ -77,11 +77,11 @@ fn cost(op: &StepOp, position: u64) -> u64 {
     let attention = |s: AttnShape, keys: u64| s.heads * (s.qk_dim + s.v_dim) * keys;
     let seen = position + 1;
     match *op {
-        StepOp::Linear(ops::Linear { inn, out, epilogue, .. }) => {
-            inn * out * if epilogue == Epilogue::SwiGlu { 2 } else { 1 }
+        StepOp::Linear(ops::Linear { in_features, out_features: out, epilogue, .. }) => {
+            in_features * out * if epilogue == Epilogue::SwiGlu { 2 } else { 1 }
         }
-        StepOp::QkvAppend(ops::QkvAppend { inn, shape: s, .. }) => {
-            inn * (s.heads * s.qk_dim + s.kv_heads * (s.qk_dim + s.v_dim))
+        StepOp::QkvAppend(ops::QkvAppend { in_features, shape: s, .. }) => {
+            in_features * (s.heads * s.qk_dim + s.kv_heads * (s.qk_dim + s.v_dim))
         }
         StepOp::FullAttention(ops::FullAttention { shape, .. })
         | StepOp::OracleAttention(ops::OracleAttention { shape, .. }) => attention(shape, seen),
@@ -95,8 +95,10 @@ fn cost(op: &StepOp, position: u64) -> u64 {
             attention(shape, seen.min(select.block * select.blocks) + seen.min(window))
         }
         // Each weight is decoded for each row that uses it.
-        StepOp::ExpertsUp(ops::ExpertsUp { active, inn, ffn, .. }) => 6 * active * inn * ffn,
-        StepOp::ExpertsDown(ops::ExpertsDown { active, out, ffn, .. }) => 3 * active * out * ffn,
+        StepOp::ExpertsUp(ops::ExpertsUp { active, in_features, ffn, .. }) => 6 * active * in_features * ffn,
+        StepOp::ExpertsDown(ops::ExpertsDown { active, out_features: out, ffn, .. }) => {
+            3 * active * out * ffn
+        }
         _ => 1,
     }
 }

@@ -229,8 +229,8 @@ fn wide_tables_of_every_layout() {
     for hidden in WIDTHS {
         let op = StepOp::Embed(ops::Embed { vocab, hidden });
         let rows = Layout::Rows { rows: vocab, cols: hidden };
-        let panels = |group| Layout::Panels { count: 1, out: vocab, inn: hidden, group };
-        let tiles = Layout::Tiles { count: 1, out: vocab, inn: hidden };
+        let panels = |group| Layout::Panels { count: 1, out_features: vocab, in_features: hidden, group };
+        let tiles = Layout::Tiles { count: 1, out_features: vocab, in_features: hidden };
         for codec in [Codec::F32, Codec::Bf16] {
             for layout in [rows, panels(vocab), panels(50)] {
                 wide(op, vec![weight(codec, layout), tensor(hidden)]);

@@ -11,7 +11,12 @@ fn plan(target: Target) -> Plan {
         StepOp::Embed(ops::Embed { vocab: 16, hidden: 16 }),
         StepOp::GatherRows(ops::GatherRows { width: 16 }),
     );
-    let linear = StepOp::Linear(ops::Linear { inn: 16, out: 16, norm: None, epilogue: Epilogue::Store });
+    let linear = StepOp::Linear(ops::Linear {
+        in_features: 16,
+        out_features: 16,
+        norm: None,
+        epilogue: Epilogue::Store,
+    });
     let step = |name: &str, op: StepOp, operands, kernel| Step {
         name: name.into(),
         layer: None,
@@ -33,7 +38,7 @@ fn plan(target: Target) -> Plan {
         shape: vec![],
         format: Format { codec: Codec::F32, layout },
     };
-    let panels = Layout::Panels { count: 1, out: 16, inn: 16, group: 16 };
+    let panels = Layout::Panels { count: 1, out_features: 16, in_features: 16, group: 16 };
     let (tokens, outputs) = (Rows::Tokens, Rows::Outputs);
     let mut plan = Plan {
         version: PLAN_VERSION,

@@ -29,17 +29,17 @@ fn slices(count: u64, width: u64) -> Kind {
     Kind::Rows(count.checked_mul(width))
 }
 
-fn matrix(out: u64, inn: u64) -> Kind {
-    matrices(1, out, inn)
+fn matrix(out: u64, in_features: u64) -> Kind {
+    matrices(1, out, in_features)
 }
 
-fn matrices(count: u64, out: u64, inn: u64) -> Kind {
-    Kind::Matrices { count, out: Some(out), inn, group: None }
+fn matrices(count: u64, out: u64, in_features: u64) -> Kind {
+    Kind::Matrices { count, out_features: Some(out), in_features, group: None }
 }
 
 /// The projection to `heads` heads of `dim`.
-fn projection(heads: u64, dim: u64, inn: u64) -> Kind {
-    Kind::Matrices { count: 1, out: heads.checked_mul(dim), inn, group: Some(dim) }
+fn projection(heads: u64, dim: u64, in_features: u64) -> Kind {
+    Kind::Matrices { count: 1, out_features: heads.checked_mul(dim), in_features, group: Some(dim) }
 }
 
 impl AttnShape {
@@ -145,14 +145,14 @@ impl Op for Linear {
     const NAME: &'static str = "linear";
 
     fn roles(&self) -> Vec<Role> {
-        let Linear { inn, out, norm, epilogue } = *self;
-        let mut roles = vec![read("x", rows(inn))];
-        roles.extend(norm.map(|_| read("norm", Kind::Vector(inn))));
-        roles.push(read("weight", matrix(out, inn)));
+        let Linear { in_features, out_features: out, norm, epilogue } = *self;
+        let mut roles = vec![read("x", rows(in_features))];
+        roles.extend(norm.map(|_| read("norm", Kind::Vector(in_features))));
+        roles.push(read("weight", matrix(out, in_features)));
         roles.extend(match epilogue {
             Epilogue::Store => None,
             Epilogue::Residual => Some(read("residual", rows(out))),
-            Epilogue::SwiGlu => Some(read("up", matrix(out, inn))),
+            Epilogue::SwiGlu => Some(read("up", matrix(out, in_features))),
         });
         roles.push(write("out", rows(out)));
         roles
@@ -168,14 +168,14 @@ impl Op for QkvAppend {
     const BY_TOKEN: bool = true;
 
     fn roles(&self) -> Vec<Role> {
-        let QkvAppend { inn, shape, norm, qk_norm, own_kv, .. } = *self;
+        let QkvAppend { in_features, shape, norm, qk_norm, own_kv, .. } = *self;
         let AttnShape { heads, kv_heads, qk_dim, v_dim } = shape;
-        let mut roles = vec![read("x", rows(inn))];
-        roles.extend(norm.map(|_| read("norm", Kind::Vector(inn))));
-        roles.push(read("wq", projection(heads, qk_dim, inn)));
+        let mut roles = vec![read("x", rows(in_features))];
+        roles.extend(norm.map(|_| read("norm", Kind::Vector(in_features))));
+        roles.push(read("wq", projection(heads, qk_dim, in_features)));
         if own_kv {
-            roles.push(read("wk", projection(kv_heads, qk_dim, inn)));
-            roles.push(read("wv", projection(kv_heads, v_dim, inn)));
+            roles.push(read("wk", projection(kv_heads, qk_dim, in_features)));
+            roles.push(read("wv", projection(kv_heads, v_dim, in_features)));
         }
         if qk_norm.is_some() {
             roles.push(read("q_norm", Kind::Vector(qk_dim)));
@@ -384,12 +384,12 @@ impl Op for ExpertsUp {
     const NAME: &'static str = "experts_up";
 
     fn roles(&self) -> Vec<Role> {
-        let ExpertsUp { experts, active, inn, ffn } = *self;
+        let ExpertsUp { experts, active, in_features, ffn } = *self;
         vec![
-            read("x", rows(inn)),
+            read("x", rows(in_features)),
             read("index", Kind::Experts { experts, active }),
-            read("gate", matrices(experts, ffn, inn)),
-            read("up", matrices(experts, ffn, inn)),
+            read("gate", matrices(experts, ffn, in_features)),
+            read("up", matrices(experts, ffn, in_features)),
             write("h", slices(active, ffn)),
         ]
     }
@@ -403,7 +403,7 @@ impl Op for ExpertsDown {
     const NAME: &'static str = "experts_down";
 
     fn roles(&self) -> Vec<Role> {
-        let ExpertsDown { experts, active, out, ffn } = *self;
+        let ExpertsDown { experts, active, out_features: out, ffn } = *self;
         vec![
             read("h", slices(active, ffn)),
             read("index", Kind::Experts { experts, active }),

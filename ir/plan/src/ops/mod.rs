@@ -57,9 +57,9 @@ pub struct RmsNorm {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Linear {
     /// Input features.
-    pub inn: u64,
+    pub in_features: u64,
     /// Output features.
-    pub out: u64,
+    pub out_features: u64,
     /// Fused RMSNorm of the input.
     pub norm: Option<f64>,
     /// Fused use of the product.
@@ -71,7 +71,7 @@ pub struct Linear {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct QkvAppend {
     /// Input features.
-    pub inn: u64,
+    pub in_features: u64,
     /// Heads and widths.
     pub shape: AttnShape,
     /// Fused RMSNorm of the input.
@@ -214,7 +214,7 @@ pub struct ExpertsUp {
     /// Experts per token.
     pub active: u64,
     /// Input features.
-    pub inn: u64,
+    pub in_features: u64,
     /// Width of one expert.
     pub ffn: u64,
 }
@@ -227,7 +227,7 @@ pub struct ExpertsDown {
     /// Experts per token.
     pub active: u64,
     /// Output features.
-    pub out: u64,
+    pub out_features: u64,
     /// Width of one expert.
     pub ffn: u64,
 }

@@ -15,11 +15,11 @@ fn bf16_rounds_to_even_and_keeps_nan() {
 const SHAPES: [(u64, u64, u64, u64); 4] = [(1, 16, 3, 16), (1, 40, 5, 20), (3, 7, 4, 7), (2, 130, 70, 130)];
 
 /// The formats that such a matrix may have.
-fn formats((count, out, inn, group): (u64, u64, u64, u64)) -> Vec<Format> {
+fn formats((count, out, in_features, group): (u64, u64, u64, u64)) -> Vec<Format> {
     let layouts = [
-        Layout::Panels { count, out, inn, group },
-        Layout::Rows { rows: count * out, cols: inn },
-        Layout::Tiles { count, out, inn },
+        Layout::Panels { count, out_features: out, in_features, group },
+        Layout::Rows { rows: count * out, cols: in_features },
+        Layout::Tiles { count, out_features: out, in_features },
     ];
     let codecs = [1, 3, 64].into_iter().flat_map(|group| [Codec::Int8 { group }, Codec::Fp8 { group }]);
     let codecs: Vec<Codec> = [Codec::F32, Codec::Bf16].into_iter().chain(codecs).collect();
@@ -48,21 +48,22 @@ fn nearest(codec: Codec, x: f32, most: f32) -> f32 {
 fn every_element_is_found_where_it_was_put() {
     for shape in SHAPES {
         for format in formats(shape) {
-            let (count, out, inn, _) = shape;
+            let (count, out, in_features, _) = shape;
             // No two neighbours alike, both signs, and no tie between two FP8 numbers.
             let number = |i: u64| (i as f32 + 0.26) * if i % 3 == 0 { -0.37 } else { 0.37 };
-            let data: Vec<f32> = (0..count * out * inn).map(number).collect();
+            let data: Vec<f32> = (0..count * out * in_features).map(number).collect();
             let bytes = pack(format, &data);
             assert_eq!(bytes.len() as u64, format.bytes(), "{format:?}");
-            for (row, numbers) in data.chunks(inn as usize).enumerate() {
-                let group = format.codec.group().unwrap_or(inn) as usize;
+            for (row, numbers) in data.chunks(in_features as usize).enumerate() {
+                let group = format.codec.group().unwrap_or(in_features) as usize;
                 let most = |col: usize| {
                     numbers.chunks(group).nth(col / group).unwrap().iter().fold(0f32, |m, x| m.max(x.abs()))
                 };
                 let want: Vec<f32> =
                     numbers.iter().enumerate().map(|(col, x)| nearest(format.codec, *x, most(col))).collect();
-                let found: Vec<f32> = (0..inn).map(|col| get(format, &bytes, row as u64, col)).collect();
-                assert_eq!(found, load_row(format, &bytes, row as u64, inn), "{format:?} {row}");
+                let found: Vec<f32> =
+                    (0..in_features).map(|col| get(format, &bytes, row as u64, col)).collect();
+                assert_eq!(found, load_row(format, &bytes, row as u64, in_features), "{format:?} {row}");
                 for (found, want) in found.iter().zip(&want) {
                     assert!(
                         (found - want).abs() <= 1e-6 * want.abs(),

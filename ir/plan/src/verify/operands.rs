@@ -88,17 +88,23 @@ fn buffer_holds(b: &Buffer, kind: &Kind, rows: Rows) -> bool {
 fn weight_holds(Format { codec, layout }: Format, kind: &Kind) -> bool {
     match *kind {
         Kind::Vector(n) => layout == Layout::Vector { len: n } && codec == Codec::F32,
-        Kind::Matrices { count, out, inn, group } => match layout {
-            Layout::Panels { count: c, out: o, inn: i, group: g } => {
-                (c, Some(o), i) == (count, out, inn) && Some(g) == group.or(out)
+        Kind::Matrices { count, out_features: out, in_features, group } => match layout {
+            Layout::Panels { count: c, out_features: o, in_features: i, group: g } => {
+                (c, Some(o), i) == (count, out, in_features) && Some(g) == group.or(out)
             }
-            Layout::Tiles { count: c, out: o, inn: i } => (c, Some(o), i) == (count, out, inn),
+            Layout::Tiles { count: c, out_features: o, in_features: i } => {
+                (c, Some(o), i) == (count, out, in_features)
+            }
             Layout::Vector { .. } | Layout::Rows { .. } => false,
         },
         Kind::Table { rows, cols } => match layout {
-            Layout::Tiles { count, out, inn } => (count, out, inn) == (1, rows, cols),
+            Layout::Tiles { count, out_features: out, in_features } => {
+                (count, out, in_features) == (1, rows, cols)
+            }
             Layout::Rows { rows: r, cols: c } => (r, c) == (rows, cols),
-            Layout::Panels { count, out, inn, group } => (count, out, inn, group) == (1, rows, cols, rows),
+            Layout::Panels { count, out_features: out, in_features, group } => {
+                (count, out, in_features, group) == (1, rows, cols, rows)
+            }
             Layout::Vector { .. } => false,
         },
         Kind::Rows(_)

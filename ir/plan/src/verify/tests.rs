@@ -35,10 +35,10 @@ fn plan() -> Plan {
     let b = |i| Operand::Buffer(BufferId(i));
     let w = |i| Operand::Weight(WeightId(i));
     let cache = Operand::Cache(CacheId(0));
-    let panels = |out, inn, group| Layout::Panels { count: 1, out, inn, group };
+    let panels = |out, in_features, group| Layout::Panels { count: 1, out_features: out, in_features, group };
     let qkv = |own_kv| {
         StepOp::QkvAppend(ops::QkvAppend {
-            inn: 16,
+            in_features: 16,
             shape: SHAPE,
             norm: None,
             qk_norm: None,
@@ -46,7 +46,12 @@ fn plan() -> Plan {
             own_kv,
         })
     };
-    let linear = StepOp::Linear(ops::Linear { inn: 16, out: 32, norm: None, epilogue: Epilogue::Store });
+    let linear = StepOp::Linear(ops::Linear {
+        in_features: 16,
+        out_features: 32,
+        norm: None,
+        epilogue: Epilogue::Store,
+    });
     let (tokens, outputs) = (Rows::Tokens, Rows::Outputs);
     let mut plan = Plan {
         version: PLAN_VERSION,
@@ -175,7 +180,7 @@ fn sizes_and_places() {
     broken("not inside the arena", |p| p.buffers[2].offset = u64::MAX - 63);
     broken("impossible sizes", |p| p.buffers[2].width = u64::MAX);
     broken("is not possible", |p| {
-        p.weights[1].format.layout = Layout::Panels { count: 1, out: 16, inn: 16, group: 0 }
+        p.weights[1].format.layout = Layout::Panels { count: 1, out_features: 16, in_features: 16, group: 0 }
     });
     broken("is not possible", |p| p.weights[0].format.layout = Layout::Rows { rows: u64::MAX, cols: 2 });
     broken("no kernel", |p| p.steps[0].kernel = KernelId(7));
@@ -257,14 +262,18 @@ fn operands() {
     broken("operand `x`", |p| p.steps[5].operands[0] = Operand::Buffer(BufferId(0)));
     broken("operand `weight`", |p| p.steps[5].operands[1] = Operand::Weight(WeightId(77)));
     broken("operand `wq`", |p| {
-        p.weights[1].format.layout = Layout::Panels { count: 1, out: 16, inn: 16, group: 16 }
+        p.weights[1].format.layout = Layout::Panels { count: 1, out_features: 16, in_features: 16, group: 16 }
     });
     broken("operand `cache`", |p| p.caches[0].v_dim = 16);
     broken("operand `sel`", |p| p.buffers[3].selection = None);
     for bad in [0.0, -1.0, 1e300, 1e-300, f64::INFINITY, f64::NAN] {
         broken("are not possible", |p| {
-            let op =
-                StepOp::Linear(ops::Linear { inn: 16, out: 32, norm: Some(bad), epilogue: Epilogue::Store });
+            let op = StepOp::Linear(ops::Linear {
+                in_features: 16,
+                out_features: 32,
+                norm: Some(bad),
+                epilogue: Epilogue::Store,
+            });
             p.steps.iter_mut().filter(|s| matches!(s.op, StepOp::Linear(_))).for_each(|s| s.op = op);
         });
         broken("are not possible", |p| {
@@ -288,7 +297,8 @@ fn operands() {
 /// Steps of a mixture of experts, and of what stands on other rows than its op reads.
 #[test]
 fn indices_come_from_who_makes_them() {
-    let panels = |count, out, inn| Layout::Panels { count, out, inn, group: out };
+    let panels =
+        |count, out, in_features| Layout::Panels { count, out_features: out, in_features, group: out };
     let moe = |p: &mut Plan| {
         let b = |i| Operand::Buffer(BufferId(i));
         let (w, tokens) = (|i| Operand::Weight(WeightId(i)), Rows::Tokens);
@@ -301,8 +311,13 @@ fn indices_come_from_who_makes_them() {
         p.arena_bytes = 12 * 1024;
         p.weights.push(weight("router", panels(1, 4, 16)));
         p.weights.push(weight("gate", panels(4, 8, 16)));
-        let choose = StepOp::Linear(ops::Linear { inn: 16, out: 4, norm: None, epilogue: Epilogue::Store });
-        let up = StepOp::ExpertsUp(ops::ExpertsUp { experts: 4, active: 2, inn: 16, ffn: 8 });
+        let choose = StepOp::Linear(ops::Linear {
+            in_features: 16,
+            out_features: 4,
+            norm: None,
+            epilogue: Epilogue::Store,
+        });
+        let up = StepOp::ExpertsUp(ops::ExpertsUp { experts: 4, active: 2, in_features: 16, ffn: 8 });
         let router = StepOp::Router(ops::Router { experts: 4, active: 2 });
         p.steps.push(step("choose", None, choose, vec![b(4), w(6), b(7)]));
         p.steps.push(step("router", None, router, vec![b(7), b(8), b(9)]));
@@ -321,15 +336,19 @@ fn indices_come_from_who_makes_them() {
     // Another number of experts than the weights have.
     wrong("does not choose 2 of 4 experts", |p| {
         p.buffers[7].width = 8;
-        p.weights[6].format.layout = Layout::Panels { count: 1, out: 8, inn: 16, group: 8 };
-        p.steps[6].op =
-            StepOp::Linear(ops::Linear { inn: 16, out: 8, norm: None, epilogue: Epilogue::Store });
+        p.weights[6].format.layout = Layout::Panels { count: 1, out_features: 8, in_features: 16, group: 8 };
+        p.steps[6].op = StepOp::Linear(ops::Linear {
+            in_features: 16,
+            out_features: 8,
+            norm: None,
+            epilogue: Epilogue::Store,
+        });
         p.steps[7].op = StepOp::Router(ops::Router { experts: 8, active: 2 });
     });
     // A selection of as many blocks.
     wrong("operand `index`", |p| p.steps[8].operands[1] = Operand::Buffer(BufferId(3)));
     wrong("sizes or numbers are not possible", |p| {
-        p.steps[8].op = StepOp::ExpertsUp(ops::ExpertsUp { experts: 4, active: 5, inn: 16, ffn: 8 });
+        p.steps[8].op = StepOp::ExpertsUp(ops::ExpertsUp { experts: 4, active: 5, in_features: 16, ffn: 8 });
     });
     broken("sizes or numbers are not possible", |p| {
         p.steps[3].op = StepOp::SparseAttention(ops::SparseAttention {

@@ -16,10 +16,10 @@ fn place<'c>(e: &Emit<'c>, name: &str, row: Int<'c>, column: Int<'c>) -> Int<'c>
 }
 
 /// The kernel for weights in tiles.
-fn tiled(k: &mut Kernel<'_, '_>, inn: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
+fn tiled(k: &mut Kernel<'_, '_>, in_features: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
     let up = (epilogue == Epilogue::SwiGlu).then_some("up");
     let matrices = vec![Matrix { name: "weight", out, column: 0 }];
-    product(k, inn, norm, matrices, up, None, &|e, row, column, value| {
+    product(k, in_features, norm, matrices, up, None, &|e, row, column, value| {
         let value = match epilogue {
             Epilogue::Residual => {
                 e.fadd(value, e.load(e.operand("residual"), place(e, "residual", row, column)))
@@ -33,21 +33,21 @@ fn tiled(k: &mut Kernel<'_, '_>, inn: u64, out: u64, norm: Option<f64>, epilogue
 /// The products of the rows with one panel of a weight.
 fn panel_product<'c>(e: &Emit<'c>, name: &str, panel: Int<'c>, input: &Input<'c>) -> (Place<'c>, Float<'c>) {
     let elem = e.elem(name);
-    panel::panel(e, elem, panel_at(e, elem, e.operand(name), panel, input.inn), input)
+    panel::panel(e, elem, panel_at(e, elem, e.operand(name), panel, input.in_features), input)
 }
 
 /// Makes the kernel.
-pub fn linear(k: &mut Kernel<'_, '_>, inn: u64, norm: Option<f64>, epilogue: Epilogue) {
+pub fn linear(k: &mut Kernel<'_, '_>, in_features: u64, norm: Option<f64>, epilogue: Epilogue) {
     let spec = k.spec;
     let layout = k.layout("weight");
     let out = match layout {
-        Layout::Panels { out, .. } => out,
-        Layout::Tiles { out, .. } => return tiled(k, inn, out, norm, epilogue),
+        Layout::Panels { out_features: out, .. } => out,
+        Layout::Tiles { out_features: out, .. } => return tiled(k, in_features, out, norm, epilogue),
         Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
     };
     let grid = [Extent::fixed(layout.panels()), k.rows(1, tile(spec))];
     k.function(Function::new("", grid, THREADS), |e| {
-        let (input, first) = input(e, spec, inn, norm);
+        let (input, first) = input(e, spec, in_features, norm);
         let panel = e.block_x();
         let (result, sum) = panel_product(e, "weight", panel, &input);
         let column = e.add(e.mul_const(panel, PANEL), result.column);

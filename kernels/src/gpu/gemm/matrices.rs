@@ -16,7 +16,7 @@ pub struct Matrix {
 /// `y = [W0; W1; ...] x`, or with `up` `y = silu(W0 x) * (up x)`.
 pub struct Product {
     /// Input features.
-    pub inn: u64,
+    pub in_features: u64,
     /// The matrices, one below the other.
     pub matrices: Vec<Matrix>,
     /// A second weight, of the first one's shape.

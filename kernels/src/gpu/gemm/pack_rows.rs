@@ -1,4 +1,4 @@
-//! Rows of a product as bf16 tiles, `[rows / 64][inn / 64][64][64]`, normalised on the way where the op says so.
+//! Rows of a product as bf16 tiles, `[rows / 64][in_features / 64][64][64]`, normalised on the way where the op says so.
 //!
 //! Weights in tiles lie alike, so that a k tile of either is copied to shared memory as it lies.
 
@@ -13,13 +13,13 @@ pub const BLOCK_ROWS: u64 = 128;
 /// Threads that pack one row.
 const PACKERS: u64 = 512;
 
-pub fn k_tiles(inn: u64) -> u64 {
-    inn.div_ceil(TILE)
+pub fn k_tiles(in_features: u64) -> u64 {
+    in_features.div_ceil(TILE)
 }
 
 /// Bytes of `rows` packed rows.
-pub fn packed_bytes(rows: u64, inn: u64) -> u64 {
-    rows.next_multiple_of(BLOCK_ROWS) * k_tiles(inn) * TILE * 2
+pub fn packed_bytes(rows: u64, in_features: u64) -> u64 {
+    rows.next_multiple_of(BLOCK_ROWS) * k_tiles(in_features) * TILE * 2
 }
 
 /// A launch that packs rows.
@@ -29,7 +29,7 @@ pub struct Packed<'s> {
     /// Rows.
     pub grid: Extent,
     /// Elements of a row.
-    pub inn: u64,
+    pub in_features: u64,
     /// Fused RMSNorm, with its weight in the operand `norm`.
     pub norm: Option<f64>,
     /// Offset in scratch, in 4-byte elements.
@@ -38,14 +38,14 @@ pub struct Packed<'s> {
     pub variants: &'s [&'s str],
 }
 
-/// Writes rows as bf16 tiles `[rows/64][inn/64][64][64]`. `source` gives a row's f32 and the row that it becomes.
+/// Writes rows as bf16 tiles `[rows/64][in_features/64][64][64]`. `source` gives a row's f32 and the row that it becomes.
 pub fn pack<'c>(
     k: &mut Kernel<'c, '_>,
     p: &Packed<'_>,
     source: &dyn Fn(&Emit<'c>, Int<'c>) -> (Ptr<'c>, Int<'c>),
 ) {
-    let Packed { inn, norm, to, .. } = *p;
-    let chunks = k_tiles(inn) * 8;
+    let Packed { in_features, norm, to, .. } = *p;
+    let chunks = k_tiles(in_features) * 8;
     let grid = [p.grid, Extent::fixed(1)];
     k.function(Function::new(p.part, grid, PACKERS).of(p.variants).waits_itself(), |e| {
         // A thread's eight elements of each round; the last round's are the row's last again where there are no more.
@@ -53,14 +53,15 @@ pub fn pack<'c>(
             .map(|round| e.min(e.add_const(e.thread(), (round * PACKERS) as i64), e.int(chunks - 1)))
             .collect();
         let weights: Vec<Vec<Float<'c>>> = match norm {
-            Some(_) => places.iter().map(|chunk| eight(e, e.operand("norm"), *chunk, inn)).collect(),
+            Some(_) => places.iter().map(|chunk| eight(e, e.operand("norm"), *chunk, in_features)).collect(),
             None => vec![],
         };
         e.wait_for_inputs();
         let (x, row) = source(e, e.block_x());
-        let mut values: Vec<Vec<Float<'c>>> = places.iter().map(|chunk| eight(e, x, *chunk, inn)).collect();
+        let mut values: Vec<Vec<Float<'c>>> =
+            places.iter().map(|chunk| eight(e, x, *chunk, in_features)).collect();
         if let Some(eps) = norm {
-            let scale = inverse_rms(e, &values, chunks, inn, eps);
+            let scale = inverse_rms(e, &values, chunks, in_features, eps);
             for (values, weights) in values.iter_mut().zip(&weights) {
                 for (value, weight) in values.iter_mut().zip(weights) {
                     *value = e.fmul(e.fmul(*value, scale), *weight);
@@ -68,7 +69,7 @@ pub fn pack<'c>(
             }
         }
         let (tile, place) = e.div_rem(row, TILE);
-        let tile = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES / 4);
+        let tile = e.mul_const(e.wide(tile), k_tiles(in_features) * TILE_BYTES / 4);
         let to = e.at(e.at(e.scratch(), e.int(to)), e.add(tile, e.wide(e.mul_const(place, TILE / 2))));
         for (chunk, values) in places.iter().zip(&values) {
             let (tile, piece) = e.div_rem(*chunk, 8);
@@ -80,23 +81,29 @@ pub fn pack<'c>(
     });
 }
 
-/// Elements `8 * chunk ..` of a row of `inn`, 0 beyond its end.
-fn eight<'c>(e: &Emit<'c>, x: Ptr<'c>, chunk: Int<'c>, inn: u64) -> Vec<Float<'c>> {
+/// Elements `8 * chunk ..` of a row of `in_features`, 0 beyond its end.
+fn eight<'c>(e: &Emit<'c>, x: Ptr<'c>, chunk: Int<'c>, in_features: u64) -> Vec<Float<'c>> {
     let first = e.mul_const(chunk, 8);
-    if inn % TILE == 0 {
+    if in_features % TILE == 0 {
         let words = [e.load4(x, first), e.load4(x, e.add_const(first, 4))].concat();
         return words.into_iter().map(|word| e.widen(word)).collect();
     }
     let one = |i| {
         let at = e.add_const(first, i);
-        let value = e.load(x, e.min(at, e.int(inn - 1)));
-        e.pick_float(e.lt(at, e.int(inn)), value, e.float(0.0))
+        let value = e.load(x, e.min(at, e.int(in_features - 1)));
+        e.pick_float(e.lt(at, e.int(in_features)), value, e.float(0.0))
     };
     (0..8).map(one).collect()
 }
 
 /// 1 / sqrt(mean(x^2) + eps) of a row, of which a block of [`PACKERS`] has the chunks in rounds.
-fn inverse_rms<'c>(e: &Emit<'c>, values: &[Vec<Float<'c>>], chunks: u64, inn: u64, eps: f64) -> Float<'c> {
+fn inverse_rms<'c>(
+    e: &Emit<'c>,
+    values: &[Vec<Float<'c>>],
+    chunks: u64,
+    in_features: u64,
+    eps: f64,
+) -> Float<'c> {
     let zero = e.float(0.0);
     let sum = values.iter().zip(0u64..).fold(zero, |sum, (values, round)| {
         let own = values.iter().fold(zero, |sum, x| e.fma(*x, *x, sum));
@@ -109,23 +116,23 @@ fn inverse_rms<'c>(e: &Emit<'c>, values: &[Vec<Float<'c>>], chunks: u64, inn: u6
     e.when(e.eq(lane, e.int(0)), |e| e.store(partial, warp, mine.into()));
     e.barrier();
     let all = (0..PACKERS / 32).fold(zero, |sum, w| e.fadd(sum, e.load(partial, e.int(w))));
-    e.inverse_sqrt(e.fadd(e.fdiv(all, e.float(inn as f32)), e.float(eps as f32)))
+    e.inverse_sqrt(e.fadd(e.fdiv(all, e.float(in_features as f32)), e.float(eps as f32)))
 }
 
 /// Byte offset (i64) of block `block` of 16 outputs in a matrix of tiles.
-pub fn strip_offset<'c>(e: &Emit<'c>, block: Int<'c>, inn: u64) -> Int<'c> {
+pub fn strip_offset<'c>(e: &Emit<'c>, block: Int<'c>, in_features: u64) -> Int<'c> {
     let (tile, quarter) = e.div_rem(block, 4);
-    e.add(e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES), e.wide(e.mul_const(quarter, 2048)))
+    e.add(e.mul_const(e.wide(tile), k_tiles(in_features) * TILE_BYTES), e.wide(e.mul_const(quarter, 2048)))
 }
 
 /// The address of packed row `row` in the first of its tiles, the rows being at `at` in scratch.
-pub fn packed_row<'c>(e: &Emit<'c>, at: u64, row: Int<'c>, inn: u64) -> Ptr<'c> {
-    tile_row(e, e.at(e.scratch(), e.int(at)), row, inn)
+pub fn packed_row<'c>(e: &Emit<'c>, at: u64, row: Int<'c>, in_features: u64) -> Ptr<'c> {
+    tile_row(e, e.at(e.scratch(), e.int(at)), row, in_features)
 }
 
 /// The address of row `row` of a matrix of tiles in the first of its tiles.
-pub fn tile_row<'c>(e: &Emit<'c>, matrix: Ptr<'c>, row: Int<'c>, inn: u64) -> Ptr<'c> {
+pub fn tile_row<'c>(e: &Emit<'c>, matrix: Ptr<'c>, row: Int<'c>, in_features: u64) -> Ptr<'c> {
     let (tile, place) = e.div_rem(row, TILE);
-    let tile = e.mul_const(e.wide(tile), k_tiles(inn) * TILE_BYTES);
+    let tile = e.mul_const(e.wide(tile), k_tiles(in_features) * TILE_BYTES);
     e.byte_offset(e.byte_offset(matrix, tile), e.mul_const(place, 128))
 }

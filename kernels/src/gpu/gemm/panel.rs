@@ -28,7 +28,7 @@ pub struct Input<'c> {
     /// Norm weights, with one factor a row (in shared memory).
     pub norm: Option<(Ptr<'c>, Ptr<'c>)>,
     /// Input features.
-    pub inn: u64,
+    pub in_features: u64,
 }
 
 /// The place of one result: thread `row * 16 + column` of the block has it.
@@ -45,12 +45,12 @@ pub fn tile(spec: &KernelSpec) -> u64 {
 }
 
 /// Puts 1 / rms of each row into shared memory, for the rows of a block.
-pub fn inverse_rms<'c>(e: &Emit<'c>, rows: &[Ptr<'c>], inn: u64, eps: f64) -> Ptr<'c> {
+pub fn inverse_rms<'c>(e: &Emit<'c>, rows: &[Ptr<'c>], in_features: u64, eps: f64) -> Ptr<'c> {
     let factors = e.shared(rows.len() as u64);
     let partial = e.shared(WARPS);
     for (i, row) in rows.iter().enumerate() {
-        let sum = block_sum_of_squares(e, *row, inn, partial);
-        let mean = e.fdiv(sum, e.float(inn as f32));
+        let sum = block_sum_of_squares(e, *row, in_features, partial);
+        let mean = e.fdiv(sum, e.float(in_features as f32));
         let factor = e.inverse_sqrt(e.fadd(mean, e.float(eps as f32)));
         e.when(e.eq(e.thread(), e.int(0)), |e| e.store(factors, e.int(i as u64), factor.into()));
         e.barrier();
@@ -93,7 +93,7 @@ pub fn panel<'c>(e: &Emit<'c>, elem: Elem, panel: Ptr<'c>, input: &Input<'c>) ->
             }
         }
     };
-    e.each(first, e.int(input.inn), ROUND, multiply);
+    e.each(first, e.int(input.in_features), ROUND, multiply);
     // Lanes of equal half, then warps.
     let parts = e.shared(WARPS * input.rows.len() as u64 * PANEL);
     for (i, sum) in sums.iter().enumerate() {
@@ -117,18 +117,23 @@ pub fn panel<'c>(e: &Emit<'c>, elem: Elem, panel: Ptr<'c>, input: &Input<'c>) ->
 
 /// The input rows of this block's tile (rows past the end are the last one again), with their norm; and the
 /// tile's first row.
-pub fn input<'c>(e: &Emit<'c>, spec: &KernelSpec, inn: u64, norm: Option<f64>) -> (Input<'c>, Int<'c>) {
+pub fn input<'c>(
+    e: &Emit<'c>,
+    spec: &KernelSpec,
+    in_features: u64,
+    norm: Option<f64>,
+) -> (Input<'c>, Int<'c>) {
     let last = e.add_const(row_count(e, spec), -1);
     let first = e.mul_const(e.block_y(), tile(spec));
     let rows: Vec<Ptr<'c>> =
         (0..tile(spec)).map(|i| e.row("x", e.min(e.add_const(first, i as i64), last))).collect();
-    let norm = norm.map(|eps| (e.operand("norm"), inverse_rms(e, &rows, inn, eps)));
-    (Input { rows, norm, inn }, first)
+    let norm = norm.map(|eps| (e.operand("norm"), inverse_rms(e, &rows, in_features, eps)));
+    (Input { rows, norm, in_features }, first)
 }
 
 /// The address of a panel.
-pub fn panel_at<'c>(e: &Emit<'c>, elem: Elem, matrix: Ptr<'c>, panel: Int<'c>, inn: u64) -> Ptr<'c> {
-    let at = e.mul_const(e.wide(panel), PANEL * inn);
+pub fn panel_at<'c>(e: &Emit<'c>, elem: Elem, matrix: Ptr<'c>, panel: Int<'c>, in_features: u64) -> Ptr<'c> {
+    let at = e.mul_const(e.wide(panel), PANEL * in_features);
     e.at_elem(elem, matrix, at)
 }
 

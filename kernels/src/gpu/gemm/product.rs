@@ -19,7 +19,7 @@ pub type SmallM<'a, 'c> = &'a dyn Fn(&mut Kernel<'c, '_>, u64);
 /// takes the place of `small_m`: it gets where the packed rows are in scratch.
 pub fn product<'c>(
     k: &mut Kernel<'c, '_>,
-    inn: u64,
+    in_features: u64,
     norm: Option<f64>,
     matrices: Vec<Matrix>,
     up: Option<&'static str>,
@@ -27,13 +27,13 @@ pub fn product<'c>(
     store: Store<'_, 'c>,
 ) {
     let spec = k.spec;
-    let rows_at = k.scratch(packed_bytes(spec.max_rows, inn));
-    let rows = Packed { part: "_pack", grid: k.rows(1, 1), inn, norm, to: rows_at, variants: &[] };
+    let rows_at = k.scratch(packed_bytes(spec.max_rows, in_features));
+    let rows = Packed { part: "_pack", grid: k.rows(1, 1), in_features, norm, to: rows_at, variants: &[] };
     pack(k, &rows, &|e, row| {
         let from = e.mul_const(e.wide(row), e.stride("x"));
         (e.at(e.operand("x"), from), row)
     });
-    let p = Product { inn, matrices, up, rows_at };
+    let p = Product { in_features, matrices, up, rows_at };
     match small {
         Some(small) => small(k, rows_at),
         None => {

@@ -45,7 +45,7 @@ pub fn qkv_append<'c>(k: &mut Kernel<'c, '_>, c: &QkvAppend) {
             let matrices = parts.iter().map(matrix).collect();
             let small = |k: &mut Kernel<'c, '_>, rows_at: u64| qkv_small_m::launches(k, c, &parts, rows_at);
             let small: Option<SmallM<'_, 'c>> = if fused { Some(&small) } else { None };
-            product(k, c.inn, c.norm, matrices, None, small, &|e, row, column, value| {
+            product(k, c.in_features, c.norm, matrices, None, small, &|e, row, column, value| {
                 let all = e.at(e.scratch(), e.int(scratch));
                 e.store(all, e.add(e.mul_const(row, columns), column), value.into());
             });
@@ -101,7 +101,7 @@ fn project(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], columns: u64, 
     let panels: u64 = parts.iter().map(|p| p.heads * p.panels()).sum();
     let grid = [Extent::fixed(panels), k.rows(1, tile(spec))];
     k.function(Function::new("_project", grid, THREADS), |e| {
-        let (input, first) = input(e, spec, c.inn, c.norm);
+        let (input, first) = input(e, spec, c.in_features, c.norm);
         let all = e.at(e.scratch(), e.int(scratch));
         // Which part this block's panel is of; all weights have one element type.
         let (mut begin, mut matrix, mut local) = (0, e.operand(q.projection.weight()), e.block_x());
@@ -116,7 +116,7 @@ fn project(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], columns: u64, 
             column = e.pick(here, e.int(part.column), column);
         }
         let elem = e.elem(q.projection.weight());
-        let (place, sum) = panel::panel(e, elem, panel_at(e, elem, matrix, local, c.inn), &input);
+        let (place, sum) = panel::panel(e, elem, panel_at(e, elem, matrix, local, c.in_features), &input);
         let head = e.quotient(local, head_panels);
         let inside_head = e.add(e.mul_const(e.sub(local, e.mul(head, head_panels)), PANEL), place.column);
         let (inside, row) = mine(e, spec, first, &place);

@@ -58,13 +58,13 @@ fn function(
             let first_row = e.mul_const(e.block_y(), 8 * eights);
             let table = angles(e, c.rope);
             let strip = Strip {
-                weights: vec![place.row(e, place.dims[0], c.inn)],
-                far: Some(place.row(e, place.dims[1], c.inn)),
-                rows: packed_row(e, rows_at, first_row, c.inn),
+                weights: vec![place.row(e, place.dims[0], c.in_features)],
+                far: Some(place.row(e, place.dims[1], c.in_features)),
+                rows: packed_row(e, rows_at, first_row, c.in_features),
                 eights,
                 first: e.div_rem(e.thread(), 32).0,
                 step: WARPS,
-                tiles: k_tiles(c.inn),
+                tiles: k_tiles(c.in_features),
                 early: true,
             };
             let sums = strip.sums(e, &ring);
@@ -121,8 +121,8 @@ impl<'c> Place<'c> {
 
 impl<'c> Place<'c> {
     /// The address of the weights of the head's dim `dim`, a multiple of eight, in the first of their tiles.
-    fn row(&self, e: &Emit<'c>, dim: Int<'c>, inn: u64) -> Ptr<'c> {
-        tile_row(e, self.matrix, e.add(e.mul(self.head, self.dim), dim), inn)
+    fn row(&self, e: &Emit<'c>, dim: Int<'c>, in_features: u64) -> Ptr<'c> {
+        tile_row(e, self.matrix, e.add(e.mul(self.head, self.dim), dim), in_features)
     }
 }
 

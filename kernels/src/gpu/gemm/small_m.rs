@@ -149,16 +149,16 @@ pub fn small_m<'c>(k: &mut Kernel<'c, '_>, variant: &str, p: &Product, eights: u
             let ring = strip_ring(e, weights, eights);
             let (matrix, block, out, column) = section(e, p, e.block_x(), 16);
             let first_row = e.mul_const(e.block_y(), 8 * eights);
-            let outputs = strip_offset(e, block, p.inn);
+            let outputs = strip_offset(e, block, p.in_features);
             let weights = [Some(matrix), p.up.map(|name| e.operand(name))];
             let strip = Strip {
                 weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
                 far: None,
-                rows: packed_row(e, p.rows_at, first_row, p.inn),
+                rows: packed_row(e, p.rows_at, first_row, p.in_features),
                 eights,
                 first: e.div_rem(e.thread(), 32).0,
                 step: WARPS,
-                tiles: k_tiles(p.inn),
+                tiles: k_tiles(p.in_features),
                 early: true,
             };
             let sums = strip.sums(e, &ring);

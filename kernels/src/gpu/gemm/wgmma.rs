@@ -35,7 +35,7 @@ pub fn wgmma<'c>(k: &mut Kernel<'c, '_>, variant: &str, p: &Product, store: Stor
         let ring = Ring::new(e, STAGES, 2);
         let (matrix, block, out, column) = section(e, p, e.block_y(), each);
         let group = e.div_rem(e.thread(), 128).0;
-        let tiles = k_tiles(p.inn);
+        let tiles = k_tiles(p.in_features);
         e.when(e.eq(e.thread(), e.int(256)), |e| {
             let packed = e.byte_offset(
                 e.at(e.scratch(), e.int(p.rows_at)),

@@ -17,10 +17,10 @@ use crate::gpu::gemm::small_m::{Strip, THREADS, WARPS, reduce, strip_ring, strip
 use crate::gpu::isa::{Emit, Int, Ptr, Var};
 
 /// `ExpertsUp`.
-pub fn up(k: &mut Kernel<'_, '_>, inn: u64, ffn: u64, active: u64) {
+pub fn up(k: &mut Kernel<'_, '_>, in_features: u64, ffn: u64, active: u64) {
     match k.layout("gate") {
-        Layout::Tiles { count, .. } => tiled_up(k, count, inn, ffn, active),
-        layout @ Layout::Panels { .. } => panel::up(k, layout.panels(), inn, ffn, active),
+        Layout::Tiles { count, .. } => tiled_up(k, count, in_features, ffn, active),
+        layout @ Layout::Panels { .. } => panel::up(k, layout.panels(), in_features, ffn, active),
         Layout::Rows { .. } | Layout::Vector { .. } => k.refuse(NO_PRODUCT),
     }
 }
@@ -35,12 +35,18 @@ pub fn down(k: &mut Kernel<'_, '_>, active: u64, ffn: u64, out: u64) {
 }
 
 /// `ExpertsUp` of `experts` experts in tiles.
-fn tiled_up(k: &mut Kernel<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u64) {
+fn tiled_up(k: &mut Kernel<'_, '_>, experts: u64, in_features: u64, ffn: u64, active: u64) {
     let spec = k.spec;
     let few = BY_ROW_ROWS.min(spec.max_rows);
-    let rows_at = k.scratch(packed_bytes(few, inn));
-    let rows =
-        Packed { part: "_pack", grid: k.rows(1, 1), inn, norm: None, to: rows_at, variants: &[BY_ROW] };
+    let rows_at = k.scratch(packed_bytes(few, in_features));
+    let rows = Packed {
+        part: "_pack",
+        grid: k.rows(1, 1),
+        in_features,
+        norm: None,
+        to: rows_at,
+        variants: &[BY_ROW],
+    };
     pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
     k.function(
@@ -50,8 +56,8 @@ fn tiled_up(k: &mut Kernel<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u6
             let (row, slot) = e.div_rem(e.block_y(), active);
             let expert = chosen(e, row, slot);
             let warp = e.div_rem(e.thread(), 32).0;
-            let matrices = ["gate", "up"].map(|name| matrix(e, name, expert, ffn, inn));
-            let strip = strip(e, &matrices, e.block_x(), (rows_at, row), (warp, WARPS), inn);
+            let matrices = ["gate", "up"].map(|name| matrix(e, name, expert, ffn, in_features));
+            let strip = strip(e, &matrices, e.block_x(), (rows_at, row), (warp, WARPS), in_features);
             let sums = strip.sums(e, &ring);
             let parts = e.shared(WARPS * 128);
             let gate = reduce(e, &sums[0], parts, WARPS)[0];
@@ -68,8 +74,8 @@ fn tiled_up(k: &mut Kernel<'_, '_>, experts: u64, inn: u64, ffn: u64, active: u6
         return;
     }
     let d = dispatch(k, experts, active);
-    let sorted_at = gather(k, &d, "x", inn, &|e, row, _| e.mul_const(e.wide(row), e.stride("x")));
-    grouped(k, &d, (inn, ffn), ("gate", Some("up")), sorted_at, &|e, pair, output, value| {
+    let sorted_at = gather(k, &d, "x", in_features, &|e, row, _| e.mul_const(e.wide(row), e.stride("x")));
+    grouped(k, &d, (in_features, ffn), ("gate", Some("up")), sorted_at, &|e, pair, output, value| {
         let (row, slot) = e.div_rem(pair, active);
         let at = e.add(e.mul_const(slot, ffn), output);
         e.store(e.operand("h"), e.add(e.mul_const(e.wide(row), e.stride("h")), e.wide(at)), value.into());
@@ -84,7 +90,7 @@ fn tiled_down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: 
     let rows = Packed {
         part: "_pack",
         grid: k.rows(active, 1),
-        inn: ffn,
+        in_features: ffn,
         norm: None,
         to: rows_at,
         variants: &[BY_ROW],
@@ -169,18 +175,18 @@ fn strip<'c>(
     panel: Int<'c>,
     (rows_at, row): (u64, Int<'c>),
     (first, step): (Int<'c>, u64),
-    inn: u64,
+    in_features: u64,
 ) -> Strip<'c> {
-    let at = strip_offset(e, panel, inn);
+    let at = strip_offset(e, panel, in_features);
     let eight = e.sub(row, e.and(row, e.int(7)));
     Strip {
         weights: matrices.iter().map(|matrix| e.byte_offset(*matrix, at)).collect(),
         far: None,
-        rows: packed_row(e, rows_at, eight, inn),
+        rows: packed_row(e, rows_at, eight, in_features),
         eights: 1,
         first,
         step,
-        tiles: k_tiles(inn),
+        tiles: k_tiles(in_features),
         early: false,
     }
 }

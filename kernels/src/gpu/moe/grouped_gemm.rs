@@ -44,8 +44,8 @@ pub struct Dispatch {
 type Store<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>);
 
 /// The tiles of one expert's matrix in a weight.
-pub fn matrix<'c>(e: &Emit<'c>, name: &str, expert: Int<'c>, out: u64, inn: u64) -> Ptr<'c> {
-    let bytes = out.div_ceil(TILE) * k_tiles(inn) * TILE_BYTES;
+pub fn matrix<'c>(e: &Emit<'c>, name: &str, expert: Int<'c>, out: u64, in_features: u64) -> Ptr<'c> {
+    let bytes = out.div_ceil(TILE) * k_tiles(in_features) * TILE_BYTES;
     e.byte_offset(e.operand(name), e.mul_const(e.wide(expert), bytes))
 }
 
@@ -109,12 +109,18 @@ pub fn gather<'c>(
     k: &mut Kernel<'c, '_>,
     d: &Dispatch,
     from: &str,
-    inn: u64,
+    in_features: u64,
     source: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>) -> Int<'c>,
 ) -> u64 {
-    let to = k.scratch(packed_bytes(d.most, inn));
-    let rows =
-        Packed { part: "_gather", grid: k.rows(d.active, 1), inn, norm: None, to, variants: &[GROUPED] };
+    let to = k.scratch(packed_bytes(d.most, in_features));
+    let rows = Packed {
+        part: "_gather",
+        grid: k.rows(d.active, 1),
+        in_features,
+        norm: None,
+        to,
+        variants: &[GROUPED],
+    };
     pack(k, &rows, &|e, pair| {
         let (row, slot) = e.div_rem(pair, d.active);
         let place = e.load_int(e.at(e.scratch(), e.int(d.place)), pair);
@@ -127,12 +133,12 @@ pub fn gather<'c>(
 pub fn grouped<'c>(
     k: &mut Kernel<'c, '_>,
     d: &Dispatch,
-    (inn, out): (u64, u64),
+    (in_features, out): (u64, u64),
     (weight, up): (&'static str, Option<&'static str>),
     sorted_at: u64,
     store: Store<'_, 'c>,
 ) {
-    let tiles = k_tiles(inn);
+    let tiles = k_tiles(in_features);
     // Each warp group has 128 columns of B: with two weights, 64 outputs of each.
     let each = if up.is_some() { BLOCK_OUT / 2 } else { BLOCK_OUT };
     let columns = out.div_ceil(each);
@@ -163,7 +169,7 @@ pub fn grouped<'c>(
                         };
                         let row = e.add_const(e.mul_const(column, each / TILE), i as i64);
                         let row = e.min(row, e.int(out.div_ceil(TILE) - 1));
-                        let matrix = matrix(e, from, expert, out, inn);
+                        let matrix = matrix(e, from, expert, out, in_features);
                         e.byte_offset(matrix, e.mul_const(e.wide(row), tiles * TILE_BYTES))
                     })
                     .collect();

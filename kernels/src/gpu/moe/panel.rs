@@ -26,18 +26,18 @@ impl Panels {
     ) -> (Place<'c>, Float<'c>) {
         let elem = e.elem(self.name);
         let panel = e.add(e.mul_const(e.wide(expert), self.count), e.wide(panel));
-        let at = e.at_elem(elem, e.operand(self.name), e.mul_const(panel, input.inn * PANEL));
+        let at = e.at_elem(elem, e.operand(self.name), e.mul_const(panel, input.in_features * PANEL));
         panel::panel(e, elem, at, input)
     }
 }
 
 /// `ExpertsUp`, `count` panels an expert. Block: one panel of one (row, chosen expert).
-pub fn up(k: &mut Kernel<'_, '_>, count: u64, inn: u64, ffn: u64, active: u64) {
+pub fn up(k: &mut Kernel<'_, '_>, count: u64, in_features: u64, ffn: u64, active: u64) {
     let grid = [Extent::fixed(count), k.rows(active, 1)];
     k.function(Function::new("", grid, THREADS), |e| {
         let (row, slot) = e.div_rem(e.block_y(), active);
         let expert = chosen(e, row, slot);
-        let input = Input { rows: vec![e.row("x", row)], norm: None, inn };
+        let input = Input { rows: vec![e.row("x", row)], norm: None, in_features };
         let panel = e.block_x();
         let (place, gate) = Panels { name: "gate", count }.product(e, expert, panel, &input);
         let (_, up) = Panels { name: "up", count }.product(e, expert, panel, &input);
@@ -59,7 +59,7 @@ pub fn down(k: &mut Kernel<'_, '_>, count: u64, active: u64, ffn: u64, out: u64)
         let down = Panels { name: "down", count };
         let total = e.float_var(0.0);
         e.each(e.int(0), e.int(active), 1, |e, slot| {
-            let input = Input { rows: vec![e.at(h, e.mul_const(slot, ffn))], norm: None, inn: ffn };
+            let input = Input { rows: vec![e.at(h, e.mul_const(slot, ffn))], norm: None, in_features: ffn };
             let (_, sum) = down.product(e, e.load_int(index, slot), panel, &input);
             e.accumulate(total, e.load(weights, slot), sum);
             e.barrier();

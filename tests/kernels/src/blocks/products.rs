@@ -48,7 +48,8 @@ impl Matrix {
 
     /// Tiles of 64 x 64.
     fn tiles(&self) -> Vec<u32> {
-        let layout = Layout::Tiles { count: 1, out: self.rows() as u64, inn: self.cols as u64 };
+        let layout =
+            Layout::Tiles { count: 1, out_features: self.rows() as u64, in_features: self.cols as u64 };
         Matrix::stored(&pack::pack(Format { codec: Codec::Bf16, layout }, &self.data))
     }
 

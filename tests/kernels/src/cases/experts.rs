@@ -15,25 +15,35 @@ pub fn router(experts: u64, active: u64, limits: Limits) -> KernelSpec {
 pub struct Mixture {
     pub experts: u64,
     pub active: u64,
-    pub inn: u64,
+    pub in_features: u64,
     pub ffn: u64,
 }
 
 /// Both halves of a mixture.
 pub fn experts(m: Mixture, store: Store, limits: Limits) -> [KernelSpec; 2] {
-    let Mixture { experts, active, inn, ffn } = m;
-    let matrix = |out, inn| store.matrix(experts, out, inn, out);
-    let up = vec![tensor(inn), indices(active), matrix(ffn, inn), matrix(ffn, inn), tensor(active * ffn)];
+    let Mixture { experts, active, in_features, ffn } = m;
+    let matrix = |out, in_features| store.matrix(experts, out, in_features, out);
+    let up = vec![
+        tensor(in_features),
+        indices(active),
+        matrix(ffn, in_features),
+        matrix(ffn, in_features),
+        tensor(active * ffn),
+    ];
     let down = vec![
         tensor(active * ffn),
         indices(active),
         tensor(active),
-        matrix(inn, ffn),
-        tensor(inn),
-        tensor(inn),
+        matrix(in_features, ffn),
+        tensor(in_features),
+        tensor(in_features),
     ];
     [
-        spec(StepOp::ExpertsUp(ops::ExpertsUp { experts, active, inn, ffn }), up, limits),
-        spec(StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out: inn, ffn }), down, limits),
+        spec(StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn }), up, limits),
+        spec(
+            StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out_features: in_features, ffn }),
+            down,
+            limits,
+        ),
     ]
 }

@@ -60,7 +60,16 @@ fn projections() -> Vec<Case> {
                     shape.qk_dim - 4,
                 );
                 let spec = qkv(
-                    Qkv { inn: 44, shape: *shape, norm, qk_norm, rope_dims, own_kv, store, cache: *cache },
+                    Qkv {
+                        in_features: 44,
+                        shape: *shape,
+                        norm,
+                        qk_norm,
+                        rope_dims,
+                        own_kv,
+                        store,
+                        cache: *cache,
+                    },
                     FEW,
                 );
                 cases.extend(ragged("qkv", &spec, RAGGED, 3e-6));
@@ -166,14 +175,14 @@ fn appends() -> Vec<Case> {
 
 fn mixtures() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (experts_, active, inn, ffn) in [(12, 3, 44, 20), (4, 4, 16, 7), (30, 8, 32, 33)] {
+    for (experts_, active, in_features, ffn) in [(12, 3, 44, 20), (4, 4, 16, 7), (30, 8, 32, 33)] {
         let routers: Vec<Case> = ragged("experts", &router(experts_, active, FEW), RAGGED, 3e-6).collect();
         if active < experts_ {
             cases.extend(routers.iter().map(|case| Case { fill: Fill::BadLogits, ..case.clone() }));
         }
         cases.extend(routers);
         for store in BOTH {
-            for spec in experts(Mixture { experts: experts_, active, inn, ffn }, store, FEW) {
+            for spec in experts(Mixture { experts: experts_, active, in_features, ffn }, store, FEW) {
                 cases.extend(ragged("experts", &spec, RAGGED, 3e-6));
             }
         }

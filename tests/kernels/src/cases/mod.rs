@@ -51,14 +51,16 @@ enum Store {
 
 impl Store {
     /// `count` matrices of `out` features, `group` of which share panels.
-    fn matrix(self, count: u64, out: u64, inn: u64, group: u64) -> OperandSpec {
+    fn matrix(self, count: u64, out: u64, in_features: u64, group: u64) -> OperandSpec {
         match self {
-            Store::Panels(codec) => {
-                OperandSpec::Weight(Format { codec, layout: Layout::Panels { count, out, inn, group } })
-            }
-            Store::Tiles => {
-                OperandSpec::Weight(Format { codec: Codec::Bf16, layout: Layout::Tiles { count, out, inn } })
-            }
+            Store::Panels(codec) => OperandSpec::Weight(Format {
+                codec,
+                layout: Layout::Panels { count, out_features: out, in_features, group },
+            }),
+            Store::Tiles => OperandSpec::Weight(Format {
+                codec: Codec::Bf16,
+                layout: Layout::Tiles { count, out_features: out, in_features },
+            }),
         }
     }
 }

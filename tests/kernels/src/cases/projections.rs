@@ -8,28 +8,28 @@ pub const EPILOGUES: [Epilogue; 3] = [Epilogue::Store, Epilogue::Residual, Epilo
 
 /// A linear.
 pub fn linear(
-    (out, inn): (u64, u64),
+    (out, in_features): (u64, u64),
     store: Store,
     norm: Option<f64>,
     epilogue: Epilogue,
     limits: Limits,
 ) -> KernelSpec {
-    let mut operands = vec![tensor(inn)];
-    operands.extend(norm.map(|_| vector(inn)));
-    operands.push(store.matrix(1, out, inn, out));
+    let mut operands = vec![tensor(in_features)];
+    operands.extend(norm.map(|_| vector(in_features)));
+    operands.push(store.matrix(1, out, in_features, out));
     match epilogue {
         Epilogue::Store => {}
         Epilogue::Residual => operands.push(tensor(out)),
-        Epilogue::SwiGlu => operands.push(store.matrix(1, out, inn, out)),
+        Epilogue::SwiGlu => operands.push(store.matrix(1, out, in_features, out)),
     }
     operands.push(tensor(out));
-    spec(StepOp::Linear(ops::Linear { inn, out, norm, epilogue }), operands, limits)
+    spec(StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue }), operands, limits)
 }
 
 /// What varies in a QKV projection.
 #[derive(Debug, Clone, Copy)]
 pub struct Qkv {
-    pub inn: u64,
+    pub in_features: u64,
     pub shape: AttnShape,
     pub norm: Option<f64>,
     pub qk_norm: Option<f64>,
@@ -42,20 +42,24 @@ pub struct Qkv {
 /// A QKV projection.
 pub fn qkv(q: Qkv, limits: Limits) -> KernelSpec {
     let AttnShape { heads, kv_heads, qk_dim, v_dim } = q.shape;
-    let mut operands = vec![tensor(q.inn)];
-    operands.extend(q.norm.map(|_| vector(q.inn)));
-    operands.push(q.store.matrix(1, heads * qk_dim, q.inn, qk_dim));
+    let mut operands = vec![tensor(q.in_features)];
+    operands.extend(q.norm.map(|_| vector(q.in_features)));
+    operands.push(q.store.matrix(1, heads * qk_dim, q.in_features, qk_dim));
     if q.own_kv {
-        operands.push(q.store.matrix(1, kv_heads * qk_dim, q.inn, qk_dim));
-        operands.push(q.store.matrix(1, kv_heads * v_dim, q.inn, v_dim));
+        operands.push(q.store.matrix(1, kv_heads * qk_dim, q.in_features, qk_dim));
+        operands.push(q.store.matrix(1, kv_heads * v_dim, q.in_features, v_dim));
     }
     operands.extend(q.qk_norm.map(|_| vector(qk_dim)));
     operands.extend(q.qk_norm.filter(|_| q.own_kv).map(|_| vector(qk_dim)));
     operands.push(tensor(heads * qk_dim));
     operands.extend(q.own_kv.then_some(OperandSpec::Cache(q.cache)));
     let rope = RopeSpec { theta: 640_000.0, dims: q.rope_dims };
-    let Qkv { inn, shape, norm, qk_norm, own_kv, .. } = q;
-    spec(StepOp::QkvAppend(ops::QkvAppend { inn, shape, norm, qk_norm, rope, own_kv }), operands, limits)
+    let Qkv { in_features, shape, norm, qk_norm, own_kv, .. } = q;
+    spec(
+        StepOp::QkvAppend(ops::QkvAppend { in_features, shape, norm, qk_norm, rope, own_kv }),
+        operands,
+        limits,
+    )
 }
 
 /// An append of keys and values that other steps made.

@@ -84,7 +84,7 @@ const APPENDS: [Sequences<'static>; 6] = [
 
 fn projections() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (shape, inn, qk_norm) in [
+    for (shape, in_features, qk_norm) in [
         (SHAPES[0], 4096, None),
         (SHAPES[1], 2048, None),
         (SHAPES[2], 2048, Some(1e-6)),
@@ -97,8 +97,10 @@ fn projections() -> Vec<Case> {
             [(growing, Some(1e-6), true), (ring, Some(1e-6), true), (growing, None, false)]
         {
             let rope_dims = if shape.heads == 5 { 32 } else { shape.qk_dim };
-            let spec =
-                qkv(Qkv { inn, shape, norm, qk_norm, rope_dims, own_kv, store: Store::Tiles, cache }, MANY);
+            let spec = qkv(
+                Qkv { in_features, shape, norm, qk_norm, rope_dims, own_kv, store: Store::Tiles, cache },
+                MANY,
+            );
             for (i, batch) in APPENDS.iter().enumerate() {
                 let small = shape.heads == 5 && own_kv && [1, 2].contains(&i);
                 cases.push(sized(case("qkv tiled", &spec, batch, ERROR), small));
@@ -132,7 +134,8 @@ fn mixed() -> Vec<Case> {
         (even, Store::Panels(Codec::Bf16), tiled_caches(even)[0], None),
     ] {
         let rope_dims = shape.qk_dim - 4;
-        let q = Qkv { inn: 44, shape, norm: Some(1e-6), qk_norm, rope_dims, own_kv: true, store, cache };
+        let q =
+            Qkv { in_features: 44, shape, norm: Some(1e-6), qk_norm, rope_dims, own_kv: true, store, cache };
         let spec = qkv(q, MANY);
         let batches = [&APPENDS[1..3], &APPENDS[4..]].concat();
         for (i, batch) in batches.iter().enumerate() {
@@ -211,8 +214,8 @@ fn mixtures() -> Vec<Case> {
         let bad = case("router", &spec, &[(0, 70)], ERROR);
         cases.push(Case { fill: Fill::BadLogits, ..bad });
     }
-    for (experts_, active, inn, ffn) in [(12, 3, 64, 96), (64, 8, 256, 128), (30, 8, 200, 40)] {
-        let sizes = Mixture { experts: experts_, active, inn, ffn };
+    for (experts_, active, in_features, ffn) in [(12, 3, 64, 96), (64, 8, 256, 128), (30, 8, 200, 40)] {
+        let sizes = Mixture { experts: experts_, active, in_features, ffn };
         for spec in experts(sizes, Store::Tiles, MANY) {
             for rows in [1, 5, 70, 300] {
                 let case = case("experts tiled", &spec, &[(0, rows)], ERROR);
