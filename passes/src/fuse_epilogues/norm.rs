@@ -30,7 +30,7 @@ pub fn run(graph: &mut Graph) -> usize {
             let mut operands = data.operands.clone();
             operands[0] = x;
             operands.insert(1, weight);
-            let op = match data.op.clone() {
+            let op = match data.op {
                 Op::QkvAppend(op::QkvAppend { heads, kv_heads, qk_norm, theta, dims, own_kv, .. }) => {
                     Op::QkvAppend(op::QkvAppend {
                         heads,

@@ -107,7 +107,7 @@ fn selections_are_read_over_the_cache_that_they_were_ranked_over() {
 #[test]
 fn every_operand_and_result_is_described() {
     for id in graph().ops().collect::<Vec<_>>() {
-        let op = graph().op(id).op.clone();
+        let op = graph().op(id).op;
         let roles = op.roles();
         for at in 0..roles.takes.len() {
             for kind in [Takes::Tensor, Takes::Weight, Takes::Append, Takes::Selection { over: "cache" }] {
