@@ -3,8 +3,8 @@
 //!
 //! A time is the median of calls, each on another copy of the operands, of which there are so many that weights and caches
 //! come from memory as they do in a whole model; what is small stays in the processor's caches, as it does there. Beside
-//! it stand the bytes and operations of `cost.rs` by that time, and the machine's limits from the same run, also on one
-//! thread.
+//! it stand the least time, which a busy machine leaves far below the median, the bytes and operations of `cost.rs` by the
+//! median, and their shares of the machine's limits from the same run, also on one thread.
 //!
 //! `-- --test`, and any run that is not `cargo bench`, calls each once and prints no times.
 
@@ -24,11 +24,13 @@ use hyc_kernels::cpu::CpuTarget;
 use hyc_plan::StepOp;
 use hyc_plan::sample::penalise_and_choose;
 
+use cost::Cost;
+
 /// Inputs are the same in every run.
 const SEED: u64 = 1;
-/// Bytes of all copies of a kernel's operands: several times a processor's caches.
-const COPIES_BYTES: usize = 256 << 20;
-const MOST_COPIES: usize = 64;
+/// Bytes that a call on each copy of a kernel's operands reads: several times a processor's caches.
+const COPIES_BYTES: u64 = 256 << 20;
+const MOST_COPIES: u64 = 64;
 /// Calls go on for so long, and there are so many at least.
 const TIME: Duration = Duration::from_millis(500);
 const LEAST_CALLS: usize = 15;
@@ -68,17 +70,19 @@ enum Runs {
 /// A step, with copies of its operands.
 struct Work {
     batch: Batch,
+    cost: Cost,
     runs: Runs,
     copies: Vec<Vec<Memory>>,
 }
 
 impl Work {
-    fn new(case: &Case, copies_bytes: usize) -> Work {
+    /// With copies of the operands where it is to be timed.
+    fn new(case: &Case, timed: bool) -> Work {
         let mut rng = Rng::of(SEED, &case.name());
         let batch = case.batch(&mut rng);
         let first = memory(&mut rng, &case.spec, &batch, case.fill);
-        let bytes: usize = first.iter().map(|operand| operand.bytes().len()).sum();
-        let copies = (copies_bytes / bytes.max(1)).clamp(1, MOST_COPIES);
+        let cost = cost::of(&case.spec, &batch);
+        let copies = if timed { (COPIES_BYTES / cost.bytes.max(1)).clamp(1, MOST_COPIES) } else { 1 };
         let runs = match case.spec.op {
             StepOp::Sample { vocab } => Runs::Choose { vocab },
             _ => {
@@ -87,7 +91,7 @@ impl Work {
                 Runs::Kernel(kernel, scratch)
             }
         };
-        Work { batch, runs, copies: vec![first; copies] }
+        Work { batch, cost, runs, copies: vec![first; copies as usize] }
     }
 
     /// Runs the step on a copy `times` times; how long that took.
@@ -123,8 +127,8 @@ impl Work {
         }
     }
 
-    /// The median time of a call.
-    fn median(&mut self) -> Duration {
+    /// The median time of a call, and the least.
+    fn time(&mut self) -> (Duration, Duration) {
         let once = (0..self.copies.len()).map(|copy| self.call(copy, 1)).min().unwrap_or_default();
         let times = (LEAST_TIME.as_nanos() / once.as_nanos().max(1) + 1) as usize;
         let (mut calls, start) = (Vec::new(), Instant::now());
@@ -132,7 +136,7 @@ impl Work {
             calls.push(self.call(calls.len(), times) / times as u32);
         }
         calls.sort_unstable();
-        calls[calls.len() / 2]
+        (calls[calls.len() / 2], calls[0])
     }
 }
 
@@ -141,17 +145,34 @@ fn of_limit(per_s: f64, limit: f64) -> String {
     format!("{:>8.2} {:>5.0} %", per_s / 1e9, 100.0 * per_s / limit)
 }
 
+/// The machine's limits: the best of some, for others may be at work on it.
+fn limits() -> bandwidth::Limits {
+    let all = [(); 3].map(|()| bandwidth::measure(1));
+    bandwidth::Limits {
+        read_bytes_per_s: all.iter().map(|limits| limits.read_bytes_per_s).fold(0.0, f64::max),
+        flop_per_s: all.iter().map(|limits| limits.flop_per_s).fold(0.0, f64::max),
+    }
+}
+
 fn time(case: &Case, limits: &bandwidth::Limits) {
-    let mut work = Work::new(case, COPIES_BYTES);
-    let seconds = work.median().as_secs_f64();
-    let cost = cost::of(&case.spec, &work.batch);
-    let bytes = of_limit(cost.bytes as f64 / seconds, limits.read_bytes_per_s);
-    let flop = match cost.flop {
+    let mut work = Work::new(case, true);
+    let (median, least) = work.time();
+    let seconds = median.as_secs_f64();
+    let bytes = of_limit(work.cost.bytes as f64 / seconds, limits.read_bytes_per_s);
+    let flop = match work.cost.flop {
         0 => String::new(),
         flop => of_limit(flop as f64 / seconds, limits.flop_per_s),
     };
-    let (rows, context) = (work.batch.rows(), work.batch.position(work.batch.rows() - 1) + 1);
-    println!("{:<52} {rows:>4} {context:>7} {:>10.1} {bytes} {flop}", name(case), 1e6 * seconds);
+    let rows = work.batch.rows();
+    let context = case.spec.op.attention().map(|_| format!("{}", work.batch.position(rows - 1) + 1));
+    let context = context.unwrap_or_default();
+    let line = format!(
+        "{:<60} {rows:>4} {context:>7} {:>9.1} {:>9.1} {bytes} {flop}",
+        name(case),
+        1e6 * seconds,
+        1e6 * least.as_secs_f64()
+    );
+    println!("{}", line.trim_end());
 }
 
 fn main() -> ExitCode {
@@ -168,18 +189,18 @@ fn main() -> ExitCode {
     let cases: Vec<Case> = cases::timed().into_iter().filter(wanted).collect();
     if args.once {
         for case in &cases {
-            Work::new(case, 0).call(0, 1);
+            Work::new(case, false).call(0, 1);
         }
         println!("{} kernels ran", cases.len());
         return ExitCode::SUCCESS;
     }
-    let limits = bandwidth::measure(1);
+    let limits = limits();
     println!(
         "one thread; reads {:.1} GB/s, multiply-adds {:.1} GFLOP/s",
         limits.read_bytes_per_s / 1e9,
         limits.flop_per_s / 1e9
     );
-    println!("{:<52} rows context  median us     GB/s of read  GFLOP/s  of mul-add", "kernel");
+    println!("{:<60} rows context median us  least us     GB/s of read  GFLOP/s  of mul-add", "kernel");
     cases.iter().for_each(|case| time(case, &limits));
     ExitCode::SUCCESS
 }

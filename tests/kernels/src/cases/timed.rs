@@ -42,7 +42,7 @@ fn on_rows() -> Vec<KernelSpec> {
         cache: growing,
     };
     let rms = StepOp::RmsNorm { groups: 1, width: HIDDEN, eps: 1e-6 };
-    let mixture = Mixture { experts: 16, active: 2, inn: HIDDEN, ffn: 256 };
+    let mixture = Mixture { experts: 8, active: 2, inn: HIDDEN, ffn: 256 };
     let [up, down] = experts(mixture, bf16, LIMITS);
     vec![
         spec(rms, vec![tensor(HIDDEN), vector(HIDDEN), tensor(HIDDEN)], LIMITS),
