@@ -373,6 +373,38 @@ fn stored_prefixes_give_way() {
     assert_eq!(feed(&mut session, user, &[0]), fresh(&model, &texts[0]), "its pages are its own now");
 }
 
+/// A prefix whose pages a sequence has would give none: it stays, though it was used longest ago.
+#[test]
+fn a_prefix_in_use_gives_way_to_none() {
+    let model = Parts::new().load().unwrap();
+    let options = SessionOptions {
+        max_tokens: Some(32),
+        max_sequences: Some(2),
+        prefixes: 2,
+        ..SessionOptions::default()
+    };
+    let mut session = Session::with_kernels(model.clone(), Box::new(Plain), &options).unwrap();
+    let texts = [vec![1; 9], vec![2; 9]];
+    let [user, other] = texts.each_ref().map(|text| {
+        let id = session.add_sequence().unwrap();
+        feed(&mut session, id, text);
+        session.save_prefix(id, 8).unwrap();
+        id
+    });
+    session.remove_sequence(other).unwrap();
+    // 10 pages: 3 are the sequence's, of which 2 are stored, 2 are stored alone.
+    assert_eq!(session.free_pages(), 7);
+    let id = session.add_sequence().unwrap();
+    session.feed(id, &[7; 24]).unwrap();
+    let stored = texts.each_ref().map(|text| session.stored_prefix(text));
+    assert_eq!((stored, session.free_pages()), ([8, 0], 1));
+    assert!(session.feed(id, &[7; 8]).is_err());
+    assert_eq!(session.stored_prefix(&texts[0]), 8);
+    session.remove_sequence(user).unwrap();
+    session.feed(id, &[7; 12]).unwrap();
+    assert_eq!(session.stored_prefix(&texts[0]), 0, "nobody uses it any more");
+}
+
 #[test]
 fn windows_of_prefixes_are_in_the_memory_plan() {
     let model = Parts::new().load().unwrap();

@@ -252,6 +252,14 @@ fn a_chat_answers_line_by_line() {
     assert_eq!(say("The kernel\n/reset\nThe kernel\n/exit\nThe end", &[]).0, one.repeat(2));
     let (with, _) = say("The kernel", &["--system", "- Be brief."]);
     assert_eq!(say("/system - Be brief.\nThe kernel\n", &[]).0, with);
+    // What was taken back was never said.
+    assert_eq!(say("The kernel\n/undo\nThe kernel\n", &[]).0, one.repeat(2));
+    let (undone, _) = say("The kernel\nWhat?\n/undo\nThe compiler\n", &[]);
+    assert!(undone.starts_with(&one) && undone.ends_with(&two[one.len()..]), "{undone}\n{two}");
+    assert_eq!(say("The kernel\n/retry\n", &[]).0, one.repeat(2), "the likeliest tokens are what they are");
+    for command in ["/undo\n", "/retry\n", "The kernel\n/undo\n/retry\n"] {
+        assert!(say(command, &["--system", "- Be brief."]).1.contains("there is no answer yet"), "{command}");
+    }
     let (out, err) = say("/nope\n", &[]);
     assert!(out.is_empty() && err.contains("no command /nope"), "{err}");
     let (code, _, err) = chat(&model, "The kernel", &["--ctx", "5"]);

@@ -20,6 +20,8 @@ use crate::terminal;
 /// Each line is a message. Ctrl-C ends an answer, Ctrl-D the chat.
 ///
 /// Commands:
+///   /retry          answer the last message again, with other draws
+///   /undo           forget the last message and its answer
 ///   /reset          forget the conversation
 ///   /system TEXT    the same, with another system prompt
 ///   /exit           the same as Ctrl-D
@@ -87,6 +89,7 @@ pub fn run(args: Args) -> Result<()> {
         },
         context,
         messages: Vec::new(),
+        tries: 0,
         sequence: None,
     };
     chat.reset(args.system);
@@ -95,6 +98,14 @@ pub fn run(args: Args) -> Result<()> {
     if ask {
         terminal::note(&format!("/exit or Ctrl-D ends the chat{}\n", sampling_args::figure(&sampling, seed)));
     }
+    // A person may say something else; a script has no use for half a conversation.
+    let spoken = |done: Result<()>| match done {
+        Err(error) if ask && error.kind == ErrorKind::Input => {
+            terminal::report(&error, false);
+            Ok(())
+        }
+        done => done,
+    };
     loop {
         if ask {
             terminal::print("> ")?;
@@ -116,14 +127,11 @@ pub fn run(args: Args) -> Result<()> {
             Input::Exit => return Ok(()),
             Input::Reset => chat.reset(chat.system()),
             Input::System(text) => chat.reset(Some(text.to_string()).filter(|text| !text.is_empty())),
-            Input::Unknown(word) => {
-                terminal::note(&format!("there is no command {word}; /reset, /system TEXT, /exit\n"));
-            }
-            Input::Message(text) => match chat.answer(text) {
-                // A person may say something else; a script has no use for half a conversation.
-                Err(error) if ask && error.kind == ErrorKind::Input => terminal::report(&error, false),
-                done => done?,
-            },
+            Input::Unknown(word) => terminal::note(&format!("there is no command {word}; {COMMANDS}\n")),
+            Input::Undo | Input::Retry if !chat.answered() => terminal::note("there is no answer yet\n"),
+            Input::Undo => chat.messages.truncate(chat.messages.len() - 2),
+            Input::Retry => spoken(chat.retry())?,
+            Input::Message(text) => spoken(chat.answer(text))?,
         }
     }
 }
@@ -138,11 +146,15 @@ fn context(asked: Option<u64>, max_context: u64) -> Result<u64> {
     }
 }
 
+const COMMANDS: &str = "/retry, /undo, /reset, /system TEXT, /exit";
+
 /// What a line asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Input<'l> {
     Nothing,
     Exit,
+    Retry,
+    Undo,
     Reset,
     System(&'l str),
     Unknown(&'l str),
@@ -160,6 +172,8 @@ impl<'l> Input<'l> {
         let (word, rest) = command.split_once(' ').unwrap_or((command, ""));
         match word.trim_end() {
             "exit" | "quit" => Input::Exit,
+            "retry" => Input::Retry,
+            "undo" => Input::Undo,
             "reset" => Input::Reset,
             "system" => Input::System(rest.trim()),
             _ => Input::Unknown(line.split_once(' ').map_or(line, |(word, _)| word)),
@@ -175,7 +189,10 @@ struct Chat<'m> {
     options: GenerateOptions,
     /// Tokens that the session has memory for.
     context: u64,
+    /// What was said; behind what the system says a message and its answer each.
     messages: Vec<Message>,
+    /// Answers to the last message before this one.
+    tries: u64,
     /// The sequence, with the tokens that it holds.
     sequence: Option<(SequenceId, Vec<u32>)>,
 }
@@ -192,13 +209,18 @@ impl Chat<'_> {
         self.messages = system.map(|text| Message::new("system", text)).into_iter().collect();
     }
 
+    /// Whether there is an answer, which is the last of the messages.
+    fn answered(&self) -> bool {
+        self.messages.last().is_some_and(|message| message.role == "assistant")
+    }
+
     /// Takes a message and streams the answer. Errors: as [`generate_in`]; the message is forgotten then. An answer
     /// that Ctrl-C ends is an answer.
     fn answer(&mut self, text: &str) -> Result<()> {
         self.messages.push(Message::new("user", text));
-        let spoken = self.generate();
+        self.tries = 0;
         // An answer that was not finished is part of the conversation all the same: it was read.
-        match spoken {
+        match self.generate() {
             Ok(answer) => self.messages.push(Message::new("assistant", answer)),
             Err(error) => {
                 self.messages.pop();
@@ -206,6 +228,18 @@ impl Chat<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Streams another answer in the place of the last one. Errors: as [`generate_in`]; the last one stays then.
+    fn retry(&mut self) -> Result<()> {
+        let last = self.messages.pop();
+        self.tries += 1;
+        let spoken = self.generate();
+        self.messages.extend(match &spoken {
+            Ok(answer) => Some(Message::new("assistant", answer)),
+            Err(_) => last,
+        });
+        spoken.map(|_| ())
     }
 
     fn generate(&mut self) -> Result<String> {
@@ -218,7 +252,8 @@ impl Chat<'_> {
                 Error::new(ErrorKind::Input, message).help("/reset begins anew; `--ctx` asks for more")
             );
         };
-        let options = GenerateOptions { max_new_tokens: room.new_tokens, ..self.options.clone() };
+        let seed = self.options.seed.map(|seed| seed.wrapping_add(self.tries));
+        let options = GenerateOptions { max_new_tokens: room.new_tokens, seed, ..self.options.clone() };
         let id = self.sequence_for(&prompt)?;
         let (cancel, mut broken) = (CancelToken::new(), None);
         let (mut tokens, mut answer) = (prompt.clone(), String::new());
@@ -256,16 +291,24 @@ impl Chat<'_> {
         Ok(answer)
     }
 
-    /// The sequence, if what it holds is the prompt's beginning; else a new one.
+    /// The sequence with what it holds of the prompt's beginning, all of the prompt but a token at most; a new one where
+    /// a ring cache does not reach back that far.
     fn sequence_for(&mut self, prompt: &[u32]) -> Result<SequenceId> {
         if let Some((id, held)) = self.sequence.take() {
-            if held.len() < prompt.len() && prompt.starts_with(&held) {
+            let shared = shared(&held, prompt);
+            if shared == held.len() || self.session.truncate(id, shared as u64).is_ok() {
                 return Ok(id);
             }
             self.session.remove_sequence(id)?;
         }
         Ok(self.session.add_sequence()?)
     }
+}
+
+/// How many tokens `held` and `prompt` begin with alike, of which one of the prompt is left to compute.
+fn shared(held: &[u32], prompt: &[u32]) -> usize {
+    let most = prompt.len().saturating_sub(1);
+    held.iter().zip(&prompt[..most]).take_while(|(a, b)| a == b).count()
 }
 
 #[cfg(test)]
@@ -279,6 +322,8 @@ mod tests {
             ("  ", Input::Nothing),
             ("/exit", Input::Exit),
             ("/quit ", Input::Exit),
+            ("/retry", Input::Retry),
+            ("/undo", Input::Undo),
             ("/reset", Input::Reset),
             ("/system  Be brief. ", Input::System("Be brief.")),
             ("/system", Input::System("")),
@@ -289,6 +334,20 @@ mod tests {
             ("- hello", Input::Message("- hello")),
         ] {
             assert_eq!(Input::of(line), input, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_prompt_shares_leaves_a_token_of_it() {
+        for (held, prompt, expected) in [
+            (&[][..], &[][..], 0),
+            (&[1, 2], &[1, 2, 3], 2),
+            (&[1, 2, 3], &[1, 2, 3], 2),
+            (&[1, 2, 3, 4], &[1, 2, 3], 2),
+            (&[1, 9, 3], &[1, 2, 3], 1),
+            (&[9], &[1, 2], 0),
+        ] {
+            assert_eq!(shared(held, prompt), expected, "{held:?}, {prompt:?}");
         }
     }
 }

@@ -93,13 +93,15 @@ impl Session {
 
     fn build(runner: Box<dyn Runner>, memory: MemoryPlan) -> Session {
         let engine = Engine::new(runner);
-        let rings = engine.model().plan().caches.iter().filter_map(Ring::of).collect();
+        let plan = engine.model().plan();
+        let rings: Vec<Ring> = plan.caches.iter().filter_map(Ring::of).collect();
+        let prefixes = PrefixStore::new(memory.room.prefixes, plan.model.page, !rings.is_empty());
         Session {
             engine,
             memory,
             sequences: (0..memory.room.sequences).map(|_| None).collect(),
             pool: PagePool::new(memory.room.pages),
-            prefixes: PrefixStore::new(memory.room.prefixes),
+            prefixes,
             rings,
             all_logits: false,
             number: SESSIONS.fetch_add(1, Ordering::Relaxed),
@@ -249,7 +251,8 @@ impl Session {
         Ok(())
     }
 
-    /// Takes free pages; where there are too few, stored prefixes give theirs, the one first that was used longest ago.
+    /// Takes free pages; where there are too few, stored prefixes give theirs, the one first that was used longest ago of
+    /// those that have a page to give.
     fn take_pages(&mut self, count: usize) -> Result<Vec<i32>> {
         if count > self.pool.free() {
             let free = self.pool.free() + self.prefixes.pages_alone(&self.pool);
@@ -259,7 +262,7 @@ impl Session {
                 return Err(Error::new(ErrorKind::Resource, message)
                     .help("remove a sequence, or allow the session more tokens (`max_tokens`)"));
             }
-            while count > self.pool.free() && self.prefixes.drop_oldest(&mut self.pool).is_some() {}
+            while count > self.pool.free() && self.prefixes.drop_for_pages(&mut self.pool) {}
         }
         self.pool.take(count).ok_or_else(|| Error::new(ErrorKind::Resource, "no page is free"))
     }

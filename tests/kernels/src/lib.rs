@@ -8,6 +8,7 @@ pub mod blocks;
 pub mod case;
 pub mod cases;
 pub mod compare;
+mod host;
 mod large;
 pub mod manifest;
 mod memory;
@@ -16,6 +17,7 @@ mod rng;
 
 pub use batch::Batch;
 pub use case::{Case, Fill, Filter};
+pub use host::HostKernel;
 pub use memory::{Memory, memory};
-pub use reference::{pointers, run_reference, sample_rows};
+pub use reference::{pointers, result_rows, run_reference, sample_rows};
 pub use rng::Rng;

@@ -7,6 +7,7 @@ mod projections;
 mod sample;
 mod selection;
 mod tiled;
+mod timed;
 
 use hyc_plan::round_up;
 use hyc_plan::*;
@@ -21,6 +22,11 @@ pub fn all() -> Vec<Case> {
 /// The cases that need no tensor cores.
 pub fn portable() -> Vec<Case> {
     [generic::all(), selection::portable()].concat()
+}
+
+/// What `cargo bench` times.
+pub fn timed() -> Vec<Case> {
+    timed::all()
 }
 
 /// (Tokens before, rows) of each sequence.
@@ -95,13 +101,14 @@ mod tests {
 
     #[test]
     fn names_are_distinct_and_rows_within_the_kernels() {
-        let cases = super::all();
-        let mut names = HashSet::new();
-        for case in cases {
-            assert!(names.insert(case.name()), "{} twice", case.name());
-            let rows: u64 = case.sequences.iter().map(|(_, rows)| rows).sum();
-            assert!(rows <= case.spec.max_rows, "{}", case.name());
-            assert!(case.sequences.iter().all(|(past, rows)| past + rows <= case.spec.max_context));
+        for cases in [super::all(), super::timed()] {
+            let mut names = HashSet::new();
+            for case in cases {
+                assert!(names.insert(case.name()), "{} twice", case.name());
+                let rows: u64 = case.sequences.iter().map(|(_, rows)| rows).sum();
+                assert!(rows <= case.spec.max_rows, "{}", case.name());
+                assert!(case.sequences.iter().all(|(past, rows)| past + rows <= case.spec.max_context));
+            }
         }
     }
 }
