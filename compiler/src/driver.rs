@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use hyc_ir::{Graph, text};
 use hyc_kernels::cpu::{self, CpuTarget};
-use hyc_kernels::{Generator, Nvidia};
+use hyc_kernels::{Nvidia, gpu_generator};
 use hyc_passes::PassReport;
 use hyc_plan::table::Table;
 use hyc_plan::{Backend, Gpu, Plan, TargetKind};
@@ -165,7 +165,7 @@ fn backend(kind: TargetKind, options: Options) -> Result<Box<dyn Backend>> {
     Ok(match kind {
         TargetKind::Host => Box::new(CpuTarget { level: options.level }),
         TargetKind::Nvidia(arch) => {
-            let usual = Nvidia::new(Gpu::of(arch), Generator::of_this_build());
+            let usual = Nvidia::new(Gpu::of(arch), gpu_generator());
             Box::new(Nvidia {
                 tensor_cores: options.activations == Activations::Bf16,
                 card: options.card.unwrap_or(usual.card),

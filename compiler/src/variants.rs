@@ -1,11 +1,12 @@
 //! What `hyc inspect MODEL kernels` says: of each kernel its variants, what is predicted and measured of them, and which
 //! was chosen for which rows, and why.
 
+use hyc_plan::table;
 use hyc_plan::variant::why;
 use hyc_plan::{Kernel, KernelSpec, NvidiaArch, Plan, Rows, Target, Variant};
 use serde_json::{Value, json};
 
-use crate::report::table;
+use crate::report::table as columns;
 
 /// Tokens of each sequence that times are predicted for where nothing was measured, if the model takes so many.
 const CONTEXT: u64 = 8192;
@@ -74,7 +75,7 @@ impl Described<'_> {
         let chosen = kernel.chosen.iter().map(|chosen| {
             vec![chosen.rows.to_string(), chosen.variant.clone(), why(&kernel.variants, chosen)]
         });
-        out.push_str(&table(&["rows", "variant", "why"], &chosen.collect::<Vec<_>>()));
+        out.push_str(&columns(&["rows", "variant", "why"], &chosen.collect::<Vec<_>>()));
         let counts = self.counts();
         let head: Vec<String> = counts.iter().map(|count| format!("at {count}")).collect();
         let header: Vec<&str> =
@@ -88,7 +89,7 @@ impl Described<'_> {
             let fixed = [variant.name.clone(), variant.rows.to_string(), variant.launches.to_string()];
             fixed.into_iter().chain(counts.iter().map(cell)).collect()
         });
-        out.push_str(&table(&header, &lines.collect::<Vec<_>>()));
+        out.push_str(&columns(&header, &lines.collect::<Vec<_>>()));
         let measured = kernel.variants.iter().any(|variant| !variant.measured.is_empty());
         out.push_str(&format!(
             "us of a step of so many rows, at {} tokens of context: the least possible{}\n",
@@ -118,7 +119,7 @@ impl Described<'_> {
             json!({ "rows": chosen.rows, "variant": chosen.variant, "why": why(&kernel.variants, chosen) })
         });
         json!({
-            "name": kernel.name, "steps": steps, "context": context, "by": kernel.rows,
+            "name": kernel.name, "spec": table::key(&self.spec), "steps": steps, "context": context, "by": kernel.rows,
             "chosen": chosen.collect::<Vec<_>>(), "variants": kernel.variants.iter().map(variant).collect::<Vec<_>>(),
         })
     }

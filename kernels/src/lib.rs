@@ -9,5 +9,7 @@ mod nvidia;
 mod operands;
 mod panels;
 pub mod reference;
+mod this_build;
 
 pub use nvidia::{Generator, Nvidia, shipped};
+pub use this_build::gpu_generator;

@@ -36,26 +36,6 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// That of this build. Without LLVM it has no kernel for anything.
-    pub fn of_this_build() -> Generator {
-        #[cfg(feature = "llvm")]
-        return Generator {
-            candidates: crate::gpu::candidates,
-            digest: |spec, variant, gpu| crate::gpu::digest(spec, variant, gpu).ok(),
-        };
-        #[cfg(not(feature = "llvm"))]
-        Generator {
-            candidates: |spec, gpu| {
-                Err(format!(
-                    "no code of `{}` for {}: this build has no LLVM",
-                    spec.op.name(),
-                    gpu.arch.name()
-                ))
-            },
-            digest: |_, _, _| None,
-        }
-    }
-
     /// One that says that it has a kernel for everything, for tests of what does not need its code.
     pub const fn of_anything() -> Generator {
         Generator { candidates: |spec, _| Ok(vec![Variant::only("any", spec, 1)]), digest: |_, _, _| None }

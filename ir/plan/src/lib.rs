@@ -20,6 +20,7 @@ mod plan;
 mod roles;
 pub mod sample;
 pub mod sampling;
+mod shape;
 mod spec;
 mod step;
 pub mod table;
@@ -42,8 +43,9 @@ pub use plan::{
     Step, Weight, WeightId,
 };
 pub use roles::{Access, Kind, Reach, Role};
+pub use shape::{AttnShape, Epilogue, GateMode, RopeSpec, SelectShape};
 pub use spec::{KernelSpec, OperandSpec};
-pub use step::{AttnShape, Epilogue, GateMode, Grid, GridDim, RopeSpec, Rows, SelectShape, StepOp};
+pub use step::{Grid, GridDim, Rows, StepOp};
 pub use target::{Gpu, NvidiaArch, Target, TargetKind};
 pub use variant::{Chosen, RowRange, Timing, Variant};
 pub use verify::PlanError;

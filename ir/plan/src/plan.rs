@@ -13,8 +13,9 @@ use crate::elem::Elem;
 use crate::format::Format;
 use crate::kernel::Kernel;
 use crate::sampling::MAX_PENALTY_WINDOW;
+use crate::shape::SelectShape;
 use crate::spec::{KernelSpec, OperandSpec};
-use crate::step::{Rows, SelectShape, StepOp};
+use crate::step::{Rows, StepOp};
 use crate::target::Target;
 
 /// The format that this build writes and reads.

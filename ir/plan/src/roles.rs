@@ -1,7 +1,7 @@
 //! What an op may do with its operands; each says it of its own ([`Op::roles`](crate::ops::Op::roles)). What it does not say
 //! it may not do.
 
-use crate::step::SelectShape;
+use crate::shape::SelectShape;
 
 /// What a step does with an operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

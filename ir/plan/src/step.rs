@@ -4,67 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ops::{self, Op};
 use crate::roles::Role;
-
-/// Rotary embedding, rotate-half over the first `dims` of a head (Su et al., 2104.09864, in the
-/// half-split form): for i < dims/2, angle a = pos * theta^(-2i/dims),
-/// `y[i] = x[i] cos a - x[i + dims/2] sin a`, `y[i + dims/2] = x[i + dims/2] cos a + x[i] sin a`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct RopeSpec {
-    /// The base.
-    pub theta: f64,
-    /// Rotated dims of each head, even.
-    pub dims: u64,
-}
-
-/// Geometry of an attention. Head h reads KV head `h / (heads / kv_heads)`; logits are scaled by
-/// 1/sqrt(qk_dim).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct AttnShape {
-    /// Query heads.
-    pub heads: u64,
-    /// KV heads.
-    pub kv_heads: u64,
-    /// Elements of a query or key.
-    pub qk_dim: u64,
-    /// Elements of a value.
-    pub v_dim: u64,
-}
-
-/// Shape of a selection: for each (token, KV head) `blocks` indices of blocks of `block` tokens, best
-/// first, -1 where fewer are visible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct SelectShape {
-    /// KV heads.
-    pub kv_heads: u64,
-    /// Tokens per block.
-    pub block: u64,
-    /// Blocks kept: k / B.
-    pub blocks: u64,
-}
-
-/// How an output gate is applied: `out * sigmoid(g)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum GateMode {
-    /// No gate, no operand.
-    None,
-    /// One logit per head: `g` is `[tokens, heads]`.
-    Head,
-    /// One logit per element: `g` is `[tokens, heads * v_dim]`.
-    Elementwise,
-}
-
-/// What a linear does with its product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Epilogue {
-    /// `y = W x`.
-    Store,
-    /// `y = r + W x`.
-    Residual,
-    /// `y = silu(W x) * (U x)` with a second weight.
-    SwiGlu,
-}
+use crate::shape::AttnShape;
 
 /// What a step computes; the ops themselves, with all that they say, are in [`ops`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

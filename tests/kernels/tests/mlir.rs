@@ -15,7 +15,7 @@ use std::process::Command;
 use hyc_filetest::{GRAPH, PTX};
 use hyc_ir::{Graph, Op, text, verify};
 use hyc_kernels::gpu::Request;
-use hyc_kernels::{Generator, Nvidia, gpu, mlir};
+use hyc_kernels::{Nvidia, gpu, gpu_generator, mlir};
 use hyc_passes::{Compiled, PassError, PassReport};
 use hyc_plan::*;
 
@@ -66,7 +66,7 @@ fn compile(
     observer: &mut dyn FnMut(&PassReport<'_>) -> bool,
 ) -> Result<Compiled, PassError> {
     graph.header.target = TargetKind::Nvidia(CARD.arch);
-    hyc_passes::run(graph, &Nvidia::new(CARD, Generator::of_this_build()), observer)
+    hyc_passes::run(graph, &Nvidia::new(CARD, gpu_generator()), observer)
 }
 
 #[test]

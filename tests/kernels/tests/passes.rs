@@ -17,7 +17,7 @@ use common::{Policy, check_arena_use, describe_plan};
 use hyc_filetest::{Fault, GRAPH, directive};
 use hyc_ir::{Graph, text};
 #[cfg(feature = "llvm")]
-use hyc_kernels::{Generator, Nvidia};
+use hyc_kernels::{Nvidia, gpu_generator};
 use hyc_passes::{Compiled, PassError};
 #[cfg(feature = "llvm")]
 use hyc_plan::{
@@ -141,7 +141,7 @@ fn measured(source: &str) -> Result<Plan, PassError> {
     let plan_by = |table: Table| {
         let mut graph = parse(source);
         graph.header.target = TargetKind::Nvidia(gpu.arch);
-        let backend = Nvidia { table: table.into(), ..Nvidia::new(gpu, Generator::of_this_build()) };
+        let backend = Nvidia { table: table.into(), ..Nvidia::new(gpu, gpu_generator()) };
         hyc_passes::run(graph, &backend, &mut |_| true).map(|compiled| compiled.plan)
     };
     let plan = plan_by(Table::default())?;

@@ -8,7 +8,7 @@ mod described;
 use serde::{Deserialize, Serialize};
 
 use crate::roles::Role;
-use crate::step::{AttnShape, Epilogue, GateMode, RopeSpec, SelectShape};
+use crate::shape::{AttnShape, Epilogue, GateMode, RopeSpec, SelectShape};
 
 /// What every op says of itself: the one description that the verifier, memory planning, costs, dumps, kernels and their
 /// tests go by.

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use hyc_kernels::{Generator, Nvidia};
+use hyc_kernels::{Generator, Nvidia, gpu_generator};
 use hyc_plan::{
     Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, Operand,
     Plan, Target, TargetKind, Variant,
@@ -29,7 +29,7 @@ impl Policy {
 
 /// The GPU's own answers need LLVM.
 fn generator() -> Generator {
-    if cfg!(feature = "llvm") { Generator::of_this_build() } else { Generator::of_anything() }
+    if cfg!(feature = "llvm") { gpu_generator() } else { Generator::of_anything() }
 }
 
 impl Backend for Policy {
