@@ -1,5 +1,6 @@
 //! The graph IR of `hyc`: types, ops with their roles, text form, verifier. What it becomes is [`hyc_plan`]'s.
 
+mod described;
 pub mod graph;
 pub mod op;
 mod order;

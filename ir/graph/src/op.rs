@@ -1,5 +1,5 @@
 //! The closed list of graph ops, a struct each. An op's meaning is its reference in `hyc-kernels`; what it says of its
-//! operands and results is in `roles.rs`, and their types in `verify/rules.rs`.
+//! operands and results is in `described.rs`, and their types in `verify/rules.rs`.
 
 use hyc_plan::{Epilogue, GateMode};
 
