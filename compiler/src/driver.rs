@@ -243,7 +243,9 @@ pub fn gpu_code(plan: &mut Plan, all_variants: bool) -> Result<hyc_kernels::gpu:
     for gpu::Request { spec, variants, .. } in &requests {
         let code =
             |variant: &&str| Ok((variant.to_string(), gpu::digest(spec, variant, gpu).map_err(internal)?));
-        codes.push(variants.iter().map(code).collect::<Result<Vec<_>>>()?);
+        // Nothing is compared with the only variant of a kernel.
+        let several = variants.iter().filter(|_| variants.len() > 1);
+        codes.push(several.map(code).collect::<Result<Vec<_>>>()?);
     }
     for ((entry, kernel), codes) in plan.kernels.iter_mut().zip(&ptx.kernels).zip(codes) {
         entry.scratch_bytes = kernel.scratch_bytes;

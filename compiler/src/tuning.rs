@@ -26,14 +26,12 @@ pub fn read(path: &Path) -> Result<Arc<Table>> {
     Ok(Arc::new(table))
 }
 
-/// Says which of a table's measurements the plan's kernels were not chosen by, where some were not. `card`: the one that
-/// was asked for.
-pub fn note_unused(table: &Table, path: &Path, plan: &Plan, card: Option<&str>) {
+/// Says which of a table's measurements the plan's kernels were not chosen by, where some were not. `path`: of a table that
+/// was given, in place of the one that comes with hyc. `card`: the one that was asked for.
+pub fn note_unused(table: &Table, path: Option<&Path>, plan: &Plan, card: Option<&str>) {
+    let source = path.map_or("the table that comes with hyc".to_string(), |path| place(path).to_string());
     let Target::Nvidia(gpu) = &plan.target else {
-        return terminal::note(&format!(
-            "note: {}: a processor's kernels have one variant each\n",
-            place(path)
-        ));
+        return terminal::note(&format!("note: {source}: a processor's kernels have one variant each\n"));
     };
     let card = card.unwrap_or(gpu.arch.card());
     let variants = || plan.kernels.iter().flat_map(|kernel| &kernel.variants);
@@ -56,7 +54,7 @@ pub fn note_unused(table: &Table, path: &Path, plan: &Plan, card: Option<&str>) 
         });
     }
     if !note.is_empty() {
-        terminal::note(&format!("note: {}: {}; `hyc tune` makes new ones\n", place(path), note.join("; ")));
+        terminal::note(&format!("note: {source}: {}; `hyc tune` makes new ones\n", note.join("; ")));
     }
 }
 
@@ -88,9 +86,9 @@ fn sizes(m: &ModelInfo, shapes: &[Shape]) -> Sizes {
     Sizes { batch: most(&|s| s.batch), pages: most(&|s| s.batch * s.end.div_ceil(m.page)) }
 }
 
-/// Measures every variant of a model's kernels that there is code of. `check` may end it between two steps.
+/// Measures every variant of a model's kernels. `check` may end it between two steps.
 ///
-/// Errors: not a GPU's model; code of the chosen variants alone; a device's.
+/// Errors: not a GPU's model; no code of some variant; a device's.
 pub fn measure(
     model: &Arc<Model>,
     options: &SessionOptions,
@@ -99,13 +97,19 @@ pub fn measure(
 ) -> Result<Vec<Entry>> {
     let plan = model.plan();
     let subjects: Vec<Subject> = subjects(plan);
-    if subjects.is_empty() {
-        let help = "compile it with `--target sm_90a --all-variants`";
-        let message = match plan.target.is_host() {
-            true => "a processor's kernels have one variant each: there is nothing to choose",
-            false => "this artefact has code of one variant of each kernel: there is nothing to compare",
-        };
-        return Err(Error::input(message).help(help));
+    let without = |kernel: &&Kernel| kernel.variants.iter().any(|v| !kernel.has_code(&v.name));
+    let wrong = match plan.kernels.iter().find(without) {
+        _ if plan.target.is_host() => {
+            Some("a processor's kernels have one variant each: there is nothing to choose".to_string())
+        }
+        Some(kernel) => Some(format!("this artefact does not have code of all variants of {}", kernel.name)),
+        None if subjects.is_empty() => {
+            Some("each of its kernels has one variant: there is nothing to choose".to_string())
+        }
+        None => None,
+    };
+    if let Some(message) = wrong {
+        return Err(Error::input(message).help("compile the model with `--target sm_90a --all-variants`"));
     }
     let shapes = shapes(&plan.model, context.min(plan.model.max_context));
     let mut bench = Bench::new(model, options, sizes(&plan.model, &shapes), None)?;
@@ -142,7 +146,7 @@ fn mean_ns(plan: &Plan, kernel: KernelId, seconds: &[f64]) -> u64 {
     ((sum / count as f64 * 1e9) as u64).max(1)
 }
 
-/// A kernel with several variants that there is code of.
+/// A kernel with several variants.
 struct Subject {
     kernel: KernelId,
     variants: Vec<String>,
@@ -152,8 +156,8 @@ struct Subject {
 
 fn subjects(plan: &Plan) -> Vec<Subject> {
     let subject = |(index, kernel): (usize, &Kernel)| {
-        let coded = kernel.variants.iter().filter(|v| kernel.launches_of(&v.name).next().is_some());
-        let (variants, able): (Vec<_>, Vec<_>) = coded.map(|v| (v.name.clone(), v.rows)).unzip();
+        let (variants, able): (Vec<_>, Vec<_>) =
+            kernel.variants.iter().map(|v| (v.name.clone(), v.rows)).unzip();
         let used = plan.steps.iter().any(|step| step.kernel.index() == index);
         (variants.len() > 1 && used).then_some(Subject { kernel: KernelId(index as u32), variants, able })
     };

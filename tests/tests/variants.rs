@@ -6,6 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use common::hyc_binary;
+use hyc::frontend::{build_graph, parse_model};
+use hyc_kernels::{Generator, Nvidia, shipped};
+use hyc_plan::{Gpu, NvidiaArch, TargetKind, table};
 use hyc_tests::root;
 
 /// Exit code, standard output and error.
@@ -39,6 +42,40 @@ fn a_processors_kernels_have_one_variant() {
     let (code, _, said) = hyc(folder.path(), &["tune", "m.hyc", "--out", "t.json"]);
     assert!(code == 3 && said.contains("one variant each") && said.contains("--all-variants"), "{said}");
     assert!(!folder.path().join("t.json").exists());
+}
+
+/// The table that comes with hyc has the kernels of the published models, whatever their specs are called today.
+#[test]
+fn the_shipped_table_has_the_published_models() {
+    let gpu = Gpu::of(NvidiaArch::Sm90a);
+    let backend = Nvidia::new(gpu, Generator::of_anything());
+    for name in ["hysparse-7b", "full-7b", "swa-7b", "hysparse-80b", "hysparse-80b-qk192"] {
+        let path = root().join(format!("examples/models/{name}.toml"));
+        let desc = parse_model(&path, &std::fs::read_to_string(&path).unwrap()).unwrap();
+        let mut graph = build_graph(&desc);
+        graph.header.target = TargetKind::Nvidia(gpu.arch);
+        let plan = hyc_passes::run(graph, &backend, &mut |_| true).unwrap().plan;
+        let chosen = ["linear", "qkv_append", "attention", "experts"];
+        let steps = plan.steps.iter().filter(|step| chosen.iter().any(|part| step.op.name().contains(part)));
+        let mut count = 0;
+        for step in steps {
+            let kernel = &plan.kernels[step.kernel.index()].name;
+            let key = table::key(&plan.spec(step));
+            assert!(shipped().has(gpu.arch.card(), &key), "{name}: {kernel}: run `hyc tune` again");
+            count += 1;
+        }
+        assert!(count > 100, "{name}");
+    }
+}
+
+#[test]
+fn what_chooses_a_gpus_kernels_is_refused_for_a_processor() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = root().join("tests/golden/dense/model.toml");
+    for flags in [&["--card", "NVIDIA H200"][..], &["--all-variants", "--emit", "graph"]] {
+        let (code, _, said) = hyc(folder.path(), &[&["compile"], flags, &[model.to_str().unwrap()]].concat());
+        assert!(code == 2 && said.contains(flags[0]) && said.contains("--target sm_90a"), "{said}");
+    }
 }
 
 #[test]

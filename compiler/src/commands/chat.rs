@@ -191,7 +191,7 @@ struct Chat<'m> {
     context: u64,
     /// What was said; behind what the system says a message and its answer each.
     messages: Vec<Message>,
-    /// Answers to the last message before this one.
+    /// Answers that were asked for again so far: each has a seed of its own.
     tries: u64,
     /// The sequence, with the tokens that it holds.
     sequence: Option<(SequenceId, Vec<u32>)>,
@@ -207,6 +207,7 @@ impl Chat<'_> {
 
     fn reset(&mut self, system: Option<String>) {
         self.messages = system.map(|text| Message::new("system", text)).into_iter().collect();
+        self.tries = 0;
     }
 
     /// Whether there is an answer, which is the last of the messages.
@@ -218,7 +219,6 @@ impl Chat<'_> {
     /// that Ctrl-C ends is an answer.
     fn answer(&mut self, text: &str) -> Result<()> {
         self.messages.push(Message::new("user", text));
-        self.tries = 0;
         // An answer that was not finished is part of the conversation all the same: it was read.
         match self.generate() {
             Ok(answer) => self.messages.push(Message::new("assistant", answer)),

@@ -159,6 +159,7 @@ pub fn run(args: Args) -> Result<()> {
         Cpu::Baseline => Level::Baseline,
     };
     let mut dumps = String::new();
+    check_gpu(&args, input.graph.header.target)?;
     let table = args.table.as_deref().map(tuning::read).transpose()?;
     let options = driver::Options {
         level,
@@ -177,8 +178,10 @@ pub fn run(args: Args) -> Result<()> {
         }
         signal::check("optimising the graph")
     })?;
-    if let (Some(table), Some(path)) = (&table, &args.table) {
-        tuning::note_unused(table, path, &lowered.plan, args.card.as_deref());
+    if args.table.is_some() || args.card.is_some() {
+        let path = args.table.as_deref();
+        let table = table.unwrap_or_else(hyc_kernels::shipped);
+        tuning::note_unused(&table, path, &lowered.plan, args.card.as_deref());
     }
     let target = match destination {
         Destination::Form(sink) => {
@@ -226,6 +229,20 @@ fn check_tools(args: &Args) -> Result<()> {
     }
     Err(Error::new(ErrorKind::Usage, "`--ptxas` has no meaning here: nothing is assembled")
         .help("it goes with `--cubin`, `--emit cubin` and `--emit sass`"))
+}
+
+/// Errors: what chooses a GPU's kernels, for a processor; code of all variants where none is made.
+fn check_gpu(args: &Args, target: TargetKind) -> Result<()> {
+    let flag = if args.all_variants { "--all-variants" } else { "--card" };
+    if target == TargetKind::Host && (args.all_variants || args.card.is_some()) {
+        let message = format!("`{flag}` has no meaning for a processor, whose kernels have one variant each");
+        return Err(Error::new(ErrorKind::Usage, message).help("it goes with `--target sm_90a`"));
+    }
+    if args.all_variants && matches!(args.emit, Some(Emit::Graph | Emit::Plan | Emit::Dot | Emit::Mlir)) {
+        return Err(Error::new(ErrorKind::Usage, "`--all-variants` has no meaning here: no code is made")
+            .help("it goes with an artefact and with `--emit llvm`, `ptx`, `cubin` and `sass`"));
+    }
+    Ok(())
 }
 
 fn prints_ir(args: &Args) -> bool {

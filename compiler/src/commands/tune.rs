@@ -16,7 +16,8 @@ use crate::tuning;
 /// A kernel can be computed in several ways, each the fastest for some numbers of rows. `hyc compile --all-variants`
 /// puts code of all of them into an artefact; this times each on steps of 1, 2, 4, ... rows, as many as the model
 /// takes, and writes a table by which `hyc compile --table` chooses. It needs no compiler: the artefact is made on one
-/// machine and measured on another. What the table says holds for the same card and the same code alone.
+/// machine and measured on another. Steps of as many rows as the model takes sequences are decodes, one row of each; larger
+/// ones are parts of one prompt, whose rows share keys and values: give it the `max_batch` that will be served. What the table says holds for the same card and the same code alone.
 ///
 /// Examples:
 ///   hyc tune all.hyc --out table.json --random-weights 1

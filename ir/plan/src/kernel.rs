@@ -88,6 +88,15 @@ impl Kernel {
         self.chosen.iter().find(|chosen| chosen.rows.covers(wanted)).map(|chosen| chosen.variant.as_str())
     }
 
+    /// Whether there is code of this variant: a function of its own, beside those that all variants have; or functions of
+    /// all variants alone.
+    pub fn has_code(&self, variant: &str) -> bool {
+        let launches = self.launches();
+        let own = |launch: &Launch| launch.variants.iter().any(|name| name == variant);
+        let common = |launch: &Launch| launch.variants.is_empty();
+        launches.iter().any(own) || (!launches.is_empty() && launches.iter().all(common))
+    }
+
     /// The functions of one of its variants, in launch order.
     pub fn launches_of<'k>(&'k self, variant: &'k str) -> impl Iterator<Item = &'k Launch> {
         self.launches().iter().filter(move |launch| launch.is_of(variant))

@@ -12,6 +12,8 @@ const VERSION: u32 = 1;
 /// Most entries of a table, and times of an entry.
 const MAX_ENTRIES: usize = 1 << 16;
 const MAX_TIMES: usize = 64;
+/// No number of tokens is above this.
+const MAX_COUNT: u64 = i32::MAX as u64;
 /// Chunk and context of a standard spec.
 const STANDARD_ROWS: u64 = 2048;
 const STANDARD_CONTEXT: u64 = 32768;
@@ -109,8 +111,17 @@ impl Table {
         for entry in &entries {
             let ascends = entry.times.windows(2).all(|pair| pair[0].rows < pair[1].rows);
             let sound = entry.times.iter().all(|time| time.rows > 0 && time.ns > 0);
-            if !ascends || !sound || entry.times.len() > MAX_TIMES {
-                let Entry { kernel, variant, .. } = entry;
+            let Entry { kernel, variant, context, times, .. } = entry;
+            if times.len() > MAX_TIMES {
+                return Err(format!(
+                    "{} times of `{variant}` of {kernel}: there may be {MAX_TIMES}",
+                    times.len()
+                ));
+            }
+            if *context > MAX_COUNT || times.iter().any(|time| time.rows > MAX_COUNT) {
+                return Err(format!("`{variant}` of {kernel} has a context or rows beyond {MAX_COUNT}"));
+            }
+            if !ascends || !sound {
                 return Err(format!(
                     "the times of `{variant}` of {kernel} are not by ascending rows, each above 0"
                 ));
@@ -127,12 +138,20 @@ impl Table {
         format!("{{\n  \"version\": {VERSION},\n  \"entries\": [\n{}\n  ]\n}}\n", lines.join(",\n"))
     }
 
-    /// Adds what was measured, where it has nothing yet of the same code on the same card.
+    /// Adds what was measured. Of code that it has already, on the same card and at the same context, it takes the rows that
+    /// it does not have; at another context, nothing.
     pub fn add(&mut self, entries: Vec<Entry>) {
         for entry in entries {
-            let Entry { card, spec, variant, code, .. } = &entry;
-            if !matches!(self.find(card, spec, variant, code), Found::Fresh(_)) {
-                self.entries.push(entry);
+            let name = |e: &Entry| (e.card.clone(), e.spec.clone(), e.variant.clone(), e.code.clone());
+            match self.entries.iter_mut().find(|known| name(known) == name(&entry)) {
+                None => self.entries.push(entry),
+                Some(known) if known.context == entry.context => {
+                    let has = |rows| known.times.iter().any(|time| time.rows == rows);
+                    let more: Vec<Timing> = entry.times.into_iter().filter(|time| !has(time.rows)).collect();
+                    known.times.extend(more);
+                    known.times.sort_by_key(|time| time.rows);
+                }
+                Some(_) => {}
             }
         }
     }
@@ -152,7 +171,7 @@ impl Table {
         }
     }
 
-    /// Puts what it has of these variants of a kernel into them; `code` is the digest of a variant's code, where that can be
+    /// Puts what it has of these variants of a kernel into them, all of one context: the longest that it has; `code` is the digest of a variant's code, where that can be
     /// told.
     pub fn fill(
         &self,
@@ -165,7 +184,7 @@ impl Table {
         if variants.len() < 2 || !self.has(card, &key) {
             return;
         }
-        for variant in variants {
+        for variant in variants.iter_mut() {
             let Some(code) = code(&variant.name) else { continue };
             match self.find(card, &key, &variant.name, &code) {
                 Found::Fresh(entry) => {
@@ -175,6 +194,10 @@ impl Table {
                 Found::Stale => variant.stale = true,
                 Found::Nothing => {}
             }
+        }
+        let longest = variants.iter().map(|variant| variant.context).max().unwrap_or(0);
+        for variant in variants.iter_mut().filter(|variant| variant.context < longest) {
+            (variant.context, variant.measured) = (0, vec![]);
         }
     }
 }
@@ -267,6 +290,31 @@ mod tests {
         refused("\"ns\":5", "\"ns\":0", "each above 0");
         refused("\"ns\":5", "\"ns\":-5", "invalid value");
         refused("{", "[", "not a table");
+        refused("\"context\":32", "\"context\":18446744073709551615", "beyond 2147483647");
+        let mut long = table();
+        long.entries[0].times = (1..=65).map(|rows| Timing { rows, ns: 1 }).collect();
+        let error = Table::parse(&long.to_json()).unwrap_err();
+        assert_eq!(error, "65 times of `few` of add: there may be 64");
+    }
+
+    #[test]
+    fn rows_are_added_where_the_context_is_the_same() {
+        let mut sum = table();
+        let other = Entry {
+            times: vec![Timing { rows: 8, ns: 3 }, Timing { rows: 64, ns: 99 }],
+            ..entry("A", "few", "11", 5)
+        };
+        sum.add(vec![Entry { context: 64, ..other.clone() }]);
+        assert_eq!(sum, table());
+        sum.add(vec![other]);
+        let times: Vec<(u64, u64)> = sum.entries[0].times.iter().map(|time| (time.rows, time.ns)).collect();
+        assert_eq!((sum.entries.len(), times), (3, vec![(1, 5), (8, 3), (64, 10)]));
+        // Variants that were measured at different contexts are not compared.
+        sum.entries[1].context = 64;
+        let mut variants = ["few", "many"].map(|name| Variant::only(name, &spec(), 1)).to_vec();
+        let code = |name: &str| Some(if name == "few" { "11" } else { "22" }.to_string());
+        sum.fill("A", &spec(), &mut variants, &code);
+        assert_eq!([variants[0].ns(1), variants[1].ns(1)], [None, Some(7)]);
     }
 
     #[test]

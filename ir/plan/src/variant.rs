@@ -126,7 +126,7 @@ impl Variant {
         let work = work(spec, rows, context, self.pass_rows);
         let rate = if self.tensor_cores { arch.tensor_flop_per_s() } else { arch.flop_per_s() };
         let seconds = (work.bytes / arch.bytes_per_s()).max(work.flop / rate);
-        arch.launch_ns() * u64::from(self.launches) + (seconds * 1e9) as u64
+        (arch.launch_ns() * u64::from(self.launches)).saturating_add((seconds * 1e9) as u64)
     }
 }
 
@@ -171,10 +171,11 @@ fn segments(variants: &[Variant], most: u64) -> Vec<RowRange> {
     begins.zip(&ends).map(|(least, most)| RowRange::new(least, *most)).collect()
 }
 
-/// The rows whose measurements speak for a segment: the fewest that are no fewer than its own, or the most that there are.
+/// The rows whose measurements speak for a segment: the fewest that are no fewer than its own. Beyond the last measurement
+/// none do.
 fn measured_at(variants: &[Variant], segment: RowRange) -> Option<u64> {
-    let all = || variants.iter().flat_map(|v| v.measured.iter().map(|timing| timing.rows));
-    all().filter(|rows| *rows >= segment.most).min().or_else(|| all().max())
+    let all = variants.iter().flat_map(|v| v.measured.iter().map(|timing| timing.rows));
+    all.filter(|rows| *rows >= segment.most).min()
 }
 
 fn best(variants: &[Variant], segment: RowRange) -> Option<&Variant> {
@@ -196,7 +197,7 @@ pub fn why(variants: &[Variant], chosen: &Chosen) -> String {
     if variants.iter().filter(|v| v.rows.overlap(*rows).is_some()).count() == 1 {
         return "the only one for these rows".to_string();
     }
-    let measured = measured_at(variants, *rows).is_some_and(|at| own.ns(at).is_some());
+    let measured = own.measured.iter().any(|timing| timing.rows >= rows.least);
     match own.usual.and_then(|usual| usual.overlap(*rows)) {
         Some(usual) if usual != *rows => {
             format!("usual for {usual}, and measured faster than the usual ones for the others")

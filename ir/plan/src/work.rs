@@ -80,14 +80,16 @@ pub fn work(spec: &KernelSpec, rows: u64, context: u64, pass_rows: u64) -> Work 
         (OperandSpec::Weight(format), _) => format.bytes() as f64,
         (OperandSpec::Cache(cache), _) => {
             let read = tokens.iter().find(|(at, _)| *at == index).map_or(0, |(_, tokens)| *tokens);
-            let token = (cache.kv_heads * (cache.qk_dim + cache.v_dim) * cache.elem.bytes()) as f64;
+            let token = cache.kv_heads as f64
+                * (cache.qk_dim as f64 + cache.v_dim as f64)
+                * cache.elem.bytes() as f64;
             if role.writes() { rows as f64 * token } else { passes * read as f64 * token }
         }
-        (OperandSpec::Tensor { elem, width, .. }, _) => (rows * width * elem.bytes()) as f64,
+        (OperandSpec::Tensor { elem, width, .. }, _) => rows as f64 * *width as f64 * elem.bytes() as f64,
     };
     let attention: f64 = spec.op.attention().map_or(0.0, |shape| {
-        let tokens: u64 = tokens.iter().map(|(_, tokens)| *tokens).sum();
-        (shape.heads * (shape.qk_dim + shape.v_dim)) as f64 * tokens as f64
+        let tokens: f64 = tokens.iter().map(|(_, tokens)| *tokens as f64).sum();
+        shape.heads as f64 * (shape.qk_dim as f64 + shape.v_dim as f64) * tokens
     });
     Work {
         bytes: spec.operands.iter().zip(&roles).enumerate().map(bytes).sum(),

@@ -14,7 +14,7 @@ use crate::operands;
 const SMALL_M_ROWS: u64 = 256;
 const ALL: u64 = u64::MAX;
 
-/// One variant: name, the rows that it can compute and is usually taken for, rows of a pass, launches.
+/// One variant: name, the rows that it can compute and is usually taken for (`(1, 0)`: none), rows of a pass, launches.
 type Row = (&'static str, (u64, u64), (u64, u64), u64, u32);
 
 /// The variants of the kernel for this on this GPU. Errors: why there is none.

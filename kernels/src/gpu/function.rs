@@ -11,7 +11,7 @@ use super::isa::Emit;
 use crate::mlir;
 use crate::operands::Operands;
 
-/// Why a product is refused whose weight is in the order of a table or a vector; `supports` has refused it before.
+/// Why a product is refused whose weight is in the order of a table or a vector; `candidates` has refused it before.
 pub const NO_PRODUCT: &str = "a product whose weight is neither in panels nor in tiles";
 
 /// How one kernel is launched.
@@ -174,7 +174,7 @@ impl<'c, 's> Kernel<'c, 's> {
         });
     }
 
-    /// Says why there is no code: a bug of the kernel, or of what `supports` has let pass.
+    /// Says why there is no code: a bug of the kernel, or of what `candidates` has let pass.
     pub fn refuse(&mut self, why: &str) {
         self.fault = Some(why.to_string());
     }

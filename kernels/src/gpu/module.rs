@@ -15,7 +15,7 @@ use super::function::{GpuKernel, Kernel};
 use super::isa::wait_at_entry;
 use crate::mlir;
 
-/// Why no code came out; each is a bug of this back end, since `supports` was asked first.
+/// Why no code came out; each is a bug of this back end, since `candidates` was asked first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuError(String);
 
@@ -53,6 +53,9 @@ pub fn digest(
     let mut kernel = Kernel::new(&context, &module, ("kernel", spec, &wanted), gpu);
     build(&mut kernel);
     let finished = kernel.finish().map_err(GpuError)?;
+    if finished.launched.launches.is_empty() {
+        return Err(GpuError(format!("`{variant}` of `{}` has no function", spec.op.name())));
+    }
     let parts = (module.print_to_string().to_string(), finished.mlir, finished.launched.launches);
     Ok(hyc_plan::bind::hex_digest(&parts))
 }

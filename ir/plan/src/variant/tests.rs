@@ -49,7 +49,6 @@ fn what_was_measured_decides() {
     assert_eq!(why(&both, &ranges[1]), "usual, and none was measured faster by more than 3 %");
     let one = [both[0].clone()];
     assert_eq!(why(&one, &choose(&one, 4).unwrap()[0]), "the only one for these rows");
-    // Beyond what is measured the last measurement speaks.
     assert_eq!(chosen(&both, 2), list(&[("few", 1, 2)]));
 }
 
@@ -58,6 +57,23 @@ fn a_variant_takes_no_rows_that_it_cannot_compute() {
     let few = variant("few", (1, 16), (1, 8), &[(16, 10), (64, 10)]);
     let many = variant("many", (1, 512), (9, 512), &[(16, 500), (64, 500)]);
     assert_eq!(chosen(&[few, many], 512), list(&[("few", 1, 16), ("many", 17, 512)]));
+}
+
+#[test]
+fn beyond_the_last_measurement_the_usual_one_is_chosen() {
+    let few = variant("few", (1, 512), (1, 8), &[(1, 10), (16, 10)]);
+    let many = variant("many", (1, 512), (9, 512), &[(1, 90), (16, 90)]);
+    assert_eq!(chosen(&[few, many], 512), list(&[("few", 1, 16), ("many", 17, 512)]));
+}
+
+#[test]
+fn impossible_numbers_predict_the_longest_time() {
+    let tensor = crate::OperandSpec::Tensor { elem: crate::Elem::F32, width: u64::MAX, stride: 16 };
+    let op = crate::StepOp::Add(crate::ops::Add { width: u64::MAX });
+    let spec =
+        KernelSpec { op, operands: vec![tensor; 3], rows: crate::Rows::Tokens, max_rows: 1, max_context: 1 };
+    let slow = variant("slow", (1, 1), (1, 1), &[]);
+    assert_eq!(slow.predicted_ns(&spec, NvidiaArch::Sm90a, u64::MAX, u64::MAX), u64::MAX);
 }
 
 #[test]
@@ -79,8 +95,8 @@ mod random {
     }
 
     proptest! {
-        /// Every number of rows has one variant, which can compute it and is not slower than the usual one by more than
-        /// nothing where both were measured there.
+        /// Every number of rows has one variant, which can compute it and is no slower than the usual one where both
+        /// were measured there.
         #[test]
         fn ranges_cover_all_rows(
             cut in 1..200u64, legal in 1..300u64, most in 1..300u64, a in timings(), b in timings(),

@@ -191,10 +191,16 @@ fn chosen(plan: &Plan, kernel: &Kernel, report: &mut Report) {
     let lengths = [launches.len(), kernel.variants.len(), kernel.chosen.len()];
     if lengths.iter().any(|length| *length > MAX_LAUNCHES) {
         let [functions, variants, ranges] = lengths;
-        let message = format!("has {functions} functions, {variants} variants for {ranges} ranges of rows");
+        let message = format!(
+            "has {functions} functions and {variants} variants for {ranges} ranges of rows: {MAX_LAUNCHES} of each are the most"
+        );
         return report.add(&kernel.name, message);
     }
     let known = |name: &str| kernel.variants.iter().find(|variant| variant.name == name);
+    let names: std::collections::HashSet<&str> = kernel.variants.iter().map(|v| v.name.as_str()).collect();
+    if names.len() != kernel.variants.len() {
+        return report.add(&kernel.name, "two of its variants have one name");
+    }
     let mut next = 1;
     for Chosen { variant, rows } in &kernel.chosen {
         if rows.least != next || rows.most < rows.least {
@@ -206,7 +212,7 @@ fn chosen(plan: &Plan, kernel: &Kernel, report: &mut Report) {
         if known(variant).is_none_or(|known| !known.rows.covers(*rows)) {
             return report.add(&kernel.name, format!("its variant `{variant}` cannot compute {rows} rows"));
         }
-        if !launches.is_empty() && kernel.launches_of(variant).next().is_none() {
+        if !launches.is_empty() && !kernel.has_code(variant) {
             return report.add(&kernel.name, format!("no function is launched for {rows} rows"));
         }
         next = rows.most.saturating_add(1);

@@ -207,7 +207,7 @@ fn every_number_of_rows_has_a_variant() {
     for (chosen, functions) in valid {
         assert_eq!(launching(chosen, functions).verify(), Ok(()), "{chosen:?} {functions:?}");
     }
-    let faults: [(&str, Ranges<'_>, Functions<'_>); 9] = [
+    let faults: [(&str, Ranges<'_>, Functions<'_>); 10] = [
         ("variants end at 0 rows, of 16", &[], &[]),
         ("variants end at 15 rows, of 16", &[("many", 1, 15)], &[]),
         ("variants end at 17 rows, of 16", &[("few", 1, 8), ("many", 9, 17)], &[]),
@@ -216,7 +216,9 @@ fn every_number_of_rows_has_a_variant() {
         ("`few` cannot compute 1..9 rows", &[("few", 1, 9), ("many", 10, 16)], &[]),
         ("`some` cannot compute 1..16 rows", &[("some", 1, 16)], &[]),
         ("no function is launched for 9..16 rows", &both, &[&["few"]]),
-        ("of variant `some`, which it does not have", &both, &[&[], &["some"]]),
+        // What all variants have computes nothing by itself.
+        ("no function is launched for 9..16 rows", &both, &[&[], &["few"]]),
+        ("of variant `some`, which it does not have", &both, &[&["few"], &["many"], &["some"]]),
     ];
     for (words, chosen, functions) in faults {
         broken(words, |p| {
@@ -224,6 +226,10 @@ fn every_number_of_rows_has_a_variant() {
             p.kernels[0].variants[1].rows.most = 99;
         });
     }
+    broken("two of its variants have one name", |p| {
+        let twin = p.kernels[0].variants[0].clone();
+        p.kernels[0].variants.push(twin);
+    });
     broken("has 65 functions", |p| *p = launching(&both, &[&[] as &[&str]; 65]));
     broken("its kernel counts other rows", |p| p.kernels[0].rows = Rows::Outputs);
     broken("k0: its code is another target's", |p| p.target = Target::nvidia(NvidiaArch::Sm90a));

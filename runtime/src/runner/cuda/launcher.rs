@@ -79,7 +79,7 @@ impl Launcher {
     pub(super) fn force(&mut self, kernel: KernelId, variant: Option<&str>) -> Result<()> {
         let absent = || Error::new(ErrorKind::BadInput, format!("{kernel} has no code of this variant"));
         let loaded = self.kernels.get_mut(kernel.index()).ok_or_else(absent)?;
-        if variant.is_some_and(|name| loaded.kernel.launches_of(name).next().is_none()) {
+        if variant.is_some_and(|name| !loaded.kernel.has_code(name)) {
             return Err(absent());
         }
         loaded.forced = variant.map(str::to_string);
@@ -105,7 +105,12 @@ impl Launcher {
         self.params.extend(self.values.iter_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>()));
         let loaded = &self.kernels[step.kernel.index()];
         let rows = loaded.kernel.row_count(context.tokens, context.outputs);
-        let Some(variant) = loaded.variant_for(rows) else { return Ok(()) };
+        if rows == 0 {
+            return Ok(());
+        }
+        let variant = loaded.variant_for(rows).ok_or_else(|| {
+            Error::new(ErrorKind::BadInput, format!("{}: no kernel of its is for {rows} rows", step.name))
+        })?;
         for (function, launch) in loaded.functions.iter().filter(|(_, launch)| launch.is_of(variant)) {
             let [x, y] = launch.grid.map(|extent| extent.blocks(context.tokens, context.outputs));
             if x == 0 || y == 0 {
