@@ -33,6 +33,9 @@ pub struct Args {
     /// Only cases whose family or name holds this (may be repeated: any of them)
     #[arg(long)]
     filter: Vec<String>,
+    /// No cases whose name ends so (may be repeated)
+    #[arg(long, value_name = "END")]
+    without: Vec<String>,
     /// Only cases that are quick under a sanitizer
     #[arg(long)]
     small: bool,
@@ -81,7 +84,8 @@ fn run(args: &Args) -> Result<bool, String> {
     }
     let wanted = |item: &Item| {
         let named = |part: &String| item.family.contains(part) || item.name.contains(part);
-        (item.small || !args.small) && (args.filter.is_empty() || args.filter.iter().any(named))
+        let excluded = args.without.iter().any(|end| item.name.ends_with(end));
+        (item.small || !args.small) && !excluded && (args.filter.is_empty() || args.filter.iter().any(named))
     };
     let numbers: Vec<usize> =
         (0..manifest.count()).filter(|number| wanted(&manifest.item(*number))).collect();
