@@ -1,14 +1,14 @@
-//! What each op says of its operands and its sizes.
+//! What each op says of its operands and its sizes; attentions are in `attention.rs`.
 
 use super::*;
 use crate::elem::is_positive_f32;
 use crate::roles::{Access, Kind, Reach};
 
-fn read(name: &'static str, kind: Kind) -> Role {
+pub(super) fn read(name: &'static str, kind: Kind) -> Role {
     Role { name, access: Access::Read, kind }
 }
 
-fn write(name: &'static str, kind: Kind) -> Role {
+pub(super) fn write(name: &'static str, kind: Kind) -> Role {
     Role { name, access: Access::Write, kind }
 }
 
@@ -25,7 +25,7 @@ fn rows(width: u64) -> Kind {
 }
 
 /// Rows of `count` slices of `width`.
-fn slices(count: u64, width: u64) -> Kind {
+pub(super) fn slices(count: u64, width: u64) -> Kind {
     Kind::Rows(count.checked_mul(width))
 }
 
@@ -42,39 +42,8 @@ fn projection(heads: u64, dim: u64, in_features: u64) -> Kind {
     Kind::Matrices { count: 1, out_features: heads.checked_mul(dim), in_features, group: Some(dim) }
 }
 
-impl AttnShape {
-    fn cache(&self, name: &'static str, reach: Reach) -> Role {
-        let kind = Kind::Cache { kv_heads: self.kv_heads, qk_dim: self.qk_dim, v_dim: self.v_dim, reach };
-        read(name, kind)
-    }
-
-    fn q(&self) -> Role {
-        read("q", slices(self.heads, self.qk_dim))
-    }
-
-    fn sink(&self, name: &'static str) -> Role {
-        read(name, Kind::Vector(self.heads))
-    }
-
-    fn out(&self) -> Role {
-        write("out", slices(self.heads, self.v_dim))
-    }
-
-    /// q, the cache, the sink where there is one.
-    fn attends(&self, reach: Reach, sink: bool) -> Vec<Role> {
-        let mut roles = vec![self.q(), self.cache("cache", reach)];
-        roles.extend(sink.then(|| self.sink("sink")));
-        roles
-    }
-
-    /// The logits of a gate on each head's output.
-    fn gate(&self, name: &'static str, mode: GateMode) -> Option<Role> {
-        gate(mode, self.heads, self.v_dim).map(|kind| read(name, kind))
-    }
-}
-
 /// Gate logits for `heads` heads of `v_dim`.
-fn gate(mode: GateMode, heads: u64, v_dim: u64) -> Option<Kind> {
+pub(super) fn gate(mode: GateMode, heads: u64, v_dim: u64) -> Option<Kind> {
     match mode {
         GateMode::None => None,
         GateMode::Head => Some(rows(heads)),
@@ -86,14 +55,9 @@ fn gate(mode: GateMode, heads: u64, v_dim: u64) -> Option<Kind> {
 const MOST: u64 = 1 << 24;
 
 /// Heads that share out evenly.
-fn shares_out(s: &AttnShape) -> bool {
+pub(super) fn shares_out(s: &AttnShape) -> bool {
     let sizes = [s.heads, s.kv_heads, s.qk_dim, s.v_dim];
     sizes.iter().all(|n| (1..MOST).contains(n)) && s.heads % s.kv_heads == 0
-}
-
-/// A selection of some blocks for each KV head.
-fn selects(s: &AttnShape, select: &SelectShape) -> bool {
-    shares_out(s) && select.kv_heads == s.kv_heads && select.blocks > 0
 }
 
 fn rotates(rope: &RopeSpec, dim: u64) -> bool {
@@ -249,117 +213,6 @@ impl Op for Gate {
 
     fn is_possible(&self) -> bool {
         self.mode != GateMode::None
-    }
-}
-
-impl Op for FullAttention {
-    const NAME: &'static str = "full_attention";
-    const BY_TOKEN: bool = true;
-
-    fn roles(&self) -> Vec<Role> {
-        let mut roles = self.shape.attends(Reach::Context, self.sink);
-        roles.push(self.shape.out());
-        roles
-    }
-
-    fn is_possible(&self) -> bool {
-        shares_out(&self.shape)
-    }
-
-    fn attention(&self) -> Option<AttnShape> {
-        Some(self.shape)
-    }
-}
-
-impl Op for OracleAttention {
-    const NAME: &'static str = "oracle_attention";
-    const BY_TOKEN: bool = true;
-
-    fn roles(&self) -> Vec<Role> {
-        let mut roles = self.shape.attends(Reach::Context, self.sink);
-        let sel = Kind::Selection { shape: self.select, over: "cache" };
-        roles.extend([self.shape.out(), write("sel", sel)]);
-        roles
-    }
-
-    fn is_possible(&self) -> bool {
-        selects(&self.shape, &self.select)
-    }
-
-    fn attention(&self) -> Option<AttnShape> {
-        Some(self.shape)
-    }
-}
-
-impl Op for WindowAttention {
-    const NAME: &'static str = "window_attention";
-    const BY_TOKEN: bool = true;
-
-    fn roles(&self) -> Vec<Role> {
-        let mut roles = self.shape.attends(Reach::Window(self.window), self.sink);
-        roles.push(self.shape.out());
-        roles
-    }
-
-    fn is_possible(&self) -> bool {
-        shares_out(&self.shape) && self.window > 0
-    }
-
-    fn attention(&self) -> Option<AttnShape> {
-        Some(self.shape)
-    }
-}
-
-impl Op for SparseAttention {
-    const NAME: &'static str = "sparse_attention";
-    const BY_TOKEN: bool = true;
-
-    fn roles(&self) -> Vec<Role> {
-        let SparseAttention { shape, select, sink } = *self;
-        let mut roles = vec![
-            shape.q(),
-            shape.cache("cache", Reach::Selected("sel")),
-            read("sel", Kind::Selection { shape: select, over: "cache" }),
-        ];
-        roles.extend(sink.then(|| shape.sink("sink")));
-        roles.push(shape.out());
-        roles
-    }
-
-    fn is_possible(&self) -> bool {
-        selects(&self.shape, &self.select)
-    }
-
-    fn attention(&self) -> Option<AttnShape> {
-        Some(self.shape)
-    }
-}
-
-impl Op for HybridAttention {
-    const NAME: &'static str = "hybrid_attention";
-    const BY_TOKEN: bool = true;
-
-    fn roles(&self) -> Vec<Role> {
-        let HybridAttention { shape, select, window, gate } = *self;
-        let mut roles = vec![
-            shape.q(),
-            shape.cache("shared", Reach::Selected("sel")),
-            read("sel", Kind::Selection { shape: select, over: "shared" }),
-            shape.sink("sink_select"),
-            shape.cache("own", Reach::Window(window)),
-            shape.sink("sink_window"),
-        ];
-        roles.extend(["gate_select", "gate_window"].iter().filter_map(|name| shape.gate(name, gate)));
-        roles.push(shape.out());
-        roles
-    }
-
-    fn is_possible(&self) -> bool {
-        selects(&self.shape, &self.select) && self.window > 0
-    }
-
-    fn attention(&self) -> Option<AttnShape> {
-        Some(self.shape)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Tensors are f32 (i32 for indices), `[rows, width]`; `norm: Some(eps)` means that the input row is first RMS-normalised:
 //! `x / sqrt(mean(x^2) + eps) * norm_weight`. Operands have the names and the order that [`Op::roles`] gives.
 
+mod attention;
 mod described;
 
 use serde::{Deserialize, Serialize};
