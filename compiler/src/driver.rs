@@ -239,23 +239,15 @@ pub fn gpu_code(plan: &mut Plan, all_variants: bool) -> Result<hyc_kernels::gpu:
         .map(|((_, spec), kernel)| request(kernel, spec, all_variants))
         .collect();
     let ptx = gpu::compile(&requests, gpu).map_err(internal)?;
-    let mut codes = Vec::new();
-    for gpu::Request { spec, variants, .. } in &requests {
-        let code =
-            |variant: &&str| Ok((variant.to_string(), gpu::digest(spec, variant, gpu).map_err(internal)?));
-        // Nothing is compared with the only variant of a kernel.
-        let several = variants.iter().filter(|_| variants.len() > 1);
-        codes.push(several.map(code).collect::<Result<Vec<_>>>()?);
-    }
-    for ((entry, kernel), codes) in plan.kernels.iter_mut().zip(&ptx.kernels).zip(codes) {
+    for ((entry, kernel), (_, spec)) in plan.kernels.iter_mut().zip(&ptx.kernels).zip(&specs) {
         entry.scratch_bytes = kernel.scratch_bytes;
         entry.code = hyc_plan::Code::Nvidia { launches: kernel.launches.clone() };
-        for (name, code) in codes {
-            entry
-                .variants
-                .iter_mut()
-                .filter(|variant| variant.name == name)
-                .for_each(|v| v.code = code.clone());
+        let coded: Vec<bool> = entry.variants.iter().map(|variant| entry.has_code(&variant.name)).collect();
+        // Nothing is compared with the only one; where measurements were looked up, the choice has asked for it already.
+        let asked = |(variant, coded): &(&mut hyc_plan::Variant, bool)| *coded && variant.code.is_empty();
+        let several = coded.iter().filter(|coded| **coded).count() > 1;
+        for (variant, _) in entry.variants.iter_mut().zip(coded).filter(asked).filter(|_| several) {
+            variant.code = gpu::digest(spec, &variant.name, gpu).map_err(internal)?;
         }
     }
     Ok(ptx)

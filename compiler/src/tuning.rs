@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hyc_plan::table::{self, Entry, Table};
-use hyc_plan::{Kernel, KernelId, ModelInfo, Plan, RowRange, Target, Timing};
+use hyc_plan::{Kernel, KernelId, ModelInfo, Plan, Step, Target, Timing, Variant};
 use hyc_runtime::{Model, SessionOptions};
 
 use crate::error::{Error, Result};
@@ -86,7 +86,7 @@ fn sizes(m: &ModelInfo, shapes: &[Shape]) -> Sizes {
     Sizes { batch: most(&|s| s.batch), pages: most(&|s| s.batch * s.end.div_ceil(m.page)) }
 }
 
-/// Measures every variant of a model's kernels. `check` may end it between two steps.
+/// Measures every variant of a model's kernels, each sequence having `context` tokens, which the model takes. `check` may end it between two steps.
 ///
 /// Errors: not a GPU's model; no code of some variant; a device's.
 pub fn measure(
@@ -96,7 +96,7 @@ pub fn measure(
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<Entry>> {
     let plan = model.plan();
-    let subjects: Vec<Subject> = subjects(plan);
+    let subjects = subjects(plan);
     let without = |kernel: &&Kernel| kernel.variants.iter().any(|v| !kernel.has_code(&v.name));
     let wrong = match plan.kernels.iter().find(without) {
         _ if plan.target.is_host() => {
@@ -111,27 +111,27 @@ pub fn measure(
     if let Some(message) = wrong {
         return Err(Error::input(message).help("compile the model with `--target sm_90a --all-variants`"));
     }
-    let shapes = shapes(&plan.model, context.min(plan.model.max_context));
+    let shapes = shapes(&plan.model, context);
     let mut bench = Bench::new(model, options, sizes(&plan.model, &shapes), None)?;
     bench.fill()?;
     let Some(card) = bench.device_name()? else { return Ok(vec![]) };
-    let most = subjects.iter().map(|subject| subject.variants.len()).max().unwrap_or(0);
+    let most = subjects.iter().map(|subject| subject.kernel.variants.len()).max().unwrap_or(0);
     let mut entries: Vec<Vec<Entry>> = subjects.iter().map(|s| s.entries(plan, &card, context)).collect();
     for shape in shapes {
         for turn in 0..most {
             // Each subject's next variant, all in one pass.
             for subject in &subjects {
-                bench.force_variant(subject.kernel, &subject.variants[turn % subject.variants.len()])?;
+                let variants = &subject.kernel.variants;
+                bench.force_variant(subject.id, &variants[turn % variants.len()].name)?;
             }
             let times = bench.step_seconds((shape.begin, shape.end), shape.batch, ROUNDS, check)?;
             for (subject, entries) in subjects.iter().zip(&mut entries) {
                 let Some(entry) = entries.get_mut(turn) else { continue };
                 let (tokens, outputs) = (shape.batch * (shape.end - shape.begin), shape.batch);
-                let kernel = &plan.kernels[subject.kernel.index()];
-                let rows = kernel.row_count(tokens, outputs);
+                let rows = subject.kernel.rows.count(tokens, outputs);
                 let known = entry.times.last().is_some_and(|last| last.rows >= rows);
-                if subject.able[turn].covers(RowRange::new(rows, rows)) && !known {
-                    entry.times.push(Timing { rows, ns: mean_ns(plan, subject.kernel, &times) });
+                if subject.kernel.variants[turn].rows.contains(rows) && !known {
+                    entry.times.push(Timing { rows, ns: mean_ns(plan, subject.id, &times) });
                 }
             }
         }
@@ -146,45 +146,39 @@ fn mean_ns(plan: &Plan, kernel: KernelId, seconds: &[f64]) -> u64 {
     ((sum / count as f64 * 1e9) as u64).max(1)
 }
 
-/// A kernel with several variants.
-struct Subject {
-    kernel: KernelId,
-    variants: Vec<String>,
-    /// The rows that each can compute.
-    able: Vec<RowRange>,
+/// A kernel with several variants, and a step that it runs.
+struct Subject<'p> {
+    id: KernelId,
+    kernel: &'p Kernel,
+    step: &'p Step,
 }
 
-fn subjects(plan: &Plan) -> Vec<Subject> {
-    let subject = |(index, kernel): (usize, &Kernel)| {
-        let (variants, able): (Vec<_>, Vec<_>) =
-            kernel.variants.iter().map(|v| (v.name.clone(), v.rows)).unzip();
-        let used = plan.steps.iter().any(|step| step.kernel.index() == index);
-        (variants.len() > 1 && used).then_some(Subject { kernel: KernelId(index as u32), variants, able })
+fn subjects(plan: &Plan) -> Vec<Subject<'_>> {
+    let subject = |(kernel, id): (&'_ Kernel, u32)| {
+        let id = KernelId(id);
+        let step = plan.steps.iter().position(|step| step.kernel == id)?;
+        (kernel.variants.len() > 1).then_some((id, step))
     };
-    plan.kernels.iter().enumerate().filter_map(subject).collect()
+    let found = plan.kernels.iter().zip(0..).filter_map(subject);
+    found
+        .map(|(id, step)| Subject { id, kernel: &plan.kernels[id.index()], step: &plan.steps[step] })
+        .collect()
 }
 
-impl Subject {
+impl Subject<'_> {
     /// An entry for each variant, without times.
     fn entries(&self, plan: &Plan, card: &str, context: u64) -> Vec<Entry> {
-        let kernel = &plan.kernels[self.kernel.index()];
-        let Some(step) = plan.steps.iter().find(|step| step.kernel == self.kernel) else { return vec![] };
-        let spec = table::key(&plan.spec(step));
-        let entry = |name: &String| Entry {
+        let spec = table::key(&plan.spec(self.step));
+        let entry = |variant: &Variant| Entry {
             card: card.to_string(),
-            kernel: kernel.name.clone(),
+            kernel: self.kernel.name.clone(),
             spec: spec.clone(),
-            variant: name.clone(),
-            code: kernel
-                .variants
-                .iter()
-                .find(|v| v.name == *name)
-                .map(|v| v.code.clone())
-                .unwrap_or_default(),
+            variant: variant.name.clone(),
+            code: variant.code.clone(),
             context,
             times: vec![],
         };
-        self.variants.iter().map(entry).collect()
+        self.kernel.variants.iter().map(entry).collect()
     }
 }
 

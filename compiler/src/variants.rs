@@ -3,7 +3,7 @@
 
 use hyc_plan::table;
 use hyc_plan::variant::why;
-use hyc_plan::{Kernel, KernelSpec, NvidiaArch, Plan, Rows, Target, Variant};
+use hyc_plan::{Kernel, KernelSpec, NvidiaArch, Plan, Rows, Step, Target, Variant};
 use serde_json::{Value, json};
 
 use crate::report::table as columns;
@@ -26,24 +26,14 @@ fn described(plan: &Plan) -> Vec<Described<'_>> {
         Target::Host { .. } => None,
         Target::Nvidia(gpu) => Some(gpu.arch),
     };
-    let one = |(index, kernel): (usize, &'_ Kernel)| {
-        let mut own = plan.steps.iter().filter(|step| step.kernel.index() == index);
-        let steps = own.clone().count();
-        let spec = plan.spec(own.next()?);
+    let describe = |(index, kernel)| {
+        let own: Vec<&Step> = plan.steps.iter().filter(|step| step.kernel.index() == index).collect();
+        let kernel: &Kernel = kernel;
         let measured = kernel.variants.iter().map(|v| v.context).find(|context| *context > 0);
         let context = measured.unwrap_or(CONTEXT.min(plan.model.max_context));
-        Some((index, spec, steps, context))
+        Some(Described { kernel, spec: plan.spec(own.first()?), steps: own.len(), arch, context })
     };
-    let parts = plan.kernels.iter().enumerate().filter_map(one);
-    parts
-        .map(|(index, spec, steps, context)| Described {
-            kernel: &plan.kernels[index],
-            spec,
-            steps,
-            arch,
-            context,
-        })
-        .collect()
+    plan.kernels.iter().enumerate().filter_map(describe).collect()
 }
 
 impl Described<'_> {
@@ -56,8 +46,7 @@ impl Described<'_> {
     }
 
     fn predicted_us(&self, variant: &Variant, rows: u64) -> Option<f64> {
-        let able = variant.rows.least <= rows && rows <= variant.rows.most;
-        let arch = self.arch.filter(|_| able)?;
+        let arch = self.arch.filter(|_| variant.rows.contains(rows))?;
         Some(variant.predicted_ns(&self.spec, arch, rows, self.context) as f64 / 1e3)
     }
 

@@ -4,7 +4,7 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 
 use hyc_plan::artefact::{
     ALIGN, ASM, CODE, CUBIN, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, ROOT_KEY, SAMPLING_KEY,
-    TEXT_KEY, TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY,
+    TEXT_KEY, TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY, hex,
 };
 use hyc_plan::pack::Packer;
 use hyc_plan::sampling::SamplingDefaults;
@@ -115,10 +115,6 @@ pub fn artefact_stating(
     whole.write_all(&signed).map_err(fail)?;
     whole.finish()?;
     Ok(size)
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Every tensor in file order, with what keeps the next one aligned. `absent`: no weights.

@@ -86,10 +86,7 @@ fn lifetimes(graph: &Graph) -> Result<Vec<Placement>, PassError> {
     for (id, start) in graph.ops().zip(0..) {
         for value in &graph.op(id).results {
             let Some((rows, width)) = row(graph, id, *value)? else { continue };
-            let max_rows = match rows {
-                Rows::Tokens => graph.header.chunk,
-                Rows::Outputs => graph.header.max_outputs,
-            };
+            let max_rows = rows.count(graph.header.chunk, graph.header.max_outputs);
             let bytes = width.checked_next_multiple_of(ROW_ALIGN).and_then(|stride| {
                 stride.checked_mul(4)?.checked_mul(max_rows)?.checked_next_multiple_of(ALIGN)
             });

@@ -120,10 +120,7 @@ fn buffers(graph: &Graph, arena: &Arena, ids: &mut HashMap<ValueId, Operand>) ->
             Type::Tensor { elem, .. } => (*elem, None),
             _ => (Elem::F32, None),
         };
-        let max_rows = match place.rows {
-            Rows::Tokens => graph.header.chunk,
-            Rows::Outputs => graph.header.max_outputs,
-        };
+        let max_rows = place.rows.count(graph.header.chunk, graph.header.max_outputs);
         buffers.push(Buffer {
             name: graph.name(place.value).to_string(),
             offset: place.offset,

@@ -181,10 +181,7 @@ fn spec(
         };
         operands.push(operand);
     }
-    let max_rows = match rows {
-        Rows::Tokens => graph.header.chunk,
-        Rows::Outputs => graph.header.max_outputs,
-    };
+    let max_rows = rows.count(graph.header.chunk, graph.header.max_outputs);
     let max_context = graph.header.max_context;
     Ok(KernelSpec { op: step.op, operands, rows, max_rows, max_context })
 }

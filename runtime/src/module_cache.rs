@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::path::Path;
 
+use hyc_plan::artefact::hex;
 use sha2::{Digest, Sha256};
 
 const MAGIC: &[u8; 8] = b"hyccubin";
@@ -18,7 +19,7 @@ const HEAD: usize = 8 + 32;
 
 /// The file's name: whatever the compiled code depends on.
 pub fn name(code: &[u8], driver: i32, (major, minor): (i32, i32)) -> String {
-    let digest: String = Sha256::digest(code).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&Sha256::digest(code)[..16]);
     format!("{digest}-{driver}-sm{major}{minor}.cubin")
 }
 

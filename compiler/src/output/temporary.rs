@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use hyc_plan::artefact::hex;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, fstatfs, openat, statat, unlinkat};
 use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest, Sha256};
@@ -36,7 +37,7 @@ pub fn fresh() -> io::Result<String> {
 
 fn check(random: &str) -> String {
     let digest = Sha256::digest(format!("a temporary file of hyc: {random}"));
-    digest.iter().take(2).map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest[..2])
 }
 
 /// Whether [`fresh`] can have given this name.

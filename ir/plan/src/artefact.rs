@@ -65,3 +65,8 @@ pub const TREE: &str = "hyc.tree";
 pub const PAD: &str = "hyc.pad.";
 /// What stands for the hash while the header is hashed.
 pub const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Bytes in hexadecimal digits, as digests stand in an artefact's metadata.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::artefact::ALIGN;
+use crate::artefact::{ALIGN, hex};
 use crate::kernel::{Code, Kernel};
 use crate::plan::{Plan, Step};
 use crate::spec::KernelSpec;
@@ -52,7 +52,7 @@ fn digest(value: &impl Serialize) -> Sha {
 
 /// The digest of plain data, in hexadecimal digits.
 pub fn hex_digest(value: &impl Serialize) -> String {
-    digest(value).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest(value))
 }
 
 /// The digest of what a kernel's code is made from.

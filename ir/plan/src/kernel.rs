@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::spec::KernelSpec;
 use crate::step::{Grid, GridDim, Rows};
 use crate::target::Target;
-use crate::variant::{Chosen, RowRange, Variant};
+use crate::variant::{Chosen, Variant};
 
 /// A generated kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,18 +74,9 @@ impl Kernel {
         }
     }
 
-    /// Its rows in a step with these counts.
-    pub fn row_count(&self, tokens: u64, outputs: u64) -> u64 {
-        match self.rows {
-            Rows::Tokens => tokens,
-            Rows::Outputs => outputs,
-        }
-    }
-
     /// The name of the variant that computes a step of so many rows; `None`: more rows than the plan allows, or none.
     pub fn variant_for(&self, rows: u64) -> Option<&str> {
-        let wanted = RowRange::new(rows, rows);
-        self.chosen.iter().find(|chosen| chosen.rows.covers(wanted)).map(|chosen| chosen.variant.as_str())
+        self.chosen.iter().find(|chosen| chosen.rows.contains(rows)).map(|chosen| chosen.variant.as_str())
     }
 
     /// Whether there is code of this variant: a function of its own, beside those that all variants have; or functions of

@@ -277,10 +277,7 @@ impl Plan {
                 }
             })
             .collect();
-        let max_rows = match rows {
-            Rows::Tokens => self.model.chunk,
-            Rows::Outputs => self.model.max_outputs,
-        };
+        let max_rows = rows.count(self.model.chunk, self.model.max_outputs);
         KernelSpec { op: step.op, operands, rows, max_rows, max_context: self.model.max_context }
     }
 }

@@ -104,6 +104,16 @@ pub enum Rows {
     Outputs,
 }
 
+impl Rows {
+    /// The one of these counts that the rows follow.
+    pub fn count(self, tokens: u64, outputs: u64) -> u64 {
+        match self {
+            Rows::Tokens => tokens,
+            Rows::Outputs => outputs,
+        }
+    }
+}
+
 /// Which count a grid follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

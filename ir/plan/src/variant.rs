@@ -28,6 +28,11 @@ impl RowRange {
         RowRange { least, most }
     }
 
+    /// Whether it has this number of rows.
+    pub const fn contains(&self, rows: u64) -> bool {
+        self.least <= rows && rows <= self.most
+    }
+
     /// Whether it has all of `other`.
     pub const fn covers(&self, other: RowRange) -> bool {
         self.least <= other.least && other.most <= self.most

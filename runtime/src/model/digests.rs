@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use hyc_plan::artefact::{DIGEST, LEAF, ROOT_KEY, TREE};
+use hyc_plan::artefact::{DIGEST, LEAF, ROOT_KEY, TREE, hex};
 use sha2::{Digest, Sha256};
 
 use super::fault::damaged;
-use super::header::{Header, hex};
+use super::header::Header;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Machine;
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use hyc_plan::artefact::{ALIGN, HASH_KEY, MOST_HEADER, NO_HASH, PAD, VERSION, VERSION_KEY};
+use hyc_plan::artefact::{ALIGN, HASH_KEY, MOST_HEADER, NO_HASH, PAD, VERSION, VERSION_KEY, hex};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
@@ -222,10 +222,6 @@ fn tensors(
         Ok((name, Tensor { dtype: entry.dtype, shape: entry.shape.0, place }))
     };
     entries.into_iter().map(tensor).collect()
-}
-
-pub(super) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn check_hash(path: &Path, header: &[u8], metadata: &BTreeMap<String, String>) -> Result<()> {

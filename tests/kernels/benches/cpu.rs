@@ -18,11 +18,11 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use hyc_kernel_tests::{Batch, Case, HostKernel, Memory, Rng, cases, memory, pointers};
+use hyc_kernel_tests::{Batch, Case, HostKernel, Memory, Rng, cases, memory, pointers, result_rows};
 use hyc_kernels::cpu::CpuTarget;
 use hyc_plan::sample::penalise_and_choose;
 use hyc_plan::work::{self, work};
-use hyc_plan::{Rows, StepOp, ops};
+use hyc_plan::{StepOp, ops};
 
 /// Inputs are the same in every run.
 const SEED: u64 = 1;
@@ -79,10 +79,7 @@ impl Work {
         let mut rng = Rng::of(SEED, &case.name());
         let batch = case.batch(&mut rng);
         let first = memory(&mut rng, &case.spec, &batch, case.fill);
-        let rows = match case.spec.rows {
-            Rows::Tokens => batch.rows(),
-            Rows::Outputs => batch.outputs(),
-        };
+        let rows = result_rows(&case.spec, &batch);
         // Rows of a step are of one sequence here, and read its keys and values together.
         let context = (0..batch.rows()).map(|row| batch.position(row) + 1).max().unwrap_or(1);
         let cost = work(&case.spec, rows, context, rows);

@@ -44,10 +44,7 @@ pub fn scores(spec: &KernelSpec, batch: &Batch, memory: &[Memory], row: u64) -> 
 
 /// Rows of the step's results.
 pub fn result_rows(spec: &KernelSpec, batch: &Batch) -> u64 {
-    match spec.rows {
-        Rows::Tokens => batch.rows(),
-        Rows::Outputs => batch.outputs(),
-    }
+    spec.rows.count(batch.rows(), batch.outputs())
 }
 
 /// All rows, or the first, the last and random others where all are too much work.

@@ -178,13 +178,6 @@ fn sizes(plan: &Plan, report: &mut Report) {
     }
 }
 
-fn row_limit(plan: &Plan, rows: Rows) -> u64 {
-    match rows {
-        Rows::Tokens => plan.model.chunk,
-        Rows::Outputs => plan.model.max_outputs,
-    }
-}
-
 /// Every pass that the model allows has one variant of the kernel, which can compute it, and on a GPU some function.
 fn chosen(plan: &Plan, kernel: &Kernel, report: &mut Report) {
     let launches = kernel.launches();
@@ -217,7 +210,7 @@ fn chosen(plan: &Plan, kernel: &Kernel, report: &mut Report) {
         }
         next = rows.most.saturating_add(1);
     }
-    let most = row_limit(plan, kernel.rows);
+    let most = kernel.rows.count(plan.model.chunk, plan.model.max_outputs);
     if next != most.saturating_add(1) {
         return report.add(&kernel.name, format!("its variants end at {} rows, of {most}", next - 1));
     }
@@ -267,7 +260,7 @@ fn caches(plan: &Plan, report: &mut Report) {
 
 fn buffers(plan: &Plan, report: &mut Report) {
     for buffer in &plan.buffers {
-        let rows = row_limit(plan, buffer.rows);
+        let rows = buffer.rows.count(plan.model.chunk, plan.model.max_outputs);
         let possible =
             buffer.width > 0 && fits(&[buffer.width.saturating_add(16), rows, 4]) && buffer.max_rows == rows;
         if !possible || buffer.elem == Elem::Bf16 {

@@ -1,6 +1,6 @@
 //! Which attentions tensor cores take, in which variants.
 
-use hyc_plan::{AttnShape, KernelSpec, Kind, KvOrder, OperandSpec, StepOp, ops};
+use hyc_plan::{AttnShape, KernelSpec, Kind, KvOrder, OperandSpec, Reach};
 
 use crate::gpu::work_item::group;
 
@@ -54,27 +54,19 @@ pub fn takes(spec: &KernelSpec, multiprocessors: u64) -> bool {
 
 /// Pages that a block has in its shared memory: of a window, or of a part of the context.
 fn looked_up(spec: &KernelSpec, shape: AttnShape, multiprocessors: u64) -> u64 {
-    match spec.op {
-        StepOp::WindowAttention(ops::WindowAttention { window, .. })
-        | StepOp::HybridAttention(ops::HybridAttention { window, .. }) => window / 64,
-        StepOp::FullAttention(_) | StepOp::OracleAttention(_) => {
-            spec.max_context / 64 / splits(shape, multiprocessors)
-        }
+    let pages = spec.op.roles().into_iter().map(|role| match role.kind {
+        Kind::Cache { reach: Reach::Context, .. } => spec.max_context / 64 / splits(shape, multiprocessors),
+        Kind::Cache { reach: Reach::Window(window), .. } => window / 64,
         // Those of a selection are its blocks.
-        StepOp::SparseAttention(_)
-        | StepOp::Embed(_)
-        | StepOp::RmsNorm(_)
-        | StepOp::Linear(_)
-        | StepOp::QkvAppend(_)
-        | StepOp::Rope(_)
-        | StepOp::Append(_)
-        | StepOp::Add(_)
-        | StepOp::SiluMul(_)
-        | StepOp::Gate(_)
-        | StepOp::Router(_)
-        | StepOp::ExpertsUp(_)
-        | StepOp::ExpertsDown(_)
-        | StepOp::GatherRows(_)
-        | StepOp::Sample(_) => 0,
-    }
+        Kind::Cache { reach: Reach::Selected(_) | Reach::Nothing, .. }
+        | Kind::Rows(_)
+        | Kind::TokenRows(_)
+        | Kind::Token
+        | Kind::Experts { .. }
+        | Kind::Selection { .. }
+        | Kind::Vector(_)
+        | Kind::Matrices { .. }
+        | Kind::Table { .. } => 0,
+    });
+    pages.max().unwrap_or(0)
 }

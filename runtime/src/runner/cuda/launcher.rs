@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction};
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Kernel, KernelId, Launch, Plan, RowRange, Step};
+use hyc_plan::{Kernel, KernelId, Plan, Step};
 
 use super::device::{Device, DeviceBlock, check};
 use super::module::Module;
@@ -29,7 +29,8 @@ pub(super) struct Launcher {
 /// A kernel whose code is on the device.
 struct Loaded {
     kernel: Kernel,
-    functions: Vec<(CUfunction, Launch)>,
+    /// Those of its launches, in their order.
+    functions: Vec<CUfunction>,
     /// The variant that computes the steps that it can, in place of what the plan has chosen.
     forced: Option<String>,
 }
@@ -39,7 +40,7 @@ impl Loaded {
     fn variant_for(&self, rows: u64) -> Option<&str> {
         let able = |name: &&str| {
             let variant = self.kernel.variants.iter().find(|variant| variant.name == *name);
-            variant.is_some_and(|variant| variant.rows.covers(RowRange::new(rows, rows)))
+            variant.is_some_and(|variant| variant.rows.contains(rows))
         };
         self.forced.as_deref().filter(able).or_else(|| self.kernel.variant_for(rows))
     }
@@ -55,8 +56,7 @@ impl Launcher {
             return Err(Error::new(ErrorKind::BadArtefact, message).help("compile the model again"));
         }
         let kernels = plan.kernels.iter().map(|kernel| {
-            let functions = kernel.launches().iter();
-            let functions = functions.map(|launch| Ok((module.function(launch)?, launch.clone())));
+            let functions = kernel.launches().iter().map(|launch| module.function(launch));
             Ok(Loaded { kernel: kernel.clone(), functions: functions.collect::<Result<_>>()?, forced: None })
         });
         let name = |(index, step): (usize, &Step)| {
@@ -104,14 +104,15 @@ impl Launcher {
         self.params.clear();
         self.params.extend(self.values.iter_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>()));
         let loaded = &self.kernels[step.kernel.index()];
-        let rows = loaded.kernel.row_count(context.tokens, context.outputs);
+        let rows = loaded.kernel.rows.count(context.tokens, context.outputs);
         if rows == 0 {
             return Ok(());
         }
         let variant = loaded.variant_for(rows).ok_or_else(|| {
             Error::new(ErrorKind::BadInput, format!("{}: no kernel of its is for {rows} rows", step.name))
         })?;
-        for (function, launch) in loaded.functions.iter().filter(|(_, launch)| launch.is_of(variant)) {
+        let launches = loaded.functions.iter().zip(loaded.kernel.launches());
+        for (function, launch) in launches.filter(|(_, launch)| launch.is_of(variant)) {
             let [x, y] = launch.grid.map(|extent| extent.blocks(context.tokens, context.outputs));
             if x == 0 || y == 0 {
                 continue;

@@ -11,7 +11,7 @@ use hyc_kernel_tests::case::label;
 use hyc_kernel_tests::manifest::{Entry, FILE, Kernel, Manifest, Probe};
 use hyc_kernel_tests::{Case, blocks, cases};
 use hyc_kernels::gpu::{self, GpuError, Ptx, Request};
-use hyc_plan::{Gpu, KernelSpec, NvidiaArch, RowRange};
+use hyc_plan::{Gpu, KernelSpec, NvidiaArch};
 
 /// Compile the kernels of all cases to PTX, one file a kernel
 #[derive(Debug, Parser)]
@@ -71,7 +71,7 @@ fn run(args: &Args) -> std::io::Result<Vec<String>> {
         // Logits are wanted of no more rows than there are.
         let rows = case.sequences.iter().map(|(_, rows)| rows).sum();
         let able = manifest.kernels[kernel].variants.iter();
-        let able = able.filter(|variant| variant.rows.covers(RowRange::new(rows, rows)));
+        let able = able.filter(|variant| variant.rows.contains(rows));
         let mut names: Vec<String> = able.map(|variant| variant.name.clone()).collect();
         // What there is no code for is told once.
         if names.is_empty() {
