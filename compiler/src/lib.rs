@@ -27,4 +27,5 @@ mod tree;
 mod tuning;
 mod variants;
 mod words;
+mod workload;
 pub mod write;

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hyc_plan::sample::SampleParams;
-use hyc_plan::{KernelId, Step};
+use hyc_plan::{KernelId, Step, StepOp};
 use hyc_runtime::{Engine, KvRoom, MemoryPlan, Model, SessionOptions, StepInput, open_runner};
 
 use crate::bandwidth;
 use crate::cost::{self, Cost};
 use crate::error::{Error, ErrorKind, Result};
+use crate::workload::{self, Routing, Selection};
 
 /// What the machine can do, which measurements are set beside.
 #[derive(Debug, Clone, Copy)]
@@ -68,10 +69,21 @@ pub struct Bench<'m> {
     cost: Cost<'m>,
     /// Whether kernels are timed in passes of their own, which would slow down the others.
     apart: bool,
+    /// What oracles select and routers choose, where it is not what the weights say.
+    pub workload: Workload,
     /// What the machine can do.
     pub limits: Limits,
     /// What all of it takes.
     pub memory: MemoryPlan,
+}
+
+/// What replaces the choices of steps in a prefill.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Workload {
+    /// Of oracles.
+    pub selection: Option<Selection>,
+    /// Of routers.
+    pub routing: Option<Routing>,
 }
 
 impl<'m> Bench<'m> {
@@ -95,7 +107,8 @@ impl<'m> Bench<'m> {
             }
         };
         let apart = !model.plan().target.is_host();
-        Ok(Bench { model, engine, cost: cost::of(model.plan()), apart, limits, memory })
+        let workload = Workload::default();
+        Ok(Bench { model, engine, cost: cost::of(model.plan()), apart, workload, limits, memory })
     }
 
     /// Fills the caches with uniform noise of about unit variance.
@@ -129,7 +142,59 @@ impl<'m> Bench<'m> {
             out_rows: (1..=if logits { batch as i32 } else { 0 }).map(|s| s * rows as i32 - 1).collect(),
         };
         self.engine.begin(input)?;
+        if batch == 1 {
+            self.replace_choices(begin, end)?;
+        }
         self.engine.run_pass()?;
+        Ok(())
+    }
+
+    /// Distinct blocks that 4, 16 and 64 neighbours at the end of a prompt select, in units of k, where the workload says what
+    /// they select: the mean over KV heads. `None`: it does not, or no layer selects.
+    pub fn overlaps(&self, tokens: u64) -> Option<Vec<(u64, f64)>> {
+        let selection = self.workload.selection?;
+        let select = self.model.plan().steps.iter().find_map(|step| match step.op {
+            StepOp::OracleAttention(op) => Some(op.select),
+            _ => None,
+        })?;
+        let (heads, k) = (select.kv_heads, select.blocks);
+        let begin = tokens.saturating_sub(self.model.plan().model.chunk);
+        let blocks = selection.blocks((begin, tokens), heads, k, select.block);
+        let of = |n: u64| workload::overlap(&blocks, heads, k, n).map(|overlap| (n, overlap));
+        Some([4, 16, 64].into_iter().filter_map(of).collect())
+    }
+
+    /// Experts that a chunk of `tokens` tokens at the beginning of a prompt touches, and how many there are, where the workload
+    /// says which.
+    pub fn touched(&self, tokens: u64) -> Option<(u64, u64)> {
+        let routing = self.workload.routing?;
+        let router = self.model.plan().steps.iter().find_map(|step| match step.op {
+            StepOp::Router(op) => Some(op),
+            _ => None,
+        })?;
+        let mut chosen = routing.experts((0, tokens), router.experts, router.active);
+        chosen.sort_unstable();
+        chosen.dedup();
+        Some((chosen.len() as u64, router.experts))
+    }
+
+    /// Has the pass in hand, of one sequence, choose as the workload says.
+    fn replace_choices(&mut self, begin: u64, end: u64) -> Result<()> {
+        let (mut selected, mut routed) = (Known::default(), Known::default());
+        for (index, step) in self.model.plan().steps.iter().enumerate() {
+            match (step.op, self.workload) {
+                (StepOp::OracleAttention(op), Workload { selection: Some(selection), .. }) => {
+                    let s = op.select;
+                    let make = || selection.blocks((begin, end), s.kv_heads, s.blocks, s.block);
+                    self.engine.replace_choice(index, selected.of((s.kv_heads, s.blocks), make))?;
+                }
+                (StepOp::Router(op), Workload { routing: Some(routing), .. }) => {
+                    let make = || routing.experts((begin, end), op.experts, op.active);
+                    self.engine.replace_choice(index, routed.of((op.experts, op.active), make))?;
+                }
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -264,6 +329,20 @@ impl<'m> Bench<'m> {
         kernels.retain(|kernel| kernel.steps > 0);
         kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         kernels
+    }
+}
+
+/// Rows that steps of equal sizes share.
+#[derive(Default)]
+struct Known(Vec<((u64, u64), Vec<i32>)>);
+
+impl Known {
+    fn of(&mut self, sizes: (u64, u64), make: impl FnOnce() -> Vec<i32>) -> &[i32] {
+        let at = self.0.iter().position(|(known, _)| *known == sizes).unwrap_or_else(|| {
+            self.0.push((sizes, make()));
+            self.0.len() - 1
+        });
+        &self.0[at].1
     }
 }
 

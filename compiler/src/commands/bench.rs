@@ -8,10 +8,11 @@ use hyc_runtime::{LoadOptions, SessionOptions};
 use serde_json::json;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::measure::{self, Bench, KernelTime, Limits, Point};
+use crate::measure::{self, Bench, KernelTime, Limits, Point, Workload};
 use crate::report::table;
 use crate::signal;
 use crate::terminal;
+use crate::workload::{Routing, Selection};
 
 /// Measure prefill and decode, beside the machine's own limits
 ///
@@ -27,6 +28,7 @@ use crate::terminal;
 ///   hyc bench model.hyc --context 32768 --kernels                      where the time goes
 ///   hyc bench model.hyc --repeat 5                                     the median, with the spread
 ///   hyc bench big.hyc --random-weights 1 --peak-tflops 989             no weights needed
+///   hyc bench big.hyc --random-weights 1 --selection pretrained        select as a trained model would
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -60,6 +62,12 @@ pub struct Args {
     /// Random weights of this seed, for an artefact compiled with --no-weights
     #[arg(long, value_name = "SEED")]
     random_weights: Option<u64>,
+    /// Let prefills run on selections of blocks that are made up so: random weights select as no trained model does
+    #[arg(long, value_name = "KIND")]
+    selection: Option<Selection>,
+    /// Let prefills run on choices of experts that are made up so
+    #[arg(long, value_name = "KIND")]
+    routing: Option<Routing>,
     /// JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -86,10 +94,12 @@ pub fn run(args: Args) -> Result<()> {
         ..SessionOptions::default()
     };
     let mut bench = Bench::new(&model, &options, sizes, args.peak_tflops.map(|peak| peak * 1e12))?;
+    bench.workload = Workload { selection: args.selection, routing: args.routing };
     let load_seconds = start.elapsed().as_secs_f64();
     let (prefill, decode) = points(&mut bench, &args, &wanted)?;
     let (info, limits) = (model.plan(), bench.limits);
     let on_gpu = !info.target.is_host();
+    notes.extend(made_up(&bench, &wanted.prefill, info.model.chunk));
     notes.extend(too_fast(&prefill, &decode, &limits, args.kernels || args.json, on_gpu));
     if args.json {
         let list = |points: &[Point]| points.iter().map(|p| json_of(p, &limits)).collect::<Vec<_>>();
@@ -175,6 +185,24 @@ fn points(bench: &mut Bench<'_>, args: &Args, wanted: &Wanted) -> Result<(Vec<Po
         decode.extend(measure::median(rounds));
     }
     Ok((prefill, decode))
+}
+
+/// What was selected and chosen in prefills where it was made up.
+fn made_up(bench: &Bench<'_>, prompts: &[u64], chunk: u64) -> Vec<String> {
+    let mut notes = Vec::new();
+    for tokens in prompts {
+        if let Some(overlaps) = bench.overlaps(*tokens) {
+            let list: Vec<String> = overlaps.iter().map(|(n, u)| format!("U({n}) {u:.2}")).collect();
+            notes.push(format!(
+                "made-up selections; distinct blocks of neighbours over those of one, in the last chunk of {tokens}: {}",
+                list.join(", ")
+            ));
+        }
+        if let Some((touched, all)) = bench.touched(chunk.min(*tokens)) {
+            notes.push(format!("made-up routing; {touched} of {all} experts touched in a chunk of {tokens}"));
+        }
+    }
+    notes
 }
 
 /// What a share above 100 % comes from; `kernels`: theirs are shown too.

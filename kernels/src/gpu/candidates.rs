@@ -1,9 +1,9 @@
 //! The variants of each kernel: which steps each can compute, and which it is usually taken for. `compile` makes them.
 
-use hyc_plan::{Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, Variant, ops};
+use hyc_plan::{AttnShape, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, Variant, ops};
 
-use super::attention::limits::{FLASH, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8};
-use super::attention::{flash_prefill, limits, simt};
+use super::attention::limits::{FLASH, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8};
+use super::attention::{flash_prefill, limits, shared_pages, simt};
 use super::gemm::pack_rows::BLOCK_ROWS;
 use super::gemm::product::{M8, M32, WGMMA};
 use super::gemm::{panel, qkv_small_m};
@@ -13,6 +13,9 @@ use crate::operands;
 /// Most rows that `m8` and `m32` are offered for: beyond them they have lost on every shape that was measured.
 const SMALL_M_ROWS: u64 = 256;
 const ALL: u64 = u64::MAX;
+
+/// Fewest rows that share pages by default: fewer leave multiprocessors without a tile.
+const SHARED_ROWS: u64 = 512;
 
 /// One variant: name, the rows that it can compute and is usually taken for (`(1, 0)`: none), rows of a pass, launches.
 type Row = (&'static str, (u64, u64), (u64, u64), u64, u32);
@@ -55,10 +58,14 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
                 ],
             )
         }
-        StepOp::WindowAttention(_) | StepOp::SparseAttention(_) | StepOp::HybridAttention(_)
+        StepOp::WindowAttention(ops::WindowAttention { shape, .. }) if tensor_cores => {
+            of(spec, &selected(shape, 1))
+        }
+        StepOp::SparseAttention(ops::SparseAttention { shape, .. })
+        | StepOp::HybridAttention(ops::HybridAttention { shape, .. })
             if tensor_cores =>
         {
-            of(spec, &[(WARPS8, (1, ALL), (1, 32), 1, 1), (WARPS4, (1, ALL), (33, ALL), 1, 1)])
+            of(spec, &selected(shape, 2))
         }
         StepOp::FullAttention(_)
         | StepOp::OracleAttention(_)
@@ -85,6 +92,16 @@ fn product([small, large]: [u32; 2]) -> [Row; 3] {
         (M32, (1, SMALL_M_ROWS), (9, 64), 32, small),
         (WGMMA, (1, ALL), (65, ALL), BLOCK_ROWS, large),
     ]
+}
+
+/// Those of an attention over selected blocks or a window, with the launches of the one that shares pages.
+fn selected(shape: AttnShape, shared: u32) -> Vec<Row> {
+    let takes = shared_pages::takes(shape);
+    let most = if takes { SHARED_ROWS - 1 } else { ALL };
+    let mut rows = vec![(WARPS8, (1, ALL), (1, 32), 1, 1), (WARPS4, (1, ALL), (33, most), 1, 1)];
+    let tile = shared_pages::rows_of_a_block(shape);
+    rows.extend(takes.then_some((SHARED_PAGES, (1, ALL), (SHARED_ROWS, ALL), tile, shared)));
+    rows
 }
 
 /// Variants on tensor cores that can compute some of the spec's steps.

@@ -4,6 +4,8 @@ mod combine;
 pub mod flash_prefill;
 mod flash_tile;
 pub mod limits;
+mod page_lists;
+pub mod shared_pages;
 pub mod simt;
 pub mod sparse;
 pub mod split_kv_decode;

@@ -4,14 +4,15 @@
 use hyc_plan::{AttnShape, Extent, GateMode, SelectShape};
 
 use super::limits::{WARPS4, WARPS8};
+use super::shared_pages;
 use super::warp_mma::{Pages, Reader};
 use crate::gpu::function::{Function, Kernel, part};
-use crate::gpu::isa::{Emit, Float, Int, SHARED_SLACK, WARP};
+use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK, WARP};
 use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
 
 /// Which pages a branch reads.
 #[derive(Clone, Copy)]
-enum Source {
+pub enum Source {
     /// Those that the selection names.
     Listed(SelectShape),
     /// Those of a window of this many tokens.
@@ -20,10 +21,10 @@ enum Source {
 
 /// One softmax over one cache, gated.
 #[derive(Clone, Copy)]
-struct Branch {
-    cache: &'static str,
-    source: Source,
-    sink: Option<&'static str>,
+pub struct Branch {
+    pub cache: &'static str,
+    pub source: Source,
+    pub sink: Option<&'static str>,
     gate: Option<(&'static str, GateMode)>,
 }
 
@@ -62,6 +63,9 @@ fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
     // Few rows are small blocks: more warps share the pages of each.
     query_launch(k, branches, shape, WARPS8, (8, grid));
     query_launch(k, branches, shape, WARPS4, (4, grid));
+    if shared_pages::takes(shape) {
+        shared_pages::launches(k, shape, branches);
+    }
 }
 
 fn query_launch(
@@ -99,7 +103,7 @@ fn query_launch(
             let state = r.run(e, item, &q, &pages, None);
             r.store_partial(e, &state, &memory);
             r.combine(e, item, &memory, branch.sink, &|e, h, element, y| {
-                let y = branch.gated(e, shape, item, h, element, y);
+                let y = branch.gated(e, shape, item, (h, element), y);
                 let at = output_index(e, shape, item, h, element);
                 // The first branch's value was written by this thread.
                 let y = if i > 0 { e.fadd(y, e.load(e.operand("out"), at)) } else { y };
@@ -126,24 +130,65 @@ impl Branch {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "an element and where it stands")]
+    /// The gate's column of an element: `None` without a gate.
+    fn gate_place<'c>(
+        &self,
+        e: &Emit<'c>,
+        shape: AttnShape,
+        item: WorkItem<'c>,
+        (h, element): (Int<'c>, Int<'c>),
+    ) -> Option<(Ptr<'c>, bool)> {
+        let (name, mode) = self.gate?;
+        let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
+        let (column, each) = match mode {
+            GateMode::Head => (head, false),
+            GateMode::Elementwise => (e.add(e.mul_const(head, shape.v_dim), element), true),
+            GateMode::None => return None,
+        };
+        let at_row = e.wide(e.mul_const(item.row, e.stride(name)));
+        Some((e.at(e.operand(name), e.add(at_row, e.wide(column))), each))
+    }
+
+    /// The operand of a gate for each element.
+    pub fn elementwise_gate(&self) -> Option<&'static str> {
+        self.gate.filter(|(_, mode)| *mode == GateMode::Elementwise).map(|(name, _)| name)
+    }
+
     fn gated<'c>(
         &self,
         e: &Emit<'c>,
         shape: AttnShape,
         item: WorkItem<'c>,
-        h: Int<'c>,
-        element: Int<'c>,
+        (h, element): (Int<'c>, Int<'c>),
         y: Float<'c>,
     ) -> Float<'c> {
-        let Some((name, mode)) = self.gate else { return y };
-        let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
-        let column = match mode {
-            GateMode::Head => head,
-            GateMode::Elementwise => e.add(e.mul_const(head, shape.v_dim), element),
-            GateMode::None => return y,
-        };
-        let at_row = e.wide(e.mul_const(item.row, e.stride(name)));
-        e.fmul(y, e.sigmoid(e.load(e.operand(name), e.add(at_row, e.wide(column)))))
+        let Some((gate, _)) = self.gate_place(e, shape, item, (h, element)) else { return y };
+        e.fmul(y, e.sigmoid(e.load(gate, e.int(0))))
     }
+
+    /// The logits of the gates of four neighbouring elements, the first a multiple of four.
+    pub fn gates<'c>(
+        &self,
+        e: &Emit<'c>,
+        shape: AttnShape,
+        item: WorkItem<'c>,
+        (h, element): (Int<'c>, Int<'c>),
+    ) -> Option<Chunk<'c>> {
+        let (gate, each) = self.gate_place(e, shape, item, (h, element))?;
+        Some(if each { e.load4(gate, e.int(0)) } else { [e.load_int(gate, e.int(0)); 4] })
+    }
+
+    /// How many tokens back a row sees, its own included.
+    pub fn reach(&self) -> u64 {
+        match self.source {
+            Source::Listed(_) => i32::MAX as u64,
+            Source::Window(width) => width.min(i32::MAX as u64),
+        }
+    }
+}
+
+/// Four elements by their gates.
+pub fn gated<'c>(e: &Emit<'c>, y: Chunk<'c>, gates: Option<Chunk<'c>>) -> Chunk<'c> {
+    let Some(gates) = gates else { return y };
+    [0, 1, 2, 3].map(|i| e.bits(e.fmul(e.widen(y[i]), e.sigmoid(e.widen(gates[i])))))
 }

@@ -10,6 +10,15 @@ impl<'c> Emit<'c> {
         self.effect(text, "r,l,r,r", &[to, self.address(from), self.int(bytes), barrier]);
     }
 
+    /// Has the second cache read `bytes` contiguous bytes: address and size are multiples of 16.
+    pub fn prefetch(&self, from: Ptr<'c>, bytes: u64) {
+        self.effect(
+            "cp.async.bulk.prefetch.L2.global [$0], $1;",
+            "l,r",
+            &[self.address(from), self.int(bytes)],
+        );
+    }
+
     /// Makes what this thread stored to shared memory visible to the copy engine and to `wgmma`.
     pub fn async_fence(&self) {
         self.effect("fence.proxy.async.shared::cta;", "", &[]);

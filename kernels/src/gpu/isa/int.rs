@@ -96,6 +96,29 @@ impl<'c> Emit<'c> {
         ok(self.b.build_or(a, b, ""))
     }
 
+    /// A condition as 1 or 0.
+    pub fn flag(&self, c: Int<'c>) -> Int<'c> {
+        ok(self.b.build_int_z_extend(c, self.i32(), ""))
+    }
+
+    /// Bits that are set.
+    pub fn ones(&self, a: Int<'c>) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.i32().into()], false);
+        self.asm(ty, "popc.b32 $0, $1;", "=r,r", false, &[a.into()]).into_int_value()
+    }
+
+    /// The lowest bit that is set, of an integer that is not 0.
+    pub fn lowest(&self, a: Int<'c>) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.i32().into()], false);
+        let text = "{ .reg .b32 x; brev.b32 x, $1; bfind.shiftamt.u32 $0, x; }";
+        self.asm(ty, text, "=r,r", false, &[a.into()]).into_int_value()
+    }
+
+    /// a << b, b below the width.
+    pub fn shifted_left(&self, a: Int<'c>, b: Int<'c>) -> Int<'c> {
+        ok(self.b.build_left_shift(a, b, ""))
+    }
+
     /// One of two ints.
     pub fn pick(&self, c: Int<'c>, a: Int<'c>, b: Int<'c>) -> Int<'c> {
         ok(self.b.build_select(c, a, b, "")).into_int_value()

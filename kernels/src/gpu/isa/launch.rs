@@ -15,6 +15,17 @@ impl<'c> Emit<'c> {
     pub fn wait_for_inputs(&self) {
         self.effect("griddepcontrol.wait;", "", &[]);
     }
+
+    /// From here on each warp of this warp group may use `count` registers a thread, which other groups give up: a multiple
+    /// of eight. Warp groups come here by the branches of one `either` alone.
+    pub fn take_registers(&self, count: u64) {
+        self.effect(&format!("setmaxnreg.inc.sync.aligned.u32 {count};"), "", &[]);
+    }
+
+    /// The same downwards.
+    pub fn give_registers(&self, count: u64) {
+        self.effect(&format!("setmaxnreg.dec.sync.aligned.u32 {count};"), "", &[]);
+    }
 }
 
 /// Makes a function that knows nothing of launches beside it wait for them first.

@@ -153,10 +153,15 @@ impl<'c> Emit<'c> {
         self.fdiv(self.float(1.0), root)
     }
 
+    /// 1 / x, to a unit in the last place; 1 / inf is 0.
+    pub fn reciprocal(&self, x: Float<'c>) -> Float<'c> {
+        self.float_asm("rcp.approx.ftz.f32 $0, $1;", &[x])
+    }
+
     /// 1 / (1 + e^-x).
     pub fn sigmoid(&self, x: Float<'c>) -> Float<'c> {
         let e = self.exp(ok(self.b.build_float_neg(x, "")));
-        self.fdiv(self.float(1.0), self.fadd(e, self.float(1.0)))
+        self.reciprocal(self.fadd(e, self.float(1.0)))
     }
 
     /// x * sigmoid(x).

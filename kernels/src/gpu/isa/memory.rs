@@ -84,6 +84,13 @@ impl<'c> Emit<'c> {
         ok(self.b.build_atomicrmw(op, self.at(base, index), self.int(1), order))
     }
 
+    /// `*base[index] |= bits` of i32, in shared or global memory.
+    pub fn fetch_or(&self, base: Ptr<'c>, index: Int<'c>, bits: Int<'c>) {
+        let order = inkwell::AtomicOrdering::Monotonic;
+        let op = inkwell::AtomicRMWBinOp::Or;
+        ok(self.b.build_atomicrmw(op, self.at(base, index), bits, order));
+    }
+
     /// An f32's bits.
     pub fn bits(&self, x: Float<'c>) -> Int<'c> {
         ok(self.b.build_bit_cast(x, self.context.i32_type(), "")).into_int_value()

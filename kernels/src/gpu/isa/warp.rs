@@ -55,6 +55,28 @@ impl<'c> Emit<'c> {
         self.int_asm("redux.sync.min.u32 $0, $1, 0xffffffff;", x)
     }
 
+    /// The value of the lane `step` lanes below; its own where there is none.
+    pub fn shuffle_up(&self, x: Int<'c>, step: u64) -> Int<'c> {
+        self.int_asm(&format!("shfl.sync.up.b32 $0, $1, {step}, 0, -1;"), x)
+    }
+
+    /// A value that all lanes of the warp have, so that the assembler sees it.
+    pub fn uniform(&self, x: Int<'c>) -> Int<'c> {
+        self.lane_value(x, 0)
+    }
+
+    /// The value of one lane.
+    pub fn lane_value(&self, x: Int<'c>, lane: u64) -> Int<'c> {
+        self.int_asm(&format!("shfl.sync.idx.b32 $0, $1, {lane}, 31, -1;"), x)
+    }
+
+    /// Whether the condition holds in any lane.
+    pub fn any(&self, condition: Int<'c>) -> Int<'c> {
+        let text =
+            "{ .reg .pred p; setp.ne.s32 p, $1, 0; vote.sync.any.pred p, p, -1; selp.b32 $0, 1, 0, p; }";
+        self.eq(self.int_asm(text, self.flag(condition)), self.int(1))
+    }
+
     fn int_asm(&self, text: &str, x: Int<'c>) -> Int<'c> {
         let ty = self.i32().fn_type(&[self.i32().into()], false);
         self.asm(ty, text, "=r,r", true, &[x.into()]).into_int_value()

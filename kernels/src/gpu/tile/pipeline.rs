@@ -45,9 +45,21 @@ impl<'c> Ring<'c> {
     /// The producer's side: waits for an empty stage, announces `bytes`, and lets `copy` start copies into
     /// (stage, its barrier). One thread.
     pub fn produce(&self, e: &Emit<'c>, bytes: u64, copy: impl FnOnce(&Emit<'c>, Int<'c>, Int<'c>)) {
+        self.produce_noted(e, bytes, |_, _| {}, copy);
+    }
+
+    /// The same; `note` stores by itself what belongs to the stage, before it is announced.
+    pub fn produce_noted(
+        &self,
+        e: &Emit<'c>,
+        bytes: u64,
+        note: impl FnOnce(&Emit<'c>, Int<'c>),
+        copy: impl FnOnce(&Emit<'c>, Int<'c>, Int<'c>),
+    ) {
         let (stage, full, empty) = self.at(e);
         let phase = e.get(self.phase).into_int_value();
         e.barrier_wait(empty, e.sub(e.int(1), phase));
+        note(e, stage);
         e.barrier_expect(full, bytes);
         copy(e, stage, full);
         self.advance(e);

@@ -39,6 +39,7 @@ pub struct CudaRunner {
     tokens: Tokens,
     launcher: Launcher,
     memory: Memory,
+    replaced: Vec<Replaced>,
     capture: bool,
     _module: Module,
     device: Arc<Device>,
@@ -74,6 +75,7 @@ impl CudaRunner {
             tokens: Tokens::new(&device, plan)?,
             launcher,
             memory: Memory::place(model, memory.room, Box::new(place))?,
+            replaced: Vec::new(),
             capture: options.graphs,
             _module: module,
             device,
@@ -93,7 +95,20 @@ impl CudaRunner {
         }
         let (step, operands) = (&self.model.plan().steps[index], &self.memory.operands()[index]);
         self.launcher.launch(step, context, operands, self.lists.block.address)?;
+        self.replace_results(index, operands)?;
         self.device.mark(index as u32 + 1)
+    }
+
+    /// Puts the copies on the stream that replace what a step has written.
+    fn replace_results(&self, index: usize, operands: &[*mut u8]) -> Result<()> {
+        for replaced in self.replaced.iter().filter(|replaced| replaced.step == index && replaced.bytes > 0) {
+            let (to, from) = (operands[replaced.operand] as u64, replaced.with.address);
+            // SAFETY: who replaced them has promised that the operand has as many bytes; so has the block.
+            let result =
+                unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, replaced.bytes as usize, self.device.stream) };
+            check(result, || "replacing a step's results".into())?;
+        }
+        Ok(())
     }
 
     /// Puts a whole pass on the stream: the lists' copy, then every step, between its events where it is timed.
@@ -105,6 +120,7 @@ impl CudaRunner {
             events.map_or(Ok(()), |(start, _)| start.record_in_graph())?;
             self.launcher.launch(step, pass.context, &pass.operands[index], self.lists.block.address)?;
             events.map_or(Ok(()), |(_, end)| end.record_in_graph())?;
+            self.replace_results(index, &pass.operands[index])?;
         }
         match pass.plan.steps.iter().position(|step| matches!(step.op, StepOp::Sample(_))) {
             Some(index) if !pass.context.sampling.is_null() => {
@@ -147,7 +163,9 @@ impl CudaRunner {
 
     /// Runs the pass as a graph, where it is one that is captured; false: nothing has run.
     fn run_whole(&mut self, context: &StepContext) -> Result<bool> {
-        let decode = context.tokens == context.batch && context.outputs == context.tokens;
+        // A captured pass knows of no replacement.
+        let replaces = self.replaced.iter().any(|replaced| replaced.bytes > 0);
+        let decode = context.tokens == context.batch && context.outputs == context.tokens && !replaces;
         let Some(used) = self.lists.pending.filter(|_| self.timing.is_some() || (self.capture && decode))
         else {
             return Ok(false);
@@ -218,6 +236,7 @@ unsafe impl Runner for CudaRunner {
     /// Writes context and lists to pinned memory, from where the first step copies them.
     unsafe fn begin(&mut self, context: &StepContext) -> Result<()> {
         self.tokens.fresh = false;
+        self.replaced.iter_mut().for_each(|replaced| replaced.bytes = 0);
         // SAFETY: passed on from the caller.
         unsafe { self.lists.take(context) }
     }
@@ -280,6 +299,31 @@ impl Clock for CudaRunner {
         self.graphs = Graphs::default();
         self.launcher.force(kernel, variant)
     }
+
+    /// The bytes wait in memory of the device, which later passes use again.
+    unsafe fn replace(&mut self, step: usize, operand: usize, bytes: &[u8]) -> Result<()> {
+        let known =
+            self.replaced.iter().position(|replaced| (replaced.step, replaced.operand) == (step, operand));
+        let (known, len) = (known.map(|at| self.replaced.swap_remove(at)), bytes.len() as u64);
+        let known = known.filter(|replaced| replaced.room >= len);
+        let mut replaced = match known {
+            Some(replaced) => replaced,
+            None => Replaced { step, operand, with: self.device.zeroed(len)?, room: len, bytes: 0 },
+        };
+        replaced.with.write(0, bytes)?;
+        self.replaced.push(Replaced { bytes: len, ..replaced });
+        Ok(())
+    }
+}
+
+/// What replaces results of a step in the pass in hand.
+struct Replaced {
+    step: usize,
+    operand: usize,
+    with: DeviceBlock,
+    /// Bytes of `with`, and those that count: none in another pass.
+    room: u64,
+    bytes: u64,
 }
 
 /// The device's clock around each step of a plan.
