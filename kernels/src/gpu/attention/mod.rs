@@ -2,6 +2,8 @@
 
 mod combine;
 pub mod flash_prefill;
+mod flash_select;
+mod flash_softmax;
 mod flash_tile;
 pub mod limits;
 mod page_lists;

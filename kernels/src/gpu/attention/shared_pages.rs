@@ -163,7 +163,7 @@ struct Lane<'c> {
 impl<'c> Lane<'c> {
     /// Computed anew, so that nothing which follows from it takes a register meanwhile.
     fn anew(e: &Emit<'c>) -> Lane<'c> {
-        let (warp, lane) = e.div_rem(e.anew(e.thread()), WARP);
+        let (warp, lane) = e.div_rem(e.opaque(e.thread()), WARP);
         let (g, t) = e.div_rem(lane, 4);
         Lane { warp, lane, g, t }
     }

@@ -80,7 +80,7 @@ pub fn wgmma<'c>(k: &mut Kernel<'c, '_>, variant: &str, p: &Product, store: Stor
                 let base = e.add(memory, e.mul_const(stage, stage_bytes));
                 let a = e.descriptor(e.add(base, e.mul_const(group, TILE_BYTES)));
                 let b = e.descriptor(e.add_const(base, rows_bytes as i64));
-                e.wgmma_start(&sums, a, b, &steps);
+                e.wgmma_start(&sums, a, b, &steps, true);
                 e.wgmma_wait(&sums, 1);
                 let old = e.get(before).into_int_value();
                 ring.release_stage(e, old, e.and(leader, e.ge(old, e.int(0))));

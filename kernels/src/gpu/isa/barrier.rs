@@ -20,6 +20,11 @@ impl<'c> Emit<'c> {
         self.effect("bar.sync $0, $1;", "r,r", &[id, self.int(threads)]);
     }
 
+    /// Arrives at barrier `id` of `threads` threads, for those that wait there.
+    pub fn named_arrive(&self, id: Int<'c>, threads: u64) {
+        self.effect("bar.arrive $0, $1;", "r,r", &[id, self.int(threads)]);
+    }
+
     /// Makes a barrier that `count` arrivals complete.
     pub fn barrier_init(&self, barrier: Int<'c>, count: u64) {
         self.effect("mbarrier.init.shared::cta.b64 [$0], $1;", "r,r", &[barrier, self.int(count)]);

@@ -65,12 +65,6 @@ impl<'c> Emit<'c> {
         var
     }
 
-    /// The same value, which nobody can know to be: what follows from it is computed where it stands.
-    pub fn anew(&self, x: Int<'c>) -> Int<'c> {
-        let ty = self.i32().fn_type(&[self.i32().into()], false);
-        self.asm(ty, "mov.b32 $0, $1;", "=r,r", true, &[x.into()]).into_int_value()
-    }
-
     /// An f32 variable.
     pub fn float_var(&self, first: f32) -> Var<'c> {
         self.var(self.float(first).into())

@@ -10,6 +10,13 @@ impl<'c> Emit<'c> {
         self.context.i32_type().const_int(n, false)
     }
 
+    /// An i32 of which the optimiser does not know that it is `a`: a loop up to it stays a loop, and what is made from
+    /// it is made behind this place.
+    pub fn opaque(&self, a: Int<'c>) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.i32().into()], false);
+        self.asm(ty, "mov.b32 $0, $1;", "=r,r", true, &[a.into()]).into_int_value()
+    }
+
     /// The i32 -1.
     pub fn minus_one(&self) -> Int<'c> {
         self.context.i32_type().const_all_ones()

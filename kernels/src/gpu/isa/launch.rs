@@ -16,13 +16,13 @@ impl<'c> Emit<'c> {
         self.effect("griddepcontrol.wait;", "", &[]);
     }
 
-    /// From here on each warp of this warp group may use `count` registers a thread, which other groups give up: a multiple
-    /// of eight. Warp groups come here by the branches of one `either` alone.
+    /// This warp group has `count` registers a thread from here on, more than it was launched with: a multiple of
+    /// eight. Waits until others have given back as many.
     pub fn take_registers(&self, count: u64) {
         self.effect(&format!("setmaxnreg.inc.sync.aligned.u32 {count};"), "", &[]);
     }
 
-    /// The same downwards.
+    /// The same of fewer.
     pub fn give_registers(&self, count: u64) {
         self.effect(&format!("setmaxnreg.dec.sync.aligned.u32 {count};"), "", &[]);
     }

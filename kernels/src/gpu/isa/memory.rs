@@ -196,6 +196,29 @@ impl<'c> Emit<'c> {
             .unwrap_or_else(|_| unreachable!("four results were asked for"))
     }
 
+    /// One, two or four words (of a boundary of as many) of global memory at address `at` (i64) + `plus` bytes; zeros
+    /// unless `place < end`.
+    pub fn load_below(
+        &self,
+        (place, end): (u64, Int<'c>),
+        (at, plus): (Int<'c>, u64),
+        words: usize,
+    ) -> Vec<Int<'c>> {
+        let names: Vec<String> = (0..words).map(|i| format!("${i}")).collect();
+        let zero: String = names.iter().map(|to| format!("mov.b32 {to}, 0; ")).collect();
+        let form = if words == 1 { String::new() } else { format!(".v{words}") };
+        let to = if words == 1 { "$0".into() } else { format!("{{{}}}", names.join(", ")) };
+        let text = format!(
+            "{{ .reg .pred p; setp.gt.s32 p, ${words}, {place}; {zero}@p ld.global{form}.b32 {to}, [${}+{plus}]; }}",
+            words + 1
+        );
+        let result = self.structure(&vec![self.i32().into(); words]);
+        let ty = result.fn_type(&[self.i32().into(), self.i64().into()], false);
+        let constraints = format!("{}r,l", "=&r,".repeat(words));
+        let found = self.asm(ty, &text, &constraints, true, &[end.into(), at.into()]);
+        self.fields(found, words).map(BasicValueEnum::into_int_value).collect()
+    }
+
     /// The address of global memory as an i64.
     pub fn address(&self, p: Ptr<'c>) -> Int<'c> {
         self.pointer_int(p, self.i64())

@@ -23,9 +23,9 @@ impl<'c> Emit<'c> {
         self.group_product(d, &text, &[a.into(), b.into()], "l,l");
     }
 
-    /// `d += a b` alike, started and not waited for: [`Emit::wgmma_wait`] does that. The sums must not be touched before.
-    pub fn wgmma_start(&self, d: &[Var<'c>], a: Int<'c>, b: Int<'c>, steps: &[(u64, u64)]) {
-        let text = shared_products(d.len(), steps, true) + "}";
+    /// The same, started and not waited for: [`Emit::wgmma_wait`] does that. The sums must not be touched before.
+    pub fn wgmma_start(&self, d: &[Var<'c>], a: Int<'c>, b: Int<'c>, steps: &[(u64, u64)], keep: bool) {
+        let text = shared_products(d.len(), steps, keep) + "}";
         self.group_product(d, &text, &[a.into(), b.into()], "l,l");
     }
 
@@ -34,8 +34,9 @@ impl<'c> Emit<'c> {
         self.group_product(d, &format!("wgmma.wait_group.sync.aligned {left};"), &[], "");
     }
 
-    /// `d += a b` with `a` in registers: four words a step of 16 columns; waited for.
-    pub fn wgmma_registers(&self, d: &[Var<'c>], a: &[[Int<'c>; 4]], b: Int<'c>, steps: &[u64]) {
+    /// `d += a b` with `a` in registers, four words a step of 16 columns; started and not waited for. Neither the sums
+    /// nor `a` must be touched before.
+    pub fn wgmma_registers_start(&self, d: &[Var<'c>], a: &[[Int<'c>; 4]], b: Int<'c>, steps: &[u64]) {
         let n = d.len() * 2;
         let regs = registers(d.len());
         let first = 2 * d.len();
@@ -53,7 +54,7 @@ impl<'c> Emit<'c> {
                 at + 3
             ));
         }
-        text.push_str("wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0; }");
+        text.push_str("wgmma.commit_group.sync.aligned; }");
         let mut args: Vec<BasicMetadataValueEnum<'c>> = a.iter().flatten().map(|x| (*x).into()).collect();
         args.push(b.into());
         self.group_product(d, &text, &args, &format!("{}l", "r,".repeat(4 * a.len())));

@@ -17,8 +17,8 @@ pub fn all() -> Vec<Probe> {
         probe("wgmma 64 added", 3, |k| wgmma(k, 64, How::Added)),
         probe("wgmma_start 128", 3, |k| wgmma(k, 128, How::Started)),
         probe("wgmma_start 256", 3, |k| wgmma(k, 256, How::Started)),
-        probe("wgmma_registers 64", 3, |k| wgmma_registers(k, 64)),
-        probe("wgmma_registers 128", 3, |k| wgmma_registers(k, 128)),
+        probe("wgmma_registers_start 64", 3, |k| wgmma_registers(k, 64)),
+        probe("wgmma_registers_start 128", 3, |k| wgmma_registers(k, 128)),
     ]
 }
 
@@ -109,7 +109,7 @@ fn wgmma(k: &mut Kernel<'_, '_>, n: u64, how: How) {
                     if how == How::Added {
                         e.wgmma(&sums, a, b, &steps, true);
                     } else {
-                        e.wgmma_start(&sums, a, b, &steps);
+                        e.wgmma_start(&sums, a, b, &steps, true);
                         e.wgmma_wait(&sums, 1);
                     }
                 });
@@ -149,7 +149,8 @@ fn wgmma_registers(k: &mut Kernel<'_, '_>, n: u64) {
             })
             .collect();
         let sums: Vec<Var<'_>> = (0..n / 2).map(|_| e.float_var(1.5)).collect();
-        e.wgmma_registers(&sums, &a, e.descriptor(e.shared_address(memory)), &[0, 32, 64, 96]);
+        e.wgmma_registers_start(&sums, &a, e.descriptor(e.shared_address(memory)), &[0, 32, 64, 96]);
+        e.wgmma_wait(&sums, 0);
         keep(e, &sums, n, e.operand_at(2));
     });
 }

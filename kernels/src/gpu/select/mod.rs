@@ -5,5 +5,5 @@ mod scores;
 mod top_k;
 
 pub use argmax::{Scores, THREADS, WARPS, argmax};
-pub use scores::Heads;
+pub use scores::{Group, Heads};
 pub use top_k::{CHUNK, TopK};

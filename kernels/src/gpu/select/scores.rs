@@ -92,6 +92,12 @@ pub struct Group<'c> {
 }
 
 impl<'c> Group<'c> {
+    /// What a score of head `h` is less than its raw maximum: that head's largest logit, then what its sum is above the
+    /// least. Without them, the raw maximum is the score.
+    pub fn less(&self, e: &Emit<'c>, h: Int<'c>) -> Option<[Float<'c>; 2]> {
+        self.most_excess.map(|(most, excess)| [e.load(most, h), e.load(excess, h)])
+    }
+
     /// A page's score: `above` gives its raw maximum of a head less that head's largest logit, or, without one, as it
     /// is.
     pub fn score(&self, e: &Emit<'c>, above: impl Fn(u64, Option<Float<'c>>) -> Float<'c>) -> Float<'c> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! load      a lane takes every 32nd page: its scores as keys, unsigned ints of the same order (0: none)
-//! compare   each lane the best of its own
+//! compare   each lane the best of its own and of its place in the list so far
 //! reduce    the largest key of the warp, then the lowest page that has it
 //! store     lane i of the list takes the i-th; the page is taken out of the candidates
 //! ```
@@ -12,6 +12,39 @@ use crate::gpu::tile::RegisterTile;
 
 /// Pages that a warp looks at together: sixteen a lane.
 pub const CHUNK: u64 = 512;
+
+/// The better of two (key, page): ties to the lower page.
+fn better<'c>(e: &Emit<'c>, a: (Int<'c>, Int<'c>), b: (Int<'c>, Int<'c>)) -> (Int<'c>, Int<'c>) {
+    let tie = e.and(e.eq(b.0, a.0), e.lt_unsigned(b.1, a.1));
+    let take = e.or(e.above_unsigned(b.0, a.0), tie);
+    (e.pick(take, b.0, a.0), e.pick(take, b.1, a.1))
+}
+
+/// Keys of pages one after the other: element i is page `begin + i`.
+struct Chunk<'c> {
+    keys: RegisterTile<'c>,
+    /// The lane's first page.
+    first: Int<'c>,
+}
+
+impl<'c> Chunk<'c> {
+    /// The best of the lane's own.
+    fn best(&self, e: &Emit<'c>) -> (Int<'c>, Int<'c>) {
+        let keys = self.keys.words(e);
+        let most = keys.iter().fold(e.int(0), |most, key| e.max_unsigned(most, *key));
+        let place = keys
+            .iter()
+            .enumerate()
+            .rev()
+            .fold(e.int(0), |place, (i, key)| e.pick(e.eq(*key, most), e.int(i as u64 * WARP), place));
+        (most, e.add(self.first, place))
+    }
+
+    fn take_out(&self, e: &Emit<'c>, page: Int<'c>) {
+        let place = e.sub(page, self.first);
+        self.keys.change(e, |i, key| e.pick(e.eq(place, e.int(i as u64 * WARP)), e.int(0), key));
+    }
+}
 
 /// Pages and their keys.
 struct Pages<'c> {
@@ -25,22 +58,10 @@ impl<'c> Pages<'c> {
         Pages { keys: RegisterTile::filled(e, 1, none), pages: RegisterTile::filled(e, 1, nowhere) }
     }
 
-    fn and(&self, more: &Pages<'c>) -> Pages<'c> {
-        Pages { keys: self.keys.and(&more.keys), pages: self.pages.and(&more.pages) }
-    }
-
-    /// The largest key of the warp and its page, the lowest first.
+    /// The best of the lane's own.
     fn best(&self, e: &Emit<'c>) -> (Int<'c>, Int<'c>) {
         let mine = self.keys.words(e).into_iter().zip(self.pages.words(e));
-        let (key, page) = mine
-            .reduce(|a, b| {
-                let tie = e.and(e.eq(b.0, a.0), e.lt_unsigned(b.1, a.1));
-                let take = e.or(e.above_unsigned(b.0, a.0), tie);
-                (e.pick(take, b.0, a.0), e.pick(take, b.1, a.1))
-            })
-            .unwrap_or((e.int(0), e.minus_one()));
-        let most = e.warp_max_unsigned(key);
-        (most, e.warp_min_unsigned(e.pick(e.eq(key, most), page, e.minus_one())))
+        mine.reduce(|a, b| better(e, a, b)).unwrap_or((e.int(0), e.minus_one()))
     }
 
     fn take_out(&self, e: &Emit<'c>, page: Int<'c>) {
@@ -68,7 +89,7 @@ impl<'c> TopK<'c> {
         TopK { count, list: Pages::none(e) }
     }
 
-    /// Takes in pages `begin..end`, at most [`CHUNK`].
+    /// Takes in pages `begin..end`, at most [`CHUNK`], behind those that it has taken in.
     pub fn take(
         &self,
         e: &Emit<'c>,
@@ -76,21 +97,34 @@ impl<'c> TopK<'c> {
         score: &dyn Fn(&Emit<'c>, Int<'c>) -> Float<'c>,
     ) {
         let last = e.add_const(end, -1);
-        let pages = RegisterTile::load(e, CHUNK / WARP, |e, place| e.add(begin, place));
-        let keys = pages.map(e, |e, page| {
-            let key = e.ordered(score(e, e.min(page, last)));
-            e.pick(e.lt(page, end), key, e.int(0))
+        let scores = RegisterTile::load(e, CHUNK / WARP, |e, place| {
+            e.bits(score(e, e.min(e.add(begin, place), last)))
         });
-        self.choose(e, &self.list.and(&Pages { keys, pages }));
+        self.take_scores(e, (begin, end), scores);
+    }
+
+    /// The same of scores that are there, as bits of f32: element i is page `begin + i`.
+    pub fn take_scores(&self, e: &Emit<'c>, (begin, end): (Int<'c>, Int<'c>), scores: RegisterTile<'c>) {
+        let first = e.add(begin, e.lane());
+        let visible = e.sub(end, first);
+        scores.change(e, |i, score| {
+            let inside = e.lt(e.int(i as u64 * WARP), visible);
+            e.pick(inside, e.ordered(e.widen(score)), e.int(0))
+        });
+        self.choose(e, &self.list, Some(&Chunk { keys: scores, first }));
     }
 
     /// The best of all candidates become the list.
-    fn choose(&self, e: &Emit<'c>, candidates: &Pages<'c>) {
+    fn choose(&self, e: &Emit<'c>, listed: &Pages<'c>, chunk: Option<&Chunk<'c>>) {
         let list = Pages::none(e);
-        e.each(e.int(0), e.int(self.count), 1, |e, i| {
-            let (key, page) = candidates.best(e);
-            list.put(e, i, (key, page));
-            candidates.take_out(e, page);
+        e.each(e.int(0), e.opaque(e.int(self.count)), 1, |e, i| {
+            let mine = listed.best(e);
+            let (key, page) = chunk.map_or(mine, |chunk| better(e, mine, chunk.best(e)));
+            let most = e.warp_max_unsigned(key);
+            let page = e.warp_min_unsigned(e.pick(e.eq(key, most), page, e.minus_one()));
+            list.put(e, i, (most, page));
+            listed.take_out(e, page);
+            chunk.into_iter().for_each(|chunk| chunk.take_out(e, page));
         });
         let (keys, pages) = (list.keys.words(e), list.pages.words(e));
         self.list.keys.change(e, |i, _| keys[i]);
@@ -107,7 +141,7 @@ impl<'c> TopK<'c> {
     /// Takes in `lists` that were left one after the other.
     pub fn merge(&self, e: &Emit<'c>, keys: Ptr<'c>, pages: Ptr<'c>, lists: u64) {
         let load = |from: Ptr<'c>| RegisterTile::load(e, lists, |e, place| e.load_int(from, place));
-        self.choose(e, &Pages { keys: load(keys), pages: load(pages) });
+        self.choose(e, &Pages { keys: load(keys), pages: load(pages) }, None);
     }
 
     /// Writes the list: the pages, -1 where there are fewer.

@@ -21,19 +21,9 @@ impl<'c> RegisterTile<'c> {
         RegisterTile { registers: (0..n).map(|i| e.var(word(e, place(i)).into())).collect() }
     }
 
-    /// This row and `more` behind it.
-    pub fn and(&self, more: &RegisterTile<'c>) -> RegisterTile<'c> {
-        RegisterTile { registers: self.registers.iter().chain(&more.registers).copied().collect() }
-    }
-
     /// This lane's elements.
     pub fn words(&self, e: &Emit<'c>) -> Vec<Int<'c>> {
         self.registers.iter().map(|register| e.get(*register).into_int_value()).collect()
-    }
-
-    /// The row that `word` makes of each element.
-    pub fn map(&self, e: &Emit<'c>, word: impl Fn(&Emit<'c>, Int<'c>) -> Int<'c>) -> RegisterTile<'c> {
-        RegisterTile { registers: self.words(e).into_iter().map(|x| e.var(word(e, x).into())).collect() }
     }
 
     /// Changes each of this lane's elements.

@@ -14,8 +14,8 @@ pub fn block(name: &str, rng: &mut Rng) -> Option<Block> {
         "wgmma 128" | "wgmma_start 128" => wgmma(rng, 128, 0.0),
         "wgmma 256" | "wgmma_start 256" => wgmma(rng, 256, 0.0),
         "wgmma 64 added" => wgmma(rng, 64, 1.5),
-        "wgmma_registers 64" => wgmma_registers(rng, 64),
-        "wgmma_registers 128" => wgmma_registers(rng, 128),
+        "wgmma_registers_start 64" => wgmma_registers(rng, 64),
+        "wgmma_registers_start 128" => wgmma_registers(rng, 128),
         _ => return None,
     })
 }
