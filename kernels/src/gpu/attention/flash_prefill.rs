@@ -41,7 +41,7 @@ use crate::gpu::work_item::{WorkItem, group, output_index};
 /// Shared memory that a block may have, less what is not the rings' or the queries'.
 const SHARED: u64 = 220 << 10;
 const THREADS: u64 = CONSUMERS + 128;
-/// Registers of a thread that multiplies, and of one that does not: 65536 in all.
+/// Registers of a thread that multiplies, and of one that does not: those of 384 threads with 168 each.
 const REGISTERS: (u64, u64) = (224, 56);
 const REGISTERS_SELECTING: (u64, u64) = (208, 88);
 /// The first of a named barrier for each warp group's own threads, and of one for each group's turn.
