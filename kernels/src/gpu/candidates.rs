@@ -5,13 +5,16 @@ use hyc_plan::{AttnShape, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp
 use super::attention::limits::{FLASH, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8};
 use super::attention::{flash_prefill, limits, shared_pages, simt};
 use super::gemm::pack_rows::BLOCK_ROWS;
-use super::gemm::product::{M8, M32, WGMMA};
-use super::gemm::{panel, qkv_small_m};
-use super::moe::grouped_gemm::{BY_ROW, BY_ROW_ROWS, GROUPED};
+use super::gemm::product::{M8, M32, WGMMA, WGMMA128};
+use super::gemm::{large_m, panel, qkv_large_m, qkv_small_m};
+use super::moe::dispatch::{BY_ROW, GROUPED};
+use super::moe::grouped_gemm::BY_ROW_ROWS;
 use crate::operands;
 
 /// Most rows that `m8` and `m32` are offered for: beyond them they have lost on every shape that was measured.
 const SMALL_M_ROWS: u64 = 256;
+/// Least rows that whole blocks of them are usual for.
+const MANY_ROWS: u64 = 65;
 const ALL: u64 = u64::MAX;
 
 /// Fewest rows that share pages by default: fewer leave multiprocessors without a tile.
@@ -25,11 +28,18 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
     check(spec, gpu)?;
     let tensor_cores = limits::takes(spec, u64::from(gpu.multiprocessors));
     Ok(match spec.op {
-        StepOp::Linear(_) if in_tiles(spec) => of(spec, &product([2, 2])),
+        StepOp::Linear(op) if in_tiles(spec) => {
+            // Narrow tiles are for rows that make no more wide ones than half the multiprocessors.
+            let narrow = large_m::narrow_rows(&op, u64::from(gpu.multiprocessors));
+            let mut rows = product([2, 2]).to_vec();
+            rows[2].2.0 = rows[2].2.0.max(narrow + 1);
+            rows.push((WGMMA128, (1, ALL), (MANY_ROWS, narrow), BLOCK_ROWS, 2));
+            of(spec, &rows)
+        }
         StepOp::QkvAppend(op) if in_tiles(spec) => {
-            let fused = qkv_small_m::takes(&op);
             // One more function appends, where that is not a part of the product.
-            of(spec, &product([if fused { 2 } else { 3 }, 3]))
+            let launches = |fused| if fused { 2 } else { 3 };
+            of(spec, &product([qkv_small_m::takes(&op), qkv_large_m::takes(&op)].map(launches)))
         }
         StepOp::Linear(_) => vec![Variant::only("panel", spec, panel::tile(spec))],
         StepOp::QkvAppend(_) => {
@@ -90,7 +100,7 @@ fn product([small, large]: [u32; 2]) -> [Row; 3] {
     [
         (M8, (1, SMALL_M_ROWS), (1, 8), 8, small),
         (M32, (1, SMALL_M_ROWS), (9, 64), 32, small),
-        (WGMMA, (1, ALL), (65, ALL), BLOCK_ROWS, large),
+        (WGMMA, (1, ALL), (MANY_ROWS, ALL), BLOCK_ROWS, large),
     ]
 }
 

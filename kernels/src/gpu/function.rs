@@ -36,6 +36,8 @@ pub struct Function<'s> {
     pub variants: &'s [&'s str],
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u64,
+    /// Neighbours in x that form a cluster; the grid is a multiple of them.
+    pub cluster: u64,
     /// Whether its body calls [`Emit::wait_for_inputs`] itself, before it touches what an earlier launch wrote: weights
     /// and the step's context may be read at once.
     pub waits_itself: bool,
@@ -44,7 +46,7 @@ pub struct Function<'s> {
 impl<'s> Function<'s> {
     /// A function for all steps, without dynamic shared memory, that waits for its inputs before its body.
     pub fn new(part: &'s str, grid: [Extent; 2], threads: u64) -> Function<'s> {
-        Function { part, grid, threads, variants: &[], shared_bytes: 0, waits_itself: false }
+        Function { part, grid, threads, variants: &[], shared_bytes: 0, cluster: 1, waits_itself: false }
     }
 
     /// The same as a part of these variants alone.
@@ -55,6 +57,11 @@ impl<'s> Function<'s> {
     /// The same with dynamic shared memory.
     pub fn shared_bytes(self, shared_bytes: u64) -> Function<'s> {
         Function { shared_bytes, ..self }
+    }
+
+    /// The same in clusters of so many blocks.
+    pub fn clusters(self, cluster: u64) -> Function<'s> {
+        Function { cluster, ..self }
     }
 
     /// The same of a body that waits itself.
@@ -138,6 +145,9 @@ impl<'c, 's> Kernel<'c, 's> {
         let entry = format!("{}{}", self.name, f.part);
         let operands = (self.operands.clone(), self.spec.operands.len());
         let e = Emit::new(self.context, self.module, &entry, operands, f.threads as u32);
+        if f.cluster > 1 {
+            e.form_clusters(f.cluster);
+        }
         if !f.waits_itself {
             e.wait_for_inputs();
         }

@@ -4,9 +4,12 @@
 
 use hyc_plan::{Epilogue, Extent, Layout, PANEL};
 
-use super::matrices::Matrix;
+use super::large_m::large_m;
+use super::matrices::{Matrix, Product, Rows};
 use super::panel::{self, Input, Place, THREADS, input, mine, panel_at, tile};
-use super::product::product;
+use super::product::{M8, M32, WGMMA, WGMMA128, pack_x};
+use super::small_m::small_m;
+use super::wgmma::{NARROW, WIDE};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
 use crate::gpu::isa::{Emit, Float, Int};
 
@@ -17,17 +20,18 @@ fn place<'c>(e: &Emit<'c>, name: &str, row: Int<'c>, column: Int<'c>) -> Int<'c>
 
 /// The kernel for weights in tiles.
 fn tiled(k: &mut Kernel<'_, '_>, in_features: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
-    let up = (epilogue == Epilogue::SwiGlu).then_some("up");
-    let matrices = vec![Matrix { name: "weight", out, column: 0 }];
-    product(k, in_features, norm, matrices, up, None, &|e, row, column, value| {
-        let value = match epilogue {
-            Epilogue::Residual => {
-                e.fadd(value, e.load(e.operand("residual"), place(e, "residual", row, column)))
-            }
-            Epilogue::Store | Epilogue::SwiGlu => value,
-        };
-        e.store(e.operand("out"), place(e, "out", row, column), value.into());
-    });
+    let product = Product {
+        in_features,
+        matrices: vec![Matrix { name: "weight", out, column: 0 }],
+        up: (epilogue == Epilogue::SwiGlu).then_some("up"),
+        rows_at: pack_x(k, in_features, norm),
+        to: Rows::Operand("out"),
+        plus: (epilogue == Epilogue::Residual).then_some("residual"),
+    };
+    small_m(k, M8, &product, 1);
+    small_m(k, M32, &product, 4);
+    large_m(k, WGMMA, WIDE, &product);
+    large_m(k, WGMMA128, NARROW, &product);
 }
 
 /// The products of the rows with one panel of a weight.

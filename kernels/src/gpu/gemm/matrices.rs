@@ -13,7 +13,35 @@ pub struct Matrix {
     pub column: u64,
 }
 
-/// `y = [W0; W1; ...] x`, or with `up` `y = silu(W0 x) * (up x)`.
+/// Rows of f32 in device memory: results, or what is added to them.
+#[derive(Clone, Copy)]
+pub enum Rows {
+    /// Those of an operand.
+    Operand(&'static str),
+    /// Those at `at` in scratch, `stride` elements from each other; both in 4-byte elements.
+    Scratch { at: u64, stride: u64 },
+}
+
+impl Rows {
+    /// Elements from row to row.
+    pub fn stride(self, e: &Emit<'_>) -> u64 {
+        match self {
+            Rows::Operand(name) => e.stride(name),
+            Rows::Scratch { stride, .. } => stride,
+        }
+    }
+
+    /// The address of (row, column).
+    pub fn at<'c>(self, e: &Emit<'c>, row: Int<'c>, column: Int<'c>) -> Ptr<'c> {
+        let base = match self {
+            Rows::Operand(name) => e.operand(name),
+            Rows::Scratch { at, .. } => e.at(e.scratch(), e.int(at)),
+        };
+        e.at(base, e.add(e.mul_const(e.wide(row), self.stride(e)), e.wide(column)))
+    }
+}
+
+/// `y = [W0; W1; ...] x`, or with `up` `y = silu(W0 x) * (up x)`; then `y + plus`.
 pub struct Product {
     /// Input features.
     pub in_features: u64,
@@ -23,32 +51,51 @@ pub struct Product {
     pub up: Option<&'static str>,
     /// The packed rows: offset in scratch, in 4-byte elements.
     pub rows_at: u64,
+    /// Where the results go: columns among all.
+    pub to: Rows,
+    /// What is added.
+    pub plus: Option<&'static str>,
 }
 
-/// Takes one result: (row, column among all, value).
-pub type Store<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>);
+impl Product {
+    /// Stores one result.
+    pub fn store<'c>(&self, e: &Emit<'c>, row: Int<'c>, column: Int<'c>, value: Float<'c>) {
+        let plus = self.plus.map(|name| e.load(Rows::Operand(name).at(e, row, column), e.int(0)));
+        let value = plus.map_or(value, |plus| e.fadd(value, plus));
+        e.store(self.to.at(e, row, column), e.int(0), value.into());
+    }
+}
 
-/// The matrix that block `index` of `each` outputs is of: its operand, the block's number in it, its outputs and its
-/// first column.
-pub fn section<'c>(
-    e: &Emit<'c>,
-    p: &Product,
-    index: Int<'c>,
-    each: u64,
-) -> (Ptr<'c>, Int<'c>, Int<'c>, Int<'c>) {
+/// What a block of outputs is of.
+#[derive(Clone, Copy)]
+pub struct Section<'c> {
+    /// The matrix: its number, its operand, its outputs, its first column among all.
+    pub number: Int<'c>,
+    pub matrix: Ptr<'c>,
+    pub out: Int<'c>,
+    pub column: Int<'c>,
+    /// The block's number in it.
+    pub block: Int<'c>,
+}
+
+/// The section of block `index` of `each` outputs.
+pub fn section<'c>(e: &Emit<'c>, p: &Product, index: Int<'c>, each: u64) -> Section<'c> {
     let first = p.matrices[0];
-    let (mut matrix, mut local) = (e.operand(first.name), index);
-    let (mut out, mut column) = (e.int(first.out), e.int(first.column));
+    let (matrix, out, column) = (e.operand(first.name), e.int(first.out), e.int(first.column));
+    let mut s = Section { number: e.int(0), matrix, out, column, block: index };
     let mut begin = 0;
-    for pair in p.matrices.windows(2) {
+    for (number, pair) in (1..).zip(p.matrices.windows(2)) {
         begin += pair[0].out.div_ceil(each);
         let here = e.ge(index, e.int(begin));
-        matrix = e.pick_ptr(here, e.operand(pair[1].name), matrix);
-        local = e.pick(here, e.add_const(index, -(begin as i64)), local);
-        out = e.pick(here, e.int(pair[1].out), out);
-        column = e.pick(here, e.int(pair[1].column), column);
+        s = Section {
+            number: e.pick(here, e.int(number), s.number),
+            matrix: e.pick_ptr(here, e.operand(pair[1].name), s.matrix),
+            out: e.pick(here, e.int(pair[1].out), s.out),
+            column: e.pick(here, e.int(pair[1].column), s.column),
+            block: e.pick(here, e.add_const(index, -(begin as i64)), s.block),
+        };
     }
-    (matrix, local, out, column)
+    s
 }
 
 /// Blocks of `each` outputs over all matrices.

@@ -1,12 +1,15 @@
 //! Products of rows and weights: `Linear`, `QkvAppend`, and what experts share with them.
 
+pub mod epilogue;
+pub mod large_m;
 pub mod linear;
-mod matrices;
+pub mod matrices;
 pub mod pack_rows;
 pub mod panel;
 pub mod product;
 pub mod projections;
 pub mod qkv;
+pub mod qkv_large_m;
 pub mod qkv_small_m;
 mod rope;
 pub mod small_m;

@@ -68,21 +68,29 @@ pub fn pack<'c>(
                 }
             }
         }
-        let (tile, place) = e.div_rem(row, TILE);
-        let tile = e.mul_const(e.wide(tile), k_tiles(in_features) * TILE_BYTES / 4);
-        let to = e.at(e.at(e.scratch(), e.int(to)), e.add(tile, e.wide(e.mul_const(place, TILE / 2))));
         for (chunk, values) in places.iter().zip(&values) {
-            let (tile, piece) = e.div_rem(*chunk, 8);
-            let at =
-                e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(Swizzle::piece(e, place, piece), 4));
-            let words: Vec<Int<'c>> = values.chunks(2).map(|pair| e.pack_bf16(pair[0], pair[1])).collect();
-            e.store_words(to, at, &words);
+            store_piece(e, (to, row), *chunk, in_features, values);
         }
     });
 }
 
+/// Stores elements `8 * chunk ..` of packed row `row`, the rows being at `to` in scratch.
+pub fn store_piece<'c>(
+    e: &Emit<'c>,
+    (to, row): (u64, Int<'c>),
+    chunk: Int<'c>,
+    in_features: u64,
+    values: &[Float<'c>],
+) {
+    let (tile, piece) = e.div_rem(chunk, 8);
+    let place = e.and(row, e.int(TILE - 1));
+    let at = e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(Swizzle::piece(e, place, piece), 4));
+    let words: Vec<Int<'c>> = values.chunks(2).map(|pair| e.pack_bf16(pair[0], pair[1])).collect();
+    e.store_words(packed_row(e, to, row, in_features), at, &words);
+}
+
 /// Elements `8 * chunk ..` of a row of `in_features`, 0 beyond its end.
-fn eight<'c>(e: &Emit<'c>, x: Ptr<'c>, chunk: Int<'c>, in_features: u64) -> Vec<Float<'c>> {
+pub fn eight<'c>(e: &Emit<'c>, x: Ptr<'c>, chunk: Int<'c>, in_features: u64) -> Vec<Float<'c>> {
     let first = e.mul_const(chunk, 8);
     if in_features % TILE == 0 {
         let words = [e.load4(x, first), e.load4(x, e.add_const(first, 4))].concat();

@@ -9,18 +9,21 @@ use hyc_plan::abi::StepContext;
 use hyc_plan::ops::QkvAppend;
 use hyc_plan::{Extent, Layout, PANEL};
 
-use super::matrices::Matrix;
+use super::large_m::{large_m, large_m_with};
+use super::matrices::{Matrix, Product, Rows};
 use super::panel::{self, THREADS, input, mine, panel_at, tile};
-use super::product::{SmallM, WGMMA, product};
+use super::product::{M8, M32, WGMMA, pack_x};
 use super::projections::{Part, Projection};
-use super::qkv_small_m;
 use super::rope::{angles, rotated};
+use super::small_m::small_m;
+use super::wgmma::WIDE;
+use super::{qkv_large_m, qkv_small_m};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
 use crate::gpu::isa::WARP;
 use crate::gpu::paged_kv::{key_store, value_store};
 
 /// Makes `QkvAppend`.
-pub fn qkv_append<'c>(k: &mut Kernel<'c, '_>, c: &QkvAppend) {
+pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
     let (spec, s) = (k.spec, c.shape);
     let mut projections = vec![(Projection::Query, s.heads, s.qk_dim)];
     if c.own_kv {
@@ -34,24 +37,42 @@ pub fn qkv_append<'c>(k: &mut Kernel<'c, '_>, c: &QkvAppend) {
         Part { projection, heads, dim, column }
     };
     let parts: Vec<Part> = projections.into_iter().map(&mut part).collect();
-    let scratch = k.scratch(4 * columns * spec.max_rows);
     let layout = k.layout("wq");
     let tiled = matches!(layout, Layout::Tiles { .. });
     let fused = tiled && qkv_small_m::takes(c);
+    let whole = tiled && qkv_large_m::takes(c);
+    let scratch = if whole { 0 } else { k.scratch(4 * columns * spec.max_rows) };
     match layout {
         Layout::Tiles { .. } => {
             let matrix =
                 |p: &Part| Matrix { name: p.projection.weight(), out: p.heads * p.dim, column: p.column };
-            let matrices = parts.iter().map(matrix).collect();
-            let small = |k: &mut Kernel<'c, '_>, rows_at: u64| qkv_small_m::launches(k, c, &parts, rows_at);
-            let small: Option<SmallM<'_, 'c>> = if fused { Some(&small) } else { None };
-            product(k, c.in_features, c.norm, matrices, None, small, &|e, row, column, value| {
-                let all = e.at(e.scratch(), e.int(scratch));
-                e.store(all, e.add(e.mul_const(row, columns), column), value.into());
-            });
+            let product = Product {
+                in_features: c.in_features,
+                matrices: parts.iter().map(matrix).collect(),
+                up: None,
+                rows_at: pack_x(k, c.in_features, c.norm),
+                to: if whole { Rows::Operand("q") } else { Rows::Scratch { at: scratch, stride: columns } },
+                plus: None,
+            };
+            if fused {
+                qkv_small_m::launches(k, c, &parts, product.rows_at);
+            } else {
+                small_m(k, M8, &product, 1);
+                small_m(k, M32, &product, 4);
+            }
+            if whole {
+                large_m_with(k, WGMMA, WIDE, &product, &|e, tile, row, staging| {
+                    qkv_large_m::begin(e, c, &product, (tile, row, staging))
+                });
+            } else {
+                large_m(k, WGMMA, WIDE, &product);
+            }
         }
         Layout::Panels { .. } => project(k, c, &parts, columns, scratch),
         Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
+    }
+    if whole {
+        return;
     }
     let heads: u64 = parts.iter().map(|p| p.heads).sum();
     let grid = [k.rows(1, 1), Extent::fixed(heads)];

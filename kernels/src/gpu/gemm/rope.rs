@@ -6,9 +6,19 @@ use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, WARP};
 
 /// Turns a position of pair i: theta^(-2i/dims) / 2 pi.
 pub fn angles<'c>(e: &Emit<'c>, rope: RopeSpec) -> Ptr<'c> {
+    e.table(&turns(rope))
+}
+
+/// The same in 2^-64 turns, for [`Emit::sin_cos_steps`].
+pub fn steps<'c>(e: &Emit<'c>, rope: RopeSpec) -> Ptr<'c> {
+    let step = |turns: &f64| (turns * 2f64.powi(64)) as u64;
+    e.table_of_longs(&turns(rope).iter().map(step).collect::<Vec<_>>())
+}
+
+fn turns(rope: RopeSpec) -> Vec<f64> {
     let pairs = (rope.dims / 2).max(1);
     let turn = |i: u64| rope.theta.powf(-2.0 * i as f64 / rope.dims as f64) / std::f64::consts::TAU;
-    e.table(&(0..pairs).map(turn).collect::<Vec<_>>())
+    (0..pairs).map(turn).collect()
 }
 
 /// Normalises and rotates one head with a warp; `store` gets each element.

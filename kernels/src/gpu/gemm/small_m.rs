@@ -10,7 +10,7 @@
 
 use hyc_plan::Extent;
 
-use super::matrices::{Product, Store, blocks, section};
+use super::matrices::{Product, blocks, section};
 use super::pack_rows::{k_tiles, packed_row, strip_offset};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK, Var};
@@ -138,7 +138,7 @@ pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], parts: Ptr<'c>, warps: u6
 }
 
 /// Adds the function of a variant whose blocks have `eights` times eight rows.
-pub fn small_m<'c>(k: &mut Kernel<'c, '_>, variant: &str, p: &Product, eights: u64, store: Store<'_, 'c>) {
+pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, eights: u64) {
     let spec = k.spec;
     let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, 8 * eights)];
     let weights = 1 + u64::from(p.up.is_some());
@@ -147,10 +147,10 @@ pub fn small_m<'c>(k: &mut Kernel<'c, '_>, variant: &str, p: &Product, eights: u
         Function::new(&part(variant), grid, THREADS).of(&[variant]).shared_bytes(shared).waits_itself(),
         |e| {
             let ring = strip_ring(e, weights, eights);
-            let (matrix, block, out, column) = section(e, p, e.block_x(), 16);
+            let s = section(e, p, e.block_x(), 16);
             let first_row = e.mul_const(e.block_y(), 8 * eights);
-            let outputs = strip_offset(e, block, p.in_features);
-            let weights = [Some(matrix), p.up.map(|name| e.operand(name))];
+            let outputs = strip_offset(e, s.block, p.in_features);
+            let weights = [Some(s.matrix), p.up.map(|name| e.operand(name))];
             let strip = Strip {
                 weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
                 far: None,
@@ -172,11 +172,11 @@ pub fn small_m<'c>(k: &mut Kernel<'c, '_>, variant: &str, p: &Product, eights: u
             for (round, value) in results.iter().enumerate() {
                 let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
                 let (row, output) = e.div_rem(mine, 16);
-                let local = e.add(e.mul_const(block, 16), output);
+                let local = e.add(e.mul_const(s.block, 16), output);
                 let row_inside =
                     e.and(e.lt(row, e.int(8 * eights)), e.lt(e.add(first_row, row), row_count(e, spec)));
-                e.when(e.and(row_inside, e.lt(local, out)), |e| {
-                    store(e, e.add(first_row, row), e.add(column, local), *value);
+                e.when(e.and(row_inside, e.lt(local, s.out)), |e| {
+                    p.store(e, e.add(first_row, row), e.add(s.column, local), *value);
                 });
             }
         },

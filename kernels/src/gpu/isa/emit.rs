@@ -15,7 +15,7 @@ use inkwell::context::Context;
 use inkwell::module::Module;
 use inkwell::types::{BasicTypeEnum, FloatType, FunctionType, IntType, StructType, VoidType};
 use inkwell::values::{
-    BasicMetadataValueEnum, BasicValueEnum, FloatValue, FunctionValue, IntValue, PointerValue,
+    ArrayValue, BasicMetadataValueEnum, BasicValueEnum, FloatValue, FunctionValue, IntValue, PointerValue,
 };
 
 use crate::operands::Operands;
@@ -158,9 +158,17 @@ impl<'c> Emit<'c> {
     /// A table of f64 constants in global memory.
     pub fn table(&self, values: &[f64]) -> Ptr<'c> {
         let ty = self.context.f64_type();
-        let list: Vec<_> = values.iter().map(|x| ty.const_float(*x)).collect();
+        self.constant(ty.const_array(&values.iter().map(|x| ty.const_float(*x)).collect::<Vec<_>>()))
+    }
+
+    /// The same of i64.
+    pub fn table_of_longs(&self, values: &[u64]) -> Ptr<'c> {
+        let ty = self.context.i64_type();
+        self.constant(ty.const_array(&values.iter().map(|x| ty.const_int(*x, false)).collect::<Vec<_>>()))
+    }
+
+    fn constant(&self, array: ArrayValue<'c>) -> Ptr<'c> {
         let name = format!("{}.table", self.f.get_name().to_string_lossy());
-        let array = ty.const_array(&list);
         let global = self.module.add_global(array.get_type(), Some(AddressSpace::from(GLOBAL)), &name);
         global.set_linkage(inkwell::module::Linkage::Internal);
         global.set_constant(true);
@@ -171,7 +179,7 @@ impl<'c> Emit<'c> {
     // Places.
 
     /// Inline PTX without operands that gives an i32 that never changes in a thread.
-    fn special(&self, register: &str) -> Int<'c> {
+    pub(super) fn special(&self, register: &str) -> Int<'c> {
         let ty = self.context.i32_type().fn_type(&[], false);
         self.asm(ty, &format!("mov.u32 $0, %{register};"), "=r", false, &[]).into_int_value()
     }

@@ -1,4 +1,4 @@
-//! Launches that begin before their predecessor is through: `griddepcontrol`.
+//! Launches that begin before their predecessor is through: `griddepcontrol`; registers that warp groups hand each other.
 
 use inkwell::context::Context;
 use inkwell::module::Module;

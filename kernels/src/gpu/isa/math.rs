@@ -183,6 +183,17 @@ impl<'c> Emit<'c> {
         )
     }
 
+    /// (sin, cos) of `times` (a non-negative i32) steps of 2^-64 turns: whole turns fall off the upper end of the product.
+    pub fn sin_cos_steps(&self, step: Int<'c>, times: Int<'c>) -> (Float<'c>, Float<'c>) {
+        let rest = self.high(self.mul(step, self.wide_unsigned(times)));
+        let rest = ok(self.b.build_signed_int_to_float(rest, self.f32(), ""));
+        let angle = self.fmul(rest, self.float(std::f32::consts::TAU / 2f32.powi(32)));
+        (
+            self.float_asm("sin.approx.f32 $0, $1;", &[angle]),
+            self.float_asm("cos.approx.f32 $0, $1;", &[angle]),
+        )
+    }
+
     /// table[i] of f64, times an i32.
     pub fn turns(&self, table: Ptr<'c>, i: Int<'c>, times: Int<'c>) -> Float<'c> {
         let f64 = self.context.f64_type();

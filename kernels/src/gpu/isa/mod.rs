@@ -2,6 +2,7 @@
 
 mod barrier;
 mod bulk_copy;
+mod cluster;
 mod control;
 mod emit;
 mod int;

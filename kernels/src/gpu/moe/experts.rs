@@ -8,7 +8,8 @@
 
 use hyc_plan::{Extent, Layout};
 
-use super::grouped_gemm::{BY_ROW, BY_ROW_ROWS, GROUPED, dispatch, gather, grouped, matrix};
+use super::dispatch::{BY_ROW, GROUPED, dispatch, gather};
+use super::grouped_gemm::{BY_ROW_ROWS, Grouped, grouped, matrix};
 use super::panel;
 use super::router::chosen;
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT, part};
@@ -74,11 +75,12 @@ fn tiled_up(k: &mut Kernel<'_, '_>, experts: u64, in_features: u64, ffn: u64, ac
         return;
     }
     let d = dispatch(k, experts, active);
-    let sorted_at = gather(k, &d, "x", in_features, &|e, row, _| e.mul_const(e.wide(row), e.stride("x")));
-    grouped(k, &d, (in_features, ffn), ("gate", Some("up")), sorted_at, &|e, pair, output, value| {
+    let sorted_at = gather(k, &d, "x", in_features, false);
+    let aligned = ffn.is_multiple_of(4);
+    let products = Grouped { in_features, out: ffn, weight: "gate", up: Some("up"), sorted_at, aligned };
+    grouped(k, &d, &products, &|e, pair| {
         let (row, slot) = e.div_rem(pair, active);
-        let at = e.add(e.mul_const(slot, ffn), output);
-        e.store(e.operand("h"), e.add(e.mul_const(e.wide(row), e.stride("h")), e.wide(at)), value.into());
+        e.at(e.row("h", row), e.mul_const(slot, ffn))
     });
 }
 
@@ -141,14 +143,12 @@ fn tiled_down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: 
         return;
     }
     let d = dispatch(k, experts, active);
-    let sorted_at = gather(k, &d, "h", ffn, &|e, row, slot| {
-        let at = e.add(e.mul_const(row, e.stride("h")), e.mul_const(slot, ffn));
-        e.wide(at)
-    });
+    let sorted_at = gather(k, &d, "h", ffn, true);
     let products = k.scratch(4 * spec.max_rows * active * out);
-    grouped(k, &d, (ffn, out), ("down", None), sorted_at, &|e, pair, output, value| {
-        let at = e.add(e.mul_const(e.wide(pair), out), e.wide(output));
-        e.store(e.at(e.scratch(), e.int(products)), at, value.into());
+    let aligned = out.is_multiple_of(4);
+    let of_pairs = Grouped { in_features: ffn, out, weight: "down", up: None, sorted_at, aligned };
+    grouped(k, &d, &of_pairs, &|e, pair| {
+        e.at(e.at(e.scratch(), e.int(products)), e.mul_const(e.wide(pair), out))
     });
     let grid = [k.rows(1, 1), Extent::fixed(1)];
     k.function(Function::new("_combine", grid, THREADS).of(&[GROUPED]), |e| {

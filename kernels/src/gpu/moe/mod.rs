@@ -1,5 +1,6 @@
 //! Router and experts.
 
+pub mod dispatch;
 pub mod experts;
 pub mod grouped_gemm;
 mod panel;

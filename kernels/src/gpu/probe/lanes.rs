@@ -17,7 +17,7 @@ pub fn all() -> Vec<Probe> {
         probe("exp exp2", 2, exponentials),
         probe("ln log2 inverse_sqrt", 2, logarithms),
         probe("sigmoid silu", 2, sigmoids),
-        probe("sin_cos_turns", 2, rotations),
+        probe("sin_cos_turns sin_cos_steps", 2, rotations),
     ]
 }
 
@@ -109,6 +109,8 @@ fn rotations(k: &mut Kernel<'_, '_>) {
         let table = e.table(&TURNS);
         let position = e.load_int(e.operand_at(0), e.thread());
         let (sin, cos) = e.sin_cos_turns(e.turns(table, e.and(e.thread(), e.int(3)), position));
-        keep(e, e.operand_at(1), 256, &[sin.into(), cos.into()]);
+        let steps = e.table_of_longs(&TURNS.map(|turns| (turns * 2f64.powi(64)) as u64));
+        let stepped = e.sin_cos_steps(e.load_long(steps, e.and(e.thread(), e.int(3))), position);
+        keep(e, e.operand_at(1), 256, &[sin, cos, stepped.0, stepped.1].map(BasicValueEnum::from));
     });
 }

@@ -13,7 +13,8 @@ pub fn all() -> Vec<Probe> {
         probe("dynamic_shared", 2, dynamic_shared),
         probe("named_barrier", 2, named_barrier),
         probe("mask_shared fetch_add_one", 2, words),
-        probe("ring", 2, ring),
+        probe("ring", 2, |k| ring(k, false)),
+        probe("ring of a pair", 2, |k| ring(k, true)),
         probe("warp_ring", 3, |k| warp_ring(k, false)),
         probe("warp_ring early", 3, |k| warp_ring(k, true)),
     ]
@@ -86,20 +87,27 @@ const STAGES: u64 = 3;
 const WORDS: u64 = 256;
 
 /// One producer, two groups of consumers: each thread sums its word of all tiles, times the tile's number. The second
-/// group reads from the tile's end.
-fn ring(k: &mut Kernel<'_, '_>) {
+/// group reads from the tile's end. Of a pair of blocks either copies half of each tile for both.
+fn ring(k: &mut Kernel<'_, '_>, paired: bool) {
     let bytes = 4 * WORDS;
-    launch(k, 1, 256 + WARP, STAGES * bytes + SHARED_SLACK, |e| {
+    let half = bytes / 2;
+    let (blocks, shared) = (1 + u64::from(paired), STAGES * bytes + SHARED_SLACK);
+    let grid = [Extent::fixed(blocks), Extent::fixed(1)];
+    k.function(Function::new("", grid, 256 + WARP).shared_bytes(shared).clusters(blocks), |e| {
         let memory = e.dynamic_shared();
-        let ring = Ring::new(e, STAGES, 256);
+        let ring = if paired { Ring::of_pair(e, STAGES, 128) } else { Ring::new(e, STAGES, 256) };
         let base = e.shared_address(memory);
         e.when(e.eq(e.thread(), e.int(256)), |e| {
             e.each(e.int(0), e.int(TILES), 1, |e, tile| {
                 let from = e.byte_offset(e.operand_at(0), e.mul_const(e.wide(tile), bytes));
                 ring.produce(e, bytes, |e, stage, full| {
-                    // Two copies that one barrier counts.
                     let to = e.add(base, e.mul_const(stage, bytes));
-                    let half = bytes / 2;
+                    if paired {
+                        let mine = e.mul_const(e.cluster_rank(), half);
+                        e.bulk_copy_to_both(e.add(to, mine), e.byte_offset(from, mine), half, full);
+                        return;
+                    }
+                    // Two copies that one barrier counts.
                     e.bulk_copy(to, from, half, full);
                     let rest = e.byte_offset(from, e.int(half));
                     e.bulk_copy(e.add_const(to, half as i64), rest, half, full);
@@ -123,8 +131,12 @@ fn ring(k: &mut Kernel<'_, '_>) {
                 e.named_barrier(e.add_const(group, 1), 128);
                 ring.release(e, e.lt(i, e.int(128)));
             });
-            keep(e, e.operand_at(1), 256, &sums.map(|sum| e.get(sum)));
+            let to = e.at(e.operand_at(1), e.mul_const(e.block_x(), 2 * 256));
+            keep(e, to, 256, &sums.map(|sum| e.get(sum)));
         });
+        if paired {
+            e.cluster_barrier();
+        }
     });
 }
 

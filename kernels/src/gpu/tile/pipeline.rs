@@ -15,6 +15,8 @@ pub struct Ring<'c> {
     stages: u64,
     /// Byte address of the first barrier; `full` first, then `empty`, 8 bytes each.
     barriers: Int<'c>,
+    /// Whether the two blocks of a cluster fill each other's stages.
+    paired: bool,
     stage: Var<'c>,
     phase: Var<'c>,
 }
@@ -23,6 +25,20 @@ impl<'c> Ring<'c> {
     /// Makes the barriers in 16 bytes a stage of shared memory; `consumers` arrivals empty a stage. Every thread of
     /// the block must come here; a barrier of the block follows inside.
     pub fn new(e: &Emit<'c>, stages: u64, consumers: u64) -> Ring<'c> {
+        let ring = Ring::make(e, stages, consumers, false);
+        e.barrier();
+        ring
+    }
+
+    /// The same in each of two blocks of a cluster: a stage is empty when it is so in both, so that either may fill it in
+    /// both. Every thread of the cluster must come here, and to a barrier of the cluster before it ends.
+    pub fn of_pair(e: &Emit<'c>, stages: u64, consumers: u64) -> Ring<'c> {
+        let ring = Ring::make(e, stages, 2 * consumers, true);
+        e.cluster_barrier();
+        ring
+    }
+
+    fn make(e: &Emit<'c>, stages: u64, consumers: u64, paired: bool) -> Ring<'c> {
         let memory = e.shared(4 * stages);
         let barriers = e.shared_address(memory);
         e.when(e.eq(e.thread(), e.int(0)), |e| {
@@ -32,8 +48,20 @@ impl<'c> Ring<'c> {
             }
             e.barrier_init_fence();
         });
-        e.barrier();
-        Ring { stages, barriers, stage: e.var(e.int(0).into()), phase: e.var(e.int(0).into()) }
+        Ring { stages, barriers, paired, stage: e.var(e.int(0).into()), phase: e.var(e.int(0).into()) }
+    }
+
+    /// The threads of a warp group that say for it that a stage is used up: the first, or one a block of the pair.
+    pub fn speaks(&self, e: &Emit<'c>) -> Int<'c> {
+        e.lt(e.and(e.thread(), e.int(127)), e.int(1 + u64::from(self.paired)))
+    }
+
+    fn arrive(&self, e: &Emit<'c>, empty: Int<'c>) {
+        if self.paired {
+            e.barrier_arrive_at(empty, e.and(e.thread(), e.int(1)))
+        } else {
+            e.barrier_arrive(empty)
+        }
     }
 
     fn at(&self, e: &Emit<'c>) -> (Int<'c>, Int<'c>, Int<'c>) {
@@ -76,7 +104,7 @@ impl<'c> Ring<'c> {
     /// warp group whose product it has waited for; behind ordinary loads the group has a barrier first.
     pub fn release(&self, e: &Emit<'c>, here: Int<'c>) {
         let (_, _, empty) = self.at(e);
-        e.when(here, |e| e.barrier_arrive(empty));
+        e.when(here, |e| self.arrive(e, empty));
         self.advance(e);
     }
 
@@ -92,7 +120,7 @@ impl<'c> Ring<'c> {
     /// Says that stage `stage` is used up, where `here` holds.
     pub fn release_stage(&self, e: &Emit<'c>, stage: Int<'c>, here: Int<'c>) {
         let empty = e.add(self.barriers, e.mul_const(e.add_const(stage, self.stages as i64), 8));
-        e.when(here, |e| e.barrier_arrive(empty));
+        e.when(here, |e| self.arrive(e, empty));
     }
 }
 

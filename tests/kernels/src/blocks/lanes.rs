@@ -15,7 +15,7 @@ pub fn block(name: &str, rng: &mut Rng) -> Option<Block> {
         "exp exp2" => exponentials(rng),
         "ln log2 inverse_sqrt" => logarithms(rng),
         "sigmoid silu" => sigmoids(rng),
-        "sin_cos_turns" => rotations(rng),
+        "sin_cos_turns sin_cos_steps" => rotations(rng),
         _ => return None,
     })
 }
@@ -189,6 +189,7 @@ fn rotations(rng: &mut Rng) -> Block {
     let angles: Vec<f64> = positions.iter().enumerate().map(angle).collect();
     let sin = angles.iter().map(|angle| Want::Near(angle.sin(), 2e-6));
     let cos = angles.iter().map(|angle| Want::Near(angle.cos(), 2e-6));
-    let want = sin.chain(cos).collect();
+    let both: Vec<Want> = sin.chain(cos).collect();
+    let want = both.repeat(2);
     Block { inputs: vec![positions], want: vec![want] }
 }

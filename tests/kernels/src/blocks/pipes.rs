@@ -8,7 +8,8 @@ pub fn block(name: &str, rng: &mut Rng) -> Option<Block> {
         "dynamic_shared" => dynamic_shared(rng),
         "named_barrier" => named_barrier(rng),
         "mask_shared fetch_add_one" => masks(rng),
-        "ring" => ring(rng),
+        "ring" => ring(rng, 1),
+        "ring of a pair" => ring(rng, 2),
         "warp_ring" | "warp_ring early" => warp_ring(rng),
         _ => return None,
     })
@@ -50,7 +51,7 @@ fn masks(rng: &mut Rng) -> Block {
 const TILES: usize = 37;
 const WORDS: usize = 256;
 
-fn ring(rng: &mut Rng) -> Block {
+fn ring(rng: &mut Rng, blocks: usize) -> Block {
     let x = random_words(rng, (TILES * WORDS) as u64);
     let sum = |word: usize| {
         let parts = (0..TILES).map(|tile| x[tile * WORDS + word].wrapping_mul(tile as u32 + 1));
@@ -61,7 +62,7 @@ fn ring(rng: &mut Rng) -> Block {
         sum(if thread < 128 { word } else { WORDS - 1 - word })
     };
     let want = ints((0..2).flat_map(|n| (0..256).map(move |thread| (n, thread))).map(|(n, i)| one(n, i)));
-    Block { inputs: vec![x], want: vec![want] }
+    Block { inputs: vec![x], want: vec![want.repeat(blocks)] }
 }
 
 fn warp_ring(rng: &mut Rng) -> Block {

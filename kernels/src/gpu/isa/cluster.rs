@@ -1,0 +1,40 @@
+//! Blocks of a cluster: neighbours on the chip that reach each other's shared memory. A function's cluster is fixed in its
+//! PTX, so that it is launched like any other.
+
+use inkwell::attributes::AttributeLoc;
+
+use super::emit::{Emit, Int, Ptr};
+
+impl<'c> Emit<'c> {
+    /// Makes the blocks of the function's grid, `blocks` neighbours each, into clusters.
+    pub fn form_clusters(&self, blocks: u64) {
+        let attribute = self.context.create_string_attribute("nvvm.cluster_dim", &blocks.to_string());
+        self.f.add_attribute(AttributeLoc::Function, attribute);
+    }
+
+    /// This block's number in its cluster.
+    pub fn cluster_rank(&self) -> Int<'c> {
+        self.special("cluster_ctarank")
+    }
+
+    /// Waits for all threads of the cluster; what they wrote is seen.
+    pub fn cluster_barrier(&self) {
+        self.effect("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;", "", &[]);
+    }
+
+    /// Arrives at the barrier that block `rank` of the cluster has at the address `barrier` of this block's. What this thread
+    /// has written need not be seen there.
+    pub fn barrier_arrive_at(&self, barrier: Int<'c>, rank: Int<'c>) {
+        let text = "{ .reg .b32 there; mapa.shared::cluster.u32 there, $0, $1; \
+                    mbarrier.arrive.shared::cluster.b64 _, [there]; }";
+        self.effect(text, "r,r", &[barrier, rank]);
+    }
+
+    /// The same as [`Emit::bulk_copy`], to the same place in the two blocks of a cluster, counted by the barrier of each.
+    pub fn bulk_copy_to_both(&self, to: Int<'c>, from: Ptr<'c>, bytes: u64, barrier: Int<'c>) {
+        let text = "{ .reg .b16 both; mov.b16 both, 3; \
+                    cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster \
+                    [$0], [$1], $2, [$3], both; }";
+        self.effect(text, "r,l,r,r", &[to, self.address(from), self.int(bytes), barrier]);
+    }
+}
