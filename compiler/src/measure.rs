@@ -123,7 +123,13 @@ impl<'m> Bench<'m> {
 
     /// Starts a pass over positions `begin..end` of `batch` sequences, with the logits of each one's last row
     /// where they are wanted.
-    fn start(&mut self, begin: u64, end: u64, batch: u64, logits: bool) -> Result<()> {
+    fn start(
+        &mut self,
+        (begin, end): (u64, u64),
+        batch: u64,
+        logits: bool,
+        choices: &[Choice],
+    ) -> Result<()> {
         let m = &self.model.plan().model;
         let (rows, pages) = (end - begin, end.div_ceil(m.page));
         let each = |f: &dyn Fn(u64, u64) -> u64| -> Vec<i32> {
@@ -142,8 +148,8 @@ impl<'m> Bench<'m> {
             out_rows: (1..=if logits { batch as i32 } else { 0 }).map(|s| s * rows as i32 - 1).collect(),
         };
         self.engine.begin(input)?;
-        if batch == 1 {
-            self.replace_choices(begin, end)?;
+        for choice in choices {
+            self.engine.replace_choice(&choice.steps, &choice.rows)?;
         }
         self.engine.run_pass()?;
         Ok(())
@@ -178,35 +184,41 @@ impl<'m> Bench<'m> {
         Some((chosen.len() as u64, router.experts))
     }
 
-    /// Has the pass in hand, of one sequence, choose as the workload says.
-    fn replace_choices(&mut self, begin: u64, end: u64) -> Result<()> {
-        let (mut selected, mut routed) = (Known::default(), Known::default());
+    /// What steps choose in a pass over positions `begin..end` of one sequence, where the workload says it.
+    fn choices(&self, begin: u64, end: u64) -> Vec<Choice> {
+        let mut choices: Vec<Choice> = Vec::new();
         for (index, step) in self.model.plan().steps.iter().enumerate() {
-            match (step.op, self.workload) {
-                (StepOp::OracleAttention(op), Workload { selection: Some(selection), .. }) => {
-                    let s = op.select;
-                    let make = || selection.blocks((begin, end), s.kv_heads, s.blocks, s.block);
-                    self.engine.replace_choice(index, selected.of((s.kv_heads, s.blocks), make))?;
-                }
-                (StepOp::Router(op), Workload { routing: Some(routing), .. }) => {
-                    let make = || routing.experts((begin, end), op.experts, op.active);
-                    self.engine.replace_choice(index, routed.of((op.experts, op.active), make))?;
-                }
-                _ => {}
+            let sizes = match step.op {
+                StepOp::OracleAttention(op) => [0, op.select.kv_heads, op.select.blocks, op.select.block],
+                StepOp::Router(op) => [1, op.experts, op.active, 0],
+                _ => continue,
+            };
+            if let Some(known) = choices.iter_mut().find(|choice| choice.sizes == sizes) {
+                known.steps.push(index);
+                continue;
             }
+            let Workload { selection, routing } = self.workload;
+            let rows = match sizes {
+                [0, kv_heads, k, block] => selection.map(|s| s.blocks((begin, end), kv_heads, k, block)),
+                [_, experts, active, _] => routing.map(|r| r.experts((begin, end), experts, active)),
+            };
+            choices.extend(rows.map(|rows| Choice { sizes, steps: vec![index], rows }));
         }
-        Ok(())
+        choices
     }
 
     /// Seconds of a prefill of one sequence, in chunks.
     fn prefill_once(&mut self, tokens: u64, check: &dyn Fn() -> Result<()>) -> Result<f64> {
-        let (chunk, mut begin) = (self.model.plan().model.chunk, 0);
-        let start = Instant::now();
-        while begin < tokens {
-            check()?;
+        let chunk = self.model.plan().model.chunk;
+        let passes = (0..tokens).step_by(chunk as usize).map(|begin| {
             let end = tokens.min(begin + chunk);
-            self.start(begin, end, 1, end == tokens)?;
-            begin = end;
+            ((begin, end), self.choices(begin, end))
+        });
+        let passes: Vec<_> = passes.collect();
+        let start = Instant::now();
+        for (part, choices) in &passes {
+            check()?;
+            self.start(*part, 1, part.1 == tokens, choices)?;
         }
         self.engine.synchronise()?;
         Ok(start.elapsed().as_secs_f64())
@@ -251,7 +263,7 @@ impl<'m> Bench<'m> {
         for round in 0..steps + if self.apart { 2 } else { 0 } {
             check()?;
             let start = Instant::now();
-            self.start(context - 1, context, batch, true)?;
+            self.start((context - 1, context), batch, true, &[])?;
             self.engine.synchronise()?;
             if round >= 2 || !self.apart {
                 all.push(start.elapsed().as_secs_f64());
@@ -263,7 +275,7 @@ impl<'m> Bench<'m> {
             self.set_timing(true)?;
             times.clear();
             for _ in 0..steps.min(5) {
-                self.start(context - 1, context, batch, true)?;
+                self.start((context - 1, context), batch, true, &[])?;
                 times.push(self.engine.clock().take_times());
             }
         }
@@ -290,7 +302,7 @@ impl<'m> Bench<'m> {
         let mut times = Vec::new();
         for round in 0..=rounds {
             check()?;
-            self.start(begin, end, batch, true)?;
+            self.start((begin, end), batch, true, &[])?;
             let pass = self.engine.clock().take_times();
             times.extend((round > 0).then_some(pass));
         }
@@ -332,18 +344,12 @@ impl<'m> Bench<'m> {
     }
 }
 
-/// Rows that steps of equal sizes share.
-#[derive(Default)]
-struct Known(Vec<((u64, u64), Vec<i32>)>);
-
-impl Known {
-    fn of(&mut self, sizes: (u64, u64), make: impl FnOnce() -> Vec<i32>) -> &[i32] {
-        let at = self.0.iter().position(|(known, _)| *known == sizes).unwrap_or_else(|| {
-            self.0.push((sizes, make()));
-            self.0.len() - 1
-        });
-        &self.0[at].1
-    }
+/// What steps of equal sizes choose in a pass.
+struct Choice {
+    /// Of what kind, and its sizes.
+    sizes: [u64; 4],
+    steps: Vec<usize>,
+    rows: Vec<i32>,
 }
 
 /// The median of several rounds, with their range.

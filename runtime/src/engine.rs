@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, Kind, Operand, Plan, Rows, Step};
+use hyc_plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, Operand, Plan, Rows, Step};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv::{KvRoom, Ring};
@@ -11,6 +11,8 @@ use crate::memory::Block;
 use crate::model::Model;
 use crate::runner::{Clock, HostRunner, Kernels, Memory, Runner};
 use crate::step_input::StepInput;
+
+mod replace;
 
 /// A buffer's rows.
 #[derive(Debug, Clone, PartialEq)]
@@ -189,56 +191,6 @@ impl Engine {
             Values::I32(tokens) => Ok(Some(tokens)),
             Values::F32(_) => Ok(None),
         }
-    }
-
-    /// In the pass in hand, what step `index` selects or chooses is `rows` in place of its own: `[tokens][width]`, i32. To
-    /// measure what depends on it. Errors: no such step; one that selects no blocks and chooses no experts; another number of
-    /// rows; blocks that a row does not see, or experts that there are not; no input.
-    pub fn replace_choice(&mut self, index: usize, rows: &[i32]) -> Result<()> {
-        let plan = self.plan();
-        let wrong = |message: String| {
-            Error::new(ErrorKind::BadInput, message)
-                .help("give rows as the step would write them, after `Engine::begin`")
-        };
-        let step = plan.steps.get(index).filter(|_| self.next == Some(0));
-        let step = step.ok_or_else(|| wrong(format!("there is no step {index}, or no pass that begins")))?;
-        let chosen =
-            step.op.roles().into_iter().zip(&step.operands).enumerate().find_map(|(at, (role, operand))| {
-                let Operand::Buffer(id) = operand else { return None };
-                let counts =
-                    role.writes() && matches!(role.kind, Kind::Selection { .. } | Kind::Experts { .. });
-                counts.then(|| (at, role.kind, &plan.buffers[id.index()]))
-            });
-        let (at, kind, buffer) =
-            chosen.ok_or_else(|| wrong(format!("step {index} ({}) chooses nothing", step.name)))?;
-        let (width, positions) = (buffer.width as usize, &self.input.positions);
-        if rows.len() != width * positions.len() {
-            let message = format!("{} numbers are not {} rows of {width}", rows.len(), positions.len());
-            return Err(wrong(message));
-        }
-        let fits = |row: &[i32], position: i32| match kind {
-            Kind::Experts { experts, .. } => row.iter().all(|e| (0..experts as i64).contains(&i64::from(*e))),
-            Kind::Selection { shape, .. } => {
-                row.iter().all(|b| *b >= -1 && i64::from(*b) * shape.block as i64 <= i64::from(position))
-            }
-            Kind::Rows(_)
-            | Kind::TokenRows(_)
-            | Kind::Token
-            | Kind::Vector(_)
-            | Kind::Matrices { .. }
-            | Kind::Table { .. }
-            | Kind::Cache { .. } => false,
-        };
-        if !rows.chunks_exact(width.max(1)).zip(positions).all(|(row, position)| fits(row, *position)) {
-            return Err(wrong(format!("step {index} ({}) can choose no such rows", step.name)));
-        }
-        let padded = rows.chunks_exact(width.max(1)).flat_map(|row| {
-            let padding = std::iter::repeat_n(&0, buffer.stride() as usize - width);
-            row.iter().chain(padding).flat_map(|x| x.to_le_bytes())
-        });
-        let bytes: Vec<u8> = padded.collect();
-        // SAFETY: the buffer has rows for all tokens of a pass, and the values are such as the step writes.
-        unsafe { self.runner.clock().replace(index, at, &bytes) }
     }
 
     /// What times its steps.

@@ -172,8 +172,9 @@ fn check(spec: &KernelSpec, gpu: &Gpu) -> Result<(), String> {
         }
         StepOp::ExpertsUp(ops::ExpertsUp { active, .. })
         | StepOp::ExpertsDown(ops::ExpertsDown { active, .. }) => {
-            // A grid's second axis.
-            wide("rows times chosen experts", spec.max_rows.saturating_mul(active), 65535)
+            // A grid's second axis, which in tiles only few rows have.
+            let rows = if in_tiles(spec) { BY_ROW_ROWS.min(spec.max_rows) } else { spec.max_rows };
+            wide("rows times chosen experts", rows.saturating_mul(active), 65535)
         }
         StepOp::Router(ops::Router { experts, active }) => {
             wide("a router", experts, 4096)?;

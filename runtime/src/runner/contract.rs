@@ -86,10 +86,10 @@ pub trait Clock {
     /// Errors: the device has no code of such a variant.
     fn force_variant(&mut self, kernel: KernelId, variant: Option<&str>) -> Result<()>;
 
-    /// In the pass in hand, once step `step` has run, its operand `operand` begins with these bytes, to measure what depends on
-    /// them. No step's time has a part of it. Errors: a device's.
+    /// In the pass in hand, once each of these steps has run, its operand of that number begins with these bytes, to measure what
+    /// depends on them. No step's time has a part of it. Errors: a device's.
     ///
     /// # Safety
-    /// The operand is a buffer of at least as many bytes, and what reads it may find such values in it.
-    unsafe fn replace(&mut self, step: usize, operand: usize, bytes: &[u8]) -> Result<()>;
+    /// Each operand is a buffer of at least as many bytes, and what reads it may find such values in it.
+    unsafe fn replace(&mut self, operands: &[(usize, usize)], bytes: &[u8]) -> Result<()>;
 }

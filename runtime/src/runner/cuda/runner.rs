@@ -101,12 +101,14 @@ impl CudaRunner {
 
     /// Puts the copies on the stream that replace what a step has written.
     fn replace_results(&self, index: usize, operands: &[*mut u8]) -> Result<()> {
-        for replaced in self.replaced.iter().filter(|replaced| replaced.step == index && replaced.bytes > 0) {
-            let (to, from) = (operands[replaced.operand] as u64, replaced.with.address);
-            // SAFETY: who replaced them has promised that the operand has as many bytes; so has the block.
-            let result =
-                unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, replaced.bytes as usize, self.device.stream) };
-            check(result, || "replacing a step's results".into())?;
+        for replaced in &self.replaced {
+            for (_, operand) in replaced.places.iter().filter(|(step, _)| *step == index) {
+                let (to, from, stream) =
+                    (operands[*operand] as u64, replaced.with.address, self.device.stream);
+                // SAFETY: who replaced them has promised that the operand has as many bytes; so has the block.
+                let result = unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, replaced.bytes as usize, stream) };
+                check(result, || "replacing a step's results".into())?;
+            }
         }
         Ok(())
     }
@@ -164,7 +166,7 @@ impl CudaRunner {
     /// Runs the pass as a graph, where it is one that is captured; false: nothing has run.
     fn run_whole(&mut self, context: &StepContext) -> Result<bool> {
         // A captured pass knows of no replacement.
-        let replaces = self.replaced.iter().any(|replaced| replaced.bytes > 0);
+        let replaces = self.replaced.iter().any(|replaced| !replaced.places.is_empty());
         let decode = context.tokens == context.batch && context.outputs == context.tokens && !replaces;
         let Some(used) = self.lists.pending.filter(|_| self.timing.is_some() || (self.capture && decode))
         else {
@@ -236,7 +238,7 @@ unsafe impl Runner for CudaRunner {
     /// Writes context and lists to pinned memory, from where the first step copies them.
     unsafe fn begin(&mut self, context: &StepContext) -> Result<()> {
         self.tokens.fresh = false;
-        self.replaced.iter_mut().for_each(|replaced| replaced.bytes = 0);
+        self.replaced.iter_mut().for_each(|replaced| replaced.places.clear());
         // SAFETY: passed on from the caller.
         unsafe { self.lists.take(context) }
     }
@@ -301,27 +303,26 @@ impl Clock for CudaRunner {
     }
 
     /// The bytes wait in memory of the device, which later passes use again.
-    unsafe fn replace(&mut self, step: usize, operand: usize, bytes: &[u8]) -> Result<()> {
-        let known =
-            self.replaced.iter().position(|replaced| (replaced.step, replaced.operand) == (step, operand));
-        let (known, len) = (known.map(|at| self.replaced.swap_remove(at)), bytes.len() as u64);
-        let known = known.filter(|replaced| replaced.room >= len);
-        let mut replaced = match known {
-            Some(replaced) => replaced,
-            None => Replaced { step, operand, with: self.device.zeroed(len)?, room: len, bytes: 0 },
+    unsafe fn replace(&mut self, operands: &[(usize, usize)], bytes: &[u8]) -> Result<()> {
+        let len = bytes.len() as u64;
+        let free =
+            self.replaced.iter().position(|replaced| replaced.places.is_empty() && replaced.room >= len);
+        let mut with = match free {
+            Some(at) => self.replaced.swap_remove(at),
+            None => Replaced { places: vec![], with: self.device.zeroed(len)?, room: len, bytes: 0 },
         };
-        replaced.with.write(0, bytes)?;
-        self.replaced.push(Replaced { bytes: len, ..replaced });
+        with.with.write(0, bytes)?;
+        self.replaced.push(Replaced { places: operands.to_vec(), bytes: len, ..with });
         Ok(())
     }
 }
 
-/// What replaces results of a step in the pass in hand.
+/// What replaces results of steps in the pass in hand.
 struct Replaced {
-    step: usize,
-    operand: usize,
+    /// Steps with an operand each; none in another pass.
+    places: Vec<(usize, usize)>,
     with: DeviceBlock,
-    /// Bytes of `with`, and those that count: none in another pass.
+    /// Bytes of `with`, and those that count.
     room: u64,
     bytes: u64,
 }

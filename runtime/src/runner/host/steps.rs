@@ -28,6 +28,9 @@ unsafe impl DeviceMemory for HostMemory {
     }
 }
 
+/// Steps with an operand each, and the bytes that those begin with once their steps have run.
+type Replaced = (Vec<(usize, usize)>, Vec<u8>);
+
 /// Runs a model's plan on kernels of the host.
 ///
 /// ```
@@ -51,8 +54,8 @@ pub struct HostRunner {
     specs: Vec<KernelSpec>,
     /// Seconds of each step; empty where nothing is timed.
     seconds: Vec<f64>,
-    /// What replaces results of the pass in hand: step, operand, bytes.
-    replaced: Vec<(usize, usize, Vec<u8>)>,
+    /// What replaces results of the pass in hand.
+    replaced: Vec<Replaced>,
 }
 
 impl HostRunner {
@@ -116,9 +119,12 @@ unsafe impl Runner for HostRunner {
         if let (Some(start), Some(seconds)) = (start, self.seconds.get_mut(index)) {
             *seconds += start.elapsed().as_secs_f64();
         }
-        for (_, operand, bytes) in self.replaced.iter().filter(|(step, ..)| *step == index) {
-            // SAFETY: the operand has as many bytes, which who replaced them has promised; no kernel runs.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), operands[index][*operand], bytes.len()) };
+        for (places, bytes) in &self.replaced {
+            for (_, operand) in places.iter().filter(|(step, _)| *step == index) {
+                let to = operands[index][*operand];
+                // SAFETY: the operand has as many bytes, which who replaced them has promised; no kernel runs.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+            }
         }
         Ok(())
     }
@@ -171,8 +177,8 @@ impl Clock for HostRunner {
         if known { Ok(()) } else { Err(absent()) }
     }
 
-    unsafe fn replace(&mut self, step: usize, operand: usize, bytes: &[u8]) -> Result<()> {
-        self.replaced.push((step, operand, bytes.to_vec()));
+    unsafe fn replace(&mut self, operands: &[(usize, usize)], bytes: &[u8]) -> Result<()> {
+        self.replaced.push((operands.to_vec(), bytes.to_vec()));
         Ok(())
     }
 }
