@@ -1,5 +1,6 @@
 //! The attentions.
 
+mod branch;
 mod combine;
 pub mod flash_prefill;
 mod flash_select;

@@ -21,9 +21,9 @@ use std::mem::offset_of;
 use hyc_plan::abi::StepContext;
 use hyc_plan::{AttnShape, CacheSpec, Extent};
 
+use super::branch::{Branch, Source, gated};
 use super::limits::SHARED_PAGES;
 use super::page_lists::{self, EDGE, PAGE_SHIFT, PageLists, Segment, segments};
-use super::sparse::{self, Branch, Source};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, Var, WARP};
 use crate::gpu::paged_kv::physical_page;
@@ -786,9 +786,9 @@ impl SharedPages<'_, '_> {
                     })
                     .collect();
                 for (there, to, y, gates, kept, before) in loaded {
-                    let y = sparse::gated(e, y, gates);
+                    let y = gated(e, y, gates);
                     let y = kept.into_iter().zip(before).fold(y, |y, (kept, gates)| {
-                        let kept = sparse::gated(e, kept, gates);
+                        let kept = gated(e, kept, gates);
                         [0, 1, 2, 3].map(|i| e.bits(e.fadd(e.widen(y[i]), e.widen(kept[i]))))
                     });
                     e.when(e.and(there, whole), |e| e.store_words(to, e.int(0), &y));

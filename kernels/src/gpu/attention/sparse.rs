@@ -3,30 +3,13 @@
 
 use hyc_plan::{AttnShape, Extent, GateMode, SelectShape};
 
+use super::branch::{Branch, Source};
 use super::limits::{WARPS4, WARPS8};
 use super::shared_pages;
 use super::warp_mma::{Pages, Reader};
 use crate::gpu::function::{Function, Kernel, part};
-use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK, WARP};
-use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
-
-/// Which pages a branch reads.
-#[derive(Clone, Copy)]
-pub enum Source {
-    /// Those that the selection names.
-    Listed(SelectShape),
-    /// Those of a window of this many tokens.
-    Window(u64),
-}
-
-/// One softmax over one cache, gated.
-#[derive(Clone, Copy)]
-pub struct Branch {
-    pub cache: &'static str,
-    pub source: Source,
-    pub sink: Option<&'static str>,
-    gate: Option<(&'static str, GateMode)>,
-}
+use crate::gpu::isa::{Emit, SHARED_SLACK, WARP};
+use crate::gpu::work_item::{WorkItem, output_index, selected_blocks};
 
 /// `WindowAttention`.
 pub fn window(k: &mut Kernel<'_, '_>, shape: AttnShape, window: u64, sink: bool) {
@@ -92,14 +75,14 @@ fn query_launch(
             .zip(&readers)
             .map(|(branch, r)| {
                 let early = matches!(branch.source, Source::Window(_));
-                early.then(|| branch.pages(e, r, item))
+                early.then(|| pages(branch, e, r, item))
             })
             .collect();
         e.wait_for_inputs();
         let q = first.query(e, item);
         let memory = first.partials(e);
         for (i, ((branch, r), window)) in branches.iter().zip(&readers).zip(windows).enumerate() {
-            let pages = window.unwrap_or_else(|| branch.pages(e, r, item));
+            let pages = window.unwrap_or_else(|| pages(branch, e, r, item));
             let state = r.run(e, item, &q, &pages, None);
             r.store_partial(e, &state, &memory);
             r.combine(e, item, &memory, branch.sink, &|e, h, element, y| {
@@ -113,82 +96,19 @@ fn query_launch(
     });
 }
 
-impl Branch {
-    fn pages<'c>(&self, e: &Emit<'c>, r: &Reader, item: WorkItem<'c>) -> Pages<'c> {
-        match self.source {
-            Source::Listed(select) => {
-                let list = selected_blocks(e, item, select);
-                r.pages(e, item, (e.int(select.blocks), select.blocks), e.int(0), &|e, i| e.load_int(list, i))
-            }
-            Source::Window(width) => {
-                let from = e.max(e.add_const(item.position, 1 - width as i64), e.int(0));
-                let begin = e.div_rem(from, r.cache.page).0;
-                let end = e.add_const(e.div_rem(item.position, r.cache.page).0, 1);
-                let most = width.div_ceil(r.cache.page) + 1;
-                r.pages(e, item, (e.sub(end, begin), most), from, &|e, i| e.add(begin, i))
-            }
+/// The pages that a branch of an item reads.
+fn pages<'c>(branch: &Branch, e: &Emit<'c>, r: &Reader, item: WorkItem<'c>) -> Pages<'c> {
+    match branch.source {
+        Source::Listed(select) => {
+            let list = selected_blocks(e, item, select);
+            r.pages(e, item, (e.int(select.blocks), select.blocks), e.int(0), &|e, i| e.load_int(list, i))
+        }
+        Source::Window(width) => {
+            let from = e.max(e.add_const(item.position, 1 - width as i64), e.int(0));
+            let begin = e.div_rem(from, r.cache.page).0;
+            let end = e.add_const(e.div_rem(item.position, r.cache.page).0, 1);
+            let most = width.div_ceil(r.cache.page) + 1;
+            r.pages(e, item, (e.sub(end, begin), most), from, &|e, i| e.add(begin, i))
         }
     }
-
-    /// The gate's column of an element: `None` without a gate.
-    fn gate_place<'c>(
-        &self,
-        e: &Emit<'c>,
-        shape: AttnShape,
-        item: WorkItem<'c>,
-        (h, element): (Int<'c>, Int<'c>),
-    ) -> Option<(Ptr<'c>, bool)> {
-        let (name, mode) = self.gate?;
-        let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
-        let (column, each) = match mode {
-            GateMode::Head => (head, false),
-            GateMode::Elementwise => (e.add(e.mul_const(head, shape.v_dim), element), true),
-            GateMode::None => return None,
-        };
-        let at_row = e.wide(e.mul_const(item.row, e.stride(name)));
-        Some((e.at(e.operand(name), e.add(at_row, e.wide(column))), each))
-    }
-
-    /// The operand of a gate for each element.
-    pub fn elementwise_gate(&self) -> Option<&'static str> {
-        self.gate.filter(|(_, mode)| *mode == GateMode::Elementwise).map(|(name, _)| name)
-    }
-
-    fn gated<'c>(
-        &self,
-        e: &Emit<'c>,
-        shape: AttnShape,
-        item: WorkItem<'c>,
-        (h, element): (Int<'c>, Int<'c>),
-        y: Float<'c>,
-    ) -> Float<'c> {
-        let Some((gate, _)) = self.gate_place(e, shape, item, (h, element)) else { return y };
-        e.fmul(y, e.sigmoid(e.load(gate, e.int(0))))
-    }
-
-    /// The logits of the gates of four neighbouring elements, the first a multiple of four.
-    pub fn gates<'c>(
-        &self,
-        e: &Emit<'c>,
-        shape: AttnShape,
-        item: WorkItem<'c>,
-        (h, element): (Int<'c>, Int<'c>),
-    ) -> Option<Chunk<'c>> {
-        let (gate, each) = self.gate_place(e, shape, item, (h, element))?;
-        Some(if each { e.load4(gate, e.int(0)) } else { [e.load_int(gate, e.int(0)); 4] })
-    }
-
-    /// How many tokens back a row sees, its own included.
-    pub fn reach(&self) -> u64 {
-        match self.source {
-            Source::Listed(_) => i32::MAX as u64,
-            Source::Window(width) => width.min(i32::MAX as u64),
-        }
-    }
-}
-
-/// Four elements by their gates.
-pub fn gated<'c>(e: &Emit<'c>, y: Chunk<'c>, gates: Option<Chunk<'c>>) -> Chunk<'c> {
-    let Some(gates) = gates else { return y };
-    [0, 1, 2, 3].map(|i| e.bits(e.fmul(e.widen(y[i]), e.sigmoid(e.widen(gates[i])))))
 }
