@@ -10,7 +10,7 @@ use hyc_runtime::{Engine, KvRoom, MemoryPlan, Model, SessionOptions, StepInput, 
 use crate::bandwidth;
 use crate::cost::{self, Cost};
 use crate::error::{Error, ErrorKind, Result};
-use crate::workload::{self, Routing, Selection};
+use crate::workload::{self, Workload};
 
 /// What the machine can do, which measurements are set beside.
 #[derive(Debug, Clone, Copy)]
@@ -75,15 +75,6 @@ pub struct Bench<'m> {
     pub limits: Limits,
     /// What all of it takes.
     pub memory: MemoryPlan,
-}
-
-/// What replaces the choices of steps in a prefill.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Workload {
-    /// Of oracles.
-    pub selection: Option<Selection>,
-    /// Of routers.
-    pub routing: Option<Routing>,
 }
 
 impl<'m> Bench<'m> {
@@ -207,18 +198,19 @@ impl<'m> Bench<'m> {
         choices
     }
 
-    /// Seconds of a prefill of one sequence, in chunks.
-    fn prefill_once(&mut self, tokens: u64, check: &dyn Fn() -> Result<()>) -> Result<f64> {
+    /// The chunks of a prompt, with what steps choose in them.
+    fn chunks(&self, tokens: u64) -> Vec<Chunk> {
         let chunk = self.model.plan().model.chunk;
-        let passes = (0..tokens).step_by(chunk as usize).map(|begin| {
-            let end = tokens.min(begin + chunk);
-            ((begin, end), self.choices(begin, end))
-        });
-        let passes: Vec<_> = passes.collect();
+        let parts = (0..tokens).step_by(chunk as usize).map(|begin| (begin, tokens.min(begin + chunk)));
+        parts.map(|(begin, end)| Chunk { begin, end, choices: self.choices(begin, end) }).collect()
+    }
+
+    /// Seconds of a prefill of one sequence, in these chunks; the last gives logits.
+    fn prefill_once(&mut self, chunks: &[Chunk], check: &dyn Fn() -> Result<()>) -> Result<f64> {
         let start = Instant::now();
-        for (part, choices) in &passes {
+        for (i, chunk) in chunks.iter().enumerate() {
             check()?;
-            self.start(*part, 1, part.1 == tokens, choices)?;
+            self.start((chunk.begin, chunk.end), 1, i + 1 == chunks.len(), &chunk.choices)?;
         }
         self.engine.synchronise()?;
         Ok(start.elapsed().as_secs_f64())
@@ -231,15 +223,16 @@ impl<'m> Bench<'m> {
 
     /// Measures a prefill of `tokens`. `kernels`: each kernel too. `check` may end it between two chunks.
     pub fn prefill(&mut self, tokens: u64, kernels: bool, check: &dyn Fn() -> Result<()>) -> Result<Point> {
+        let chunks = self.chunks(tokens);
         self.set_timing(!self.apart)?;
         if self.apart {
             // The first pass of a size loads code and grows clocks.
-            self.prefill_once(tokens.min(self.model.plan().model.chunk), check)?;
+            self.prefill_once(&chunks[..chunks.len().min(1)], check)?;
         }
-        let seconds = self.prefill_once(tokens, check)?;
+        let seconds = self.prefill_once(&chunks, check)?;
         if self.apart && kernels {
             self.set_timing(true)?;
-            self.prefill_once(tokens, check)?;
+            self.prefill_once(&chunks, check)?;
         }
         let times = self.engine.clock().take_times();
         let cost = |cost: &Cost<'_>, step: &Step| (0.0, cost.step_flop(step, tokens));
@@ -342,6 +335,13 @@ impl<'m> Bench<'m> {
         kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         kernels
     }
+}
+
+/// One pass of a prefill.
+struct Chunk {
+    begin: u64,
+    end: u64,
+    choices: Vec<Choice>,
 }
 
 /// What steps of equal sizes choose in a pass.

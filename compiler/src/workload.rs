@@ -31,6 +31,15 @@ pub enum Routing {
     Skewed,
 }
 
+/// What replaces the choices of steps in a prefill.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Workload {
+    /// Of oracles.
+    pub selection: Option<Selection>,
+    /// Of routers.
+    pub routing: Option<Routing>,
+}
+
 /// Tokens after which a slot's favourite block moves on, on average.
 const DRIFT: u64 = 1024;
 

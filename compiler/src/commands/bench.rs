@@ -8,11 +8,11 @@ use hyc_runtime::{LoadOptions, SessionOptions};
 use serde_json::json;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::measure::{self, Bench, KernelTime, Limits, Point, Workload};
+use crate::measure::{self, Bench, KernelTime, Limits, Point};
 use crate::report::table;
 use crate::signal;
 use crate::terminal;
-use crate::workload::{Routing, Selection};
+use crate::workload::{Routing, Selection, Workload};
 
 /// Measure prefill and decode, beside the machine's own limits
 ///

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! item: (KV head, tile of queries). A warp has four column tiles of eight (query, head of the group) each:
-//!   S^T = K Q^T     A: 16 keys x 16 dims of a page     B: eight columns     a column tile that no one of chose the page
-//!   O^T += V^T P^T  A: 16 dims x 16 keys of a page     B: P^T               is skipped: load by union, compute by need
+//!   S^T = K Q^T     A: 16 keys x 16 dims of a page     B: eight columns     two column tiles that no one of chose the page
+//!   O^T += V^T P^T  A: 16 dims x 16 keys of a page     B: P^T               are skipped: load by union, compute by need
 //! shared memory, 128 dims: queries 256 columns 64 KiB | ring of 5 pages K + V, 32 KiB each | notes of each stage
-//! registers a thread: O^T 128, S^T of 32 keys 32, of Q and K 24, state 16
+//! registers a thread: O^T 128, S^T of two column tiles by 64 keys 32, of Q, K and V 24, state 16
 //! ```
 //! Queries of a tile: 64 at four heads a KV head, 16 at sixteen. One warp walks along the tile's list (`page_lists`) and then
 //! along the window, and keeps the ring full; eight warps take of each page what is theirs, each at its own pace. KV heads go

@@ -189,11 +189,7 @@ impl<'c> Emit<'c> {
         let ty = result.fn_type(&[i64.into()], false);
         let address = self.add(self.address(base), at);
         let found = self.asm(ty, text, "=r,=r,=r,=r,l", true, &[address.into()]);
-        self.fields(found, 4)
-            .map(BasicValueEnum::into_int_value)
-            .collect::<Vec<_>>()
-            .try_into()
-            .unwrap_or_else(|_| unreachable!("four results were asked for"))
+        self.four(found)
     }
 
     /// One, two or four words (of a boundary of as many) of global memory at address `at` (i64) + `plus` bytes; zeros

@@ -45,7 +45,12 @@ impl<'c> Emit<'c> {
         let i32 = self.i32();
         let ty = self.structure(&[i32.into(); 4]).fn_type(&[i32.into()], false);
         let found = self.asm(ty, &text, "=r,=r,=r,=r,r", true, &[at.into()]);
-        self.fields(found, 4)
+        self.four(found)
+    }
+
+    /// The four words that inline PTX gives.
+    pub(super) fn four(&self, of: BasicValueEnum<'c>) -> Chunk<'c> {
+        self.fields(of, 4)
             .map(BasicValueEnum::into_int_value)
             .collect::<Vec<_>>()
             .try_into()
