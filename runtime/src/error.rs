@@ -21,16 +21,16 @@ pub enum ErrorKind {
     BadNumbers,
 }
 
-/// What went wrong, and what to do.
+/// What went wrong, and what to do: printed as the one line and the other, as a `main` that returns it prints it, too.
 ///
 /// ```
 /// use hyc_runtime::{ErrorKind, Model, Verify};
 ///
 /// let Err(error) = Model::open_to_look("no-such-file", Verify::Full) else { panic!("it is there") };
 /// assert_eq!(error.kind, ErrorKind::BadInput);
-/// assert_eq!(error.help.as_deref(), Some("check the path"));
+/// assert!(error.to_string().ends_with("\n  help: check the path"));
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Error {
     /// Whose fault.
     pub kind: ErrorKind,
@@ -58,7 +58,14 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        self.help.as_ref().map_or(Ok(()), |help| write!(f, "\n  help: {help}"))
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -1,31 +1,33 @@
 //! Loads a `hyc` artefact and runs it; contains no compiler.
 //!
 //! ```
-//! use hyc_runtime::{CancelToken, GenerateOptions, LoadOptions, Model, Session, SessionOptions, Tokenizer, generate};
+//! use hyc_runtime::{Event, Model, Session, Tokenizer};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
 //! # let path = hyc_handmade::Parts::new().with_code().with_tokenizer().save(folder.path());
 //! // SAFETY: our own `hyc compile` wrote it, and nobody writes to it while it is in use.
-//! let model = unsafe { Model::load(path, &LoadOptions::default()) }?;
+//! let model = unsafe { Model::load(path, &Default::default()) }?;
 //! let tokenizer = Tokenizer::of(&model)?;
-//! let mut session = Session::new(model, &SessionOptions::default())?;
-//! let prompt = tokenizer.encode("a")?;
-//! let options = GenerateOptions { max_new_tokens: 64, ..GenerateOptions::default() };
-//! let done = generate(&mut session, &tokenizer, &prompt, &options, &CancelToken::new(), &mut |event| {
-//!     if let hyc_runtime::Event::Text(text) = event {
+//! let mut session = Session::new(model, &Default::default())?;
+//! for event in session.generate(&tokenizer, &tokenizer.encode("a")?, &Default::default())? {
+//!     if let Event::Text(text) = event? {
 //!         print!("{text}");
 //!     }
-//! })?;
-//! println!("\n{} tokens", done.tokens.len());
+//! }
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! Whatever runs a model keeps it alive: sessions of one model share it as an `Arc<Model>` and go where they are sent, to
-//! other threads too. A [`Session`] holds several sequences at once: [`Session::add_sequence`], [`Session::feed`],
-//! [`Session::step`]. Sequences that begin alike share that part: [`Session::fork`], [`Session::truncate`],
-//! [`Session::save_prefix`]. The types of a plan are in [`plan`]. What it takes of memory is known before anything is allocated ([`MemoryPlan::of`]).
+//! other threads too. A model may be a file, bytes in memory ([`Model::from_static`], [`Model::from_owner`]), or a part of
+//! the program ([`linked_model!`]).
+//!
+//! A [`Session`] holds several sequences at once: [`Session::add_sequence`], [`Session::feed`], [`Session::step`], and on
+//! top of these [`Session::generate`], [`Session::generate_in`] for a second turn, and [`Session::generate_batch`].
+//! Sequences that begin alike share that part: [`Session::fork`], [`Session::truncate`], [`Session::save_prefix`]. Logits
+//! and hidden states are read by name ([`Session::output`]). What a session takes of memory is known before anything is
+//! allocated ([`MemoryPlan::of`]). The types of a plan are in [`plan`].
 
 #[cfg(feature = "chat")]
 mod chat;
@@ -59,7 +61,10 @@ pub use engine::{Engine, Values};
 pub use error::{Error, ErrorKind, Result};
 pub use file::open_file;
 #[cfg(feature = "text")]
-pub use generate::{CancelToken, Event, Finish, GenerateOptions, Generated, generate, generate_in};
+pub use generate::{
+    Batch, CancelToken, Continuation, Event, Finish, GenerateOptions, Generated, Generation, Prompt,
+    generate, generate_in,
+};
 /// The plan, and all that its types lead to: who uses this crate needs no other to name them.
 pub use hyc_plan as plan;
 pub use hyc_plan::abi::StepContext;
@@ -70,7 +75,7 @@ pub use hyc_plan::{BufferId, Cache, CacheId, KernelSpec, Layout, ModelInfo, Plan
 pub use kv::KvRoom;
 pub use memory::{Block, Free, Machine};
 pub use memory_plan::MemoryPlan;
-pub use model::{LoadOptions, Model, ModelId, Storage, Verify};
+pub use model::{Linked, LoadOptions, Model, ModelId, Storage, Verify};
 pub use options::{GpuOptions, SessionOptions};
 pub use runner::{
     Clock, DeviceMemory, HostMemory, HostRunner, Kernels, Memory, NativeKernels, Runner, StepCall,

@@ -1,5 +1,7 @@
 //! Tokens to text as they come.
 
+use std::ops::Deref;
+
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
@@ -34,8 +36,10 @@ const LONGEST_WINDOW: usize = 96;
 /// # Ok(())
 /// # }
 /// ```
-pub struct TextStream<'t> {
-    tokenizer: &'t Tokenizer,
+///
+/// `T` is a [`Tokenizer`], borrowed or shared.
+pub struct TextStream<T> {
+    tokenizer: T,
     stop: Vec<String>,
     /// Special tokens are part of the text.
     special: bool,
@@ -49,15 +53,10 @@ pub struct TextStream<'t> {
     held: String,
 }
 
-impl<'t> TextStream<'t> {
+impl<T: Deref<Target = Tokenizer>> TextStream<T> {
     /// A stream that ends at any of the `stop` strings. `context`: the tokens before the first one that is pushed.
     /// `special`: whether special tokens are part of the text.
-    pub fn new(
-        tokenizer: &'t Tokenizer,
-        context: &[u32],
-        stop: &[String],
-        special: bool,
-    ) -> Result<TextStream<'t>> {
+    pub fn new(tokenizer: T, context: &[u32], stop: &[String], special: bool) -> Result<TextStream<T>> {
         let mut stream = TextStream {
             tokenizer,
             stop: stop.iter().filter(|s| !s.is_empty()).cloned().collect(),

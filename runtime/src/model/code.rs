@@ -1,14 +1,15 @@
 //! The machine code of an artefact, and whether this machine can run it.
 
-use std::collections::BTreeMap;
+use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use hyc_plan::artefact::{ALIGN, CODE};
+use hyc_plan::artefact::ALIGN;
 use hyc_plan::{Code, Plan, Target};
 use memmap2::Mmap;
 
 use super::fault::damaged;
+use super::file::FileBytes;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn check_machine(plan: &Plan) -> Result<()> {
@@ -44,37 +45,58 @@ fn has_feature(_: &str) -> bool {
 }
 
 /// Every processor's kernel lies in the code, where there is code, which was made for this plan.
-pub(super) fn check_places(
-    path: &Path,
-    map: &[u8],
-    plan: &Plan,
-    places: &BTreeMap<String, (usize, usize)>,
-) -> Result<()> {
-    let Some((start, end)) = places.get(CODE).copied() else { return Ok(()) };
-    let len = (end - start) as u64;
+pub(super) fn check_places(path: &Path, plan: &Plan, code: Option<&[u8]>) -> Result<()> {
+    let Some(code) = code else { return Ok(()) };
     for kernel in &plan.kernels {
         let Code::Host { offset, bytes, .. } = kernel.code else { continue };
-        let inside = offset.checked_add(bytes).is_some_and(|end| end <= len);
+        let inside = offset.checked_add(bytes).is_some_and(|end| end <= code.len() as u64);
         if !inside || bytes == 0 || offset % ALIGN != 0 {
             return Err(damaged(path, format!("kernel {} is not inside the code", kernel.name)));
         }
     }
-    hyc_plan::bind::check(plan, &map[start..end]).map_err(|e| damaged(path, e))
+    hyc_plan::bind::check(plan, code).map_err(|e| damaged(path, e))
 }
 
-/// The code, copied to memory that may be executed; `None` where the artefact has none for this machine.
-pub(super) fn code(
-    map: &[u8],
-    plan: &Plan,
-    places: &BTreeMap<String, (usize, usize)>,
-) -> Result<Option<Arc<Mmap>>> {
-    let Some((start, end)) = places.get(CODE).copied().filter(|_| plan.target.is_host()) else {
-        return Ok(None);
+/// A processor's code where it may be executed.
+#[derive(Clone)]
+pub(crate) enum HostCode {
+    /// In memory of its own, or in a mapping of the file.
+    Mapped(Arc<Mmap>),
+    /// In the program itself.
+    Linked(&'static [u8]),
+}
+
+impl Deref for HostCode {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            HostCode::Mapped(map) => map,
+            HostCode::Linked(code) => code,
+        }
+    }
+}
+
+/// The code in `part` of a file, where it may be executed: copied to memory that is made executable, or, where the system
+/// refuses that, mapped from the file. Errors: it can be neither.
+pub(super) fn executable(path: &Path, file: &FileBytes, part: Range<usize>) -> Result<HostCode> {
+    let copied = memmap2::MmapMut::map_anon(part.len().max(1)).and_then(|mut memory| {
+        memory[..part.len()].copy_from_slice(&file[part.clone()]);
+        memory.make_exec()
+    });
+    let refused = match copied {
+        Ok(code) => return Ok(HostCode::Mapped(Arc::new(code))),
+        Err(error) => error,
     };
-    let len = (end - start) as u64;
-    let io =
-        |e: std::io::Error| Error::new(ErrorKind::Resource, format!("cannot map memory for the code: {e}"));
-    let mut memory = memmap2::MmapMut::map_anon(len.max(1) as usize).map_err(io)?;
-    memory[..len as usize].copy_from_slice(&map[start..end]);
-    memory.make_exec().map(|code| Some(Arc::new(code))).map_err(io)
+    match file.map_executable(part) {
+        Some(Ok(code)) => Ok(HostCode::Mapped(Arc::new(code))),
+        mapped => {
+            let error = mapped.and_then(|mapped| mapped.err()).unwrap_or(refused);
+            let message = format!("this system lets the code of {} not be executed: {error}", path.display());
+            Err(Error::new(ErrorKind::Unsupported, message).help(
+                "link the model into the program (`hyc_runtime::linked_model!`), or load a file as it lies \
+                 (`Storage::Mapped`) from a file system that is not mounted `noexec`",
+            ))
+        }
+    }
 }

@@ -21,6 +21,12 @@ pub(super) fn unread_weights(path: &Path) -> Error {
     Error::new(ErrorKind::BadInput, message).help("open it with `Verify::Full`, which reads them too")
 }
 
+/// A model that was linked without its weights.
+pub(super) fn unlinked_weights(path: &Path) -> Error {
+    Error::new(ErrorKind::BadInput, format!("`{}` is linked into this program without its weights", path.display()))
+        .help("load it with `load_with_weights` from the artefact that the build wrote, or embed them (`Weights::Embedded`)")
+}
+
 /// Weights that are there and shall be made up, or are `absent` and shall not.
 pub(super) fn wrong_weights(path: &Path, absent: bool) -> Error {
     let path = path.display();

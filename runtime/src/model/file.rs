@@ -5,8 +5,9 @@ use std::io::Read;
 use std::ops::{Deref, Range};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
-use hyc_plan::artefact::MOST_HEADER;
+use hyc_plan::artefact::{ALIGN, MOST_HEADER};
 use memmap2::Mmap;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -27,8 +28,12 @@ pub enum Storage {
 
 /// A file's bytes.
 pub(super) enum FileBytes {
-    Mapped(Mmap),
+    Mapped(Mmap, File),
     Copied(Aligned),
+    /// Somebody else's, for as long as the program runs.
+    Static(&'static [u8]),
+    /// Somebody else's, who is kept.
+    Owned(Arc<dyn AsRef<[u8]> + Send + Sync>),
     /// Those that somebody has asked for ([`FileBytes::need`]); the others are zeros that take no memory.
     Parts(Aligned, File),
 }
@@ -48,7 +53,27 @@ impl FileBytes {
             return Ok(FileBytes::Copied(copy));
         }
         // SAFETY: the file is only read, and that nobody writes to it is the caller's promise.
-        unsafe { Mmap::map(&file) }.map(FileBytes::Mapped).map_err(|e| unread(path, &e))
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| unread(path, &e))?;
+        Ok(FileBytes::Mapped(map, file))
+    }
+
+    /// A part of the file, mapped to be executed; `None` where what is here is no mapping of a file.
+    pub(super) fn map_executable(&self, part: Range<usize>) -> Option<std::io::Result<Mmap>> {
+        let FileBytes::Mapped(_, file) = self else { return None };
+        let mut options = memmap2::MmapOptions::new();
+        // SAFETY: that nobody writes to the file while a mapping lives was promised to `FileBytes::open`.
+        Some(unsafe { options.offset(part.start as u64).len(part.len()).map_exec(file) })
+    }
+
+    /// Bytes that are in memory already. Errors: they do not begin at a multiple of [`ALIGN`].
+    pub(super) fn aligned(self, path: &Path) -> Result<FileBytes> {
+        let off = self.as_ptr().addr() % ALIGN as usize;
+        if off == 0 {
+            return Ok(self);
+        }
+        let message = format!("{} begins {off} bytes behind a multiple of {ALIGN}", path.display());
+        Err(Error::new(ErrorKind::BadInput, message)
+            .help("align it (`#[repr(align(64))]`, a mapping, or an object of `hyc compile --emit obj`)"))
     }
 
     /// A file of which parts are read, once, so that nothing that happens to it later matters: at first the header.
@@ -92,7 +117,9 @@ impl Deref for FileBytes {
 
     fn deref(&self) -> &[u8] {
         match self {
-            FileBytes::Mapped(map) => map,
+            FileBytes::Mapped(map, _) => map,
+            FileBytes::Static(bytes) => bytes,
+            FileBytes::Owned(owner) => (**owner).as_ref(),
             FileBytes::Copied(copy) | FileBytes::Parts(copy, _) => copy.bytes(),
         }
     }

@@ -1,42 +1,45 @@
 //! Loading an artefact.
 
+mod beside;
 mod code;
 mod digests;
 mod fault;
 mod file;
 mod header;
 mod purpose;
+mod sources;
 mod text;
 mod weights;
 
 use std::collections::{BTreeMap, HashSet};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
+use hyc_plan::Plan;
 use hyc_plan::artefact::{
     ASM, CODE, CUBIN, GRAPH, NO_WEIGHTS, PAD, PLAN_KEY, SAMPLING_KEY, TOKENIZER, TREE, WEIGHTS_KEY,
 };
 use hyc_plan::sampling::SamplingDefaults;
 use hyc_plan::text_settings::TextSettings;
-use hyc_plan::{Plan, Weight, WeightId};
-use memmap2::Mmap;
 
-use self::code::{check_machine, check_places, code};
+use self::beside::Beside;
+pub(crate) use self::code::HostCode;
+use self::code::{check_machine, check_places, executable};
 use self::digests::Digests;
+#[cfg(feature = "cuda")]
 pub(crate) use self::fault::no_weight;
-use self::fault::{damaged, unread_weights, wrong_weights};
+use self::fault::{damaged, unlinked_weights, wrong_weights};
 use self::file::FileBytes;
 use self::header::read_header;
 use self::purpose::Purpose;
 use self::text::text;
-use self::weights::weights;
+use self::weights::{Weights, weights};
 use crate::error::Result;
-use crate::memory::Aligned;
 use crate::random_weights::RandomWeights;
 
 pub use self::file::Storage;
 pub use self::purpose::ModelId;
+pub use self::sources::Linked;
 
 /// When an artefact's weights are checked against their digests. The header with the Plan and every tensor's place,
 /// the code and all else that is no weight is checked when the file is loaded, always.
@@ -65,16 +68,14 @@ pub struct LoadOptions {
     pub allow_no_weights: bool,
 }
 
-/// Where the weights are.
-enum Weights {
-    /// In the file, from these offsets.
-    File(Vec<usize>),
-    /// Nowhere: they are made up, and kept for whoever wants them in the host's memory.
-    Random(RandomWeights, Vec<OnceLock<Aligned>>),
-    /// Nowhere, and nobody made them up.
-    Absent,
-    /// In the file, which is only looked at.
-    Unread,
+/// Where a model comes from.
+struct Source<'p> {
+    /// The artefact.
+    file: FileBytes,
+    /// A processor's code that is in the program already.
+    code: Option<&'static [u8]>,
+    /// Another artefact, whose weights are taken.
+    weights: Option<(&'p Path, FileBytes)>,
 }
 
 /// A loaded artefact: the file in memory, its checked Plan, its code ready to run.
@@ -94,9 +95,10 @@ pub struct Model {
     plan: Plan,
     text: Option<TextSettings>,
     weights: Weights,
+    beside: Option<Beside>,
     places: BTreeMap<String, (usize, usize)>,
     sampling: SamplingDefaults,
-    pub(crate) code: Option<Arc<Mmap>>,
+    pub(crate) code: Option<HostCode>,
     purpose: Purpose,
 }
 
@@ -134,7 +136,8 @@ impl Model {
         let path = path.as_ref();
         // SAFETY: the caller's second promise.
         let file = unsafe { FileBytes::open(path, options.storage) }?;
-        Model::open(path, file, options, progress, Purpose::Run)
+        let source = Source { file, code: None, weights: None };
+        Model::open(path, source, options, progress, Purpose::Run)
     }
 
     /// Opens a file to look at it: checked as [`Model::load`] checks it, and none of its code can run. No
@@ -157,16 +160,18 @@ impl Model {
     pub fn open_to_look(path: impl AsRef<Path>, verify: Verify) -> Result<Model> {
         let options = LoadOptions { verify, allow_no_weights: true, ..LoadOptions::default() };
         let path = path.as_ref();
-        Model::open(path, FileBytes::parts(path)?, &options, &mut |_, _| true, Purpose::Look)
+        let source = Source { file: FileBytes::parts(path)?, code: None, weights: None };
+        Model::open(path, source, &options, &mut |_, _| true, Purpose::Look)
     }
 
     fn open(
         path: &Path,
-        mut file: FileBytes,
+        source: Source<'_>,
         options: &LoadOptions,
         progress: &mut dyn FnMut(u64, u64) -> bool,
         purpose: Purpose,
     ) -> Result<Model> {
+        let Source { mut file, code: linked, weights: other } = source;
         let header = read_header(path, &file)?;
         if let Some(tree) = header.tensors.get(TREE) {
             file.need(path, tree.place.clone())?;
@@ -183,7 +188,11 @@ impl Model {
         });
         let sampling = sampling.transpose()?.unwrap_or_default();
         let absent = metadata.get(WEIGHTS_KEY).is_some_and(|value| value == NO_WEIGHTS);
-        let weights = match (absent, options.random_weights) {
+        let stated = metadata.get(PLAN_KEY).map(String::as_str).unwrap_or_default();
+        let other = other.map(|(path, file)| Beside::open(path, file, &plan, stated)).transpose()?;
+        let (beside, other) = other.unzip();
+        let weights = match (absent && other.is_none(), options.random_weights) {
+            (false, None) if let Some(places) = other => Weights::File(places),
             (false, None) => {
                 let places = weights(path, &plan, &header)?;
                 let unread = purpose == Purpose::Look && options.verify != Verify::Full;
@@ -194,6 +203,7 @@ impl Model {
                 Weights::Random(RandomWeights::new(seed, &plan.weights), kept)
             }
             (true, None) if options.allow_no_weights => Weights::Absent,
+            (true, None) if linked.is_some() => return Err(unlinked_weights(path)),
             (absent, _) => return Err(wrong_weights(path, absent)),
         };
         // Damaged code is never run, however little is checked.
@@ -205,19 +215,39 @@ impl Model {
             file.need(path, tensor.place.clone())?;
         }
         digests.check(path, &file, digests.leaves_of(now), progress)?;
+        if let Some(other) = beside.as_ref().filter(|_| options.verify == Verify::Full) {
+            other.digests.check(&other.path, &other.file, other.digests.leaves_of(|_| true), progress)?;
+        }
         let text = text(path, metadata)?;
-        let places =
+        let places: BTreeMap<String, (usize, usize)> =
             header.tensors.into_iter().map(|(name, t)| (name, (t.place.start, t.place.end))).collect();
         if purpose == Purpose::Run {
             check_machine(&plan)?;
         }
-        check_places(path, &file, &plan, &places)?;
-        let code = match purpose {
-            Purpose::Look => None,
-            Purpose::Run => code(&file, &plan, &places)?,
+        let part = places.get(CODE).map(|(start, end)| *start..*end);
+        check_places(path, &plan, linked.or(part.clone().map(|part| &file[part])))?;
+        let code = match (linked, part.filter(|_| plan.target.is_host())) {
+            _ if purpose == Purpose::Look => None,
+            (Some(code), _) => Some(HostCode::Linked(code)),
+            (None, Some(part)) => Some(executable(path, &file, part)?),
+            (None, None) => None,
         };
         let (id, path, verify) = (ModelId::new(), path.to_path_buf(), options.verify);
-        Ok(Model { id, path, file, digests, verify, plan, text, weights, places, sampling, code, purpose })
+        Ok(Model {
+            id,
+            path,
+            file,
+            digests,
+            verify,
+            plan,
+            text,
+            weights,
+            beside,
+            places,
+            sampling,
+            code,
+            purpose,
+        })
     }
 
     /// Which loaded model this is.
@@ -240,87 +270,9 @@ impl Model {
         &self.path
     }
 
-    /// Bytes of the file.
+    /// Bytes of the file, and of the one with its weights where that is another.
     pub fn file_bytes(&self) -> u64 {
-        self.file.len() as u64
-    }
-
-    /// Checks all weights that nobody has checked, on all cores, where [`LoadOptions::verify`] has left that for later;
-    /// `progress` as in [`Model::load_observed`]. Errors: a damaged weight; `Cancelled`.
-    pub fn check_weights(&self, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
-        if self.verify == Verify::Header || !matches!(self.weights, Weights::File(_)) {
-            return Ok(());
-        }
-        let bytes = |weight: &Weight| self.digests.leaves(&weight.name, 0..weight.bytes() as usize);
-        self.digests.check(&self.path, &self.file, self.plan.weights.iter().flat_map(bytes), progress)
-    }
-
-    /// The same of some bytes of one weight.
-    fn check_weight(&self, name: &str, bytes: Range<usize>) -> Result<()> {
-        if self.verify == Verify::Header {
-            return Ok(());
-        }
-        self.digests.check(&self.path, &self.file, self.digests.leaves(name, bytes), &mut |_, _| true)
-    }
-
-    /// The packed bytes of a weight, checked. Errors: no such weight; a damaged one; no memory for one that is made
-    /// up.
-    pub fn weight(&self, id: WeightId) -> Result<&[u8]> {
-        let weight = self.plan.weights.get(id.index()).ok_or_else(|| no_weight(id))?;
-        let (random, kept) = match &self.weights {
-            Weights::File(starts) => {
-                let (start, len) = (starts[id.index()], weight.bytes() as usize);
-                self.check_weight(&weight.name, 0..len)?;
-                return Ok(&self.file[start..start + len]);
-            }
-            Weights::Random(random, kept) => (random, &kept[id.index()]),
-            Weights::Absent => return Err(wrong_weights(&self.path, true)),
-            Weights::Unread => return Err(unread_weights(&self.path)),
-        };
-        if kept.get().is_none() {
-            let (mut memory, mut at) = (Aligned::zeroed(weight.bytes())?, 0);
-            random.pieces(weight, 1 << 20, &mut |piece| {
-                memory.bytes_mut()[at..at + piece.len()].copy_from_slice(piece);
-                at += piece.len();
-                Ok(())
-            })?;
-            // Another thread may have been faster, with the same bytes.
-            let _ = kept.set(memory);
-        }
-        Ok(kept.get().map(Aligned::bytes).unwrap_or_default())
-    }
-
-    /// Whether the file has the weights.
-    pub fn has_weights(&self) -> bool {
-        matches!(self.weights, Weights::File(_) | Weights::Unread)
-    }
-
-    /// Whether the weights are made up.
-    pub fn has_random_weights(&self) -> bool {
-        matches!(self.weights, Weights::Random(..))
-    }
-
-    /// The same in pieces of at most `most` bytes (64 KiB at least), in order; nothing is kept of what is made up.
-    pub fn weight_pieces(
-        &self,
-        id: WeightId,
-        most: usize,
-        sink: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let weight = self.plan.weights.get(id.index()).ok_or_else(|| no_weight(id))?;
-        match &self.weights {
-            Weights::File(starts) => {
-                let (start, len, most) = (starts[id.index()], weight.bytes() as usize, most.max(1 << 16));
-                (0..len).step_by(most).try_for_each(|at| {
-                    let end = len.min(at + most);
-                    self.check_weight(&weight.name, at..end)?;
-                    sink(&self.file[start + at..start + end])
-                })
-            }
-            Weights::Absent => Err(wrong_weights(&self.path, true)),
-            Weights::Unread => Err(unread_weights(&self.path)),
-            Weights::Random(random, _) => random.pieces(weight, most, sink),
-        }
+        (self.file.len() + self.beside.as_ref().map_or(0, |other| other.file.len())) as u64
     }
 
     fn tensor(&self, name: &str) -> Option<&[u8]> {

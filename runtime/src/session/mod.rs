@@ -1,6 +1,7 @@
 //! Sequences with their pages, and the steps that advance them.
 
 mod branch;
+mod output;
 mod schedule;
 mod sequence;
 mod state;

@@ -46,6 +46,8 @@ pub struct Session {
     /// The ring caches.
     pub(super) rings: Vec<Ring>,
     pub(super) all_logits: bool,
+    /// Whose each row of the last step's outputs is.
+    pub(super) outputs: Vec<SequenceId>,
     /// Of [`SESSIONS`], as every sequence of this one carries it.
     number: u64,
     /// Ids given out.
@@ -104,6 +106,7 @@ impl Session {
             prefixes,
             rings,
             all_logits: false,
+            outputs: Vec::new(),
             number: SESSIONS.fetch_add(1, Ordering::Relaxed),
             ids: 0,
         }
@@ -194,6 +197,11 @@ impl Session {
     /// Tokens of a sequence, those that wait included.
     pub fn len(&self, id: SequenceId) -> Result<u64> {
         self.sequence(id).map(|s| s.tokens.len() as u64)
+    }
+
+    /// A sequence's tokens: those in the caches, then those that wait.
+    pub fn tokens(&self, id: SequenceId) -> Result<&[u32]> {
+        self.sequence(id).map(|s| s.tokens.as_slice())
     }
 
     /// Tokens of a sequence that wait for a step.

@@ -7,7 +7,7 @@ use hyc_plan::sample::{SampleParams, penalise_and_choose};
 use hyc_plan::{Rows, Step};
 
 use super::schedule::{Schedule, schedule};
-use super::sequence::{Sequence, SequenceId};
+use super::sequence::SequenceId;
 use super::state::Session;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -84,20 +84,25 @@ impl Session {
     /// Errors: those of [`Session::step`]; after one, of the step or of a sequence, draws stand as before too. A session of
     /// [`Session::set_all_logits`].
     pub fn step_sampled(&mut self) -> Result<SampledOutput> {
-        self.sample_step(None)
+        self.sample_step(&|_| true)
     }
 
     /// The same for one sequence alone: what waits of the others goes on waiting, and no token of theirs is drawn.
     ///
     /// Errors: those of [`Session::step_sampled`]; there is no such sequence.
     pub fn step_sampled_of(&mut self, id: SequenceId) -> Result<SampledOutput> {
-        self.place(id)?;
-        self.sample_step(Some(id))
+        self.step_sampled_among(&[id])
+    }
+
+    /// The same for some sequences. Errors: those of [`Session::step_sampled`]; one of them is not there.
+    pub fn step_sampled_among(&mut self, ids: &[SequenceId]) -> Result<SampledOutput> {
+        ids.iter().try_for_each(|id| self.place(*id).map(drop))?;
+        self.sample_step(&|id| ids.contains(&id))
     }
 
     /// Schedules a pass, has `run` execute it, and takes its results.
     fn step_with(&mut self, run: &mut dyn FnMut(&mut Engine) -> Result<()>) -> Result<StepOutput> {
-        let mut step = self.schedule(None);
+        let mut step = self.schedule(&|_| true);
         if step.input.token_ids.is_empty() {
             return Ok(StepOutput::default());
         }
@@ -115,11 +120,11 @@ impl Session {
         Ok(StepOutput { logits: logits.collect(), tokens })
     }
 
-    fn sample_step(&mut self, only: Option<SequenceId>) -> Result<SampledOutput> {
+    fn sample_step(&mut self, wanted: &dyn Fn(SequenceId) -> bool) -> Result<SampledOutput> {
         if self.all_logits {
             return Err(Error::new(ErrorKind::BadInput, "a session that returns all logits samples nothing"));
         }
-        let mut step = self.schedule(only);
+        let mut step = self.schedule(wanted);
         if step.input.token_ids.is_empty() {
             return Ok(SampledOutput::default());
         }
@@ -159,15 +164,15 @@ impl Session {
         Ok(SampledOutput { sampled, tokens })
     }
 
-    /// The next step's rows, `only` of one sequence.
-    fn schedule(&self, only: Option<SequenceId>) -> Schedule {
-        let wanted = |s: &&Sequence| only.is_none_or(|id| s.id == id);
-        let sequences = self.sequences.iter().flatten().filter(wanted);
+    /// The next step's rows, of the sequences that are wanted.
+    fn schedule(&self, wanted: &dyn Fn(SequenceId) -> bool) -> Schedule {
+        let sequences = self.sequences.iter().flatten().filter(|s| wanted(s.id));
         schedule(&self.model().plan().model, sequences, self.all_logits)
     }
 
     /// Hands a step to the engine. Whatever becomes of it, rings are written from now on.
     fn begin(&mut self, step: &mut Schedule) -> Result<()> {
+        self.outputs.clear();
         self.engine.begin(std::mem::take(&mut step.input))?;
         for (id, count) in &step.taken {
             let s = self.sequence_mut(*id)?;
@@ -178,6 +183,7 @@ impl Session {
 
     /// The tokens that went through wait no more, but for those of `faults`; how many they are.
     fn advance(&mut self, step: &Schedule, faults: &Faults) -> Result<u64> {
+        self.outputs.clone_from(&step.outputs);
         let mut tokens = 0;
         for (id, count) in step.taken.iter().filter(|(id, _)| !faults.contains_key(id)) {
             self.sequence_mut(*id)?.len += count;

@@ -1,16 +1,13 @@
 //! The generated code of an artefact, on threads.
 
-use std::sync::Arc;
-
 use hyc_plan::abi::{KernelFn, StepContext};
 use hyc_plan::{Code, Grid, GridDim};
-use memmap2::Mmap;
 
 use super::kernels::{Kernels, StepCall};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Aligned, Block};
 use crate::memory_plan::scratch_bytes;
-use crate::model::{Model, ModelId};
+use crate::model::{HostCode, Model, ModelId};
 use crate::pool::Pool;
 
 /// Runs the artefact's generated code on a pool of threads.
@@ -28,7 +25,7 @@ pub struct NativeKernels {
     /// Each kernel's function and how its work is split.
     kernels: Vec<(KernelFn, Grid)>,
     /// What `kernels` point into; kept so that they may outlive their model.
-    _code: Arc<Mmap>,
+    _code: HostCode,
     pool: Pool,
     /// A thread's own.
     scratch: Vec<Box<dyn Block>>,
