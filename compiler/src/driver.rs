@@ -109,7 +109,8 @@ pub struct Lowered {
 }
 
 /// What a GPU's products of bf16 weights do with their inputs; a CPU's always keep them in f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Activations {
     /// Rounded to bf16: tensor cores multiply.
     Bf16,
@@ -267,6 +268,7 @@ pub(crate) fn request<'a>(
 }
 
 /// Name and spec of each kernel.
+#[cfg(feature = "llvm")]
 pub(crate) fn specs(plan: &Plan) -> Vec<(String, hyc_plan::KernelSpec)> {
     (0..plan.kernels.len())
         .filter_map(|index| {
@@ -274,14 +276,6 @@ pub(crate) fn specs(plan: &Plan) -> Vec<(String, hyc_plan::KernelSpec)> {
             Some((plan.kernels[index].name.clone(), plan.spec(step)))
         })
         .collect()
-}
-
-/// A relocatable object with one symbol a kernel, for the system's linker.
-pub fn object(plan: &Plan, level: cpu::Level) -> Result<Vec<u8>> {
-    let specs = specs(plan);
-    let kernels: Vec<_> = specs.iter().map(|(name, spec)| (name.clone(), spec)).collect();
-    cpu::emit_object(&kernels, &CpuTarget { level })
-        .map_err(|e| Error::new(ErrorKind::Internal, format!("object file: {e}")))
 }
 
 /// The graph in Graphviz's language: ops as boxes, one cluster a layer.

@@ -1,31 +1,48 @@
-//! The compiler as a library; the `hyc` command is [`commands`] over it.
+//! The compiler as a library. The feature `cli` adds the `hyc` command, whose parts are in [`commands`], and all that
+//! prints; a build script needs neither.
 
+#[cfg(feature = "cli")]
 pub mod assembler;
+#[cfg(feature = "cli")]
 mod bandwidth;
+#[cfg(feature = "cli")]
 pub mod commands;
+pub mod compile;
+#[cfg(feature = "cli")]
 pub mod contents;
+#[cfg(feature = "cli")]
 mod cost;
 pub mod diff;
+#[cfg(feature = "cli")]
 pub mod doctor;
 pub mod driver;
-#[cfg(feature = "llvm")]
+#[cfg(all(feature = "llvm", feature = "cli"))]
 mod emit_gpu;
 pub mod error;
 pub mod frontend;
 pub mod input;
 pub mod interp;
+#[cfg(feature = "cli")]
 mod measure;
+pub mod object;
 pub mod output;
+#[cfg(feature = "cli")]
 pub mod report;
+#[cfg(feature = "cli")]
 mod signal;
 pub mod source;
+#[cfg(feature = "cli")]
 pub mod summary;
 mod targets;
+#[cfg(feature = "cli")]
 pub mod terminal;
 pub mod text;
 mod tree;
+#[cfg(feature = "cli")]
 mod tuning;
+#[cfg(feature = "cli")]
 mod variants;
 mod words;
+#[cfg(feature = "cli")]
 mod workload;
 pub mod write;

@@ -24,6 +24,7 @@ pub fn check_target(kind: TargetKind) -> Result<()> {
 }
 
 /// The target of this name. Errors: there is none, or this build does not carry it.
+#[cfg(feature = "cli")]
 pub fn parse(name: &str) -> Result<TargetKind> {
     let kind = name.parse().map_err(|_| unknown(name))?;
     check_target(kind).map(|()| kind)

@@ -54,6 +54,7 @@ pub fn place(path: &Path) -> String {
 }
 
 /// Text in which control characters, say of a file's name, are spelt out, so that they cannot act on a terminal.
+#[cfg(feature = "cli")]
 pub fn visible(text: &str) -> String {
     spelt(text, |c| c.is_control() && c != '\n' && c != '\t')
 }

@@ -1,6 +1,6 @@
 //! Writing artefacts: weights are streamed and packed, and the header is filled in at the end.
 
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Cursor, Seek, SeekFrom, Write};
 
 use hyc_plan::artefact::{
     ALIGN, ASM, CODE, CUBIN, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, ROOT_KEY, SAMPLING_KEY,
@@ -81,12 +81,38 @@ pub fn artefact_stating(
     weights: &Weights,
     progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<u64> {
+    let mut whole = Whole::create(target)?;
+    let fail = |e| Error::io("write", target.path(), e);
+    let size = write(&mut whole, artefact, stated, weights, progress, &fail)?;
+    whole.finish()?;
+    Ok(size)
+}
+
+/// An artefact in memory, for a program to be linked with. Errors: those of the weights.
+pub fn artefact_bytes(
+    artefact: &Artefact<'_>,
+    weights: &Weights,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Vec<u8>> {
+    let mut bytes = Cursor::new(Vec::new());
+    let fail =
+        |e: io::Error| Error::new(ErrorKind::Resource, format!("cannot keep the artefact in memory: {e}"));
+    write(&mut bytes, artefact, artefact.plan, weights, progress, &fail)?;
+    Ok(bytes.into_inner())
+}
+
+fn write(
+    mut to: impl Write + Seek,
+    artefact: &Artefact<'_>,
+    stated: &Plan,
+    weights: &Weights,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+    fail: &dyn Fn(io::Error) -> Error,
+) -> Result<u64> {
     let absent = matches!(weights, Weights::Absent);
     let entries = entries(artefact, absent);
     let blank = header(&entries, artefact, stated, absent, NO_HASH, NO_HASH)?;
-    let mut whole = Whole::create(target)?;
-    let fail = |e| Error::io("write", target.path(), e);
-    let mut out = BufWriter::with_capacity(1 << 20, &mut whole);
+    let mut out = BufWriter::with_capacity(1 << 20, &mut to);
     out.write_all(&blank).map_err(fail)?;
     let (mut size, mut tree) = (blank.len() as u64, Tree::default());
     for entry in &entries {
@@ -111,9 +137,8 @@ pub fn artefact_stating(
     let unsigned = header(&entries, artefact, stated, absent, &root, NO_HASH)?;
     let hash = hex(&Sha256::digest(&unsigned[8..]));
     let signed = header(&entries, artefact, stated, absent, &root, &hash)?;
-    whole.seek(SeekFrom::Start(0)).map_err(fail)?;
-    whole.write_all(&signed).map_err(fail)?;
-    whole.finish()?;
+    to.seek(SeekFrom::Start(0)).map_err(fail)?;
+    to.write_all(&signed).map_err(fail)?;
     Ok(size)
 }
 

@@ -62,8 +62,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use file::open_file;
 #[cfg(feature = "text")]
 pub use generate::{
-    Batch, CancelToken, Continuation, Event, Finish, GenerateOptions, Generated, Generation, Prompt,
-    generate, generate_in,
+    Batch, CancelToken, Continuation, Continuations, Event, Finish, GenerateOptions, Generated, Generation,
+    Prompt, generate, generate_in,
 };
 /// The plan, and all that its types lead to: who uses this crate needs no other to name them.
 pub use hyc_plan as plan;

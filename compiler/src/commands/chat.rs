@@ -265,7 +265,7 @@ impl Chat<'_> {
                         broken = broken.take().or(terminal::print(&part).err());
                         answer.push_str(&part);
                     }
-                    Event::Prefill { .. } => {}
+                    Event::Prefill { .. } | Event::End(_) => {}
                 }
                 if signal::pressed() || broken.is_some() {
                     cancel.cancel();

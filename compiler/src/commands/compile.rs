@@ -13,6 +13,8 @@ use super::destination::{Destination, TOKENIZER, WEIGHTS, Wish};
 use crate::assembler::Assembler;
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
+use crate::frontend::ModelDesc;
+use crate::object;
 use crate::output::Target;
 use crate::signal;
 use crate::source::{Expected, Names, WeightSource, Weights};
@@ -33,7 +35,7 @@ use crate::write::{self, Artefact};
 ///   hyc compile --print-ir-after=fuse-topk model.toml
 ///   hyc compile --emit graph model.toml -o g.hyir   a dump ...
 ///   hyc compile --plan-only g.hyir                  ... is accepted in place of a model.toml
-///   hyc compile --emit obj model.toml -o kernels.o  a relocatable object
+///   hyc compile --emit obj model.toml -o m.o        an object to link into a program (see hyc-build)
 ///   hyc compile --emit mlir --plan-only model.toml  the graph in MLIR
 ///   hyc compile --target sm_90a --cubin model.toml  machine code for a GPU beside the PTX
 ///   hyc compile --all-variants --target sm_90a --no-weights model.toml -o all.hyc     for `hyc tune` on a GPU, whose
@@ -84,6 +86,12 @@ pub struct Args {
     /// Only this kernel of a GPU's, for `--emit mlir`, `llvm` and `ptx`
     #[arg(long, value_name = "NAME", requires = "emit")]
     kernel: Option<String>,
+    /// How the symbols of `--emit obj` begin; without it as the model is called
+    #[arg(long, value_name = "NAME", requires = "emit")]
+    symbol: Option<String>,
+    /// Put the weights into the object of `--emit obj`
+    #[arg(long, requires = "emit")]
+    embed_weights: bool,
     /// Random weights of this seed in place of the weight files
     #[arg(long, value_name = "SEED", conflicts_with = "weights")]
     random_weights: Option<u64>,
@@ -129,7 +137,7 @@ enum Emit {
     Dot,
     /// Disassembly of the generated kernels
     Asm,
-    /// A relocatable object with the kernels
+    /// A relocatable object with plan and code, for a program that links the runtime; --embed-weights puts the weights in
     Obj,
     /// The graph as a verified MLIR dialect; with --kernel a GPU's row-wise kernel
     Mlir,
@@ -187,6 +195,7 @@ pub fn run(args: Args) -> Result<()> {
         Destination::Form(sink) => {
             let bytes = match args.emit {
                 None => dumps.into_bytes(),
+                Some(Emit::Obj) => object_of(&args, lowered, &options, &names, input.desc.as_ref())?,
                 Some(form) => render(&args, form, lowered, &options)?,
             };
             signal::check("making what was asked for")?;
@@ -199,19 +208,38 @@ pub fn run(args: Args) -> Result<()> {
         }
         Destination::Artefact(target) => target,
     };
-    let files = if args.weights.is_empty() {
-        input.desc.as_ref().map(|desc| desc.weights.files.clone()).unwrap_or_default()
-    } else {
-        args.weights.clone()
-    };
-    let weights = open_weights(&args, &files, &names, &lowered.plan)?;
-    let sampling = input.desc.as_ref().and_then(|desc| desc.sampling);
-    let mut tokenizer = input.desc.as_ref().map(|desc| desc.tokenizer.clone()).unwrap_or_default();
-    tokenizer.file = args.tokenizer.clone().or(tokenizer.file);
-    let text = text::read(&tokenizer, lowered.plan.model.vocab)?;
+    let desc = input.desc.as_ref();
+    let weights = open_weights(&args, desc, &names, &lowered.plan)?;
+    let sampling = desc.and_then(|desc| desc.sampling);
+    let text = text_of(&args, desc, &lowered.plan)?;
     let mut summary = write_artefact(&args, lowered, &options, &weights, text.as_ref(), sampling, &target)?;
     summary.seconds = start.elapsed().as_secs_f64();
     print_summary(&args, &summary)
+}
+
+/// The model's text: the description's, with the tokenizer that the arguments name.
+fn text_of(args: &Args, desc: Option<&ModelDesc>, plan: &Plan) -> Result<Option<Text>> {
+    let mut tokenizer = desc.map(|desc| desc.tokenizer.clone()).unwrap_or_default();
+    tokenizer.file = args.tokenizer.clone().or(tokenizer.file);
+    text::read(&tokenizer, plan.model.vocab)
+}
+
+/// The model as an object file, with its weights where they shall be in it.
+fn object_of(
+    args: &Args,
+    mut lowered: Lowered,
+    options: &driver::Options,
+    names: &Names,
+    desc: Option<&ModelDesc>,
+) -> Result<Vec<u8>> {
+    let text = text_of(args, desc, &lowered.plan)?;
+    let code = driver::generate_code(&mut lowered.plan, options.clone(), false, &generating)?;
+    let plan = &lowered.plan;
+    let weights = if args.embed_weights { open_weights(args, desc, names, plan)? } else { Weights::Absent };
+    let sampling = desc.and_then(|desc| desc.sampling);
+    let name = args.symbol.clone().unwrap_or_else(|| object::name_of(&plan.model.name));
+    let model = object::Model { plan, code: &code.blob, text: text.as_ref(), sampling };
+    object::object(&name, &model, &weights, &mut |_| signal::check("packing the weights"))
 }
 
 fn check_pass_names(names: &[String]) -> Result<()> {
@@ -282,14 +310,14 @@ fn render(args: &Args, form: Emit, mut lowered: Lowered, options: &driver::Optio
             let cubin = assembler(args).cubin(ptx.as_bytes(), lowered.plan.target.kind().name())?;
             if form == Emit::Cubin { cubin } else { assembler(args).sass(&cubin)? }
         }
-        Emit::Asm | Emit::Obj if !lowered.plan.target.is_host() => {
-            return Err(Error::new(ErrorKind::Usage, "asm and obj are forms of host code")
+        Emit::Asm if !lowered.plan.target.is_host() => {
+            return Err(Error::new(ErrorKind::Usage, "asm is a form of host code")
                 .help("for a GPU: `--emit llvm`, `ptx`, `cubin` or `sass`"));
         }
         Emit::Asm => {
             driver::generate_code(&mut lowered.plan, options.clone(), true, &generating)?.asm.into_bytes()
         }
-        Emit::Obj => driver::object(&lowered.plan, options.level)?,
+        Emit::Obj => return Err(Error::new(ErrorKind::Internal, "an object is made of more than the plan")),
     })
 }
 
@@ -319,13 +347,17 @@ fn assembler(args: &Args) -> Assembler {
     Assembler { ptxas: args.ptxas.clone() }
 }
 
-fn open_weights(args: &Args, files: &[PathBuf], names: &Names, plan: &Plan) -> Result<Weights> {
+fn open_weights(args: &Args, desc: Option<&ModelDesc>, names: &Names, plan: &Plan) -> Result<Weights> {
     if args.no_weights {
         return Ok(Weights::Absent);
     }
     if let Some(seed) = args.random_weights {
         return Ok(Weights::Random { seed });
     }
+    let files = match (args.weights.as_slice(), desc) {
+        ([], Some(desc)) => desc.weights.files.as_slice(),
+        (given, _) => given,
+    };
     if files.is_empty() {
         return Err(Error::input(format!("{} names no weight files", place(&args.input)))
             .help("add `--weights FILE`, `--random-weights SEED`, `--no-weights`, or `--plan-only`"));

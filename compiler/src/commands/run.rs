@@ -101,7 +101,7 @@ pub fn run(args: Args) -> Result<()> {
                 (done == total).then(|| text.clone())
             }
             Event::Text(text) => Some(text),
-            Event::Token(_) => None,
+            Event::Token(_) | Event::End(_) => None,
         };
         if let (Some(text), false, None) = (shown, args.json, &broken) {
             broken = terminal::print(&text).err();

@@ -16,6 +16,9 @@
 //! [`Target`] is the place, looked at before the work; [`Whole`] the file that appears there.
 
 mod calls;
+#[cfg(feature = "cli")]
+mod sink;
+#[cfg(feature = "cli")]
 mod stream;
 mod target;
 mod temporary;
@@ -24,59 +27,7 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cli")]
+pub use sink::Sink;
 pub use target::{Kept, Target};
 pub use whole::Whole;
-
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
-use crate::error::{Error, ErrorKind, Result};
-use crate::terminal;
-use crate::words::place;
-
-/// Where text goes that need not be a file.
-pub enum Sink {
-    /// Standard output.
-    Stdout,
-    /// A device or a pipe.
-    Special(PathBuf),
-    /// A file.
-    File(Target),
-}
-
-impl Sink {
-    /// What `-o` names; nothing and `-` are standard output. Errors: those of [`Target::new`].
-    pub fn new(path: Option<&Path>, kept: &Kept) -> Result<Sink> {
-        match path {
-            None => Ok(Sink::Stdout),
-            Some(path) if path == Path::new("-") || target::is_stdout(path) => Ok(Sink::Stdout),
-            Some(path) if target::is_stream(path) => Ok(Sink::Special(path.to_path_buf())),
-            Some(path) => Ok(Sink::File(Target::new(path, kept)?)),
-        }
-    }
-
-    /// Writes all of it.
-    pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        match self {
-            Sink::Stdout => terminal::write(bytes),
-            Sink::Special(path) => {
-                let written = stream::open(path).and_then(|to| stream::write_all(&to, bytes));
-                written.map_err(|e| match e.kind() {
-                    std::io::ErrorKind::Interrupted => Error::new(
-                        ErrorKind::Cancelled,
-                        format!("cancelled while writing to {}", place(path)),
-                    ),
-                    std::io::ErrorKind::BrokenPipe => {
-                        Error::new(ErrorKind::ReaderGone, format!("the reader of {} has gone", place(path)))
-                    }
-                    _ => Error::io("write", path, e),
-                })
-            }
-            Sink::File(target) => {
-                let mut whole = Whole::create(target)?;
-                whole.write_all(bytes).map_err(|e| Error::io("write", target.path(), e))?;
-                whole.finish()
-            }
-        }
-    }
-}

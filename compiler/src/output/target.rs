@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, Stat, accessat, openat, statat};
@@ -60,18 +60,6 @@ pub struct Target {
     pub(super) name: OsString,
     path: PathBuf,
     kept: Kept,
-}
-
-/// Whether bytes can be written to what is there without replacing it: a character device, a pipe.
-pub fn is_stream(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|m| m.file_type().is_char_device() || m.file_type().is_fifo())
-}
-
-/// Whether standard output goes to what is there, as to `/dev/stdout`.
-pub fn is_stdout(path: &Path) -> bool {
-    let there = std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    let stdout = rustix::fs::fstat(rustix::stdio::stdout()).map(|file| (file.st_dev, file.st_ino)).ok();
-    there.is_some() && there == stdout
 }
 
 impl Target {

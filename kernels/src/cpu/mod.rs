@@ -26,7 +26,6 @@ use cranelift_codegen::ir::{AbiParam, Function, Signature, UserFuncName};
 use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
-use cranelift_module::{Linkage, Module};
 use hyc_plan::{Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, StepOp, Target, Variant, ops};
 
 use crate::panels::panels;
@@ -163,24 +162,6 @@ pub fn compile(spec: &KernelSpec, target: &CpuTarget, want_asm: bool) -> Result<
         return Err(CodegenError(format!("{} refers to something outside itself", spec.op.name())));
     }
     Ok(KernelCode { code: compiled.code_buffer().to_vec(), scratch_bytes, asm: compiled.vcode.clone() })
-}
-
-/// A relocatable ELF object whose global symbols are the kernels.
-pub fn emit_object(kernels: &[(String, &KernelSpec)], target: &CpuTarget) -> Result<Vec<u8>, CodegenError> {
-    let fail = |e: &dyn fmt::Display| CodegenError(e.to_string());
-    let names = cranelift_module::default_libcall_names();
-    let builder =
-        cranelift_object::ObjectBuilder::new(target.isa()?, "hyc_kernels", names).map_err(|e| fail(&e))?;
-    let mut module = cranelift_object::ObjectModule::new(builder);
-    for (name, spec) in kernels {
-        let mut context = module.make_context();
-        let isa = target.isa()?;
-        build(spec, target, isa.as_ref(), &mut context.func)?;
-        let id =
-            module.declare_function(name, Linkage::Export, &context.func.signature).map_err(|e| fail(&e))?;
-        module.define_function(id, &mut context).map_err(|e| fail(&e))?;
-    }
-    module.finish().emit().map_err(|e| fail(&e))
 }
 
 /// Builds the function; returns its scratch bytes.

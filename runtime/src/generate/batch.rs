@@ -45,6 +45,12 @@ pub struct Prompt {
 /// ```
 pub struct Batch<'s, T> {
     session: &'s mut Session,
+    all: Continuations<T>,
+}
+
+/// A batch that is given its session anew for each event, as [`Continuation`] is. Sequences of those at work stay in the
+/// session until [`Continuations::end`].
+pub struct Continuations<T> {
     tokenizer: T,
     /// By their indices, first come first.
     waiting: VecDeque<(usize, Prompt)>,
@@ -61,8 +67,63 @@ impl Session {
     where
         T: Deref<Target = Tokenizer> + Clone,
     {
-        Batch {
-            session: self,
+        Batch { session: self, all: Continuations::new(tokenizer, prompts) }
+    }
+}
+
+impl<T: Deref<Target = Tokenizer> + Clone> Batch<'_, T> {
+    /// What ends the prompt of an index, from another thread too: its next event is the error `Cancelled` then. `None`:
+    /// there is no such prompt.
+    pub fn cancel_token(&self, index: usize) -> Option<&CancelToken> {
+        self.all.cancel_token(index)
+    }
+
+    /// Runs to the end: what became of each prompt.
+    pub fn finish(mut self) -> Vec<Result<Generated>> {
+        self.by_ref().for_each(drop);
+        std::mem::take(&mut self.all.results)
+    }
+}
+
+impl<T: Deref<Target = Tokenizer> + Clone> Iterator for Batch<'_, T> {
+    type Item = (usize, Result<Event>);
+
+    fn next(&mut self) -> Option<(usize, Result<Event>)> {
+        self.all.next(self.session)
+    }
+}
+
+impl<T> Drop for Batch<'_, T> {
+    fn drop(&mut self) {
+        self.all.end(self.session);
+    }
+}
+
+impl<T> Continuations<T> {
+    /// Ends those at work: their sequences leave the session, and nothing more happens.
+    pub fn end(&mut self, session: &mut Session) {
+        self.waiting.clear();
+        for (_, continuation) in self.active.drain(..) {
+            // Nobody else has its id to remove it.
+            let _ = session.remove_sequence(continuation.sequence());
+        }
+    }
+
+    /// What ends the prompt of an index; `None`: there is no such prompt.
+    pub fn cancel_token(&self, index: usize) -> Option<&CancelToken> {
+        self.cancel.get(index)
+    }
+
+    /// What there is of each prompt's continuation: the whole, or an error, for those that are through.
+    pub fn results(&self) -> &[Result<Generated>] {
+        &self.results
+    }
+}
+
+impl<T: Deref<Target = Tokenizer> + Clone> Continuations<T> {
+    /// Nothing is fed yet.
+    pub fn new(tokenizer: T, prompts: Vec<Prompt>) -> Continuations<T> {
+        Continuations {
             tokenizer,
             active: Vec::new(),
             events: VecDeque::new(),
@@ -71,25 +132,27 @@ impl Session {
             waiting: prompts.into_iter().enumerate().collect(),
         }
     }
-}
 
-impl<T: Deref<Target = Tokenizer> + Clone> Batch<'_, T> {
-    /// What ends the prompt of an index, from another thread too: its next event is the error `Cancelled` then. `None`:
-    /// there is no such prompt.
-    pub fn cancel_token(&self, index: usize) -> Option<&CancelToken> {
-        self.cancel.get(index)
-    }
-
-    /// Runs to the end: what became of each prompt.
-    pub fn finish(mut self) -> Vec<Result<Generated>> {
-        self.by_ref().for_each(drop);
-        std::mem::take(&mut self.results)
+    /// The next event and whose it is, after the session's next step where one is needed; `None` at the end.
+    pub fn next(&mut self, session: &mut Session) -> Option<(usize, Result<Event>)> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            self.drop_cancelled(session);
+            self.admit(session);
+            match (self.events.is_empty(), self.active.is_empty()) {
+                (false, _) => {}
+                (true, true) => return None,
+                (true, false) => self.step(session),
+            }
+        }
     }
 
     /// Begins prompts as long as there is room.
-    fn admit(&mut self) {
+    fn admit(&mut self, session: &mut Session) {
         while let Some((index, prompt)) = self.waiting.pop_front() {
-            match self.begin(index, &prompt) {
+            match self.begin(session, index, &prompt) {
                 Ok(()) => {}
                 // One of those at work leaves its pages.
                 Err(error) if error.kind == ErrorKind::Resource && !self.active.is_empty() => {
@@ -100,17 +163,17 @@ impl<T: Deref<Target = Tokenizer> + Clone> Batch<'_, T> {
         }
     }
 
-    fn begin(&mut self, index: usize, prompt: &Prompt) -> Result<()> {
+    fn begin(&mut self, session: &mut Session, index: usize, prompt: &Prompt) -> Result<()> {
         check(&self.cancel[index])?;
-        let id = self.session.add_sequence()?;
+        let id = session.add_sequence()?;
         let tokenizer = self.tokenizer.clone();
-        match Continuation::new(self.session, id, tokenizer, &prompt.tokens, &prompt.options) {
+        match Continuation::new(session, id, tokenizer, &prompt.tokens, &prompt.options) {
             Ok(continuation) => {
                 self.active.push((index, continuation));
                 Ok(())
             }
             Err(error) => {
-                self.session.remove_sequence(id)?;
+                session.remove_sequence(id)?;
                 Err(error)
             }
         }
@@ -122,16 +185,16 @@ impl<T: Deref<Target = Tokenizer> + Clone> Batch<'_, T> {
     }
 
     /// A step over all that are at work, and what it gave.
-    fn step(&mut self) {
+    fn step(&mut self, session: &mut Session) {
         let ids: Vec<SequenceId> = self.active.iter().map(|(_, c)| c.sequence()).collect();
-        let output = self.session.step_sampled_among(&ids);
+        let output = session.step_sampled_among(&ids);
         for (index, mut continuation) in std::mem::take(&mut self.active) {
             let id = continuation.sequence();
             let sampled = output.as_ref().map_err(Clone::clone).and_then(|output| {
                 let token = output.sampled.iter().find(|(sequence, _)| *sequence == id);
                 token.map(|(_, token)| token.clone()).transpose()
             });
-            let stepped = sampled.and_then(|token| continuation.stepped(self.session, token));
+            let stepped = sampled.and_then(|token| continuation.stepped(session, token));
             self.events.extend(std::iter::from_fn(|| continuation.ready()).map(|event| (index, Ok(event))));
             match stepped {
                 Ok(()) if !continuation.has_ended() => {
@@ -142,47 +205,20 @@ impl<T: Deref<Target = Tokenizer> + Clone> Batch<'_, T> {
                 Err(error) => self.fail(index, error),
             }
             // Nobody else has its id to remove it.
-            let _ = self.session.remove_sequence(id);
+            let _ = session.remove_sequence(id);
         }
     }
 
     /// Ends those that somebody has cancelled.
-    fn drop_cancelled(&mut self) {
+    fn drop_cancelled(&mut self, session: &mut Session) {
         for (index, continuation) in std::mem::take(&mut self.active) {
             match check(&self.cancel[index]) {
                 Ok(()) => self.active.push((index, continuation)),
                 Err(error) => {
-                    let _ = self.session.remove_sequence(continuation.sequence());
+                    let _ = session.remove_sequence(continuation.sequence());
                     self.fail(index, error);
                 }
             }
-        }
-    }
-}
-
-impl<T: Deref<Target = Tokenizer> + Clone> Iterator for Batch<'_, T> {
-    type Item = (usize, Result<Event>);
-
-    fn next(&mut self) -> Option<(usize, Result<Event>)> {
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                return Some(event);
-            }
-            self.drop_cancelled();
-            self.admit();
-            match (self.events.is_empty(), self.active.is_empty()) {
-                (false, _) => {}
-                (true, true) => return None,
-                (true, false) => self.step(),
-            }
-        }
-    }
-}
-
-impl<T> Drop for Batch<'_, T> {
-    fn drop(&mut self) {
-        for (_, continuation) in &self.active {
-            let _ = self.session.remove_sequence(continuation.sequence());
         }
     }
 }

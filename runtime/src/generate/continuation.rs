@@ -146,8 +146,7 @@ impl<T: Deref<Target = Tokenizer>> Continuation<T> {
         let (text, ended) = stream.push(token)?;
         self.show(text);
         if ended {
-            self.done.finish = Finish::Stop;
-            self.stream = None;
+            self.close(Finish::Stop);
             return Ok(());
         }
         if self.done.tokens.len() == self.most {
@@ -163,9 +162,15 @@ impl<T: Deref<Target = Tokenizer>> Continuation<T> {
     fn end(&mut self, finish: Finish) -> Result<()> {
         let Some(stream) = self.stream.take() else { return Ok(()) };
         let (rest, ended) = stream.finish()?;
-        self.done.finish = if ended { Finish::Stop } else { finish };
         self.show(rest);
+        self.close(if ended { Finish::Stop } else { finish });
         Ok(())
+    }
+
+    fn close(&mut self, finish: Finish) {
+        self.stream = None;
+        self.done.finish = finish;
+        self.events.push_back(Event::End(finish));
     }
 
     fn show(&mut self, text: String) {

@@ -7,7 +7,7 @@ mod generation;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use self::batch::{Batch, Prompt};
+pub use self::batch::{Batch, Continuations, Prompt};
 pub use self::continuation::Continuation;
 pub use self::generation::Generation;
 use crate::error::{Error, ErrorKind, Result};
@@ -85,6 +85,8 @@ pub enum Event {
     Token(u32),
     /// Text that is certain now.
     Text(String),
+    /// It is through; the last event.
+    End(Finish),
 }
 
 /// Why a continuation ended.

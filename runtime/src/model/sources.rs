@@ -102,6 +102,7 @@ impl Model {
 #[macro_export]
 macro_rules! linked_model {
     ($(#[$attribute:meta])* $visibility:vis mod $name:ident) => {
+        #[allow(dead_code, reason = "a program takes of it what it needs")]
         $(#[$attribute])*
         $visibility mod $name {
             include!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".rs"));

@@ -52,6 +52,8 @@ pub struct Session {
     number: u64,
     /// Ids given out.
     ids: u64,
+    /// The process that has its threads.
+    process: u32,
 }
 
 impl Session {
@@ -109,6 +111,7 @@ impl Session {
             outputs: Vec::new(),
             number: SESSIONS.fetch_add(1, Ordering::Relaxed),
             ids: 0,
+            process: std::process::id(),
         }
     }
 
@@ -120,6 +123,16 @@ impl Session {
     /// Arena and caches, to look at after a step.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Errors: this is a child of the process that set the session up.
+    pub(super) fn check_process(&self) -> Result<()> {
+        if self.process == std::process::id() {
+            return Ok(());
+        }
+        let message = format!("process {} has this session's threads, not its forked child", self.process);
+        Err(Error::new(ErrorKind::Unsupported, message)
+            .help("set up a session in the child, or fork before the first one"))
     }
 
     /// What the session takes.

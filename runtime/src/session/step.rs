@@ -172,6 +172,7 @@ impl Session {
 
     /// Hands a step to the engine. Whatever becomes of it, rings are written from now on.
     fn begin(&mut self, step: &mut Schedule) -> Result<()> {
+        self.check_process()?;
         self.outputs.clear();
         self.engine.begin(std::mem::take(&mut step.input))?;
         for (id, count) in &step.taken {
