@@ -2,5 +2,5 @@
 # Passes the tests.
 set -euo pipefail
 cd "$(dirname "$0")"
-. ./setup.sh
+. ./setup.sh --cxx
 cargo test --workspace --locked

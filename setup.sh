@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Sourced by the scripts beside it, or run: installs what a build needs beyond Rust, where it is missing.
-# With --llvm also LLVM and MLIR 22, which the feature `llvm` (GPU targets) needs; with --lint what looks at Python
-# and shell.
+# With --cxx also a C++ compiler, which the tests of hyc.h need; with --llvm also LLVM and MLIR 22, which the feature
+# `llvm` (GPU targets) needs; with --lint what looks at Python and shell.
 if ! command -v cargo >/dev/null; then
   echo "error: cargo is missing: install Rust 1.95 (https://rustup.rs) first" >&2
   exit 1
 fi
-needed=() llvm='' lint=''
+needed=() cxx='' llvm='' lint=''
 for option; do
-  case $option in --llvm) llvm=1 ;; --lint) lint=1 ;; esac
+  case $option in --cxx) cxx=1 ;; --llvm) llvm=1 cxx=1 ;; --lint) lint=1 ;; esac
 done
 command -v cc >/dev/null || needed+=(gcc libc6-dev)
+# What reads LLVM's tables is C++, too.
+if [ "$cxx" ]; then command -v c++ >/dev/null || needed+=(g++); fi
 if [ "$llvm" ]; then
-  # What reads LLVM's tables is C++.
-  command -v c++ >/dev/null || needed+=(g++)
   # libpolly and libclang-common are needed even where all is linked dynamically.
   for package in llvm-22-dev libmlir-22-dev libpolly-22-dev libclang1-22 libclang-common-22-dev \
     zlib1g-dev libzstd-dev; do
@@ -40,4 +40,4 @@ if [ ${#needed[@]} -gt 0 ]; then
   done
   "${sudo[@]}" apt-get install -y -q --no-install-recommends "${needed[@]}"
 fi
-unset needed llvm lint option size
+unset needed cxx llvm lint option size

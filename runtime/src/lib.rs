@@ -60,6 +60,8 @@ pub use chat::{ChatTemplate, Message};
 pub use engine::{Engine, Values};
 pub use error::{Error, ErrorKind, Result};
 pub use file::open_file;
+#[cfg(feature = "stream")]
+pub use generate::EventStream;
 #[cfg(feature = "text")]
 pub use generate::{
     Batch, CancelToken, Continuation, Continuations, Event, Finish, GenerateOptions, Generated, Generation,

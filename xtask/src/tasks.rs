@@ -27,7 +27,7 @@ const fn script(name: &'static str, arguments: &'static str, what: &'static str,
 const BENCH: Run = Run::Cargo(&["bench", "--locked", "-p", "hyc-kernel-tests", "--bench", "cpu", "--"]);
 
 /// All of them.
-pub const TASKS: [Task; 15] = [
+pub const TASKS: [Task; 17] = [
     script("tiny", "[PROMPT]", "compile the trained tiny model and stream text from it", "run-tiny.sh"),
     script("test", "", "pass the tests", "run-tests.sh"),
     script("lint", "", "look at Python, shell, spelling and golden tensors", ".ci/lint"),
@@ -48,6 +48,8 @@ pub const TASKS: [Task; 15] = [
     script("fuzz", "[SECONDS [TARGET]...]", "fuzz the parsers", "tests/fuzz/run.sh"),
     script("valgrind", "[ARGUMENTS OF hyc run]", "the host's path under memcheck", "tests/valgrind.sh"),
     script("runtime-alone", "", "the runtime without its default features", ".ci/runtime-alone"),
+    script("wheel", "", "the Python package, built, installed and tested", ".ci/wheel"),
+    script("install-c", "[PREFIX]", "install libhyc, hyc.h and hyc.pc", "runtime/capi/install.sh"),
     script("gpu-build", "", "build hyc with its GPU target, and a 7B model's PTX", "build-gpu.sh"),
     script(
         "gpu-assemble",

@@ -91,7 +91,10 @@ impl Work<'_> {
             })?;
             match output.status.success() {
                 true => Ok(()),
-                false => Err(Error::new(String::from_utf8_lossy(&output.stderr).trim_end().to_string())),
+                false => {
+                    let said = String::from_utf8_lossy(&output.stderr);
+                    Err(Error::new(format!("HYC, {}, failed: {}\n{}", hyc.display(), output.status, said.trim_end())))
+                }
             }
         };
         compile(&["--quiet"], &self.place(".hyc"))?;

@@ -3,6 +3,8 @@
 mod batch;
 mod continuation;
 mod generation;
+#[cfg(feature = "stream")]
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use self::batch::{Batch, Continuations, Prompt};
 pub use self::continuation::Continuation;
 pub use self::generation::Generation;
+#[cfg(feature = "stream")]
+pub use self::stream::EventStream;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sampling::Sampling;
 use crate::session::{SequenceId, Session};
