@@ -13,9 +13,11 @@
 //! - No other file is ever removed. A process that is killed leaves at most one temporary file, which the next
 //!   write into that folder removes (see `temporary.rs`).
 //!
-//! [`Target`] is the place, looked at before the work; [`Whole`] the file that appears there.
+//! [`Target`] is the place, looked at before the work; [`Whole`] the file that appears there; [`Folder`] several that
+//! belong together.
 
 mod calls;
+mod folder;
 mod stream;
 mod target;
 mod temporary;
@@ -24,6 +26,7 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
+pub use folder::Folder;
 pub use target::{Kept, Target};
 pub use whole::Whole;
 

@@ -63,14 +63,14 @@ weights \"L{i}.v\" layer 0 : weight<16 x 16 x bf16>
     assert_eq!(text::print_as(&parse(&text), &Style::default()), text);
 }
 
-/// A weight that would change its place among the others keeps its op.
+/// A weight whose first reader would change its place among the others says what it stands before.
 #[test]
 fn weights_keep_their_order() {
     let swapped = BODY
         .replace("@L0.w = weight() layer 0 : weight<16 x 16 x f32>\n", "")
         .replace("%a = linear", "@L0.w = weight() layer 0 : weight<16 x 16 x f32>\n%a = linear");
     for body in [
-        swapped,
+        swapped.clone(),
         BODY.replace("x=%a, weight=@L0.v", "x=%a, weight=@L1.w")
             .replace("x=%o, weight=@L1.w", "x=%o, weight=@L0.v"),
         BODY.replace("@L1.w = weight() layer 1", "@L1.w = weight() layer 1 chain 0"),
@@ -81,6 +81,9 @@ fn weights_keep_their_order() {
         let text = text::print_as(&graph, &Style::default());
         assert_eq!(weights(&parse(&text)), weights(&graph), "{text}");
     }
+    let text = text::print_as(&parse(&format!("{HEADER}{swapped}")), &Style::default());
+    let line = "weights \"L{i}.v\" layer 0 before \"L{i}.w\" : weight<16 x 16 x bf16>\n";
+    assert!(text.contains(line) && !text.contains("weight()"), "{text}");
 }
 
 /// Every graph of the tests, in every style that can be read back.
@@ -112,7 +115,7 @@ fn aliases_are_said() {
     assert!(
         lines.len() == 2
             && lines[0].starts_with("%c = cache()")
-            && lines[0].ends_with("  ; read by layers 1 too")
+            && lines[0].ends_with("  ; read by layer 1 too")
             && lines[1].starts_with("%y = attention")
             && lines[1].ends_with("  ; %kv is the cache of layer 0"),
         "{lines:?}"
@@ -134,7 +137,7 @@ weights \"L{i}.w\" layer 1 : weight<16 x 16 x f32>
     assert!(text.ends_with(body), "{text}");
     let (line, column, message) = fault(&text);
     assert_eq!((line, column), (1, 11));
-    assert!(message.contains("its layers 1") && message.contains("without `--layers`"), "{message}");
+    assert!(message.contains("its layer 1") && message.contains("without `--layers`"), "{message}");
 }
 
 #[test]
@@ -167,6 +170,15 @@ fn faults_stand_where_they_are() {
             "more than 100000",
         ),
         (format!("{HEADER}weights \"a\" : tensor<tokens x 4 x f32>"), 4, 15, "a weight has the type"),
+        (format!("{two}weights \"b\" before \"c{{i}}\" : weight<4 x f32>"), 5, 13, "needs the layers"),
+        (
+            format!(
+                "{two}weights \"b\" before \"d\" : weight<4 x f32>\nweights \"c\" before \"d\" : weight<4 x f32>"
+            ),
+            6,
+            1,
+            "both `b` and `c` stand before `d`",
+        ),
         (format!("{two}weights \"a.1\" : weight<4 x f32>"), 5, 1, "in the list of line 4 too"),
         (format!("{two}@a.1 = weight() : weight<4 x f32>"), 5, 1, "in the list of weights of line 4 too"),
     ] {

@@ -51,7 +51,7 @@ fn parse(text: &str) -> Result<Header, Fail> {
     let part_at = c.column();
     if c.eat_word("layers") {
         let layers = c.layers()?;
-        let message = format!("this is a part of a graph, its layers {layers}: nothing can be made of it");
+        let message = format!("this is a part of a graph, its {}: nothing can be made of it", layers.named());
         let help = Some("make the dump again without `--layers`".to_string());
         return Err(Fail { column: part_at, message, help });
     }

@@ -40,6 +40,11 @@ impl Layers {
         self.runs.last().map_or(0, |(_, last)| *last)
     }
 
+    /// `layer 5`, or `layers 0-2, 7`.
+    pub fn named(&self) -> String {
+        format!("layer{} {self}", if self.count() == 1 { "" } else { "s" })
+    }
+
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.runs.iter().map(|(first, last)| u64::from(last - first) + 1).sum()

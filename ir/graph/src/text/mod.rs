@@ -28,6 +28,7 @@ mod types;
 
 pub use fault::{MAX_OPS, ParseError};
 pub use layers::Layers;
+pub use listed::pattern;
 pub use nearest::{LONG_WORD, distance, nearest};
 pub use parse::parse;
 pub use print::{Style, print, print_as};

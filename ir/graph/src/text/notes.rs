@@ -39,7 +39,7 @@ pub fn aliases(graph: &Graph) -> HashMap<OpId, String> {
             states.extend(state.map(|state| (*value, state)));
         }
     }
-    let read = |(id, layers)| Some((id, format!("read by layers {} too", Layers::of(layers)?)));
+    let read = |(id, layers)| Some((id, format!("read by {} too", Layers::of(layers)?.named())));
     notes.extend(foreign.into_iter().filter_map(read));
     notes
 }

@@ -29,7 +29,7 @@ pub fn parse(text: &str) -> Result<Graph, Vec<ParseError>> {
             break;
         }
         match read.line(number, line) {
-            Ok(()) if read.ops.len() + read.listed.len() > MAX_OPS => {
+            Ok(()) if read.ops.len() + read.weights.listed.len() > MAX_OPS => {
                 errors.push(error_at(number, Fail::new(1, format!("more than {MAX_OPS} ops"))));
                 break;
             }
@@ -47,8 +47,7 @@ pub fn parse(text: &str) -> Result<Graph, Vec<ParseError>> {
 #[derive(Default)]
 struct Lines<'t> {
     ops: Vec<(usize, OpLine<'t>)>,
-    /// Weights without an op, by name.
-    listed: HashMap<String, Listed>,
+    weights: Weights,
 }
 
 impl<'t> Lines<'t> {
@@ -56,7 +55,12 @@ impl<'t> Lines<'t> {
         let mut c = Cursor::new(line)?;
         if let Some(weights) = parse_list(&mut c, number)? {
             for (name, weight) in weights {
-                if let Some(before) = self.listed.insert(name.clone(), weight) {
+                if let Some(next) = weight.before.clone()
+                    && let Some(other) = self.weights.before.insert(next.clone(), name.clone())
+                {
+                    return Err(Fail::new(1, format!("both `{other}` and `{name}` stand before `{next}`")));
+                }
+                if let Some(before) = self.weights.listed.insert(name.clone(), weight) {
                     return Err(Fail::new(1, format!("`{name}` is in the list of line {} too", before.line)));
                 }
             }
@@ -133,13 +137,13 @@ fn named<'t>(op: &Op, operands: Vec<Operand<'t>>) -> Result<Vec<&'t str>, Fail> 
 
 /// Types are known at definitions alone, so those are read first; a value that is never defined gets the
 /// type of an empty tensor, and the verifier names it. A listed weight gets its op before its first reader.
-fn build(graph: &mut Graph, mut lines: Lines<'_>) -> Vec<ParseError> {
+fn build(graph: &mut Graph, lines: Lines<'_>) -> Vec<ParseError> {
     let mut errors = Vec::new();
     let mut fault =
         |line: usize, message: String| errors.push(ParseError { line, column: 1, message, help: None });
     for (number, line) in &lines.ops {
         for (name, ty) in line.results.iter().zip(&line.types) {
-            if let Some(listed) = lines.listed.get(*name) {
+            if let Some(listed) = lines.weights.listed.get(*name) {
                 fault(*number, format!("`{name}` is in the list of weights of line {} too", listed.line));
             }
             match graph.value(name) {
@@ -153,9 +157,9 @@ fn build(graph: &mut Graph, mut lines: Lines<'_>) -> Vec<ParseError> {
             }
         }
     }
+    let mut weights = lines.weights;
     for (number, line) in lines.ops {
-        let listed = line.operands.iter().filter_map(|name| Some((*name, lines.listed.remove(*name)?)));
-        listed.collect::<Vec<_>>().into_iter().for_each(|(name, weight)| push_weight(graph, name, weight));
+        line.operands.iter().for_each(|name| weights.push(graph, name));
         let find = |graph: &mut Graph, name: &str| -> ValueId {
             let unknown = Type::Tensor { elem: hyc_plan::Elem::F32, dims: Vec::new() };
             graph.value(name).unwrap_or_else(|| graph.new_value(name, unknown))
@@ -175,14 +179,33 @@ fn build(graph: &mut Graph, mut lines: Lines<'_>) -> Vec<ParseError> {
     errors
 }
 
-fn push_weight(graph: &mut Graph, name: &str, weight: Listed) {
-    let value = graph.new_value(name, weight.ty);
-    graph.push(OpData {
-        op: Op::Weight(op::Weight {}),
-        operands: vec![],
-        results: vec![value],
-        layer: weight.layer,
-        chain: None,
-        line: u32::try_from(weight.line).ok(),
-    });
+/// The listed weights that have no op yet, by name.
+#[derive(Default)]
+struct Weights {
+    listed: HashMap<String, Listed>,
+    /// Which of them stands before a weight.
+    before: HashMap<String, String>,
+}
+
+impl Weights {
+    /// Gives a listed weight its op, behind those that stand before it.
+    fn push(&mut self, graph: &mut Graph, name: &str) {
+        let mut row: Vec<(String, Listed)> = Vec::new();
+        let mut next = Some(name.to_string());
+        while let Some((name, weight)) = next.and_then(|name| self.listed.remove_entry(&name)) {
+            next = self.before.remove(&name);
+            row.push((name, weight));
+        }
+        for (name, weight) in row.into_iter().rev() {
+            let value = graph.new_value(&name, weight.ty);
+            graph.push(OpData {
+                op: Op::Weight(op::Weight {}),
+                operands: vec![],
+                results: vec![value],
+                layer: weight.layer,
+                chain: None,
+                line: u32::try_from(weight.line).ok(),
+            });
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! A graph as text.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write};
 
 use super::layers::Layers;
@@ -35,14 +35,14 @@ pub fn print_as(graph: &Graph, style: &Style) -> String {
         h.name, h.layers, h.hidden, h.vocab, h.max_context, h.max_batch, h.chunk, h.max_outputs, h.target
     );
     let shown: Vec<OpId> = graph.ops().filter(|id| is_of(graph, *id, style.layers.as_ref())).collect();
-    let hidden = if style.weights { HashSet::new() } else { listed::hidden(graph) };
-    let listed = shown.iter().copied().filter(|id| hidden.contains(id));
+    let hidden = if style.weights { HashMap::new() } else { listed::hidden(graph) };
+    let listed = shown.iter().filter_map(|id| Some((*id, *hidden.get(id)?)));
     out.push_str(&listed::print_list(graph, listed));
     if style.layers.is_some() {
         out.push_str(&from_outside(graph, &shown));
     }
     let notes = if style.notes { notes::aliases(graph) } else { Default::default() };
-    for id in shown.into_iter().filter(|id| !hidden.contains(id)) {
+    for id in shown.into_iter().filter(|id| !hidden.contains_key(id)) {
         // Writing to a String cannot fail.
         let _ = print_op(&mut out, graph, id);
         out.extend(notes.get(&id).map(|note| format!("  ; {note}")));
