@@ -81,7 +81,7 @@ impl Places {
 
     fn whole(&self, text: &str, line: usize) -> Range<usize> {
         let start = self.0.get(line.saturating_sub(1)).copied().unwrap_or(text.len());
-        let end = self.0.get(line).map_or(text.len(), |next| next - 1);
+        let end = self.0.get(line).map_or(text.len(), |next| next.saturating_sub(1));
         start..end.max(start)
     }
 

@@ -162,7 +162,7 @@ ops! {
         /// Added to the mean square.
         eps: f64,
     },
-    /// A product with a matrix `[outputs, inputs]`.
+    /// A product with a matrix `[out, in]`.
     Linear "linear", of("hyc", &["out = weight x"]) => {},
     /// Rotate-half RoPE at each row's position.
     Rope "rope", of("Su et al., arXiv 2104.09864, rotate-half", &[
@@ -180,12 +180,12 @@ ops! {
     },
     /// The cache with this step's rows: keys and values at each row's position.
     Append "append", of("hyc", &["K[position_t] = k_t", "V[position_t] = v_t"]) => {},
-    /// Causal GQA attention. The scores are the normalised probabilities `[tokens, heads, context]`; a sink is part
+    /// Causal GQA attention of `[tokens, heads * qk_dim]`, with `[tokens, heads * v_dim]` as its result. The scores are the normalised probabilities `[tokens, heads, context]`; a sink is part
     /// of what they are normalised by, and so of what a selection ranks.
     Attention "attention", of(EQUATION_3, &[
         "p_h(j) = exp(q_h . k_j / sqrt(d)) / (sum_{j' <= t} exp(q_h . k_j' / sqrt(d)) + exp(sink_h))",
         "out_h = sum_{j <= t} p_h(j) v_j",
-        "scores = p",
+        "scores = p;  exp(sink_h) only with a sink",
     ]) => {
         /// Query heads.
         heads: u64,
@@ -213,6 +213,7 @@ ops! {
     WindowAttention "window_attention", of(HYSPARSE, &[
         "out_h = sum_{t - window < j <= t} exp(q_h . k_j / sqrt(d)) v_j",
         "        / (sum_{t - window < j <= t} exp(q_h . k_j / sqrt(d)) + exp(sink_h))",
+        "exp(sink_h) only with a sink",
     ]) => {
         /// Query heads.
         heads: u64,
@@ -225,6 +226,7 @@ ops! {
     SparseAttention "sparse_attention", of(HYSPARSE, &[
         "out_h = sum_{j in blocks of sel_g, j <= t} exp(q_h . k_j / sqrt(d)) v_j",
         "        / (sum_{j in blocks of sel_g, j <= t} exp(q_h . k_j / sqrt(d)) + exp(sink_h))",
+        "exp(sink_h) only with a sink",
     ]) => {
         /// Query heads.
         heads: u64,
@@ -235,7 +237,7 @@ ops! {
     Gate "gate", of(HYSPARSE, &["out = x * sigmoid(gate)"]) => {
         /// Heads of x.
         heads: u64,
-        /// Width of g.
+        /// One gate a head or an element of x; a gate is never none.
         mode: GateMode,
     },
     /// A sum.
@@ -250,11 +252,11 @@ ops! {
         /// Experts per token.
         active: u64,
     },
-    /// The first half of each chosen expert: `[tokens, active * ffn]`.
+    /// The first half of each chosen expert: `[tokens, active * ffn]`. `gate` and `up` are `[experts, ffn, in]`.
     ExpertsUp "experts_up", of("SwiGLU, Shazeer, arXiv 2002.05202", &[
         "h_e = silu(gate_e x) * (up_e x) for each e in index",
     ]) => {},
-    /// The second half of each chosen expert, weighted and summed.
+    /// The second half of each chosen expert, weighted and summed. `down` is `[experts, out, ffn]`.
     ExpertsDown "experts_down", of("hyc", &[
         "out = residual + sum_{e in index} weight_e (down_e h_e)",
     ]) => {
@@ -299,7 +301,8 @@ ops! {
         /// Use of the product.
         epilogue: Epilogue,
     },
-    /// Projections, QK-norm, RoPE and append in one. `norm` and `qk_norm` are left out where the model has none.
+    /// Projections, QK-norm, RoPE and append in one, with what the attributes name. `wq` is `[heads * qk_dim, in]`, `wk` and
+    /// `wv` are `[kv_heads * qk_dim, in]` and `[kv_heads * v_dim, in]`, `q_norm` and `k_norm` have `qk_dim` elements.
     QkvAppend "qkv_append", of(HYSPARSE, &[
         "q = rope(rmsnorm(wq rmsnorm(x, norm), q_norm))",
         "K[position_t] = rope(rmsnorm(wk rmsnorm(x, norm), k_norm))",

@@ -48,9 +48,12 @@ each stands before the first op that reads it, in the order of that op's operand
 that name. `--weights-in-ir` prints the ops themselves.
 ";
 
+/// A graph of two layers: the second one reads what the first one selected.
+pub const EXAMPLE: &str = include_str!("example.hyir");
+
 /// The page.
 pub fn markdown() -> String {
-    let mut out = HEAD.to_string();
+    let mut out = format!("{HEAD}\n## Example\n\n```text\n{EXAMPLE}```\n");
     out.push_str("\n## Types\n");
     for ty in TYPES {
         // Writing to a String cannot fail.
@@ -178,6 +181,9 @@ fn condition(words: &Words, forms: &[Form], has: &dyn Fn(&Op) -> bool) -> String
             (true, false) => Some(format!("with `{} = {}`", attr.name, told.join("` or `"))),
         }
     };
+    // An operand that depends on two attributes together in another way than by both has no words yet.
+    let told = |form: &Form| form.choice.iter().enumerate().all(|(i, value)| with(i, value));
+    debug_assert!(forms.iter().all(|form| has(&form.op) == told(form)), "{}", words.name);
     words.attrs.iter().enumerate().filter_map(one).collect::<Vec<_>>().join(" and ")
 }
 

@@ -13,6 +13,15 @@ fn the_page_is_what_the_code_says() {
     hyc_filetest::expect(&path, &reference::markdown());
 }
 
+/// It keeps every rule, and is printed as it stands there.
+#[test]
+fn the_example_is_a_dump() {
+    let graph = text::parse(reference::EXAMPLE).unwrap();
+    assert_eq!(verify(&graph), Ok(()));
+    let printed = text::print_as(&graph, &text::Style { notes: true, ..text::Style::default() });
+    assert_eq!(reference::EXAMPLE.split_once('\n').unwrap().1, printed);
+}
+
 fn broken(program: &str) -> BTreeSet<&'static str> {
     let graph = text::parse(program).unwrap_or_else(|errors| panic!("{}\n{program}", errors[0]));
     verify(&graph).err().unwrap_or_default().iter().map(|violation| violation.rule).collect()

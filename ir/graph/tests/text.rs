@@ -74,6 +74,7 @@ fn weights_keep_their_order() {
         BODY.replace("x=%a, weight=@L0.v", "x=%a, weight=@L1.w")
             .replace("x=%o, weight=@L1.w", "x=%o, weight=@L0.v"),
         BODY.replace("@L1.w = weight() layer 1", "@L1.w = weight() layer 1 chain 0"),
+        BODY.replace("@L1.w = weight()", "@L1.w = weight(%x)"),
         BODY.replace("output(logits", "@unread = weight() : weight<4 x f32>\noutput(logits"),
         BODY.replace("@embed = weight", "@L1.w = weight() layer 1 : weight<16 x 16 x f32>\n@embed = weight"),
     ] {

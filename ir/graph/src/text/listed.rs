@@ -104,7 +104,7 @@ pub fn hidden(graph: &Graph) -> HashMap<OpId, Option<ValueId>> {
     for (place, id) in weights.into_iter().rev() {
         let data = graph.op(id);
         let first = match data.results[..] {
-            [value] if graph.defs(value).len() == 1 && data.chain.is_none() => {
+            [value] if graph.defs(value).len() == 1 && data.chain.is_none() && data.operands.is_empty() => {
                 first.get(&value).filter(|at| at.0 > place).map(|at| (value, *at))
             }
             _ => None,

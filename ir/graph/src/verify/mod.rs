@@ -4,6 +4,7 @@ mod provenance;
 mod rule;
 mod rules;
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::graph::{Graph, OpId};
@@ -94,10 +95,12 @@ fn verify_as(graph: &Graph, describe: &Describe<'_>) -> Result<(), Vec<Violation
 
 /// The structural rules of one op's operands; a selection's have names of their own. Gives whether each has a
 /// producer, and so a type.
-fn producers(report: &mut Report<'_>, places: &std::collections::HashMap<OpId, usize>, id: OpId) -> bool {
+fn producers(report: &mut Report<'_>, places: &HashMap<OpId, usize>, id: OpId) -> bool {
     let graph = report.graph;
     let takes = report.roles(id).takes;
-    for (at, value) in graph.op(id).operands.iter().enumerate() {
+    let operands = &graph.op(id).operands;
+    let mut seen = HashSet::new();
+    for (at, value) in operands.iter().enumerate().filter(|(_, value)| seen.insert(**value)) {
         let name = graph.name(*value);
         // A value without a producer has no type.
         let selection = matches!(graph.ty(*value), Type::Selection(_))
@@ -120,7 +123,7 @@ fn producers(report: &mut Report<'_>, places: &std::collections::HashMap<OpId, u
             many => report.add(id, SSA_TWO_PRODUCERS, format!("%{name} has {} producers", many.len())),
         }
     }
-    graph.op(id).operands.iter().all(|value| !graph.defs(*value).is_empty())
+    operands.iter().all(|value| !graph.defs(*value).is_empty())
 }
 
 fn arity(report: &mut Report<'_>, id: OpId) -> bool {
