@@ -127,7 +127,7 @@ fn peak(graph: &Graph, arena: &Arena, ops: &[OpId], numbers: &[usize]) -> String
     format!("peak of {} bytes in step {step}: {}\n", arena.peak, names.join(" "))
 }
 
-/// A line a kernel.
+/// A line a kernel, and one for each choice that there was.
 fn kernels(graph: &Graph, selected: &Selected, layers: Option<&Layers>) -> String {
     let mut steps: Vec<Vec<Option<u32>>> = vec![Vec::new(); selected.kernels.len()];
     for (id, _, kernel) in &selected.steps {
@@ -155,7 +155,7 @@ fn kernels(graph: &Graph, selected: &Selected, layers: Option<&Layers>) -> Strin
     let _ = writeln!(out, "weights: {}", layouts.join(", "));
     for (kernel, steps) in selected.kernels.iter().zip(steps).filter(|(_, steps)| !steps.is_empty()) {
         let (count, layers) = (counted(steps.len(), "step"), of_layers(steps.into_iter().flatten()));
-        let _ = writeln!(out, "{} ({count}{layers}): {}", kernel.name, choices(kernel));
+        let _ = writeln!(out, "{} ({count}{layers}){}", kernel.name, choices(kernel));
     }
     out
 }
@@ -169,15 +169,15 @@ fn layout_name(layout: &Layout) -> &'static str {
     }
 }
 
-/// The variants by rows, and why.
+/// The only variant, or a line for each number of rows: which variant, and why.
 fn choices(kernel: &KernelChoice) -> String {
     let (variants, chosen) = &kernel.variants;
     if let ([only], [_]) = (&variants[..], &chosen[..]) {
-        return format!("{}, the only variant", only.name);
+        return format!(": {}, the only variant", only.name);
     }
     let one = |chosen: &Chosen| {
         let Chosen { variant, rows } = chosen;
-        format!("{rows} {} {variant}, {}", self::rows(kernel.spec.rows), why(variants, chosen))
+        format!("\n  {rows} {}: {variant}, {}", self::rows(kernel.spec.rows), why(variants, chosen))
     };
-    chosen.iter().map(one).collect::<Vec<_>>().join("; ")
+    chosen.iter().map(one).collect()
 }

@@ -180,8 +180,9 @@ ops! {
     },
     /// The cache with this step's rows: keys and values at each row's position.
     Append "append", of("hyc", &["K[position_t] = k_t", "V[position_t] = v_t"]) => {},
-    /// Causal GQA attention of `[tokens, heads * qk_dim]`, with `[tokens, heads * v_dim]` as its result. The scores are the normalised probabilities `[tokens, heads, context]`; a sink is part
-    /// of what they are normalised by, and so of what a selection ranks.
+    /// Causal GQA attention of `[tokens, heads * qk_dim]`, with `[tokens, heads * v_dim]` as its result. The scores are
+    /// the normalised probabilities `[tokens, heads, context]`; a sink is part of what they are normalised by, and so of
+    /// what a selection ranks.
     Attention "attention", of(EQUATION_3, &[
         "p_h(j) = exp(q_h . k_j / sqrt(d)) / (sum_{j' <= t} exp(q_h . k_j' / sqrt(d)) + exp(sink_h))",
         "out_h = sum_{j <= t} p_h(j) v_j",
