@@ -1,7 +1,7 @@
 //! `tests/filetests/PASS/*.hyir`: text IR in, text out.
 //!
 //! A file is a graph dump with comments, so that any tool that reads dumps reads it; [`hyc_filetest`] says which.
-//! `; refuse: op` makes a target that has no kernel for that step. The folder's name is the pass: a rewriting pass prints
+//! `; refuse: op` makes a target that has no kernel for that step, `; variants: op` one that has two for it. The folder's name is the pass: a rewriting pass prints
 //! the graph, of which running it again must change nothing; `plan-memory`, `select-kernels` and `schedule` print what
 //! they found, by the policy of the graph's target (tiles and sampling for a GPU); `pipeline` runs all passes, and again
 //! from the dump after each of them; `candidates` prints which variant of each kernel computes which rows on either target,
@@ -52,7 +52,9 @@ fn output(pass: &str, source: &str) -> Result<String, PassError> {
         "plan-memory" => {
             hyc_passes::plan_memory(&graph).map(|arena| Decided::Memory(&arena).text(&graph, None))
         }
-        "select-kernels" => decided(pass, graph, refuse),
+        "select-kernels" => {
+            decided(pass, graph, refuse, directive(source, ";", "variants").map(|(_, _, op)| op))
+        }
         "schedule" => run_all(graph, refuse, &mut |_, _| {}).map(|c| describe_plan(&c.plan)),
         "pipeline" => pipeline(graph),
         _ => rewrite(pass, graph),
@@ -70,9 +72,17 @@ fn rewrite(pass: &str, mut graph: Graph) -> Result<String, PassError> {
 }
 
 /// What the pass decided, as dumps say it.
-fn decided(pass: &str, graph: Graph, refuse: Option<&str>) -> Result<String, PassError> {
+fn decided(
+    pass: &str,
+    graph: Graph,
+    refuse: Option<&str>,
+    several: Option<&str>,
+) -> Result<String, PassError> {
     let mut policy = Policy::of(graph.header.target);
     policy.refuse = refuse.map(str::to_string);
+    // Where variants are made up, they are not asked of a back end.
+    policy.takes_all = several.is_some();
+    policy.several = several.map(str::to_string);
     let mut text = String::new();
     hyc_passes::run(graph, &policy, &mut |report| {
         let decided = report.decided.filter(|_| report.name == pass);
