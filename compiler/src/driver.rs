@@ -4,18 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyc_ir::{Graph, text};
+use hyc_ir::Graph;
 use hyc_kernels::cpu::{self, CpuTarget};
 use hyc_kernels::{Nvidia, gpu_generator};
 use hyc_passes::PassReport;
 use hyc_plan::table::Table;
 use hyc_plan::{Backend, Gpu, Plan, TargetKind};
 
+use crate::dump::Dump;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
 use crate::input;
 use crate::targets::check_target;
-use crate::words::{listed, place, shortened};
+use crate::words::place;
 
 /// What `hyc compile` may start from.
 pub struct Input {
@@ -23,6 +24,8 @@ pub struct Input {
     pub graph: Graph,
     /// The description; `None` for a dump.
     pub desc: Option<ModelDesc>,
+    /// The dump that the graph was read from.
+    pub dump: Option<Dump>,
 }
 
 /// Reads a `model.toml`, or a graph dump (any file whose first word is `graph`).
@@ -36,15 +39,16 @@ pub fn load_input(path: &Path) -> Result<Input> {
         ))
         .help("give a model.toml or a graph dump; a .hyc artefact goes to `hyc run` or `hyc inspect`")
     })?;
-    if is_dump(&text) {
-        return Ok(Input { graph: parse_dump(path, &text)?, desc: None });
+    if Dump::is_one(&text) {
+        let dump = Dump { path: path.to_path_buf(), text };
+        return Ok(Input { graph: dump.graph()?, desc: None, dump: Some(dump) });
     }
     if frontend::config_json::is_json(&text) {
         return Err(json_error(path, &text));
     }
     let desc = frontend::parse_model(path, &text)?;
     check_target(desc.target.kind)?;
-    Ok(Input { graph: frontend::build_graph(&desc), desc: Some(desc) })
+    Ok(Input { graph: frontend::build_graph(&desc), desc: Some(desc), dump: None })
 }
 
 /// JSON where a description is expected.
@@ -60,32 +64,6 @@ fn json_error(path: &Path, text: &str) -> Error {
         None => Error::input(format!("{path} is JSON, and no model.toml"))
             .help("give a model.toml (`hyc explain` lists its keys) or a graph dump"),
     }
-}
-
-fn is_dump(text: &str) -> bool {
-    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with(';'));
-    first.is_some_and(|line| line.starts_with("graph ") || line.starts_with("graph\""))
-}
-
-fn parse_dump(path: &Path, source: &str) -> Result<Graph> {
-    let graph = text::parse(source).map_err(|errors| {
-        let list: Vec<String> = errors
-            .iter()
-            .map(|e| {
-                let help = e.help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default();
-                let message = shortened(&e.message);
-                format!("{}:{}:{}: {message}{help}", place(path), e.line, e.column)
-            })
-            .collect();
-        Error::input(format!("the dump does not parse:\n  {}", listed(&list, "\n  ")))
-    })?;
-    check_target(graph.header.target)?;
-    hyc_ir::verify::verify(&graph).map_err(|violations| {
-        let line = |v: &hyc_ir::verify::Violation| format!("{}: {}", place(path), shortened(&v.to_string()));
-        let list: Vec<String> = violations.iter().map(line).collect();
-        Error::input(format!("the graph is not valid:\n  {}", listed(&list, "\n  ")))
-    })?;
-    Ok(graph)
 }
 
 /// How a pass went.
@@ -145,6 +123,16 @@ pub fn lower(
     options: impl Into<Options>,
     observer: &mut dyn FnMut(&PassReport) -> Result<()>,
 ) -> Result<Lowered> {
+    lower_dump(None, graph, options, observer)
+}
+
+/// The same for a graph that was read from a dump: errors point into it.
+pub fn lower_dump(
+    dump: Option<&Dump>,
+    graph: Graph,
+    options: impl Into<Options>,
+    observer: &mut dyn FnMut(&PassReport) -> Result<()>,
+) -> Result<Lowered> {
     let mut passes = Vec::new();
     let backend = backend(graph.header.target, options.into())?;
     let mut stopped = None;
@@ -155,7 +143,10 @@ pub fn lower(
     });
     let compiled = match (compiled, stopped) {
         (_, Some(error)) => return Err(error),
-        (compiled, None) => compiled.map_err(|e| Error::input(e.to_string()).maybe_help(e.help.clone()))?,
+        (compiled, None) => compiled.map_err(|e| match dump.and_then(|dump| dump.at(&e)) {
+            Some(error) => error,
+            None => Error::input(e.to_string()).maybe_help(e.help.clone()),
+        })?,
     };
     Ok(Lowered { graph: compiled.graph, plan: compiled.plan, passes })
 }
@@ -276,44 +267,4 @@ pub(crate) fn specs(plan: &Plan) -> Vec<(String, hyc_plan::KernelSpec)> {
             Some((plan.kernels[index].name.clone(), plan.spec(step)))
         })
         .collect()
-}
-
-/// The graph in Graphviz's language: ops as boxes, one cluster a layer.
-pub fn dot(graph: &Graph) -> String {
-    let mut out = String::from("digraph hyc {\n  node [shape=box, fontname=monospace];\n");
-    let label = |id: hyc_ir::OpId| {
-        let data = graph.op(id);
-        let names: Vec<&str> = data.results.iter().map(|v| graph.name(*v)).collect();
-        format!("{}\\n{}", data.op.name(), names.join(", "))
-    };
-    let ids: std::collections::HashMap<_, _> = graph.ops().enumerate().map(|(i, id)| (id, i)).collect();
-    let mut layers: std::collections::BTreeMap<Option<u32>, Vec<hyc_ir::OpId>> = Default::default();
-    for id in graph.ops() {
-        layers.entry(graph.op(id).layer).or_default().push(id);
-    }
-    for (layer, ops) in &layers {
-        if let Some(layer) = layer {
-            out.push_str(&format!("  subgraph cluster_{layer} {{ label=\"layer {layer}\";\n"));
-        }
-        for id in ops {
-            out.push_str(&format!("  n{} [label=\"{}\"];\n", ids[id], label(*id)));
-        }
-        if layer.is_some() {
-            out.push_str("  }\n");
-        }
-    }
-    for id in graph.ops() {
-        for operand in &graph.op(id).operands {
-            for (def, _) in graph.defs(*operand) {
-                out.push_str(&format!(
-                    "  n{} -> n{} [label=\"{}\"];\n",
-                    ids[def],
-                    ids[&id],
-                    graph.ty(*operand)
-                ));
-            }
-        }
-    }
-    out.push_str("}\n");
-    out
 }

@@ -72,7 +72,7 @@ fn unknown(plan: &Plan, name: &str) -> Error {
     let mut names: Vec<&str> = plan.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
     names.sort_by_key(|known| {
         let begins_alike = known.chars().zip(name.chars()).take_while(|(a, b)| a == b).count();
-        (crate::frontend::distance(known, name), usize::MAX - begins_alike)
+        (hyc_ir::text::distance(known, name), usize::MAX - begins_alike)
     });
     let near: Vec<String> = names.iter().take(3).map(|name| format!("`{name}`")).collect();
     Error::new(ErrorKind::Usage, format!("the plan has no kernel `{name}`")).help(format!(

@@ -15,7 +15,12 @@ mod cost;
 pub mod diff;
 #[cfg(feature = "cli")]
 pub mod doctor;
+#[cfg(feature = "cli")]
+mod dot;
 pub mod driver;
+pub mod dump;
+#[cfg(feature = "cli")]
+mod dumps;
 #[cfg(all(feature = "llvm", feature = "cli"))]
 mod emit_gpu;
 pub mod error;
@@ -27,7 +32,11 @@ mod measure;
 pub mod object;
 pub mod output;
 #[cfg(feature = "cli")]
+mod provenance;
+#[cfg(feature = "cli")]
 pub mod report;
+#[cfg(feature = "cli")]
+mod selections;
 #[cfg(feature = "cli")]
 mod signal;
 pub mod source;

@@ -1,6 +1,7 @@
 //! What `hyc inspect MODEL kernels` says: of each kernel its variants, what is predicted and measured of them, and which
 //! was chosen for which rows, and why.
 
+use hyc_ir::text::Layers;
 use hyc_plan::table;
 use hyc_plan::variant::why;
 use hyc_plan::{Kernel, KernelSpec, NvidiaArch, Plan, Rows, Step, Target, Variant};
@@ -16,6 +17,8 @@ struct Described<'p> {
     kernel: &'p Kernel,
     spec: KernelSpec,
     steps: usize,
+    /// The layers of those steps.
+    layers: Option<Layers>,
     /// A GPU's, whose times can be predicted.
     arch: Option<NvidiaArch>,
     context: u64,
@@ -31,7 +34,8 @@ fn described(plan: &Plan) -> Vec<Described<'_>> {
         let kernel: &Kernel = kernel;
         let measured = kernel.variants.iter().map(|v| v.context).find(|context| *context > 0);
         let context = measured.unwrap_or(CONTEXT.min(plan.model.max_context));
-        Some(Described { kernel, spec: plan.spec(own.first()?), steps: own.len(), arch, context })
+        let layers = Layers::of(own.iter().filter_map(|step| step.layer));
+        Some(Described { kernel, spec: plan.spec(own.first()?), steps: own.len(), layers, arch, context })
     };
     plan.kernels.iter().enumerate().filter_map(describe).collect()
 }
@@ -52,7 +56,8 @@ impl Described<'_> {
 
     fn text(&self) -> String {
         let Described { kernel, steps, .. } = self;
-        let steps = if *steps == 1 { "1 step".to_string() } else { format!("{steps} steps") };
+        let layers = self.layers.as_ref().map(|layers| format!(", {}", layers.named())).unwrap_or_default();
+        let steps = format!("{steps} step{}{layers}", if *steps == 1 { "" } else { "s" });
         if let [only] = kernel.variants.as_slice() {
             return format!("{} ({steps}): {}\n", kernel.name, only.name);
         }
@@ -108,7 +113,8 @@ impl Described<'_> {
             json!({ "rows": chosen.rows, "variant": chosen.variant, "why": why(&kernel.variants, chosen) })
         });
         json!({
-            "name": kernel.name, "spec": table::key(&self.spec), "steps": steps, "context": context, "by": kernel.rows,
+            "name": kernel.name, "spec": table::key(&self.spec), "steps": steps,
+            "layers": self.layers.iter().flat_map(Layers::iter).collect::<Vec<_>>(), "context": context, "by": kernel.rows,
             "chosen": chosen.collect::<Vec<_>>(), "variants": kernel.variants.iter().map(variant).collect::<Vec<_>>(),
         })
     }

@@ -1,6 +1,7 @@
 //! The passes of `hyc`: graph in, graph out, and at the end a Plan. Nothing here knows a target; which ways a
 //! target has to compute a step is asked through [`Backend::candidates`].
 
+mod decided;
 mod detect_chains;
 mod error;
 mod fuse_branches;
@@ -16,15 +17,20 @@ mod plan_memory;
 mod rewrite;
 mod schedule;
 mod select_kernels;
+mod told_plan;
 
 use std::time::Instant;
 
 use hyc_ir::{Graph, verify};
 use hyc_plan::{Backend, Plan};
 
+pub use decided::Decided;
 pub use error::PassError;
 pub use kv_table::{CONTEXTS, KvRow, KvTable, kv_table};
+pub use lower::Lowered;
 pub use plan_memory::{Arena, Placement};
+pub use select_kernels::{KernelChoice, Selected};
+pub use told_plan::steps;
 
 /// The passes in their order; each one's file says what it does, with the graph before and after.
 pub const PASSES: &[&str] = &[
@@ -56,6 +62,8 @@ pub struct PassReport<'a> {
     pub name: &'static str,
     /// The graph after it.
     pub graph: &'a Graph,
+    /// What it computed beside the graph: `None` for a pass that rewrites.
+    pub decided: Option<Decided<'a>>,
     /// Rewrites made; for the last three passes buffers, kernels and steps.
     pub changes: usize,
     /// Wall time.
@@ -91,22 +99,24 @@ pub fn run(
         let start = Instant::now();
         let changes = rewrite(&mut graph)?;
         check(name, &graph)?;
-        told(observer, &PassReport { name, graph: &graph, changes, seconds: start.elapsed().as_secs_f64() })?;
+        let seconds = start.elapsed().as_secs_f64();
+        told(observer, &PassReport { name, graph: &graph, decided: None, changes, seconds })?;
     }
-    let mut report = |name, changes, start: Instant| {
-        told(observer, &PassReport { name, graph: &graph, changes, seconds: start.elapsed().as_secs_f64() })
+    let mut report = |name, changes, decided, start: Instant| {
+        let (decided, seconds) = (Some(decided), start.elapsed().as_secs_f64());
+        told(observer, &PassReport { name, graph: &graph, decided, changes, seconds })
     };
     let start = Instant::now();
     let arena = plan_memory::run(&graph)?;
-    report("plan-memory", arena.placements.len(), start)?;
+    report("plan-memory", arena.placements.len(), Decided::Memory(&arena), start)?;
 
     let start = Instant::now();
     let selected = select_kernels::run(&graph, backend)?;
-    report("select-kernels", selected.kernels.len(), start)?;
+    report("select-kernels", selected.kernels.len(), Decided::Kernels(&selected), start)?;
 
     let start = Instant::now();
     let plan = schedule::run(&graph, &arena, &selected, backend)?;
-    report("schedule", plan.steps.len(), start)?;
+    report("schedule", plan.steps.len(), Decided::Plan(&plan), start)?;
     Ok(Compiled { graph, plan })
 }
 

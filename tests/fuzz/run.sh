@@ -23,7 +23,7 @@ seeds=target/seeds
 rm -rf $seeds
 mkdir -p $seeds/model_toml $seeds/text_ir $seeds/artefact $seeds/tokenizer
 cp "$root"/tests/configs/*/*.toml "$root"/tests/golden/*/model.toml $seeds/model_toml --backup=numbered
-find "$root/tests/filetests" -name '*.hyir' -exec cp --backup=numbered {} $seeds/text_ir \;
+find "$root/tests/filetests" "$root/ir/graph/src" -name '*.hyir' -exec cp --backup=numbered {} $seeds/text_ir \;
 i=0
 for model in "$root"/tests/golden/*/model.toml; do
   "$hyc" compile --random-weights 1 "$model" -o "$seeds/artefact/$((i++))" >/dev/null 2>&1

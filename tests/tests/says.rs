@@ -43,6 +43,19 @@ fn keys_are_explained() {
 }
 
 #[test]
+fn passes_are_shown() {
+    let here = &root();
+    let tiny = "examples/tiny-hysparse/model.toml";
+    let decided =
+        ["plan-memory", "select-kernels", "schedule"].map(|pass| format!("--print-ir-after={pass}"));
+    let decided = decided.each_ref().map(String::as_str);
+    let args = [&["compile", "--cpu", "v3"], &decided[..], &["--layers", "4-5", tiny]].concat();
+    check("ir-decided", &args, here);
+    check("ir-graph", &["compile", "--emit", "graph", "--layers", "1", tiny], here);
+    check("ir-faults", &["compile", "--plan-only", "tests/expected/ir-faults.hyir"], here);
+}
+
+#[test]
 fn a_configuration_of_others_is_translated() {
     let folder = tempfile::tempdir().unwrap();
     let config = r#"{ "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 2048,
@@ -78,6 +91,8 @@ fn an_artefact_says_what_it_is() {
     ] {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
+    check("inspect-selections", &["inspect", "m.hyc", "selections"], folder.path());
+    check("inspect-provenance", &["inspect", "m.hyc", "provenance"], folder.path());
 }
 
 /// Every command with a JSON form prints one object with its version; the others refuse the flag.
@@ -92,7 +107,7 @@ fn json_has_a_version() {
     compile(&tiny, &with_text, CpuTarget::host().level, |_| {});
     let model = model.to_str().unwrap();
     std::fs::write(folder.path().join("bad.toml"), "[model]\n").unwrap();
-    let parts = ["summary", "graph", "plan", "kv", "memory"];
+    let parts = ["summary", "graph", "plan", "kernels", "selections", "provenance", "kv", "memory"];
     let mut all: Vec<Vec<&str>> = parts.iter().map(|part| vec!["inspect", "m.hyc", part, "--json"]).collect();
     all.extend([
         vec!["check", "--json", model],

@@ -11,12 +11,14 @@ struct Expected {
     test: &'static [&'static str],
 }
 
-const EXPECTED: [Expected; 4] = [
+const EXPECTED: [Expected; 5] = [
     Expected {
         name: "passes",
         sources: "tests/kernels/tests/passes.rs",
         test: &["-p", "hyc-kernel-tests", "--test", "passes"],
     },
+    // docs/ir.md.
+    Expected { name: "ir", sources: "ir/graph/tests/", test: &["-p", "hyc-ir", "--test", "reference"] },
     // tests/configs, docs/model-toml.md and its schema.
     Expected { name: "configs", sources: "compiler/src/", test: &["-p", "hyc", "--lib"] },
     Expected { name: "says", sources: "tests/tests/says.rs", test: &["-p", "hyc-tests", "--test", "says"] },

@@ -71,7 +71,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn check(args: &Args) -> Result<Found> {
-    let Input { graph, desc } = driver::load_input(&args.input)?;
+    let Input { graph, desc, .. } = driver::load_input(&args.input)?;
     let mut found = Found::default();
     if args.tensors {
         found.tensors = Expected::of_graph(&graph);

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
+use hyc_ir::text::{Style, print_as};
 use hyc_kernels::cpu::Level;
-use hyc_passes::PASSES;
 use hyc_plan::sampling::SamplingDefaults;
 use hyc_plan::{Plan, TargetKind};
 
-use super::destination::{Destination, TOKENIZER, WEIGHTS, Wish};
+use super::destination::{self, Destination, TOKENIZER, WEIGHTS, Wish};
+use super::dump_args::DumpArgs;
 use crate::assembler::Assembler;
+use crate::dot::dot;
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::ModelDesc;
@@ -33,6 +35,10 @@ use crate::write::{self, Artefact};
 ///   hyc compile model.toml -o out/model.hyc
 ///   hyc compile --plan-only model.toml              sizes, chains and the KV table; no weights needed
 ///   hyc compile --print-ir-after=fuse-topk model.toml
+///   hyc compile --print-ir-after-change --layers 12-13 model.toml     what changed these layers
+///   hyc compile --dump-dir dumps model.toml         the graph after each pass, and what the last ones
+///                                                   decided: 00-input.hyir to 08-plan.txt
+///   hyc compile --emit dot --layers 0-1 model.toml  for Graphviz
 ///   hyc compile --emit graph model.toml -o g.hyir   a dump ...
 ///   hyc compile --plan-only g.hyir                  ... is accepted in place of a model.toml
 ///   hyc compile --emit obj model.toml -o m.o        an object to link into a program (see hyc-build)
@@ -72,14 +78,10 @@ pub struct Args {
     #[arg(long)]
     plan_only: bool,
     /// Print the summary as JSON
-    #[arg(long, conflicts_with_all = ["print_ir_after", "print_ir_after_all", "emit", "quiet"])]
+    #[arg(long, conflicts_with_all = ["print_ir_after", "print_ir_after_all", "print_ir_after_change", "emit", "quiet"])]
     json: bool,
-    /// Print the graph after this pass (may be repeated)
-    #[arg(long, value_name = "PASS", conflicts_with = "emit")]
-    print_ir_after: Vec<String>,
-    /// Print the graph after every pass
-    #[arg(long, conflicts_with = "emit")]
-    print_ir_after_all: bool,
+    #[command(flatten)]
+    dumps: DumpArgs,
     /// Print one form of the model instead of writing an artefact
     #[arg(long, value_enum)]
     emit: Option<Emit>,
@@ -107,7 +109,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
     /// For a GPU: put machine code beside the PTX, which needs NVIDIA's ptxas
-    #[arg(long, conflicts_with_all = ["plan_only", "emit", "print_ir_after", "print_ir_after_all"])]
+    #[arg(long, conflicts_with_all = ["plan_only", "emit", "print_ir_after", "print_ir_after_all", "print_ir_after_change"])]
     cubin: bool,
     /// NVIDIA's assembler; without it the one on PATH
     #[arg(long, value_name = "PATH")]
@@ -153,11 +155,13 @@ enum Emit {
 
 pub fn run(args: Args) -> Result<()> {
     let start = Instant::now();
-    check_pass_names(&args.print_ir_after)?;
+    args.dumps.check(args.emit == Some(Emit::Graph), args.emit == Some(Emit::Dot))?;
     check_tools(&args)?;
     signal::install(|| {});
     let mut input = driver::load_input(&args.input)?;
+    let style = args.dumps.style(&input.graph)?;
     let destination = Destination::new(&wish(&args), &input)?;
+    let folder = destination::folder(args.dumps.dump_dir.as_deref(), &wish(&args), &input)?;
     if let Some(target) = &args.target {
         input.graph.header.target = targets::parse(target)?;
     }
@@ -166,7 +170,6 @@ pub fn run(args: Args) -> Result<()> {
         Cpu::V3 => Level::V3,
         Cpu::Baseline => Level::Baseline,
     };
-    let mut dumps = String::new();
     check_gpu(&args, input.graph.header.target)?;
     let table = args.table.as_deref().map(tuning::read).transpose()?;
     let options = driver::Options {
@@ -177,15 +180,15 @@ pub fn run(args: Args) -> Result<()> {
         all_variants: args.all_variants,
     };
     let names = args.names.or_of(input.desc.as_ref())?;
-    let lowered = driver::lower(input.graph, options.clone(), &mut |report| {
-        if args.print_ir_after_all || args.print_ir_after.iter().any(|name| name == report.name) {
-            dumps.push_str(&format!(
-                "; after {}: {} changes\n{}\n",
-                report.name, report.changes, report.graph
-            ));
-        }
+    let mut dumps = args.dumps.dumps(style.clone(), &input.graph);
+    let lowered = driver::lower_dump(input.dump.as_ref(), input.graph, options.clone(), &mut |report| {
+        dumps.take(report);
         signal::check("optimising the graph")
     })?;
+    let (dumps, files) = dumps.done();
+    if let (Some(folder), Some(files)) = (folder, files) {
+        folder.write(&files)?;
+    }
     if args.table.is_some() || args.card.is_some() {
         let path = args.table.as_deref();
         let table = table.unwrap_or_else(hyc_kernels::shipped);
@@ -196,7 +199,7 @@ pub fn run(args: Args) -> Result<()> {
             let bytes = match args.emit {
                 None => dumps.into_bytes(),
                 Some(Emit::Obj) => object_of(&args, lowered, &options, &names, input.desc.as_ref())?,
-                Some(form) => render(&args, form, lowered, &options)?,
+                Some(form) => render(&args, form, lowered, (&options, &style))?,
             };
             signal::check("making what was asked for")?;
             return sink.write(&bytes);
@@ -242,14 +245,6 @@ fn object_of(
     object::object(&name, &model, &weights, &mut |_| signal::check("packing the weights"))
 }
 
-fn check_pass_names(names: &[String]) -> Result<()> {
-    match names.iter().find(|name| !PASSES.contains(&name.as_str())) {
-        None => Ok(()),
-        Some(name) => Err(Error::new(ErrorKind::Usage, format!("no pass is named `{name}`"))
-            .help(format!("the passes are: {}", PASSES.join(", ")))),
-    }
-}
-
 /// Errors: an assembler for what needs none.
 fn check_tools(args: &Args) -> Result<()> {
     if args.ptxas.is_none() || args.cubin || matches!(args.emit, Some(Emit::Cubin | Emit::Sass)) {
@@ -273,10 +268,6 @@ fn check_gpu(args: &Args, target: TargetKind) -> Result<()> {
     Ok(())
 }
 
-fn prints_ir(args: &Args) -> bool {
-    args.print_ir_after_all || !args.print_ir_after.is_empty()
-}
-
 fn wish(args: &Args) -> Wish<'_> {
     let weights = args.weights.iter().map(|path| (WEIGHTS, path.as_path()));
     let tokenizer = args.tokenizer.iter().map(|path| (TOKENIZER, path.as_path()));
@@ -285,13 +276,18 @@ fn wish(args: &Args) -> Wish<'_> {
     Wish {
         input: &args.input,
         output: args.output.as_deref(),
-        form: args.emit.is_some() || prints_ir(args),
+        form: args.emit.is_some() || args.dumps.prints(),
         plan_only: args.plan_only,
         files: weights.chain(tokenizer).chain(tools).collect(),
     }
 }
 
-fn render(args: &Args, form: Emit, mut lowered: Lowered, options: &driver::Options) -> Result<Vec<u8>> {
+fn render(
+    args: &Args,
+    form: Emit,
+    mut lowered: Lowered,
+    (options, style): (&driver::Options, &Style),
+) -> Result<Vec<u8>> {
     if args.kernel.is_some()
         && !matches!(form, Emit::Mlir | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::Sass)
     {
@@ -301,8 +297,8 @@ fn render(args: &Args, form: Emit, mut lowered: Lowered, options: &driver::Optio
         ));
     }
     Ok(match form {
-        Emit::Graph => lowered.graph.to_string().into_bytes(),
-        Emit::Dot => driver::dot(&lowered.graph).into_bytes(),
+        Emit::Graph => print_as(&lowered.graph, style).into_bytes(),
+        Emit::Dot => dot(&lowered.graph, style.layers.as_ref()).into_bytes(),
         Emit::Plan => write::plan_json(&lowered.plan, true)?.into_bytes(),
         Emit::Mlir | Emit::Llvm | Emit::Ptx => compiled_text(form, &mut lowered, args)?.into_bytes(),
         Emit::Cubin | Emit::Sass => {

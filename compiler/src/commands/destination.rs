@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::driver::Input;
+use crate::dumps;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::TemplateSource;
-use crate::output::{Kept, Sink, Target};
+use crate::output::{Folder, Kept, Sink, Target};
 use crate::text::NEIGHBOURS;
+use crate::words::place;
 
 /// What `hyc compile` makes, and where it goes.
 pub enum Destination {
@@ -56,6 +58,22 @@ impl Destination {
             Some(path) => Ok(Destination::Artefact(Target::new(path, &kept)?)),
         }
     }
+}
+
+/// The folder for the passes' dumps. Errors: those of [`Folder::new`]; one of its files is what `-o` names.
+pub fn folder(path: Option<&Path>, wish: &Wish<'_>, input: &Input) -> Result<Option<Folder>> {
+    let Some(path) = path else { return Ok(None) };
+    let names = dumps::names();
+    let same = |output: &Path| {
+        let (folder, of) = (std::fs::canonicalize(path), output.parent().map(std::fs::canonicalize));
+        let one_of = output.file_name().is_some_and(|name| names.iter().any(|own| name == own.as_str()));
+        one_of && of.is_some_and(|of| matches!((folder, of), (Ok(a), Ok(b)) if a == b))
+    };
+    if let Some(output) = wish.output.filter(|output| same(output)) {
+        let message = format!("{} is a file of `--dump-dir`, and what `-o` names", place(output));
+        return Err(Error::new(ErrorKind::Usage, message).help("name another file with `-o`"));
+    }
+    Ok(Some(Folder::new(path, names, &kept(wish, input))?))
 }
 
 /// NAME.hyc beside the input.

@@ -3,27 +3,30 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use hyc_ir::Graph;
 use hyc_passes::kv_table;
-use hyc_plan::{CachePolicy, Operand, Plan};
+use hyc_plan::{CachePolicy, Plan};
 use hyc_runtime::{KvRoom, MemoryPlan, Model, Verify};
 use serde_json::json;
 
 use crate::contents;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{bytes, table};
-use crate::{summary, terminal, variants};
+use crate::{provenance, selections, summary, terminal, variants};
 
 /// Print a part of an artefact
 ///
 /// Examples:
-///   hyc inspect model.hyc            what is in it
-///   hyc inspect model.hyc graph      the scheduled graph, as `hyc compile` takes it back
-///   hyc inspect model.hyc plan       the steps
-///   hyc inspect model.hyc kv         the KV caches and their bytes
-///   hyc inspect model.hyc memory     what a session takes
-///   hyc inspect model.hyc kernels    the ways to compute each step, their times, and why one was chosen
-///   hyc inspect model.hyc asm        disassembly
-///   hyc inspect model.hyc ptx        a GPU's code
+///   hyc inspect model.hyc             what is in it
+///   hyc inspect model.hyc graph       the scheduled graph, as `hyc compile` takes it back
+///   hyc inspect model.hyc plan        the steps
+///   hyc inspect model.hyc kv          the KV caches and their bytes
+///   hyc inspect model.hyc memory      what a session takes
+///   hyc inspect model.hyc selections  who selects for which layers, and which blocks of which cache
+///   hyc inspect model.hyc provenance  the rules that hold for each selection and cache; what aliases save
+///   hyc inspect model.hyc kernels     the ways to compute each step, their times, and why one was chosen
+///   hyc inspect model.hyc asm         disassembly
+///   hyc inspect model.hyc ptx         a GPU's code
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -47,6 +50,10 @@ enum Part {
     Plan,
     /// The variants of each kernel, what is predicted and measured of them, and which was chosen for which rows
     Kernels,
+    /// Each selection: its producer, consumers, blocks, page map, cache and bytes
+    Selections,
+    /// The rules that hold for each selection and cache, the aliases, and the bytes that they save
+    Provenance,
     /// KV caches
     Kv,
     /// What a session takes
@@ -67,6 +74,17 @@ fn absent(what: &str) -> Error {
     Error::input(format!("this artefact has no {what}")).help("compile the model again with this build")
 }
 
+/// The graph in the artefact, whose rules all hold. Errors: it has none, or another text.
+fn graph(model: &Model) -> Result<Graph> {
+    let source = model.graph_text().ok_or_else(|| absent("graph"))?;
+    let graph = hyc_ir::text::parse(source).map_err(|errors| {
+        Error::input(format!("the graph in this artefact does not parse: {}", errors[0]))
+            .help("compile the model again")
+    })?;
+    provenance::check(&graph)?;
+    Ok(graph)
+}
+
 fn not_here(what: &str, part: &str, other: &str) -> Error {
     Error::input(format!("this artefact's target has no {what}"))
         .help(format!("ask for `{other}` instead of `{part}`"))
@@ -82,8 +100,10 @@ fn text_of(model: &Model, part: Part) -> Result<String> {
             text => text.ok_or_else(|| absent("disassembly"))?.to_string(),
         },
         Part::Ptx => model.ptx().ok_or_else(|| not_here("PTX", "ptx", "asm"))?.to_string(),
-        Part::Plan => steps(plan),
+        Part::Plan => hyc_passes::steps(plan),
         Part::Kernels => variants::text(plan),
+        Part::Selections => selections::text(plan, &graph(model)?),
+        Part::Provenance => provenance::text(plan, &graph(model)?),
         Part::Kv => format!("{}\n{}", summary::kv_text(&kv_table(plan)), caches(plan)),
         Part::Memory => memory(model),
     })
@@ -105,6 +125,8 @@ fn json_of(model: &Model, part: Part) -> Result<String> {
             json!({ name: text_of(model, part)? })
         }
         Part::Kernels => variants::json(plan),
+        Part::Selections => selections::json(plan, &graph(model)?),
+        Part::Provenance => provenance::json(plan, &graph(model)?),
         Part::Kv => json!({ "table": summary::kv_json(&kv_table(plan)), "caches": plan.caches }),
         Part::Memory => {
             let m = whole_session(model);
@@ -112,31 +134,6 @@ fn json_of(model: &Model, part: Part) -> Result<String> {
         }
     };
     Ok(super::json(value))
-}
-
-fn steps(plan: &Plan) -> String {
-    let operand = |operand: &Operand| match operand {
-        Operand::Buffer(id) => format!("{id}:{}", plan.buffers[id.index()].name),
-        Operand::Weight(id) => format!("{id}:{}", plan.weights[id.index()].name),
-        Operand::Cache(id) => format!("{id}:{}", plan.caches[id.index()].name),
-    };
-    let mut out = String::new();
-    for (i, step) in plan.steps.iter().enumerate() {
-        let roles = step.op.roles();
-        let list: Vec<String> = step
-            .operands
-            .iter()
-            .zip(&roles)
-            .map(|(o, role)| format!("{}={}", role.name, operand(o)))
-            .collect();
-        out.push_str(&format!(
-            "{i:4} {} {} ({})\n",
-            step.name,
-            plan.kernels[step.kernel.index()].name,
-            list.join(", ")
-        ));
-    }
-    out
 }
 
 fn caches(plan: &Plan) -> String {

@@ -9,6 +9,7 @@ mod context;
 mod destination;
 mod diff;
 mod doctor;
+mod dump_args;
 mod explain;
 mod inspect;
 mod lines;

@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
+use hyc_ir::text::nearest;
 use serde_json::{Value, json};
 
 use super::keys::{Default, Key, SECTIONS, SectionKeys, Type, homes, section};
 use super::names::{self, Ours};
-use super::nearest::nearest;
 
 /// One line per key, of all sections.
 pub fn overview() -> String {

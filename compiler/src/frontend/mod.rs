@@ -11,7 +11,6 @@ pub mod keys;
 mod model;
 mod model_toml;
 mod names;
-mod nearest;
 mod reader;
 mod sampling;
 mod target;
@@ -28,4 +27,3 @@ pub use desc::{
 };
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use model_toml::parse_model;
-pub(crate) use nearest::{LONG_WORD, distance};

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use hyc_ir::text::nearest;
 use toml::de::DeTable;
 
 use super::desc::{AttentionDesc, LayerDesc, ModelDesc};
 use super::diagnostic::{Diagnostic, Diagnostics, MOST};
-use super::nearest::nearest;
 use super::reader::{Faults, Section};
 use super::{attention, ffn, keys, model, names, sampling, target, tokenizer, weights};
 

@@ -1,8 +1,9 @@
 //! What to write in place of a key that `model.toml` does not know: other projects' names for the same thing, a
 //! key of another section, a slip of the pen.
 
+use hyc_ir::text::nearest;
+
 use super::keys::{self, SectionKeys, Type};
-use super::nearest::nearest;
 
 /// What another project's name is here.
 #[derive(Debug, Clone, Copy)]

@@ -13,9 +13,12 @@
 //! - No other file is ever removed. A process that is killed leaves at most one temporary file, which the next
 //!   write into that folder removes (see `temporary.rs`).
 //!
-//! [`Target`] is the place, looked at before the work; [`Whole`] the file that appears there.
+//! [`Target`] is the place, looked at before the work; [`Whole`] the file that appears there; [`Folder`] several that
+//! belong together.
 
 mod calls;
+#[cfg(feature = "cli")]
+mod folder;
 #[cfg(feature = "cli")]
 mod sink;
 #[cfg(feature = "cli")]
@@ -27,6 +30,8 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cli")]
+pub use folder::Folder;
 #[cfg(feature = "cli")]
 pub use sink::Sink;
 pub use target::{Kept, Target};

@@ -100,6 +100,21 @@ impl Target {
         }
     }
 
+    /// Brings its name to disk. A file system that cannot says so, and has no better way.
+    pub(super) fn sync_folder(&self) -> std::io::Result<()> {
+        if !self.readable {
+            return Ok(());
+        }
+        match call(|| rustix::fs::fsync(&self.folder)) {
+            Err(e)
+                if matches!(e.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::Unsupported) =>
+            {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
     /// Errors where what is there now may not be replaced.
     pub(super) fn check(&self, old: &Stat) -> Result<()> {
         let shown = place(&self.path);

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::calls::fault::{self, ALL_NAMED, Fault};
-use super::{Kept, Target, Whole, temporary};
+use super::{Folder, Kept, Target, Whole, temporary};
 use crate::error::Result;
 
 const OLD: &[u8] = b"what was there before";
@@ -92,6 +92,60 @@ fn a_fault_at_any_call_leaves_the_old_file_or_the_new_one() {
         ] {
             let calls = (0..200).take_while(|at| check_fault(*at, kind, exists)).count();
             assert!((15..100).contains(&calls), "{calls} calls");
+        }
+        ALL_NAMED.set(false);
+    }
+}
+
+const NAMES: [&str; 3] = ["00-a.hyir", "01-b.hyir", "02-c.txt"];
+
+fn write_folder(path: &Path, contents: &[String; 3]) -> Result<()> {
+    Folder::new(path, NAMES.map(String::from).to_vec(), &Kept::default())?.write(contents)
+}
+
+/// One write of a folder with a fault, and one after it.
+fn check_folder_fault(at: u64, kind: Fault, exists: bool) -> bool {
+    let scratch = memory_folder();
+    let path = scratch.path().join("dumps");
+    let [old, new] = ["old", "new"].map(|word| NAMES.map(|name| format!("{word} {name}").repeat(9000)));
+    if exists {
+        write_folder(&path, &old).unwrap();
+    }
+    let (result, calls) = fault::with(Some((at, kind)), || write_folder(&path, &new));
+    let context = format!("{kind:?} at call {at} of {calls}, folder there: {exists}");
+    let found = if path.exists() { files(&path) } else { BTreeMap::new() };
+    let whole = |name: &str| NAMES.iter().position(|own| *own == name);
+    let mut at_work = 0;
+    for (name, content) in &found {
+        let Some(i) = whole(name) else {
+            assert!(temporary::is_temporary(name.as_bytes()), "{context}: {name}");
+            at_work += 1;
+            continue;
+        };
+        let content = String::from_utf8(content.clone()).unwrap();
+        assert!(content == new[i] || exists && content == old[i], "{context}: {name} is not whole");
+    }
+    // A fault is not death: nothing of the work stays.
+    assert!(at_work == 0 || kind == Fault::Die, "{context}: {at_work} stay");
+    let all = NAMES.map(|name| found.get(name).map(|content| content.starts_with(b"new")));
+    assert!(result.is_err() || all == [Some(true); 3], "{context}");
+    write_folder(&path, &new).unwrap();
+    assert_eq!(names(&path), NAMES, "{context}: not swept");
+    at < calls
+}
+
+/// Whatever fails, each file of a folder is the old one or the new one, whole.
+#[test]
+fn a_fault_at_any_call_leaves_a_folder_of_whole_files() {
+    for (exists, named) in [(false, false), (true, false), (true, true)] {
+        ALL_NAMED.set(named);
+        for kind in [
+            Fault::Die,
+            Fault::Fail(io::ErrorKind::StorageFull),
+            Fault::Fail(io::ErrorKind::PermissionDenied),
+        ] {
+            let calls = (0..400).take_while(|at| check_folder_fault(*at, kind, exists)).count();
+            assert!((30..300).contains(&calls), "{calls} calls");
         }
         ALL_NAMED.set(false);
     }

@@ -43,16 +43,21 @@ impl Whole<'_> {
         create().map_err(|e| Error::io("write", target.path(), e))
     }
 
+    /// Brings the content to disk.
+    pub fn sync(&self) -> io::Result<()> {
+        call(|| self.file.sync_all())
+    }
+
     /// Brings the content to disk and gives the file its name, in place of what had it before.
     pub fn finish(mut self) -> Result<()> {
         let target = self.target;
         let fail = |e: io::Error| Error::io("write", target.path(), e);
-        call(|| self.file.sync_all()).map_err(fail)?;
+        self.sync().map_err(fail)?;
         let mut old = target.stat().map_err(fail)?;
         if old.is_none() && self.temporary.is_none() {
             self.make_new().map_err(fail)?;
             match self.link(&target.name) {
-                Ok(()) => return self.sync_folder().map_err(fail),
+                Ok(()) => return target.sync_folder().map_err(fail),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => old = target.stat().map_err(fail)?,
                 Err(e) => return Err(fail(e)),
             }
@@ -65,7 +70,7 @@ impl Whole<'_> {
             None => self.make_new().map_err(fail)?,
         }
         self.rename().map_err(fail)?;
-        self.sync_folder().map_err(fail)
+        target.sync_folder().map_err(fail)
     }
 
     /// Permissions of a file that replaces none: what the umask leaves, where they are not that already.
@@ -123,17 +128,6 @@ impl Whole<'_> {
     fn link(&self, name: &OsStr) -> io::Result<()> {
         let from = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         call(|| linkat(CWD, from, &self.target.folder, name, AtFlags::SYMLINK_FOLLOW))
-    }
-
-    /// Brings the file's name to disk. A file system that cannot says so, and has no better way.
-    fn sync_folder(&self) -> io::Result<()> {
-        if !self.target.readable {
-            return Ok(());
-        }
-        match call(|| rustix::fs::fsync(&self.target.folder)) {
-            Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
-            result => result,
-        }
     }
 }
 

@@ -7,13 +7,14 @@ mod tests;
 
 use std::path::Path;
 
+use hyc_ir::text::{LONG_WORD, distance};
 use hyc_plan::text_settings::{MAX_TEMPLATE_BYTES, TextSettings};
 use hyc_runtime::{ChatTemplate, Tokenizer};
 
 pub use self::neighbours::NEIGHBOURS;
 use self::neighbours::{Named, Neighbours, read_text};
 use crate::error::{Error, Result};
-use crate::frontend::{AddSpecial, LONG_WORD, TemplateSource, TokenName, TokenizerDesc, distance};
+use crate::frontend::{AddSpecial, TemplateSource, TokenName, TokenizerDesc};
 use crate::input;
 use crate::words;
 

@@ -1,108 +1,62 @@
-//! The closed list of graph ops, a struct each. An op's meaning is its reference in `hyc-kernels`; what it says of its
-//! operands and results is in `described.rs`, and their types in `verify/rules.rs`.
+//! The closed list of graph ops, a struct each, with what each one means. An op's exact meaning is its reference in
+//! `hyc-kernels`; what it says of its operands and results is in `described.rs`, and their types in `verify/rules.rs`.
+//! An op without words, or without a formula where it computes something, does not compile.
 
 use hyc_plan::{Epilogue, GateMode};
 
+pub use crate::attr::{Attr, AttrValue};
 use crate::roles::Described;
 
-/// An attribute's value in the text form.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Attr {
-    /// A non-negative integer.
-    Int(u64),
-    /// A float, printed so that it parses back to the same bits.
-    Float(f64),
-    /// `true` or `false`.
-    Bool(bool),
-    /// A bare word.
-    Word(String),
+/// What an op computes, and who says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Formula {
+    /// A line each.
+    pub lines: &'static [&'static str],
+    /// Where it is from.
+    pub source: &'static str,
 }
 
-/// A Rust type that an attribute field may have.
-pub trait AttrValue: Sized {
-    /// Into text form; `None` leaves the attribute out.
-    fn to_attr(&self) -> Option<Attr>;
-    /// From text form; `None` where the attribute is absent. `Err` says what is expected.
-    fn from_attr(attr: Option<&Attr>) -> Result<Self, &'static str>;
+/// An op that computes nothing: it names a value.
+const NAMES: Formula = Formula { lines: &[], source: "" };
+const HYSPARSE: &str = "HySparse, arXiv 2602.03560";
+const EQUATION_3: &str = "HySparse, arXiv 2602.03560, eq. 3";
+
+const fn of(source: &'static str, lines: &'static [&'static str]) -> Formula {
+    Formula { lines, source }
 }
 
-impl AttrValue for u64 {
-    fn to_attr(&self) -> Option<Attr> {
-        Some(Attr::Int(*self))
-    }
-    fn from_attr(attr: Option<&Attr>) -> Result<Self, &'static str> {
-        match attr {
-            Some(Attr::Int(n)) => Ok(*n),
-            _ => Err("an integer"),
-        }
-    }
+/// What is said of an attribute.
+pub struct AttrWords {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub meaning: &'static [&'static str],
+    /// What is written.
+    pub value: &'static str,
+    /// See [`AttrValue::choices`].
+    pub choices: fn() -> Vec<Option<Attr>>,
 }
 
-impl AttrValue for f64 {
-    fn to_attr(&self) -> Option<Attr> {
-        Some(Attr::Float(*self))
-    }
-    fn from_attr(attr: Option<&Attr>) -> Result<Self, &'static str> {
-        match attr {
-            Some(Attr::Float(x)) => Ok(*x),
-            Some(Attr::Int(n)) => Ok(*n as f64),
-            _ => Err("a number"),
-        }
-    }
+/// What is said of an op.
+pub struct Words {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub meaning: &'static [&'static str],
+    /// What it computes.
+    pub formula: Formula,
+    /// Its attributes.
+    pub attrs: &'static [AttrWords],
 }
-
-/// Absent means false, so that a dump shows only what is so.
-impl AttrValue for bool {
-    fn to_attr(&self) -> Option<Attr> {
-        self.then_some(Attr::Bool(true))
-    }
-    fn from_attr(attr: Option<&Attr>) -> Result<Self, &'static str> {
-        match attr {
-            None => Ok(false),
-            Some(Attr::Bool(b)) => Ok(*b),
-            _ => Err("true or false"),
-        }
-    }
-}
-
-impl<T: AttrValue> AttrValue for Option<T> {
-    fn to_attr(&self) -> Option<Attr> {
-        self.as_ref().and_then(T::to_attr)
-    }
-    fn from_attr(attr: Option<&Attr>) -> Result<Self, &'static str> {
-        attr.map(|attr| T::from_attr(Some(attr))).transpose()
-    }
-}
-
-macro_rules! word_attr {
-    ($type:ty, $expected:literal, $($word:literal => $value:path),+) => {
-        impl AttrValue for $type {
-            fn to_attr(&self) -> Option<Attr> {
-                Some(Attr::Word(match self { $($value => $word),+ }.to_string()))
-            }
-            fn from_attr(attr: Option<&Attr>) -> Result<Self, &'static str> {
-                match attr {
-                    Some(Attr::Word(word)) => match word.as_str() {
-                        $($word => Ok($value),)+
-                        _ => Err($expected),
-                    },
-                    _ => Err($expected),
-                }
-            }
-        }
-    };
-}
-word_attr!(GateMode, "none, head or elementwise",
-    "none" => GateMode::None, "head" => GateMode::Head, "elementwise" => GateMode::Elementwise);
-word_attr!(Epilogue, "store, residual or swiglu",
-    "store" => Epilogue::Store, "residual" => Epilogue::Residual, "swiglu" => Epilogue::SwiGlu);
 
 macro_rules! ops {
-    ($($(#[$doc:meta])* $variant:ident $name:literal { $($(#[$fdoc:meta])* $field:ident: $type:ty),* $(,)? }),+ $(,)?) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident $name:literal, $formula:expr => {
+        $($(#[doc = $fdoc:literal])+ $field:ident: $type:ty),* $(,)?
+    }),+ $(,)?) => {
         $(
-            $(#[$doc])*
+            $(#[doc = $doc])+
             #[derive(Debug, Clone, Copy, PartialEq)]
-            pub struct $variant { $($(#[$fdoc])* pub $field: $type),* }
+            pub struct $variant { $($(#[doc = $fdoc])+ pub $field: $type),* }
         )+
 
         /// What a node of the graph computes.
@@ -122,6 +76,19 @@ macro_rules! ops {
         impl Op {
             /// Every op's name, for the parser's "did you mean".
             pub const NAMES: &'static [&'static str] = &[$($name),+];
+
+            /// What is said of every op, in the order of [`Op::NAMES`].
+            pub const WORDS: &'static [Words] = &[$(Words {
+                name: $name,
+                meaning: &[$($doc),+],
+                formula: $formula,
+                attrs: &[$(AttrWords {
+                    name: stringify!($field),
+                    meaning: &[$($fdoc),+],
+                    value: <$type as AttrValue>::WORDS,
+                    choices: <$type as AttrValue>::choices,
+                }),*],
+            }),+];
 
             /// The name in the text form.
             pub fn name(&self) -> &'static str {
@@ -170,33 +137,40 @@ macro_rules! ops {
 }
 
 ops! {
-    /// `() -> weight`: a tensor of the weight files, named by its value's name.
-    Weight "weight" {},
-    /// `() -> cache`: the state of a KV cache before this step.
-    Cache "cache" {
+    /// A tensor of the weight files, named by its value's name.
+    Weight "weight", NAMES => {},
+    /// The state of a KV cache before this step.
+    Cache "cache", NAMES => {
         /// Layer that appends.
         owner: u64,
     },
-    /// `() -> selection`: a selection left by an earlier step. No read of it is valid (selection
+    /// A selection left by an earlier step. No read of it is valid (selection
     /// provenance); it exists so that the text form can say it and the verifier can name it.
-    PriorSelection "prior_selection" {},
-    /// `() -> selection`: of the nearest oracle before; `detect-chains` resolves it.
-    ChainSelection "chain_selection" {},
-    /// `() -> cache`: of the nearest oracle before; `detect-chains` resolves it.
-    ChainCache "chain_cache" {},
-    /// `(cache) -> cache`: a layer's own copy of another layer's cache; `plan-kv` aliases it.
-    KvShare "kv_share" {},
-    /// `(table) -> x`: rows of the table at the step's token ids.
-    Embed "embed" {},
-    /// `(x, weight) -> y`: RMSNorm over each slice of the weight's length.
-    RmsNorm "rmsnorm" {
+    PriorSelection "prior_selection", NAMES => {},
+    /// The selection of the nearest oracle before; `detect-chains` resolves it.
+    ChainSelection "chain_selection", NAMES => {},
+    /// The cache of the nearest oracle before; `detect-chains` resolves it.
+    ChainCache "chain_cache", NAMES => {},
+    /// A layer's own copy of another layer's cache; `plan-kv` aliases it.
+    KvShare "kv_share", NAMES => {},
+    /// Rows of the table at the step's token ids.
+    Embed "embed", of("hyc", &["out_t = table[token_t]"]) => {},
+    /// RMSNorm over each slice of the weight's length.
+    RmsNorm "rmsnorm", of("Zhang and Sennrich, arXiv 1910.07467", &[
+        "out = x / sqrt(mean(x^2) + eps) * weight",
+    ]) => {
         /// Added to the mean square.
         eps: f64,
     },
-    /// `(x, weight) -> y`: y = W x.
-    Linear "linear" {},
-    /// `(x) -> y`: rotate-half RoPE at each row's position.
-    Rope "rope" {
+    /// A product with a matrix `[out, in]`.
+    Linear "linear", of("hyc", &["out = weight x"]) => {},
+    /// Rotate-half RoPE at each row's position.
+    Rope "rope", of("Su et al., arXiv 2104.09864, rotate-half", &[
+        "a_i = position * theta^(-2i / dims)",
+        "out_i = x_i cos(a_i) - x_{i + dims/2} sin(a_i)",
+        "out_{i + dims/2} = x_{i + dims/2} cos(a_i) + x_i sin(a_i)",
+        "for i < dims / 2; what is behind dims stays",
+    ]) => {
         /// Heads of a row.
         heads: u64,
         /// Base.
@@ -204,89 +178,113 @@ ops! {
         /// Rotated dims of a head.
         dims: u64,
     },
-    /// `(cache, k, v) -> cache`: the cache with this step's rows.
-    Append "append" {},
-    /// `(q, cache, [sink]) -> out, [probs]`: causal GQA attention. `probs`, where `scores`, are the
-    /// normalised probabilities `[tokens, heads, context]`; a sink is part of what they are normalised by, and so of
+    /// The cache with this step's rows: keys and values at each row's position.
+    Append "append", of("hyc", &["K[position_t] = k_t", "V[position_t] = v_t"]) => {},
+    /// Causal GQA attention of `[tokens, heads * qk_dim]`, with `[tokens, heads * v_dim]` as its result. The scores are
+    /// the normalised probabilities `[tokens, heads, context]`; a sink is part of what they are normalised by, and so of
     /// what a selection ranks.
-    Attention "attention" {
+    Attention "attention", of(EQUATION_3, &[
+        "p_h(j) = exp(q_h . k_j / sqrt(d)) / (sum_{j' <= t} exp(q_h . k_j' / sqrt(d)) + exp(sink_h))",
+        "out_h = sum_{j <= t} p_h(j) v_j",
+        "scores = p;  exp(sink_h) only with a sink",
+    ]) => {
         /// Query heads.
         heads: u64,
-        /// Whether the third operand is there.
+        /// Whether there is a sink.
         sink: bool,
         /// Whether the probabilities are a second result.
         scores: bool,
     },
-    /// `(probs) -> [tokens, heads, context/block]`: the maximum over each block.
-    BlockMax "block_max" {
+    /// The maximum over each block: `[tokens, heads, context]` becomes `[tokens, heads, context/block]`.
+    BlockMax "block_max", of(EQUATION_3, &["S_h(b) = max_{j in block b, j <= t} p_h(j)"]) => {
         /// Tokens per block.
         block: u64,
     },
-    /// `([tokens, heads, n]) -> [tokens, kv_heads, n]`: the maximum over each group of heads.
-    GroupMax "group_max" {
+    /// The maximum over each group of heads: `[tokens, heads, n]` becomes `[tokens, kv_heads, n]`.
+    GroupMax "group_max", of(EQUATION_3, &["S_g(b) = max_{h in group g} S_h(b)"]) => {
         /// KV heads.
         kv_heads: u64,
     },
-    /// `([tokens, kv_heads, context/block]) -> selection`: the best blocks, ties to the lower index.
-    TopK "topk" {
+    /// The best blocks, ties to the lower index; with fewer visible, all of them.
+    TopK "topk", of(HYSPARSE, &["sel_g = the blocks b with the largest S_g(b)"]) => {
         /// Blocks kept.
         blocks: u64,
     },
-    /// `(q, cache, [sink]) -> out`: attention over the last `window` tokens.
-    WindowAttention "window_attention" {
+    /// Attention over the last `window` tokens.
+    WindowAttention "window_attention", of(HYSPARSE, &[
+        "out_h = sum_{t - window < j <= t} exp(q_h . k_j / sqrt(d)) v_j",
+        "        / (sum_{t - window < j <= t} exp(q_h . k_j / sqrt(d)) + exp(sink_h))",
+        "exp(sink_h) only with a sink",
+    ]) => {
         /// Query heads.
         heads: u64,
         /// Tokens visible, the row's own included.
         window: u64,
-        /// Whether the third operand is there.
+        /// Whether there is a sink.
         sink: bool,
     },
-    /// `(q, cache, sel, [sink]) -> out`: attention over the selected blocks.
-    SparseAttention "sparse_attention" {
+    /// Attention over the selected blocks, cut at the row's own token.
+    SparseAttention "sparse_attention", of(HYSPARSE, &[
+        "out_h = sum_{j in blocks of sel_g, j <= t} exp(q_h . k_j / sqrt(d)) v_j",
+        "        / (sum_{j in blocks of sel_g, j <= t} exp(q_h . k_j / sqrt(d)) + exp(sink_h))",
+        "exp(sink_h) only with a sink",
+    ]) => {
         /// Query heads.
         heads: u64,
-        /// Whether the fourth operand is there.
+        /// Whether there is a sink.
         sink: bool,
     },
-    /// `(x, g) -> x * sigmoid(g)`.
-    Gate "gate" {
+    /// A gate per element of a row, or one per head.
+    Gate "gate", of(HYSPARSE, &["out = x * sigmoid(gate)"]) => {
         /// Heads of x.
         heads: u64,
-        /// Width of g.
+        /// One gate a head or an element of x; a gate is never none.
         mode: GateMode,
     },
-    /// `(a, b) -> a + b`.
-    Add "add" {},
-    /// `(a, b) -> silu(a) * b`.
-    SiluMul "silu_mul" {},
-    /// `(logits) -> index, weight`: `[tokens, active]` each, i32 and f32.
-    Router "router" {
+    /// A sum.
+    Add "add", of("hyc", &["out = a + b"]) => {},
+    /// The middle of a SwiGLU.
+    SiluMul "silu_mul", of("SwiGLU, Shazeer, arXiv 2002.05202", &["out = a * sigmoid(a) * b"]) => {},
+    /// The experts of each row and their shares, `[tokens, active]` each, i32 and f32; ties go to the lower index.
+    Router "router", of("hyc", &[
+        "index = the experts with the largest logits",
+        "weight_i = exp(logits_i) / sum_{j in index} exp(logits_j)",
+    ]) => {
         /// Experts per token.
         active: u64,
     },
-    /// `(x, index, gate, up) -> h`: `[tokens, active * ffn]`.
-    ExpertsUp "experts_up" {},
-    /// `(h, index, weight, down, [residual]) -> y`.
-    ExpertsDown "experts_down" {
-        /// Whether the last operand is there.
+    /// The first half of each chosen expert: `[tokens, active * ffn]`. `gate` and `up` are `[experts, ffn, in]`.
+    ExpertsUp "experts_up", of("SwiGLU, Shazeer, arXiv 2002.05202", &[
+        "h_e = silu(gate_e x) * (up_e x) for each e in index",
+    ]) => {},
+    /// The second half of each chosen expert, weighted and summed. `down` is `[experts, out, ffn]`.
+    ExpertsDown "experts_down", of("hyc", &[
+        "out = residual + sum_{e in index} weight_e (down_e h_e)",
+    ]) => {
+        /// Whether there is a residual.
         residual: bool,
     },
-    /// `(x) -> y`: the rows whose logits are wanted.
-    GatherRows "gather_rows" {},
-    /// `(x)`: the logits. Exactly one, the last op.
-    Output "output" {},
-    /// `(q, cache, [sink]) -> out, selection`: Attention, BlockMax, GroupMax and TopK in one.
-    OracleAttention "oracle_attention" {
+    /// The rows whose logits are wanted.
+    GatherRows "gather_rows", of("hyc", &["out_i = x[row whose logits are wanted as the i-th]"]) => {},
+    /// The logits. Exactly one, the last op.
+    Output "output", NAMES => {},
+    /// `attention`, `block_max`, `group_max` and `topk` in one: no score is in memory.
+    OracleAttention "oracle_attention", of(EQUATION_3, &[
+        "out = attention(q, cache, sink)",
+        "sel = topk(group_max(block_max(its scores)))",
+    ]) => {
         /// Query heads.
         heads: u64,
-        /// Whether the third operand is there.
+        /// Whether there is a sink.
         sink: bool,
         /// Blocks kept.
         blocks: u64,
     },
-    /// `(q, shared, sel, sink_select, own, sink_window, [gate_select, gate_window]) -> out`: both branches
-    /// of a sparse layer.
-    HybridAttention "hybrid_attention" {
+    /// Both branches of a sparse layer, over the oracle's cache and over its own.
+    HybridAttention "hybrid_attention", of(HYSPARSE, &[
+        "out = sigmoid(gate_select) * sparse_attention(q, shared, sel, sink_select)",
+        "    + sigmoid(gate_window) * window_attention(q, own, sink_window)",
+    ]) => {
         /// Query heads.
         heads: u64,
         /// Tokens visible to the window branch.
@@ -294,16 +292,23 @@ ops! {
         /// Width of the gates; `none`: no gate operands.
         gate: GateMode,
     },
-    /// `(x, [norm], weight, [residual | up]) -> y`: Linear with what is fused around it.
-    FusedLinear "fused_linear" {
+    /// `linear` with what is fused around it.
+    FusedLinear "fused_linear", of("hyc", &[
+        "y = weight rmsnorm(x, norm)",
+        "out = y, y + residual, or silu(y) * (up rmsnorm(x, norm))",
+    ]) => {
         /// eps of the fused RMSNorm, where there is one.
         norm: Option<f64>,
         /// Use of the product.
         epilogue: Epilogue,
     },
-    /// `(x, [norm], wq, [wk, wv], [q_norm, [k_norm]], [cache]) -> q, [cache]`: projections, QK-norm, RoPE,
-    /// append. `own_kv` brings wk, wv, k_norm and the cache.
-    QkvAppend "qkv_append" {
+    /// Projections, QK-norm, RoPE and append in one, with what the attributes name. `wq` is `[heads * qk_dim, in]`, `wk` and
+    /// `wv` are `[kv_heads * qk_dim, in]` and `[kv_heads * v_dim, in]`, `q_norm` and `k_norm` have `qk_dim` elements.
+    QkvAppend "qkv_append", of(HYSPARSE, &[
+        "q = rope(rmsnorm(wq rmsnorm(x, norm), q_norm))",
+        "K[position_t] = rope(rmsnorm(wk rmsnorm(x, norm), k_norm))",
+        "V[position_t] = wv rmsnorm(x, norm)",
+    ]) => {
         /// Query heads.
         heads: u64,
         /// KV heads.

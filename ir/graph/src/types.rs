@@ -79,7 +79,62 @@ pub enum Type {
     Selection(SelectionType),
 }
 
+/// What is said of a kind of type.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TypeWords {
+    /// What its text begins with.
+    pub name: &'static str,
+    /// How it is written.
+    pub syntax: &'static str,
+    /// One of them.
+    pub example: &'static str,
+    /// What it is.
+    pub meaning: &'static str,
+}
+
+const TENSOR: TypeWords = TypeWords {
+    name: "tensor",
+    syntax: "tensor<DIM x ... x ELEM>",
+    example: "tensor<tokens x 2048 x f32>",
+    meaning: "Activations. The first dimension is `tokens` (the rows of a step) or `outputs` (the rows whose logits are \
+              wanted), the last one of scores `context` or, of blocks of 64, `context/64`. Elements are f32, or i32 for \
+              chosen experts.",
+};
+const WEIGHT: TypeWords = TypeWords {
+    name: "weight",
+    syntax: "weight<N x ... x CODEC>",
+    example: "weight<512 x 2048 x bf16>",
+    meaning: "A tensor of the weight files, with the shape that it has there: a product's matrix is `[outputs, inputs]`. \
+              The codec is what it becomes in the artefact: f32, bf16, or int8(G) and fp8(G) with a scale per G elements.",
+};
+const CACHE: TypeWords = TypeWords {
+    name: "cache",
+    syntax: "cache<KV_HEADS x QK_DIM+V_DIM x ELEM, page TOKENS, POLICY, map NAME>",
+    example: "cache<4 x 128+128 x bf16, page 64, growing, map pages>",
+    meaning: "A version of a KV cache. It is `growing`, or a `ring(WINDOW, PAGES)` that keeps what a window of that many \
+              tokens sees. Caches with one page map share their page tables.",
+};
+const SELECTION: TypeWords = TypeWords {
+    name: "selection",
+    syntax: "selection<KV_HEADS x BLOCKS, block TOKENS, map NAME>",
+    example: "selection<4 x 16, block 64, map pages>",
+    meaning: "Selected blocks: for each token and KV head so many indices of blocks of that page map, the best one first.",
+};
+
+/// What is said of every kind of type.
+pub const TYPES: [&TypeWords; 4] = [&TENSOR, &WEIGHT, &CACHE, &SELECTION];
+
 impl Type {
+    /// What is said of types of this kind.
+    pub fn words(&self) -> &'static TypeWords {
+        match self {
+            Type::Tensor { .. } => &TENSOR,
+            Type::Weight { .. } => &WEIGHT,
+            Type::Cache(_) => &CACHE,
+            Type::Selection(_) => &SELECTION,
+        }
+    }
+
     /// An f32 tensor `[rows, width]`.
     pub fn rows(rows: Sym, width: u64) -> Type {
         Type::Tensor { elem: Elem::F32, dims: vec![Dim::Sym(rows), Dim::Const(width)] }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hyc_ir::text::Style;
 use hyc_ir::{text, verify};
 
 fn files() -> Vec<PathBuf> {
@@ -96,6 +97,9 @@ fn damaged_text_does_not_panic() {
         }
         let text: String = text.into_iter().collect();
         if let Ok(graph) = text::parse(&text) {
+            let short = text::print_as(&graph, &Style::default());
+            let again = text::parse(&short).unwrap_or_else(|errors| panic!("{}\n{text}\n{short}", errors[0]));
+            assert_eq!(text::print_as(&again, &Style::default()), short, "{text}");
             valid += usize::from(verify::verify(&graph).is_ok());
         }
     }

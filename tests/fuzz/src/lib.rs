@@ -12,7 +12,11 @@ pub fn compile(graph: &Graph) {
     for backend in backends {
         let mut graph = graph.clone();
         graph.header.target = backend.target().kind();
-        if let Ok(compiled) = hyc_passes::run(graph, backend, &mut |_| true) {
+        let mut look = |report: &hyc_passes::PassReport<'_>| {
+            report.decided.map(|decided| decided.text(report.graph, None));
+            true
+        };
+        if let Ok(compiled) = hyc_passes::run(graph, backend, &mut look) {
             compiled.plan.verify().expect("the passes make valid plans");
             let text = serde_json::to_string(&compiled.plan).expect("a plan is JSON");
             let again = serde_json::from_str(&text).expect("a plan's JSON is a plan");

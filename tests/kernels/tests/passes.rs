@@ -1,7 +1,7 @@
 //! `tests/filetests/PASS/*.hyir`: text IR in, text out.
 //!
 //! A file is a graph dump with comments, so that any tool that reads dumps reads it; [`hyc_filetest`] says which.
-//! `; refuse: op` makes a target that has no kernel for that step. The folder's name is the pass: a rewriting pass prints
+//! `; refuse: op` makes a target that has no kernel for that step, `; variants: op` one that has two for it. The folder's name is the pass: a rewriting pass prints
 //! the graph, of which running it again must change nothing; `plan-memory`, `select-kernels` and `schedule` print what
 //! they found, by the policy of the graph's target (tiles and sampling for a GPU); `pipeline` runs all passes, and again
 //! from the dump after each of them; `candidates` prints which variant of each kernel computes which rows on either target,
@@ -18,7 +18,7 @@ use hyc_filetest::{Fault, GRAPH, directive};
 use hyc_ir::{Graph, text};
 #[cfg(feature = "llvm")]
 use hyc_kernels::{Nvidia, gpu_generator};
-use hyc_passes::{Compiled, PassError};
+use hyc_passes::{Compiled, Decided, PassError};
 #[cfg(feature = "llvm")]
 use hyc_plan::{
     Chosen, Gpu, KernelSpec, NvidiaArch, Plan, TargetKind, Timing,
@@ -48,8 +48,13 @@ fn output(pass: &str, source: &str) -> Result<String, PassError> {
     let graph = parse(source);
     let refuse = directive(source, ";", "refuse").map(|(_, _, op)| op);
     match pass {
-        "plan-memory" => memory(&graph),
-        "select-kernels" => run_all(graph, refuse, &mut |_, _| {}).map(|c| kernels(&c)),
+        // A graph that no kernel takes has places, too.
+        "plan-memory" => {
+            hyc_passes::plan_memory(&graph).map(|arena| Decided::Memory(&arena).text(&graph, None))
+        }
+        "select-kernels" => {
+            decided(pass, graph, refuse, directive(source, ";", "variants").map(|(_, _, op)| op))
+        }
         "schedule" => run_all(graph, refuse, &mut |_, _| {}).map(|c| describe_plan(&c.plan)),
         "pipeline" => pipeline(graph),
         _ => rewrite(pass, graph),
@@ -66,19 +71,25 @@ fn rewrite(pass: &str, mut graph: Graph) -> Result<String, PassError> {
     Ok(out)
 }
 
-fn memory(graph: &Graph) -> Result<String, PassError> {
-    let arena = hyc_passes::plan_memory(graph)?;
-    let mut out = format!("arena {} bytes, peak {}\n", arena.bytes, arena.peak);
-    for p in &arena.placements {
-        let (name, end) = (graph.name(p.value), p.offset + p.bytes);
-        out.push_str(&format!("{:>6}..{end:<6} live {:>2}..{:<2} %{name}\n", p.offset, p.live.0, p.live.1));
-    }
-    Ok(out)
-}
-
-fn kernels(compiled: &Compiled) -> String {
-    let name = |step: &hyc_plan::Step| compiled.plan.kernels[step.kernel.index()].name.clone();
-    compiled.plan.steps.iter().map(|step| format!("{} -> {}\n", step.name, name(step))).collect()
+/// What the pass decided, as dumps say it.
+fn decided(
+    pass: &str,
+    graph: Graph,
+    refuse: Option<&str>,
+    several: Option<&str>,
+) -> Result<String, PassError> {
+    let mut policy = Policy::of(graph.header.target);
+    policy.refuse = refuse.map(str::to_string);
+    // Where variants are made up, they are not asked of a back end.
+    policy.takes_all = several.is_some();
+    policy.several = several.map(str::to_string);
+    let mut text = String::new();
+    hyc_passes::run(graph, &policy, &mut |report| {
+        let decided = report.decided.filter(|_| report.name == pass);
+        text.extend(decided.map(|decided| decided.text(report.graph, None)));
+        true
+    })?;
+    Ok(text)
 }
 
 /// The last graph and the Plan; a dump after any pass must lead to the same.

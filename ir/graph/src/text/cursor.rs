@@ -1,5 +1,6 @@
 //! A line's words, read from the left.
 
+use super::layers::Layers;
 use super::lex::{Kind, Token, lex};
 use crate::op::Attr;
 
@@ -51,6 +52,13 @@ impl<'t> Cursor<'t> {
     /// Kind of the next word.
     pub fn peek_kind(&self) -> Option<Kind> {
         self.tokens.get(self.at).map(|t| t.kind)
+    }
+
+    /// Whether a string stands next, behind that word.
+    pub fn at_string_behind(&self, word: &str) -> bool {
+        let kind = |at: usize| self.tokens.get(self.at + at).map(|t| t.kind);
+        let first = self.tokens.get(self.at).is_some_and(|t| t.kind == Kind::Word && t.text == word);
+        first && kind(1) == Some(Kind::Str)
     }
 
     pub fn next(&mut self, kind: Kind, want: &str) -> Result<&'t str, Fail> {
@@ -111,6 +119,27 @@ impl<'t> Cursor<'t> {
         text.parse().map_err(|_| Fail::new(at, format!("`{text}` is no integer of 64 bits")))
     }
 
+    /// Layers, as in `0-2, 7`.
+    pub fn layers(&mut self) -> Result<Layers, Fail> {
+        let at = self.column();
+        let mut runs = Vec::new();
+        while runs.is_empty() || self.eat(",") {
+            let first = self.layer()?;
+            let last = if self.eat("-") { self.layer()? } else { first };
+            if last < first {
+                return Err(Fail::new(at, format!("{first} stands before {last}, and is larger")));
+            }
+            runs.push((first, last));
+        }
+        Layers::joined(runs).ok_or_else(|| Fail::new(at, "layers belong here"))
+    }
+
+    /// A layer's or a chain's number.
+    pub fn layer(&mut self) -> Result<u32, Fail> {
+        let at = self.column();
+        u32::try_from(self.int()?).map_err(|_| Fail::new(at, "out of range"))
+    }
+
     pub fn attr(&mut self) -> Result<Attr, Fail> {
         let at = self.column();
         match self.peek_kind() {
@@ -138,11 +167,15 @@ impl<'t> Cursor<'t> {
             if !attrs.is_empty() {
                 self.punct(",")?;
             }
-            let key = self.word("an attribute")?.to_string();
-            self.punct("=")?;
-            attrs.push((key, self.attr()?));
+            attrs.push(self.key_value()?);
         }
         Ok(attrs)
+    }
+
+    pub fn key_value(&mut self) -> Result<(String, Attr), Fail> {
+        let key = self.word("an attribute")?.to_string();
+        self.punct("=")?;
+        Ok((key, self.attr()?))
     }
 
     pub fn values(&mut self) -> Result<Vec<&'t str>, Fail> {

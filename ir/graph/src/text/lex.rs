@@ -26,7 +26,8 @@ pub enum Kind {
     Punct,
 }
 
-fn is_name(c: char) -> bool {
+/// Whether a character may stand in a value's name.
+pub fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
 }
 
@@ -45,7 +46,7 @@ pub fn lex(line: &str) -> Result<Vec<Token<'_>>, usize> {
                 Some(len) => (Kind::Str, 1, len, 1),
                 None => return Err(column),
             },
-            '(' | ')' | '{' | '}' | '<' | '>' | ',' | '=' | ':' | '+' | '/' => (Kind::Punct, 0, 1, 0),
+            '(' | ')' | '{' | '}' | '<' | '>' | ',' | '=' | ':' | '+' | '-' | '/' => (Kind::Punct, 0, 1, 0),
             c if c.is_ascii_digit() => (Kind::Number, 0, number_len(rest), 0),
             c if c.is_ascii_alphabetic() || c == '_' => (Kind::Word, 0, name_len(rest), 0),
             _ => return Err(column),

@@ -9,17 +9,29 @@
 //! %L0.kv, %L0.sel = some_op(%x) {heads = 8} layer 0 chain 0 : type, type
 //! output(%logits)
 //! ```
-//! One op per line; `;` starts a comment. Weights are written `@name`, all other values `%name`. The parser
-//! accepts uses before definitions and double definitions: they are the verifier's to report.
+//! One op per line; `;` starts a comment. Weights are written `@name`, all other values `%name`. A line
+//! `weights "model.layers.{i}.norm.weight" layer 0-8 : weight<256 x f32>` stands for the ops of these weights. The parser
+//! accepts uses before definitions and double definitions: they are the verifier's to report. Of several graphs
+//! in one text, as of several passes, the last one counts.
 
 mod cursor;
+mod fault;
+mod header;
+mod layers;
 mod lex;
+mod listed;
+mod nearest;
+mod notes;
 mod parse;
 mod print;
 mod types;
 
-pub use parse::{MAX_OPS, ParseError, parse};
-pub use print::print;
+pub use fault::{MAX_OPS, ParseError};
+pub use layers::Layers;
+pub use listed::pattern;
+pub use nearest::{LONG_WORD, distance, nearest};
+pub use parse::parse;
+pub use print::{Style, print, print_as};
 
 /// Whether a model may have this name, which becomes a file's: 1 to 100 letters, digits, `.`, `_` and `-`,
 /// without a point in front.

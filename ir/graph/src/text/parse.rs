@@ -1,125 +1,74 @@
 //! Text to a graph; every faulty line is reported.
 
-use std::fmt;
+use std::collections::HashMap;
 
 use super::cursor::{Cursor, Fail, Operand};
+use super::fault::{MAX_OPS, MOST_ERRORS, ParseError, error_at};
+use super::header;
 use super::lex::Kind;
+use super::listed::{Listed, parse_list};
+use super::nearest::nearest;
 use super::types::parse_type;
-use crate::graph::{Graph, Header, OpData, ValueId};
-use crate::op::{Attr, Op};
+use crate::graph::{Graph, OpData, ValueId};
+use crate::op::{self, Op};
 use crate::types::Type;
 
-/// A line that is not in the text form.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParseError {
-    /// Line, from 1.
-    pub line: usize,
-    /// Column, from 1.
-    pub column: usize,
-    /// What is wrong.
-    pub message: String,
-    /// What may be meant.
-    pub help: Option<String>,
-}
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.message)?;
-        self.help.iter().try_for_each(|help| write!(f, " ({help})"))
-    }
-}
-
-/// More ops than any model has; keeps hostile text from taking hours.
-pub const MAX_OPS: usize = 100_000;
-
-/// Reads a graph. Errors: all faulty lines, up to a hundred.
+/// Reads a graph; of several in one text the last one. Errors: all faulty lines, up to a hundred.
 pub fn parse(text: &str) -> Result<Graph, Vec<ParseError>> {
     let mut errors: Vec<ParseError> = Vec::new();
-    let mut lines = text.lines().enumerate().map(|(i, line)| (i + 1, line));
-    let mut graph = match header(&mut lines) {
+    let all = text.lines().enumerate().map(|(i, line)| (i + 1, line));
+    let begin = all.clone().filter(|(_, line)| header::begins(line)).map(|(number, _)| number).last();
+    let mut lines = all.skip_while(|(number, _)| Some(*number) < begin);
+    let mut graph = match header::header(&mut lines) {
         Ok(header) => Graph::new(header),
         Err(error) => return Err(vec![error]),
     };
-    let mut pending: Vec<(usize, OpLine<'_>)> = Vec::new();
+    let mut read = Lines::default();
     for (number, line) in lines {
-        if errors.len() >= 100 {
+        if errors.len() >= MOST_ERRORS {
             break;
         }
-        match op_line(line) {
-            Ok(Some(_)) if pending.len() == MAX_OPS => {
+        match read.line(number, line) {
+            Ok(()) if read.ops.len() + read.weights.listed.len() > MAX_OPS => {
                 errors.push(error_at(number, Fail::new(1, format!("more than {MAX_OPS} ops"))));
                 break;
             }
-            Ok(Some(op)) => pending.push((number, op)),
-            Ok(None) => {}
+            Ok(()) => {}
             Err(fail) => errors.push(error_at(number, fail)),
         }
     }
     if errors.is_empty() {
-        errors = build(&mut graph, pending);
+        errors = build(&mut graph, read);
     }
     if errors.is_empty() { Ok(graph) } else { Err(errors) }
 }
 
-fn error_at(line: usize, fail: Fail) -> ParseError {
-    ParseError { line, column: fail.column, message: fail.message, help: fail.help }
+/// What the lines behind a header say.
+#[derive(Default)]
+struct Lines<'t> {
+    ops: Vec<(usize, OpLine<'t>)>,
+    weights: Weights,
 }
 
-/// The lines up to the closing brace, comments left out, read as one.
-fn header<'t>(lines: &mut impl Iterator<Item = (usize, &'t str)>) -> Result<Header, ParseError> {
-    let mut text = String::new();
-    let mut first = 1;
-    for (number, line) in lines.by_ref() {
-        let line = line.split(';').next().unwrap_or("").trim();
-        if text.is_empty() {
-            first = number;
+impl<'t> Lines<'t> {
+    fn line(&mut self, number: usize, line: &'t str) -> Result<(), Fail> {
+        let mut c = Cursor::new(line)?;
+        if let Some(weights) = parse_list(&mut c, number)? {
+            for (name, weight) in weights {
+                if let Some(next) = weight.before.clone()
+                    && let Some(other) = self.weights.before.insert(next.clone(), name.clone())
+                {
+                    return Err(Fail::new(1, format!("both `{other}` and `{name}` stand before `{next}`")));
+                }
+                if let Some(before) = self.weights.listed.insert(name.clone(), weight) {
+                    return Err(Fail::new(1, format!("`{name}` is in the list of line {} too", before.line)));
+                }
+            }
+        } else if c.peek_kind().is_some() {
+            self.ops.push((number, op_line(c)?));
         }
-        if !line.is_empty() {
-            text.push_str(line);
-            text.push(' ');
-        }
-        if line.contains('}') || text.len() > 4096 {
-            break;
-        }
+        Ok(())
     }
-    parse_header(&text).map_err(|fail| error_at(first, fail))
-}
-
-fn parse_header(text: &str) -> Result<Header, Fail> {
-    let mut c = Cursor::new(text)?;
-    c.keyword("graph")?;
-    let name_at = c.column();
-    let name = c.next(Kind::Str, "the model's name in quotes")?.to_string();
-    if !super::is_model_name(&name) {
-        return Err(Fail::new(name_at, "the name becomes a file's: letters, digits, `.`, `_` and `-` only"));
-    }
-    let at = c.column();
-    c.punct("{")?;
-    let attrs = c.attrs()?;
-    c.finish()?;
-    let int = |key: &str| match attrs.iter().find(|(k, _)| k == key) {
-        Some((_, Attr::Int(n))) => Ok(*n),
-        _ => Err(Fail::new(at, format!("the header needs `{key} = ` an integer"))),
-    };
-    let target = match attrs.iter().find(|(k, _)| k == "target") {
-        Some((_, Attr::Word(word))) => word.parse().map_err(|message: String| Fail::new(at, message))?,
-        _ => return Err(Fail::new(at, "the header needs `target = ` a target kind")),
-    };
-    let known = ["layers", "hidden", "vocab", "max_context", "max_batch", "chunk", "max_outputs", "target"];
-    if let Some((key, _)) = attrs.iter().find(|(k, _)| !known.contains(&k.as_str())) {
-        return Err(Fail::new(at, format!("the header has no `{key}`; it takes {}", known.join(", "))));
-    }
-    Ok(Header {
-        name,
-        layers: int("layers")?,
-        hidden: int("hidden")?,
-        vocab: int("vocab")?,
-        max_context: int("max_context")?,
-        max_batch: int("max_batch")?,
-        chunk: int("chunk")?,
-        max_outputs: int("max_outputs")?,
-        target,
-    })
 }
 
 struct OpLine<'t> {
@@ -131,11 +80,7 @@ struct OpLine<'t> {
     chain: Option<u32>,
 }
 
-fn op_line(line: &str) -> Result<Option<OpLine<'_>>, Fail> {
-    let mut c = Cursor::new(line)?;
-    if c.peek_kind().is_none() {
-        return Ok(None);
-    }
+fn op_line(mut c: Cursor<'_>) -> Result<OpLine<'_>, Fail> {
     let mut results = Vec::new();
     if c.peek_kind() == Some(Kind::Value) {
         results = c.values()?;
@@ -153,16 +98,12 @@ fn op_line(line: &str) -> Result<Option<OpLine<'_>>, Fail> {
     };
     let attrs = if c.eat("{") { c.attrs()? } else { Vec::new() };
     let op = Op::from_attrs(name, &attrs).map_err(|message| {
-        let near = (!Op::NAMES.contains(&name)).then(|| nearest(name)).flatten();
+        let near = (!Op::NAMES.contains(&name)).then(|| nearest(name, Op::NAMES)).flatten();
         Fail { column: at, message, help: near.map(|near| format!("did you mean `{near}`?")) }
     })?;
     let operands = named(&op, operands)?;
-    let number = |c: &mut Cursor<'_>| {
-        let at = c.column();
-        u32::try_from(c.int()?).map_err(|_| Fail::new(at, "out of range"))
-    };
-    let layer = if c.eat_word("layer") { Some(number(&mut c)?) } else { None };
-    let chain = if c.eat_word("chain") { Some(number(&mut c)?) } else { None };
+    let layer = if c.eat_word("layer") { Some(c.layer()?) } else { None };
+    let chain = if c.eat_word("chain") { Some(c.layer()?) } else { None };
     let mut types = Vec::new();
     if !results.is_empty() {
         c.punct(":")?;
@@ -175,7 +116,7 @@ fn op_line(line: &str) -> Result<Option<OpLine<'_>>, Fail> {
     if types.len() != results.len() {
         return Err(Fail::new(at, format!("{} results have {} types", results.len(), types.len())));
     }
-    Ok(Some(OpLine { results, types, op, operands, layer, chain }))
+    Ok(OpLine { results, types, op, operands, layer, chain })
 }
 
 /// The operands, where those that are named are those of that name. How many there are is the verifier's.
@@ -194,33 +135,31 @@ fn named<'t>(op: &Op, operands: Vec<Operand<'t>>) -> Result<Vec<&'t str>, Fail> 
     Ok(operands.into_iter().map(|operand| operand.value).collect())
 }
 
-/// The op's name that shares the longest beginning, at least half of it.
-fn nearest(word: &str) -> Option<&'static str> {
-    let shared = |name: &str| name.chars().zip(word.chars()).take_while(|(a, b)| a == b).count();
-    Op::NAMES.iter().copied().max_by_key(|name| shared(name)).filter(|name| 2 * shared(name) >= name.len())
-}
-
 /// Types are known at definitions alone, so those are read first; a value that is never defined gets the
-/// type of an empty tensor, and the verifier names it.
-fn build(graph: &mut Graph, lines: Vec<(usize, OpLine<'_>)>) -> Vec<ParseError> {
+/// type of an empty tensor, and the verifier names it. A listed weight gets its op before its first reader.
+fn build(graph: &mut Graph, lines: Lines<'_>) -> Vec<ParseError> {
     let mut errors = Vec::new();
-    for (number, line) in &lines {
+    let mut fault =
+        |line: usize, message: String| errors.push(ParseError { line, column: 1, message, help: None });
+    for (number, line) in &lines.ops {
         for (name, ty) in line.results.iter().zip(&line.types) {
+            if let Some(listed) = lines.weights.listed.get(*name) {
+                fault(*number, format!("`{name}` is in the list of weights of line {} too", listed.line));
+            }
             match graph.value(name) {
                 None => {
                     graph.new_value(name, ty.clone());
                 }
-                Some(value) if graph.ty(value) != ty => errors.push(ParseError {
-                    line: *number,
-                    column: 1,
-                    message: format!("`{name}` is defined before with type {}", graph.ty(value)),
-                    help: None,
-                }),
+                Some(value) if graph.ty(value) != ty => {
+                    fault(*number, format!("`{name}` is defined before with type {}", graph.ty(value)));
+                }
                 Some(_) => {}
             }
         }
     }
-    for (number, line) in lines {
+    let mut weights = lines.weights;
+    for (number, line) in lines.ops {
+        line.operands.iter().for_each(|name| weights.push(graph, name));
         let find = |graph: &mut Graph, name: &str| -> ValueId {
             let unknown = Type::Tensor { elem: hyc_plan::Elem::F32, dims: Vec::new() };
             graph.value(name).unwrap_or_else(|| graph.new_value(name, unknown))
@@ -236,5 +175,37 @@ fn build(graph: &mut Graph, lines: Vec<(usize, OpLine<'_>)>) -> Vec<ParseError> 
             line: u32::try_from(number).ok(),
         });
     }
+    errors.truncate(MOST_ERRORS);
     errors
+}
+
+/// The listed weights that have no op yet, by name.
+#[derive(Default)]
+struct Weights {
+    listed: HashMap<String, Listed>,
+    /// Which of them stands before a weight.
+    before: HashMap<String, String>,
+}
+
+impl Weights {
+    /// Gives a listed weight its op, behind those that stand before it.
+    fn push(&mut self, graph: &mut Graph, name: &str) {
+        let mut row: Vec<(String, Listed)> = Vec::new();
+        let mut next = Some(name.to_string());
+        while let Some((name, weight)) = next.and_then(|name| self.listed.remove_entry(&name)) {
+            next = self.before.remove(&name);
+            row.push((name, weight));
+        }
+        for (name, weight) in row.into_iter().rev() {
+            let value = graph.new_value(&name, weight.ty);
+            graph.push(OpData {
+                op: Op::Weight(op::Weight {}),
+                operands: vec![],
+                results: vec![value],
+                layer: weight.layer,
+                chain: None,
+                line: u32::try_from(weight.line).ok(),
+            });
+        }
+    }
 }

@@ -2,13 +2,17 @@
 
 use super::cursor::{Cursor, Fail};
 use super::lex::Kind;
+use super::nearest::nearest;
 use crate::types::{CacheType, Dim, SelectionType, Sym, Type};
 use hyc_plan::{CachePolicy, Elem, SelectShape};
 
+/// What a type's text begins with.
+const KINDS: [&str; 4] = ["tensor", "weight", "cache", "selection"];
+
 /// One type.
 pub fn parse_type(c: &mut Cursor<'_>) -> Result<Type, Fail> {
-    let word = c.word("a type")?;
     let at = c.column();
+    let word = c.word("a type")?;
     match word {
         "tensor" => {
             let (dims, at, word) = shape(c)?;
@@ -30,7 +34,11 @@ pub fn parse_type(c: &mut Cursor<'_>) -> Result<Type, Fail> {
         }
         "cache" => cache(c),
         "selection" => selection(c),
-        _ => Err(Fail::new(at, format!("`{word}` is no type; types are tensor, weight, cache, selection"))),
+        _ => {
+            let message = format!("`{word}` is no type; types are {}", KINDS.join(", "));
+            let help = nearest(word, &KINDS).map(|near| format!("did you mean `{near}`?"));
+            Err(Fail { column: at, message, help })
+        }
     }
 }
 

@@ -1,38 +1,23 @@
-//! The graph's invariants. Every violation is returned, each with its op and its rule.
-//!
-//! Structure
-//! * `ssa-producer`: a value that is read has a producer; `ssa-two-producers`: and no second one.
-//! * `ssa-order`: the producer stands before the reader.
-//! * `arity`: an op has the operands and results that its kind and attributes say.
-//! * `type`: operands and results have the types and widths that the op's kind says (see `rules.rs`).
-//! * `roles`: what the op says of its operands and results ([`crate::roles`]) holds together.
-//! * `attribute`: attributes are possible (no zero heads, a finite eps above 0, ...).
-//! * `output`: exactly one `output`, the last op.
-//!
-//! Caches
-//! * `cache-version`: a version of a cache is appended to once: each append continues the newest version.
-//! * `ring-window`: a ring is read by window attentions of at most its window alone.
-//!
-//! Selection provenance: of each read of a selection
-//! * `selection-producer`: there is a producer; `selection-two-producers`: exactly one;
-//! * `selection-dominance`: it stands before the read;
-//! * `selection-step`: it ran in this forward pass, not in an earlier one;
-//! * `selection-map`: selection and cache share their page map;
-//! * `selection-block`: the block is the cache's page;
-//! * `selection-heads`: the KV heads agree;
-//! * `selection-cache`: the cache is the version that the oracle itself read, or the reading layer's own.
-//! * `alias-before-append`: a cache that is read in a step has been appended to in that step: the bare state
-//!   of before is never read while its owner appends.
+//! The graph's invariants, [`RULES`]. Every violation is returned, each with its op and its rule.
 
 mod provenance;
+mod rule;
 mod rules;
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::graph::{Graph, OpId};
 use crate::op::{self, Op};
 use crate::roles::{Gives, Over, Roles, Takes, Version};
 use crate::types::Type;
+use rule::{
+    ARITY, OUTPUT, ROLES, SELECTION_DOMINANCE, SELECTION_PRODUCER, SELECTION_TWO_PRODUCERS, SSA_ORDER,
+    SSA_PRODUCER, SSA_TWO_PRODUCERS, TYPE,
+};
+
+pub use provenance::SelectionRead;
+pub use rule::{RULES, Rule};
 
 /// A broken rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,12 +70,17 @@ pub fn verify(graph: &Graph) -> Result<(), Vec<Violation>> {
     verify_as(graph, &Op::roles)
 }
 
+/// The reads of selections, and what each goes back to.
+pub fn selection_reads(graph: &Graph) -> Vec<SelectionRead> {
+    provenance::reads(&Report { graph, describe: &Op::roles, list: Vec::new() })
+}
+
 fn verify_as(graph: &Graph, describe: &Describe<'_>) -> Result<(), Vec<Violation>> {
     let mut report = Report { graph, describe, list: Vec::new() };
     let places = graph.ops().enumerate().map(|(place, id)| (id, place)).collect();
     for id in graph.ops() {
-        producers(&mut report, &places, id);
-        if arity(&mut report, id) && described(&mut report, id) {
+        let typed = producers(&mut report, &places, id);
+        if arity(&mut report, id) && typed && described(&mut report, id) {
             rules::check(graph, id, &mut |rule, message| report.add(id, rule, message));
         }
     }
@@ -103,33 +93,37 @@ fn verify_as(graph: &Graph, describe: &Describe<'_>) -> Result<(), Vec<Violation
     if report.list.is_empty() { Ok(()) } else { Err(report.list) }
 }
 
-/// The structural rules of one op's operands; a selection's have names of their own.
-fn producers(report: &mut Report<'_>, places: &std::collections::HashMap<OpId, usize>, id: OpId) {
+/// The structural rules of one op's operands; a selection's have names of their own. Gives whether each has a
+/// producer, and so a type.
+fn producers(report: &mut Report<'_>, places: &HashMap<OpId, usize>, id: OpId) -> bool {
     let graph = report.graph;
     let takes = report.roles(id).takes;
-    for (at, value) in graph.op(id).operands.iter().enumerate() {
+    let operands = &graph.op(id).operands;
+    let mut seen = HashSet::new();
+    for (at, value) in operands.iter().enumerate().filter(|(_, value)| seen.insert(**value)) {
         let name = graph.name(*value);
         // A value without a producer has no type.
         let selection = matches!(graph.ty(*value), Type::Selection(_))
             || takes.get(at).is_some_and(|role| matches!(role.kind, Takes::Selection { .. }));
         match graph.defs(*value) {
-            [] if selection => report.add(id, "selection-producer", format!("nothing selects %{name}")),
-            [] => report.add(id, "ssa-producer", format!("nothing produces %{name}")),
+            [] if selection => report.add(id, SELECTION_PRODUCER, format!("nothing selects %{name}")),
+            [] => report.add(id, SSA_PRODUCER, format!("nothing produces %{name}")),
             [(def, _)] if places[def] >= places[&id] && selection => {
-                report.add(id, "selection-dominance", format!("%{name} is read before it is selected"));
+                report.add(id, SELECTION_DOMINANCE, format!("%{name} is read before it is selected"));
             }
             [(def, _)] if places[def] >= places[&id] => {
-                report.add(id, "ssa-order", format!("%{name} is read before it is produced"));
+                report.add(id, SSA_ORDER, format!("%{name} is read before it is produced"));
             }
             [_] => {}
             many if selection => report.add(
                 id,
-                "selection-two-producers",
+                SELECTION_TWO_PRODUCERS,
                 format!("%{name} has {} producers: which one is meant?", many.len()),
             ),
-            many => report.add(id, "ssa-two-producers", format!("%{name} has {} producers", many.len())),
+            many => report.add(id, SSA_TWO_PRODUCERS, format!("%{name} has {} producers", many.len())),
         }
     }
+    operands.iter().all(|value| !graph.defs(*value).is_empty())
 }
 
 fn arity(report: &mut Report<'_>, id: OpId) -> bool {
@@ -144,7 +138,7 @@ fn arity(report: &mut Report<'_>, id: OpId) -> bool {
         data.operands.len(),
         data.results.len()
     );
-    report.add(id, "arity", message);
+    report.add(id, ARITY, message);
     false
 }
 
@@ -171,7 +165,7 @@ fn described(report: &mut Report<'_>, id: OpId) -> bool {
         kind(report, id, (&format!("result `{}`", role.name), want), graph.ty(*value));
     }
     if let Some(message) = incoherent(&roles) {
-        report.add(id, "roles", message);
+        report.add(id, ROLES, message);
     }
     report.list.len() == before
 }
@@ -226,7 +220,7 @@ fn kind(report: &mut Report<'_>, id: OpId, (place, want): (&str, &str), ty: &Typ
         Type::Selection(_) => "a selection",
     };
     if is != want {
-        report.add(id, "type", format!("{place} must be {want}, is {ty}"));
+        report.add(id, TYPE, format!("{place} must be {want}, is {ty}"));
     }
 }
 
@@ -237,15 +231,15 @@ fn outputs(report: &mut Report<'_>) {
     let last = graph.ops().next_back();
     match (&outputs[..], last) {
         ([one], Some(last)) if *one == last => {}
-        ([one], _) => report.add(*one, "output", "the output must be the last op"),
-        ([], Some(last)) => report.add(last, "output", "the graph ends without an output"),
+        ([one], _) => report.add(*one, OUTPUT, "the output must be the last op"),
+        ([], Some(last)) => report.add(last, OUTPUT, "the graph ends without an output"),
         ([], None) => report.list.push(Violation {
-            rule: "output",
+            rule: OUTPUT,
             op: "graph".to_string(),
             line: None,
             message: "the graph is empty".to_string(),
         }),
-        ([_, second, ..], _) => report.add(*second, "output", "there is a second output"),
+        ([_, second, ..], _) => report.add(*second, OUTPUT, "there is a second output"),
     }
 }
 

@@ -7,6 +7,10 @@
 use std::collections::HashMap;
 
 use super::Report;
+use super::rule::{
+    ALIAS_BEFORE_APPEND, CACHE_VERSION, RING_WINDOW, SELECTION_BLOCK, SELECTION_CACHE, SELECTION_HEADS,
+    SELECTION_MAP, SELECTION_PRODUCER, SELECTION_STEP,
+};
 use crate::graph::{OpId, ValueId};
 use crate::op::{self, Op};
 use crate::roles::{Gives, Over, Takes, Version};
@@ -76,7 +80,7 @@ pub fn caches(report: &mut Report<'_>) {
                     if append != Some(id) {
                         let message =
                             format!("%{name} has been appended to before: continue its newest version");
-                        report.add(id, "cache-version", message);
+                        report.add(id, CACHE_VERSION, message);
                     }
                     continue;
                 }
@@ -90,13 +94,13 @@ pub fn caches(report: &mut Report<'_>) {
                 && !matches!(reach, Reach::Window(window) if window <= kept)
             {
                 let message = format!("%{name} is a {}: this op needs more of the context", graph.ty(*value));
-                report.add(id, "ring-window", message);
+                report.add(id, RING_WINDOW, message);
             }
             let bare = matches!(report.made(*value), Some((_, Gives::Cache(Version::State))));
             if let (true, Some(append)) = (bare, append) {
                 let owner = graph.op(append).layer.map_or("its owner".to_string(), |l| format!("layer {l}"));
                 let message = format!("%{name} is read as it was before {owner} appends to it");
-                report.add(id, "alias-before-append", message);
+                report.add(id, ALIAS_BEFORE_APPEND, message);
             }
         }
     }
@@ -111,7 +115,7 @@ pub fn selections(report: &mut Report<'_>) {
         for (value, role) in graph.op(id).operands.iter().zip(roles.takes.iter()) {
             let Takes::Selection { over } = role.kind else { continue };
             let Some(cache) = report.operand(id, over) else {
-                report.add(id, "selection-cache", "a selection is read over no cache of the op".to_string());
+                report.add(id, SELECTION_CACHE, "a selection is read over no cache of the op".to_string());
                 continue;
             };
             if let (Type::Cache(ty), Type::Selection(selection)) = (graph.ty(cache), graph.ty(*value)) {
@@ -125,17 +129,52 @@ pub fn selections(report: &mut Report<'_>) {
 fn agreement(report: &mut Report<'_>, id: OpId, cache: &CacheType, selection: &SelectionType) {
     if selection.map != cache.map {
         let message = format!("blocks of page map `{}` are looked up in `{}`", selection.map, cache.map);
-        report.add(id, "selection-map", message);
+        report.add(id, SELECTION_MAP, message);
     }
     if selection.shape.block != cache.page {
         let message =
             format!("blocks of {} tokens are looked up in pages of {}", selection.shape.block, cache.page);
-        report.add(id, "selection-block", message);
+        report.add(id, SELECTION_BLOCK, message);
     }
     if selection.shape.kv_heads != cache.kv_heads {
         let message = format!("{} lists a token for {} KV heads", selection.shape.kv_heads, cache.kv_heads);
-        report.add(id, "selection-heads", message);
+        report.add(id, SELECTION_HEADS, message);
     }
+}
+
+/// A read of a selection, and what the selection goes back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SelectionRead {
+    /// The op that reads it.
+    pub reader: OpId,
+    /// The selection.
+    pub selection: ValueId,
+    /// The version of a cache whose blocks the reader looks up.
+    pub cache: ValueId,
+    /// The op that selects.
+    pub maker: OpId,
+    /// The version of a cache that the blocks were ranked over.
+    pub over: ValueId,
+}
+
+/// The reads whose selections are known, in the order of their readers.
+pub fn reads(report: &Report<'_>) -> Vec<SelectionRead> {
+    let mut reads = Vec::new();
+    for reader in report.graph.ops() {
+        let takes = report.roles(reader).takes;
+        for (selection, role) in report.graph.op(reader).operands.iter().zip(takes.iter()) {
+            let Takes::Selection { over } = role.kind else { continue };
+            let made = report.made(*selection);
+            let (Some(cache), Some((maker, Gives::Selection(by)))) = (report.operand(reader, over), made)
+            else {
+                continue;
+            };
+            if let Source::Cache(over) = source(report, maker, by) {
+                reads.push(SelectionRead { reader, selection: *selection, cache, maker, over });
+            }
+        }
+    }
+    reads
 }
 
 /// What a selection was ranked over.
@@ -164,10 +203,10 @@ fn origin(
     let over = match source {
         Source::EarlierStep => {
             let message = format!("%{name} was selected in an earlier step");
-            return report.add(id, "selection-step", message);
+            return report.add(id, SELECTION_STEP, message);
         }
         Source::Nothing => {
-            return report.add(id, "selection-producer", format!("nothing selects %{name} over a cache"));
+            return report.add(id, SELECTION_PRODUCER, format!("nothing selects %{name} over a cache"));
         }
         Source::Open => return,
         Source::Cache(over) => over,
@@ -187,7 +226,7 @@ fn origin(
     if over != shared && own() != Some(true) {
         let message =
             format!("%{name} was selected over %{}, and %{} is read", graph.name(over), graph.name(shared));
-        report.add(id, "selection-cache", message);
+        report.add(id, SELECTION_CACHE, message);
     }
 }
 

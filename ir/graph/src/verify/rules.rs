@@ -1,5 +1,6 @@
 //! What each op wants of its operands, results and attributes.
 
+use super::rule::{ATTRIBUTE, TYPE};
 use crate::graph::{Graph, OpId};
 use crate::op::{self, Op};
 use crate::roles::Roles;
@@ -10,7 +11,7 @@ use hyc_plan::{Codec, Elem, Epilogue, GateMode};
 type Fault = (&'static str, String);
 
 fn fault(message: impl Into<String>) -> Fault {
-    ("type", message.into())
+    (TYPE, message.into())
 }
 
 /// Reports what is wrong with an op whose arity is right.
@@ -30,11 +31,11 @@ fn attributes(op: &Op) -> Result<(), Fault> {
             _ => false,
         };
         if bad {
-            return Err(("attribute", format!("`{key} = {value:?}` is not possible")));
+            return Err((ATTRIBUTE, format!("`{key} = {value:?}` is not possible")));
         }
     }
     if let Op::Gate(op::Gate { mode: GateMode::None, .. }) = op {
-        return Err(("attribute", "a gate's mode is head or elementwise".to_string()));
+        return Err((ATTRIBUTE, "a gate's mode is head or elementwise".to_string()));
     }
     Ok(())
 }
@@ -145,7 +146,7 @@ impl<'g> View<'g> {
     fn attention(&self, heads: u64, cache: &str, sink: Option<&str>) -> Result<&'g CacheType, Fault> {
         let cache = self.cache_operand(cache)?;
         if heads % cache.kv_heads != 0 {
-            return Err(("attribute", format!("{heads} heads over {} KV heads", cache.kv_heads)));
+            return Err((ATTRIBUTE, format!("{heads} heads over {} KV heads", cache.kv_heads)));
         }
         self.want_width("q", heads.checked_mul(cache.qk_dim))?;
         if let Some(sink) = sink {
@@ -216,7 +217,7 @@ impl<'g> View<'g> {
                 let (rows, width) = self.row("x")?;
                 if width % heads != 0 || dims % 2 != 0 || dims > width / heads {
                     return Err((
-                        "attribute",
+                        ATTRIBUTE,
                         format!("{dims} rotated dims in {heads} heads of a row of {width}"),
                     ));
                 }
@@ -250,7 +251,7 @@ impl<'g> View<'g> {
             Op::GroupMax(op::GroupMax { kv_heads }) => {
                 let (heads, last) = self.scores(self.operand("scores")?)?;
                 if heads % kv_heads != 0 {
-                    return Err(("attribute", format!("{heads} heads in {kv_heads} groups")));
+                    return Err((ATTRIBUTE, format!("{heads} heads in {kv_heads} groups")));
                 }
                 let dims = vec![Dim::Sym(Sym::Tokens), Dim::Const(kv_heads), last];
                 self.want_result("scores", &Type::Tensor { elem: Elem::F32, dims })
@@ -287,7 +288,7 @@ impl<'g> View<'g> {
             Op::Gate(op::Gate { heads, mode }) => {
                 let (rows, width) = self.row("x")?;
                 if width % heads != 0 {
-                    return Err(("attribute", format!("{heads} heads in a row of {width}")));
+                    return Err((ATTRIBUTE, format!("{heads} heads in a row of {width}")));
                 }
                 self.want_width("gate", Some(if mode == GateMode::Head { heads } else { width }))?;
                 self.want_result("out", &Type::rows(rows, width))
@@ -300,7 +301,7 @@ impl<'g> View<'g> {
             Op::Router(op::Router { active }) => {
                 let (rows, experts) = self.row("logits")?;
                 if active > experts {
-                    return Err(("attribute", format!("{active} of {experts} experts")));
+                    return Err((ATTRIBUTE, format!("{active} of {experts} experts")));
                 }
                 let index = Type::Tensor { elem: Elem::I32, dims: vec![Dim::Sym(rows), Dim::Const(active)] };
                 self.want_result("index", &index)?;
@@ -381,7 +382,7 @@ impl<'g> View<'g> {
         let qk_dim = out_features / heads;
         if out_features % heads != 0 || heads % kv != 0 || dims % 2 != 0 || dims > qk_dim {
             return Err((
-                "attribute",
+                ATTRIBUTE,
                 format!("{heads} heads, {kv} KV heads, {dims} rotated dims of {out_features} features"),
             ));
         }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use hyc_kernels::{Generator, Nvidia, gpu_generator};
 use hyc_plan::{
     Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, Operand,
-    Plan, Target, TargetKind, Variant,
+    Plan, RowRange, Target, TargetKind, Variant,
 };
 
 /// The policy of a target's back end, which has no kernel for `refuse`.
@@ -15,6 +15,8 @@ pub struct Policy {
     pub refuse: Option<String>,
     /// It has kernels for everything else.
     pub takes_all: bool,
+    /// The op that it has two variants of: one for up to 8 rows, one for more.
+    pub several: Option<String>,
 }
 
 impl Policy {
@@ -23,7 +25,7 @@ impl Policy {
             TargetKind::Host => Box::new(hyc_kernels::cpu::CpuTarget { level: hyc_kernels::cpu::Level::V3 }),
             TargetKind::Nvidia(arch) => Box::new(Nvidia::new(Gpu::of(arch), generator())),
         };
-        Policy { inner, refuse: None, takes_all: false }
+        Policy { inner, refuse: None, takes_all: false, several: None }
     }
 }
 
@@ -52,6 +54,13 @@ impl Backend for Policy {
     fn candidates(&self, spec: &KernelSpec) -> Result<Vec<Variant>, String> {
         match &self.refuse {
             Some(op) if op == spec.op.name() => Err(format!("`{op}` is not built")),
+            _ if self.several.as_deref() == Some(spec.op.name()) => {
+                let one = |name: &str, least: u64, most: u64| Variant {
+                    usual: RowRange::new(least, most).up_to(spec.max_rows),
+                    ..Variant::only(name, spec, 1)
+                };
+                Ok(vec![one("few", 1, 8), one("many", 9, u64::MAX)])
+            }
             _ if self.takes_all => Ok(vec![Variant::only("any", spec, 1)]),
             _ => self.inner.candidates(spec),
         }
