@@ -11,6 +11,7 @@ mod kv_table;
 mod lifetimes;
 mod limits;
 mod lower;
+mod origins;
 mod plan_kv;
 mod plan_memory;
 mod rewrite;
@@ -24,6 +25,7 @@ use hyc_plan::{Backend, Plan};
 
 pub use error::PassError;
 pub use kv_table::{CONTEXTS, KvRow, KvTable, kv_table};
+pub use origins::{Origins, origins};
 pub use plan_memory::{Arena, Placement};
 
 /// The passes in their order; each one's file says what it does, with the graph before and after.
@@ -49,6 +51,11 @@ const REWRITES: &[(&str, Rewrite)] = &[
     ("fuse-branches", fuse_branches::run),
     ("fuse-epilogues", fuse_epilogues::run),
 ];
+
+/// Whether a pass rewrites the graph; the others compute side tables from it.
+pub fn rewrites(pass: &str) -> bool {
+    REWRITES.iter().any(|(name, _)| *name == pass)
+}
 
 /// What happened in one pass.
 pub struct PassReport<'a> {
