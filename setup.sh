@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Sourced by the scripts beside it, or run: installs what a build needs beyond Rust, where it is missing.
 # With --llvm also LLVM and MLIR 22, which the feature `llvm` (GPU targets) needs; with --lint what looks at Python
-# and shell.
+# and shell; with --browser Chromium, in which the page of `hyc view` is tried.
 if ! command -v cargo >/dev/null; then
   echo "error: cargo is missing: install Rust 1.95 (https://rustup.rs) first" >&2
   exit 1
 fi
-needed=() llvm='' lint=''
+needed=() llvm='' lint='' browser=''
 for option; do
-  case $option in --llvm) llvm=1 ;; --lint) lint=1 ;; esac
+  case $option in --llvm) llvm=1 ;; --lint) lint=1 ;; --browser) browser=1 ;; esac
 done
 command -v cc >/dev/null || needed+=(gcc libc6-dev)
 if [ "$llvm" ]; then
@@ -21,6 +21,7 @@ if [ "$llvm" ]; then
   done
 fi
 if [ "$lint" ]; then command -v shellcheck >/dev/null || needed+=(shellcheck); fi
+if [ "$browser" ]; then command -v chromium >/dev/null || needed+=(chromium); fi
 if [ "$llvm$lint" ]; then
   # ptxas (tests/gpu/assemble.sh) and ruff (.ci/lint) come from Python packages.
   python3 -m pip --version >/dev/null 2>&1 || needed+=(python3-pip)
@@ -40,4 +41,4 @@ if [ ${#needed[@]} -gt 0 ]; then
   done
   "${sudo[@]}" apt-get install -y -q --no-install-recommends "${needed[@]}"
 fi
-unset needed llvm lint option size
+unset needed llvm lint browser option size

@@ -68,6 +68,13 @@ fn is_dump(text: &str) -> bool {
 }
 
 fn parse_dump(path: &Path, source: &str) -> Result<Graph> {
+    let graph = parse_graph(path, source)?;
+    check_target(graph.header.target)?;
+    Ok(graph)
+}
+
+/// Parses and verifies a graph, for whatever target.
+pub fn parse_graph(path: &Path, source: &str) -> Result<Graph> {
     let graph = text::parse(source).map_err(|errors| {
         let list: Vec<String> = errors
             .iter()
@@ -79,7 +86,6 @@ fn parse_dump(path: &Path, source: &str) -> Result<Graph> {
             .collect();
         Error::input(format!("the dump does not parse:\n  {}", listed(&list, "\n  ")))
     })?;
-    check_target(graph.header.target)?;
     hyc_ir::verify::verify(&graph).map_err(|violations| {
         let line = |v: &hyc_ir::verify::Violation| format!("{}: {}", place(path), shortened(&v.to_string()));
         let list: Vec<String> = violations.iter().map(line).collect();

@@ -26,6 +26,7 @@ pub mod text;
 mod tree;
 mod tuning;
 mod variants;
+mod view;
 mod words;
 mod workload;
 pub mod write;
