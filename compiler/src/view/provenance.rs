@@ -89,7 +89,11 @@ fn selections(h: &mut Html, facts: &Facts<'_>) {
                 h.el("tr", &[], |h| {
                     h.el("th", &[], |h| {
                         let name = graph.name(value);
-                        h.leaf("a", &[("href", &format!("#{}", value_id(name)))], format!("%{name}"));
+                        if facts.has_card(id) {
+                            h.leaf("a", &[("href", &format!("#{}", value_id(name)))], format!("%{name}"));
+                        } else {
+                            h.text(format!("%{name}"));
+                        }
                     });
                     h.leaf("td", &[], graph.op(id).op.name());
                     h.leaf("td", &[], format!("{} of {} tokens", ty.shape.blocks, ty.shape.block));

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hyc_plan::{Code, Operand, Step, variant};
+use hyc_plan::{Code, Grid, GridDim, Layout, Operand, Step, variant};
 
 use super::facts::{Facts, ranges, thousands, tokens};
 use super::html::{Html, slug};
@@ -77,11 +77,13 @@ fn result(facts: &Facts<'_>, step: &Step) -> String {
     name.strip_prefix(&own).unwrap_or(name).to_string()
 }
 
-/// The weights of a step by the parts of their names that say which: `q_proj, k_proj`.
-fn weights(facts: &Facts<'_>, step: &Step) -> String {
-    let name = |operand: &Operand| match operand {
-        Operand::Weight(id) => Some(facts.plan.weights[id.index()].name.as_str()),
-        Operand::Buffer(_) | Operand::Cache(_) => None,
+/// The matrices of a step by the parts of their names that say which: `q_proj, k_proj`.
+fn matrices(facts: &Facts<'_>, step: &Step) -> String {
+    let name = |operand: &Operand| {
+        let Operand::Weight(id) = operand else { return None };
+        let weight = &facts.plan.weights[id.index()];
+        let is_vector = matches!(weight.format.layout, Layout::Vector { .. });
+        (!is_vector).then_some(weight.name.as_str())
     };
     let part = |name: &str| {
         let name = name.strip_suffix(".weight").unwrap_or(name);
@@ -114,11 +116,12 @@ fn by_bytes(h: &mut Html, facts: &Facts<'_>) {
     h.el("div", &[("class", &"scroll")], |h| {
         h.el("table", &[("class", &"facts")], |h| {
             h.el("tr", &[], |h| {
-                ["result", "op", "steps", "layers"].iter().for_each(|head| h.leaf("th", &[], head));
+                h.leaf("th", &[], "result");
                 for context in &contexts {
-                    h.leaf("th", &[], format!("read at {}", tokens(*context)));
+                    h.leaf("th", &[("class", &"n")], format!("at {}", tokens(*context)));
                     h.leaf("th", &[], "of all");
                 }
+                ["op", "steps", "layers"].iter().for_each(|head| h.leaf("th", &[], head));
             });
             let groups = groups(facts);
             let counts = |group: &&Group<'_>| {
@@ -132,8 +135,15 @@ fn by_bytes(h: &mut Html, facts: &Facts<'_>) {
                 h.el("tr", &[("class", &group.role.name())], |h| {
                     h.el("th", &[], |h| {
                         h.text(&group.what);
-                        h.leaf("small", &[], weights(facts, group.first));
+                        h.leaf("small", &[], matrices(facts, group.first));
                     });
+                    for (read, total) in group.bytes.iter().zip(&totals) {
+                        h.leaf("td", &[("class", &"n")], bytes(*read));
+                        let share = *read as f64 / (*total).max(1) as f64;
+                        h.el("td", &[("class", &"share")], |h| {
+                            bar(h, share, &format!("{:.1} %", 100.0 * share))
+                        });
+                    }
                     h.el("td", &[], |h| {
                         let kernel = &facts.plan.kernels[group.first.kernel.index()].name;
                         h.leaf(
@@ -146,13 +156,6 @@ fn by_bytes(h: &mut Html, facts: &Facts<'_>) {
                     let layers =
                         if group.layers.is_empty() { "–".to_string() } else { ranges(&group.layers) };
                     h.leaf("td", &[("class", &"few")], format!("{} {layers}", role_word(group.role)));
-                    for (read, total) in group.bytes.iter().zip(&totals) {
-                        h.leaf("td", &[("class", &"n")], bytes(*read));
-                        let share = *read as f64 / (*total).max(1) as f64;
-                        h.el("td", &[("class", &"share")], |h| {
-                            bar(h, share, &format!("{:.1} %", 100.0 * share))
-                        });
-                    }
                 });
             }
         })
@@ -259,7 +262,7 @@ fn code(h: &mut Html, facts: &Facts<'_>) {
         let lines = text.lines().count();
         let shown: String = text.lines().take(MOST_LINES).map(|line| format!("{line}\n")).collect();
         let grid = match &kernel.code {
-            Code::Host { grid, .. } => format!("items: {} × {:?}", grid.per, grid.dim).to_lowercase(),
+            Code::Host { grid, .. } => items(grid),
             Code::Nvidia { launches } => format!("{} functions", launches.len()),
         };
         h.line();
@@ -283,6 +286,16 @@ fn code(h: &mut Html, facts: &Facts<'_>) {
             }
         });
     }
+}
+
+/// How a processor splits a kernel's work.
+fn items(grid: &Grid) -> String {
+    let each = match grid.dim {
+        GridDim::One => "",
+        GridDim::Tokens => " a token",
+        GridDim::Outputs => " a row of logits",
+    };
+    format!("{} work items{each}", thousands(grid.per))
 }
 
 /// All steps in their order, a line each.
