@@ -2,6 +2,7 @@
 
 pub mod assembler;
 mod bandwidth;
+mod chosen;
 pub mod commands;
 pub mod contents;
 mod cost;

@@ -5,10 +5,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use hyc_kernels::cpu::CpuTarget;
-use hyc_runtime::{Model, Verify};
+use hyc_runtime::{LoadOptions, Model, Tokenizer, Verify};
 
+use crate::chosen::{self, Chosen};
 use crate::driver;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::input;
 use crate::output::{Kept, Sink};
 use crate::signal;
@@ -25,6 +26,7 @@ use crate::words::place;
 /// Examples:
 ///   hyc view model.toml -o page.html
 ///   hyc view model.toml --compare full.toml -o page.html          differences first
+///   hyc view model.hyc --run "Once upon a time" -o page.html      with what the oracle layers choose for it
 ///   hyc view model.hyc --profile bench.json -o page.html          with what `hyc bench --kernels --json` measured
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -37,11 +39,22 @@ pub struct Args {
     /// Times of kernels: what `hyc bench --kernels --json` printed of this model
     #[arg(long, value_name = "BENCH")]
     profile: Option<PathBuf>,
+    /// Run this text through the artefact, and show which blocks its oracle layers choose
+    #[arg(long, value_name = "TEXT", conflicts_with = "run_file", allow_hyphen_values = true)]
+    run: Option<String>,
+    /// The same with a file's text
+    #[arg(long, value_name = "FILE")]
+    run_file: Option<PathBuf>,
+    /// Tokens of the text that are run at most: the plan interpreter is slow
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    run_tokens: u32,
     /// Another model.toml, dump or artefact to set beside it
     #[arg(long, value_name = "OTHER")]
     compare: Option<PathBuf>,
 }
 
+/// What an artefact is called.
+const ARTEFACT: &str = "artefact";
 /// Most bytes of a profile.
 const PROFILE_BYTES: u64 = 16 << 20;
 
@@ -50,6 +63,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut kept = Kept::of_process();
     kept.add("the model", &args.input);
     args.profile.iter().for_each(|path| kept.add("the profile", path));
+    args.run_file.iter().for_each(|path| kept.add("the text", path));
     args.compare.iter().for_each(|path| kept.add("the other model", path));
     let sink = Sink::new(Some(&args.output), &kept)?;
     let subject = read(&args.input)?;
@@ -60,10 +74,33 @@ pub fn run(args: Args) -> Result<()> {
         }
         None => None,
     };
+    let chosen = chosen(&args, &subject)?;
     let other = args.compare.as_deref().map(read).transpose()?;
-    let page = page(&subject, &Beside { profile, other });
+    let page = page(&subject, &Beside { profile, chosen, other });
     signal::check("making the page")?;
     sink.write(page.as_bytes())
+}
+
+/// What the oracle layers choose for the text that is asked for. Errors: no artefact, which alone has weights.
+fn chosen(args: &Args, subject: &Subject) -> Result<Option<Chosen>> {
+    let text = match (&args.run, &args.run_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => {
+            let bytes = input::read("read the text", path, input::TEXT_BYTES)?;
+            String::from_utf8(bytes).map_err(|_| {
+                Error::input(format!("{} is not UTF-8", place(path))).help("give a file of text")
+            })?
+        }
+        (None, None) => return Ok(None),
+    };
+    if subject.source != ARTEFACT {
+        let message = format!("a {} has no weights to run a text with", subject.source);
+        return Err(Error::new(ErrorKind::Usage, message).help("compile it, and view the artefact"));
+    }
+    let model = super::load(&args.input, &LoadOptions::default(), true)?;
+    let tokens = Tokenizer::of(&model)?.encode(&text)?;
+    chosen::observe(&model, &tokens, args.run_tokens as usize, &|| signal::check("running the text"))
+        .map(Some)
 }
 
 /// Reads a model. Errors: it is none of the three.
@@ -116,5 +153,5 @@ fn artefact(path: &Path) -> Result<Subject> {
         (None, Some(asm)) => host_code(&plan, asm),
         (None, None) => HashMap::new(),
     };
-    Ok(Subject { source: "artefact", stages: vec![Stage { name: "input", changes: 0, graph }], plan, code })
+    Ok(Subject { source: ARTEFACT, stages: vec![Stage { name: "input", changes: 0, graph }], plan, code })
 }

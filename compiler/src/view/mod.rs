@@ -6,6 +6,7 @@
 //! file says is text ([`html`]).
 
 mod card;
+mod choice;
 mod compare;
 mod diff;
 mod facts;
@@ -26,6 +27,7 @@ mod timeline;
 
 use hyc_plan::{CachePolicy, Target, bind};
 
+use crate::chosen::Chosen;
 use crate::report::bytes;
 use facts::{Facts, thousands};
 use html::{Html, policy_hash};
@@ -40,6 +42,8 @@ const SCRIPT: &str = include_str!("page.js");
 pub struct Beside {
     /// What was measured of it.
     pub profile: Option<Profile>,
+    /// What its oracle layers chose for a text.
+    pub chosen: Option<Chosen>,
     /// A model that it is compared with.
     pub other: Option<Subject>,
 }
@@ -52,7 +56,7 @@ pub fn page(subject: &Subject, beside: &Beside) -> String {
     h.el("html", &[("lang", &"en")], |h| {
         h.el("head", &[], |h| head(h, &facts));
         h.el("body", &[], |h| {
-            header(h, &facts, other.is_some());
+            header(h, &facts, beside);
             h.el("main", &[("id", &"main")], |h| {
                 about(h, &facts);
                 if let Some(other) = &other {
@@ -60,6 +64,9 @@ pub fn page(subject: &Subject, beside: &Beside) -> String {
                 }
                 strip::section(h, &facts);
                 provenance::section(h, &facts);
+                if let Some(chosen) = &beside.chosen {
+                    choice::section(h, &facts, chosen);
+                }
                 memory::section(h, &facts);
                 timeline::section(h, &facts);
                 steps::section(h, &facts, beside.profile.as_ref());
@@ -85,11 +92,12 @@ fn head(h: &mut Html, facts: &Facts<'_>) {
     h.code("style", STYLE);
 }
 
-fn header(h: &mut Html, facts: &Facts<'_>, compares: bool) {
+fn header(h: &mut Html, facts: &Facts<'_>, beside: &Beside) {
     let sections = [
         ("compare", "Compare"),
         ("layers", "Layers"),
         ("provenance", "Selections"),
+        ("chosen", "Chosen"),
         ("memory", "Memory"),
         ("passes", "Passes"),
         ("steps", "Steps"),
@@ -98,7 +106,12 @@ fn header(h: &mut Html, facts: &Facts<'_>, compares: bool) {
     h.el("header", &[], |h| {
         h.el("a", &[("class", &"name"), ("href", &"#main")], |h| h.text(&facts.plan.model.name));
         h.el("nav", &[("aria-label", &"Sections")], |h| {
-            for (id, name) in sections.iter().filter(|(id, _)| compares || *id != "compare") {
+            let stands = |id: &str| match id {
+                "compare" => beside.other.is_some(),
+                "chosen" => beside.chosen.is_some(),
+                _ => true,
+            };
+            for (id, name) in sections.iter().filter(|(id, _)| stands(id)) {
                 h.leaf("a", &[("href", &format!("#{id}"))], name);
             }
         });

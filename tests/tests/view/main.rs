@@ -74,7 +74,9 @@ fn every_page_is_whole() {
     // So many layers that not each has cards of its own.
     let many = folder.path().join("many.toml");
     let text = std::fs::read_to_string(root().join(LARGE)).unwrap();
-    let text = text.replace("layers = 49", "layers = 150").replace("full = [0, 12, 24, 36, 48]", "pattern = \"1:2\"");
+    let text = text
+        .replace("layers = 49", "layers = 150")
+        .replace("full = [0, 12, 24, 36, 48]", "pattern = \"1:2\"");
     std::fs::write(&many, text).unwrap();
     for args in [
         vec![TINY],
@@ -186,6 +188,32 @@ fn what_is_none_of_the_three_is_refused() {
     let model = file("model.toml", &std::fs::read(root().join(LARGE)).unwrap());
     let output = Command::new(hyc_binary()).args(["view", &model, "-o", &model]).output().unwrap();
     assert!(!output.status.success() && std::fs::read_to_string(&model).unwrap().starts_with("# HySparse"));
+}
+
+#[test]
+fn a_text_shows_what_is_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("tiny.hyc");
+    compile(&root().join(TINY), &out, CpuTarget::host().level, |_| {});
+    let out = out.to_str().unwrap();
+    let long = std::fs::read_to_string(root().join("README.md")).unwrap();
+    std::fs::write(folder.path().join("text"), long).unwrap();
+    let file = folder.path().join("text");
+    let text = page(&[out, "--run-file", file.to_str().unwrap(), "--run-tokens", "300"]);
+    Page::read(&text).check("a text");
+    let section = text.split("id=\"chosen\"").nth(1).unwrap().split("</section>").next().unwrap();
+    assert!(section.contains("300 tokens of a text whose other"), "{section}");
+    // Two oracles of two KV heads each, and eight layers that read a selection.
+    assert_eq!(section.matches("<svg class=\"map\"").count(), 4);
+    assert_eq!(section.matches("% </span>").count() + section.matches(" %</span>").count(), 8);
+    // A text of fewer tokens than are kept chooses nothing.
+    let text = page(&[out, "--run", "The kernel"]);
+    assert_eq!(text.matches("every block is kept").count(), 8);
+    let output = view(&[TINY, "--run", "x"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("a description has no weights to run a text with")
+    );
 }
 
 #[test]
