@@ -57,7 +57,7 @@ fn groups<'p>(facts: &Facts<'p>) -> Vec<Group<'p>> {
         group.count += 1;
         group.layers.extend(step.layer);
         for (sum, context) in group.bytes.iter_mut().zip(&contexts) {
-            *sum += cost.step_bytes(step, *context, 1);
+            *sum = sum.saturating_add(cost.step_bytes(step, *context, 1));
         }
     }
     found.sort_by_key(|group| std::cmp::Reverse(group.bytes[0]));
@@ -247,7 +247,7 @@ fn heat(h: &mut Html, point: &super::profile::Point, kernel: &str) {
 /// Each kernel's code, folded.
 fn code(h: &mut Html, facts: &Facts<'_>) {
     let (plan, subject) = (facts.plan, facts.subject);
-    let what = if plan.target.is_host() { "disassembly" } else { "PTX" };
+    let (what, part) = if plan.target.is_host() { ("disassembly", "asm") } else { ("PTX", "ptx") };
     h.leaf("h3", &[], format!("Code: {what}"));
     if subject.code.is_empty() {
         h.leaf(
@@ -282,7 +282,7 @@ fn code(h: &mut Html, facts: &Facts<'_>) {
             );
             if lines > MOST_LINES {
                 let more = thousands((lines - MOST_LINES) as u64);
-                h.leaf("p", &[], format!("{more} more lines: hyc inspect MODEL.hyc asm"));
+                h.leaf("p", &[], format!("{more} more lines: hyc inspect MODEL.hyc {part}"));
             }
         });
     }

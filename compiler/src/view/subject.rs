@@ -52,17 +52,36 @@ pub fn host_code(plan: &Plan, text: &str) -> HashMap<String, String> {
     code
 }
 
-/// Splits PTX, in which each function begins with `.entry`, by kernels: a kernel's functions stand together.
+/// Splits PTX by kernels: a kernel's functions stand together.
 pub fn gpu_code(plan: &Plan, text: &str) -> HashMap<String, String> {
-    let functions: HashMap<&str, &str> = text
-        .split(".visible .entry ")
-        .skip(1)
-        .filter_map(|function| Some((function.split(['(', '\n']).next()?.trim(), function)))
-        .collect();
+    let functions = functions(text);
     let of = |kernel: &hyc_plan::Kernel| {
         let parts = kernel.launches().iter().filter_map(|launch| functions.get(launch.entry.as_str()));
-        let text: String = parts.map(|part| format!(".visible .entry {}\n\n", part.trim_end())).collect();
+        let text: String = parts.map(|part| format!("{ENTRY}{}\n\n", part.trim_end())).collect();
         (!text.is_empty()).then(|| (kernel.name.clone(), text))
     };
     plan.kernels.iter().filter_map(of).collect()
+}
+
+/// What begins a function of PTX.
+const ENTRY: &str = ".visible .entry ";
+
+/// The functions of PTX by their names, each without what begins it.
+fn functions(text: &str) -> HashMap<&str, &str> {
+    let parts = text.split(ENTRY).skip(1);
+    parts.filter_map(|part| Some((part.split(['(', '\n']).next()?.trim(), part))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_told_apart() {
+        let text = ".version 8.7\n.visible .entry add(\n)\n{ ret; }\n.visible .entry mul\n(\n)\n{ }\n";
+        let found = functions(text);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found["add"], "add(\n)\n{ ret; }\n");
+        assert!(found["mul"].ends_with("{ }\n"));
+    }
 }
