@@ -63,6 +63,13 @@
     const kernel = runs && at('k.' + runs.dataset.kernel);
     if (kernel) kernel.classList.add('here');
   };
+  // A line of the timeline leads to the op that it became.
+  const cards = [...kept].filter(([, element]) => element.classList.contains('card'));
+  document.addEventListener('click', (event) => {
+    const line = event.target.closest('[data-v]');
+    const found = line && cards.find(([, card]) => card.dataset.made.split(' ').includes(line.dataset.v));
+    if (found) location.hash = '#' + found[0];
+  });
   const open = (element) => {
     for (let outer = element; outer; outer = outer.parentElement) if (outer.tagName === 'DETAILS') outer.open = true;
   };

@@ -263,6 +263,11 @@ fn deep_links(browser: &mut Browser, address: &str) {
     assert!(shown.as_str().unwrap_or_default().contains("fuse-topk made it of attention"), "{shown}");
     let marked = browser.eval("document.querySelectorAll('[data-v].marked').length");
     assert_eq!(marked, 5, "four ops and what became of them");
+    // A line of the timeline leads to the op that it became.
+    browser.eval("document.querySelector('[data-v=\"3:L1.window\"]').click()");
+    browser.settle();
+    let shown = browser.eval(PANEL);
+    assert!(shown.as_str().unwrap_or_default().contains("fuse-branches made it of"), "{shown}");
     browser.open(&format!("{address}#L12"));
     let shown = browser.eval(PANEL);
     assert!(shown.as_str().unwrap_or_default().contains("read by layers 12–23"), "{shown}");
