@@ -52,8 +52,9 @@ fn recall(h: &mut Html, facts: &Facts<'_>, chosen: &Chosen) {
     h.leaf(
         "p",
         &[("class", &"about")],
-        "The share of the softmax mass of a layer's own queries, over all visible keys of the cache that it reads, which \
-         falls into the selected blocks: the mean over heads and over those tokens that cannot keep every block.",
+        "The share of the softmax mass of a layer's own queries, over all visible keys of the cache that \
+         it reads, which falls into the selected blocks: the mean over heads and over those tokens that \
+         cannot keep every block.",
     );
     h.el("div", &[("class", &"scroll")], |h| {
         h.el("table", &[("class", &"facts")], |h| {
@@ -102,8 +103,8 @@ fn likeness(h: &mut Html, chosen: &Chosen) {
     h.leaf(
         "p",
         &[("class", &"about")],
-        "Blocks of which the token before kept the same; distinct blocks of neighbouring tokens, over those of one; the \
-         entropy of how often each block was kept, beside that of equal use.",
+        "Blocks of which the token before kept the same; distinct blocks of neighbouring tokens, over \
+         those of one; the entropy of how often each block was kept, beside that of equal use.",
     );
     h.el("div", &[("class", &"scroll")], |h| {
         h.el("table", &[("class", &"facts")], |h| {
@@ -167,8 +168,8 @@ fn maps(h: &mut Html, chosen: &Chosen) {
     h.leaf(
         "p",
         &[("class", &"about")],
-        "Left to right the tokens, downwards the blocks of the context; the stronger colour is the block that scored best. A block that \
-         begins behind a token cannot be kept.",
+        "Left to right the tokens, downwards the blocks of the context; the stronger colour is the block \
+         that scored best. A block that begins behind a token cannot be kept.",
     );
     let heads =
         chosen.oracles.iter().flat_map(|oracle| oracle.heads.iter().enumerate().map(move |at| (oracle, at)));

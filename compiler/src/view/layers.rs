@@ -19,9 +19,9 @@ pub fn section(h: &mut Html, facts: &Facts<'_>) {
             "p",
             &[("class", &"about")],
             format!(
-                "The scheduled graph has {} ops and {} weights. Layers that compute the same on values of \
-                 the same types are \
-             one template, shown as its first layer; a weight is a line of the op that reads it.",
+                "The scheduled graph has {} ops and {} weights. Layers that compute the same on values \
+                 of the same types are one template, shown as its first layer; a weight is a line of the \
+                 op that reads it.",
                 thousands(facts.ops),
                 thousands(weights)
             ),
@@ -37,8 +37,7 @@ pub fn section(h: &mut Html, facts: &Facts<'_>) {
             h.leaf(
                 "p",
                 &[("class", &"about")],
-                "This graph is large: the other layers have no cards \
-                 of their own.",
+                "This graph is large: the other layers have no cards of their own.",
             );
         }
     });

@@ -45,8 +45,7 @@ pub fn formula(op: &Op) -> String {
         Op::Output(_) => "the step's logits".to_string(),
         Op::OracleAttention(op) => format!(
             "o = Σ_{{j≤t}} p_j v_j;  S_g(i) = max_{{h ∈ g}} max_{{j ∈ block i}} p_h(j);  I_g = the {} \
-                 blocks of \
-             largest S_g",
+             blocks of largest S_g",
             op.blocks
         ),
         Op::HybridAttention(op) => hybrid(op.gate, op.window),

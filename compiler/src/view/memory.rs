@@ -63,8 +63,8 @@ fn kv(h: &mut Html, facts: &Facts<'_>) {
         &[("class", &"about")],
         format!(
             "As they are allocated: whole pages of {} tokens. The other rows are the same layers with \
-             full attention in each, \
-         and with windows in place of the sparse layers. This plan goes to {} tokens.",
+             full attention in each, and with windows in place of the sparse layers. This plan goes to \
+             {} tokens.",
             facts.plan.model.page,
             tokens(table.max_context)
         ),
@@ -159,8 +159,8 @@ fn arena(h: &mut Html, facts: &Facts<'_>) {
     h.leaf(
         "p",
         &[("class", &"legend")],
-        "Left to right: steps; upwards: bytes of the arena. Orange lines: selections, which live \
-        until the last layer that reads them.",
+        "Left to right: steps; upwards: bytes of the arena. Orange lines: selections, which live until \
+         the last layer that reads them.",
     );
     let from = close_look(facts);
     let to = (from + CLOSE).min(steps);

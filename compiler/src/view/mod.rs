@@ -12,6 +12,7 @@ mod diff;
 mod facts;
 mod html;
 mod index;
+mod kernels;
 mod layers;
 mod line;
 mod lineage;

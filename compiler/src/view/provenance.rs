@@ -12,10 +12,8 @@ use crate::report::bytes;
 
 /// What the verifier holds every read of a selection to.
 const RULES: &str = "Held after every pass and in every plan that is loaded: one op makes it, in this \
-     very pass; whoever reads \
-     it looks its blocks up in the cache that they were ranked over, through the same page map; a \
-          block is a page of that \
-     cache; KV heads and blocks agree.";
+    very pass; whoever reads it looks its blocks up in the cache that they were ranked over, through the \
+    same page map; a block is a page of that cache; KV heads and blocks agree.";
 
 /// The section.
 pub fn section(h: &mut Html, facts: &Facts<'_>) {

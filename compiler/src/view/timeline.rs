@@ -11,26 +11,21 @@ use super::shape::Template;
 
 /// Passes with what they do, in a sentence.
 const TOLD: [(&str, &str); 9] = [
-    (
-        "input",
-        "What the front end wrote or the dump held: mathematics alone, nothing fused, nothing \
-         shared.",
-    ),
+    ("input", "What the front end wrote or the dump held: mathematics alone, nothing fused, nothing shared."),
     (
         "detect-chains",
-        "A sparse layer's open references become the selection and the cache of the nearest oracle before \
-      it; an oracle without listeners stops selecting.",
+        "A sparse layer's open references become the selection and the cache of the nearest oracle \
+         before it; an oracle without listeners stops selecting.",
     ),
     (
         "plan-kv",
         "A layer that reads another's cache reads the cache itself; a cache that only a window reads \
-             becomes a \
-      ring; one that nobody reads goes.",
+         becomes a ring; one that nobody reads goes.",
     ),
     (
         "fuse-topk",
-        "Attention, maxima and top-k in one op: the probabilities, tokens × heads × context, are \
-             never in memory.",
+        "Attention, maxima and top-k in one op: the probabilities, tokens × heads × context, are never \
+         in memory.",
     ),
     ("fuse-branches", "Both softmaxes of a sparse layer, their sinks and gates in one op."),
     (
@@ -40,8 +35,8 @@ const TOLD: [(&str, &str); 9] = [
     ("plan-memory", "Values whose lives do not meet share bytes of one arena."),
     (
         "select-kernels",
-        "Ops that agree in everything that a kernel may depend on share one; each number of rows gets \
-             a variant.",
+        "Ops that agree in everything that a kernel may depend on share one; each number of rows gets a \
+         variant.",
     ),
     ("schedule", "The ops in their order as steps over numbered buffers, weights and caches: the plan."),
 ];
@@ -75,16 +70,16 @@ pub fn section(h: &mut Html, facts: &Facts<'_>) {
             h.leaf(
                 "p",
                 &[("class", &"about")],
-                "An artefact holds the graph that was scheduled. What the passes made it of is told \
-                     of its description.",
+                "An artefact holds the graph that was scheduled. What the passes made it of is told of \
+                 its description.",
             );
         }
         h.leaf(
             "p",
             &[("class", &"about")],
-            "Numbers are changes: rewrites, and of the last three buffers, kernels and steps. A pass \
-                 is shown on the first \
-             layer of each shape; times are told by hyc compile, since equal input gives an equal page.",
+            "Numbers are changes: rewrites, and of the last three buffers, kernels and steps. A pass is \
+             shown on the first layer of each shape; times are told by hyc compile, since equal input \
+             gives an equal page.",
         );
         for stage in 0..stages.len() {
             pass(h, facts, stage);
@@ -106,8 +101,7 @@ fn planned(facts: &Facts<'_>) -> [(&'static str, usize, String); 3] {
             plan.kernels.len(),
             format!(
                 "{} steps need {} kernels, which come in {variants} variants in all; the table of \
-                     kernels below says which \
-             was taken for which rows.",
+                 kernels below says which was taken for which rows.",
                 thousands(plan.steps.len() as u64),
                 plan.kernels.len()
             ),
