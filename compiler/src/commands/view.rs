@@ -19,15 +19,16 @@ use crate::words::place;
 
 /// Show a model as a page for a browser
 ///
-/// One file of HTML, which needs no network and nothing beside it: layers and who reads whose selection and cache, what
-/// each pass changed, every op with its mathematics and origins, memory, steps, kernels and their code. Weights are not
-/// needed. In the page `/` finds, and an address such as page.html#L12.sel leads to a value.
+/// One file of HTML, which needs no network and nothing beside it: layers and who reads whose
+/// selection and cache, what each pass changed, every op with its mathematics and origins, memory,
+/// steps, kernels and their code. Weights are not needed. In the page `/` finds, and an address such
+/// as page.html#L12.sel leads to a value.
 ///
 /// Examples:
 ///   hyc view model.toml -o page.html
-///   hyc view model.toml --compare full.toml -o page.html          differences first
-///   hyc view model.hyc --run "Once upon a time" -o page.html      with what the oracle layers choose for it
-///   hyc view model.hyc --profile bench.json -o page.html          with what `hyc bench --kernels --json` measured
+///   hyc view model.toml --compare full.toml -o page.html    differences first
+///   hyc view model.hyc --run "Once upon" -o page.html       what the oracle layers choose for it
+///   hyc view model.hyc --profile bench.json -o page.html    what `hyc bench --kernels --json` found
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {

@@ -138,5 +138,5 @@ fn items(grid: &Grid) -> String {
         GridDim::Tokens => " a token",
         GridDim::Outputs => " a row of logits",
     };
-    format!("{} work items{each}", thousands(grid.per))
+    format!("{} work item{}{each}", thousands(grid.per), if grid.per == 1 { "" } else { "s" })
 }

@@ -77,23 +77,26 @@
   const follow = () => {
     let id = location.hash.slice(1);
     try { id = decodeURIComponent(id); } catch { return; }
-    clear();
-    if (!id) return;
+    if (!id) return clear();
     const layer = /^L(\d+)$/.exec(id);
     const element = named(layer ? 'layer.' + id : id);
     if (!element) return;
     if (layer) {
+      clear();
       showInPanel(element);
       pickLayer(layer[1]);
       return;
     }
     const card = element.closest('.card');
     if (card) {
+      clear();
       mark(card);
       showInPanel(card);
       if (card.dataset.layer) pickLayer(card.dataset.layer);
       return;
     }
+    // What the panel shows stays, and its marks: the way leads from an op to its passes and its kernel.
+    each('.here', (other) => other.classList.remove('here'));
     open(element);
     element.classList.add('here');
     element.scrollIntoView({ block: 'start' });

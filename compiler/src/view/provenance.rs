@@ -36,6 +36,7 @@ fn slider(h: &mut Html, facts: &Facts<'_>) {
             &[
                 ("type", &"range"),
                 ("id", &"context"),
+                ("class", &"js-only"),
                 ("min", &"10"),
                 ("max", &"20"),
                 ("step", &step),

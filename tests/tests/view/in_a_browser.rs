@@ -263,6 +263,11 @@ fn deep_links(browser: &mut Browser, address: &str) {
     assert!(shown.as_str().unwrap_or_default().contains("fuse-topk made it of attention"), "{shown}");
     let marked = browser.eval("document.querySelectorAll('[data-v].marked').length");
     assert_eq!(marked, 5, "four ops and what became of them");
+    // From the op to its pass: what is marked stays.
+    browser.eval("document.querySelector('#shown .made a').click()");
+    browser.settle();
+    assert_eq!(browser.eval("document.getElementById('pass.fuse-topk').open"), true);
+    assert_eq!(browser.eval("document.querySelectorAll('[data-v].marked').length"), 5);
     // A line of the timeline leads to the op that it became.
     browser.eval("document.querySelector('[data-v=\"3:L1.window\"]').click()");
     browser.settle();
