@@ -26,24 +26,27 @@ impl Cost<'_> {
     /// Bytes of keys and values that `step` reads for one token at `context`.
     fn kv_bytes(&self, step: &Step, context: u64) -> u64 {
         let kv = self.reads(step, context).into_iter();
-        kv.map(|(id, tokens)| tokens * self.plan.caches[id.index()].token_bytes()).sum()
+        let bytes = kv.map(|(id, tokens)| tokens.saturating_mul(self.plan.caches[id.index()].token_bytes()));
+        bytes.fold(0, u64::saturating_add)
     }
 
     /// Bytes that a decode step of `batch` sequences reads: each weight once, the keys and values of each
     /// sequence. A weight that two steps share (a tied embedding) counts once.
     pub fn decode_bytes(&self, context: u64, batch: u64) -> u64 {
         let mut seen = vec![false; self.plan.weights.len()];
-        let mut sum = 0;
+        let mut sum = 0u64;
         for step in &self.plan.steps {
-            sum += self.weight_bytes(step, batch, &mut |id| !std::mem::replace(&mut seen[id.index()], true));
-            sum += batch * self.kv_bytes(step, context);
+            let mut first = |id: WeightId| !std::mem::replace(&mut seen[id.index()], true);
+            sum = sum.saturating_add(self.weight_bytes(step, batch, &mut first));
+            sum = sum.saturating_add(batch.saturating_mul(self.kv_bytes(step, context)));
         }
         sum
     }
 
     /// The part of [`Cost::decode_bytes`] that one step of the plan reads.
     pub fn step_bytes(&self, step: &Step, context: u64, batch: u64) -> u64 {
-        self.weight_bytes(step, batch, &mut |_| true) + batch * self.kv_bytes(step, context)
+        let kv = batch.saturating_mul(self.kv_bytes(step, context));
+        self.weight_bytes(step, batch, &mut |_| true).saturating_add(kv)
     }
 
     /// Bytes of those of a step's weights that `counts` lets count. A table gives a row per token; of experts, those

@@ -6,6 +6,8 @@ pub mod assembler;
 #[cfg(feature = "cli")]
 mod bandwidth;
 #[cfg(feature = "cli")]
+mod chosen;
+#[cfg(feature = "cli")]
 pub mod commands;
 pub mod compile;
 #[cfg(feature = "cli")]
@@ -51,6 +53,8 @@ mod tree;
 mod tuning;
 #[cfg(feature = "cli")]
 mod variants;
+#[cfg(feature = "cli")]
+mod view;
 mod words;
 #[cfg(feature = "cli")]
 mod workload;

@@ -12,6 +12,7 @@ mod kv_table;
 mod lifetimes;
 mod limits;
 mod lower;
+mod origins;
 mod plan_kv;
 mod plan_memory;
 mod rewrite;
@@ -28,6 +29,7 @@ pub use decided::Decided;
 pub use error::PassError;
 pub use kv_table::{CONTEXTS, KvRow, KvTable, kv_table};
 pub use lower::Lowered;
+pub use origins::{Origins, origins};
 pub use plan_memory::{Arena, Placement};
 pub use select_kernels::{KernelChoice, Selected};
 pub use told_plan::steps;
@@ -55,6 +57,11 @@ const REWRITES: &[(&str, Rewrite)] = &[
     ("fuse-branches", fuse_branches::run),
     ("fuse-epilogues", fuse_epilogues::run),
 ];
+
+/// Whether a pass rewrites the graph; the others compute side tables from it.
+pub fn rewrites(pass: &str) -> bool {
+    REWRITES.iter().any(|(name, _)| *name == pass)
+}
 
 /// What happened in one pass.
 pub struct PassReport<'a> {

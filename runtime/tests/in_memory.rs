@@ -67,7 +67,8 @@ fn damage_in_memory_is_found_as_in_a_file() {
     let file = Parts::new().with_code().with_tokenizer().file();
     for len in [0, 7, 8, 100, file.len() - 1] {
         // SAFETY: as above.
-        let error = unsafe { Model::from_owner(Arc::new(Owner::new(&file[..len], 0)), &LoadOptions::default()) };
+        let error =
+            unsafe { Model::from_owner(Arc::new(Owner::new(&file[..len], 0)), &LoadOptions::default()) };
         assert_eq!(error.err().unwrap().kind, ErrorKind::BadArtefact, "{len} bytes");
     }
     let at = file.len() / 2;

@@ -118,8 +118,9 @@ fn a_kept_sequence_gives_what_a_new_one_gives() {
 fn a_batch_gives_what_each_prompt_gives_alone() {
     let model = model();
     let tokenizer = Tokenizer::of(&model).unwrap();
-    let prompts: Vec<Prompt> =
-        (1..9).map(|n| prompt(&(0..n).map(|i| (i * 3 + n) % 14).collect::<Vec<u32>>(), 1 + n as usize % 5)).collect();
+    let prompts: Vec<Prompt> = (1..9)
+        .map(|n| prompt(&(0..n).map(|i| (i * 3 + n) % 14).collect::<Vec<u32>>(), 1 + n as usize % 5))
+        .collect();
     let mut session = session(&model, &SessionOptions::default());
     let mut batch = session.generate_batch(&tokenizer, prompts.clone());
     let mut seen = vec![Vec::new(); prompts.len()];
@@ -130,7 +131,9 @@ fn a_batch_gives_what_each_prompt_gives_alone() {
     for ((prompt, done), events) in prompts.iter().zip(&done).zip(&seen) {
         let alone = alone(&model, prompt);
         assert_eq!(done.as_ref().unwrap().tokens, alone.tokens);
-        let tokens = events.iter().filter_map(|event| if let Event::Token(token) = event { Some(*token) } else { None });
+        let tokens = events
+            .iter()
+            .filter_map(|event| if let Event::Token(token) = event { Some(*token) } else { None });
         assert_eq!(tokens.collect::<Vec<_>>(), alone.tokens);
         assert_eq!(events.last(), Some(&Event::End(alone.finish)));
         let through = |event: &&Event| matches!(event, Event::Prefill { done, total } if done == total);
@@ -144,7 +147,13 @@ fn one_prompt_s_error_is_no_other_s() {
     let model = model();
     let tokenizer = Tokenizer::of(&model).unwrap();
     let mut session = session(&model, &SessionOptions::default());
-    let prompts = vec![prompt(&[1, 2], 3), prompt(&[1, BAD_TOKEN], 3), prompt(&[], 3), prompt(&[4], 3), prompt(&[5], 3)];
+    let prompts = vec![
+        prompt(&[1, 2], 3),
+        prompt(&[1, BAD_TOKEN], 3),
+        prompt(&[], 3),
+        prompt(&[4], 3),
+        prompt(&[5], 3),
+    ];
     let mut batch = session.generate_batch(&tokenizer, prompts.clone());
     batch.cancel_token(3).unwrap().cancel();
     assert!(batch.cancel_token(5).is_none());
@@ -184,7 +193,8 @@ fn a_batch_that_is_dropped_leaves_nothing() {
     let other = session.add_sequence().unwrap();
     session.feed(other, &[1, 2]).unwrap();
     for taken in 0..8 {
-        let batch = session.generate_batch(&tokenizer, vec![prompt(&[1, 2], 4), prompt(&[3], 4), prompt(&[4], 4)]);
+        let batch =
+            session.generate_batch(&tokenizer, vec![prompt(&[1, 2], 4), prompt(&[3], 4), prompt(&[4], 4)]);
         batch.take(taken).for_each(|(_, event)| drop(event.unwrap()));
         assert_eq!(session.pending(other).unwrap(), 2, "another sequence went on");
     }

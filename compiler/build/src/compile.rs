@@ -93,7 +93,12 @@ impl Work<'_> {
                 true => Ok(()),
                 false => {
                     let said = String::from_utf8_lossy(&output.stderr);
-                    Err(Error::new(format!("HYC, {}, failed: {}\n{}", hyc.display(), output.status, said.trim_end())))
+                    Err(Error::new(format!(
+                        "HYC, {}, failed: {}\n{}",
+                        hyc.display(),
+                        output.status,
+                        said.trim_end()
+                    )))
                 }
             }
         };

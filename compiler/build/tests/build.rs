@@ -46,7 +46,10 @@ fn package(model: &str) -> tempfile::TempDir {
 fn script(package: &Path, set: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "as_a_build_script", "--nocapture"]).env(MODEL, "model.toml");
-    command.env("CARGO_MANIFEST_DIR", package).env("CARGO_PKG_NAME", "a-package").env("OUT_DIR", package.join("out"));
+    command
+        .env("CARGO_MANIFEST_DIR", package)
+        .env("CARGO_PKG_NAME", "a-package")
+        .env("OUT_DIR", package.join("out"));
     command.env("CARGO_CFG_TARGET_ARCH", "x86_64").env("CARGO_CFG_TARGET_FEATURE", "fxsr,sse,sse2");
     for name in ["TARGET", "HOST"] {
         command.env(name, "x86_64-unknown-linux-gnu");
@@ -69,7 +72,9 @@ fn bad(output: &Output) -> String {
 /// When each output was written last.
 fn times(package: &Path) -> BTreeMap<PathBuf, SystemTime> {
     let files = std::fs::read_dir(package.join("out")).unwrap();
-    let files = files.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end != "a"));
+    let files = files
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end != "a"));
     files.map(|path| (path.clone(), path.metadata().unwrap().modified().unwrap())).collect()
 }
 
@@ -77,12 +82,17 @@ fn times(package: &Path) -> BTreeMap<PathBuf, SystemTime> {
 fn cargo_looks_at_the_files_that_were_read_and_at_no_others() {
     let package = package("examples/tiny-hysparse");
     let said = good(&script(package.path(), &[]));
-    let mut changed: Vec<&str> = said.iter().filter_map(|line| line.strip_prefix("rerun-if-changed=")).collect();
+    let mut changed: Vec<&str> =
+        said.iter().filter_map(|line| line.strip_prefix("rerun-if-changed=")).collect();
     changed.sort_unstable();
-    let expected = ["model.safetensors", "model.toml", "tokenizer.json"].map(|name| package.path().join(name));
+    let expected =
+        ["model.safetensors", "model.toml", "tokenizer.json"].map(|name| package.path().join(name));
     assert_eq!(changed, expected.iter().map(|path| path.to_str().unwrap()).collect::<Vec<_>>());
     assert!(said.contains(&"rerun-if-env-changed=HYC".to_string()));
-    assert!(!said.iter().any(|line| line.starts_with("rustc-link-arg")), "it would not reach a program's program");
+    assert!(
+        !said.iter().any(|line| line.starts_with("rustc-link-arg")),
+        "it would not reach a program's program"
+    );
 }
 
 /// A description that is wrong is looked at again when it changes, and what it names too where it says so.
@@ -148,9 +158,15 @@ fn what_cannot_be_built_is_told() {
     let package = package("tests/golden/dense");
     let of = |set: &[(&str, &str)]| bad(&script(package.path(), set));
     let arm = of(&[("CARGO_CFG_TARGET_ARCH", "aarch64")]);
-    assert!(arm.contains("the program is built for aarch64") && arm.contains("help: build it with `--target"), "{arm}");
+    assert!(
+        arm.contains("the program is built for aarch64") && arm.contains("help: build it with `--target"),
+        "{arm}"
+    );
     let large = of(&[(MOST, "10")]);
-    assert!(large.contains("10 may be embedded") && large.contains("leave them beside the program"), "{large}");
+    assert!(
+        large.contains("10 may be embedded") && large.contains("leave them beside the program"),
+        "{large}"
+    );
     let none = of(&[("HYC", "/no/such/hyc")]);
     assert!(none.contains("cannot run HYC, /no/such/hyc") && none.contains("help: set HYC"), "{none}");
     let failed = of(&[("HYC", "/bin/false")]);

@@ -20,6 +20,7 @@ mod sampling_args;
 mod schema;
 mod tune;
 mod version;
+mod view;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use crate::terminal::{self, Color};
 ///   hyc chat model.hyc                         talk with a model that has a chat template
 ///   hyc compile --plan-only --json model.toml  sizes and KV table without weights
 ///   hyc inspect model.hyc kv                   what is in an artefact
+///   hyc view model.toml -o page.html           the model as a page for a browser
 #[derive(Debug, Parser)]
 #[command(
     name = "hyc",
@@ -69,6 +71,7 @@ enum Command {
     Run(run::Args),
     Chat(chat::Args),
     Inspect(inspect::Args),
+    View(view::Args),
     Bench(bench::Args),
     Tune(tune::Args),
     Diff(diff::Args),
@@ -93,6 +96,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Run(args) => run::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::View(args) => view::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Diff(args) => diff::run(args),

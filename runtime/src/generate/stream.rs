@@ -89,7 +89,8 @@ impl Session {
             self
         };
         let thread = std::thread::Builder::new().name("hyc-stream".to_string()).spawn(run);
-        let thread = thread.map_err(|e| Error::new(ErrorKind::Resource, format!("cannot start a thread: {e}")))?;
+        let thread =
+            thread.map_err(|e| Error::new(ErrorKind::Resource, format!("cannot start a thread: {e}")))?;
         Ok(EventStream { events: Box::pin(events), cancel, thread: Some(thread) })
     }
 }
@@ -109,7 +110,9 @@ impl EventStream {
     pub fn into_session(mut self) -> Result<Session> {
         self.stop();
         let ended = self.thread.take().map(JoinHandle::join);
-        ended.and_then(Result::ok).ok_or_else(|| Error::new(ErrorKind::Device, "the stream's thread has panicked"))
+        ended
+            .and_then(Result::ok)
+            .ok_or_else(|| Error::new(ErrorKind::Device, "the stream's thread has panicked"))
     }
 
     fn stop(&mut self) {

@@ -1,0 +1,159 @@
+//! `hyc view`.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use hyc_kernels::cpu::CpuTarget;
+use hyc_runtime::{LoadOptions, Model, Tokenizer, Verify};
+
+use crate::chosen::{self, Chosen};
+use crate::driver;
+use crate::dump::Dump;
+use crate::error::{Error, ErrorKind, Result};
+use crate::input;
+use crate::output::{Kept, Sink};
+use crate::signal;
+use crate::view::subject::{Stage, Subject, gpu_code, host_code};
+use crate::view::{Beside, page, profile};
+use crate::words::place;
+
+/// Show a model as a page for a browser
+///
+/// One file of HTML, which needs no network and nothing beside it: layers and who reads whose
+/// selection and cache, what each pass changed, every op with its mathematics and origins, memory,
+/// steps, kernels and their code. Weights are not needed. In the page `/` finds, and an address such
+/// as page.html#L12.sel leads to a value.
+///
+/// Examples:
+///   hyc view model.toml -o page.html
+///   hyc view model.toml --compare full.toml -o page.html    differences first
+///   hyc view model.hyc --run "Once upon" -o page.html       what the oracle layers choose for it
+///   hyc view model.hyc --profile bench.json -o page.html    what `hyc bench --kernels --json` found
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    /// A model.toml, a graph dump or an artefact
+    input: PathBuf,
+    /// The page; `-` is standard output
+    #[arg(short, long, value_name = "PAGE")]
+    output: PathBuf,
+    /// Times of kernels: what `hyc bench --kernels --json` printed of this model
+    #[arg(long, value_name = "BENCH")]
+    profile: Option<PathBuf>,
+    /// Run this text through the artefact, and show which blocks its oracle layers choose
+    #[arg(long, value_name = "TEXT", conflicts_with = "run_file", allow_hyphen_values = true)]
+    run: Option<String>,
+    /// The same with a file's text
+    #[arg(long, value_name = "FILE")]
+    run_file: Option<PathBuf>,
+    /// Tokens of the text that are run at most: the plan interpreter is slow
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    run_tokens: u32,
+    /// Another model.toml, dump or artefact to set beside it
+    #[arg(long, value_name = "OTHER")]
+    compare: Option<PathBuf>,
+}
+
+/// What an artefact is called.
+const ARTEFACT: &str = "artefact";
+/// Most bytes of a profile.
+const PROFILE_BYTES: u64 = 16 << 20;
+
+pub fn run(args: Args) -> Result<()> {
+    signal::install(|| {});
+    let mut kept = Kept::of_process();
+    kept.add("the model", &args.input);
+    args.profile.iter().for_each(|path| kept.add("the profile", path));
+    args.run_file.iter().for_each(|path| kept.add("the text", path));
+    args.compare.iter().for_each(|path| kept.add("the other model", path));
+    let sink = Sink::new(Some(&args.output), &kept)?;
+    let subject = read(&args.input)?;
+    let profile = match &args.profile {
+        Some(path) => {
+            let text = input::read("read the profile", path, PROFILE_BYTES)?;
+            Some(profile::read(path, &text, &subject.plan)?)
+        }
+        None => None,
+    };
+    let chosen = chosen(&args, &subject)?;
+    let other = args.compare.as_deref().map(read).transpose()?;
+    let page = page(&subject, &Beside { profile, chosen, other });
+    signal::check("making the page")?;
+    sink.write(page.as_bytes())
+}
+
+/// What the oracle layers choose for the text that is asked for. Errors: no artefact, which alone has weights.
+fn chosen(args: &Args, subject: &Subject) -> Result<Option<Chosen>> {
+    let text = match (&args.run, &args.run_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => {
+            let bytes = input::read("read the text", path, input::TEXT_BYTES)?;
+            String::from_utf8(bytes).map_err(|_| {
+                Error::input(format!("{} is not UTF-8", place(path))).help("give a file of text")
+            })?
+        }
+        (None, None) => return Ok(None),
+    };
+    if subject.source != ARTEFACT {
+        let message = format!("a {} has no weights to run a text with", subject.source);
+        return Err(Error::new(ErrorKind::Usage, message).help("compile it, and view the artefact"));
+    }
+    let model = super::load(&args.input, &LoadOptions::default(), true)?;
+    let tokens = Tokenizer::of(&model)?.encode(&text)?;
+    chosen::observe(&model, &tokens, args.run_tokens as usize, &|| signal::check("running the text"))
+        .map(Some)
+}
+
+/// Reads a model. Errors: it is none of the three.
+fn read(path: &Path) -> Result<Subject> {
+    if is_artefact(path)? { artefact(path) } else { lowered(path) }
+}
+
+/// Whether a file begins as an artefact does: with a header of less than 4 GiB, which is JSON.
+fn is_artefact(path: &Path) -> Result<bool> {
+    let mut first = Vec::new();
+    let file = input::open("read", path)?;
+    file.take(9).read_to_end(&mut first).map_err(|e| Error::io("read", path, e))?;
+    Ok(first.len() == 9 && first[4..8] == [0; 4] && first[8] == b'{')
+}
+
+/// A description or a dump, through all passes, with the code of a processor.
+fn lowered(path: &Path) -> Result<Subject> {
+    let input = driver::load_input(path)?;
+    let source = if input.desc.is_some() { "description" } else { "dump" };
+    let mut stages = vec![Stage { name: "input", changes: 0, graph: input.graph.clone() }];
+    let level = CpuTarget::host().level;
+    let mut lowered = driver::lower_dump(input.dump.as_ref(), input.graph, level, &mut |report| {
+        if hyc_passes::rewrites(report.name) {
+            stages.push(Stage { name: report.name, changes: report.changes, graph: report.graph.clone() });
+        }
+        signal::check("optimising the graph")
+    })?;
+    let code = match lowered.plan.target.is_host() {
+        true => {
+            let check = || signal::check("generating code");
+            let code = driver::generate_code(&mut lowered.plan, level, true, &check)?;
+            host_code(&lowered.plan, &code.asm)
+        }
+        false => HashMap::new(),
+    };
+    Ok(Subject { source, stages, plan: lowered.plan, code })
+}
+
+/// An artefact, of which nothing runs.
+fn artefact(path: &Path) -> Result<Subject> {
+    let model = Model::open_to_look(path, Verify::Header)?;
+    let text = model.graph_text().ok_or_else(|| {
+        Error::input(format!("{} holds no graph", place(path)))
+            .help("compile the model again with this build")
+    })?;
+    let graph = Dump { path: path.to_path_buf(), text: text.to_string() }.any_graph()?;
+    let plan = model.plan().clone();
+    let code = match (model.ptx(), model.asm_text()) {
+        (Some(ptx), _) => gpu_code(&plan, ptx),
+        (None, Some(asm)) => host_code(&plan, asm),
+        (None, None) => HashMap::new(),
+    };
+    Ok(Subject { source: ARTEFACT, stages: vec![Stage { name: "input", changes: 0, graph }], plan, code })
+}
