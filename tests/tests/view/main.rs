@@ -138,6 +138,7 @@ fn what_is_looked_for_is_there() {
     let section = compared.split("<section id=\"compare\"").nth(1).unwrap();
     let table = section.split("</table>").next().unwrap();
     assert!(table.find("class=\"same\"").unwrap() > table.rfind("class=\"differs\"").unwrap());
+    assert!(section.contains("Outside the layers"));
     assert!(section.contains("Layers 1–11, 13–23, 25–35, 37–47: here sparse layer, there full layer"));
 }
 
