@@ -185,10 +185,13 @@ fn what_is_none_of_the_three_is_refused() {
     }
     assert_eq!(view(&["nowhere.toml"]).status.code(), Some(3));
     assert_eq!(view(&[TINY, "--compare", "nowhere.toml"]).status.code(), Some(3));
-    // The page never replaces what it is made of.
+    // The page never replaces what it is made of, nor the weights of its model.
+    let weights = file("hysparse-80b.safetensors", b"weights");
     let model = file("model.toml", &std::fs::read(root().join(LARGE)).unwrap());
     let output = Command::new(hyc_binary()).args(["view", &model, "-o", &model]).output().unwrap();
     assert!(!output.status.success() && std::fs::read_to_string(&model).unwrap().starts_with("# HySparse"));
+    let output = Command::new(hyc_binary()).args(["view", &model, "-o", &weights]).output().unwrap();
+    assert!(!output.status.success() && std::fs::read(&weights).unwrap() == b"weights");
 }
 
 #[test]
