@@ -83,29 +83,47 @@ fn beside(path: &Path, input: &Input) -> PathBuf {
 
 fn kept(wish: &Wish<'_>, input: &Input) -> Kept {
     let mut kept = Kept::of_process();
-    kept.add(if input.desc.is_some() { "the description" } else { "the dump" }, wish.input);
-    let mut add = |what: &str, path: &Path| {
-        kept.add(what, path);
-        if what == WEIGHTS {
-            crate::source::shards(path).iter().for_each(|shard| kept.add(what, shard));
-        }
-        if what == TOKENIZER {
-            let neighbours = NEIGHBOURS.map(|name| path.with_file_name(name));
-            neighbours.iter().for_each(|path| kept.add("beside the tokenizer:", path));
-        }
-    };
-    if let Some(desc) = &input.desc {
-        desc.weights.files.iter().for_each(|path| add(WEIGHTS, path));
-        desc.tokenizer.file.iter().for_each(|path| add(TOKENIZER, path));
-        if let Some(TemplateSource::File(path)) = &desc.tokenizer.chat_template {
-            add("the chat template", path);
-        }
-    }
-    wish.files.iter().for_each(|(what, path)| add(what, path));
-    if let Ok(program) = std::env::current_exe() {
-        add("the program", &program);
-    }
+    keep_model(&mut kept, wish.input, Some(input));
+    wish.files.iter().for_each(|(what, path)| keep(&mut kept, what, path));
+    keep_program(&mut kept);
     kept
+}
+
+/// Keeps a model, and the files that its description names; without an input it is an artefact.
+pub fn keep_model(kept: &mut Kept, path: &Path, input: Option<&Input>) {
+    kept.add(
+        match input.map(|input| input.desc.is_some()) {
+            Some(true) => "the description",
+            Some(false) => "the dump",
+            None => "the artefact",
+        },
+        path,
+    );
+    let Some(desc) = input.and_then(|input| input.desc.as_ref()) else { return };
+    desc.weights.files.iter().for_each(|path| keep(kept, WEIGHTS, path));
+    desc.tokenizer.file.iter().for_each(|path| keep(kept, TOKENIZER, path));
+    if let Some(TemplateSource::File(path)) = &desc.tokenizer.chat_template {
+        keep(kept, "the chat template", path);
+    }
+}
+
+/// Keeps this program.
+pub fn keep_program(kept: &mut Kept) {
+    if let Ok(program) = std::env::current_exe() {
+        kept.add("the program", &program);
+    }
+}
+
+/// Keeps a file, and what stands beside it and belongs to it.
+fn keep(kept: &mut Kept, what: &str, path: &Path) {
+    kept.add(what, path);
+    if what == WEIGHTS {
+        crate::source::shards(path).iter().for_each(|shard| kept.add(what, shard));
+    }
+    if what == TOKENIZER {
+        let neighbours = NEIGHBOURS.map(|name| path.with_file_name(name));
+        neighbours.iter().for_each(|path| kept.add("beside the tokenizer:", path));
+    }
 }
 
 /// What a weight file is called where it may not be replaced.

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use hyc_kernels::cpu::CpuTarget;
 use hyc_runtime::{LoadOptions, Model, Tokenizer, Verify};
 
+use super::destination::{keep_model, keep_program};
 use crate::chosen::{self, Chosen};
-use crate::driver;
+use crate::driver::{self, Input};
 use crate::dump::Dump;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input;
@@ -62,23 +63,26 @@ const PROFILE_BYTES: u64 = 16 << 20;
 
 pub fn run(args: Args) -> Result<()> {
     signal::install(|| {});
+    let own = given(&args.input)?;
+    let beside = args.compare.as_deref().map(|path| given(path).map(|given| (path, given))).transpose()?;
     let mut kept = Kept::of_process();
-    kept.add("the model", &args.input);
+    keep_program(&mut kept);
+    keep_model(&mut kept, &args.input, own.as_ref());
+    beside.iter().for_each(|(path, given)| keep_model(&mut kept, path, given.as_ref()));
     args.profile.iter().for_each(|path| kept.add("the profile", path));
     args.run_file.iter().for_each(|path| kept.add("the text", path));
-    args.compare.iter().for_each(|path| kept.add("the other model", path));
     let sink = Sink::new(Some(&args.output), &kept)?;
-    let subject = read(&args.input)?;
+    let model = subject(&args.input, own)?;
     let profile = match &args.profile {
         Some(path) => {
             let text = input::read("read the profile", path, PROFILE_BYTES)?;
-            Some(profile::read(path, &text, &subject.plan)?)
+            Some(profile::read(path, &text, &model.plan)?)
         }
         None => None,
     };
-    let chosen = chosen(&args, &subject)?;
-    let other = args.compare.as_deref().map(read).transpose()?;
-    let page = page(&subject, &Beside { profile, chosen, other });
+    let chosen = chosen(&args, &model)?;
+    let other = beside.map(|(path, given)| subject(path, given)).transpose()?;
+    let page = page(&model, &Beside { profile, chosen, other });
     signal::check("making the page")?;
     sink.write(page.as_bytes())
 }
@@ -105,9 +109,17 @@ fn chosen(args: &Args, subject: &Subject) -> Result<Option<Chosen>> {
         .map(Some)
 }
 
-/// Reads a model. Errors: it is none of the three.
-fn read(path: &Path) -> Result<Subject> {
-    if is_artefact(path)? { artefact(path) } else { lowered(path) }
+/// Reads a description or a dump; `None`: the file is an artefact. Errors: it is none of the three.
+fn given(path: &Path) -> Result<Option<Input>> {
+    if is_artefact(path)? { Ok(None) } else { driver::load_input(path).map(Some) }
+}
+
+/// The model, from its input or from an artefact.
+fn subject(path: &Path, given: Option<Input>) -> Result<Subject> {
+    match given {
+        Some(input) => lowered(input),
+        None => artefact(path),
+    }
 }
 
 /// Whether a file begins as an artefact does: with a header of less than 4 GiB, which is JSON.
@@ -119,8 +131,7 @@ fn is_artefact(path: &Path) -> Result<bool> {
 }
 
 /// A description or a dump, through all passes, with the code of a processor.
-fn lowered(path: &Path) -> Result<Subject> {
-    let input = driver::load_input(path)?;
+fn lowered(input: Input) -> Result<Subject> {
     let source = if input.desc.is_some() { "description" } else { "dump" };
     let mut stages = vec![Stage { name: "input", changes: 0, graph: input.graph.clone() }];
     let level = CpuTarget::host().level;

@@ -99,7 +99,7 @@ fn table(h: &mut Html, one: &Facts<'_>, other: &Facts<'_>) {
     });
 }
 
-/// Templates that share layers: their places among each model's, and the layers.
+/// Templates that share layers, and those outside of layers: their places among each model's, and the layers.
 fn pairs(one: &Facts<'_>, other: &Facts<'_>) -> Vec<(usize, usize, Vec<u32>)> {
     let mut pairs: BTreeMap<(usize, usize), Vec<u32>> = BTreeMap::new();
     for (a, template) in one.templates.iter().enumerate() {
@@ -109,6 +109,10 @@ fn pairs(one: &Facts<'_>, other: &Facts<'_>) -> Vec<(usize, usize, Vec<u32>)> {
                 pairs.entry((a, b)).or_default().push(*layer);
             }
         }
+    }
+    let outside = |facts: &Facts<'_>| facts.templates.iter().position(|template| template.layers.is_empty());
+    if let (Some(a), Some(b)) = (outside(one), outside(other)) {
+        pairs.insert((a, b), Vec::new());
     }
     pairs.into_iter().map(|((a, b), layers)| (a, b, layers)).collect()
 }
@@ -126,7 +130,10 @@ fn layers(h: &mut Html, one: &Facts<'_>, other: &Facts<'_>) {
     let pair = |(a, b, layers): (usize, usize, Vec<u32>)| {
         let (here, there) = (&one.templates[a], &other.templates[b]);
         let (old, new) = (lines(one.graph, here), lines(other.graph, there));
-        let title = format!("{}: here {}, there {}", numbered(&layers), here.title(), there.title());
+        let title = match layers[..] {
+            [] => "Outside the layers".to_string(),
+            _ => format!("{}: here {}, there {}", numbered(&layers), here.title(), there.title()),
+        };
         Pair { title, rows: rows(&old, &new), old, new }
     };
     let mut found: Vec<Pair> = pairs(one, other).into_iter().map(pair).collect();

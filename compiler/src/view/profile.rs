@@ -93,7 +93,8 @@ pub fn read(path: &Path, text: &[u8], plan: &Plan) -> Result<Profile> {
             }
             kernels.insert(kernel.name.clone(), (kernel.seconds, kernel.share_of_limit));
         }
-        let seconds = kernels.values().map(|(seconds, _)| seconds).sum();
+        // In the file's order: a sum of floats in another one is another sum.
+        let seconds = point.kernels.iter().map(|kernel| kernel.seconds).sum();
         points.push(Point { title, kernels, seconds });
     }
     points.retain(|point| !point.kernels.is_empty());

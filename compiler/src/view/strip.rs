@@ -1,6 +1,8 @@
 //! The strip of layers, by which the page is navigated: who selects for whom (solid arcs above), who reads whose cache
 //! (dashed arcs below), whose cache grows. Behind it the same as a table.
 
+use std::collections::BTreeSet;
+
 use hyc_plan::{Cache, CachePolicy, Plan, StepOp, ops};
 
 use super::facts::{Facts, ranges};
@@ -104,8 +106,25 @@ fn legend(h: &mut Html, facts: &Facts<'_>) {
             }
         }
         h.text("solid arc: reads this selection; dashed arc: reads this KV cache; ");
-        h.text("■ a cache that grows, ○ a ring of the window's tokens, – none");
+        let [growing, rings] = kept(facts.plan);
+        h.text(format!("■ a cache that grows{growing}, ○ a ring of the window's tokens{rings}, – none"));
     });
+}
+
+/// Bytes a token of the caches that grow, and of the rings, each number once.
+fn kept(plan: &Plan) -> [String; 2] {
+    let (mut growing, mut rings) = (BTreeSet::new(), BTreeSet::new());
+    for cache in &plan.caches {
+        match cache.policy {
+            CachePolicy::Growing => growing.insert(cache.token_bytes()),
+            CachePolicy::Ring { pages, .. } => rings.insert(pages.saturating_mul(cache.page_bytes())),
+        };
+    }
+    let told = |all: BTreeSet<u64>, what: &str| match all.len() {
+        0 => String::new(),
+        _ => format!(" ({}{what})", all.into_iter().map(bytes).collect::<Vec<_>>().join(", ")),
+    };
+    [told(growing, " a token"), told(rings, "")]
 }
 
 fn strip(h: &mut Html, facts: &Facts<'_>) {

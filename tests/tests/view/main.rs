@@ -138,6 +138,7 @@ fn what_is_looked_for_is_there() {
     let section = compared.split("<section id=\"compare\"").nth(1).unwrap();
     let table = section.split("</table>").next().unwrap();
     assert!(table.find("class=\"same\"").unwrap() > table.rfind("class=\"differs\"").unwrap());
+    assert!(section.contains("Outside the layers"));
     assert!(section.contains("Layers 1–11, 13–23, 25–35, 37–47: here sparse layer, there full layer"));
 }
 
@@ -184,10 +185,13 @@ fn what_is_none_of_the_three_is_refused() {
     }
     assert_eq!(view(&["nowhere.toml"]).status.code(), Some(3));
     assert_eq!(view(&[TINY, "--compare", "nowhere.toml"]).status.code(), Some(3));
-    // The page never replaces what it is made of.
+    // The page never replaces what it is made of, nor the weights of its model.
+    let weights = file("hysparse-80b.safetensors", b"weights");
     let model = file("model.toml", &std::fs::read(root().join(LARGE)).unwrap());
     let output = Command::new(hyc_binary()).args(["view", &model, "-o", &model]).output().unwrap();
     assert!(!output.status.success() && std::fs::read_to_string(&model).unwrap().starts_with("# HySparse"));
+    let output = Command::new(hyc_binary()).args(["view", &model, "-o", &weights]).output().unwrap();
+    assert!(!output.status.success() && std::fs::read(&weights).unwrap() == b"weights");
 }
 
 #[test]
