@@ -10,8 +10,8 @@ version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' Cargo
 release=${CARGO_TARGET_DIR:-target}/release
 install -d "$prefix/lib/pkgconfig" "$prefix/include"
 install -m 644 runtime/capi/include/hyc.h "$prefix/include/"
-install -m 644 "$release/libhyc.a" "$prefix/lib/"
-install -m 755 "$release/libhyc.so" "$prefix/lib/"
+install -m 644 "$release/libhyc_c.a" "$prefix/lib/libhyc.a"
+install -m 755 "$release/libhyc_c.so" "$prefix/lib/libhyc.so"
 cat > "$prefix/lib/pkgconfig/hyc.pc" <<END
 prefix=$prefix
 Name: hyc

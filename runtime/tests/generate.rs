@@ -87,15 +87,16 @@ fn events_are_the_result() {
     let model = model();
     let prompt = Random(4).tokens(19);
     let options = GenerateOptions { max_new_tokens: 5, ..GenerateOptions::default() };
-    let (mut prefill, mut tokens, mut text) = (Vec::new(), Vec::new(), String::new());
+    let (mut prefill, mut tokens, mut text, mut end) = (Vec::new(), Vec::new(), String::new(), None);
     let done = run(&model, &prompt, &options, &CancelToken::new(), &mut |event| match event {
         Event::Prefill { done, total } => prefill.push((done, total)),
         Event::Token(token) => tokens.push(token),
         Event::Text(part) => text.push_str(&part),
+        Event::End(finish) => end = Some(finish),
     })
     .unwrap();
     assert_eq!(prefill, [(8, 19), (16, 19), (19, 19)]);
-    assert_eq!((tokens, text), (done.tokens, done.text));
+    assert_eq!((tokens, text, end), (done.tokens, done.text, Some(done.finish)));
 }
 
 #[test]

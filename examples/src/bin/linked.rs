@@ -20,7 +20,7 @@ fn main() -> hyc_runtime::Result<()> {
 fn run(model: hyc_runtime::Model, prompt: &str) -> hyc_runtime::Result<Vec<u32>> {
     let tokenizer = hyc_runtime::Tokenizer::of(&model)?;
     let mut session = hyc_runtime::Session::new(model, &Default::default())?;
-    let options = hyc_runtime::GenerateOptions { max_new_tokens: 16, ..Default::default() };
+    let options = hyc_runtime::GenerateOptions { max_new_tokens: 16, seed: Some(7), ..Default::default() };
     let done = session.generate(&tokenizer, &tokenizer.encode(prompt)?, &options)?.finish()?;
     println!("{prompt}{}", done.text);
     Ok(done.tokens)

@@ -16,6 +16,7 @@ pub struct hyc_model(());
 
 /// A model with its tokenizer, once it is needed.
 pub struct Shared {
+    /// The model.
     pub model: Arc<Model>,
     name: CString,
     tokenizer: OnceLock<Result<Arc<Tokenizer>, hyc_runtime::Error>>,

@@ -34,14 +34,17 @@ fn copied<T: Clone + Default, H>(table: &Table<Mutex<T>>, handle: *const H) -> R
     Ok(options)
 }
 
+/// What a handle stands for.
 pub fn load_options(handle: *const hyc_load_options) -> Result<LoadOptions, Failure> {
     copied(&LOAD, handle)
 }
 
+/// What a handle stands for.
 pub fn session_options(handle: *const hyc_session_options) -> Result<SessionOptions, Failure> {
     copied(&SESSION, handle)
 }
 
+/// What a handle stands for.
 pub fn options(handle: *const hyc_options) -> Result<GenerateOptions, Failure> {
     copied(&GENERATE, handle)
 }

@@ -19,12 +19,14 @@ pub struct hyc_session(());
 
 /// What calls of a session share.
 pub struct Cell {
+    /// The model, with its tokenizer.
     pub model: Arc<Shared>,
     inside: Mutex<Inside>,
 }
 
 /// What one call at a time may use.
 pub struct Inside {
+    /// The session.
     pub session: Session,
     /// The sequences that a caller knows, by the numbers that it knows them by.
     sequences: HashMap<u64, SequenceId>,

@@ -14,8 +14,8 @@ pub fn folder() -> PathBuf {
 pub fn library() -> PathBuf {
     let here = std::env::current_exe().expect("a test");
     let deps = here.parent().expect("deps");
-    let found = [deps.join("libhyc.so"), deps.with_file_name("libhyc.so")];
-    found.into_iter().find(|path| path.is_file()).expect("libhyc.so beside the tests")
+    let found = [deps.join("libhyc_c.so"), deps.with_file_name("libhyc_c.so")];
+    found.into_iter().find(|path| path.is_file()).expect("libhyc_c.so beside the tests")
 }
 
 /// Runs a command, and gives what it printed.
