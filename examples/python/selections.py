@@ -25,7 +25,7 @@ def chosen(rows, head, blocks):
 def main():
     path, plot, *text = sys.argv[1:]
     model = hyc.load(path)
-    prompt = pathlib.Path(text[0]).read_text() if text else "The kernel of the compiler reads a block of the cache. " * 80
+    prompt = pathlib.Path(text[0]).read_text() if text else "The kernel reads a block of the cache. " * 100
     tokens = model.encode(prompt)[: model.max_context]
     session = model.session()
     selected = session.selections(session.add_sequence(), tokens)

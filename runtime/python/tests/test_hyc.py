@@ -43,7 +43,7 @@ def test_a_model_says_what_it_is(model):
 def test_a_continuation_is_an_iterator(model, session):
     generation = session.generate("The kernel", max_new_tokens=12, seed=1)
     events = list(generation)
-    assert [event.kind for event in events][0] == "prefill"
+    assert events[0].kind == "prefill"
     assert events[-1].kind == "end" and events[-1].finish == generation.finish
     text = "".join(event.text for event in events if event.kind == "text")
     tokens = [event.token for event in events if event.kind == "token"]
