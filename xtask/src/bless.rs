@@ -11,7 +11,7 @@ struct Expected {
     test: &'static [&'static str],
 }
 
-const EXPECTED: [Expected; 5] = [
+const EXPECTED: [Expected; 6] = [
     Expected {
         name: "passes",
         sources: "tests/kernels/tests/passes.rs",
@@ -22,6 +22,12 @@ const EXPECTED: [Expected; 5] = [
     // tests/configs, docs/model-toml.md and its schema.
     Expected { name: "configs", sources: "compiler/src/", test: &["-p", "hyc", "--lib"] },
     Expected { name: "says", sources: "tests/tests/says.rs", test: &["-p", "hyc-tests", "--test", "says"] },
+    // hyc.h, and what libhyc exports.
+    Expected {
+        name: "header",
+        sources: "runtime/capi/tests/header.rs",
+        test: &["-p", "hyc-capi", "--test", "header"],
+    },
     // Needs LLVM 22 (setup.sh --llvm), so that it stands last.
     Expected {
         name: "mlir",
