@@ -79,7 +79,7 @@ impl Compiled {
         write::artefact(target, &artefact, &self.weights, progress)
     }
 
-    /// The object of [`object::object`], with its weights or without. Errors: those; weights to embed and none named.
+    /// The object of [`object::object()`], with its weights or without. Errors: those; weights to embed and none named.
     pub fn object(&self, name: &str, embed: bool) -> Result<Vec<u8>> {
         if embed && !self.has_weights() {
             return Err(Error::input(format!("`{}` names no weight files to embed", self.plan.model.name))

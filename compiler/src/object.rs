@@ -115,7 +115,7 @@ fn file(name: &str, plan: &Plan, artefact: &[u8], code: &[u8]) -> Result<Vec<u8>
     file.write().map_err(|e| Error::new(ErrorKind::Internal, format!("object file: {e}")))
 }
 
-/// Bytes of the artefact and of the code in an object of [`object`]. Errors: it is none of this name.
+/// Bytes of the artefact and of the code in an object of [`object()`]. Errors: it is none of this name.
 pub fn sizes(name: &str, object: &[u8]) -> Result<(u64, u64)> {
     let wrong = || Error::input(format!("this is no object of a model named `{name}`"));
     let file = object::File::parse(object).map_err(|_| wrong())?;

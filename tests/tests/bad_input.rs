@@ -317,18 +317,30 @@ fn dumps_are_accepted_in_place_of_a_model() {
         assert!(hyc(&["compile", "--print-ir-after", pass, model, "-o", dump]).status.success());
         assert!(hyc(&["compile", "--emit", "plan", dump]).stdout == plan, "after {pass}");
     }
-    let object = folder.path().join("kernels.o");
-    assert!(hyc(&["compile", "--emit", "obj", model, "-o", object.to_str().unwrap()]).status.success());
-    let main = folder.path().join("main.c");
-    let symbol = String::from_utf8_lossy(&plan).split("\"name\": \"").find_map(|part| {
-        let name = part.split('"').next()?;
-        name.contains("router").then(|| name.to_string()).filter(|name| !name.contains('.'))
-    });
-    let symbol = symbol.expect("a router kernel");
-    std::fs::write(&main, format!("extern void {symbol}(void); int main(void) {{ return {symbol} == 0; }}"))
-        .unwrap();
-    let program = folder.path().join("program");
+}
+
+/// An object is linked by a C compiler, and its two symbols are what the program sees.
+#[test]
+fn an_object_is_linked_into_a_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let (object, main, program) =
+        (folder.path().join("m.o"), folder.path().join("main.c"), folder.path().join("program"));
+    let model = golden("moe");
+    let model = model.to_str().unwrap();
+    let emit = ["compile", "--emit", "obj", "--symbol", "moe", model, "-o", object.to_str().unwrap()];
+    assert!(hyc(&emit).status.success());
+    // A safetensors header begins at the ninth byte of an artefact.
+    let text = "extern const char moe_hyc_artefact[], moe_hyc_code[];\n\
+                int main(void) { return moe_hyc_artefact[8] != '{' || (unsigned long)moe_hyc_code % 64; }\n";
+    std::fs::write(&main, text).unwrap();
     let linked = Command::new("cc").arg(&main).arg(&object).arg("-o").arg(&program).status().expect("cc");
     assert!(linked.success());
     assert!(Command::new(&program).status().unwrap().success());
+    fails(
+        &["compile", "--emit", "obj", "--symbol", "a-b", model],
+        2,
+        &["no symbol can be named after `a-b`"],
+    );
+    fails(&["compile", "--emit", "plan", "--symbol", "a", model], 2, &["no object is made"]);
+    fails(&["compile", "--emit", "graph", "--embed-weights", model], 2, &["no object is made"]);
 }

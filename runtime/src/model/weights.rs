@@ -50,7 +50,7 @@ impl Model {
         }
     }
 
-    /// Checks all weights that nobody has checked, on all cores, where [`LoadOptions::verify`] has left that for later;
+    /// Checks all weights that nobody has checked, on all cores, where [`LoadOptions::verify`](crate::LoadOptions::verify) has left that for later;
     /// `progress` as in [`Model::load_observed`]. Errors: a damaged weight; `Cancelled`.
     pub fn check_weights(&self, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<()> {
         if self.verify == Verify::Header || !matches!(self.weights, Weights::File(_)) {
