@@ -13,6 +13,7 @@ mod arguments;
 mod batch;
 mod error;
 mod event;
+mod failure;
 mod generation;
 mod model;
 mod options;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::error::Failure;
+use crate::failure::Failure;
 
 /// The next handle of any kind. Multiples of 16 from one that no page is at.
 static NEXT: AtomicUsize = AtomicUsize::new(0x1000);

@@ -7,18 +7,9 @@ use std::collections::BTreeSet;
 use common::{folder, library};
 use object::{Object, ObjectSymbol};
 
-/// Compares a file with what it should be, or makes it so.
-fn check(path: &std::path::Path, should: &str) {
-    if std::env::var_os("HYC_BLESS").is_some() {
-        std::fs::write(path, should).expect("can be written");
-    }
-    let is = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(is == should, "{} is not what the sources say: run the tests with HYC_BLESS=1", path.display());
-}
-
 fn header() -> String {
     let config = cbindgen::Config::from_file(folder().join("cbindgen.toml")).expect("cbindgen.toml");
-    let sources = ["error", "event", "options", "model", "session", "generation", "batch", "lib"];
+    let sources = ["failure", "error", "event", "options", "model", "session", "generation", "batch", "lib"];
     let mut builder = cbindgen::Builder::new().with_config(config);
     for source in sources {
         builder = builder.with_src(folder().join(format!("src/{source}.rs")));
@@ -30,7 +21,7 @@ fn header() -> String {
 
 #[test]
 fn the_header_is_what_the_sources_say() {
-    check(&folder().join("include/hyc.h"), &header());
+    hyc_filetest::expect(&folder().join("include/hyc.h"), &header());
 }
 
 #[test]
@@ -43,7 +34,7 @@ fn the_library_exports_what_the_header_declares() {
         .filter_map(|symbol| Some(symbol.name().ok()?.to_string()))
         .collect();
     let text = exported.iter().map(|name| format!("{name}\n")).collect::<String>();
-    check(&folder().join("include/symbols.txt"), &text);
+    hyc_filetest::expect(&folder().join("include/symbols.txt"), &text);
     let header = header();
     for name in &exported {
         assert!(name.starts_with("hyc_"), "{name} is exported");
