@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hyc_runtime::{GenerateOptions, LoadOptions, Sampling, SessionOptions, Storage, Verify};
 
-use crate::arguments::{put, text};
-use crate::error::{Failure, answer, hyc_error, hyc_status};
+use crate::arguments::text;
+use crate::error::{Failure, answer, hyc_status};
 use crate::table::Table;
 
 /// How a model is loaded; freed by hyc_load_options_free.
@@ -259,22 +259,5 @@ pub extern "C" fn hyc_options_set_show_special(options: *mut hyc_options, show: 
     set(&GENERATE, options, |options| {
         options.show_special = show;
         Ok(())
-    })
-}
-
-/// The bytes that a session of these options would take, known before anything is allocated.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hyc_session_bytes(
-    model: *const crate::hyc_model,
-    options: *const hyc_session_options,
-    bytes: *mut u64,
-    error: *mut *mut hyc_error,
-) -> hyc_status {
-    answer(error, || {
-        let model = crate::model::model(model)?;
-        let plan = hyc_runtime::MemoryPlan::of(&model.model, &session_options(options)?)?;
-        // SAFETY: the caller's place.
-        unsafe { put(bytes, plan.total(), "bytes") }?;
-        Ok(hyc_status::HYC_OK)
     })
 }

@@ -105,6 +105,23 @@ pub unsafe extern "C" fn hyc_session_new(
     })
 }
 
+/// The bytes that a session of these options would take, known before anything is allocated.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hyc_session_bytes(
+    model: *const hyc_model,
+    options: *const hyc_session_options,
+    bytes: *mut u64,
+    error: *mut *mut hyc_error,
+) -> hyc_status {
+    answer(error, || {
+        let model = model::model(model)?;
+        let plan = hyc_runtime::MemoryPlan::of(&model.model, &session_options(options)?)?;
+        // SAFETY: the caller's place.
+        unsafe { put(bytes, plan.total(), "bytes") }?;
+        Ok(hyc_status::HYC_OK)
+    })
+}
+
 /// Frees a session, once its generations are freed too. NULL is none.
 #[unsafe(no_mangle)]
 pub extern "C" fn hyc_session_free(session: *mut hyc_session) {
