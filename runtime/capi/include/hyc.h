@@ -374,14 +374,6 @@ hyc_status hyc_options_set_ignore_eos(hyc_options *options, bool ignore);
 hyc_status hyc_options_set_show_special(hyc_options *options, bool show);
 
 /*
- The bytes that a session of these options would take, known before anything is allocated.
- */
-hyc_status hyc_session_bytes(const hyc_model *model,
-                             const hyc_session_options *options,
-                             uint64_t *bytes,
-                             hyc_error **error);
-
-/*
  Loads an artefact. Loading one is running a program: hyc compile wrote it, and whoever could change it since is trusted
  as this program is. Nobody writes to the file or shortens it while the model lives, unless it is copied.
  */
@@ -477,6 +469,14 @@ hyc_status hyc_session_new(const hyc_model *model,
                            const hyc_session_options *options,
                            hyc_session **session,
                            hyc_error **error);
+
+/*
+ The bytes that a session of these options would take, known before anything is allocated.
+ */
+hyc_status hyc_session_bytes(const hyc_model *model,
+                             const hyc_session_options *options,
+                             uint64_t *bytes,
+                             hyc_error **error);
 
 /*
  Frees a session, once its generations are freed too. NULL is none.
@@ -1024,20 +1024,20 @@ hyc_status hyc_options_set_ignore_eos(hyc_options *options, bool ignore);
 hyc_status hyc_options_set_show_special(hyc_options *options, bool show);
 
 /*
- The bytes that a session of these options would take, known before anything is allocated.
- */
-hyc_status hyc_session_bytes(const hyc_model *model,
-                             const hyc_session_options *options,
-                             uint64_t *bytes,
-                             hyc_error **error);
-
-/*
  Sets up a session: checks that its memory is free, and takes it.
  */
 hyc_status hyc_session_new(const hyc_model *model,
                            const hyc_session_options *options,
                            hyc_session **session,
                            hyc_error **error);
+
+/*
+ The bytes that a session of these options would take, known before anything is allocated.
+ */
+hyc_status hyc_session_bytes(const hyc_model *model,
+                             const hyc_session_options *options,
+                             uint64_t *bytes,
+                             hyc_error **error);
 
 /*
  Frees a session, once its generations are freed too. NULL is none.
