@@ -9,7 +9,8 @@ use hyc_kernels::cpu::Level;
 use hyc_runtime::{Model, Verify};
 
 use crate::cargo::{Cargo, say};
-use crate::{Error, Result, module};
+use crate::module::{self, Module};
+use crate::{Error, Result};
 
 /// Weights that take long to pack without optimisation.
 const SLOW_BYTES: u64 = 100 << 20;
@@ -60,7 +61,15 @@ impl Work<'_> {
         if let Some(most) = self.embed {
             check_embedded(model.plan(), most)?;
         }
-        module::write(self, &model, &self.place(".hyc"), &self.place(".rs"))
+        let module = Module {
+            input: self.input,
+            symbol: &self.symbol,
+            library: &self.library(),
+            embedded: self.embed.is_some(),
+            object: &self.place(".o"),
+            artefact: &self.place(".hyc"),
+        };
+        module::write(&module, &model, &self.place(".rs"))
     }
 
     fn run_here(&self) -> Result<()> {

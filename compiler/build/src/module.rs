@@ -5,14 +5,30 @@ use std::path::Path;
 use hyc_runtime::Model;
 use sha2::{Digest, Sha256};
 
-use crate::compile::Work;
 use crate::{Error, Result};
 
-/// Writes the module of a model, whose artefact is at `artefact`, where it is not there as it is.
-pub fn write(work: &Work<'_>, model: &Model, artefact: &Path, to: &Path) -> Result<()> {
+/// What a module says beside the model.
+pub struct Module<'a> {
+    /// The description.
+    pub input: &'a Path,
+    /// How the object's symbols begin.
+    pub symbol: &'a str,
+    /// The library that has the object.
+    pub library: &'a str,
+    /// Whether the weights are in the object.
+    pub embedded: bool,
+    /// The object.
+    pub object: &'a Path,
+    /// The artefact with the weights.
+    pub artefact: &'a Path,
+}
+
+/// Writes the module of a model, where it is not there as it is.
+pub fn write(module: &Module<'_>, model: &Model, to: &Path) -> Result<()> {
+    let artefact = module.artefact;
     let plan = model.plan();
     let info = &plan.model;
-    let (artefact_bytes, code_bytes) = sizes(work)?;
+    let (artefact_bytes, code_bytes) = sizes(module)?;
     let text = format!(
         "// Made by hyc-build from {input:?}.
 /// The model's name.
@@ -60,17 +76,16 @@ pub unsafe fn load_with_weights(
     unsafe {{ ::hyc_runtime::Model::linked_with_weights(linked(), weights, options) }}
 }}
 ",
-        input = work.input,
+        input = module.input,
         name = info.name,
         vocab = info.vocab,
         context = info.max_context,
         batch = info.max_batch,
         path = artefact,
         sha = digest(artefact)?,
-        symbol = work.symbol,
-        library = work.library(),
-        embedded =
-            if work.embed.is_some() { ", weights and all" } else { ", which has no weights of its own" },
+        symbol = module.symbol,
+        library = module.library,
+        embedded = if module.embedded { ", weights and all" } else { ", which has no weights of its own" },
     );
     put(to, &text)
 }
@@ -116,11 +131,10 @@ fn put(to: &Path, text: &str) -> Result<()> {
 }
 
 /// Bytes of the object's artefact and of its code.
-fn sizes(work: &Work<'_>) -> Result<(u64, u64)> {
-    use hyc::object::sizes;
-    let path = work.cargo.out.join(format!("{}.o", work.name));
-    let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
-    Ok(sizes(&work.symbol, &bytes)?)
+fn sizes(module: &Module<'_>) -> Result<(u64, u64)> {
+    let path = module.object;
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+    Ok(hyc::object::sizes(module.symbol, &bytes)?)
 }
 
 fn digest(path: &Path) -> Result<String> {
