@@ -1,12 +1,12 @@
 //! Several prompts at a time.
 
 use std::ffi::c_char;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex};
 
 use hyc_runtime::{Continuations, Prompt, Tokenizer};
 
 use crate::arguments::{check_place, fill, put, slice};
-use crate::error::{Failure, answer, hyc_error, hyc_status};
+use crate::error::{Failure, answer, enter, hyc_error, hyc_status};
 use crate::event::{hyc_event, hyc_finish};
 use crate::options::{hyc_options, options};
 use crate::session::{Cell, hyc_session, session};
@@ -30,6 +30,17 @@ struct Inside {
     text: String,
 }
 
+impl State {
+    /// What runs; it begins here, with the prompts that were added.
+    fn running<'r>(
+        &self,
+        running: &'r mut Option<Continuations<Arc<Tokenizer>>>,
+        prompts: &mut Vec<Prompt>,
+    ) -> &'r mut Continuations<Arc<Tokenizer>> {
+        running.get_or_insert_with(|| Continuations::new(self.tokenizer.clone(), std::mem::take(prompts)))
+    }
+}
+
 impl Drop for State {
     fn drop(&mut self) {
         let running = self.inside.get_mut().ok().and_then(|inside| inside.running.as_mut());
@@ -48,10 +59,7 @@ fn inside(
 ) -> hyc_status {
     answer(error, || {
         let state = BATCHES.get(handle, "the batch")?;
-        let mut inside = state.inside.try_lock().map_err(|e| match e {
-            TryLockError::WouldBlock => Failure::busy(),
-            TryLockError::Poisoned(_) => Failure::bug("a call with this batch has panicked"),
-        })?;
+        let mut inside = enter(&state.inside, "this batch")?;
         call(&state, &mut inside)
     })
 }
@@ -112,8 +120,7 @@ pub unsafe extern "C" fn hyc_batch_next(
         // SAFETY: the caller's event.
         unsafe { hyc_event::check(event) }?;
         let Inside { prompts, running, text } = inside;
-        let running = running
-            .get_or_insert_with(|| Continuations::new(state.tokenizer.clone(), std::mem::take(prompts)));
+        let running = state.running(running, prompts);
         let mut entered = state.cell.enter()?;
         let Some((index, next)) = running.next(&mut entered.session) else { return Ok(hyc_status::HYC_END) };
         let (of, status) = match next {
@@ -135,8 +142,7 @@ pub extern "C" fn hyc_batch_cancel(
 ) -> hyc_status {
     inside(batch, error, |state, inside| {
         let Inside { prompts, running, .. } = inside;
-        let running = running
-            .get_or_insert_with(|| Continuations::new(state.tokenizer.clone(), std::mem::take(prompts)));
+        let running = state.running(running, prompts);
         let token = running.cancel_token(index).ok_or_else(|| {
             Failure::argument(format!("the batch has no prompt {index}"), "give what hyc_batch_add gave")
         })?;

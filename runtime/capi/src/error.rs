@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::Arc;
 
-pub use crate::failure::{Failure, hyc_status};
+pub use crate::failure::{Failure, enter, hyc_status};
 use crate::table::Table;
 
 /// An error that a caller owns.

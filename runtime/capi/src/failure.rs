@@ -1,5 +1,7 @@
 //! What a call answers, and why it fails.
 
+use std::sync::{Mutex, MutexGuard, TryLockError};
+
 use hyc_runtime::{Error, ErrorKind};
 
 /// What a call answers. Numbers are never given another meaning; there may be more of them in a later version.
@@ -90,4 +92,12 @@ impl From<Error> for Failure {
         };
         Failure { status, message: error.message, help: error.help }
     }
+}
+
+/// Enters what one call at a time may use: `what` with an article. Errors: another call is inside; one has panicked there.
+pub fn enter<'m, T>(inside: &'m Mutex<T>, what: &str) -> Result<MutexGuard<'m, T>, Failure> {
+    inside.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => Failure::busy(),
+        TryLockError::Poisoned(_) => Failure::bug(format!("a call with {what} has panicked")),
+    })
 }

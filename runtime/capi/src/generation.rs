@@ -1,12 +1,12 @@
 //! Continuations that are pulled.
 
 use std::ffi::{c_char, c_void};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use hyc_runtime::{CancelToken, Continuation, Tokenizer};
 
-use crate::arguments::{check_place, slice};
-use crate::error::{Failure, answer, hyc_error, hyc_status};
+use crate::arguments::{check_place, fill, put, slice};
+use crate::error::{Failure, answer, enter, hyc_error, hyc_status};
 use crate::event::{hyc_event, hyc_finish};
 use crate::options::{hyc_options, options};
 use crate::session::{Cell, Inside, hyc_session, session};
@@ -32,11 +32,7 @@ struct Pulled {
 
 impl State {
     fn pulled(&self) -> Result<MutexGuard<'_, Pulled>, Failure> {
-        match self.pulled.try_lock() {
-            Ok(pulled) => Ok(pulled),
-            Err(TryLockError::WouldBlock) => Err(Failure::busy()),
-            Err(TryLockError::Poisoned(_)) => Err(Failure::bug("a call with this generation has panicked")),
-        }
+        enter(&self.pulled, "this generation")
     }
 }
 
@@ -201,7 +197,7 @@ pub unsafe extern "C" fn hyc_generation_tokens(
         let state = GENERATIONS.get(generation, "the generation")?;
         let pulled = state.pulled()?;
         // SAFETY: the caller's places.
-        unsafe { crate::arguments::fill(&pulled.continuation.so_far().tokens, tokens, capacity, count) }
+        unsafe { fill(&pulled.continuation.so_far().tokens, tokens, capacity, count) }
     })
 }
 
@@ -219,9 +215,7 @@ pub unsafe extern "C" fn hyc_generation_text(
         let state = GENERATIONS.get(generation, "the generation")?;
         let pulled = state.pulled()?;
         // SAFETY: the caller's places.
-        unsafe {
-            crate::arguments::fill(pulled.continuation.so_far().text.as_bytes(), text.cast(), capacity, len)
-        }
+        unsafe { fill(pulled.continuation.so_far().text.as_bytes(), text.cast(), capacity, len) }
     })
 }
 
@@ -239,8 +233,8 @@ pub unsafe extern "C" fn hyc_generation_result(
         let done = pulled.continuation.so_far();
         // SAFETY: the caller's places.
         unsafe {
-            crate::arguments::put(finish, done.finish.into(), "finish")?;
-            crate::arguments::put(seed, done.seed, "seed")?;
+            put(finish, done.finish.into(), "finish")?;
+            put(seed, done.seed, "seed")?;
         }
         Ok(hyc_status::HYC_OK)
     })

@@ -19,6 +19,7 @@ mod model;
 mod options;
 mod session;
 mod table;
+mod version;
 
 pub use batch::*;
 pub use error::{hyc_error, hyc_error_free, hyc_error_help, hyc_error_kind, hyc_error_message, hyc_status};
@@ -27,10 +28,4 @@ pub use generation::*;
 pub use model::*;
 pub use options::*;
 pub use session::*;
-
-/// The version of the library, as `1.2.3`; valid for ever.
-#[unsafe(no_mangle)]
-pub extern "C" fn hyc_version() -> *const std::ffi::c_char {
-    const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
-    VERSION.as_ptr().cast()
-}
+pub use version::*;

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::ffi::c_char;
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use hyc_runtime::{SequenceId, Session};
 
 use crate::arguments::{check_place, fill, put, slice, text};
-use crate::error::{Failure, answer, hyc_error, hyc_status};
+use crate::error::{Failure, answer, enter, hyc_error, hyc_status};
 use crate::model::{self, Shared, hyc_model};
 use crate::options::{hyc_session_options, session_options};
 use crate::table::Table;
@@ -36,11 +36,7 @@ pub struct Inside {
 impl Cell {
     /// Errors: another thread is inside; a call panicked inside.
     pub fn enter(&self) -> Result<MutexGuard<'_, Inside>, Failure> {
-        match self.inside.try_lock() {
-            Ok(inside) => Ok(inside),
-            Err(TryLockError::WouldBlock) => Err(Failure::busy()),
-            Err(TryLockError::Poisoned(_)) => Err(Failure::bug("a call with this session has panicked")),
-        }
+        enter(&self.inside, "this session")
     }
 }
 
