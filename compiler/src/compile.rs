@@ -8,12 +8,11 @@ use hyc_plan::Plan;
 use hyc_plan::sampling::SamplingDefaults;
 
 use crate::driver;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::object;
 use crate::output::Target;
 use crate::source::{Expected, WeightSource, Weights};
 use crate::text::{self, Text};
-use crate::words::listed;
 use crate::write::{self, Artefact};
 
 /// A compiled model, whose weights are still in their files.
@@ -37,10 +36,7 @@ pub fn compile(input: &Path, level: Level, check: &dyn Fn() -> Result<()>) -> Re
     let mut lowered = driver::lower(loaded.graph, level, &mut |_| check())?;
     let code = driver::generate_code(&mut lowered.plan, level, false, check)?.blob;
     let (plan, graph) = (lowered.plan, lowered.graph.to_string());
-    plan.verify().map_err(|errors| {
-        let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", listed(&list, "; ")))
-    })?;
+    driver::check_plan(&plan)?;
     let Some(desc) = loaded.desc else {
         return Ok(Compiled { plan, code, graph, text: None, sampling: None, weights: Weights::Absent });
     };

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
 use crate::input;
 use crate::targets::check_target;
-use crate::words::place;
+use crate::words::{listed, place};
 
 /// What `hyc compile` may start from.
 pub struct Input {
@@ -213,6 +213,14 @@ pub fn generate_code(
     }
     let blob = hyc_plan::bind::lay_out(plan, &functions);
     Ok(Code { blob, asm, seconds: start.elapsed().as_secs_f64() })
+}
+
+/// Checks a plan that has its code. Errors: a rule that it breaks, which is a fault of the passes or the back end.
+pub fn check_plan(plan: &Plan) -> Result<()> {
+    plan.verify().map_err(|errors| {
+        let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", listed(&list, "; ")))
+    })
 }
 
 /// Generates a GPU plan's kernels, the variants that are chosen or all of them, and writes into `plan` how they are launched

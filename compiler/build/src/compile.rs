@@ -40,7 +40,8 @@ impl Work<'_> {
 
     /// Whether everything was made of the same before.
     pub fn is_done(&self, stamp: &str) -> bool {
-        let there = [".o", ".hyc", ".rs"].iter().all(|end| self.place(end).is_file());
+        let library = self.cargo.out.join(format!("lib{}.a", self.library()));
+        let there = [".o", ".hyc", ".rs"].iter().all(|end| self.place(end).is_file()) && library.is_file();
         there && std::fs::read_to_string(self.place(".stamp")).is_ok_and(|old| old == stamp)
     }
 
@@ -50,7 +51,7 @@ impl Work<'_> {
         std::fs::write(&path, stamp).map_err(|e| Error::io("write", &path, &e))
     }
 
-    /// Makes the object, the artefact and the module.
+    /// Makes the object and its library, the artefact and the module.
     pub fn run(&self) -> Result<()> {
         match &self.cargo.hyc {
             Some(hyc) => self.run_command(hyc)?,
@@ -69,7 +70,8 @@ impl Work<'_> {
             object: &self.place(".o"),
             artefact: &self.place(".hyc"),
         };
-        module::write(&module, &model, &self.place(".rs"))
+        module::write(&module, &model, &self.place(".rs"))?;
+        self.pack()
     }
 
     fn run_here(&self) -> Result<()> {
@@ -123,8 +125,8 @@ impl Work<'_> {
         format!("{}_model", self.symbol)
     }
 
-    /// Packs the object into that library, where the module's user finds it.
-    pub fn link(&self) -> Result<()> {
+    /// Packs the object into that library.
+    fn pack(&self) -> Result<()> {
         let compiled = cc::Build::new()
             .cargo_metadata(false)
             .out_dir(&self.cargo.out)
@@ -132,9 +134,7 @@ impl Work<'_> {
             .try_compile(&self.library());
         compiled.map_err(|e| {
             Error::new(format!("cannot make a library of the model: {e}")).help("install binutils")
-        })?;
-        say(&format!("rustc-link-search=native={}", self.cargo.out.display()));
-        Ok(())
+        })
     }
 }
 

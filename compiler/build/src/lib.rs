@@ -144,6 +144,7 @@ impl Model {
             work.run()?;
             work.stamp(&stamp)?;
         }
-        work.link()
+        cargo::say(&format!("rustc-link-search=native={}", cargo.out.display()));
+        Ok(())
     }
 }

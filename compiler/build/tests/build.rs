@@ -72,9 +72,7 @@ fn bad(output: &Output) -> String {
 /// When each output was written last.
 fn times(package: &Path) -> BTreeMap<PathBuf, SystemTime> {
     let files = std::fs::read_dir(package.join("out")).unwrap();
-    let files = files
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|end| end != "a"));
+    let files = files.map(|entry| entry.unwrap().path());
     files.map(|path| (path.clone(), path.metadata().unwrap().modified().unwrap())).collect()
 }
 

@@ -25,7 +25,7 @@ use crate::targets;
 use crate::terminal;
 use crate::text::{self, Text};
 use crate::tuning;
-use crate::words::{listed, place};
+use crate::words::place;
 use crate::write::{self, Artefact};
 
 /// Compile a model into one file
@@ -316,10 +316,7 @@ fn write_artefact(
     target: &Target,
 ) -> Result<Summary> {
     let code = driver::generate_code(&mut lowered.plan, options.clone(), true, &generating)?;
-    lowered.plan.verify().map_err(|errors| {
-        let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", listed(&list, "; ")))
-    })?;
+    driver::check_plan(&lowered.plan)?;
     let cubin = match (args.cubin, lowered.plan.target.kind()) {
         (false, _) => None,
         (true, TargetKind::Host) => {
