@@ -24,8 +24,9 @@ fi
 if [ "$lint" ]; then command -v shellcheck >/dev/null || needed+=(shellcheck); fi
 if [ "$browser" ]; then command -v chromium >/dev/null || needed+=(chromium); fi
 if [ "$llvm$lint" ]; then
-  # ptxas (tests/gpu/assemble.sh) and ruff (.ci/lint) come from Python packages.
+  # ptxas (tests/gpu/assemble.sh) and ruff (.ci/lint) come from Python packages; .ci/wheel installs one where it is new.
   python3 -m pip --version >/dev/null 2>&1 || needed+=(python3-pip)
+  python3 -c 'import ensurepip, venv' 2>/dev/null || needed+=(python3-venv)
 fi
 if [ ${#needed[@]} -gt 0 ]; then
   sudo=(); [ "$(id -u)" = 0 ] || sudo=(sudo)

@@ -1,4 +1,5 @@
-//! Compiles the models that `linked` and `two-models` are linked with.
+//! Compiles the models that `linked` and `two-models` are linked with. What stands below them is this repository's own:
+//! its tests compile another, and where that needs LLVM they find it.
 
 use hyc_build::{Model, Weights};
 
@@ -6,5 +7,10 @@ fn main() -> Result<(), hyc_build::Error> {
     Model::new("tiny-hysparse/model.toml").name("tiny").build()?;
     let embedded = Weights::Embedded { most: 1 << 20 };
     Model::new("../tests/golden/dense/model.toml").name("dense").weights(embedded).build()?;
-    Model::new("../tests/golden/dense/model.toml").name("twin").weights(embedded).build()
+    Model::new("../tests/golden/dense/model.toml").name("twin").weights(embedded).build()?;
+
+    if let Some(folder) = std::env::var_os("DEP_HYC_MLIR_LIBRARIES") {
+        println!("cargo::rustc-link-arg-tests=-Wl,-rpath,{}", folder.display());
+    }
+    Ok(())
 }

@@ -27,7 +27,7 @@ const fn script(name: &'static str, arguments: &'static str, what: &'static str,
 const BENCH: Run = Run::Cargo(&["bench", "--locked", "-p", "hyc-kernel-tests", "--bench", "cpu", "--"]);
 
 /// All of them.
-pub const TASKS: [Task; 17] = [
+pub const TASKS: [Task; 18] = [
     script("tiny", "[PROMPT]", "compile the trained tiny model and stream text from it", "run-tiny.sh"),
     script("test", "", "pass the tests", "run-tests.sh"),
     script("lint", "", "look at Python, shell, spelling and golden tensors", ".ci/lint"),
@@ -49,6 +49,7 @@ pub const TASKS: [Task; 17] = [
     script("valgrind", "[ARGUMENTS OF hyc run]", "the host's path under memcheck", "tests/valgrind.sh"),
     script("runtime-alone", "", "the runtime without its default features", ".ci/runtime-alone"),
     script("wheel", "", "the Python package, built, installed and tested", ".ci/wheel"),
+    script("sizes", "", "what a program takes that is linked with a model", "examples/sizes.sh"),
     script("install-c", "[PREFIX]", "install libhyc, hyc.h and hyc.pc", "runtime/capi/install.sh"),
     script("gpu-build", "", "build hyc with its GPU target, and a 7B model's PTX", "build-gpu.sh"),
     script(
@@ -94,7 +95,7 @@ mod tests {
     #[test]
     fn every_script_is_a_task() {
         let mut found = BTreeSet::new();
-        [".", ".ci", "runtime", "tests"].iter().for_each(|folder| scripts(folder, &mut found));
+        [".", ".ci", "examples", "runtime", "tests"].iter().for_each(|folder| scripts(folder, &mut found));
         // The others source it.
         assert!(found.remove("setup.sh"));
         let paths = TASKS.iter().filter_map(|task| match task.run {

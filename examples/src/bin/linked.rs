@@ -1,7 +1,10 @@
-//! The tiny model, linked into this program: `linked [PROMPT]`. Its weights are mapped from the artefact that the build
+//! The tiny model, linked into this program: `linked [PROMPT]` prints how it goes on, and the tokens. Its weights are mapped from the artefact that the build
 //! wrote, or from the one that `HYC_WEIGHTS` names.
 
 #![allow(clippy::print_stdout)] // An example: it may end at a closed pipe.
+
+#[cfg(feature = "text")]
+use std::io::Write;
 
 hyc_runtime::linked_model!(mod tiny);
 
@@ -21,9 +24,16 @@ fn run(model: hyc_runtime::Model, prompt: &str) -> hyc_runtime::Result<Vec<u32>>
     let tokenizer = hyc_runtime::Tokenizer::of(&model)?;
     let mut session = hyc_runtime::Session::new(model, &Default::default())?;
     let options = hyc_runtime::GenerateOptions { max_new_tokens: 16, seed: Some(7), ..Default::default() };
-    let done = session.generate(&tokenizer, &tokenizer.encode(prompt)?, &options)?.finish()?;
-    println!("{prompt}{}", done.text);
-    Ok(done.tokens)
+    let mut generation = session.generate(&tokenizer, &tokenizer.encode(prompt)?, &options)?;
+    for event in generation.by_ref() {
+        if let hyc_runtime::Event::Text(text) = event? {
+            print!("{text}");
+            // Whoever reads this may have gone.
+            _ = std::io::stdout().flush();
+        }
+    }
+    println!();
+    Ok(generation.finish()?.tokens)
 }
 
 /// Without a tokenizer, a prompt is a list of token ids.
@@ -42,6 +52,7 @@ fn run(model: hyc_runtime::Model, prompt: &str) -> hyc_runtime::Result<Vec<u32>>
                 next.push(token?);
             }
         }
+        println!("{next:?}");
         tokens.extend(&next);
     }
     Ok(tokens)

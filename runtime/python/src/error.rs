@@ -5,7 +5,12 @@ use pyo3::create_exception;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
-create_exception!(hyc, Error, PyException, "What went wrong: `kind` says whose fault it is, `help` what to do.");
+create_exception!(
+    hyc,
+    Error,
+    PyException,
+    "What went wrong: `kind` says whose fault it is, `help` what to do."
+);
 
 /// The exception of an error.
 fn exception(kind: &str, message: &str, help: Option<&str>) -> PyErr {

@@ -4,7 +4,7 @@ use hyc_runtime::{Event as Of, Finish};
 use pyo3::prelude::*;
 
 /// What happens in a continuation.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "hyc")]
 pub struct Event(pub Of);
 
 /// Why a continuation ended.

@@ -7,7 +7,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 /// A row of f32.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "hyc")]
 pub struct Floats {
     values: Vec<f32>,
     /// The buffer protocol's shape and strides, which live as long as the row.

@@ -12,7 +12,7 @@ use crate::floats::Floats;
 use crate::session::Cell;
 
 /// A continuation: an iterator over its events.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "hyc")]
 pub struct Generation {
     cell: Arc<Cell>,
     continuation: Mutex<Continuation<Arc<Tokenizer>>>,
@@ -32,8 +32,9 @@ impl Generation {
         self.continuation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn done(&self) -> Generated {
-        self.continuation().so_far().clone()
+    /// What it has made so far. The interpreter goes on while another thread's step is waited for.
+    fn done(&self, py: Python<'_>) -> Generated {
+        py.detach(|| self.continuation().so_far().clone())
     }
 }
 
@@ -42,7 +43,7 @@ impl Drop for Generation {
         if self.own {
             let id = self.continuation().sequence();
             // Nobody else has its id to remove it.
-            let _ = self.cell.wait().session.remove_sequence(id);
+            self.cell.leave(Box::new(move |session| _ = session.remove_sequence(id)));
         }
     }
 }
@@ -71,52 +72,58 @@ impl Generation {
     /// Runs to the end, and gives the text.
     fn run(&self, py: Python<'_>) -> PyResult<String> {
         while self.__next__(py)?.is_some() {}
-        Ok(self.done().text)
+        Ok(self.done(py).text)
     }
 
     /// The new tokens so far.
     #[getter]
-    fn tokens(&self) -> Vec<u32> {
-        self.done().tokens
+    fn tokens(&self, py: Python<'_>) -> Vec<u32> {
+        self.done(py).tokens
     }
 
     /// The text so far.
     #[getter]
-    fn text(&self) -> String {
-        self.done().text
+    fn text(&self, py: Python<'_>) -> String {
+        self.done(py).text
     }
 
     /// Why it ended.
     #[getter]
-    fn finish(&self) -> &'static str {
-        finish(self.done().finish)
+    fn finish(&self, py: Python<'_>) -> &'static str {
+        finish(self.done(py).finish)
     }
 
     /// The seed that repeats it.
     #[getter]
-    fn seed(&self) -> u64 {
-        self.done().seed
+    fn seed(&self, py: Python<'_>) -> u64 {
+        self.done(py).seed
     }
 
     /// `logits` or `hidden` of the last step.
     fn output(&self, py: Python<'_>, name: &str) -> PyResult<Floats> {
-        let id = self.continuation().sequence();
-        let row = py.detach(|| self.cell.enter()?.session.output(id, name).map_err(failed));
+        let row = py.detach(|| {
+            let inside = self.cell.enter()?;
+            let id = self.continuation().sequence();
+            inside.session.output(id, name).map_err(failed)
+        });
         row.map(Floats::new)
     }
 }
 
 /// Continuations of several prompts: an iterator over whose event it is, and the event or what went wrong.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "hyc")]
 pub struct Batch {
     cell: Arc<Cell>,
-    all: Mutex<Continuations<Arc<Tokenizer>>>,
+    all: Arc<Mutex<Continuations<Arc<Tokenizer>>>>,
+    /// By the prompts' indices.
+    cancel: Vec<CancelToken>,
 }
 
 impl Batch {
     /// A batch that has not begun.
     pub fn new(cell: Arc<Cell>, all: Continuations<Arc<Tokenizer>>) -> Batch {
-        Batch { cell, all: Mutex::new(all) }
+        let cancel = (0..).map_while(|index| all.cancel_token(index).cloned()).collect();
+        Batch { cell, all: Arc::new(Mutex::new(all)), cancel }
     }
 
     fn all(&self) -> MutexGuard<'_, Continuations<Arc<Tokenizer>>> {
@@ -126,8 +133,9 @@ impl Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        let mut inside = self.cell.wait();
-        self.all().end(&mut inside.session);
+        let all = self.all.clone();
+        self.cell
+            .leave(Box::new(move |session| all.lock().unwrap_or_else(PoisonError::into_inner).end(session)));
     }
 }
 
@@ -157,8 +165,7 @@ impl Batch {
 
     /// Asks the prompt of an index to stop.
     fn cancel(&self, index: usize) -> PyResult<()> {
-        let all = self.all();
-        let token = all.cancel_token(index);
+        let token = self.cancel.get(index);
         token.ok_or_else(|| wrong(format!("the batch has no prompt {index}"), "count them from 0"))?.cancel();
         Ok(())
     }
@@ -166,11 +173,11 @@ impl Batch {
     /// Runs to the end: of each prompt its text, or what went wrong.
     fn run(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         while self.__next__(py)?.is_some() {}
-        let all = self.all();
+        let results = py.detach(|| self.all().results().to_vec());
         let of = |done: &hyc_runtime::Result<Generated>| match done {
             Ok(done) => done.text.clone().into_py_any(py),
             Err(error) => Ok(object(py, error.clone())),
         };
-        all.results().iter().map(of).collect()
+        results.iter().map(of).collect()
     }
 }

@@ -37,7 +37,9 @@ fn compile(py: Python<'_>, model: PathBuf, output: PathBuf, cpu: &str) -> PyResu
         let target = hyc::output::Target::new(&output, &kept)?;
         compiled.write(&target, &mut |_| check())
     });
-    done.map_err(|error| if error.kind == hyc::error::ErrorKind::Cancelled { interrupted() } else { compiled(error) })
+    done.map_err(
+        |error| if error.kind == hyc::error::ErrorKind::Cancelled { interrupted() } else { compiled(error) },
+    )
 }
 
 fn interrupted() -> PyErr {

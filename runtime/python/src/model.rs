@@ -11,7 +11,7 @@ use crate::interrupted;
 use crate::session::Session;
 
 /// A loaded model; threads share it.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "hyc")]
 pub struct Model {
     pub model: Arc<Of>,
     tokenizer: OnceLock<Result<Arc<Tokenizer>, hyc_runtime::Error>>,
@@ -39,7 +39,12 @@ pub fn load(
         "on-read" => Verify::OnRead,
         "full" => Verify::Full,
         "never" => Verify::Header,
-        _ => return Err(wrong(format!("there is no way `{verify}` to verify"), "give on-read, full or never")),
+        _ => {
+            return Err(wrong(
+                format!("there is no way `{verify}` to verify"),
+                "give on-read, full or never",
+            ));
+        }
     };
     let storage = if copied { Storage::Copied } else { Storage::Mapped };
     let options = LoadOptions { verify, storage, random_weights, ..LoadOptions::default() };
@@ -75,6 +80,11 @@ impl Model {
     }
 
     #[getter]
+    fn block(&self) -> u64 {
+        self.model.plan().model.page
+    }
+
+    #[getter]
     fn max_context(&self) -> u64 {
         self.model.plan().model.max_context
     }
@@ -87,7 +97,8 @@ impl Model {
     /// The plan, as `hyc inspect MODEL plan --json` has it.
     #[getter]
     fn plan<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let json = serde_json::to_string(self.model.plan()).map_err(|e| wrong(e.to_string(), "report this bug of hyc"))?;
+        let json = serde_json::to_string(self.model.plan())
+            .map_err(|e| wrong(e.to_string(), "report this bug of hyc"))?;
         py.import("json")?.call_method1("loads", (json,))
     }
 

@@ -2,14 +2,26 @@
 
 use hyc_runtime::{GenerateOptions, Sampling, Session};
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use crate::error::failed;
 
 /// A prompt: text, or tokens.
-#[derive(FromPyObject)]
 pub enum Prompt {
     Text(String),
     Tokens(Vec<u32>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Prompt {
+    type Error = PyErr;
+
+    /// What is no text is tokens, whose errors say which of them is none.
+    fn extract(prompt: Borrowed<'_, 'py, PyAny>) -> PyResult<Prompt> {
+        match prompt.cast::<PyString>() {
+            Ok(text) => Ok(Prompt::Text(text.to_str()?.to_string())),
+            Err(_) => prompt.extract().map(Prompt::Tokens),
+        }
+    }
 }
 
 /// The keywords of a continuation.
@@ -38,9 +50,9 @@ impl Wish {
             min_p: self.min_p.unwrap_or(own.min_p),
             ..own
         };
-        sampling.check().map_err(|e| {
-            failed(hyc_runtime::Error::new(hyc_runtime::ErrorKind::BadInput, e.to_string()))
-        })?;
+        sampling
+            .check()
+            .map_err(|e| failed(hyc_runtime::Error::new(hyc_runtime::ErrorKind::BadInput, e.to_string())))?;
         Ok(GenerateOptions {
             max_new_tokens: self.max_new_tokens,
             sampling: Some(sampling),

@@ -14,7 +14,14 @@ use crate::model::Model;
 use crate::options::{Prompt, Wish};
 
 /// What calls of a session share.
-pub struct Cell(Mutex<Inside>);
+pub struct Cell {
+    inside: Mutex<Inside>,
+    /// What is to be done before the next call: see [`Cell::leave`].
+    left: Mutex<Vec<Leaving>>,
+}
+
+/// Takes out of a session what an object had there.
+pub type Leaving = Box<dyn FnOnce(&mut Of) + Send>;
 
 /// What one call at a time may use.
 pub struct Inside {
@@ -26,17 +33,26 @@ pub struct Inside {
 impl Cell {
     /// Errors: another thread is inside.
     pub fn enter(&self) -> PyResult<MutexGuard<'_, Inside>> {
-        match self.0.try_lock() {
-            Ok(inside) => Ok(inside),
-            Err(TryLockError::WouldBlock) => Err(busy()),
+        let mut inside = match self.inside.try_lock() {
+            Ok(inside) => inside,
+            Err(TryLockError::WouldBlock) => return Err(busy()),
             // What a panic left is checked by every call.
-            Err(TryLockError::Poisoned(inside)) => Ok(inside.into_inner()),
-        }
+            Err(TryLockError::Poisoned(inside)) => inside.into_inner(),
+        };
+        let left = std::mem::take(&mut *self.left());
+        left.into_iter().for_each(|leaving| leaving(&mut inside.session));
+        Ok(inside)
     }
 
-    /// The same where there is time: for what a generation leaves behind.
-    pub fn wait(&self) -> MutexGuard<'_, Inside> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What an object does that goes: at once, or where somebody is inside, before the next call. It never waits, since
+    /// objects go wherever the interpreter collects garbage, within a call too.
+    pub fn leave(&self, leaving: Leaving) {
+        self.left().push(leaving);
+        drop(self.enter());
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<Leaving>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -55,7 +71,7 @@ impl Inside {
 }
 
 /// A model with caches and threads.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "hyc")]
 pub struct Session {
     cell: Arc<Cell>,
     model: Py<Model>,
@@ -65,7 +81,7 @@ impl Session {
     /// A session of a model.
     pub fn new(session: Of, model: Py<Model>) -> Session {
         let inside = Inside { session, sequences: HashMap::new(), next: 0 };
-        Session { cell: Arc::new(Cell(Mutex::new(inside))), model }
+        Session { cell: Arc::new(Cell { inside: Mutex::new(inside), left: Mutex::default() }), model }
     }
 
     /// A call without the interpreter's lock. Errors: another thread is inside; its own.
@@ -102,7 +118,7 @@ impl Session {
 
     /// Continues a prompt, or with `sequence` what a sequence holds, by this.
     #[pyo3(signature = (prompt, *, sequence = None, max_new_tokens = 256, temperature = None, top_k = None, top_p = None,
-        min_p = None, seed = None, stop = vec![], stop_tokens = vec![], ignore_eos = false, show_special = false))]
+        min_p = None, seed = None, stop = None, stop_tokens = None, ignore_eos = false, show_special = false))]
     #[allow(clippy::too_many_arguments, reason = "they are keywords")]
     fn generate(
         &self,
@@ -115,8 +131,8 @@ impl Session {
         top_p: Option<f32>,
         min_p: Option<f32>,
         seed: Option<u64>,
-        stop: Vec<String>,
-        stop_tokens: Vec<u32>,
+        stop: Option<Vec<String>>,
+        stop_tokens: Option<Vec<u32>>,
         ignore_eos: bool,
         show_special: bool,
     ) -> PyResult<Generation> {
@@ -127,8 +143,8 @@ impl Session {
             top_p,
             min_p,
             seed,
-            stop,
-            stop_tokens,
+            stop: stop.unwrap_or_default(),
+            stop_tokens: stop_tokens.unwrap_or_default(),
             ignore_eos,
             show_special,
         };
@@ -160,7 +176,7 @@ impl Session {
 
     /// Continues several prompts together.
     #[pyo3(signature = (prompts, *, max_new_tokens = 256, temperature = None, top_k = None, top_p = None, min_p = None,
-        seed = None, stop = vec![], stop_tokens = vec![], ignore_eos = false, show_special = false))]
+        seed = None, stop = None, stop_tokens = None, ignore_eos = false, show_special = false))]
     #[allow(clippy::too_many_arguments, reason = "they are keywords")]
     fn batch(
         &self,
@@ -171,8 +187,8 @@ impl Session {
         top_p: Option<f32>,
         min_p: Option<f32>,
         seed: Option<u64>,
-        stop: Vec<String>,
-        stop_tokens: Vec<u32>,
+        stop: Option<Vec<String>>,
+        stop_tokens: Option<Vec<u32>>,
         ignore_eos: bool,
         show_special: bool,
     ) -> PyResult<Batch> {
@@ -183,14 +199,16 @@ impl Session {
             top_p,
             min_p,
             seed,
-            stop,
-            stop_tokens,
+            stop: stop.unwrap_or_default(),
+            stop_tokens: stop_tokens.unwrap_or_default(),
             ignore_eos,
             show_special,
         };
         let tokenizer = self.model.get().tokenizer()?;
         let options = wish.options(&self.cell.enter()?.session)?;
-        let prompt = |prompt| Ok(hyc_runtime::Prompt { tokens: self.tokens_of(prompt, false)?, options: options.clone() });
+        let prompt = |prompt| {
+            Ok(hyc_runtime::Prompt { tokens: self.tokens_of(prompt, false)?, options: options.clone() })
+        };
         let prompts = prompts.into_iter().map(prompt).collect::<PyResult<Vec<_>>>()?;
         Ok(Batch::new(self.cell.clone(), Continuations::new(tokenizer, prompts)))
     }
@@ -245,7 +263,9 @@ impl Session {
     fn step(&self, py: Python<'_>) -> PyResult<BTreeMap<u64, u32>> {
         self.inside(py, |inside| {
             let output = inside.session.step_sampled()?;
-            let number = |id: SequenceId| inside.sequences.iter().find(|(_, of)| **of == id).map(|(number, _)| *number);
+            let number = |id: SequenceId| {
+                inside.sequences.iter().find(|(_, of)| **of == id).map(|(number, _)| *number)
+            };
             let known = output.sampled.into_iter().filter_map(|(id, token)| Some((number(id)?, token)));
             known.map(|(number, token)| Ok((number, token?))).collect()
         })
@@ -275,7 +295,9 @@ impl Session {
                 let session = &mut inside.session;
                 session.step_observed(&mut |step, engine| {
                     let StepOp::OracleAttention(op) = step.op else { return };
-                    let (Some(layer), Some(Operand::Buffer(at))) = (step.layer, step.operands.last()) else { return };
+                    let (Some(layer), Some(Operand::Buffer(at))) = (step.layer, step.operands.last()) else {
+                        return;
+                    };
                     let Ok(Values::I32(list)) = engine.buffer(*at) else { return };
                     let blocks = op.select.blocks as usize;
                     let token = |token: &[i32]| {

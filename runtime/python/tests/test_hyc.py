@@ -115,7 +115,9 @@ def test_selections_are_by_layer_token_and_head(model, session):
     assert list(selected) == [0, 4]
     for rows in selected.values():
         assert len(rows) == len(tokens)
-        assert all(0 <= block <= at // 64 for at, heads in enumerate(rows) for head in heads for block in head)
+        # 256 tokens are selected: all blocks that there are.
+        assert [len(head) for head in rows[-1]] == [-(-len(tokens) // model.block)] * len(rows[-1])
+        assert all(0 <= block <= at // model.block for at, heads in enumerate(rows) for head in heads for block in head)
 
 
 def test_errors_have_a_kind_and_a_help(tmp_path, path, session):
@@ -140,6 +142,9 @@ def test_errors_have_a_kind_and_a_help(tmp_path, path, session):
         session.generate([])
     with pytest.raises(OverflowError):
         session.generate([-1])
+    with pytest.raises(TypeError):
+        session.generate(7)
+    assert type(session).__module__ == "hyc"
 
 
 def test_other_threads_run_meanwhile(model):
@@ -162,7 +167,15 @@ def test_other_threads_run_meanwhile(model):
 def test_a_session_is_one_thread_s_at_a_time(model):
     session = model.session()
     generation = session.generate("The kernel " * 300, max_new_tokens=512, ignore_eos=True)
-    thread = threading.Thread(target=lambda: [None for _ in generation])
+    ended = []
+
+    def run():
+        try:
+            generation.run()
+        except hyc.Error as error:
+            ended.append(error.kind)
+
+    thread = threading.Thread(target=run)
     thread.start()
     kinds = set()
     while thread.is_alive() and not kinds:
@@ -172,7 +185,19 @@ def test_a_session_is_one_thread_s_at_a_time(model):
             kinds.add(error.kind)
     generation.cancel()
     thread.join()
-    assert kinds == {"busy"}
+    assert kinds == {"busy"} and ended == ["cancelled"]
+
+
+def test_what_goes_while_another_thread_is_inside_leaves_the_session(model):
+    session = model.session(max_sequences=2)
+    for _ in range(8):
+        going = [session.generate("The kernel"), session.batch(["A page"])]
+        running = session.generate("The kernel " * 20, max_new_tokens=16)
+        thread = threading.Thread(target=running.run)
+        thread.start()
+        going.clear()
+        thread.join()
+        del running
 
 
 def test_ctrl_c_ends_a_long_prompt(model):

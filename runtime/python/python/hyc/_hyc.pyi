@@ -1,6 +1,20 @@
+import sys
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import Any, Literal, final
+
+__all__ = [
+    "Batch",
+    "Error",
+    "Event",
+    "Floats",
+    "Generation",
+    "Model",
+    "Session",
+    "__version__",
+    "compile",
+    "load",
+]
 
 __version__: str
 
@@ -32,7 +46,9 @@ class Floats:
     """A row of f32, which `numpy.asarray` and `memoryview` take without a copy."""
 
     def __len__(self) -> int: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+
     def tolist(self) -> list[float]: ...
 
 @final
@@ -45,6 +61,10 @@ class Model:
     def vocab(self) -> int: ...
     @property
     def layers(self) -> int: ...
+    @property
+    def block(self) -> int:
+        """Tokens of a block of the selection, which is a page of the KV caches."""
+
     @property
     def max_context(self) -> int: ...
     @property
@@ -79,8 +99,8 @@ class Session:
         top_p: float | None = None,
         min_p: float | None = None,
         seed: int | None = None,
-        stop: Sequence[str] = (),
-        stop_tokens: Sequence[int] = (),
+        stop: Sequence[str] | None = None,
+        stop_tokens: Sequence[int] | None = None,
         ignore_eos: bool = False,
         show_special: bool = False,
     ) -> Generation: ...
@@ -94,8 +114,8 @@ class Session:
         top_p: float | None = None,
         min_p: float | None = None,
         seed: int | None = None,
-        stop: Sequence[str] = (),
-        stop_tokens: Sequence[int] = (),
+        stop: Sequence[str] | None = None,
+        stop_tokens: Sequence[int] | None = None,
         ignore_eos: bool = False,
         show_special: bool = False,
     ) -> Batch: ...
