@@ -1,5 +1,5 @@
 //! Compiles the models that `linked` and `two-models` are linked with. What stands below them is this repository's own:
-//! its tests compile another, and where that needs LLVM they find it.
+//! its tests compile another, and with all features that needs libMLIR.so.
 
 use hyc_build::{Model, Weights};
 
@@ -9,8 +9,8 @@ fn main() -> Result<(), hyc_build::Error> {
     Model::new("../tests/golden/dense/model.toml").name("dense").weights(embedded).build()?;
     Model::new("../tests/golden/dense/model.toml").name("twin").weights(embedded).build()?;
 
-    if let Some(folder) = std::env::var_os("DEP_HYC_MLIR_LIBRARIES") {
-        println!("cargo::rustc-link-arg-tests=-Wl,-rpath,{}", folder.display());
+    if let Some(prefix) = std::env::var_os("MLIR_SYS_220_PREFIX") {
+        println!("cargo::rustc-link-arg-tests=-Wl,-rpath,{}/lib", prefix.display());
     }
     Ok(())
 }
