@@ -8,11 +8,14 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# first_token PROGRAM: milliseconds until it prints.
+# first_token PROGRAM: microseconds until it prints. What else it prints is read, too.
 first_token() {
-  local begin=$EPOCHREALTIME end
-  read -r -N 1 < <("$@")
+  local begin=$EPOCHREALTIME end output
+  exec {output}< <("$@")
+  read -r -N 1 -u "$output"
   end=$EPOCHREALTIME
+  cat <&"$output" >/dev/null
+  exec {output}<&-
   echo "$((${end/./} - ${begin/./}))"
 }
 

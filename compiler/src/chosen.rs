@@ -51,8 +51,8 @@ pub struct Reader {
     pub recall: Vec<Vec<f32>>,
 }
 
-/// Runs the first tokens of a text, at most `most` of them and as many as the context holds. `check` may end it between two passes. Errors: an artefact of a GPU; those of a
-/// session.
+/// Runs the first tokens of a text, at most `most` of them and as many as the context holds. `check` may end it between two
+/// passes. Errors: an artefact of a GPU; no tokens; those of a session.
 pub fn observe(
     model: &Arc<Model>,
     tokens: &[u32],
@@ -66,11 +66,14 @@ pub fn observe(
         )
         .help("compile the model for target `cpu` and view that artefact"));
     }
+    if tokens.is_empty() {
+        return Err(Error::input("there is nothing to run: the text is empty").help("give a token at least"));
+    }
     let context = usize::try_from(model.plan().model.max_context).unwrap_or(usize::MAX);
     let run = tokens.len().min(most).min(context);
     let options = SessionOptions {
         max_sequences: Some(1),
-        max_tokens: Some(run.max(1) as u64),
+        max_tokens: Some(run as u64),
         ..SessionOptions::default()
     };
     let mut session = Session::with_kernels(model.clone(), Box::new(Interpreter), &options)?;

@@ -49,6 +49,8 @@ pub enum Found {
 /// An element of a step's result.
 #[derive(Debug)]
 pub struct Difference {
+    /// Its place in the plan.
+    pub index: usize,
     /// Step of the plan, as `step 31, L3.hybrid_attention`.
     pub step: String,
     /// Which of its results.
@@ -92,7 +94,7 @@ pub fn diff(model: &Arc<Model>, session: &SessionOptions, options: &Options) -> 
                 let name = format!("step {index}, {}", step.name);
                 let differs = found.error.is_nan() || found.error > options.tolerance;
                 if differs || !finite {
-                    let at = Difference { step: name, operand: role.name, ..found };
+                    let at = Difference { index, step: name, operand: role.name, ..found };
                     report.found = if differs { Found::Differs(at) } else { Found::NotFinite(at) };
                     return Ok(report);
                 }
@@ -165,6 +167,7 @@ fn compare(plan: &Plan, ours: &Engine, reference: &Engine, id: BufferId) -> Resu
 /// count as a difference.
 fn compare_numbers(name: &str, ours: &[f32], reference: &[f32]) -> (Difference, bool) {
     let at = |element: usize, error: f64| Difference {
+        index: 0,
         step: name.to_string(),
         operand: "",
         element,
@@ -201,7 +204,15 @@ fn compare_choices(name: &str, ours: &[i32], reference: &[i32], list: usize) -> 
     let element = first.unwrap_or(0);
     let at = |list: &[i32]| list.get(element).map_or(0.0, |x| f64::from(*x));
     let error = others as f64 / ours.len().max(1) as f64;
-    Difference { step: name.into(), operand: "", element, ours: at(ours), reference: at(reference), error }
+    Difference {
+        index: 0,
+        step: name.into(),
+        operand: "",
+        element,
+        ours: at(ours),
+        reference: at(reference),
+        error,
+    }
 }
 
 #[cfg(test)]

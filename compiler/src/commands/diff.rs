@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::diff::{Difference, Found, Options, diff};
 use crate::error::{Error, ErrorKind, Result};
 use crate::terminal;
+use crate::view::difference;
 
 /// Run the generated code beside the plan interpreter and name the first step that differs
 ///
@@ -57,7 +58,7 @@ pub fn run(args: Args) -> Result<()> {
     if args.json {
         let place = |d: &Difference| {
             json!({
-                "step": d.step, "operand": d.operand, "element": d.element, "ours": number(d.ours),
+                "index": d.index, "step": d.step, "operand": d.operand, "element": d.element, "ours": number(d.ours),
                 "reference": number(d.reference), "error": number(d.error),
             })
         };
@@ -66,7 +67,9 @@ pub fn run(args: Args) -> Result<()> {
             Found::Differs(first) => (Some(place(first)), None),
             Found::NotFinite(first) => (None, Some(place(first))),
         };
+        let plan = model.plan();
         printed = terminal::print(&super::json(json!({
+            "schema": difference::SCHEMA, "model": plan.model.name, "target": plan.target.kind().name(),
             "steps": report.steps, "tokens": report.tokens, "worst": report.worst, "worst_step": report.worst_step,
             "differs": differs, "not_finite": not_finite,
         })));
@@ -79,7 +82,7 @@ pub fn run(args: Args) -> Result<()> {
             report.steps, report.tokens, report.worst, report.worst_step
         )),
         Found::NotFinite(at) => Err(not_finite(&at)),
-        Found::Differs(Difference { step, operand, element, ours, reference, error }) => {
+        Found::Differs(Difference { step, operand, element, ours, reference, error, .. }) => {
             let error = if error.is_finite() { format!("{error:.1e}") } else { "without bound".to_string() };
             Err(Error::new(
                 ErrorKind::Differs,

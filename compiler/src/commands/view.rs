@@ -16,8 +16,8 @@ use crate::input;
 use crate::output::{Kept, Sink};
 use crate::signal;
 use crate::view::subject::{Stage, Subject, gpu_code, host_code};
-use crate::view::{Beside, page, profile};
-use crate::words::place;
+use crate::view::{Beside, difference, page, profile};
+use crate::words::{place, shortened};
 
 /// Show a model as a page for a browser
 ///
@@ -31,6 +31,7 @@ use crate::words::place;
 ///   hyc view model.toml --compare full.toml -o page.html    differences first
 ///   hyc view model.hyc --run "Once upon" -o page.html       what the oracle layers choose for it
 ///   hyc view model.hyc --profile bench.json -o page.html    what `hyc bench --kernels --json` found
+///   hyc view model.hyc --diff diff.json -o page.html        what `hyc diff --json` found
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -42,12 +43,18 @@ pub struct Args {
     /// Times of kernels: what `hyc bench --kernels --json` printed of this model
     #[arg(long, value_name = "BENCH")]
     profile: Option<PathBuf>,
+    /// How its code compares with the interpreter: what `hyc diff --json` printed of this model
+    #[arg(long, value_name = "DIFF")]
+    diff: Option<PathBuf>,
     /// Run this text through the artefact, and show which blocks its oracle layers choose
-    #[arg(long, value_name = "TEXT", conflicts_with = "run_file", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["run_file", "run_ids"], allow_hyphen_values = true)]
     run: Option<String>,
     /// The same with a file's text
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "run_ids")]
     run_file: Option<PathBuf>,
+    /// The same with a file of token ids: a JSON list, or numbers between spaces, commas and newlines
+    #[arg(long, value_name = "FILE")]
+    run_ids: Option<PathBuf>,
     /// Tokens of the text that are run at most: the plan interpreter is slow
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     run_tokens: u32,
@@ -60,6 +67,8 @@ pub struct Args {
 const ARTEFACT: &str = "artefact";
 /// Most bytes of a profile.
 const PROFILE_BYTES: u64 = 16 << 20;
+/// Most bytes of a comparison.
+const DIFF_BYTES: u64 = 1 << 20;
 
 pub fn run(args: Args) -> Result<()> {
     signal::install(|| {});
@@ -70,7 +79,9 @@ pub fn run(args: Args) -> Result<()> {
     keep_model(&mut kept, &args.input, own.as_ref());
     beside.iter().for_each(|(path, given)| keep_model(&mut kept, path, given.as_ref()));
     args.profile.iter().for_each(|path| kept.add("the profile", path));
+    args.diff.iter().for_each(|path| kept.add("the comparison", path));
     args.run_file.iter().for_each(|path| kept.add("the text", path));
+    args.run_ids.iter().for_each(|path| kept.add("the tokens", path));
     let sink = Sink::new(Some(&args.output), &kept)?;
     let model = subject(&args.input, own)?;
     let profile = match &args.profile {
@@ -80,31 +91,67 @@ pub fn run(args: Args) -> Result<()> {
         }
         None => None,
     };
+    let comparison = match &args.diff {
+        Some(path) => {
+            let text = input::read("read the comparison", path, DIFF_BYTES)?;
+            Some(difference::read(path, &text, &model.plan)?)
+        }
+        None => None,
+    };
     let chosen = chosen(&args, &model)?;
     let other = beside.map(|(path, given)| subject(path, given)).transpose()?;
-    let page = page(&model, &Beside { profile, chosen, other });
+    let page = page(&model, &Beside { profile, comparison, chosen, other });
     signal::check("making the page")?;
     sink.write(page.as_bytes())
 }
 
-/// What the oracle layers choose for the text that is asked for. Errors: no artefact, which alone has weights.
-fn chosen(args: &Args, subject: &Subject) -> Result<Option<Chosen>> {
-    let text = match (&args.run, &args.run_file) {
-        (Some(text), _) => text.clone(),
-        (None, Some(path)) => {
-            let bytes = input::read("read the text", path, input::TEXT_BYTES)?;
-            String::from_utf8(bytes).map_err(|_| {
-                Error::input(format!("{} is not UTF-8", place(path))).help("give a file of text")
-            })?
-        }
-        (None, None) => return Ok(None),
+/// What is asked to be run.
+enum Asked {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+fn asked(args: &Args) -> Result<Option<Asked>> {
+    let text = |path: &Path| {
+        let bytes = input::read("read the text", path, input::TEXT_BYTES)?;
+        let utf8 = |_| Error::input(format!("{} is not UTF-8", place(path))).help("give a file of text");
+        String::from_utf8(bytes).map_err(utf8)
     };
+    Ok(match (&args.run, &args.run_file, &args.run_ids) {
+        (Some(text), _, _) => Some(Asked::Text(text.clone())),
+        (_, Some(path), _) => Some(Asked::Text(text(path)?)),
+        (_, _, Some(path)) => Some(Asked::Tokens(ids(path, &text(path)?)?)),
+        (None, None, None) => None,
+    })
+}
+
+/// The token ids of a file. Errors: the first word of it that is none.
+fn ids(path: &Path, text: &str) -> Result<Vec<u32>> {
+    let list = text.trim();
+    let list = list.strip_prefix('[').and_then(|list| list.strip_suffix(']')).unwrap_or(list);
+    let words = list.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
+    let id = |(at, word): (usize, &str)| {
+        word.parse().map_err(|_| {
+            Error::input(format!("word {} of {}, `{}`, is no token id", at + 1, place(path), shortened(word)))
+                .help("give a JSON list, or numbers between spaces, commas and newlines")
+        })
+    };
+    words.enumerate().map(id).collect()
+}
+
+/// What the oracle layers choose for what is asked for. Errors: no artefact, which alone has weights; a token that is none
+/// of the model's.
+fn chosen(args: &Args, subject: &Subject) -> Result<Option<Chosen>> {
+    let Some(asked) = asked(args)? else { return Ok(None) };
     if subject.source != ARTEFACT {
         let message = format!("a {} has no weights to run a text with", subject.source);
         return Err(Error::new(ErrorKind::Usage, message).help("compile it, and view the artefact"));
     }
     let model = super::load(&args.input, &LoadOptions::default(), true)?;
-    let tokens = Tokenizer::of(&model)?.encode(&text)?;
+    let tokens = match asked {
+        Asked::Text(text) => Tokenizer::of(&model)?.encode(&text)?,
+        Asked::Tokens(tokens) => tokens,
+    };
     chosen::observe(&model, &tokens, args.run_tokens as usize, &|| signal::check("running the text"))
         .map(Some)
 }

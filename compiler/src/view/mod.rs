@@ -9,6 +9,7 @@ mod card;
 mod choice;
 mod compare;
 mod diff;
+pub mod difference;
 mod facts;
 mod html;
 mod index;
@@ -30,6 +31,7 @@ use hyc_plan::{CachePolicy, Target, bind};
 
 use crate::chosen::Chosen;
 use crate::report::bytes;
+use difference::Comparison;
 use facts::{Facts, thousands};
 use html::{Html, policy_hash};
 use profile::Profile;
@@ -43,6 +45,8 @@ const SCRIPT: &str = include_str!("page.js");
 pub struct Beside {
     /// What was measured of it.
     pub profile: Option<Profile>,
+    /// How its code compares with the interpreter.
+    pub comparison: Option<Comparison>,
     /// What its oracle layers chose for a text.
     pub chosen: Option<Chosen>,
     /// A model that it is compared with.
@@ -70,7 +74,7 @@ pub fn page(subject: &Subject, beside: &Beside) -> String {
                 }
                 memory::section(h, &facts);
                 timeline::section(h, &facts);
-                steps::section(h, &facts, beside.profile.as_ref());
+                steps::section(h, &facts, beside);
                 layers::section(h, &facts);
             });
             panel(h);

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use hyc_plan::{Layout, Operand, Step};
 
+use super::Beside;
+use super::difference::{self, Comparison};
 use super::facts::{Facts, ranges, thousands, tokens};
 use super::html::{Html, slug};
 use super::kernels;
 use super::memory::bar;
-use super::profile::Profile;
 use super::shape::Role;
 use crate::cost;
 use crate::report::bytes;
@@ -17,13 +18,14 @@ use crate::report::bytes;
 const LEAST_SHARE: u64 = 2000;
 
 /// The section.
-pub fn section(h: &mut Html, facts: &Facts<'_>, profile: Option<&Profile>) {
+pub fn section(h: &mut Html, facts: &Facts<'_>, beside: &Beside) {
     h.el("section", &[("id", &"steps"), ("aria-labelledby", &"h-steps")], |h| {
         h.leaf("h2", &[("id", &"h-steps")], "Steps and kernels");
+        beside.comparison.iter().for_each(|comparison| difference::told(h, comparison));
         by_bytes(h, facts);
-        kernels::table(h, facts, profile);
+        kernels::table(h, facts, beside.profile.as_ref());
         kernels::code(h, facts);
-        all(h, facts);
+        all(h, facts, beside.comparison.as_ref());
     });
 }
 
@@ -166,9 +168,10 @@ fn role_word(role: Role) -> &'static str {
 }
 
 /// All steps in their order, a line each.
-fn all(h: &mut Html, facts: &Facts<'_>) {
+fn all(h: &mut Html, facts: &Facts<'_>, comparison: Option<&Comparison>) {
     let plan = facts.plan;
     let context = facts.contexts()[0];
+    let differs = comparison.and_then(|comparison| comparison.found.as_ref()).map(|first| first.step);
     h.leaf("h3", &[], "All steps");
     h.el("p", &[("class", &"js-only")], |h| {
         h.leaf("label", &[("for", &"filter")], "Lines with ");
@@ -193,7 +196,8 @@ fn all(h: &mut Html, facts: &Facts<'_>) {
                 let read = bytes(cost::of(plan).step_bytes(step, context, 1));
                 let kernel = &plan.kernels[step.kernel.index()].name;
                 let made = result(facts, step);
-                format!("{at:5}  {read:>10}  {:<24} {made:<14} {kernel}\n", step.name)
+                let mark = if differs == Some(at) { "≠" } else { " " };
+                format!("{mark}{at:5}  {read:>10}  {:<24} {made:<14} {kernel}\n", step.name)
             })
             .collect();
         h.leaf(

@@ -213,6 +213,15 @@ fn a_text_shows_what_is_chosen() {
     // A text of fewer tokens than are kept chooses nothing.
     let text = page(&[out, "--run", "The kernel"]);
     assert_eq!(text.matches("every block is kept").count(), 8);
+    std::fs::write(&file, "[1, 2\n3]").unwrap();
+    let text = page(&[out, "--run-ids", file.to_str().unwrap()]);
+    assert_eq!(text.matches("every block is kept").count(), 8);
+    for (ids, says) in [("1, -2", "word 2 of "), ("[1, 4096]", "4096"), ("", "empty")] {
+        std::fs::write(&file, ids).unwrap();
+        let output = view(&[out, "--run-ids", file.to_str().unwrap()]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && stderr.contains(says), "{ids}: {stderr}");
+    }
     let output = view(&[TINY, "--run", "x"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(
@@ -254,4 +263,40 @@ fn a_profile_is_of_the_model_that_is_shown() {
     std::fs::write(&bench, measured).unwrap();
     let output = view(&[LARGE, "--profile", path]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("it measured `tiny-hysparse`"));
+}
+
+#[test]
+fn a_comparison_says_which_step_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, diff) = (folder.path().join("tiny.hyc"), folder.path().join("diff.json"));
+    compile(&root().join(TINY), &out, CpuTarget::host().level, |_| {});
+    let (out, path) = (out.to_str().unwrap(), diff.to_str().unwrap());
+    let compared = |tolerance: &str| {
+        let args = ["diff", "--json", "--tokens", "4", "--tolerance", tolerance, out];
+        let output = Command::new(hyc_binary()).args(args).output().unwrap();
+        std::fs::write(&diff, &output.stdout).unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    compared("1e-3");
+    let text = page(&[out, "--diff", path]);
+    Page::read(&text).check("diff");
+    assert!(text.contains("steps agree.") && !text.contains("≠"));
+    // No two ways to add are equal to the last bit.
+    let found = compared("0");
+    let text = page(&[out, "--diff", path]);
+    assert!(text.contains(" differs first: element ") && text.matches("≠").count() == 1);
+
+    for (from, to, says) in [
+        ("\"schema\": 1", "\"schema\": 2", "its schema is 2"),
+        ("\"target\": \"cpu\"", "\"target\": \"sm_90a\"", "on sm_90a"),
+        ("\"index\": ", "\"index\": 99999", "the plan has no step 99999"),
+        ("\"steps\"", "\"s\"", "is not what `hyc diff --json` prints"),
+    ] {
+        assert!(found.contains(from), "{from}");
+        std::fs::write(&diff, found.replace(from, to)).unwrap();
+        let output = view(&[out, "--diff", path]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{to}: {stderr}");
+        assert!(stderr.contains(says) && stderr.contains("help"), "{to}: {stderr}");
+    }
 }
