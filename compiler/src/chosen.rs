@@ -71,11 +71,8 @@ pub fn observe(
     }
     let context = usize::try_from(model.plan().model.max_context).unwrap_or(usize::MAX);
     let run = tokens.len().min(most).min(context);
-    let options = SessionOptions {
-        max_sequences: Some(1),
-        max_tokens: Some(run as u64),
-        ..SessionOptions::default()
-    };
+    let options =
+        SessionOptions { max_sequences: Some(1), max_tokens: Some(run as u64), ..SessionOptions::default() };
     let mut session = Session::with_kernels(model.clone(), Box::new(Interpreter), &options)?;
     let id = session.add_sequence()?;
     session.feed(id, &tokens[..run])?;

@@ -47,7 +47,7 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
         }
         Op::Linear(op::Linear {}) => c.linear(None, Epilogue::Store)?,
         Op::FusedLinear(op::FusedLinear { norm, epilogue }) => c.linear(norm, epilogue)?,
-        Op::QkvAppend(op::QkvAppend { heads, kv_heads, norm, qk_norm, theta, dims, own_kv }) => {
+        Op::QkvAppend(op::QkvAppend { heads, kv_heads, norm, qk_norm, theta, dims, scaling, own_kv }) => {
             let qk_dim = c.width(c.result("q")?)? / heads.max(1);
             let v_dim = if own_kv { c.dims("wv")?[0] / kv_heads.max(1) } else { qk_dim };
             StepOp::QkvAppend(ops::QkvAppend {
@@ -55,13 +55,15 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
                 shape: AttnShape { heads, kv_heads, qk_dim, v_dim },
                 norm,
                 qk_norm,
-                rope: RopeSpec { theta, dims },
+                rope: RopeSpec { theta, dims, scaling },
                 own_kv,
             })
         }
-        Op::Rope(op::Rope { heads, theta, dims }) => {
-            StepOp::Rope(ops::Rope { heads, dim: out()? / heads.max(1), rope: RopeSpec { theta, dims } })
-        }
+        Op::Rope(op::Rope { heads, theta, dims, scaling }) => StepOp::Rope(ops::Rope {
+            heads,
+            dim: out()? / heads.max(1),
+            rope: RopeSpec { theta, dims, scaling },
+        }),
         Op::Append(op::Append {}) => {
             let cache = c.cache("cache")?;
             StepOp::Append(ops::Append { kv_heads: cache.kv_heads, qk_dim: cache.qk_dim, v_dim: cache.v_dim })

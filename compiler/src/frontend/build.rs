@@ -6,7 +6,7 @@
 use hyc_ir::{CacheType, Dim, Graph, Header, Op, OpData, SelectionType, Sym, Type, ValueId, op};
 use hyc_plan::{CachePolicy, Codec, Elem, GateMode, SelectShape};
 
-use super::desc::{AttentionDesc, AttentionKind, Ffn, Gate, ModelDesc, SparseKv, WeightDtype};
+use super::desc::{AttentionDesc, AttentionKind, Ffn, Gate, ModelDesc, Rope, SparseKv, WeightDtype};
 
 /// The page map that all growing caches share.
 const PAGES: &str = "pages";
@@ -182,7 +182,8 @@ impl Builder<'_> {
         if a.qk_norm {
             y = self.norm(y, &format!("self_attn.{which}_norm.weight"), a.qk_dim, &format!("{which}_normed"));
         }
-        let op = Op::Rope(op::Rope { heads: heads as u64, theta: a.rope.theta, dims: a.rope.dims as u64 });
+        let Rope { theta, dims, scaling } = a.rope;
+        let op = Op::Rope(op::Rope { heads: heads as u64, theta, dims: dims as u64, scaling });
         self.one(op, &[y], &format!("{which}_rot"), self.tokens(width))
     }
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use hyc_plan::TargetKind;
 use hyc_plan::sampling::SamplingDefaults;
+use hyc_plan::{RopeScaling, TargetKind};
 
 /// A HySparse model, checked: every value is possible and fits the others.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,6 +117,8 @@ pub struct Rope {
     pub theta: f64,
     /// Rotated dims of each head, even, at most qk_dim.
     pub dims: usize,
+    /// How the frequencies are changed for longer contexts.
+    pub scaling: Option<RopeScaling>,
 }
 
 /// Feed-forward part of a layer.

@@ -117,7 +117,10 @@ fn key_text(section: &SectionKeys, key: &Key) -> String {
     if let Type::Table(inner) = key.ty {
         out.push('\n');
         for key in inner.keys {
-            let _ = writeln!(out, "  {:15} {}; {}", key.name, plain(&key.ty.words()), plain(key.meaning));
+            // The name hangs out to the left of its words.
+            let words =
+                wrap(&format!("{}; {}", key.ty.words(), first_sentence(key.meaning)), &" ".repeat(20));
+            let _ = writeln!(out, "  {:17} {}", key.name, words.trim_start());
         }
     }
     if !key.tensors.is_empty() {

@@ -12,6 +12,7 @@ mod model;
 mod model_toml;
 mod names;
 mod reader;
+mod rope;
 mod sampling;
 mod target;
 mod tokenizer;

@@ -1,11 +1,8 @@
 //! `[model]`: widths, heads, RoPE.
 
-use toml::Spanned;
-use toml::de::DeValue;
-
 use super::desc::Rope;
-use super::keys::ROPE;
 use super::reader::{At, Faults, Section};
+use super::rope;
 
 /// What `[model]` says, with a hole for each fault.
 pub struct Base {
@@ -50,7 +47,7 @@ pub fn read(model: &Section, faults: &Faults) -> Base {
         model.refuse("head_dim", "qk_head_dim and v_head_dim say it all");
     }
     let qk_dim = qk.or(both.clone()).map(|at| at.value);
-    let rope = read_rope(model, qk_dim, faults);
+    let rope = rope::read(model, qk_dim, faults);
     Base {
         name: read_name(model, faults),
         layers: read_layers(model, faults),
@@ -93,46 +90,4 @@ fn read_name(model: &Section, faults: &Faults) -> Option<String> {
         return None;
     }
     Some(name.value)
-}
-
-fn read_rope(model: &Section, qk_dim: Option<usize>, faults: &Faults) -> Option<Rope> {
-    let Some(value) = model.get("rope") else {
-        model.missing("rope", "{ theta = 640000.0 }");
-        return None;
-    };
-    if !value.get_ref().is_table() {
-        return not_a_rope(value, faults);
-    }
-    let rope = Section::new(&ROPE, Some(value), faults);
-    if rope.present() && rope.get("theta").is_none() {
-        rope.missing("theta", "640000.0");
-    }
-    let theta = rope.positive("theta", "640000.0")?.value;
-    let dims = rope.size("dims", "64");
-    let whole = qk_dim?;
-    let (dims, span) = dims.map_or((whole, rope.span()), |at| (at.value, at.span));
-    if dims % 2 != 0 || dims > whole {
-        faults.add(
-            span,
-            format!("rope rotates pairs of the {whole} dims of a head, not {dims}"),
-            "must be even and at most the head's dims",
-            &format!("write `dims = {}`", whole - whole % 2),
-        );
-        return None;
-    }
-    Some(Rope { theta, dims })
-}
-
-/// A number in the place of the table is its base.
-fn not_a_rope(value: &Spanned<DeValue<'_>>, faults: &Faults) -> Option<Rope> {
-    let number = match value.get_ref() {
-        DeValue::Integer(i) if i.radix() == 10 => Some(i.as_str()),
-        DeValue::Float(f) => Some(f.as_str()),
-        _ => None,
-    };
-    let good = |text: &&str| text.replace('_', "").parse::<f64>().is_ok_and(hyc_plan::is_positive_f32);
-    let theta = number.filter(good).unwrap_or("640000.0");
-    let help = format!("write `rope = {{ theta = {theta} }}`");
-    faults.add(value.span(), "`rope` must be a table with its base `theta`", "not a table", &help);
-    None
 }

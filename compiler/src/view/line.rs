@@ -1,6 +1,6 @@
 //! An op in one line, without its weights: what a person reads of a graph.
 
-use hyc_ir::{Attr, Graph, OpId, Type, ValueId};
+use hyc_ir::{Graph, OpId, Type, ValueId};
 use hyc_plan::CachePolicy;
 
 /// `%L1.attn = hybrid_attention(q=%L1.q_rot, ..) {window = 128} chain 0`; of caches and selections the type too.
@@ -53,14 +53,8 @@ pub fn told(graph: &Graph, id: OpId, name: &dyn Fn(ValueId) -> String) -> String
 
 /// The attributes, as the text form has them.
 pub fn attributes(graph: &Graph, id: OpId) -> String {
-    let value = |attr: &Attr| match attr {
-        Attr::Int(n) => n.to_string(),
-        Attr::Float(x) => format!("{x:?}"),
-        Attr::Bool(b) => b.to_string(),
-        Attr::Word(word) => word.clone(),
-    };
     let list: Vec<String> =
-        graph.op(id).op.attrs().iter().map(|(key, attr)| format!("{key} = {}", value(attr))).collect();
+        graph.op(id).op.attrs().iter().map(|(key, attr)| format!("{key} = {attr}")).collect();
     list.join(", ")
 }
 

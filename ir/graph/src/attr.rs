@@ -1,6 +1,8 @@
 //! Attributes of ops: their values in the text form, and what an op may take.
 
-use hyc_plan::{Epilogue, GateMode};
+use std::fmt;
+
+use hyc_plan::{Epilogue, GateMode, RopeScaling};
 
 /// An attribute's value in the text form.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +15,25 @@ pub enum Attr {
     Bool(bool),
     /// A bare word.
     Word(String),
+    /// A word with numbers, as `linear(4.0)`.
+    Call(String, Vec<f64>),
+}
+
+/// The text form.
+impl fmt::Display for Attr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Attr::Int(n) => write!(f, "{n}"),
+            // `{:?}` prints the shortest text that parses back to the same bits, always with a point or exponent.
+            Attr::Float(x) => write!(f, "{x:?}"),
+            Attr::Bool(b) => write!(f, "{b}"),
+            Attr::Word(word) => f.write_str(word),
+            Attr::Call(word, numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(|x| format!("{x:?}")).collect();
+                write!(f, "{word}({})", numbers.join(", "))
+            }
+        }
+    }
 }
 
 /// A Rust type that an attribute field may have.
@@ -25,6 +46,8 @@ pub trait AttrValue: Sized {
     fn choices() -> Vec<Option<Attr>>;
     /// What is written, in words.
     const WORDS: &'static str;
+    /// The same of an attribute that may be left out.
+    const OPTIONAL: &'static str = "number, or left out";
 }
 
 impl AttrValue for u64 {
@@ -88,7 +111,26 @@ impl<T: AttrValue> AttrValue for Option<T> {
     fn choices() -> Vec<Option<Attr>> {
         std::iter::once(None).chain(T::choices()).collect()
     }
-    const WORDS: &'static str = "number, or left out";
+    const WORDS: &'static str = T::OPTIONAL;
+}
+
+impl AttrValue for RopeScaling {
+    fn to_attr(&self) -> Option<Attr> {
+        let (name, numbers) = self.parts();
+        Some(Attr::Call(name.to_string(), numbers))
+    }
+    fn from_attr(attr: Option<&Attr>) -> Result<Self, &'static str> {
+        match attr {
+            Some(Attr::Call(name, numbers)) => RopeScaling::of(name, numbers).ok_or(RopeScaling::FORMS),
+            _ => Err(RopeScaling::FORMS),
+        }
+    }
+    fn choices() -> Vec<Option<Attr>> {
+        vec![RopeScaling::Linear { factor: 1.0 }.to_attr()]
+    }
+    const WORDS: &'static str = RopeScaling::FORMS;
+    const OPTIONAL: &'static str = "`linear(factor)`, `llama3(factor, low, high, original)`, `yarn(factor, fast, slow, original, \
+                                     magnitude)`, or left out";
 }
 
 macro_rules! word_attr {

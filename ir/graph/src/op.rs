@@ -2,7 +2,7 @@
 //! `hyc-kernels`; what it says of its operands and results is in `described.rs`, and their types in `verify/rules.rs`.
 //! An op without words, or without a formula where it computes something, does not compile.
 
-use hyc_plan::{Epilogue, GateMode};
+use hyc_plan::{Epilogue, GateMode, RopeScaling};
 
 pub use crate::attr::{Attr, AttrValue};
 use crate::roles::Described;
@@ -177,6 +177,8 @@ ops! {
         theta: f64,
         /// Rotated dims of a head.
         dims: u64,
+        /// How the frequencies are changed for longer contexts.
+        scaling: Option<RopeScaling>,
     },
     /// The cache with this step's rows: keys and values at each row's position.
     Append "append", of("hyc", &["K[position_t] = k_t", "V[position_t] = v_t"]) => {},
@@ -321,6 +323,8 @@ ops! {
         theta: f64,
         /// Rotated dims of a head.
         dims: u64,
+        /// How the frequencies are changed for longer contexts.
+        scaling: Option<RopeScaling>,
         /// Whether k and v are projected and appended.
         own_kv: bool,
     },

@@ -18,6 +18,7 @@ pub mod ops;
 pub mod pack;
 mod plan;
 mod roles;
+mod rope;
 pub mod sample;
 pub mod sampling;
 mod shape;
@@ -43,7 +44,8 @@ pub use plan::{
     Step, Weight, WeightId,
 };
 pub use roles::{Access, Kind, Reach, Role};
-pub use shape::{AttnShape, Epilogue, GateMode, RopeSpec, SelectShape};
+pub use rope::{RopeScaling, RopeSpec};
+pub use shape::{AttnShape, Epilogue, GateMode, SelectShape};
 pub use spec::{KernelSpec, OperandSpec};
 pub use step::{Grid, GridDim, Rows, StepOp};
 pub use target::{Gpu, NvidiaArch, Target, TargetKind};

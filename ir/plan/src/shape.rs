@@ -1,17 +1,6 @@
-//! What several ops have in common: the geometry of attentions and selections, rotary embedding, gates, epilogues.
+//! What several ops have in common: the geometry of attentions and selections, gates, epilogues.
 
 use serde::{Deserialize, Serialize};
-
-/// Rotary embedding, rotate-half over the first `dims` of a head (Su et al., 2104.09864, in the
-/// half-split form): for i < dims/2, angle a = pos * theta^(-2i/dims),
-/// `y[i] = x[i] cos a - x[i + dims/2] sin a`, `y[i + dims/2] = x[i + dims/2] cos a + x[i] sin a`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct RopeSpec {
-    /// The base.
-    pub theta: f64,
-    /// Rotated dims of each head, even.
-    pub dims: u64,
-}
 
 /// Geometry of an attention. Head h reads KV head `h / (heads / kv_heads)`; logits are scaled by
 /// 1/sqrt(qk_dim).

@@ -22,11 +22,13 @@ struct Angles {
     row_bytes: u64,
 }
 
-/// Fills the table. The frequencies theta^(-2i/dims) come from one another by multiplication in f64.
+/// Fills the table. The frequencies theta^(-2i/dims) come from one another by multiplication in f64; those that are scaled
+/// are constants, which are stored before.
 fn angles(e: &mut Emit<'_>, spec: &KernelSpec, rope: RopeSpec) -> Angles {
     let half = rope.dims / 2;
     let row_bytes = 8 * half;
     let table = e.scratch(spec.max_rows * row_bytes);
+    let scaled = rope.scaling.map(|_| frequencies(e, rope));
     let (zero, rows) = (e.int(0), e.rows(spec));
     e.each(zero, rows, 1, |e, row| {
         let position = e.position(row);
@@ -36,19 +38,46 @@ fn angles(e: &mut Emit<'_>, spec: &KernelSpec, rope: RopeSpec) -> Angles {
         let frequency = e.var(F64, one);
         let (zero, end) = (e.int(0), e.int(half as i64));
         e.each(zero, end, 1, |e, i| {
-            let f = e.get(frequency);
+            let f = match scaled {
+                Some(scaled) => {
+                    let at = e.at(scaled, i, 8);
+                    e.load_float(F64, at, 0)
+                }
+                None => e.get(frequency),
+            };
             let angle = e.fmul(position, f);
             let (sin, cos) = e.sin_cos(angle);
+            let (sin, cos) = match rope.magnitude() {
+                1.0 => (sin, cos),
+                magnitude => {
+                    let magnitude = e.double(magnitude);
+                    (e.fmul(sin, magnitude), e.fmul(cos, magnitude))
+                }
+            };
             let (sin, cos) = (e.demote(sin), e.demote(cos));
             let to = e.at(to, i, 8);
             e.store(cos, to, 0);
             e.store(sin, to, 4);
+            if scaled.is_some() {
+                return;
+            }
             let ratio = e.double(rope.theta.powf(-2.0 / rope.dims as f64));
             let next = e.fmul(f, ratio);
             e.set(frequency, next);
         });
     });
     Angles { table, row_bytes }
+}
+
+/// Each pair's frequency, in a list of doubles.
+fn frequencies(e: &mut Emit<'_>, rope: RopeSpec) -> Value {
+    let half = rope.dims / 2;
+    let list = e.scratch(8 * half);
+    for i in 0..half {
+        let frequency = e.double(rope.frequency(i));
+        e.store(frequency, list, 8 * i as i32);
+    }
+    list
 }
 
 /// Rotates one head in place, in the half-split form.

@@ -133,7 +133,9 @@ fn attributes<'c>(mlir: &'c Mlir, graph: &Graph, data: &OpData) -> Vec<(&'static
             Attr::Int(n) => int(mlir, n),
             Attr::Float(x) => FloatAttribute::new(context, melior::ir::Type::float64(context), x).into(),
             Attr::Bool(b) => melior::ir::attribute::BoolAttribute::new(context, b).into(),
-            Attr::Word(word) => StringAttribute::new(context, &word).into(),
+            attr @ (Attr::Word(_) | Attr::Call(..)) => {
+                StringAttribute::new(context, &attr.to_string()).into()
+            }
         };
         list.push((name, value));
     }

@@ -18,7 +18,7 @@ pub fn rope(k: &mut Kernel<'_>, heads: u64, dim: u64, rope: RopeSpec) {
     if half > 0 {
         let position = k.context_list(offset_of!(StepContext, positions), &row);
         let position = k.value(format!("arith.uitofp {position} : i64 to f64"));
-        let turn = |i: u64| rope.theta.powf(-2.0 * i as f64 / rope.dims as f64) / std::f64::consts::TAU;
+        let turn = |i: u64| rope.frequency(i) / std::f64::consts::TAU;
         let table = k.table(&(0..half).map(turn).collect::<Vec<_>>());
         let lanes = if half % 4 == 0 && dim % 4 == 0 { 4 } else { 1 };
         k.columns(&team, heads * half, lanes, |k, columns| {
@@ -29,6 +29,7 @@ pub fn rope(k: &mut Kernel<'_>, heads: u64, dim: u64, rope: RopeSpec) {
                 let far = k.with("addi", &near, half);
                 let [a, b] = [&near, &far].map(|at| k.load(Elem::F32, lanes, &x, at));
                 let (sin, cos) = sin_cos(k, lanes, &table, &i, &position);
+                let (sin, cos) = (grown(k, lanes, sin, rope), grown(k, lanes, cos, rope));
                 let [near_cos, near_sin] = [&cos, &sin].map(|f| k.floats_with(lanes, "mulf", &a, f));
                 let [far_cos, far_sin] = [&cos, &sin].map(|f| k.floats_with(lanes, "mulf", &b, f));
                 let first = k.floats_with(lanes, "subf", &near_cos, &far_sin);
@@ -61,6 +62,20 @@ fn sin_cos(k: &mut Kernel<'_>, lanes: u64, table: &str, i: &str, position: &str)
     let angle = k.value(format!("arith.truncf {angle} : {wide} to {narrow}"));
     let sin = k.value(format!("math.sin {angle} fastmath<afn> : {narrow}"));
     (sin, k.value(format!("math.cos {angle} fastmath<afn> : {narrow}")))
+}
+
+/// A sine or cosine times the magnitude.
+fn grown(k: &mut Kernel<'_>, lanes: u64, x: Value, rope: RopeSpec) -> Value {
+    if rope.magnitude() == 1.0 {
+        return x;
+    }
+    let ty = vector(lanes, "f32");
+    let constant = match lanes {
+        1 => format!("{:?}", rope.magnitude() as f32),
+        _ => format!("dense<{:?}>", rope.magnitude() as f32),
+    };
+    let magnitude = k.value(format!("arith.constant {constant} : {ty}"));
+    k.floats_with(lanes, "mulf", &x, &magnitude)
 }
 
 /// Copies what follows the rotated dims of each head.

@@ -20,8 +20,8 @@ pub fn normalise(x: &[f64], eps: f64, weight: impl Fn(u64) -> f64) -> Vec<f64> {
 pub fn rotate(head: &mut [f64], position: u64, rope: RopeSpec) {
     let half = rope.dims as usize / 2;
     for i in 0..half {
-        let angle = position as f64 * rope.theta.powf(-2.0 * i as f64 / rope.dims as f64);
-        let (sin, cos) = angle.sin_cos();
+        let (sin, cos) = (position as f64 * rope.frequency(i as u64)).sin_cos();
+        let (sin, cos) = (sin * rope.magnitude(), cos * rope.magnitude());
         let (a, b) = (head[i], head[i + half]);
         head[i] = a * cos - b * sin;
         head[i + half] = b * cos + a * sin;

@@ -31,17 +31,25 @@ pub fn run(graph: &mut Graph) -> usize {
             operands[0] = x;
             operands.insert(1, weight);
             let op = match data.op {
-                Op::QkvAppend(op::QkvAppend { heads, kv_heads, qk_norm, theta, dims, own_kv, .. }) => {
-                    Op::QkvAppend(op::QkvAppend {
-                        heads,
-                        kv_heads,
-                        norm: Some(eps),
-                        qk_norm,
-                        theta,
-                        dims,
-                        own_kv,
-                    })
-                }
+                Op::QkvAppend(op::QkvAppend {
+                    heads,
+                    kv_heads,
+                    qk_norm,
+                    theta,
+                    dims,
+                    scaling,
+                    own_kv,
+                    ..
+                }) => Op::QkvAppend(op::QkvAppend {
+                    heads,
+                    kv_heads,
+                    norm: Some(eps),
+                    qk_norm,
+                    theta,
+                    dims,
+                    scaling,
+                    own_kv,
+                }),
                 Op::FusedLinear(op::FusedLinear { epilogue, .. }) => {
                     Op::FusedLinear(op::FusedLinear { norm: Some(eps), epilogue })
                 }

@@ -10,6 +10,7 @@
 //! a norm is over the whole row.
 
 use hyc_ir::{Graph, Op, OpId, Type, ValueId, op};
+use hyc_plan::RopeSpec;
 
 use crate::rewrite::{fuse, sole_producer};
 
@@ -20,7 +21,7 @@ struct Projection {
     weight: ValueId,
     norm: Option<(f64, ValueId)>,
     heads: u64,
-    rope: (f64, u64),
+    rope: RopeSpec,
     result: ValueId,
 }
 
@@ -42,7 +43,7 @@ pub fn run(graph: &mut Graph) -> usize {
 
 fn projection(graph: &Graph, rope: OpId) -> Option<Projection> {
     let data = graph.op(rope);
-    let Op::Rope(op::Rope { heads, theta, dims }) = data.op else { return None };
+    let Op::Rope(op::Rope { heads, theta, dims, scaling }) = data.op else { return None };
     let mut ops = vec![rope];
     let (mut id, mut producer) = sole_producer(graph, data.operands[0])?;
     let mut norm = None;
@@ -59,7 +60,7 @@ fn projection(graph: &Graph, rope: OpId) -> Option<Projection> {
         weight: producer.operands[1],
         norm,
         heads,
-        rope: (theta, dims),
+        rope: RopeSpec { theta, dims, scaling },
         result: data.results[0],
     })
 }
@@ -147,7 +148,7 @@ fn fuse_query(graph: &mut Graph, rope: OpId) -> Option<bool> {
 }
 
 fn fused(query: &Projection, kv_heads: u64, own_kv: bool) -> Op {
-    let (heads, (theta, dims)) = (query.heads, query.rope);
+    let (heads, RopeSpec { theta, dims, scaling }) = (query.heads, query.rope);
     let qk_norm = query.norm.map(|(eps, _)| eps);
-    Op::QkvAppend(op::QkvAppend { heads, kv_heads, norm: None, qk_norm, theta, dims, own_kv })
+    Op::QkvAppend(op::QkvAppend { heads, kv_heads, norm: None, qk_norm, theta, dims, scaling, own_kv })
 }

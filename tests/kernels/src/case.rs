@@ -253,12 +253,12 @@ pub fn label(spec: &KernelSpec) -> String {
         StepOp::QkvAppend(ops::QkvAppend { in_features, shape: s, norm, qk_norm, rope, own_kv }) => format!(
             "qkv {} in_features{in_features} rope{}{}{}{}",
             shape(&s),
-            rope.dims,
+            turned(rope),
             flag(norm.is_some(), "norm"),
             flag(qk_norm.is_some(), "qk-norm"),
             flag(!own_kv, "q-only"),
         ),
-        StepOp::Rope(ops::Rope { heads, dim, rope }) => format!("rope {heads}x{dim} rope{}", rope.dims),
+        StepOp::Rope(ops::Rope { heads, dim, rope }) => format!("rope {heads}x{dim} rope{}", turned(rope)),
         StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim }) => {
             format!("append {kv_heads} d{qk_dim}/{v_dim}")
         }
@@ -317,4 +317,10 @@ pub fn label(spec: &KernelSpec) -> String {
         }
     }
     format!("{op} {}", storage.join(" ")).trim_end().to_string()
+}
+
+/// Rotated dims, and how their frequencies are changed.
+fn turned(rope: RopeSpec) -> String {
+    let way = rope.scaling.map_or(String::new(), |scaling| format!("-{}", scaling.parts().0));
+    format!("{}{way}", rope.dims)
 }

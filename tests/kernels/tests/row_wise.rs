@@ -218,7 +218,7 @@ fn wide_norms() {
 #[test]
 fn rotations() {
     for (heads, dim, dims) in [(2, 20, 12), (3, 128, 128), (16, 64, 48), (2, 7, 6), (1, 8, 0)] {
-        let op = StepOp::Rope(ops::Rope { heads, dim, rope: RopeSpec { theta: 10_000.0, dims } });
+        let op = StepOp::Rope(ops::Rope { heads, dim, rope: RopeSpec::plain(10_000.0, dims) });
         wide(op, vec![tensor(heads * dim); 2]);
     }
 }

@@ -207,7 +207,9 @@ fn mutated(spec: &KernelSpec) -> Option<KernelSpec> {
         StepOp::WindowAttention(ops::WindowAttention { window, .. })
         | StepOp::HybridAttention(ops::HybridAttention { window, .. }) => *window -= 1,
         StepOp::Rope(ops::Rope { rope, .. }) | StepOp::QkvAppend(ops::QkvAppend { rope, .. }) => {
-            rope.theta *= 1.5
+            if rope.scaling.take().is_none() {
+                rope.theta *= 1.5;
+            }
         }
         StepOp::RmsNorm(ops::RmsNorm { eps, .. }) | StepOp::Linear(ops::Linear { norm: Some(eps), .. }) => {
             *eps += 0.1

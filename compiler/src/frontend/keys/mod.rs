@@ -209,8 +209,10 @@ impl Type {
             Type::Tokens => "spelling or number of a token, or a list of such".to_string(),
             Type::Switch => "`true`, `false` or `\"auto\"`".to_string(),
             Type::Table(section) => {
-                let list: Vec<String> = section.keys.iter().map(|key| format!("`{}`", key.name)).collect();
-                format!("table with {}", list.join(" and "))
+                let (needed, others): (Vec<&Key>, Vec<&Key>) =
+                    section.keys.iter().partition(|key| matches!(key.default, Default::Required));
+                let needed: Vec<String> = needed.iter().map(|key| format!("`{}`", key.name)).collect();
+                format!("table with {}; {} keys may be left out", needed.join(" and "), others.len())
             }
         }
     }

@@ -164,7 +164,7 @@ pub const MODEL: SectionKeys = SectionKeys {
             default: Default::Required,
             example: "{ theta = 640000.0 }",
             meaning: "Rotary embedding of queries and keys, in halves: element n turns with element n + dims/2. Keys \
-                      are cached after it. There is no scaling of long contexts.",
+                      are cached after it.",
             formula: Some(Formula {
                 text: "(a_n, a_{n+dims/2}) turns by the angle position * theta^(-2n/dims), 0 <= n < dims/2",
                 source: "Su et al., arXiv 2104.09864, eq. 15, with halves in place of neighbours",
@@ -229,8 +229,72 @@ pub const ROPE: SectionKeys = SectionKeys {
             meaning: "How many elements of each head turn, from the first; even.",
             ..PLAIN
         },
+        Key {
+            name: "scaling",
+            ty: Type::Word(&["none", "linear", "llama3", "yarn"]),
+            default: Default::Value("\"none\""),
+            example: "\"llama3\"",
+            meaning: "How the frequencies of training are changed for longer contexts. With f as a pair's: \"linear\": f / factor (Chen et \
+                      al., arXiv 2306.15595, eq. 4). \"llama3\": with w = original_context f / 2 pi and s = (w - \
+                      low_freq_factor) / (high_freq_factor - low_freq_factor), kept from 0 to 1, (1 - s) f / factor + \
+                      s f. \"yarn\": Peng et al., arXiv 2309.00071, eqs. 17 to 22: f of the pairs that turn more than \
+                      `beta_fast` times in original_context tokens, f / factor of those that turn less than `beta_slow` \
+                      times, a ramp between; queries and keys grow by attention_factor.",
+            ..PLAIN
+        },
+        Key {
+            name: "factor",
+            default: Default::Otherwise("required with `scaling`, and refused without"),
+            example: "8.0",
+            meaning: "How much longer contexts are than those of training.",
+            ..NUMBER
+        },
+        Key {
+            name: "original_context",
+            default: Default::Otherwise("required with \"llama3\" and \"yarn\", and refused with others"),
+            example: "8192",
+            meaning: "Tokens of the training's contexts.",
+            ..NUMBER
+        },
+        Key {
+            name: "low_freq_factor",
+            default: Default::Value("1.0"),
+            example: "1.0",
+            meaning: "Of \"llama3\": pairs that turn less often in original_context tokens are slowed by the whole factor.",
+            ..NUMBER
+        },
+        Key {
+            name: "high_freq_factor",
+            default: Default::Value("4.0"),
+            example: "4.0",
+            meaning: "Of \"llama3\": pairs that turn more often are not slowed.",
+            ..NUMBER
+        },
+        Key {
+            name: "beta_fast",
+            default: Default::Value("32.0"),
+            example: "32.0",
+            meaning: "Of \"yarn\": pairs that turn more often in original_context tokens are not slowed.",
+            ..NUMBER
+        },
+        Key {
+            name: "beta_slow",
+            default: Default::Value("1.0"),
+            example: "1.0",
+            meaning: "Of \"yarn\": pairs that turn less often are slowed by the whole factor.",
+            ..NUMBER
+        },
+        Key {
+            name: "attention_factor",
+            default: Default::Otherwise("0.1 ln(factor) + 1"),
+            example: "1.2",
+            meaning: "Of \"yarn\": what queries and keys are multiplied by.",
+            ..NUMBER
+        },
     ],
 };
+
+const NUMBER: Key = Key { ty: Type::Positive, ..PLAIN };
 
 const OWN_KV: &str = "full layers; sparse layers with KV of their own: `kind = \"swa\"`, `sparse_kv = \"own\"`, or \
                       \"shared\" with a window branch";

@@ -155,9 +155,27 @@ impl<'t> Cursor<'t> {
                 "false" => Ok(Attr::Bool(false)),
                 "inf" => Ok(Attr::Float(f64::INFINITY)),
                 "NaN" => Ok(Attr::Float(f64::NAN)),
+                word if self.eat("(") => Ok(Attr::Call(word.to_string(), self.numbers()?)),
                 word => Ok(Attr::Word(word.to_string())),
             },
         }
+    }
+
+    /// Numbers up to the closing parenthesis.
+    fn numbers(&mut self) -> Result<Vec<f64>, Fail> {
+        let mut numbers = Vec::new();
+        while !self.eat(")") {
+            if !numbers.is_empty() {
+                self.punct(",")?;
+            }
+            let at = self.column();
+            match self.attr()? {
+                Attr::Float(x) => numbers.push(x),
+                Attr::Int(n) => numbers.push(n as f64),
+                _ => return Err(Fail::new(at, "a number belongs here")),
+            }
+        }
+        Ok(numbers)
     }
 
     /// `key = value, ...` up to the closing brace.

@@ -6,7 +6,6 @@ use std::fmt::{self, Write};
 use super::layers::Layers;
 use super::{listed, notes};
 use crate::graph::{Graph, OpId, ValueId};
-use crate::op::Attr;
 use crate::types::Type;
 
 /// How much of a graph is printed.
@@ -100,8 +99,7 @@ fn print_op(out: &mut String, graph: &Graph, id: OpId) -> fmt::Result {
     };
     let operands: Vec<String> = data.operands.iter().enumerate().map(named).collect();
     write!(out, "{}({})", data.op.name(), operands.join(", "))?;
-    let attrs: Vec<String> =
-        data.op.attrs().iter().map(|(key, value)| format!("{key} = {}", attr(value))).collect();
+    let attrs: Vec<String> = data.op.attrs().iter().map(|(key, value)| format!("{key} = {value}")).collect();
     if !attrs.is_empty() {
         write!(out, " {{{}}}", attrs.join(", "))?;
     }
@@ -116,16 +114,6 @@ fn print_op(out: &mut String, graph: &Graph, id: OpId) -> fmt::Result {
         write!(out, " : {}", types.join(", "))?;
     }
     Ok(())
-}
-
-fn attr(value: &Attr) -> String {
-    match value {
-        Attr::Int(n) => n.to_string(),
-        // `{:?}` prints the shortest text that parses back to the same bits, always with a point or exponent.
-        Attr::Float(x) => format!("{x:?}"),
-        Attr::Bool(b) => b.to_string(),
-        Attr::Word(word) => word.clone(),
-    }
 }
 
 impl fmt::Display for Graph {

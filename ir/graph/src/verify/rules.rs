@@ -34,6 +34,12 @@ fn attributes(op: &Op) -> Result<(), Fault> {
             return Err((ATTRIBUTE, format!("`{key} = {value:?}` is not possible")));
         }
     }
+    if let Op::Rope(op::Rope { scaling: Some(scaling), .. })
+    | Op::QkvAppend(op::QkvAppend { scaling: Some(scaling), .. }) = op
+        && !scaling.is_possible()
+    {
+        return Err((ATTRIBUTE, format!("`scaling = {:?}` is not possible", scaling.parts())));
+    }
     if let Op::Gate(op::Gate { mode: GateMode::None, .. }) = op {
         return Err((ATTRIBUTE, "a gate's mode is head or elementwise".to_string()));
     }

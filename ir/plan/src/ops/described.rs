@@ -60,10 +60,6 @@ pub(super) fn shares_out(s: &AttnShape) -> bool {
     sizes.iter().all(|n| (1..MOST).contains(n)) && s.heads % s.kv_heads == 0
 }
 
-fn rotates(rope: &RopeSpec, dim: u64) -> bool {
-    rope.dims % 2 == 0 && (2..=dim).contains(&rope.dims) && is_positive_f32(rope.theta)
-}
-
 fn normalises(eps: Option<f64>) -> bool {
     eps.as_ref().is_none_or(|eps| is_positive_f32(*eps))
 }
@@ -152,7 +148,7 @@ impl Op for QkvAppend {
 
     fn is_possible(&self) -> bool {
         let QkvAppend { shape, rope, norm, qk_norm, .. } = *self;
-        shares_out(&shape) && rotates(&rope, shape.qk_dim) && normalises(norm) && normalises(qk_norm)
+        shares_out(&shape) && rope.is_possible(shape.qk_dim) && normalises(norm) && normalises(qk_norm)
     }
 }
 
@@ -166,7 +162,7 @@ impl Op for Rope {
     }
 
     fn is_possible(&self) -> bool {
-        rotates(&self.rope, self.dim)
+        self.rope.is_possible(self.dim)
     }
 }
 

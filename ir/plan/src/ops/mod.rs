@@ -9,7 +9,8 @@ mod described;
 use serde::{Deserialize, Serialize};
 
 use crate::roles::Role;
-use crate::shape::{AttnShape, Epilogue, GateMode, RopeSpec, SelectShape};
+use crate::rope::RopeSpec;
+use crate::shape::{AttnShape, Epilogue, GateMode, SelectShape};
 
 /// What every op says of itself: the one description that the verifier, memory planning, costs, dumps, kernels and their
 /// tests go by.

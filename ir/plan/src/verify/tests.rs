@@ -42,7 +42,7 @@ fn plan() -> Plan {
             shape: SHAPE,
             norm: None,
             qk_norm: None,
-            rope: RopeSpec { theta: 1e4, dims: 8 },
+            rope: RopeSpec::plain(1e4, 8),
             own_kv,
         })
     };

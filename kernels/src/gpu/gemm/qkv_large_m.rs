@@ -16,7 +16,7 @@ use hyc_plan::{Elem, KvOrder};
 use super::large_m::store;
 use super::matrices::Product;
 use super::qkv_small_m;
-use super::rope::steps;
+use super::rope::{grown, steps};
 use super::wgmma::{Finish, Sums, Tile, WIDE};
 use crate::gpu::isa::{Emit, Int, Ptr, Var};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
@@ -57,7 +57,7 @@ pub fn begin<'a, 'c: 'a>(
         let pages: Option<Pages<'c>> = c.own_kv.then(|| [page(&rows[0]), page(&rows[1])]);
         (sums.ready)(e);
         let sums = sums.of;
-        e.when(e.lt(s.number, e.int(2)), |e| rotate(e, c.shape.qk_dim, table, &rows, sums));
+        e.when(e.lt(s.number, e.int(2)), |e| rotate(e, c, table, &rows, sums));
         let query = |e: &Emit<'c>| {
             store(e, p, (tile, first, staging), &Sums { of: sums, ready: &|_| {} });
         };
@@ -79,13 +79,14 @@ fn sum(j: u64, half: usize, parity: usize) -> usize {
     4 * j as usize + 2 * half + parity
 }
 
-/// Rotates heads of `dim`.
-fn rotate<'c>(e: &Emit<'c>, dim: u64, table: Ptr<'c>, rows: &[Row<'c>; 2], sums: &[Var<'c>]) {
+/// Rotates all heads.
+fn rotate<'c>(e: &Emit<'c>, c: &QkvAppend, table: Ptr<'c>, rows: &[Row<'c>; 2], sums: &[Var<'c>]) {
+    let dim = c.shape.qk_dim;
     let t = e.lane_pair().1;
     for (j, parity) in (0..dim / 16).flat_map(|j| [(j, 0), (j, 1)]) {
         let pair = e.add_const(e.mul_const(t, 2), (8 * j as usize + parity) as i64);
         for (half, row) in rows.iter().enumerate() {
-            let (sin, cos) = e.sin_cos_steps(e.load_long(table, pair), row.position);
+            let (sin, cos) = grown(e, c.rope, e.sin_cos_steps(e.load_long(table, pair), row.position));
             for head in 0..WIDE / dim {
                 let near = sums[sum(head * dim / 8 + j, half, parity)];
                 let far = sums[sum(head * dim / 8 + dim / 16 + j, half, parity)];

@@ -16,7 +16,7 @@ use hyc_plan::ops::QkvAppend;
 use super::pack_rows::{k_tiles, packed_row, tile_row};
 use super::product::{M8, M32};
 use super::projections::Part;
-use super::rope::angles;
+use super::rope::{angles, grown};
 use super::small_m::{Strip, THREADS, WARPS, reduce, strip_ring, strip_shared};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
@@ -139,7 +139,7 @@ fn finish<'c>(
     let is_far = e.eq(far, e.int(1));
     let dim = e.add(e.pick(is_far, place.dims[1], place.dims[0]), eighth);
     let pair = e.min(e.add(place.dims[0], eighth), e.int(c.rope.dims / 2 - 1));
-    let (sin, cos) = e.sin_cos_turns(e.turns(table, pair, position));
+    let (sin, cos) = grown(e, c.rope, e.sin_cos_turns(e.turns(table, pair, position)));
     let turned = e.fmul(other, e.pick_float(is_far, sin, e.fsub(e.float(0.0), sin)));
     let rotated = e.fadd(e.fmul(value, cos), turned);
     e.when(e.and(inside, e.eq(place.part, e.int(0))), |e| {

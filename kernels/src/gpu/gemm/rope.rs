@@ -4,7 +4,7 @@ use hyc_plan::RopeSpec;
 
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, WARP};
 
-/// Turns a position of pair i: theta^(-2i/dims) / 2 pi.
+/// Turns a position of pair i: its frequency over 2 pi.
 pub fn angles<'c>(e: &Emit<'c>, rope: RopeSpec) -> Ptr<'c> {
     e.table(&turns(rope))
 }
@@ -17,8 +17,17 @@ pub fn steps<'c>(e: &Emit<'c>, rope: RopeSpec) -> Ptr<'c> {
 
 fn turns(rope: RopeSpec) -> Vec<f64> {
     let pairs = (rope.dims / 2).max(1);
-    let turn = |i: u64| rope.theta.powf(-2.0 * i as f64 / rope.dims as f64) / std::f64::consts::TAU;
+    let turn = |i: u64| rope.frequency(i) / std::f64::consts::TAU;
     (0..pairs).map(turn).collect()
+}
+
+/// Sine and cosine times the magnitude.
+pub fn grown<'c>(e: &Emit<'c>, rope: RopeSpec, (sin, cos): (Float<'c>, Float<'c>)) -> (Float<'c>, Float<'c>) {
+    if rope.magnitude() == 1.0 {
+        return (sin, cos);
+    }
+    let magnitude = e.float(rope.magnitude() as f32);
+    (e.fmul(sin, magnitude), e.fmul(cos, magnitude))
 }
 
 /// Normalises and rotates one head with a warp; `store` gets each element.
@@ -48,9 +57,9 @@ pub fn rotated<'c>(
         }
     };
     let dims = rope.map_or(0, |(rope, ..)| rope.dims);
-    if let Some((_, table, position)) = rope {
+    if let Some((rope, table, position)) = rope {
         e.each(lane, e.int(dims / 2), WARP, |e, i| {
-            let (sin, cos) = e.sin_cos_turns(e.turns(table, i, position));
+            let (sin, cos) = grown(e, rope, e.sin_cos_turns(e.turns(table, i, position)));
             let far = e.add_const(i, (dims / 2) as i64);
             let (a, b) = (load(e, i), load(e, far));
             store(e, i, e.fsub(e.fmul(a, cos), e.fmul(b, sin)));

@@ -4,7 +4,7 @@ use hyc_plan::*;
 
 use super::attention::{attention, caches, every};
 use super::experts::{Mixture, experts, router};
-use super::projections::{EPILOGUES, Qkv, append, linear, qkv};
+use super::projections::{EPILOGUES, Qkv, append, linear, qkv, rope, scaled_ropes};
 use super::{Case, FEW, Fill, RAGGED, Sequences, Store, case, sized, spec, tensor, vector};
 
 pub fn all() -> Vec<Case> {
@@ -46,6 +46,9 @@ fn linears() -> Vec<Case> {
     cases
 }
 
+/// Positions at which frequencies that are scaled differ from others.
+const FAR: &[Sequences<'static>] = &[&[(90, 6), (17, 2)]];
+
 fn projections() -> Vec<Case> {
     let mut cases = Vec::new();
     for shape in SHAPES {
@@ -55,24 +58,15 @@ fn projections() -> Vec<Case> {
             (Elem::F32, Some(1e-6), Some(1e-6), false),
         ] {
             for cache in &caches(*shape, 8, elem, 11, FEW)[..1 + usize::from(own_kv)] {
-                let (store, rope_dims) = (
-                    Store::Panels(if elem == Elem::Bf16 { Codec::Bf16 } else { Codec::F32 }),
-                    shape.qk_dim - 4,
-                );
-                let spec = qkv(
-                    Qkv {
-                        in_features: 44,
-                        shape: *shape,
-                        norm,
-                        qk_norm,
-                        rope_dims,
-                        own_kv,
-                        store,
-                        cache: *cache,
-                    },
-                    FEW,
-                );
-                cases.extend(ragged("qkv", &spec, RAGGED, 3e-6));
+                let store = Store::Panels(if elem == Elem::Bf16 { Codec::Bf16 } else { Codec::F32 });
+                let rope = rope(shape.qk_dim - 4);
+                let (shape, cache) = (*shape, *cache);
+                let q = Qkv { in_features: 44, shape, norm, qk_norm, rope, own_kv, store, cache };
+                cases.extend(ragged("qkv", &qkv(q, FEW), RAGGED, 3e-6));
+                for rope in scaled_ropes(rope.dims) {
+                    let spec = qkv(Qkv { rope, ..q }, FEW);
+                    cases.extend(ragged("qkv scaled", &spec, FAR, 3e-6));
+                }
             }
         }
     }
@@ -81,11 +75,14 @@ fn projections() -> Vec<Case> {
 
 /// Angles of positions that f32 does not hold exactly.
 fn positions() -> Vec<Case> {
-    let rope = RopeSpec { theta: 10_000.0, dims: 64 };
-    let mut spec =
-        spec(StepOp::Rope(ops::Rope { heads: 2, dim: 64, rope }), vec![tensor(128), tensor(128)], FEW);
-    spec.max_context = 1 << 20;
-    vec![sized(case("rope", &spec, &[(1_048_570, 5), (131_071, 2)], 1e-6), true)]
+    let ropes = [&[RopeSpec::plain(10_000.0, 64)][..], &scaled_ropes(64), &scaled_ropes(60)].concat();
+    let rotation = |rope| {
+        let op = StepOp::Rope(ops::Rope { heads: 2, dim: 64, rope });
+        let mut spec = spec(op, vec![tensor(128), tensor(128)], FEW);
+        spec.max_context = 1 << 20;
+        sized(case("rope", &spec, &[(1_048_570, 5), (131_071, 2)], 1e-6), true)
+    };
+    ropes.into_iter().map(rotation).collect()
 }
 
 fn attentions() -> Vec<Case> {

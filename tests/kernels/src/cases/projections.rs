@@ -33,10 +33,23 @@ pub struct Qkv {
     pub shape: AttnShape,
     pub norm: Option<f64>,
     pub qk_norm: Option<f64>,
-    pub rope_dims: u64,
+    pub rope: RopeSpec,
     pub own_kv: bool,
     pub store: Store,
     pub cache: CacheSpec,
+}
+
+/// Rotary embedding of so many elements, as it was trained.
+pub fn rope(dims: u64) -> RopeSpec {
+    RopeSpec::plain(640_000.0, dims)
+}
+
+/// The same in each way to see further.
+pub fn scaled_ropes(dims: u64) -> [RopeSpec; 3] {
+    let linear = RopeScaling::Linear { factor: 4.0 };
+    let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 96.0 };
+    let yarn = RopeScaling::Yarn { factor: 4.0, fast: 32.0, slow: 1.0, original: 384.0, magnitude: 1.375 };
+    [linear, llama3, yarn].map(|scaling| RopeSpec { scaling: Some(scaling), ..rope(dims) })
 }
 
 /// A QKV projection.
@@ -53,8 +66,7 @@ pub fn qkv(q: Qkv, limits: Limits) -> KernelSpec {
     operands.extend(q.qk_norm.filter(|_| q.own_kv).map(|_| vector(qk_dim)));
     operands.push(tensor(heads * qk_dim));
     operands.extend(q.own_kv.then_some(OperandSpec::Cache(q.cache)));
-    let rope = RopeSpec { theta: 640_000.0, dims: q.rope_dims };
-    let Qkv { in_features, shape, norm, qk_norm, own_kv, .. } = q;
+    let Qkv { in_features, shape, norm, qk_norm, rope, own_kv, .. } = q;
     spec(
         StepOp::QkvAppend(ops::QkvAppend { in_features, shape, norm, qk_norm, rope, own_kv }),
         operands,

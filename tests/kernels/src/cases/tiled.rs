@@ -5,7 +5,7 @@ use hyc_plan::*;
 
 use super::attention::{attention, caches, every};
 use super::experts::{Mixture, experts, router};
-use super::projections::{EPILOGUES, Qkv, append, linear, qkv};
+use super::projections::{EPILOGUES, Qkv, append, linear, qkv, rope, scaled_ropes};
 use super::{Case, Fill, MANY, Sequences, Store, case, sized, spec, tensor};
 
 pub fn all() -> Vec<Case> {
@@ -96,14 +96,16 @@ fn projections() -> Vec<Case> {
         for (cache, norm, own_kv) in
             [(growing, Some(1e-6), true), (ring, Some(1e-6), true), (growing, None, false)]
         {
-            let rope_dims = if shape.heads == 5 { 32 } else { shape.qk_dim };
-            let spec = qkv(
-                Qkv { in_features, shape, norm, qk_norm, rope_dims, own_kv, store: Store::Tiles, cache },
-                MANY,
-            );
+            let rope = rope(if shape.heads == 5 { 32 } else { shape.qk_dim });
+            let q = Qkv { in_features, shape, norm, qk_norm, rope, own_kv, store: Store::Tiles, cache };
+            let spec = qkv(q, MANY);
             for (i, batch) in APPENDS.iter().enumerate() {
                 let small = shape.heads == 5 && own_kv && [1, 2].contains(&i);
                 cases.push(sized(case("qkv tiled", &spec, batch, ERROR), small));
+            }
+            for rope in scaled_ropes(rope.dims).into_iter().filter(|_| own_kv) {
+                let spec = qkv(Qkv { rope, ..q }, MANY);
+                cases.extend([1, 5].map(|i| case("qkv scaled", &spec, APPENDS[i], ERROR)));
             }
         }
         for cache in [growing, ring] {
@@ -133,9 +135,8 @@ fn mixed() -> Vec<Case> {
         (even, Store::Panels(Codec::F32), tiled_caches(even)[1], None),
         (even, Store::Panels(Codec::Bf16), tiled_caches(even)[0], None),
     ] {
-        let rope_dims = shape.qk_dim - 4;
-        let q =
-            Qkv { in_features: 44, shape, norm: Some(1e-6), qk_norm, rope_dims, own_kv: true, store, cache };
+        let rope = rope(shape.qk_dim - 4);
+        let q = Qkv { in_features: 44, shape, norm: Some(1e-6), qk_norm, rope, own_kv: true, store, cache };
         let spec = qkv(q, MANY);
         let batches = [&APPENDS[1..3], &APPENDS[4..]].concat();
         for (i, batch) in batches.iter().enumerate() {

@@ -5,7 +5,7 @@ use hyc_plan::*;
 
 use super::attention::{attention, caches, every};
 use super::experts::{Mixture, experts, router};
-use super::projections::{Qkv, linear, qkv};
+use super::projections::{Qkv, linear, qkv, rope};
 use super::{Case, Fill, Limits, Store, case, indices, spec, tensor, vector};
 use crate::case::Filter;
 
@@ -36,7 +36,7 @@ fn on_rows() -> Vec<KernelSpec> {
         shape,
         norm,
         qk_norm: None,
-        rope_dims: 64,
+        rope: rope(64),
         own_kv: true,
         store: bf16,
         cache: growing,
