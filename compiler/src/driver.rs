@@ -43,7 +43,8 @@ pub fn load_input(path: &Path) -> Result<Input> {
         let dump = Dump { path: path.to_path_buf(), text };
         return Ok(Input { graph: dump.graph()?, desc: None, dump: Some(dump) });
     }
-    if frontend::config_json::is_json(&text) {
+    // No TOML begins like that.
+    if text.trim_start_matches('\u{feff}').trim_start().starts_with('{') {
         return Err(json_error(path, &text));
     }
     let desc = frontend::parse_model(path, &text)?;
@@ -51,19 +52,19 @@ pub fn load_input(path: &Path) -> Result<Input> {
     Ok(Input { graph: frontend::build_graph(&desc), desc: Some(desc), dump: None })
 }
 
-/// JSON where a description is expected.
+/// JSON where a description is expected: a checkpoint's configuration, or something else.
 fn json_error(path: &Path, text: &str) -> Error {
+    let json: serde_json::Value =
+        serde_json::from_str(text.trim_start_matches('\u{feff}')).unwrap_or_default();
+    let is_configuration =
+        ["architectures", "model_type", "hidden_size"].iter().any(|key| json.get(key).is_some());
     let path = place(path);
-    match frontend::config_json::as_toml(text) {
-        Some(toml) => {
-            let indent = |line: &str| if line.is_empty() { String::new() } else { format!("    {line}") };
-            let toml = toml.lines().map(indent).collect::<Vec<_>>().join("\n");
-            Error::input(format!("{path} is a Hugging Face configuration, and no model.toml"))
-                .help(format!("write a model.toml; what it says comes to\n\n{toml}"))
-        }
-        None => Error::input(format!("{path} is JSON, and no model.toml"))
-            .help("give a model.toml (`hyc explain` lists its keys) or a graph dump"),
+    if is_configuration {
+        return Error::input(format!("{path} is a Hugging Face configuration, and no model.toml"))
+            .help("`hyc import FOLDER -o model.toml` makes one of the checkpoint that it belongs to");
     }
+    Error::input(format!("{path} is JSON, and no model.toml"))
+        .help("give a model.toml (`hyc explain` lists its keys) or a graph dump")
 }
 
 /// How a pass went.

@@ -27,6 +27,8 @@ mod dumps;
 mod emit_gpu;
 pub mod error;
 pub mod frontend;
+#[cfg(feature = "cli")]
+pub mod import;
 pub mod input;
 pub mod interp;
 #[cfg(feature = "cli")]

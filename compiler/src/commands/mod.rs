@@ -11,6 +11,7 @@ mod diff;
 mod doctor;
 mod dump_args;
 mod explain;
+mod import;
 mod inspect;
 mod lines;
 mod names;
@@ -35,6 +36,7 @@ use crate::terminal::{self, Color};
 /// An ahead-of-time compiler for HySparse language models.
 ///
 /// Examples:
+///   hyc import CHECKPOINT -o model.toml        make a description of a checkpoint of Hugging Face's
 ///   hyc check model.toml                       say what is wrong with a description, all at once
 ///   hyc compile model.toml -o model.hyc        compile a model and its weights into one file
 ///   hyc run model.hyc --prompt "Once upon"     stream a continuation
@@ -67,6 +69,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Args),
+    Import(import::Args),
     Compile(compile::Args),
     Run(run::Args),
     Chat(chat::Args),
@@ -92,6 +95,7 @@ pub fn run(cli: Cli) -> Result<()> {
     };
     match command {
         Command::Check(args) => check::run(args),
+        Command::Import(args) => import::run(args),
         Command::Compile(args) => compile::run(args),
         Command::Run(args) => run::run(args),
         Command::Chat(args) => chat::run(args),

@@ -27,6 +27,7 @@ pub struct Attention {
     gate: Gate,
     full_gate: bool,
     full_sink: bool,
+    sparse_sink: bool,
 }
 
 impl Attention {
@@ -43,7 +44,7 @@ impl Attention {
     pub fn sink(&self, kind: AttentionKind) -> bool {
         match kind {
             AttentionKind::Full { .. } => self.full_sink,
-            AttentionKind::Sparse { .. } | AttentionKind::Window { .. } => true,
+            AttentionKind::Sparse { .. } | AttentionKind::Window { .. } => self.sparse_sink,
         }
     }
 }
@@ -57,7 +58,7 @@ pub fn read(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<A
     );
     let (why_full, why_swa) = ("every layer is full", "a hybrid SWA model selects nothing");
     if kind == Family::Full {
-        for key in ["pattern", "full", "window", "sparse_kv", "window_branch"] {
+        for key in ["pattern", "full", "window", "sparse_kv", "window_branch", "sparse_sink"] {
             a.refuse(key, why_full);
         }
     }
@@ -74,7 +75,7 @@ pub fn read(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<A
     let window = if kind == Family::Full { Some(0) } else { read_window(a, window_branch, faults) };
     let full = match kind {
         Family::Full => layers.map(|n| vec![true; n.value]),
-        _ => read_layers(a, layers, faults),
+        _ => read_layers(a, layers, kind == Family::HySparse, faults),
     };
     let gates = &[("elementwise", Gate::Elementwise), ("head", Gate::Head), ("none", Gate::None)];
     let full_gate = a.flag("full_gate", false);
@@ -92,6 +93,7 @@ pub fn read(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<A
         a.refuse("sparse_kv", "without a window branch \"shared-both\" is the same as \"shared\"");
     }
     let full_sink = a.flag("full_sink", false);
+    let sparse_sink = a.flag("sparse_sink", true);
     let (full, block, top_k, window) = (full?, block?, top_k?, window?);
     let layer = |is_full: bool| match kind {
         Family::HySparse if is_full => AttentionKind::Full { top_k: Some(top_k) },
@@ -102,7 +104,7 @@ pub fn read(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<A
         Family::Swa | Family::Full => AttentionKind::Full { top_k: None },
     };
     let kinds = full.into_iter().map(layer).collect();
-    Some(Attention { block, top_k, kinds, gate, full_gate, full_sink })
+    Some(Attention { block, top_k, kinds, gate, full_gate, full_sink, sparse_sink })
 }
 
 fn read_block(a: &Section, faults: &Faults) -> Option<usize> {
@@ -158,8 +160,8 @@ fn read_window(a: &Section, branch: bool, faults: &Faults) -> Option<usize> {
     Some(window.value)
 }
 
-/// Which layers are full.
-fn read_layers(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<Vec<bool>> {
+/// Which layers are full. `selects`: the others reuse what a full one before them selects.
+fn read_layers(a: &Section, layers: Option<At<usize>>, selects: bool, faults: &Faults) -> Option<Vec<bool>> {
     let (pattern, full) = (a.get("pattern"), a.get("full"));
     if let (Some(_), Some(full)) = (pattern, full) {
         faults.add(
@@ -172,7 +174,7 @@ fn read_layers(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Optio
     }
     match (pattern, full) {
         (Some(_), _) => read_pattern(a, layers?.value, faults),
-        (_, Some(full)) => read_full_list(full, layers?.value, faults),
+        (_, Some(full)) => read_full_list(full, layers?.value, selects, faults),
         _ => {
             a.missing("pattern", "\"1:3\"");
             None
@@ -199,7 +201,12 @@ fn read_pattern(a: &Section, layers: usize, faults: &Faults) -> Option<Vec<bool>
     Some((0..layers).map(is_full).collect())
 }
 
-fn read_full_list(value: &toml::Spanned<DeValue>, layers: usize, faults: &Faults) -> Option<Vec<bool>> {
+fn read_full_list(
+    value: &toml::Spanned<DeValue>,
+    layers: usize,
+    selects: bool,
+    faults: &Faults,
+) -> Option<Vec<bool>> {
     let example = format!("write for example `full = [0, {}]`", layers - 1);
     let Some(items) = value.get_ref().as_array() else {
         faults.add(value.span(), "`full` must be a list of layers", "not a list", &example);
@@ -229,7 +236,7 @@ fn read_full_list(value: &toml::Spanned<DeValue>, layers: usize, faults: &Faults
             good = false;
         }
     }
-    if good && !full[0] {
+    if good && selects && !full[0] {
         faults.add(
             value.span(),
             "layer 0 is sparse and has no oracle before it",
@@ -238,7 +245,7 @@ fn read_full_list(value: &toml::Spanned<DeValue>, layers: usize, faults: &Faults
         );
         return None;
     }
-    if good && !full[layers - 1] {
+    if good && selects && !full[layers - 1] {
         faults.add(
             value.span(),
             "the last layer must be full",

@@ -2,7 +2,6 @@
 
 mod attention;
 mod build;
-pub mod config_json;
 mod desc;
 mod diagnostic;
 pub mod explain;

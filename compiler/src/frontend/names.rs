@@ -55,11 +55,8 @@ pub const THEIRS: &[(&str, Ours)] = &[
         ),
     ),
     ("rotary_dim", Other("model", "rope", "write `rope = { theta = ..., dims = ... }` in [model]")),
-    ("rope_scaling", Note("leave it out where it is null: RoPE is not scaled here")),
-    (
-        "rope_parameters",
-        Other("model", "rope", "write `rope = { theta = ... }` in [model]; RoPE is not scaled here"),
-    ),
+    ("rope_scaling", Other("model", "rope", "write `rope = { theta = ..., scaling = ... }` in [model]")),
+    ("rope_parameters", Other("model", "rope", "write `rope = { theta = ..., scaling = ... }` in [model]")),
     ("use_qk_norm", Key("model", "qk_norm")),
     ("tie_word_embeddings", Key("model", "tie_embeddings")),
     ("max_position_embeddings", Key("target", "max_context")),

@@ -152,6 +152,11 @@ impl WeightSource {
         Ok(self)
     }
 
+    /// The tensors' names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// The files that were opened, shards in place of their index.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|(path, _)| path.as_path())

@@ -58,7 +58,7 @@ fn name(case: &Case) -> String {
 
 /// What a step runs.
 enum Runs {
-    Kernel(HostKernel, Memory),
+    Kernel(Box<(HostKernel, Memory)>),
     /// The host chooses tokens without a kernel.
     Choose {
         vocab: u64,
@@ -90,7 +90,7 @@ impl Work {
             _ => {
                 let kernel = HostKernel::new(&case.spec, CpuTarget::host().level);
                 let scratch = kernel.scratch();
-                Runs::Kernel(kernel, scratch)
+                Runs::Kernel(Box::new((kernel, scratch)))
             }
         };
         Work { batch, cost, runs, copies: vec![first; copies as usize] }
@@ -101,7 +101,8 @@ impl Work {
         let count = self.copies.len();
         let operands = &mut self.copies[copy % count];
         match &mut self.runs {
-            Runs::Kernel(kernel, scratch) => {
+            Runs::Kernel(kernel) => {
+                let (kernel, scratch) = &mut **kernel;
                 let (context, addresses) = (self.batch.context(), pointers(operands));
                 let items = kernel.items(&self.batch);
                 let start = Instant::now();

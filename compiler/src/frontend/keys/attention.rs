@@ -34,7 +34,8 @@ pub const ATTENTION: SectionKeys = SectionKeys {
             ty: Type::Layers,
             default: Default::Needed("unless `pattern` is there; refused with `kind = \"full\"`"),
             example: "[0, 12, 24, 36, 48]",
-            meaning: "The full layers, one by one. The first and the last layer of the model are among them.",
+            meaning: "The full layers, one by one. The first and the last layer of the model are among them, unless `kind = \
+                      \"swa\"`.",
             ..PLAIN
         },
         Key {
@@ -61,8 +62,8 @@ pub const ATTENTION: SectionKeys = SectionKeys {
                 source: "HySparse, arXiv 2602.03560, eq. 3",
             }),
             tensors: &[Tensor {
-                place: "sparse layers of `kind = \"hysparse\"`",
-                present: selects,
+                place: "sparse layers of `kind = \"hysparse\"`, unless `sparse_sink = false`",
+                present: |d, layer| selects(d, layer) && layer.attention.sink,
                 ..vector("model.layers.{i}.self_attn.sink_select", &["heads"])
             }],
         },
@@ -80,8 +81,8 @@ pub const ATTENTION: SectionKeys = SectionKeys {
                 source: "HySparse, arXiv 2602.03560",
             }),
             tensors: &[Tensor {
-                place: "sparse layers with a window branch",
-                present: has_window,
+                place: "sparse layers with a window branch, unless `sparse_sink = false`",
+                present: |d, layer| has_window(d, layer) && layer.attention.sink,
                 ..vector("model.layers.{i}.self_attn.sink_window", &["heads"])
             }],
         },
@@ -163,6 +164,14 @@ pub const ATTENTION: SectionKeys = SectionKeys {
                     ..matrix("model.layers.{i}.self_attn.gate.weight", &["heads", "hidden"])
                 },
             ],
+            ..PLAIN
+        },
+        Key {
+            name: "sparse_sink",
+            ty: Type::Flag,
+            default: Default::Value("true"),
+            example: "false",
+            meaning: "Whether the branches of layers that are not full have sinks. Refused with `kind = \"full\"`.",
             ..PLAIN
         },
         Key {

@@ -1,0 +1,213 @@
+//! Checkpoints as transformers writes them, through `hyc import`, compiled and run: the logits of transformers.
+
+#![allow(clippy::print_stdout)] // A test's output is captured.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::hyc_binary;
+use hyc_kernels::cpu::CpuTarget;
+use hyc_runtime::{Model, Session, SessionOptions};
+use hyc_tests::parity::{run, tokens};
+use hyc_tests::{Golden, compile, relative_error, root};
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use serde_json::{Map, Value, json};
+
+fn hyc(args: &[&str]) -> Output {
+    Command::new(hyc_binary()).args(args).output().expect("hyc runs")
+}
+
+fn families() -> Vec<PathBuf> {
+    let folder = root().join("tests/families");
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
+/// Imports a checkpoint, and gives the description's path.
+fn import(checkpoint: &Path, folder: &Path, args: &[&str]) -> PathBuf {
+    let description = folder.join("model.toml");
+    let output =
+        hyc(&[&["import", checkpoint.to_str().unwrap(), "-o", description.to_str().unwrap()][..], args]
+            .concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    description
+}
+
+fn logits(description: &Path, folder: &Path, tokens: &[u32]) -> Vec<f32> {
+    let artefact = folder.join("model.hyc");
+    compile(description, &artefact, CpuTarget::host().level, |_| {});
+    // SAFETY: this test wrote it, and nobody else writes to it.
+    let model = unsafe { Model::load(&artefact, &Default::default()) }.unwrap();
+    let mut session = Session::new(model, &SessionOptions::default()).unwrap();
+    run(&mut session, tokens).unwrap().logits
+}
+
+#[test]
+fn every_family_gives_the_logits_of_transformers() {
+    let families = families();
+    assert!(families.len() >= 7, "{families:?}");
+    for checkpoint in families {
+        let folder = tempfile::tempdir().unwrap();
+        let golden = Golden::open(&checkpoint.join("golden.safetensors"));
+        let description = import(&checkpoint, folder.path(), &[]);
+        let ours = logits(&description, folder.path(), &tokens(&golden));
+        let (_, theirs) = golden.f32("logits").unwrap();
+        let error = relative_error(&ours, &theirs);
+        println!("{:16} {error:.2e}", checkpoint.file_name().unwrap().to_string_lossy());
+        assert!(error < 3.4e-6, "{}: logits differ by {error:.2e}", checkpoint.display());
+    }
+}
+
+/// What selects all blocks that there are sees what full attention sees.
+#[test]
+fn a_selection_of_everything_changes_nothing() {
+    let checkpoint = root().join("tests/families/llama3");
+    let golden = Golden::open(&checkpoint.join("golden.safetensors"));
+    let folder = tempfile::tempdir().unwrap();
+    let selecting = |top_k: &str| {
+        let description =
+            import(&checkpoint, folder.path(), &["--pattern", "1:1", "--top-k", top_k, "--block", "8"]);
+        logits(&description, folder.path(), &tokens(&golden))
+    };
+    let (_, theirs) = golden.f32("logits").unwrap();
+    let error = relative_error(&selecting("256"), &theirs);
+    assert!(error < 2e-6, "{error:.2e}");
+    let error = relative_error(&selecting("8"), &theirs);
+    assert!(error > 1e-2, "a selection of one block changes nothing: {error:.2e}");
+}
+
+/// A copy of a checkpoint with another `config.json`.
+fn changed(name: &str, change: impl FnOnce(&mut Map<String, Value>)) -> tempfile::TempDir {
+    let (from, folder) = (root().join("tests/families").join(name), tempfile::tempdir().unwrap());
+    let text = std::fs::read_to_string(from.join("config.json")).unwrap();
+    let mut config: Map<String, Value> = serde_json::from_str(&text).unwrap();
+    change(&mut config);
+    std::fs::write(folder.path().join("config.json"), serde_json::to_string(&config).unwrap()).unwrap();
+    std::fs::copy(from.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    folder
+}
+
+fn said(checkpoint: &Path, args: &[&str]) -> (Option<i32>, String, String) {
+    let output = hyc(&[&["import", checkpoint.to_str().unwrap(), "-o", "-"][..], args].concat());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn what_cannot_be_expressed_is_refused_by_name() {
+    let rope = |kind: &str| json!({ "rope_type": kind, "rope_theta": 1e4, "factor": 2.0 });
+    for (key, value, says) in [
+        ("architectures", json!(["GemmaForCausalLM"]), "class GemmaForCausalLM cannot be imported yet"),
+        ("architectures", json!([]), "has no `architectures`"),
+        ("hidden_act", json!("gelu"), "`hidden_act` = \"gelu\": the feed-forward part is no SwiGLU"),
+        ("attention_bias", json!(true), "`attention_bias` = true: products have biases"),
+        ("quantization_config", json!({ "bits": 4 }), "weights are quantised"),
+        ("num_attention_heads", json!(0), "`num_attention_heads` = 0: it must be a size"),
+        ("hidden_size", json!(null), "has no `hidden_size`"),
+        ("hidden_size", json!(24), "wrong shape"),
+        ("num_hidden_layers", json!(4), "missing: `model.layers.3."),
+        ("num_hidden_layers", json!(2), "not used by the model: `model.layers.2."),
+        ("logit_scale", json!(0.5), "not known here"),
+        ("rope_parameters", rope("longrope"), "`rope_parameters.rope_type` = \"longrope\": no such scaling"),
+        ("rope_parameters", json!({ "rope_theta": 1e4, "mystery": 3 }), "`rope_parameters.mystery` = 3"),
+        (
+            "rope_parameters",
+            json!({ "rope_theta": 1e4, "partial_rotary_factor": 0.5 }),
+            "a part of a head turns",
+        ),
+        ("rope_parameters", json!({ "rope_type": "linear" }), "has no `rope_parameters.factor`"),
+        ("rope_parameters", json!(3), "`rope_parameters` = 3: it must be a table"),
+        (
+            "layer_types",
+            json!(["sliding_attention", "full_attention", "full_attention"]),
+            "layers of several kinds",
+        ),
+    ] {
+        let folder = changed("llama", |config| _ = config.insert(key.to_string(), value.clone()));
+        let (code, out, err) = said(folder.path(), &[]);
+        assert!(code == Some(3) && out.is_empty() && err.contains(says), "{key} = {value}: {code:?} {err}");
+    }
+}
+
+#[test]
+fn files_that_are_missing_or_damaged_are_one_error() {
+    let folder = changed("llama", |_| {});
+    let path = |name: &str| folder.path().join(name);
+    let says = |word: &str| {
+        let (code, _, err) = said(folder.path(), &[]);
+        assert!(code.is_some_and(|code| code != 0) && err.contains(word), "{word}: {code:?} {err}");
+    };
+    std::fs::write(path("model.safetensors.index.json"), r#"{ "weight_map": { "a": "b.safetensors" } }"#)
+        .unwrap();
+    says("b.safetensors");
+    std::fs::remove_file(path("model.safetensors.index.json")).unwrap();
+    std::fs::rename(path("model.safetensors"), path("pytorch_model.bin")).unwrap();
+    says("pytorch_model.bin is a Python pickle");
+    std::fs::remove_file(path("pytorch_model.bin")).unwrap();
+    says("holds no safetensors files");
+    std::fs::write(path("config.json"), "[1]").unwrap();
+    says("is no JSON object");
+    std::fs::remove_file(path("config.json")).unwrap();
+    says("config.json");
+}
+
+/// transformers 4's names, tensors that are computed, a head that is the table, and how its makers sample.
+#[test]
+fn what_older_checkpoints_have_is_known() {
+    let folder = changed("llama3", |config| {
+        let mut rope = config.remove("rope_parameters").unwrap();
+        let theta = rope.as_object_mut().unwrap().remove("rope_theta").unwrap();
+        config.insert("rope_theta".into(), theta);
+        config.insert("rope_scaling".into(), rope);
+        config.insert("torch_dtype".into(), json!("float16"));
+        config.remove("dtype");
+    });
+    let sampling = r#"{ "do_sample": true, "temperature": 0.6, "top_p": 0.9 }"#;
+    std::fs::write(folder.path().join("generation_config.json"), sampling).unwrap();
+    let bytes = std::fs::read(folder.path().join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut views: Vec<(String, TensorView<'_>)> = tensors.tensors();
+    views.push(("lm_head.weight".into(), tensors.tensor("model.embed_tokens.weight").unwrap()));
+    let frequencies = tensors.tensor("model.norm.weight").unwrap();
+    views.push(("model.layers.0.self_attn.rotary_emb.inv_freq".into(), frequencies));
+    let whole = safetensors::serialize(views, None).unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), whole).unwrap();
+
+    let (code, text, notes) = said(folder.path(), &["--context", "64"]);
+    assert_eq!(code, Some(0), "{notes}");
+    for line in [
+        "scaling = \"llama3\", factor = 4.0",
+        "ignore = [\"*.rotary_emb.inv_freq\", \"lm_head.weight\"]",
+        "dtype = \"f32\"",
+        "temperature = 0.6\ntop_k = 50\ntop_p = 0.9",
+        "max_context = 64",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(
+        notes.contains("weights are f16") && notes.contains("`lm_head.weight`, which is left out"),
+        "{notes}"
+    );
+    let (code, _, err) = said(folder.path(), &["--context", "257"]);
+    assert!(code == Some(2) && err.contains("the checkpoint's is 256"), "{err}");
+    let (code, _, err) =
+        said(&root().join("tests/families/mistral-window"), &["--pattern", "1:1", "--top-k", "64"]);
+    assert!(code == Some(2) && err.contains("every layer sees a window of 8 tokens"), "{err}");
+}
+
+/// Beyond the training's length frequencies follow that of a sequence: up to there the model is as it was.
+#[test]
+fn dynamic_scaling_is_imported_as_far_as_it_does_nothing() {
+    let rope = json!({ "rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 128 });
+    let folder = changed("llama", |config| _ = config.insert("rope_parameters".into(), rope));
+    let (code, text, notes) = said(folder.path(), &[]);
+    assert!(
+        code == Some(0) && text.contains("max_context = 128") && notes.contains("beyond 128 tokens"),
+        "{notes}"
+    );
+}
