@@ -19,7 +19,7 @@ use hyc_tests::{relative_error, root};
 
 /// A layer of `heads` and `kv_heads` with nothing beside them.
 fn layer(kind: AttentionKind, heads: usize, kv_heads: usize) -> LayerDesc {
-    let rope = Rope { theta: 640_000.0, dims: 20 };
+    let rope = Rope { theta: 640_000.0, dims: 20, scaling: None };
     let (qk_dim, v_dim) = (20, 12);
     let attention = AttentionDesc {
         kind,
@@ -55,7 +55,7 @@ fn mixed() -> ModelDesc {
         }),
         with(layer(AttentionKind::Window { window: 5 }, 3, 3), |l| {
             (l.attention.qk_dim, l.attention.v_dim) = (16, 24);
-            l.attention.rope = Rope { theta: 10_000.0, dims: 8 };
+            l.attention.rope = Rope { theta: 10_000.0, dims: 8, scaling: None };
             l.ffn = Ffn::Dense { ffn: 40 };
         }),
         with(layer(sparse(32, SparseKv::Own, None), 8, 2), |l| {

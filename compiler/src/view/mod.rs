@@ -74,7 +74,7 @@ pub fn page(subject: &Subject, beside: &Beside) -> String {
                 }
                 memory::section(h, &facts);
                 timeline::section(h, &facts);
-                steps::section(h, &facts, beside);
+                steps::section(h, &facts, beside.profile.as_ref(), beside.comparison.as_ref());
                 layers::section(h, &facts);
             });
             panel(h);

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use hyc_plan::{Layout, Operand, Step};
 
-use super::Beside;
 use super::difference::{self, Comparison};
 use super::facts::{Facts, ranges, thousands, tokens};
 use super::html::{Html, slug};
 use super::kernels;
 use super::memory::bar;
+use super::profile::Profile;
 use super::shape::Role;
 use crate::cost;
 use crate::report::bytes;
@@ -18,14 +18,14 @@ use crate::report::bytes;
 const LEAST_SHARE: u64 = 2000;
 
 /// The section.
-pub fn section(h: &mut Html, facts: &Facts<'_>, beside: &Beside) {
+pub fn section(h: &mut Html, facts: &Facts<'_>, profile: Option<&Profile>, comparison: Option<&Comparison>) {
     h.el("section", &[("id", &"steps"), ("aria-labelledby", &"h-steps")], |h| {
         h.leaf("h2", &[("id", &"h-steps")], "Steps and kernels");
-        beside.comparison.iter().for_each(|comparison| difference::told(h, comparison));
+        comparison.iter().for_each(|comparison| difference::told(h, comparison));
         by_bytes(h, facts);
-        kernels::table(h, facts, beside.profile.as_ref());
+        kernels::table(h, facts, profile);
         kernels::code(h, facts);
-        all(h, facts, beside.comparison.as_ref());
+        all(h, facts, comparison);
     });
 }
 
