@@ -27,6 +27,7 @@ mod dumps;
 mod emit_gpu;
 pub mod error;
 pub mod frontend;
+mod gguf;
 #[cfg(feature = "cli")]
 pub mod import;
 pub mod input;

@@ -69,7 +69,8 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
     let attention = attention.present().then(|| attention::read(&attention, layers, faults)).flatten();
     // Without [model] nobody can say which of the two is missing.
     let ffn = (model.present() || moe.present()).then(|| ffn::read(&model, &moe, faults)).flatten();
-    let weights = weights::read(folder, &weights, faults);
+    let interleaved = weights.get("interleaved").map(|value| value.span());
+    let mut weights = weights::read(folder, &weights, faults);
     let target = target::read(&target, weights.dtype, attention.as_ref(), faults);
     let tokenizer = tokenizer::read(folder, &tokenizer);
     let sampling = sampling::read(&sampling);
@@ -77,6 +78,15 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
     let (base, attention, ffn) = (base?, attention?, ffn?);
     let (heads, kv_heads, qk_dim, v_dim) = (base.heads?, base.kv_heads?, base.qk_dim?, base.v_dim?);
     let (rope, qk_norm) = (base.rope?, base.qk_norm);
+    weights.names.head = qk_dim as u64;
+    if let (Some(span), true) = (interleaved, rope.dims < qk_dim) {
+        faults.add(
+            span,
+            format!("`interleaved`: {} of the {qk_dim} elements of a head turn", rope.dims),
+            "whole heads are put in halves",
+            "convert the weights to halves, as transformers has them",
+        );
+    }
     let layer = |kind| {
         let (gate, sink) = (attention.gate(kind), attention.sink(kind));
         let attention = AttentionDesc { kind, heads, kv_heads, qk_dim, v_dim, rope, qk_norm, gate, sink };

@@ -16,17 +16,27 @@ pub const DTYPES: &[(&str, WeightDtype)] = &[("bf16", WeightDtype::Bf16), ("f32"
 pub fn read(folder: &Path, weights: &Section, faults: &Faults) -> WeightsDesc {
     let files = strings(weights, "files", "path", "model.safetensors", faults);
     let files: Vec<PathBuf> = files.into_iter().map(|file| folder.join(file.get_ref())).collect();
-    let mut names = Names { rename: read_rename(weights, faults), ignore: Vec::new() };
-    for item in strings(weights, "ignore", "pattern", "*.inv_freq", faults) {
+    let names = Names {
+        rename: read_rename(weights, faults),
+        ignore: patterns(weights, "ignore", "*.inv_freq", faults),
+        interleaved: patterns(weights, "interleaved", "blk.{i}.attn_q.weight", faults),
+        head: 0,
+    };
+    WeightsDesc { files, dtype: weights.word("dtype", DTYPES, WeightDtype::Bf16), names }
+}
+
+fn patterns(weights: &Section, key: &str, example: &str, faults: &Faults) -> Vec<Pattern> {
+    let mut found = Vec::new();
+    for item in strings(weights, key, "pattern", example, faults) {
         match Pattern::parse(item.get_ref()) {
-            Ok(pattern) => names.ignore.push(pattern),
+            Ok(pattern) => found.push(pattern),
             Err(fault) => {
-                let help = "write for example `ignore = [\"*.inv_freq\"]`";
-                faults.add(item.span(), format!("`ignore`: {fault}"), "not a pattern", help);
+                let help = format!("write for example `{key} = [\"{example}\"]`");
+                faults.add(item.span(), format!("`{key}`: {fault}"), "not a pattern", &help);
             }
         }
     }
-    WeightsDesc { files, dtype: weights.word("dtype", DTYPES, WeightDtype::Bf16), names }
+    found
 }
 
 /// A list of at least one string, where the key is there.

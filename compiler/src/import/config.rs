@@ -65,7 +65,12 @@ impl Config {
             Error::input(format!("{} is no JSON object: {what}", place(path)))
                 .help("download it again: it is the checkpoint's config.json")
         })?;
-        Ok(Config { path: path.to_path_buf(), within: "", table, asked: RefCell::default() })
+        Ok(Config::of(path, table))
+    }
+
+    /// What a file of another form says.
+    pub fn of(path: &Path, table: Map<String, Value>) -> Config {
+        Config { path: path.to_path_buf(), within: "", table, asked: RefCell::default() }
     }
 
     /// A value. `null` is none.

@@ -1,9 +1,11 @@
-//! A checkpoint of Hugging Face's as a description: `config.json` is read by its family, weights stay where they lie.
+//! A checkpoint as a description: a folder of Hugging Face's, whose `config.json` is read by its family, or a GGUF file.
+//! Weights stay where they lie.
 //!
 //! What a description cannot express is an error that names the key: nothing is approximated.
 
 mod config;
 mod family;
+mod gguf;
 mod rope;
 
 use std::fmt::Write;
@@ -32,7 +34,7 @@ const COMPUTED: &str = "*.rotary_emb.inv_freq";
 const HEAD: &str = "lm_head.weight";
 
 /// What is asked for beside the checkpoint.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// The model's name; without it that of the folder.
     pub name: Option<String>,
@@ -42,6 +44,10 @@ pub struct Options {
     pub dtype: Option<&'static str>,
     /// `cpu`, or a GPU.
     pub target: Option<String>,
+    /// Leaves the tokenizer out.
+    pub no_tokenizer: bool,
+    /// Tokens of a page, and of a block of the selection.
+    pub block: u64,
     /// Oracle layers and the sparse ones after each, in place of full attention in every layer.
     pub selection: Option<Selection>,
 }
@@ -59,35 +65,199 @@ pub struct Selection {
 pub struct Imported {
     /// The `model.toml`.
     pub text: String,
+    /// What must stand beside it: what a file's name ends with, and its bytes.
+    pub beside: Vec<(&'static str, String)>,
     /// What its reader should know.
     pub notes: Vec<String>,
 }
 
-/// A checkpoint's folder as a description that stands in `beside`. `block`: tokens of a page and of a block of the selection.
+/// A checkpoint, a folder or a GGUF file, as a description at `at`; `None`: nowhere, so that nothing can stand beside it.
 ///
 /// Errors: a file that is missing or damaged; a family, a key or a tensor that cannot be expressed.
-pub fn folder(folder: &Path, beside: &Path, block: u64, options: &Options) -> Result<Imported> {
-    let config = Config::read(&folder.join(CONFIG))?;
-    let family = family::of(&config)?;
-    let rope = rope::read(&config, family.theta)?;
-    let mut notes = Vec::new();
-    let mut text = String::new();
-    let name = options.name.clone().unwrap_or_else(|| name_of(folder));
-    let tied = config.flag("tie_word_embeddings")?.unwrap_or(false);
-    model(&mut text, &config, family, &rope, &name)?;
-    attention(&mut text, &config, family, block, options.selection.as_ref())?;
-    let files = weights(&mut text, folder, beside, &config, tied, options, &mut notes)?;
-    tokenizer(&mut text, folder, beside, &mut notes);
-    sampling(&mut text, folder)?;
-    target(&mut text, &config, &rope, options, &mut notes)?;
-    config.all_asked()?;
+pub fn import(checkpoint: &Path, at: Option<&Path>, options: &Options) -> Result<Imported> {
+    let folder = at.and_then(Path::parent).unwrap_or(Path::new(""));
+    let mut draft = Draft { text: String::new(), beside: Vec::new(), notes: Vec::new(), folder, options };
+    let is_file = checkpoint.is_file();
+    if is_file && !gguf::is_one(checkpoint) {
+        return Err(Error::input(format!("{} is no GGUF file", place(checkpoint)))
+            .help("give a GGUF file, or the folder of config.json and its safetensors"));
+    }
+    let files = if is_file { draft.gguf(checkpoint, at)? } else { draft.folder(checkpoint)? };
+    let Draft { text, beside, notes, .. } = draft;
     fits(&text, &files)?;
-    Ok(Imported { text, notes })
+    Ok(Imported { text, beside, notes })
+}
+
+/// A description in the making.
+struct Draft<'a> {
+    text: String,
+    beside: Vec<(&'static str, String)>,
+    notes: Vec<String>,
+    /// Where it will stand.
+    folder: &'a Path,
+    options: &'a Options,
+}
+
+impl Draft<'_> {
+    /// A folder as transformers writes it. The weight files.
+    fn folder(&mut self, folder: &Path) -> Result<Vec<PathBuf>> {
+        let config = Config::read(&folder.join(CONFIG))?;
+        let rope = self.model(&config, folder)?;
+        let files = weight_files(folder)?;
+        self.weights(&config, &files)?;
+        if !self.options.no_tokenizer {
+            self.tokenizer(folder);
+        }
+        sampling(&mut self.text, folder)?;
+        self.target(&config, &rope)?;
+        config.all_asked()?;
+        Ok(files)
+    }
+
+    /// A GGUF file, itself.
+    fn gguf(&mut self, path: &Path, at: Option<&Path>) -> Result<Vec<PathBuf>> {
+        let opened = gguf::open(path)?;
+        let rope = self.model(&opened.config, path)?;
+        let dtype = self.options.dtype.unwrap_or(if opened.quantised { "bf16" } else { "f32" });
+        if opened.quantised && self.options.dtype.is_none() {
+            self.notes.push("its blocks stand for numbers that bf16 rounds (`--dtype f32` does not)".into());
+        }
+        let names = opened.rename.iter().map(|(from, to)| format!("\"{from}\" = \"{to}\"\n"));
+        let names: String = names.collect();
+        let file = path_text(path, self.folder);
+        let _ = write!(self.text, "\n[weights]\nfiles = [{file}]\ndtype = \"{dtype}\"\n");
+        if !opened.interleaved.is_empty() {
+            let list: Vec<String> = opened.interleaved.iter().map(|name| format!("\"{name}\"")).collect();
+            let _ = writeln!(self.text, "interleaved = [{}]", list.join(", "));
+        }
+        let _ = write!(self.text, "\n[weights.rename]\n{names}");
+        if !self.options.no_tokenizer {
+            self.vocabulary(&opened, at)?;
+        }
+        self.target(&opened.config, &rope)?;
+        opened.config.all_asked()?;
+        Ok(vec![path.to_path_buf()])
+    }
+
+    /// `[tokenizer]`, and what stands beside the description for it.
+    fn vocabulary(&mut self, opened: &gguf::Opened, at: Option<&Path>) -> Result<()> {
+        let Some(vocabulary) = opened.vocabulary()? else {
+            self.notes.push("the file has no tokenizer: the model takes and gives tokens alone".into());
+            return Ok(());
+        };
+        let Some(at) = at else {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "the file's tokenizer must stand beside the description",
+            )
+            .help("give a file, as `-o model.toml`; or `--no-tokenizer`"));
+        };
+        let mut stand = |text: &mut String, key: &str, ending: &'static str, content: String| {
+            let name =
+                at.with_extension(ending).file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let _ = writeln!(text, "{key} = {}", toml::Value::from(name));
+            self.beside.push((ending, content));
+        };
+        self.text.push_str("\n[tokenizer]\n");
+        stand(&mut self.text, "file", "tokenizer.json", vocabulary.tokenizer);
+        if let Some(template) = vocabulary.template {
+            stand(&mut self.text, "chat_template_file", "chat_template.jinja", template);
+        }
+        if let Some(bos) = vocabulary.bos {
+            let _ = writeln!(self.text, "bos = {bos}");
+        }
+        let _ = writeln!(self.text, "eos = {:?}", vocabulary.eos);
+        let _ = writeln!(self.text, "add_special = {}", vocabulary.add_bos);
+        Ok(())
+    }
+
+    /// `[model]` and `[attention]` of what stands at `path`.
+    fn model(&mut self, config: &Config, path: &Path) -> Result<Rope> {
+        let family = family::of(config)?;
+        let rope = rope::read(config, family.theta)?;
+        let name = self.options.name.clone().unwrap_or_else(|| name_of(path));
+        model(&mut self.text, config, family, &rope, &name)?;
+        attention(&mut self.text, config, family, self.options)?;
+        Ok(rope)
+    }
+
+    /// `[weights]` of a folder.
+    fn weights(&mut self, config: &Config, files: &[PathBuf]) -> Result<()> {
+        if let Some(value) = config.get("quantization_config") {
+            return Err(config.refused("quantization_config", value, "weights are quantised"));
+        }
+        let source = WeightSource::open(files)?;
+        let stored = match config.word("dtype")? {
+            Some(dtype) => Some(dtype),
+            None => config.word("torch_dtype")?,
+        };
+        let dtype = self.options.dtype.unwrap_or(match stored {
+            Some("float32" | "float16") => "f32",
+            _ => "bf16",
+        });
+        if stored == Some("float16") && self.options.dtype.is_none() {
+            self.notes.push(
+                "weights are f16, which bf16 would round: the artefact gets f32 (`--dtype bf16` is half of it)"
+                    .into(),
+            );
+        }
+        let list: Vec<String> = files.iter().map(|file| path_text(file, self.folder)).collect();
+        let _ = write!(self.text, "\n[weights]\nfiles = [{}]\ndtype = \"{dtype}\"\n", list.join(", "));
+        let mut ignore = Vec::new();
+        if source.names().any(|name| name.ends_with(&COMPUTED[1..])) {
+            ignore.push(COMPUTED);
+        }
+        let tied = config.flag("tie_word_embeddings")?.unwrap_or(false);
+        if tied && source.names().any(|name| name == HEAD) {
+            self.notes.push(format!(
+                "the files hold `{HEAD}`, which is left out: the model's head is its embedding table"
+            ));
+            ignore.push(HEAD);
+        }
+        if !ignore.is_empty() {
+            let list: Vec<String> = ignore.iter().map(|pattern| format!("\"{pattern}\"")).collect();
+            let _ = writeln!(self.text, "ignore = [{}]", list.join(", "));
+        }
+        Ok(())
+    }
+
+    fn tokenizer(&mut self, folder: &Path) {
+        let file = folder.join(TOKENIZER);
+        if file.exists() {
+            let _ = write!(self.text, "\n[tokenizer]\nfile = {}\n", path_text(&file, self.folder));
+        } else {
+            self.notes.push(format!("there is no {TOKENIZER}: the model takes and gives tokens alone"));
+        }
+    }
+
+    /// `[target]`.
+    fn target(&mut self, config: &Config, rope: &Rope) -> Result<()> {
+        let trained = config.needs_size("max_position_embeddings")?;
+        let most = rope.most.map_or(trained, |most| most.min(trained));
+        if most < trained {
+            self.notes.push(format!(
+                "RoPE is scaled by the length of a sequence beyond {most} tokens, which is not imported: that is the context"
+            ));
+        }
+        let context = self.options.context.unwrap_or(most);
+        if context > most {
+            let message = format!("a context of {context} tokens: the checkpoint's is {most}");
+            return Err(
+                Error::new(ErrorKind::Usage, message).help(format!("give `--context {most}` at most"))
+            );
+        }
+        let _ = write!(self.text, "\n[target]\nmax_context = {context}\n");
+        if let Some(target) = &self.options.target {
+            let _ = writeln!(self.text, "kind = \"{target}\"");
+        }
+        Ok(())
+    }
 }
 
 fn name_of(folder: &Path) -> String {
     let full = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
-    let name = full.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = if full.is_file() { full.file_stem() } else { full.file_name() };
+    let name = name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if hyc_ir::text::is_model_name(&name) { name } else { "model".to_string() }
 }
 
@@ -141,13 +311,8 @@ fn rope_table(rope: &Rope) -> String {
 }
 
 /// Full attention, a window in every layer, or layers that select for others.
-fn attention(
-    out: &mut String,
-    config: &Config,
-    family: Family,
-    block: u64,
-    selection: Option<&Selection>,
-) -> Result<()> {
+fn attention(out: &mut String, config: &Config, family: Family, options: &Options) -> Result<()> {
+    let (block, selection) = (options.block, options.selection.as_ref());
     let window = family::window(config, family)?;
     match (window, selection) {
         (Some(window), Some(_)) => {
@@ -175,54 +340,6 @@ fn attention(
         }
     }
     Ok(())
-}
-
-/// Says where the weights are, and gives the files.
-fn weights(
-    out: &mut String,
-    folder: &Path,
-    beside: &Path,
-    config: &Config,
-    tied: bool,
-    options: &Options,
-    notes: &mut Vec<String>,
-) -> Result<Vec<PathBuf>> {
-    if let Some(value) = config.get("quantization_config") {
-        return Err(config.refused("quantization_config", value, "weights are quantised"));
-    }
-    let files = weight_files(folder)?;
-    let source = WeightSource::open(&files)?;
-    let stored = match config.word("dtype")? {
-        Some(dtype) => Some(dtype),
-        None => config.word("torch_dtype")?,
-    };
-    let dtype = options.dtype.unwrap_or(match stored {
-        Some("float32" | "float16") => "f32",
-        _ => "bf16",
-    });
-    if stored == Some("float16") && options.dtype.is_none() {
-        notes.push(
-            "weights are f16, which bf16 would round: the artefact gets f32 (`--dtype bf16` is half of it)"
-                .into(),
-        );
-    }
-    let list: Vec<String> = files.iter().map(|file| path(file, beside)).collect();
-    let _ = write!(out, "\n[weights]\nfiles = [{}]\ndtype = \"{dtype}\"\n", list.join(", "));
-    let mut ignore = Vec::new();
-    if source.names().any(|name| name.ends_with(&COMPUTED[1..])) {
-        ignore.push(COMPUTED);
-    }
-    if tied && source.names().any(|name| name == HEAD) {
-        notes.push(format!(
-            "the files hold `{HEAD}`, which is left out: the model's head is its embedding table"
-        ));
-        ignore.push(HEAD);
-    }
-    if !ignore.is_empty() {
-        let list: Vec<String> = ignore.iter().map(|pattern| format!("\"{pattern}\"")).collect();
-        let _ = writeln!(out, "ignore = [{}]", list.join(", "));
-    }
-    Ok(files)
 }
 
 /// The index of a folder, or its one file. Errors: neither is there.
@@ -253,15 +370,6 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     })
 }
 
-fn tokenizer(out: &mut String, folder: &Path, beside: &Path, notes: &mut Vec<String>) {
-    let file = folder.join(TOKENIZER);
-    if file.exists() {
-        let _ = write!(out, "\n[tokenizer]\nfile = {}\n", path(&file, beside));
-    } else {
-        notes.push(format!("there is no {TOKENIZER}: the model takes and gives tokens alone"));
-    }
-}
-
 /// How tokens are chosen, as the model's makers say.
 fn sampling(out: &mut String, folder: &Path) -> Result<()> {
     let file = folder.join(GENERATION);
@@ -286,34 +394,8 @@ fn sampling(out: &mut String, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn target(
-    out: &mut String,
-    config: &Config,
-    rope: &Rope,
-    options: &Options,
-    notes: &mut Vec<String>,
-) -> Result<()> {
-    let trained = config.needs_size("max_position_embeddings")?;
-    let most = rope.most.map_or(trained, |most| most.min(trained));
-    if most < trained {
-        notes.push(format!(
-            "RoPE is scaled by the length of a sequence beyond {most} tokens, which is not imported: that is the context"
-        ));
-    }
-    let context = options.context.unwrap_or(most);
-    if context > most {
-        let message = format!("a context of {context} tokens: the checkpoint's is {most}");
-        return Err(Error::new(ErrorKind::Usage, message).help(format!("give `--context {most}` at most")));
-    }
-    let _ = write!(out, "\n[target]\nmax_context = {context}\n");
-    if let Some(target) = &options.target {
-        let _ = writeln!(out, "kind = \"{target}\"");
-    }
-    Ok(())
-}
-
 /// A file as the description names it: relative where it lies in its folder or below.
-fn path(file: &Path, beside: &Path) -> String {
+fn path_text(file: &Path, beside: &Path) -> String {
     let full = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let (file, beside) = (full(file), full(beside));
     let told = file.strip_prefix(&beside).unwrap_or(&file);

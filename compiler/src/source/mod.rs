@@ -19,6 +19,7 @@ use hyc_ir::{Graph, Op, Type, op};
 use hyc_plan::{Codec, Plan};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::gguf::{self, Stored};
 use crate::words::{listed, place, shortened};
 use header::Entry;
 use index::Index;
@@ -76,6 +77,8 @@ struct Tensor {
     entry: Entry,
     /// Name in the file.
     name: String,
+    /// Rows of a head, where the two elements of each pair that turns stand side by side and not in halves.
+    pairs: Option<u64>,
 }
 
 /// A tensor that a model needs.
@@ -130,7 +133,15 @@ impl WeightSource {
             let file = open(path)?;
             let mut first = [0u8; 512];
             let read = file.read_at(&mut first, 0).map_err(|e| Error::io("read", path, e))?;
-            if Index::looks_like(path, &first[..read]) {
+            if first.starts_with(gguf::MAGIC) {
+                let held = gguf::read(path, &file)?.tensors.into_iter();
+                let entry = |tensor: gguf::Tensor| Entry {
+                    dtype: tensor.stored.name().to_string(),
+                    shape: tensor.shape,
+                    bytes: tensor.bytes,
+                };
+                source.add_tensors(path, file, held.map(|(name, tensor)| (name, entry(tensor))).collect())?;
+            } else if Index::looks_like(path, &first[..read]) {
                 source.add_index(path)?;
             } else {
                 source.add_file(path, file)?;
@@ -143,10 +154,21 @@ impl WeightSource {
     pub fn renamed(mut self, names: &Names) -> Result<WeightSource> {
         let resolved = names.resolve(self.tensors.keys())?;
         let tensors = std::mem::take(&mut self.tensors);
-        for (old, tensor) in tensors {
+        let mut used = vec![false; names.interleaved.len()];
+        for (old, mut tensor) in tensors {
+            let pattern = names.interleaved.iter().position(|pattern| pattern.is_of(&old));
+            if let Some(pattern) = pattern {
+                used[pattern] = true;
+                tensor.pairs = Some(pairs(&tensor, names.head)?);
+            }
             if let Some(new) = resolved.names.get(&old) {
                 self.tensors.insert(new.clone(), tensor);
             }
+        }
+        if let Some(unused) = used.iter().position(|used| !used) {
+            let message =
+                format!("`interleaved`: no tensor is called `{}`", names.interleaved[unused].text());
+            return Err(Error::input(message).help("patterns match names as they are in the files"));
         }
         self.ignored = resolved.ignored;
         Ok(self)
@@ -186,8 +208,13 @@ impl WeightSource {
             let message = format!("{} is given twice, also as {}", place(path), place(other));
             return Err(Error::input(message).help("name each weight file once, or their index alone"));
         }
-        for (name, entry) in header::read(path, &file)? {
-            let tensor = Tensor { file: self.files.len(), entry, name: name.clone() };
+        let tensors = header::read(path, &file)?;
+        self.add_tensors(path, file, tensors)
+    }
+
+    fn add_tensors(&mut self, path: &Path, file: File, tensors: BTreeMap<String, Entry>) -> Result<()> {
+        for (name, entry) in tensors {
+            let tensor = Tensor { file: self.files.len(), entry, name: name.clone(), pairs: None };
             if let Some(other) = self.tensors.insert(name.clone(), tensor) {
                 let first = self.files.get(other.file).map_or(path, |(path, _)| path);
                 let (name, first, path) = (shortened(&name), place(first), place(path));
@@ -261,14 +288,31 @@ impl TensorSource for WeightSource {
         };
         let (path, file) = &self.files[tensor.file];
         let dtype = tensor.entry.dtype.as_str();
-        let Some(encoding) = Encoding::of_dtype(dtype) else {
-            return Err(Error::input(format!("dtype of `{name}` is {dtype}, not F32, BF16 or F16")));
+        let Some(stored) = Stored::named(dtype) else {
+            return Err(Error::input(format!("dtype of `{name}` is {dtype}, not {READ}")));
         };
-        let row = cols * encoding.bytes();
-        out.encoding = encoding;
+        let row = cols / stored.elements() * stored.bytes();
         out.bytes.resize((count * row) as usize, 0);
-        file.read_exact_at(&mut out.bytes, tensor.entry.bytes.start + first * row)
-            .map_err(|e| Error::io("read", path, e))
+        let begin = tensor.entry.bytes.start;
+        let read = |bytes: &mut [u8], first: u64| {
+            file.read_exact_at(bytes, begin + first * row).map_err(|e| Error::io("read", path, e))
+        };
+        match tensor.pairs {
+            None => read(&mut out.bytes, first)?,
+            Some(head) => {
+                let rows = out.bytes.chunks_exact_mut(row.max(1) as usize).zip(first..);
+                rows.map(|(bytes, row)| read(bytes, side_by_side(row, head))).collect::<Result<()>>()?;
+            }
+        }
+        match Encoding::of_dtype(dtype) {
+            Some(encoding) => out.encoding = encoding,
+            None => {
+                let blocks = std::mem::take(&mut out.bytes);
+                stored.decode(&blocks, &mut |x| out.bytes.extend(x.to_le_bytes()));
+                out.encoding = Encoding::F32;
+            }
+        }
+        Ok(())
     }
 
     fn unfit(&self, name: &str, codec: Codec, at: u64, x: f32) -> Error {
@@ -277,6 +321,28 @@ impl TensorSource for WeightSource {
             None => Error::input(format!("no tensor is named `{name}`")),
         }
     }
+}
+
+/// Element types that are read, for whoever has another.
+const READ: &str = "F32, BF16 or F16";
+
+/// Where a row stands whose head holds pairs side by side: element `i` of the first half at `2 i`, of the second at
+/// `2 i + 1`.
+fn side_by_side(row: u64, head: u64) -> u64 {
+    let (first, at) = (row - row % head, row % head);
+    let half = head / 2;
+    first + 2 * (at % half) + at / half
+}
+
+/// The rows of a head of a tensor that holds pairs side by side. Errors: it has no whole heads.
+fn pairs(tensor: &Tensor, head: u64) -> Result<u64> {
+    let rows = tensor.entry.shape.first().copied().unwrap_or(0);
+    if tensor.entry.shape.len() == 2 && head >= 2 && head.is_multiple_of(2) && rows.is_multiple_of(head) {
+        return Ok(head);
+    }
+    let (name, shape) = (shortened(&tensor.name), &tensor.entry.shape);
+    Err(Error::input(format!("`interleaved`: `{name}` {shape:?} holds no whole heads of {head} rows"))
+        .help("it is for the projections of queries and keys"))
 }
 
 /// The files that an index of weight files names; none where `path` is something else. They need not be there.
@@ -319,8 +385,8 @@ fn unlike(tensor: &Tensor, want: &Expected) -> Option<String> {
         let (name, need) = (&want.name, &want.shape);
         return Some(format!("wrong shape: `{name}`{called} is {shape:?}, the model needs {need:?}"));
     }
-    let unknown = Encoding::of_dtype(dtype).is_none();
-    unknown.then(|| format!("dtype of `{}`{called} is {dtype}, not F32, BF16 or F16", want.name))
+    let unknown = Stored::named(dtype).is_none();
+    unknown.then(|| format!("dtype of `{}`{called} is {dtype}, not {READ}", want.name))
 }
 
 /// What to write where names do not fit.

@@ -35,13 +35,17 @@ pub struct Rename {
     to: Pattern,
 }
 
-/// Both keys.
+/// What `[weights]` says of the files' tensors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
     /// `rename`.
     pub rename: Vec<Rename>,
     /// `ignore`.
     pub ignore: Vec<Pattern>,
+    /// `interleaved`.
+    pub interleaved: Vec<Pattern>,
+    /// Rows of a head of those.
+    pub head: u64,
 }
 
 impl Pattern {
@@ -77,6 +81,16 @@ impl Pattern {
             rest = &rest[len..];
         }
         Ok(Pattern { text: text.to_string(), parts })
+    }
+
+    /// As it is written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether a name is one of it.
+    pub fn is_of(&self, name: &str) -> bool {
+        self.matches(name).is_some()
     }
 
     /// What its wildcards stand for in `name`, in their order; `None` where it does not match.
@@ -283,6 +297,7 @@ mod tests {
         Names {
             rename: rename.iter().map(|(from, to)| Rename::parse(from, to).unwrap()).collect(),
             ignore: ignore.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
+            ..Names::default()
         }
     }
 

@@ -15,7 +15,6 @@ const FORMATS: &[(&[u8], &str, &str)] = &[
     (b"\x80\x03", "a Python pickle", CONVERT),
     (b"\x80\x04", "a Python pickle", CONVERT),
     (b"\x80\x05", "a Python pickle", CONVERT),
-    (b"GGUF", "a GGUF file", "give the safetensors that it was converted from"),
     (b"\x89HDF", "an HDF5 file", CONVERT),
     (b"\x93NUMPY", "a NumPy array", CONVERT),
     (b"\x1f\x8b", "compressed (gzip)", "unpack it first"),

@@ -123,8 +123,9 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
                 "none: `--weights`, `--random-weights` or `--no-weights` says what to do",
             ),
             example: "[\"model.safetensors\"]",
-            meaning: "safetensors files, or a `.safetensors.index.json` for all files that it names, found from the \
-                      description's folder. Together they hold every tensor of the model once.",
+            meaning: "safetensors files, a `.safetensors.index.json` for all files that it names, or GGUF files, found \
+                      from the description's folder. Together they hold every tensor of the model once. Blocks of \
+                      GGUF (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K) become the numbers that they stand for.",
             ..PLAIN
         },
         Key {
@@ -153,6 +154,16 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
             example: "[\"*.inv_freq\"]",
             meaning: "Tensors of the files that the model does not use, by their names in the files, with the \
                       patterns of `rename`. Other tensors that it does not use are an error.",
+            ..PLAIN
+        },
+        Key {
+            name: "interleaved",
+            ty: Type::Patterns,
+            default: Default::Otherwise("every head has its pairs in halves"),
+            example: "[\"blk.{i}.attn_q.weight\"]",
+            meaning: "Projections of queries and keys, by their names in the files, whose heads hold the two elements of \
+                      a pair that turns side by side, as GGUF files of `llama` do. Their rows are put in halves. With \
+                      `dims` of `rope` below the head's elements it is refused.",
             ..PLAIN
         },
     ],
