@@ -1,6 +1,6 @@
 """Tiny random checkpoints of the families that `hyc import` reads, as transformers writes them, with the logits that it
-computes of them: `python make.py` writes the folders anew, `python make.py --check` compares. Needs torch 2.11 and
-transformers 5.24.
+computes of them; and the weights of one in GGUF files, as ggml's package writes and reads them. `python make.py` writes
+the folders anew, `python make.py --check` compares. Needs torch 2.11, transformers 5.24 and gguf 0.19.
 """
 
 import json
@@ -9,6 +9,8 @@ import shutil
 import sys
 import tempfile
 
+import gguf
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -72,6 +74,120 @@ def make(name, folder):
     save_file({"tokens": tokens[0], "logits": logits[0].contiguous()}, folder / "golden.safetensors")
 
 
+GGUF_SIZES = SIZES | dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, vocab_size=64)
+GGUF_TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+VOCABULARY = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz0123456789Ġ.", "th", "the", "Ġthe"]
+VOCABULARY += [f"<free{i}>" for i in range(GGUF_SIZES["vocab_size"] - len(VOCABULARY))]
+# Types whose blocks are made up: nothing here quantises to them.
+BLOCK_TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
+
+
+def gguf_name(name):
+    """A tensor's name in a GGUF file."""
+    for theirs, own in GGUF_NAMES.items():
+        name = name.replace(theirs, own)
+    return name.replace("model.layers.", "blk.")
+
+
+def pairs_side_by_side(rows, heads):
+    """Rows of q or k with the pairs that turn side by side, as llama.cpp's converter has them."""
+    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def make_gguf(folder):
+    """Writes one model in each type, the logits of the values that it stands for, and blocks with their values."""
+    torch.manual_seed(77)
+    config = transformers.LlamaConfig(**GGUF_SIZES)
+    model = transformers.LlamaForCausalLM(config).eval()
+    own = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    tokens = torch.randint(0, config.vocab_size, (1, TOKENS), dtype=torch.int32)
+    golden = {"tokens": tokens[0]}
+    for kind in GGUF_TYPES:
+        qtype = gguf.GGMLQuantizationType[kind]
+        writer = gguf.GGUFWriter(folder / f"llama.{kind}.gguf", "llama")
+        writer.add_context_length(config.max_position_embeddings)
+        writer.add_embedding_length(config.hidden_size)
+        writer.add_block_count(config.num_hidden_layers)
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count(config.num_attention_heads)
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_rope_freq_base(10000.0)
+        writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("smollm")
+        writer.add_token_list(VOCABULARY)
+        writer.add_token_types([3 if token.startswith("<") else 1 for token in VOCABULARY])
+        writer.add_token_merges(["t h", "th e", "Ġ the"])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_add_bos_token(False)
+        writer.add_chat_template("{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}<s>")
+        stands_for = {}
+        for name, value in own.items():
+            part = name.split(".")[-2]
+            heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(part)
+            # Norms stay as they are.
+            to = qtype if value.ndim == 2 else gguf.GGMLQuantizationType.F32
+            stored = gguf.quantize(value, to)
+            rows = pairs_side_by_side(stored, heads) if heads else stored
+            writer.add_tensor(gguf_name(name), np.ascontiguousarray(rows), raw_dtype=to)
+            stands_for[name] = torch.from_numpy(gguf.dequantize(stored, to).astype(np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        model.load_state_dict(stands_for)
+        model.config.rms_norm_eps = 1e-5
+        for norm in [m for m in model.modules() if hasattr(m, "variance_epsilon")]:
+            norm.variance_epsilon = 1e-5
+        with torch.no_grad():
+            golden[f"logits.{kind}"] = model(tokens.long()).logits[0].contiguous()
+    save_file(golden, folder / "golden.safetensors")
+
+    numbers = np.random.default_rng(5)
+    blocks = {}
+    for kind in BLOCK_TYPES:
+        qtype = gguf.GGMLQuantizationType[kind]
+        block = numbers.integers(0, 256, (3, gguf.GGML_QUANT_SIZES[qtype][1]), dtype=np.uint8)
+        # Scales that are finite: exponents of f16 from 2^-8 to 2^-1.
+        for at in {"Q6_K": [208]}.get(kind, [0, 2] if kind in ["Q4_1", "Q5_1", "Q4_K", "Q5_K"] else [0]):
+            block[:, at + 1] = numbers.integers(0x1C, 0x38, 3) | numbers.integers(0, 2, 3) << 7
+        blocks[f"{kind}.bytes"] = torch.from_numpy(block)
+        blocks[f"{kind}.values"] = torch.from_numpy(gguf.dequantize(block, qtype).astype(np.float32))
+    save_file(blocks, folder / "blocks.safetensors")
+
+
+def check_gguf():
+    """Whether what lies there is what would be made."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        make_gguf(folder)
+        for made in sorted(folder.iterdir()):
+            kept = HERE.parent / "gguf" / made.name
+            if made.suffix == ".gguf":
+                assert made.read_bytes() == kept.read_bytes(), made.name
+            else:
+                made, kept = load_file(made), load_file(kept)
+                assert made.keys() == kept.keys()
+                for key in made:
+                    assert torch.allclose(made[key], kept[key], rtol=1e-5, atol=1e-5), key
+
+
 def check(name):
     """Whether what lies there is what would be made."""
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +211,13 @@ def main():
             shutil.rmtree(HERE / name, ignore_errors=True)
             (HERE / name).mkdir()
             make(name, HERE / name)
-    print(f"{len(FAMILIES)} families")
+    if sys.argv[1:] == ["--check"]:
+        check_gguf()
+    else:
+        shutil.rmtree(HERE.parent / "gguf", ignore_errors=True)
+        (HERE.parent / "gguf").mkdir()
+        make_gguf(HERE.parent / "gguf")
+    print(f"{len(FAMILIES)} families, {len(GGUF_TYPES)} GGUF files")
 
 
 main()

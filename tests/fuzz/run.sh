@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 seconds=${1:-600}
 shift || true
-targets=${*:-model_toml text_ir artefact tokenizer}
+targets=${*:-model_toml text_ir artefact tokenizer checkpoint}
 root=$PWD/../..
 . "$root/setup.sh"
 cargo build --release --locked -p hyc --manifest-path "$root/Cargo.toml"
@@ -21,8 +21,9 @@ bin=$PWD/target/$host/release
 
 seeds=target/seeds
 rm -rf $seeds
-mkdir -p $seeds/model_toml $seeds/text_ir $seeds/artefact $seeds/tokenizer
+mkdir -p $seeds/model_toml $seeds/text_ir $seeds/artefact $seeds/tokenizer $seeds/checkpoint
 cp "$root"/tests/configs/*/*.toml "$root"/tests/golden/*/model.toml $seeds/model_toml --backup=numbered
+cp "$root"/tests/families/*/config.json "$root"/tests/gguf/llama.Q*.gguf $seeds/checkpoint --backup=numbered
 find "$root/tests/filetests" "$root/ir/graph/src" -name '*.hyir' -exec cp --backup=numbered {} $seeds/text_ir \;
 i=0
 for model in "$root"/tests/golden/*/model.toml; do

@@ -1,0 +1,198 @@
+//! GGUF files: what ggml's package writes is read as it reads it, and files that are damaged or lie are errors.
+
+#![allow(clippy::print_stdout)] // A test's output is captured.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::hyc_binary;
+use hyc_kernels::cpu::CpuTarget;
+use hyc_runtime::{Model, Session, SessionOptions, Tokenizer};
+use hyc_tests::parity::{run, tokens};
+use hyc_tests::{Golden, compile, relative_error, root};
+
+fn hyc(args: &[&str]) -> Output {
+    Command::new(hyc_binary()).args(args).output().expect("hyc runs")
+}
+
+/// The description of the file of a type, which is imported.
+fn imported(kind: &str, folder: &Path) -> PathBuf {
+    let file = root().join(format!("tests/gguf/llama.{kind}.gguf"));
+    let description = folder.join("model.toml");
+    let (from, to) = (file.to_str().unwrap(), description.to_str().unwrap());
+    let output = hyc(&["import", from, "-o", to, "--dtype", "f32"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    description
+}
+
+fn load(description: &Path) -> Model {
+    let artefact = description.with_extension("hyc");
+    compile(description, &artefact, CpuTarget::host().level, |_| {});
+    // SAFETY: this test wrote it, and nobody else writes to it.
+    unsafe { Model::load(&artefact, &Default::default()) }.unwrap()
+}
+
+fn logits(description: &Path, tokens: &[u32]) -> Vec<f32> {
+    let mut session = Session::new(load(description), &SessionOptions::default()).unwrap();
+    run(&mut session, tokens).unwrap().logits
+}
+
+/// The logits of the values that each type's blocks stand for, as transformers computes them.
+#[test]
+fn every_type_gives_the_logits_of_its_values() {
+    let golden = Golden::open(&root().join("tests/gguf/golden.safetensors"));
+    for kind in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"] {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = logits(&imported(kind, folder.path()), &tokens(&golden));
+        let (_, theirs) = golden.f32(&format!("logits.{kind}")).unwrap();
+        let error = relative_error(&ours, &theirs);
+        println!("{kind:5} {error:.2e}");
+        assert!(error < 1.6e-6, "{kind}: logits differ by {error:.2e}");
+    }
+}
+
+/// Heads whose pairs stand side by side are other ones.
+#[test]
+fn pairs_are_put_in_halves() {
+    let golden = Golden::open(&root().join("tests/gguf/golden.safetensors"));
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(imported("F32", folder.path())).unwrap();
+    let (kept, other): (Vec<&str>, Vec<&str>) =
+        text.lines().partition(|line| !line.starts_with("interleaved"));
+    assert_eq!(other, ["interleaved = [\"blk.{i}.attn_q.weight\", \"blk.{i}.attn_k.weight\"]"]);
+    let description = folder.path().join("halves.toml");
+    std::fs::write(&description, kept.join("\n")).unwrap();
+    let ours = logits(&description, &tokens(&golden));
+    let (_, theirs) = golden.f32("logits.F32").unwrap();
+    assert!(relative_error(&ours, &theirs) > 1e-2);
+    let wrong = text.replace("blk.{i}.attn_k.weight\"]", "blk.{i}.attn_kk.weight\"]");
+    std::fs::write(&description, wrong).unwrap();
+    let artefact = folder.path().join("wrong.hyc");
+    let output = hyc(&["compile", description.to_str().unwrap(), "-o", artefact.to_str().unwrap()]);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(err.contains("`interleaved`: no tensor is called `blk.{i}.attn_kk.weight`"), "{err}");
+}
+
+/// The vocabulary becomes a tokenizer that cuts as its `pre` says: digits by themselves.
+#[test]
+fn a_vocabulary_becomes_a_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&imported("Q4_0", folder.path()));
+    let tokenizer = Tokenizer::of(&model).unwrap();
+    let id = |text: &str| tokenizer.encode(text).unwrap();
+    let (a, zero, space, the) = (3, 29, 39, 42);
+    assert_eq!(id("a the the00"), [a, the + 1, the + 1, zero, zero]);
+    assert_eq!(id("the 0"), [the, space, zero]);
+    assert_eq!(tokenizer.decode(&id("the cab. 0")).unwrap(), "the cab. 0");
+    assert_eq!(tokenizer.settings().eos, [2]);
+    let template = std::fs::read_to_string(folder.path().join("model.chat_template.jinja")).unwrap();
+    assert!(template.starts_with("{% for m in messages %}<s>"), "{template}");
+    let output = hyc(&["import", root().join("tests/gguf/llama.Q4_0.gguf").to_str().unwrap(), "-o", "-"]);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && err.contains("must stand beside the description"), "{err}");
+}
+
+/// A file of one tensor, `[1, cols]`, of a type of that number.
+fn one_tensor(kind: u32, cols: u64, bytes: &[u8]) -> Vec<u8> {
+    let mut file = Vec::new();
+    let text = |file: &mut Vec<u8>, text: &str| {
+        file.extend((text.len() as u64).to_le_bytes());
+        file.extend(text.as_bytes());
+    };
+    file.extend(b"GGUF\x03\0\0\0");
+    file.extend(1u64.to_le_bytes());
+    file.extend(1u64.to_le_bytes());
+    text(&mut file, "general.architecture");
+    file.extend(8u32.to_le_bytes());
+    text(&mut file, "llama");
+    text(&mut file, "t");
+    file.extend(2u32.to_le_bytes());
+    file.extend(cols.to_le_bytes());
+    file.extend(1u64.to_le_bytes());
+    file.extend(kind.to_le_bytes());
+    file.extend(0u64.to_le_bytes());
+    file.resize(file.len().next_multiple_of(32), 0);
+    file.extend(bytes);
+    file
+}
+
+/// Blocks of random bits are the numbers that ggml's package says.
+#[test]
+fn blocks_stand_for_what_ggml_says() {
+    use hyc::source::{Block, TensorSource, WeightSource};
+    let golden = std::fs::read(root().join("tests/gguf/blocks.safetensors")).unwrap();
+    let golden = safetensors::SafeTensors::deserialize(&golden).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, kind) in [
+        ("Q4_0", 2),
+        ("Q4_1", 3),
+        ("Q5_0", 6),
+        ("Q5_1", 7),
+        ("Q8_0", 8),
+        ("Q4_K", 12),
+        ("Q5_K", 13),
+        ("Q6_K", 14),
+    ] {
+        let bytes = golden.tensor(&format!("{name}.bytes")).unwrap().data().to_vec();
+        let values = golden.tensor(&format!("{name}.values")).unwrap();
+        let want: Vec<f32> =
+            values.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let path = folder.path().join(name);
+        std::fs::write(&path, one_tensor(kind, want.len() as u64, &bytes)).unwrap();
+        let source = WeightSource::open(&[path]).unwrap();
+        let (mut block, mut found) = (Block::default(), Vec::new());
+        source.block("t", want.len() as u64, 0, 1, &mut block).unwrap();
+        block.to_f32(&mut found);
+        assert_eq!(found, want, "{name}");
+    }
+}
+
+fn said(path: &Path) -> (Option<i32>, String) {
+    let output = hyc(&["import", path.to_str().unwrap(), "-o", "-", "--no-tokenizer"]);
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Cut anywhere, or with any count made huge, a file is one error, and nothing is allocated for what it says.
+#[test]
+fn a_file_that_is_cut_or_lies_is_an_error() {
+    let whole = std::fs::read(root().join("tests/gguf/llama.Q4_0.gguf")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let refused = |bytes: &[u8], says: &[&str]| {
+        std::fs::write(&path, bytes).unwrap();
+        let (code, err) = said(&path);
+        let one_line = err.starts_with("error: ") && err.matches("error: ").count() == 1;
+        assert!(code == Some(3) && one_line && err.contains("help: "), "{code:?} {err}");
+        assert!(says.is_empty() || says.iter().any(|says| err.contains(says)), "{says:?}: {err}");
+    };
+    for cut in (4..1500).step_by(97).chain([whole.len() / 2, whole.len() - 1]) {
+        refused(&whole[..cut], &["ends before what it says it holds"]);
+    }
+    let patched = |at: usize, with: &[u8]| {
+        let mut bytes = whole.clone();
+        bytes[at..at + with.len()].copy_from_slice(with);
+        bytes
+    };
+    refused(&patched(4, &[9]), &["its version is 9"]);
+    refused(&patched(8, &[255; 8]), &["it would hold 18446744073709551615 tensors"]);
+    refused(&patched(16, &[255; 8]), &["it would hold"]);
+    // The first key's length, and its value's.
+    refused(&patched(24, &[255; 8]), &["a string would have 18446744073709551615 bytes"]);
+    refused(&patched(24, &[0, 0, 0, 1, 0, 0, 0, 0]), &["ends before"]);
+    let find = |text: &str| whole.windows(text.len()).position(|bytes| bytes == text.as_bytes()).unwrap();
+    let table = find("token_embd.weight") + "token_embd.weight".len();
+    refused(&patched(table, &[200]), &["has 200 dimensions"]);
+    refused(&patched(table + 4, &[255; 8]), &["is not possible"]);
+    refused(&patched(table + 4, &[33, 0, 0, 0]), &["is not possible"]);
+    refused(&patched(table + 20, &[11, 0, 0, 0]), &["`token_embd.weight`", "is of type Q3_K"]);
+    refused(&patched(table + 20, &[99, 0, 0, 0]), &["is of type number 99"]);
+    refused(&patched(table + 24, &[1]), &["is not possible"]);
+    refused(&patched(find("llama"), b"gemma"), &["of the architecture gemma cannot be imported"]);
+    refused(
+        &patched(find("llama.block_count") + 6, b"block_kount"),
+        &["`llama.block_kount` = 2", "num_hidden_layers"],
+    );
+    refused(b"not at all", &["is no GGUF file"]);
+}
