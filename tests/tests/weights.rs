@@ -123,7 +123,7 @@ fn what_a_file_is_is_said() {
     case.refused(b"Entry not found", &["a server's answer"]);
     case.refused(b"PK\x03\x04\x14\0\0\0", &["PyTorch", "save_file"]);
     case.refused(b"\x80\x02\x8a\x0al\xfc\x9cF", &["pickle"]);
-    case.refused(b"GGUF\x03\0\0\0\x01", &["a GGUF file"]);
+    case.refused(b"GGUF\x03\0\0\0\x01", &["ends before what it says it holds"]);
     case.refused(b"\x1f\x8b\x08\0\0\0\0\0\0\x03", &["gzip", "unpack"]);
     case.refused(b"{\"a\": 1}      ", &["no `weight_map`"]);
     case.refused(&[0xff; 40], &["no safetensors file", "100000000"]);

@@ -27,8 +27,15 @@ const fn script(name: &'static str, arguments: &'static str, what: &'static str,
 const BENCH: Run = Run::Cargo(&["bench", "--locked", "-p", "hyc-kernel-tests", "--bench", "cpu", "--"]);
 
 /// All of them.
-pub const TASKS: [Task; 18] = [
+pub const TASKS: [Task; 20] = [
     script("tiny", "[PROMPT]", "compile the trained tiny model and stream text from it", "run-tiny.sh"),
+    script(
+        "smollm2",
+        "[ARGUMENTS OF hyc chat]",
+        "fetch SmolLM2-135M-Instruct, compile it and talk with it",
+        "run-smollm2.sh",
+    ),
+    script("fetch-smollm2", "", "fetch it alone, for the tests", "examples/smollm2.sh"),
     script("test", "", "pass the tests", "run-tests.sh"),
     script("lint", "", "look at Python, shell, spelling and golden tensors", ".ci/lint"),
     script("ci", "", "what must hold of every commit, with LLVM; half an hour", ".ci/run"),
