@@ -147,6 +147,3 @@ fn size(shape: &[u64], stored: Stored) -> Option<u64> {
     let row = cols.is_multiple_of(stored.elements()).then(|| cols / stored.elements())?;
     rows.iter().try_fold(row, |all, n| all.checked_mul(*n))?.checked_mul(stored.bytes())
 }
-
-#[cfg(test)]
-mod tests;

@@ -192,10 +192,7 @@ pub struct Vocabulary {
 
 impl Opened {
     fn text(&self, key: &str) -> Option<&str> {
-        match self.file.keys.get(key) {
-            Some(Value::Text(text)) => Some(text),
-            _ => None,
-        }
+        text_of(self.file.keys.get(key)?)
     }
 
     fn id(&self, key: &str) -> Option<u64> {
@@ -213,8 +210,7 @@ impl Opened {
     }
 
     fn texts(&self, key: &str) -> Option<Vec<&str>> {
-        let text = |value| if let &Value::Text(ref text) = value { Some(text.as_str()) } else { None };
-        self.list(key)?.iter().map(text).collect()
+        self.list(key)?.iter().map(text_of).collect()
     }
 
     /// The vocabulary; `None`: the file has none. Errors: one of a kind that is not known, or that is none.
@@ -247,6 +243,13 @@ impl Opened {
             eos,
             add_bos: flag("tokenizer.ggml.add_bos_token"),
         }))
+    }
+}
+
+fn text_of(value: &Value) -> Option<&str> {
+    match value {
+        Value::Text(text) => Some(text),
+        _ => None,
     }
 }
 

@@ -300,8 +300,8 @@ impl TensorSource for WeightSource {
         match tensor.pairs {
             None => read(&mut out.bytes, first)?,
             Some(head) => {
-                let rows = out.bytes.chunks_exact_mut(row.max(1) as usize).zip(first..);
-                rows.map(|(bytes, row)| read(bytes, side_by_side(row, head))).collect::<Result<()>>()?;
+                let mut rows = out.bytes.chunks_exact_mut(row.max(1) as usize).zip(first..);
+                rows.try_for_each(|(bytes, row)| read(bytes, side_by_side(row, head)))?;
             }
         }
         match Encoding::of_dtype(dtype) {
