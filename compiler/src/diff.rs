@@ -81,6 +81,7 @@ pub fn diff(model: &Arc<Model>, session: &SessionOptions, options: &Options) -> 
     let mut begin = 0;
     while begin < tokens {
         let end = tokens.min(begin + m.chunk);
+        report.tokens = end;
         let input = chunk(begin..end, pages, m.vocab, &mut state);
         ours.begin(input.clone())?;
         reference.begin(input)?;
@@ -106,7 +107,6 @@ pub fn diff(model: &Arc<Model>, session: &SessionOptions, options: &Options) -> 
             }
         }
         begin = end;
-        report.tokens = end;
     }
     if report.steps == 0 {
         return Err(Error::new(ErrorKind::Input, "the plan has no steps"));

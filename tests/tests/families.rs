@@ -167,7 +167,7 @@ fn what_older_checkpoints_have_is_known() {
         config.insert("torch_dtype".into(), json!("float16"));
         config.remove("dtype");
     });
-    let sampling = r#"{ "do_sample": true, "temperature": 0.6, "top_p": 0.9 }"#;
+    let sampling = r#"{ "do_sample": true, "temperature": 0.6, "top_p": 0.9, "min_p": 0.0 }"#;
     std::fs::write(folder.path().join("generation_config.json"), sampling).unwrap();
     let bytes = std::fs::read(folder.path().join("model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -198,6 +198,17 @@ fn what_older_checkpoints_have_is_known() {
     let (code, _, err) =
         said(&root().join("tests/families/mistral-window"), &["--pattern", "1:1", "--top-k", "64"]);
     assert!(code == Some(2) && err.contains("every layer sees a window of 8 tokens"), "{err}");
+}
+
+/// What stands in the description is a string, whatever is in it.
+#[test]
+fn names_are_strings() {
+    let checkpoint = root().join("tests/families/llama");
+    for args in [&["--name", "a\"b"][..], &["--target", "x\ny"], &["--pattern", "\"", "--top-k", "64"]] {
+        let (code, out, err) = said(&checkpoint, args);
+        assert!(code.is_some_and(|code| code > 1) && out.is_empty(), "{args:?}: {code:?}");
+        assert!(!err.contains("not valid TOML"), "{err}");
+    }
 }
 
 /// Beyond the training's length frequencies follow that of a sequence: up to there the model is as it was.

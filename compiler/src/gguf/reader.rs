@@ -9,6 +9,8 @@ use super::Value;
 const MOST_TEXT: u64 = 16 << 20;
 /// Most lists in each other.
 const MOST_DEPTH: u32 = 3;
+/// Most values of lists in a file: a vocabulary of a quarter million tokens with all its merges is a million.
+const MOST_VALUES: u64 = 1 << 23;
 /// Bytes that are read at a time.
 const CHUNK: u64 = 1 << 16;
 
@@ -33,12 +35,14 @@ pub struct Reader<'f> {
     /// What was read ahead: bytes from `begin` on.
     ahead: Vec<u8>,
     begin: u64,
+    /// Values of lists that may still come.
+    values: u64,
 }
 
 impl<'f> Reader<'f> {
     /// From the beginning of a file of `size` bytes.
     pub fn new(file: &'f File, size: u64) -> Reader<'f> {
-        Reader { file, size, at: 0, ahead: Vec::new(), begin: 0 }
+        Reader { file, size, at: 0, ahead: Vec::new(), begin: 0, values: MOST_VALUES }
     }
 
     /// Bytes before this place.
@@ -115,6 +119,10 @@ impl<'f> Reader<'f> {
                 if count > self.size - self.at {
                     return Err(Fault::Short);
                 }
+                // And much more in memory than there.
+                let left = self.values.checked_sub(count);
+                self.values =
+                    left.ok_or_else(|| Fault::Wrong(format!("a list would have {count} values")))?;
                 let mut list = Vec::new();
                 for _ in 0..count {
                     list.push(self.value(kind, depth + 1)?);

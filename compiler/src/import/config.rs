@@ -112,6 +112,13 @@ impl Config {
         self.get(key).map(|value| good(value).ok_or_else(|| wrong(value))).transpose()
     }
 
+    /// A number from 0.
+    pub fn number(&self, key: &str) -> Result<Option<f64>> {
+        let good = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x >= 0.0);
+        let wrong = |value| self.wrong(key, value, "a number from 0");
+        self.get(key).map(|value| good(value).ok_or_else(|| wrong(value))).transpose()
+    }
+
     /// A number above 0 that must be there.
     pub fn needs_positive(&self, key: &str) -> Result<f64> {
         self.positive(key)?.ok_or_else(|| self.missing(key))

@@ -6,24 +6,22 @@
 mod config;
 mod family;
 mod gguf;
+mod options;
 mod rope;
+mod sections;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-
-use hyc_plan::RopeScaling;
-use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, build_graph};
 use crate::source::{Expected, WeightSource};
 use crate::words::place;
 use config::Config;
-use family::Family;
+pub use options::{Options, Selection};
 use rope::Rope;
 
 const CONFIG: &str = "config.json";
-const GENERATION: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const INDEX: &str = "model.safetensors.index.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -32,34 +30,6 @@ const WEIGHTS: &str = "model.safetensors";
 const COMPUTED: &str = "*.rotary_emb.inv_freq";
 /// The head of a model that has the embedding table as its head.
 const HEAD: &str = "lm_head.weight";
-
-/// What is asked for beside the checkpoint.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The model's name; without it that of the folder.
-    pub name: Option<String>,
-    /// Most tokens of a sequence; without it as many as the checkpoint says.
-    pub context: Option<u64>,
-    /// Element type of matrices in the artefact, `bf16` or `f32`; without it f32 for f32 and f16, bf16 for bf16.
-    pub dtype: Option<&'static str>,
-    /// `cpu`, or a GPU.
-    pub target: Option<String>,
-    /// Leaves the tokenizer out.
-    pub no_tokenizer: bool,
-    /// Tokens of a page, and of a block of the selection.
-    pub block: u64,
-    /// Oracle layers and the sparse ones after each, in place of full attention in every layer.
-    pub selection: Option<Selection>,
-}
-
-/// Layers that select, in a checkpoint that was trained without.
-#[derive(Debug, Clone)]
-pub struct Selection {
-    /// As `pattern` of `[attention]`.
-    pub pattern: String,
-    /// Tokens that a query selects.
-    pub top_k: u64,
-}
 
 /// A description of a checkpoint.
 pub struct Imported {
@@ -108,7 +78,7 @@ impl Draft<'_> {
         if !self.options.no_tokenizer {
             self.tokenizer(folder);
         }
-        sampling(&mut self.text, folder)?;
+        sections::sampling(&mut self.text, folder)?;
         self.target(&config, &rope)?;
         config.all_asked()?;
         Ok(files)
@@ -176,8 +146,8 @@ impl Draft<'_> {
         let family = family::of(config)?;
         let rope = rope::read(config, family.theta)?;
         let name = self.options.name.clone().unwrap_or_else(|| name_of(path));
-        model(&mut self.text, config, family, &rope, &name)?;
-        attention(&mut self.text, config, family, self.options)?;
+        sections::model(&mut self.text, config, family, &rope, &name)?;
+        sections::attention(&mut self.text, config, family, self.options)?;
         Ok(rope)
     }
 
@@ -248,7 +218,7 @@ impl Draft<'_> {
         }
         let _ = write!(self.text, "\n[target]\nmax_context = {context}\n");
         if let Some(target) = &self.options.target {
-            let _ = writeln!(self.text, "kind = \"{target}\"");
+            let _ = writeln!(self.text, "kind = {}", toml::Value::from(target.as_str()));
         }
         Ok(())
     }
@@ -259,87 +229,6 @@ fn name_of(folder: &Path) -> String {
     let name = if full.is_file() { full.file_stem() } else { full.file_name() };
     let name = name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if hyc_ir::text::is_model_name(&name) { name } else { "model".to_string() }
-}
-
-fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, name: &str) -> Result<()> {
-    let silu = [Value::from("silu"), Value::from("swish")];
-    config.must_be("hidden_act", &silu, "the feed-forward part is no SwiGLU")?;
-    for key in ["attention_bias", "mlp_bias", "qkv_bias", "use_qkv_bias"] {
-        config.must_be(key, &[Value::Bool(false)], "products have biases")?;
-    }
-    config.must_be("pretraining_tp", &[Value::from(1)], "products are summed in slices")?;
-    config.must_be("rope_interleaved", &[Value::Bool(false)], "neighbours turn in place of halves")?;
-    let hidden = config.needs_size("hidden_size")?;
-    let heads = config.needs_size("num_attention_heads")?;
-    let kv_heads = config.size("num_key_value_heads")?.unwrap_or(heads);
-    let head_dim = config.size("head_dim")?.or(family.head_dim);
-    let head_dim = head_dim.or(hidden.checked_div(heads)).unwrap_or(hidden);
-    let eps = config.positive("rms_norm_eps")?.unwrap_or(family.eps);
-    let layers = config.needs_size("num_hidden_layers")?;
-    let (ffn, vocab) = (config.needs_size("intermediate_size")?, config.needs_size("vocab_size")?);
-    let lines = format!(
-        "[model]\nname = \"{name}\"\nlayers = {layers}\nhidden = {hidden}\nheads = {heads}\nkv_heads = {kv_heads}\n\
-         head_dim = {head_dim}\nffn = {ffn}\nvocab = {vocab}\nnorm_eps = {eps:?}\nrope = {}\n",
-        rope_table(rope)
-    );
-    out.push_str(&lines);
-    if family.qk_norm {
-        out.push_str("qk_norm = true\n");
-    }
-    if config.flag("tie_word_embeddings")? == Some(true) {
-        out.push_str("tie_embeddings = true\n");
-    }
-    Ok(())
-}
-
-fn rope_table(rope: &Rope) -> String {
-    let theta = rope.theta;
-    match rope.scaling {
-        None => format!("{{ theta = {theta:?} }}"),
-        Some(RopeScaling::Linear { factor }) => {
-            format!("{{ theta = {theta:?}, scaling = \"linear\", factor = {factor:?} }}")
-        }
-        Some(RopeScaling::Llama3 { factor, low, high, original }) => format!(
-            "{{ theta = {theta:?}, scaling = \"llama3\", factor = {factor:?}, low_freq_factor = {low:?}, \
-             high_freq_factor = {high:?}, original_context = {original:?} }}"
-        ),
-        Some(RopeScaling::Yarn { factor, fast, slow, original, magnitude }) => format!(
-            "{{ theta = {theta:?}, scaling = \"yarn\", factor = {factor:?}, beta_fast = {fast:?}, beta_slow = {slow:?}, \
-             original_context = {original:?}, attention_factor = {magnitude:?} }}"
-        ),
-    }
-}
-
-/// Full attention, a window in every layer, or layers that select for others.
-fn attention(out: &mut String, config: &Config, family: Family, options: &Options) -> Result<()> {
-    let (block, selection) = (options.block, options.selection.as_ref());
-    let window = family::window(config, family)?;
-    match (window, selection) {
-        (Some(window), Some(_)) => {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("every layer sees a window of {window} tokens alone"),
-            )
-            .help("leave `--pattern` out: layers without full attention choose nothing"));
-        }
-        (Some(window), None) => {
-            let _ = write!(
-                out,
-                "\n[attention]\nkind = \"swa\"\nfull = []\nwindow = {window}\nsparse_sink = false\nblock = {block}\n"
-            );
-        }
-        (None, None) => {
-            let _ = write!(out, "\n[attention]\nkind = \"full\"\nblock = {block}\n");
-        }
-        (None, Some(Selection { pattern, top_k })) => {
-            let _ = write!(
-                out,
-                "\n[attention]\npattern = \"{pattern}\"\nblock = {block}\ntop_k = {top_k}\nsparse_kv = \"own\"\n\
-                 window_branch = false\ngate = \"none\"\nsparse_sink = false\n"
-            );
-        }
-    }
-    Ok(())
 }
 
 /// The index of a folder, or its one file. Errors: neither is there.
@@ -368,30 +257,6 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
         )),
         None => error.help("download the weights, too"),
     })
-}
-
-/// How tokens are chosen, as the model's makers say.
-fn sampling(out: &mut String, folder: &Path) -> Result<()> {
-    let file = folder.join(GENERATION);
-    if !file.exists() {
-        return Ok(());
-    }
-    let config = Config::read(&file)?;
-    if config.flag("do_sample")? != Some(true) {
-        return Ok(());
-    }
-    let temperature = config.positive("temperature")?.unwrap_or(1.0);
-    let top_p = config.positive("top_p")?.unwrap_or(1.0);
-    let min_p = config.positive("min_p")?.unwrap_or(0.0);
-    // What transformers takes where nothing is said.
-    let top_k = config.size("top_k")?.unwrap_or(50);
-    let penalty = config.positive("repetition_penalty")?.unwrap_or(1.0);
-    let _ = write!(
-        out,
-        "\n[sampling]\ntemperature = {temperature:?}\ntop_k = {top_k}\ntop_p = {top_p:?}\nmin_p = {min_p:?}\n\
-         repeat_penalty = {penalty:?}\n"
-    );
-    Ok(())
 }
 
 /// A file as the description names it: relative where it lies in its folder or below.

@@ -1,0 +1,123 @@
+//! Sections of a description that a configuration fills.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use hyc_plan::RopeScaling;
+use serde_json::Value;
+
+use super::config::Config;
+use super::family::{self, Family};
+use super::options::{Options, Selection};
+use super::rope::Rope;
+use crate::error::{Error, ErrorKind, Result};
+
+const GENERATION: &str = "generation_config.json";
+
+/// `[model]`.
+pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, name: &str) -> Result<()> {
+    let silu = [Value::from("silu"), Value::from("swish")];
+    config.must_be("hidden_act", &silu, "the feed-forward part is no SwiGLU")?;
+    for key in ["attention_bias", "mlp_bias", "qkv_bias", "use_qkv_bias"] {
+        config.must_be(key, &[Value::Bool(false)], "products have biases")?;
+    }
+    config.must_be("pretraining_tp", &[Value::from(1)], "products are summed in slices")?;
+    config.must_be("rope_interleaved", &[Value::Bool(false)], "neighbours turn in place of halves")?;
+    let hidden = config.needs_size("hidden_size")?;
+    let heads = config.needs_size("num_attention_heads")?;
+    let kv_heads = config.size("num_key_value_heads")?.unwrap_or(heads);
+    let head_dim = config.size("head_dim")?.or(family.head_dim);
+    let head_dim = head_dim.or(hidden.checked_div(heads)).unwrap_or(hidden);
+    let eps = config.positive("rms_norm_eps")?.unwrap_or(family.eps);
+    let layers = config.needs_size("num_hidden_layers")?;
+    let (ffn, vocab) = (config.needs_size("intermediate_size")?, config.needs_size("vocab_size")?);
+    let lines = format!(
+        "[model]\nname = {}\nlayers = {layers}\nhidden = {hidden}\nheads = {heads}\nkv_heads = {kv_heads}\n\
+         head_dim = {head_dim}\nffn = {ffn}\nvocab = {vocab}\nnorm_eps = {eps:?}\nrope = {}\n",
+        toml::Value::from(name),
+        rope_table(rope)
+    );
+    out.push_str(&lines);
+    if family.qk_norm {
+        out.push_str("qk_norm = true\n");
+    }
+    if config.flag("tie_word_embeddings")? == Some(true) {
+        out.push_str("tie_embeddings = true\n");
+    }
+    Ok(())
+}
+
+fn rope_table(rope: &Rope) -> String {
+    let theta = rope.theta;
+    match rope.scaling {
+        None => format!("{{ theta = {theta:?} }}"),
+        Some(RopeScaling::Linear { factor }) => {
+            format!("{{ theta = {theta:?}, scaling = \"linear\", factor = {factor:?} }}")
+        }
+        Some(RopeScaling::Llama3 { factor, low, high, original }) => format!(
+            "{{ theta = {theta:?}, scaling = \"llama3\", factor = {factor:?}, low_freq_factor = {low:?}, \
+             high_freq_factor = {high:?}, original_context = {original:?} }}"
+        ),
+        Some(RopeScaling::Yarn { factor, fast, slow, original, magnitude }) => format!(
+            "{{ theta = {theta:?}, scaling = \"yarn\", factor = {factor:?}, beta_fast = {fast:?}, beta_slow = {slow:?}, \
+             original_context = {original:?}, attention_factor = {magnitude:?} }}"
+        ),
+    }
+}
+
+/// `[attention]`: full attention, a window in every layer, or layers that select for others.
+pub fn attention(out: &mut String, config: &Config, family: Family, options: &Options) -> Result<()> {
+    let (block, selection) = (options.block, options.selection.as_ref());
+    let window = family::window(config, family)?;
+    match (window, selection) {
+        (Some(window), Some(_)) => {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("every layer sees a window of {window} tokens alone"),
+            )
+            .help("leave `--pattern` out: layers without full attention choose nothing"));
+        }
+        (Some(window), None) => {
+            let _ = write!(
+                out,
+                "\n[attention]\nkind = \"swa\"\nfull = []\nwindow = {window}\nsparse_sink = false\nblock = {block}\n"
+            );
+        }
+        (None, None) => {
+            let _ = write!(out, "\n[attention]\nkind = \"full\"\nblock = {block}\n");
+        }
+        (None, Some(Selection { pattern, top_k })) => {
+            let _ = write!(
+                out,
+                "\n[attention]\npattern = {}\nblock = {block}\ntop_k = {top_k}\nsparse_kv = \"own\"\n\
+                 window_branch = false\ngate = \"none\"\nsparse_sink = false\n",
+                toml::Value::from(pattern.as_str())
+            );
+        }
+    }
+    Ok(())
+}
+
+/// `[sampling]`: how tokens are chosen, as the model's makers say.
+pub fn sampling(out: &mut String, folder: &Path) -> Result<()> {
+    let file = folder.join(GENERATION);
+    if !file.exists() {
+        return Ok(());
+    }
+    let config = Config::read(&file)?;
+    if config.flag("do_sample")? != Some(true) {
+        return Ok(());
+    }
+    let temperature = config.number("temperature")?.unwrap_or(1.0);
+    let top_p = config.number("top_p")?.unwrap_or(1.0);
+    let min_p = config.number("min_p")?.unwrap_or(0.0);
+    // What transformers takes where nothing is said.
+    let top_k = config.number("top_k")?.unwrap_or(50.0);
+    let penalty = config.positive("repetition_penalty")?.unwrap_or(1.0);
+    let _ = write!(
+        out,
+        "\n[sampling]\ntemperature = {temperature:?}\ntop_k = {top_k:.0}\ntop_p = {top_p:?}\nmin_p = {min_p:?}\n\
+         repeat_penalty = {penalty:?}\n"
+    );
+    Ok(())
+}
