@@ -81,15 +81,15 @@ pub fn compile_wrongly(
 
 /// Compiles one of tests/golden for this machine and loads it.
 pub fn golden_model(name: &str, folder: &Path) -> Arc<Model> {
-    let out = folder.join(format!("{name}.hyc"));
-    compile(
-        &root().join("tests/golden").join(name).join("model.toml"),
-        &out,
-        CpuTarget::host().level,
-        |_| {},
-    );
+    let model = root().join("tests/golden").join(name).join("model.toml");
+    compiled_model(&model, &folder.join(format!("{name}.hyc")))
+}
+
+/// Compiles a model.toml for this machine into `out`, and loads it.
+pub fn compiled_model(model: &Path, out: &Path) -> Arc<Model> {
+    compile(model, out, CpuTarget::host().level, |_| {});
     // SAFETY: made here, and nobody changes it.
-    Arc::new(unsafe { Model::load(&out, &LoadOptions::default()) }.expect("loads"))
+    Arc::new(unsafe { Model::load(out, &LoadOptions::default()) }.expect("loads"))
 }
 
 /// The golden tensors of one of tests/golden.

@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::hyc_binary;
-use hyc_kernels::cpu::CpuTarget;
-use hyc_runtime::{Model, Session, SessionOptions};
+use hyc_runtime::{Session, SessionOptions};
 use hyc_tests::parity::{run, tokens};
-use hyc_tests::{Golden, compile, relative_error, root};
+use hyc_tests::{Golden, compiled_model, relative_error, root};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
@@ -39,10 +38,7 @@ fn import(checkpoint: &Path, folder: &Path, args: &[&str]) -> PathBuf {
 }
 
 fn logits(description: &Path, folder: &Path, tokens: &[u32]) -> Vec<f32> {
-    let artefact = folder.join("model.hyc");
-    compile(description, &artefact, CpuTarget::host().level, |_| {});
-    // SAFETY: this test wrote it, and nobody else writes to it.
-    let model = unsafe { Model::load(&artefact, &Default::default()) }.unwrap();
+    let model = compiled_model(description, &folder.join("model.hyc"));
     let mut session = Session::new(model, &SessionOptions::default()).unwrap();
     run(&mut session, tokens).unwrap().logits
 }

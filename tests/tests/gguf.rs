@@ -6,12 +6,12 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use common::hyc_binary;
-use hyc_kernels::cpu::CpuTarget;
 use hyc_runtime::{Model, Session, SessionOptions, Tokenizer};
 use hyc_tests::parity::{run, tokens};
-use hyc_tests::{Golden, compile, relative_error, root};
+use hyc_tests::{Golden, compiled_model, relative_error, root};
 
 fn hyc(args: &[&str]) -> Output {
     Command::new(hyc_binary()).args(args).output().expect("hyc runs")
@@ -27,11 +27,8 @@ fn imported(kind: &str, folder: &Path) -> PathBuf {
     description
 }
 
-fn load(description: &Path) -> Model {
-    let artefact = description.with_extension("hyc");
-    compile(description, &artefact, CpuTarget::host().level, |_| {});
-    // SAFETY: this test wrote it, and nobody else writes to it.
-    unsafe { Model::load(&artefact, &Default::default()) }.unwrap()
+fn load(description: &Path) -> Arc<Model> {
+    compiled_model(description, &description.with_extension("hyc"))
 }
 
 fn logits(description: &Path, tokens: &[u32]) -> Vec<f32> {

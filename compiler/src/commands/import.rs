@@ -64,7 +64,7 @@ pub fn run(args: Args) -> Result<()> {
     let options = Options {
         name: args.name,
         context: args.context,
-        dtype: args.dtype.map(|dtype| if dtype == "f32" { "f32" } else { "bf16" }),
+        dtype: args.dtype,
         target: args.target,
         no_tokenizer: args.no_tokenizer,
         block: args.block,

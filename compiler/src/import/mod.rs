@@ -52,9 +52,9 @@ pub fn import(checkpoint: &Path, at: Option<&Path>, options: &Options) -> Result
         return Err(Error::input(format!("{} is no GGUF file", place(checkpoint)))
             .help("give a GGUF file, or the folder of config.json and its safetensors"));
     }
-    let files = if is_file { draft.gguf(checkpoint, at)? } else { draft.folder(checkpoint)? };
+    let source = if is_file { draft.gguf(checkpoint, at)? } else { draft.folder(checkpoint)? };
     let Draft { text, beside, notes, .. } = draft;
-    fits(&text, &files)?;
+    fits(&text, source)?;
     Ok(Imported { text, beside, notes })
 }
 
@@ -69,26 +69,27 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// A folder as transformers writes it. The weight files.
-    fn folder(&mut self, folder: &Path) -> Result<Vec<PathBuf>> {
+    /// A folder as transformers writes it. Its weights.
+    fn folder(&mut self, folder: &Path) -> Result<WeightSource> {
         let config = Config::read(&folder.join(CONFIG))?;
         let rope = self.model(&config, folder)?;
         let files = weight_files(folder)?;
-        self.weights(&config, &files)?;
+        let source = WeightSource::open(&files)?;
+        self.weights(&config, &files, &source)?;
         if !self.options.no_tokenizer {
             self.tokenizer(folder);
         }
         sections::sampling(&mut self.text, folder)?;
         self.target(&config, &rope)?;
         config.all_asked()?;
-        Ok(files)
+        Ok(source)
     }
 
-    /// A GGUF file, itself.
-    fn gguf(&mut self, path: &Path, at: Option<&Path>) -> Result<Vec<PathBuf>> {
+    /// A GGUF file. Its weights.
+    fn gguf(&mut self, path: &Path, at: Option<&Path>) -> Result<WeightSource> {
         let opened = gguf::open(path)?;
         let rope = self.model(&opened.config, path)?;
-        let dtype = self.options.dtype.unwrap_or(if opened.quantised { "bf16" } else { "f32" });
+        let dtype = self.options.dtype.as_deref().unwrap_or(if opened.quantised { "bf16" } else { "f32" });
         if opened.quantised && self.options.dtype.is_none() {
             self.notes.push("its blocks stand for numbers that bf16 rounds (`--dtype f32` does not)".into());
         }
@@ -106,7 +107,7 @@ impl Draft<'_> {
         }
         self.target(&opened.config, &rope)?;
         opened.config.all_asked()?;
-        Ok(vec![path.to_path_buf()])
+        WeightSource::open(&[path.to_path_buf()])
     }
 
     /// `[tokenizer]`, and what stands beside the description for it.
@@ -152,16 +153,15 @@ impl Draft<'_> {
     }
 
     /// `[weights]` of a folder.
-    fn weights(&mut self, config: &Config, files: &[PathBuf]) -> Result<()> {
+    fn weights(&mut self, config: &Config, files: &[PathBuf], source: &WeightSource) -> Result<()> {
         if let Some(value) = config.get("quantization_config") {
             return Err(config.refused("quantization_config", value, "weights are quantised"));
         }
-        let source = WeightSource::open(files)?;
         let stored = match config.word("dtype")? {
             Some(dtype) => Some(dtype),
             None => config.word("torch_dtype")?,
         };
-        let dtype = self.options.dtype.unwrap_or(match stored {
+        let dtype = self.options.dtype.as_deref().unwrap_or(match stored {
             Some("float32" | "float16") => "f32",
             _ => "bf16",
         });
@@ -268,8 +268,7 @@ fn path_text(file: &Path, beside: &Path) -> String {
 }
 
 /// Errors: a description that is none, or weights that are not those of its model.
-fn fits(text: &str, files: &[PathBuf]) -> Result<()> {
+fn fits(text: &str, source: WeightSource) -> Result<()> {
     let desc = frontend::parse_model(Path::new("model.toml"), text)?;
-    let source = WeightSource::open(files)?.renamed(&desc.weights.names)?;
-    source.check(&Expected::of_graph(&build_graph(&desc)))
+    source.renamed(&desc.weights.names)?.check(&Expected::of_graph(&build_graph(&desc)))
 }

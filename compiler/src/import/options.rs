@@ -8,7 +8,7 @@ pub struct Options {
     /// Most tokens of a sequence; without it as many as the checkpoint says.
     pub context: Option<u64>,
     /// Element type of matrices in the artefact, `bf16` or `f32`; without it f32 for f32 and f16, bf16 for bf16.
-    pub dtype: Option<&'static str>,
+    pub dtype: Option<String>,
     /// `cpu`, or a GPU.
     pub target: Option<String>,
     /// Leaves the tokenizer out.

@@ -5,6 +5,7 @@ use std::path::Path;
 use hyc_plan::Plan;
 use serde::Deserialize;
 
+use super::head::Head;
 use super::html::Html;
 use crate::error::{Error, Result};
 use crate::words::{place, shortened};
@@ -30,9 +31,8 @@ pub const SCHEMA: u64 = 1;
 
 #[derive(Deserialize)]
 struct File {
-    schema: u64,
-    model: String,
-    target: String,
+    #[serde(flatten)]
+    head: Head,
     tokens: u64,
     steps: u64,
     differs: Option<FileFirst>,
@@ -57,15 +57,7 @@ pub fn read(path: &Path, text: &[u8], plan: &Plan) -> Result<Comparison> {
     };
     let file: File = serde_json::from_slice(text)
         .map_err(|e| refuse(format!("it is not what `hyc diff --json` prints ({e})")))?;
-    if file.schema != SCHEMA {
-        return Err(refuse(format!("its schema is {}, this hyc reads {SCHEMA}", file.schema)));
-    }
-    let target = plan.target.kind().name();
-    if file.model != plan.model.name || file.target != target {
-        let (model, on) = (shortened(&file.model), shortened(&file.target));
-        let shown = &plan.model.name;
-        return Err(refuse(format!("it compared `{model}` on {on}, shown is `{shown}` for {target}")));
-    }
+    file.head.check(SCHEMA, plan, "compared").map_err(refuse)?;
     let word = match (&file.differs, &file.not_finite) {
         (Some(_), Some(_)) => return Err(refuse("it ended twice".to_string())),
         (Some(_), None) => "differs first",

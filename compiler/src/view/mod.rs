@@ -11,6 +11,7 @@ mod compare;
 mod diff;
 pub mod difference;
 mod facts;
+mod head;
 mod html;
 mod index;
 mod kernels;

@@ -6,6 +6,7 @@ use std::path::Path;
 use hyc_plan::Plan;
 use serde::Deserialize;
 
+use super::head::Head;
 use crate::error::{Error, Result};
 use crate::words::{place, shortened};
 
@@ -34,9 +35,8 @@ const SCHEMA: u64 = 1;
 
 #[derive(Deserialize)]
 struct File {
-    schema: u64,
-    model: String,
-    target: String,
+    #[serde(flatten)]
+    head: Head,
     prefill: Vec<FilePoint>,
     decode: Vec<FilePoint>,
 }
@@ -64,17 +64,7 @@ pub fn read(path: &Path, text: &[u8], plan: &Plan) -> Result<Profile> {
     };
     let file: File = serde_json::from_slice(text)
         .map_err(|e| refuse(format!("it is not what `hyc bench --json` prints ({e})")))?;
-    if file.schema != SCHEMA {
-        return Err(refuse(format!("its schema is {}, this hyc reads {SCHEMA}", file.schema)));
-    }
-    let target = plan.target.kind().name();
-    if file.model != plan.model.name || file.target != target {
-        let (model, on) = (shortened(&file.model), shortened(&file.target));
-        return Err(refuse(format!(
-            "it measured `{model}` on {on}, shown is `{}` for {target}",
-            plan.model.name
-        )));
-    }
+    file.head.check(SCHEMA, plan, "measured").map_err(refuse)?;
     let mut points = Vec::new();
     for (point, prefill) in
         file.prefill.iter().map(|p| (p, true)).chain(file.decode.iter().map(|p| (p, false)))
