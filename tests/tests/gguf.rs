@@ -191,5 +191,7 @@ fn a_file_that_is_cut_or_lies_is_an_error() {
         &patched(find("llama.block_count") + 6, b"block_kount"),
         &["`llama.block_kount` = 2", "num_hidden_layers"],
     );
+    let turning = find("rope.dimension_count") + "rope.dimension_count".len() + 4;
+    refused(&patched(turning, &[4]), &["`llama.rope.dimension_count` = 4"]);
     refused(b"not at all", &["is no GGUF file"]);
 }

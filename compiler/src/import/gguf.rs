@@ -58,8 +58,10 @@ const SCALING: [(&str, &str); 4] = [
     ("rope.scaling.attn_factor", "attention_factor"),
 ];
 
-/// Keys that say nothing more: how it came to be, sizes that others say.
-const SILENT: [&str; 2] = ["rope.scaling.finetuned", "rope.dimension_count"];
+/// Says how the model came to be, and nothing of what it computes.
+const SILENT: &str = "rope.scaling.finetuned";
+/// Sizes that are the width of a head here: elements of a value, and those that turn.
+const WIDTHS: [&str; 2] = ["attention.value_length", "rope.dimension_count"];
 
 const TENSORS: [(&str, &str); 12] = [
     ("token_embd.weight", "model.embed_tokens.weight"),
@@ -131,6 +133,12 @@ fn config(file: &Gguf, of: &Architecture, tied: bool) -> Result<Map<String, Json
     let mut config = Map::new();
     let mut scaling = Map::new();
     let within = format!("{}.", of.name);
+    let size = |key: &str| match file.keys.get(&format!("{within}{key}")) {
+        Some(Value::Unsigned(n)) => Some(*n),
+        _ => None,
+    };
+    let split = || size("embedding_length")?.checked_div(size("attention.head_count")?);
+    let width = size("attention.key_length").or_else(split);
     for (key, value) in &file.keys {
         let Some(own) = key.strip_prefix(&within) else { continue };
         let named =
@@ -140,15 +148,10 @@ fn config(file: &Gguf, of: &Architecture, tied: bool) -> Result<Map<String, Json
         } else if let Some(name) = named(&SCALING) {
             let none = *value == Value::Text("none".into());
             scaling.insert(name.to_string(), if none { json!("default") } else { json(value) });
-        } else if !SILENT.contains(&own) {
+        } else if own != SILENT && !(WIDTHS.contains(&own) && size(own) == width) {
             // Nobody asks for it, which is an error that names it.
             config.insert(key.clone(), json(value));
         }
-    }
-    // Keys and values are as wide as each other here.
-    let (key, value) = (format!("{within}attention.key_length"), format!("{within}attention.value_length"));
-    if file.keys.contains_key(&value) && file.keys.get(&key) == file.keys.get(&value) {
-        config.remove(&value);
     }
     if !scaling.is_empty() {
         config.insert("rope_scaling".into(), Json::Object(scaling));
