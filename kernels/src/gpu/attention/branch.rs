@@ -2,7 +2,7 @@
 
 use hyc_plan::{AttnShape, GateMode, SelectShape};
 
-use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr};
+use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::work_item::{WorkItem, group};
 
 /// Which pages a branch reads.
@@ -61,16 +61,16 @@ impl Branch {
         e.fmul(y, e.sigmoid(e.load(gate, e.int(0))))
     }
 
-    /// The logits of the gates of four neighbouring elements, the first a multiple of four.
-    pub fn gates<'c>(
+    /// The logits of the gates of two neighbouring elements, the first an even one.
+    pub fn gate_pair<'c>(
         &self,
         e: &Emit<'c>,
         shape: AttnShape,
         item: WorkItem<'c>,
         (h, element): (Int<'c>, Int<'c>),
-    ) -> Option<Chunk<'c>> {
+    ) -> Option<[Float<'c>; 2]> {
         let (gate, each) = self.gate_place(e, shape, item, (h, element))?;
-        Some(if each { e.load4(gate, e.int(0)) } else { [e.load_int(gate, e.int(0)); 4] })
+        Some(if each { e.load2(gate).map(|word| e.widen(word)) } else { [e.load(gate, e.int(0)); 2] })
     }
 
     /// How many tokens back a row sees, its own included.
@@ -80,10 +80,4 @@ impl Branch {
             Source::Window(width) => width.min(i32::MAX as u64),
         }
     }
-}
-
-/// Four elements by their gates.
-pub fn gated<'c>(e: &Emit<'c>, y: Chunk<'c>, gates: Option<Chunk<'c>>) -> Chunk<'c> {
-    let Some(gates) = gates else { return y };
-    [0, 1, 2, 3].map(|i| e.bits(e.fmul(e.widen(y[i]), e.sigmoid(e.widen(gates[i])))))
 }

@@ -98,13 +98,25 @@ impl<'c> Emit<'c> {
 
     /// Four f32 or i32 words at `base[index ..]`, aligned to 16 bytes.
     pub fn load4(&self, base: Ptr<'c>, index: Int<'c>) -> [Int<'c>; 4] {
-        let load = ok(self.b.build_load(self.context.i32_type().vec_type(4), self.at(base, index), ""));
+        self.load_words(self.at(base, index))
+    }
+
+    /// Two f32 or i32 words, aligned to 8 bytes.
+    pub fn load2(&self, at: Ptr<'c>) -> [Int<'c>; 2] {
+        self.load_words(at)
+    }
+
+    /// Words that are aligned to their size.
+    fn load_words<const N: usize>(&self, at: Ptr<'c>) -> [Int<'c>; N] {
+        let load = ok(self.b.build_load(self.context.i32_type().vec_type(N as u32), at, ""));
         if let Some(instruction) = load.as_instruction_value() {
             // The instruction is a load, for which this cannot fail.
-            let _ = instruction.set_alignment(16);
+            let _ = instruction.set_alignment(4 * N as u32);
         }
         let load = load.into_vector_value();
-        [0, 1, 2, 3].map(|i| ok(self.b.build_extract_element(load, self.int(i), "")).into_int_value())
+        std::array::from_fn(|i| {
+            ok(self.b.build_extract_element(load, self.int(i as u64), "")).into_int_value()
+        })
     }
 
     /// Stores words to `base[index ..]`, aligned to their size: two or four.
@@ -148,16 +160,8 @@ impl<'c> Emit<'c> {
     /// Eight elements from a 16-byte (32-byte for f32) boundary: lanes 0..8 of a panel's half-column, in lane
     /// order; see `Layout::Panels`.
     pub fn load_half(&self, elem: Elem, at: Ptr<'c>) -> [Float<'c>; 8] {
-        let i32x4 = self.context.i32_type().vec_type(4);
-        let words = |at: Ptr<'c>| {
-            let load = ok(self.b.build_load(i32x4, at, ""));
-            if let Some(instruction) = load.as_instruction_value() {
-                // 16 bytes: panels are aligned so. The instruction is a load, for which this cannot fail.
-                let _ = instruction.set_alignment(16);
-            }
-            let load = load.into_vector_value();
-            [0, 1, 2, 3].map(|i| ok(self.b.build_extract_element(load, self.int(i), "")).into_int_value())
-        };
+        // Panels are aligned to 16 bytes.
+        let words = |at: Ptr<'c>| self.load_words::<4>(at);
         if is_word(elem) {
             let (low, high) = (words(at), words(self.at(at, self.int(4))));
             return std::array::from_fn(|i| self.widen(if i < 4 { low[i] } else { high[i - 4] }));

@@ -38,16 +38,6 @@ impl<'c> Emit<'c> {
         }
     }
 
-    /// Four 8 x 8 matrices of bf16 from shared memory, one a word: lane l of the warp gives the byte address of row l % 8 of
-    /// matrix l / 8, and gets elements (g, 2t), (g, 2t + 1) of each (PTX ISA 9.7.14.5.15).
-    pub fn load_matrices(&self, at: Int<'c>, plus: u64) -> Chunk<'c> {
-        let text = format!("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{$0, $1, $2, $3}}, [$4+{plus}];");
-        let i32 = self.i32();
-        let ty = self.structure(&[i32.into(); 4]).fn_type(&[i32.into()], false);
-        let found = self.asm(ty, &text, "=r,=r,=r,=r,r", true, &[at.into()]);
-        self.four(found)
-    }
-
     /// The four words that inline PTX gives.
     pub(super) fn four(&self, of: BasicValueEnum<'c>) -> Chunk<'c> {
         self.fields(of, 4)
@@ -55,12 +45,5 @@ impl<'c> Emit<'c> {
             .collect::<Vec<_>>()
             .try_into()
             .unwrap_or_else(|_| unreachable!("four results were asked for"))
-    }
-
-    /// An 8 x 8 matrix of bf16, a word a lane as [`Emit::load_matrices`] gives it, with rows and columns exchanged.
-    pub fn transposed(&self, matrix: Int<'c>) -> Int<'c> {
-        let ty = self.i32().fn_type(&[self.i32().into()], false);
-        let text = "movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;";
-        self.asm(ty, text, "=r,r", true, &[matrix.into()]).into_int_value()
     }
 }

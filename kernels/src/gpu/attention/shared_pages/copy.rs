@@ -1,0 +1,130 @@
+//! The warp that copies: along the tile's list and then along the window, so that the ring is full.
+
+use hyc_plan::CacheSpec;
+
+use super::{Item, SharedPages, Stages, stage_bytes};
+use crate::gpu::attention::branch::{Branch, Source};
+use crate::gpu::attention::page_lists::{EDGE, PageLists, Segment, segments};
+use crate::gpu::isa::{Emit, Int};
+use crate::gpu::paged_kv::physical_page;
+use crate::gpu::work_item::{group, row_count};
+
+/// Gives a word of the bits of the queries that take a page.
+type Takers<'a, 'c> = &'a dyn Fn(u64) -> Int<'c>;
+
+/// Fills a stage with a page: its physical number, its flags, who takes it.
+type Copy<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Takers<'_, 'c>);
+
+impl SharedPages<'_, '_> {
+    /// The pages of each branch, K then V, as they lie, and a stage that says that the branch ends.
+    pub(super) fn produce<'c>(&self, e: &Emit<'c>, stages: &Stages<'c>, item: Item<'c>, next_item: Item<'c>) {
+        let (tile, kv_head) = item;
+        let note = |e: &Emit<'c>, stage: Int<'c>, flags: Int<'c>, takers: Takers<'_, 'c>| {
+            let at = e.mul_const(stage, self.note_words());
+            e.store(stages.notes, at, flags.into());
+            for i in 0..self.taker_words() {
+                e.store(stages.notes, e.add_const(at, 1 + i as i64), takers(i).into());
+            }
+        };
+        for (i, (branch, cache)) in self.branches.iter().zip(&self.caches).enumerate() {
+            // The ring's pages are ahead of the products: not so far that the second cache has forgotten again.
+            if i + 1 == self.branches.len() {
+                self.prefetch(e, item, next_item);
+            }
+            let keys = e.wide(e.mul_const(kv_head, 2 * cache.k_offset(1)));
+            let values = e.wide(e.mul_const(kv_head, 2 * cache.page * cache.v_pad()));
+            let values = e.add_const(values, 2 * cache.v_offset(0) as i64);
+            let key_bytes = 2 * 64 * self.shape.qk_dim;
+            let page = |e: &Emit<'c>, physical: Int<'c>, flags: Int<'c>, takers: Takers<'_, 'c>| {
+                let base = e.mul_const(e.wide(physical), cache.page_bytes());
+                let base = e.byte_offset(e.operand(branch.cache), base);
+                let bytes = stage_bytes(self.shape);
+                let note = |e: &Emit<'c>, stage: Int<'c>| note(e, stage, flags, takers);
+                stages.ring.produce_noted(e, bytes, note, |e, stage, full| {
+                    let to = e.add(stages.pages, e.mul_const(stage, bytes));
+                    e.bulk_copy(to, e.byte_offset(base, keys), key_bytes, full);
+                    let to = e.add_const(to, key_bytes as i64);
+                    e.bulk_copy(to, e.byte_offset(base, values), bytes - key_bytes, full);
+                });
+            };
+            match (branch.source, &self.lists) {
+                (Source::Listed(_), Some(lists)) => listed(e, lists, item, &page),
+                (Source::Listed(_), None) => {}
+                (Source::Window(width), _) => self.window(e, tile, (cache, width), &page),
+            }
+            let end = |e: &Emit<'c>, stage: Int<'c>| note(e, stage, e.int(0), &|_| e.int(0));
+            stages.ring.produce_noted(e, 0, end, |_, _, _| {});
+        }
+    }
+
+    /// Has the second cache read the gates of an item and the queries of the next.
+    fn prefetch<'c>(&self, e: &Emit<'c>, item: Item<'c>, next: Item<'c>) {
+        let rows = |e: &Emit<'c>, (tile, kv_head): Item<'c>, name: &str, dim: u64| {
+            let begin = e.mul_const(tile, self.tile());
+            let end = e.min(e.add_const(begin, self.tile() as i64), row_count(e, self.spec));
+            let width = group(self.shape) * dim;
+            e.each(begin, end, 1, |e, row| {
+                let at = e.add(e.mul_const(e.wide(row), e.stride(name)), e.wide(e.mul_const(kv_head, width)));
+                e.prefetch(e.at(e.operand(name), at), 4 * width);
+            });
+        };
+        for name in self.branches.iter().filter_map(Branch::elementwise_gate) {
+            rows(e, item, name, self.shape.v_dim);
+        }
+        rows(e, next, "q", self.shape.qk_dim);
+    }
+
+    /// The pages of a window of `width` tokens: of each sequence of the tile those that some row sees.
+    fn window<'c>(&self, e: &Emit<'c>, tile: Int<'c>, (cache, width): (&CacheSpec, u64), page: Copy<'_, 'c>) {
+        let begin = e.mul_const(tile, self.tile());
+        let end = e.min(e.add_const(begin, self.tile() as i64), row_count(e, self.spec));
+        segments(e, begin, end, |e, segment| {
+            let from = e.max(e.add_const(segment.first, 1 - width as i64), e.int(0));
+            let first = e.div_rem(from, cache.page).0;
+            let after = e.add_const(e.div_rem(segment.last, cache.page).0, 1);
+            e.each(first, after, 1, |e, logical| {
+                let physical = physical_page(e, cache, segment.sequence, logical);
+                let flags = e.or(segment.flags(e, logical, cache.page), e.int(EDGE));
+                page(e, physical, flags, &|i| of_word(e, &segment, begin, i));
+            });
+        });
+    }
+}
+
+/// The pages of an item's list.
+fn listed<'c>(e: &Emit<'c>, lists: &PageLists<'_>, (tile, kv_head): Item<'c>, page: Copy<'_, 'c>) {
+    let (list, room) = lists.list(e, tile, kv_head);
+    let entry = |e: &Emit<'c>, i: Int<'c>| e.load4(list, e.mul_const(i, lists.entry()));
+    // An entry is read while the copies before it wait for their stages.
+    let ahead = entry(e, e.int(0)).map(|word| e.var(word.into()));
+    let next = e.var(e.int(0).into());
+    e.repeat(|e| {
+        let now = ahead.map(|word| e.get(word).into_int_value());
+        let at = e.get(next).into_int_value();
+        let after = e.add_const(at, 1);
+        e.set(next, after.into());
+        let read = entry(e, e.min(after, e.add_const(room, -1)));
+        ahead.iter().zip(read).for_each(|(ahead, word)| e.set(*ahead, word.into()));
+        let there = e.ge(now[0], e.int(0));
+        e.when(there, |e| {
+            let takers = |i: u64| match i {
+                0 | 1 => now[2 + i as usize],
+                _ => e.load_int(list, e.add_const(e.mul_const(at, lists.entry()), 2 + i as i64)),
+            };
+            page(e, now[0], now[1], &takers);
+        });
+        e.or(e.not(there), e.ge(after, room))
+    });
+}
+
+/// Bits of a segment's rows in word `i` of a tile's that begins at row `begin`.
+fn of_word<'c>(e: &Emit<'c>, segment: &Segment<'c>, begin: Int<'c>, i: u64) -> Int<'c> {
+    // Bits below n, of 0 to 32.
+    let below = |row: Int<'c>| {
+        let n = e.add_const(e.sub(row, begin), -(32 * i as i64));
+        let n = e.min(e.max(n, e.int(0)), e.int(32));
+        let ones = e.shifted_left(e.long(1), e.wide(n));
+        e.low(e.add_const(ones, -1))
+    };
+    e.xor(below(segment.end), below(segment.begin))
+}

@@ -1,0 +1,181 @@
+//! Sparse and window attention of many rows on `wgmma`: neighbouring queries share the pages that they chose.
+//!
+//! ```text
+//! item: (KV head, tile of queries). Two warp groups have two row tiles each, of 64 rows (query, head of the group):
+//!   list of the item  p0 p1 p2 p3 ...      one warp copies each page once:        load by union
+//!   row tile 0         x     x             a row tile takes the pages that one of
+//!   row tile 1         x  x     x          its queries chose, each group at its
+//!   row tiles 2, 3        x     x          own pace:                              compute by need
+//! a page that both tiles of a group take: the tensor cores always have something of one under the softmax of the other
+//!   start S0 = Q0 K^T, S1 = Q1 K^T | wait S0, softmax | start O0 += P0 V | wait S1, softmax | start O1 += P1 V | wait
+//! shared memory, 128 dims: queries 64 KiB | ring of 5 pages K + V, 32 KiB each | notes of each stage
+//! registers a thread: O 128, S 64, of which P 32, of 240
+//! ```
+//! Queries of an item: 64 at four heads a KV head, 16 at sixteen. KV heads go outermost, so that all multiprocessors read one
+//! head's pages from the second cache. A row's reference for exponents is raised only where a logit passes it by 2^8, which
+//! changes neither sums nor outputs but for rounding.
+//!
+//! Floors at 128 dims, clocks of a multiprocessor: a page that any query of the item took, about 1,000 (32 KiB through its
+//! inlet); a page that a row tile takes, 512 of the tensor cores and 384 of shared memory. Softmax: Milakov and Gimelshein,
+//! 1805.02867; the overlap: Shah et al., 2407.08608. Both branches: HySparse 2602.03560, sec. 3. Reference:
+//! `reference::attention`.
+
+mod copy;
+mod output;
+mod visit;
+
+use hyc_plan::{AttnShape, CacheSpec, Extent, KernelSpec};
+
+use super::branch::{Branch, Source};
+use super::limits::SHARED_PAGES;
+use super::page_lists::{self, PageLists};
+use crate::gpu::function::{Function, Kernel, part};
+use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, WARP};
+use crate::gpu::tile::SharedTile;
+use crate::gpu::tile::pipeline::Ring;
+use crate::gpu::work_item::{group, row_count};
+
+/// Warp groups that multiply, row tiles of each, and rows of these.
+const GROUPS: u64 = 2;
+const TILES: u64 = 2;
+const ROWS: u64 = 64;
+/// Row tiles of a block.
+const BLOCK_TILES: u64 = GROUPS * TILES;
+const CONSUMERS: u64 = GROUPS * 128;
+/// One more warp group copies.
+const THREADS: u64 = CONSUMERS + 128;
+/// Registers of a thread that multiplies, and of one that does not: those of 384 threads with 168 each.
+const REGISTERS: (u64, u64) = (240, 24);
+/// Shared memory of a block for queries and ring.
+const SHARED: u64 = 225 << 10;
+
+/// The kernel's sizes.
+struct SharedPages<'a, 's> {
+    spec: &'s KernelSpec,
+    shape: AttnShape,
+    branches: &'a [Branch],
+    caches: Vec<CacheSpec>,
+    lists: Option<PageLists<'s>>,
+    /// Where the first branch's results are kept, in 4-byte elements of scratch.
+    kept: u64,
+    stages: u64,
+    multiprocessors: u64,
+}
+
+/// (Tile, KV head).
+type Item<'c> = (Int<'c>, Int<'c>);
+
+/// What copies and products share.
+struct Stages<'c> {
+    ring: Ring<'c>,
+    /// Byte address of the first stage.
+    pages: Int<'c>,
+    /// Of each stage: the flags of its page as a list has them, 0 where the branch ends; which queries take it.
+    notes: Ptr<'c>,
+}
+
+fn query_bytes(shape: AttnShape) -> u64 {
+    SharedTile::bytes(BLOCK_TILES * ROWS, shape.qk_dim)
+}
+
+fn stage_bytes(shape: AttnShape) -> u64 {
+    2 * 64 * (shape.qk_dim + shape.v_dim)
+}
+
+/// Rows of the step that a block takes at once.
+pub fn rows_of_a_block(shape: AttnShape) -> u64 {
+    BLOCK_TILES * (ROWS / group(shape)).max(1)
+}
+
+/// Whether the kernel takes an attention of this shape.
+pub fn takes(shape: AttnShape) -> bool {
+    shape.v_dim <= 128 && query_bytes(shape) + 2 * stage_bytes(shape) <= SHARED
+}
+
+/// Adds the functions of [`SHARED_PAGES`].
+pub fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
+    if !k.wants(SHARED_PAGES) {
+        return;
+    }
+    let (spec, tile, multiprocessors) = (k.spec, rows_of_a_block(shape), k.multiprocessors);
+    let caches: Vec<CacheSpec> = branches.iter().map(|branch| k.cache(branch.cache)).collect();
+    let listed = branches.iter().zip(&caches).find_map(|(branch, cache)| match branch.source {
+        Source::Listed(select) => Some(PageLists { spec, shape, select, cache: *cache, tile, at: 0 }),
+        Source::Window(_) => None,
+    });
+    let lists = listed.map(|lists| PageLists { at: k.scratch(4 * lists.room()), ..lists });
+    if let Some(lists) = lists {
+        let grid = [k.rows(1, tile), Extent::fixed(shape.kv_heads)];
+        let function = Function::new("_lists", grid, page_lists::THREADS).of(&[SHARED_PAGES]);
+        k.function(function.shared_bytes(lists.shared_bytes()), |e| lists.make(e, e.block_x(), e.block_y()));
+    }
+    let kept =
+        if branches.len() > 1 { k.scratch(multiprocessors * CONSUMERS * TILES * shape.v_dim) } else { 0 };
+    let stages = ((SHARED - query_bytes(shape)) / stage_bytes(shape)).min(6);
+    let s = SharedPages { spec, shape, branches, caches, lists, kept, stages, multiprocessors };
+    let grid = [Extent::fixed(multiprocessors), Extent::fixed(1)];
+    let shared = query_bytes(shape) + stages * stage_bytes(shape) + SHARED_SLACK;
+    let name = part(SHARED_PAGES);
+    let function = Function::new(&name, grid, THREADS).of(&[SHARED_PAGES]).shared_bytes(shared);
+    k.function(function, |e| s.body(e));
+}
+
+impl SharedPages<'_, '_> {
+    /// Queries of a row tile.
+    fn queries(&self) -> u64 {
+        ROWS / group(self.shape)
+    }
+
+    /// Queries of an item.
+    fn tile(&self) -> u64 {
+        rows_of_a_block(self.shape)
+    }
+
+    /// Words of the queries that take a page.
+    fn taker_words(&self) -> u64 {
+        self.tile().div_ceil(32)
+    }
+
+    /// Words of a stage's note. A row tile reads two words of takers from where its own begin.
+    fn note_words(&self) -> u64 {
+        2 + self.taker_words()
+    }
+
+    fn body<'c>(&self, e: &Emit<'c>) {
+        let memory = e.dynamic_shared();
+        let stages = Stages {
+            ring: Ring::new(e, self.stages, CONSUMERS / WARP),
+            pages: e.add_const(e.shared_address(memory), query_bytes(self.shape) as i64),
+            notes: e.shared(self.stages * self.note_words()),
+        };
+        let warp = e.uniform(e.div_rem(e.thread(), WARP).0);
+        e.either(
+            e.lt(warp, e.int(CONSUMERS / WARP)),
+            |e| {
+                e.take_registers(REGISTERS.0);
+                self.multiply(e, &stages, SharedTile::new(memory, BLOCK_TILES * ROWS));
+            },
+            |e| {
+                e.give_registers(REGISTERS.1);
+                e.when(e.eq(e.thread(), e.int(CONSUMERS)), |e| {
+                    self.items(e, |e, item, next| self.produce(e, &stages, item, next));
+                });
+            },
+        );
+    }
+
+    /// This block's items: (tile, KV head), the heads outermost; each with the one that is next, its own where it is the last.
+    fn items<'c>(&self, e: &Emit<'c>, body: impl FnOnce(&Emit<'c>, Item<'c>, Item<'c>)) {
+        let rows = e.uniform(row_count(e, self.spec));
+        let tiles = e.div_rem(e.add_const(rows, self.tile() as i64 - 1), self.tile()).0;
+        let items = e.mul_const(tiles, self.shape.kv_heads);
+        e.each(e.block_x(), items, self.multiprocessors, |e, index| {
+            let item = |index: Int<'c>| {
+                let kv_head = e.quotient(index, tiles);
+                (e.sub(index, e.mul(kv_head, tiles)), kv_head)
+            };
+            let next = e.add_const(index, self.multiprocessors as i64);
+            body(e, item(index), item(e.pick(e.lt(next, items), next, index)));
+        });
+    }
+}
