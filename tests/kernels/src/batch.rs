@@ -25,13 +25,16 @@ pub struct Batch {
     out_rows: Vec<i32>,
 }
 
+/// Pages of a growing cache at most: pages of longer contexts stand for each other, so that a million tokens have room.
+const POOL: u64 = 4096;
+
 impl Batch {
     /// Random ids below `vocab` on random pages of `page` tokens; each sequence's last row is an output.
     pub fn new(rng: &mut Rng, page: u64, sequences: &[(u64, u64)], vocab: u64) -> Batch {
         let pages = sequences.iter().map(|(past, rows)| (past + rows).div_ceil(page));
         let max_pages = pages.max().unwrap_or(0) + 1;
         let count = sequences.len() as u64;
-        let mut physical: Vec<i32> = (0..(count * max_pages) as i32).collect();
+        let mut physical: Vec<i32> = (0..count * max_pages).map(|page| (page % POOL) as i32).collect();
         for i in (1..physical.len()).rev() {
             physical.swap(i, rng.below(i as u64 + 1) as usize);
         }
@@ -81,7 +84,7 @@ impl Batch {
     /// Pages of a cache's pool.
     pub fn pages(&self, cache: &CacheSpec) -> u64 {
         match cache.policy {
-            CachePolicy::Growing => self.page_table.len() as u64,
+            CachePolicy::Growing => (self.page_table.len() as u64).min(POOL),
             CachePolicy::Ring { pages, .. } => pages * self.sequences.len() as u64,
         }
     }

@@ -21,6 +21,10 @@ pub enum Fill {
     LargeLogits,
     /// Every row chooses the same experts.
     SameExperts,
+    /// The rows of a sequence select the same blocks.
+    SameBlocks,
+    /// Neighbouring rows select none of each other's blocks, where there are enough.
+    OwnBlocks,
     /// Random logits, and how each row is sampled.
     Sampled(Filter),
     /// Few different logits, -0 among them; the filters take turns.
@@ -186,6 +190,8 @@ impl Case {
             Fill::EqualKeys => " equal-keys",
             Fill::LargeLogits => " large-logits",
             Fill::SameExperts => " same-experts",
+            Fill::SameBlocks => " same-blocks",
+            Fill::OwnBlocks => " own-blocks",
             Fill::Sampled(Filter::Greedy) => " greedy",
             Fill::Sampled(Filter::Temperature) => " temperature",
             Fill::Sampled(Filter::TopK) => " top-k",

@@ -128,10 +128,17 @@ fn index(rng: &mut Rng, spec: &KernelSpec, batch: &Batch, fill: Fill, row: u64, 
         StepOp::SparseAttention(ops::SparseAttention { select, .. })
         | StepOp::HybridAttention(ops::HybridAttention { select, .. }) => {
             let visible = batch.position(row) / select.block + 1;
-            let slot = col % select.blocks;
-            let start = mix.below(visible) + col / select.blocks;
-            let step = (1 + mix.below(visible)..).find(|step| coprime(*step, visible)).unwrap_or(1);
-            if slot < visible { ((start + slot * step) % visible) as i32 } else { -1 }
+            let (slot, kv_head) = (col % select.blocks, col / select.blocks);
+            let (start, among) = match fill {
+                Fill::SameBlocks => (3, batch.sequences[batch.sequence(row)].0 / select.block + 1),
+                Fill::OwnBlocks => (row * select.blocks, visible),
+                _ => (mix.below(visible), visible),
+            };
+            let step = match fill {
+                Fill::SameBlocks | Fill::OwnBlocks => 1,
+                _ => (1 + mix.below(among)..).find(|step| coprime(*step, among)).unwrap_or(1),
+            };
+            if slot < among { ((start + kv_head + slot * step) % among) as i32 } else { -1 }
         }
         _ => rng.below(2) as i32,
     }

@@ -3,6 +3,7 @@
 mod attention;
 mod experts;
 mod generic;
+mod page_lists;
 mod projections;
 mod sample;
 mod selection;
@@ -16,7 +17,7 @@ use crate::case::{Case, Fill};
 
 /// All cases; names are distinct.
 pub fn all() -> Vec<Case> {
-    [portable(), tiled::all(), selection::tiled(), sample::all()].concat()
+    [portable(), tiled::all(), page_lists::all(), selection::tiled(), sample::all()].concat()
 }
 
 /// The cases that need no tensor cores.

@@ -13,8 +13,8 @@ pub fn all() -> Vec<Case> {
 }
 
 /// Where all arithmetic is in f32 none of these is.
-const ERROR: f64 = 1e-5;
-const WINDOW: u64 = 128;
+pub const ERROR: f64 = 1e-5;
+pub const WINDOW: u64 = 128;
 
 /// Counts of rows at and around the steps of decode and prefill kernels.
 const ROWS: [u64; 10] = [1, 2, 8, 9, 33, 64, 100, 130, 257, 512];
@@ -60,7 +60,7 @@ fn vocabulary() -> Vec<Case> {
     batches.map(|batch| case("logits tiled", &spec, batch, ERROR)).to_vec()
 }
 
-const SHAPES: [AttnShape; 6] = [
+pub const SHAPES: [AttnShape; 6] = [
     AttnShape { heads: 32, kv_heads: 8, qk_dim: 128, v_dim: 128 },
     AttnShape { heads: 64, kv_heads: 4, qk_dim: 128, v_dim: 128 },
     AttnShape { heads: 64, kv_heads: 4, qk_dim: 192, v_dim: 128 },
