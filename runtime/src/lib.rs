@@ -41,8 +41,6 @@ mod kv;
 mod memory;
 mod memory_plan;
 mod model;
-#[cfg(any(feature = "cuda", test))]
-mod module_cache;
 mod options;
 mod pool;
 mod random_weights;

@@ -1,7 +1,5 @@
 //! How a session is set up.
 
-use std::path::PathBuf;
-
 use crate::memory::Machine;
 
 /// What a session on a GPU does its own way.
@@ -10,14 +8,11 @@ pub struct GpuOptions {
     /// Whether decode passes are captured once and replayed. Without it each kernel is launched by itself, and
     /// the error of a kernel that fails says which one it was.
     pub graphs: bool,
-    /// Folder that keeps what the driver makes of the artefact's PTX; `None`: nothing is kept. What is damaged
-    /// there is made again.
-    pub module_cache: Option<PathBuf>,
 }
 
 impl Default for GpuOptions {
     fn default() -> GpuOptions {
-        GpuOptions { graphs: true, module_cache: None }
+        GpuOptions { graphs: true }
     }
 }
 

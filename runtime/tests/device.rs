@@ -441,35 +441,6 @@ fn copying_and_generating_can_be_cancelled() {
 }
 
 #[test]
-fn compiled_code_is_kept_and_damage_is_repaired() {
-    let _turn = turn();
-    if !gpu("compiled_code_is_kept_and_damage_is_repaired") {
-        return;
-    }
-    let model = model(false, false);
-    let folder = tempfile::tempdir().unwrap();
-    let cache = folder.path().join("hyc");
-    let gpu = GpuOptions { module_cache: Some(cache.clone()), ..GpuOptions::default() };
-    let options = SessionOptions { gpu, ..SessionOptions::default() };
-    let file = || {
-        let list: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(list.len(), 1, "{list:?}");
-        list[0].clone()
-    };
-    let first = walk(&mut Session::new(model.clone(), &options).unwrap());
-    let whole = std::fs::read(file()).unwrap();
-    for damage in [whole.clone(), vec![], whole[..whole.len() / 2].to_vec(), b"no code at all".repeat(9)] {
-        std::fs::write(file(), damage).unwrap();
-        assert_eq!(walk(&mut Session::new(model.clone(), &options).unwrap()), first);
-        assert_eq!(&std::fs::read(file()).unwrap()[..8], &whole[..8]);
-    }
-    // A folder that cannot be written costs the compile, no more.
-    let gpu = GpuOptions { module_cache: Some(file()), ..GpuOptions::default() };
-    let options = SessionOptions { gpu, ..SessionOptions::default() };
-    assert_eq!(walk(&mut Session::new(model.clone(), &options).unwrap()), first);
-}
-
-#[test]
 fn code_that_is_none_is_an_error_that_says_why() {
     let _turn = turn();
     if !gpu("code_that_is_none_is_an_error_that_says_why") {

@@ -1,8 +1,14 @@
-"""What PyTorch's libraries take for the work of our kernels, on the card at hand: run it beside `hyc bench`.
+"""What other libraries take for the work of our kernels, on the card at hand: run it beside `hyc bench`.
+
+    peers.py [PART]...
+
+Parts: copy matvec product prefill decode flashinfer nsa; all without one. FlashInfer and flash-linear-attention are not in
+PyTorch: measured were flashinfer-python 0.6.1, which compiles its kernels when they are first called, and fla-core 0.6.0.
 
 Shapes are those of the 7B model: 32 query heads, 8 KV heads, head dim 128. bf16, random data, medians; work that is
 bound by bytes runs inside a CUDA graph over rotating weights, so that no cache helps.
 """
+import sys
 from functools import partial
 
 import torch
@@ -65,16 +71,19 @@ def product():
         row(f"cuBLAS linear {inn}x{out}, 2048 rows", ms, f"{2 * 2048 * inn * out / ms / 1e9:.0f} TFLOP/s")
 
 
+def causal_flop(tokens):
+    return 4 * 32 * 128 * tokens * tokens / 2
+
+
 def prefill():
-    for tokens in (2048, 8192, 32768):
+    for tokens in (32768, 131072):
         q = torch.randn(1, 32, tokens, 128, device="cuda").bfloat16()
         k, v = (torch.randn(1, 8, tokens, 128, device="cuda").bfloat16() for _ in range(2))
         for name, backend in [("cuDNN", SDPBackend.CUDNN_ATTENTION), ("FlashAttention-2", SDPBackend.FLASH_ATTENTION)]:
             with sdpa_kernel(backend):
                 attend = partial(F.scaled_dot_product_attention, q, k, v, is_causal=True, enable_gqa=True)
                 ms = median_ms(attend, repeat=7)
-            flop = 4 * 32 * 128 * tokens * tokens / 2
-            row(f"{name} causal prefill, {tokens}", ms, f"{flop / ms / 1e9:.0f} TFLOP/s")
+            row(f"{name} causal prefill, {tokens}", ms, f"{causal_flop(tokens) / ms / 1e9:.0f} TFLOP/s")
 
 
 def attentions(q, caches):
@@ -91,12 +100,40 @@ def decode():
         row(f"FlashAttention-2 decode, batch {batch}, {context}", ms, f"{bytes_ / ms / 1e9:.2f} TB/s")
 
 
+def flashinfer():
+    from flashinfer import single_prefill_with_kv_cache
+
+    for tokens in (32768, 131072):
+        q = torch.randn(tokens, 32, 128, device="cuda").bfloat16()
+        k, v = (torch.randn(tokens, 8, 128, device="cuda").bfloat16() for _ in range(2))
+        ms = median_ms(partial(single_prefill_with_kv_cache, q, k, v, causal=True, backend="fa3"), repeat=7)
+        row(f"FlashInfer FA3 causal prefill, {tokens}", ms, f"{causal_flop(tokens) / ms / 1e9:.0f} TFLOP/s")
+
+
+def nsa():
+    """The selected branch of native sparse attention, uniform blocks: 64 heads on 4 KV heads, 16 blocks of 64."""
+    from fla.ops.nsa.parallel import parallel_nsa_fwd
+
+    tokens, blocks = 32768, 16
+    q = torch.randn(1, tokens, 64, 128, device="cuda").bfloat16()
+    k, v = (torch.randn(1, tokens, 4, 128, device="cuda").bfloat16() for _ in range(2))
+    seen = torch.arange(tokens, device="cuda") // 64 + 1
+    chosen = (torch.rand(1, tokens, 4, blocks, device="cuda") * seen[None, :, None, None]).long()
+    ms = median_ms(partial(parallel_nsa_fwd, q, k, v, chosen, blocks, 64, 128**-0.5), repeat=7)
+    flop = 4 * 64 * 128 * tokens * blocks * 64
+    row(f"NSA selected branch, group 16, {tokens}", ms, f"{flop / ms / 1e9:.0f} TFLOP/s")
+
+
+PARTS = (copy, matvec, product, prefill, decode, flashinfer, nsa)
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     print(torch.cuda.get_device_name(), "PyTorch", torch.__version__, "CUDA", torch.version.cuda)
-    for part in (copy, matvec, product, prefill, decode):
+    for part in PARTS:
+        if len(sys.argv) > 1 and part.__name__ not in sys.argv[1:]:
+            continue
         try:
             part()
-        except Exception as error:  # a backend that this build of PyTorch lacks
-            print(f"{part.__name__}: {error}")
+        except Exception as error:  # a library or a backend that is not there
+            print(f"{part.__name__}: {type(error).__name__}: {error}")
         torch.cuda.empty_cache()

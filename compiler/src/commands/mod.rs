@@ -23,7 +23,6 @@ mod tune;
 mod version;
 mod view;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
@@ -143,22 +142,12 @@ struct GpuArgs {
     /// On a GPU: launch each kernel by itself, so that an error says which one failed
     #[arg(long)]
     no_graphs: bool,
-    /// On a GPU: folder that keeps compiled code, or `none`; without it hyc in $XDG_CACHE_HOME or ~/.cache
-    #[arg(long, value_name = "DIR")]
-    module_cache: Option<PathBuf>,
 }
 
 impl GpuArgs {
-    /// The runtime's options. The environment is read here, and nowhere below.
+    /// The runtime's options.
     fn options(&self) -> GpuOptions {
-        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let cache = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-        let module_cache = match &self.module_cache {
-            Some(folder) if folder.as_os_str() == "none" => None,
-            Some(folder) => Some(folder.clone()),
-            None => cache().map(|folder| folder.join("hyc")),
-        };
-        GpuOptions { graphs: !self.no_graphs, module_cache }
+        GpuOptions { graphs: !self.no_graphs }
     }
 }
 

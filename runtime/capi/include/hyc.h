@@ -322,13 +322,6 @@ hyc_status hyc_session_options_set_max_sequences(hyc_session_options *options, u
 hyc_status hyc_session_options_set_max_tokens(hyc_session_options *options, uint64_t tokens);
 
 /*
- For a GPU: the folder that keeps what its driver makes of the model's code.
- */
-hyc_status hyc_session_options_set_module_cache(hyc_session_options *options,
-                                                const char *folder,
-                                                size_t folder_len);
-
-/*
  Options of a continuation: 256 new tokens at most, chosen as the model says.
  */
 hyc_options *hyc_options_new(void);

@@ -1,7 +1,6 @@
 //! Options: opaque, with a setter a field. Where a call takes options, NULL stands for the defaults.
 
 use std::ffi::c_char;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyc_runtime::{GenerateOptions, LoadOptions, Sampling, SessionOptions, Storage, Verify};
@@ -155,20 +154,6 @@ pub extern "C" fn hyc_session_options_set_max_tokens(
 ) -> hyc_status {
     set(&SESSION, options, |options| {
         options.max_tokens = Some(tokens);
-        Ok(())
-    })
-}
-
-/// For a GPU: the folder that keeps what its driver makes of the model's code.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hyc_session_options_set_module_cache(
-    options: *mut hyc_session_options,
-    folder: *const c_char,
-    folder_len: usize,
-) -> hyc_status {
-    set(&SESSION, options, |options| {
-        // SAFETY: the caller's text.
-        options.gpu.module_cache = Some(PathBuf::from(unsafe { text(folder, folder_len, "the folder") }?));
         Ok(())
     })
 }

@@ -134,7 +134,6 @@ static void nulls(hyc_model *model, hyc_session *session) {
   CHECK(hyc_session_options_set_threads(NULL, 1) == HYC_BAD_HANDLE);
   CHECK(hyc_session_options_set_max_sequences(NULL, 1) == HYC_BAD_HANDLE);
   CHECK(hyc_session_options_set_max_tokens(NULL, 1) == HYC_BAD_HANDLE);
-  CHECK(hyc_session_options_set_module_cache(NULL, "a", 1) == HYC_BAD_HANDLE);
   hyc_options_free(NULL);
   hyc_load_options_free(NULL);
   hyc_session_options_free(NULL);

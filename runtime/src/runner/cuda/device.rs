@@ -35,10 +35,6 @@ pub struct Device {
     /// Pinned, so that it can be read when nothing else can: how many steps of a pass are through.
     marker: *mut u32,
     running: Mutex<Running>,
-    /// Compute capability, major and minor.
-    pub(super) capability: (i32, i32),
-    /// The driver's version: 12080 for CUDA 12.8.
-    pub(super) driver: i32,
 }
 
 // SAFETY: the driver's handles may be used from any thread; `enter` makes the context current first. The
@@ -99,8 +95,8 @@ fn missing(message: impl Into<String>) -> Error {
         .help("run it on a machine with an NVIDIA GPU and its driver, or compile with `--target cpu`")
 }
 
-/// Version of the driver. Errors: there is none, it finds no device, it is too old for the code.
-fn start_driver() -> Result<c_int> {
+/// Starts the driver. Errors: there is none, it finds no device, it is too old for the code.
+fn start_driver() -> Result<()> {
     // SAFETY: only looks for the library; every later call is made where it was found.
     if !unsafe { sys::is_culib_present() } {
         return Err(missing("there is no NVIDIA driver here (libcuda)"));
@@ -116,9 +112,8 @@ fn start_driver() -> Result<c_int> {
                 .help("install driver 570 or newer, or compile with `--target cpu`"));
         }
         match sys::cuInit(0) {
-            CUresult::CUDA_SUCCESS => Ok(version),
             CUresult::CUDA_ERROR_NO_DEVICE => Err(missing("the NVIDIA driver finds no device")),
-            other => check(other, || "starting the NVIDIA driver".into()).map(|()| version),
+            other => check(other, || "starting the NVIDIA driver".into()),
         }
     }
 }
@@ -134,7 +129,7 @@ impl Device {
     /// Opens device 0 for code of `sm_90a`. Errors: no driver, an old one, no device, an older or other one;
     /// a kernel that failed in this process.
     pub fn open() -> Result<Arc<Device>> {
-        let driver = start_driver()?;
+        start_driver()?;
         let mut ordinal: CUdevice = 0;
         // SAFETY: a place for the result.
         check(unsafe { sys::cuDeviceGet(&mut ordinal, 0) }, || "opening the first GPU".into())?;
@@ -161,8 +156,6 @@ impl Device {
             context,
             marker: std::ptr::null_mut(),
             running: Mutex::new(Running::Nothing),
-            capability,
-            driver,
         };
         device.enter()?;
         let mut marker = std::ptr::null_mut();

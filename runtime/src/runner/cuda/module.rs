@@ -1,7 +1,6 @@
 //! The artefact's code on the device.
 
 use std::ffi::{CString, c_void};
-use std::path::Path;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction, CUjit_option, CUmodule, CUresult};
@@ -11,41 +10,23 @@ use hyc_plan::{Launch, Plan};
 use super::device::{Device, check};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
-use crate::module_cache;
 
 /// Bytes for what the driver says of code that it refuses.
 const LOG_BYTES: usize = 8192;
 
-/// The driver's linker at work.
-struct Linker(sys::CUlinkState);
-
-impl Drop for Linker {
-    fn drop(&mut self) {
-        // SAFETY: made by `compile`, destroyed once, in its context.
-        unsafe {
-            let _ = sys::cuLinkDestroy(self.0);
-        }
-    }
-}
-
 /// Where the driver writes what it has against a text: an option of its calls.
 struct Log {
     bytes: Vec<u8>,
-    options: [CUjit_option; 3],
-    values: [*mut c_void; 3],
+    options: [CUjit_option; 2],
+    values: [*mut c_void; 2],
 }
 
 impl Log {
     fn new() -> Log {
         let mut bytes = vec![0u8; LOG_BYTES];
-        let target = sys::CUjit_target::CU_TARGET_COMPUTE_90A as usize;
-        let values = [bytes.as_mut_ptr().cast::<c_void>(), LOG_BYTES as *mut c_void, target as *mut c_void];
-        let options = [
-            CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
-            CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
-            // The linker's own choice is plain sm_90, which has no tensor cores' `wgmma`.
-            CUjit_option::CU_JIT_TARGET,
-        ];
+        let values = [bytes.as_mut_ptr().cast::<c_void>(), LOG_BYTES as *mut c_void];
+        let options =
+            [CUjit_option::CU_JIT_ERROR_LOG_BUFFER, CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
         Log { bytes, options, values }
     }
 
@@ -59,36 +40,6 @@ impl Log {
 /// A PTX text as the driver takes it.
 fn terminated(ptx: &str) -> Result<CString> {
     CString::new(ptx).map_err(|_| Error::new(ErrorKind::BadArtefact, "the artefact's PTX holds a NUL byte"))
-}
-
-/// The device's machine code of a PTX text, from the driver's linker.
-fn compile(device: &Device, ptx: &str) -> Result<Vec<u8>> {
-    device.enter()?;
-    let (text, mut log) = (terminated(ptx)?, Log::new());
-    let mut handle = std::ptr::null_mut();
-    // SAFETY: options and values are three each and live as long as the linker, which writes to them and to the
-    // log.
-    let made =
-        unsafe { sys::cuLinkCreate_v2(3, log.options.as_mut_ptr(), log.values.as_mut_ptr(), &mut handle) };
-    check(made, || "starting the driver's linker".into())?;
-    let linker = Linker(handle);
-    let bytes = text.as_bytes_with_nul();
-    let (mut cubin, mut size) = (std::ptr::null_mut(), 0);
-    // SAFETY: the text ends in NUL, which its size counts; the result belongs to the linker and is copied.
-    let result = unsafe {
-        let kind = sys::CUjitInputType::CU_JIT_INPUT_PTX;
-        let (data, name) = (bytes.as_ptr().cast_mut().cast(), c"hyc".as_ptr());
-        let (none, no_values) = (std::ptr::null_mut(), std::ptr::null_mut());
-        match sys::cuLinkAddData_v2(linker.0, kind, data, bytes.len(), name, 0, none, no_values) {
-            CUresult::CUDA_SUCCESS => sys::cuLinkComplete(linker.0, &mut cubin, &mut size),
-            other => other,
-        }
-    };
-    check(result, || format!("linking the artefact's code: {}", log.text()))?;
-    // SAFETY: the linker has set both, and lives.
-    let code = unsafe { std::slice::from_raw_parts(cubin.cast::<u8>(), size) }.to_vec();
-    drop(linker);
-    Ok(code)
 }
 
 /// Loaded code.
@@ -112,29 +63,20 @@ impl Drop for Module {
 }
 
 impl Module {
-    /// Loads an artefact's code: its machine code where it has some that fits this device; else what `cache`
-    /// keeps of its PTX; else what the driver compiles of it now, which `cache` keeps.
+    /// Loads an artefact's code: its machine code where it has some that fits this device, else what the driver compiles of
+    /// its PTX. That takes seconds; the driver keeps it for the next process (`CUDA_CACHE_PATH`). Its linker, which would
+    /// give the code to us, leaves every warp group the registers that it began with: half the speed.
     ///
     /// Errors: an artefact without code; PTX that the driver does not take, with what it says of it.
-    pub fn of(device: &Arc<Device>, model: &Model, cache: Option<&Path>) -> Result<Module> {
+    pub fn of(device: &Arc<Device>, model: &Model) -> Result<Module> {
         let Some(ptx) = model.ptx() else {
             let message = format!("{} has no code", model.path().display());
             return Err(Error::new(ErrorKind::Unsupported, message).help("compile it without `--plan-only`"));
         };
-        if let Some(Ok(module)) = model.cubin().map(|cubin| Module::load(device, cubin)) {
-            return Ok(module);
+        match model.cubin().map(|cubin| Module::load(device, cubin)) {
+            Some(Ok(module)) => Ok(module),
+            Some(Err(_)) | None => Module::load_text(device, ptx),
         }
-        let Some(folder) = cache else { return Module::load_text(device, ptx) };
-        let name = module_cache::name(ptx.as_bytes(), device.driver, device.capability);
-        let kept = module_cache::read(folder, &name);
-        if let Some(Ok(module)) = kept.map(|cubin| Module::load(device, &cubin)) {
-            return Ok(module);
-        }
-        let Ok(cubin) = compile(device, ptx) else { return Module::load_text(device, ptx) };
-        let Ok(module) = Module::load(device, &cubin) else { return Module::load_text(device, ptx) };
-        // Where it cannot be kept, the next process compiles again.
-        let _ = module_cache::write(folder, &name, &cubin);
-        Ok(module)
     }
 
     /// Compiles and loads PTX. Errors: text that the driver does not take, with what it says of it.
@@ -142,8 +84,7 @@ impl Module {
         device.enter()?;
         let (text, mut log) = (terminated(ptx)?, Log::new());
         let mut handle = std::ptr::null_mut();
-        // SAFETY: the text ends in NUL; options and their values live through the call. The first two are the
-        // log's: a module's own choice of target is right.
+        // SAFETY: the text ends in NUL; options and their values live through the call.
         let result = unsafe {
             let (options, values) = (log.options.as_mut_ptr(), log.values.as_mut_ptr());
             sys::cuModuleLoadDataEx(&mut handle, text.as_ptr().cast(), 2, options, values)
@@ -159,7 +100,7 @@ impl Module {
             return Err(Error::new(ErrorKind::BadArtefact, "the GPU's machine code is none"));
         }
         let mut handle = std::ptr::null_mut();
-        // SAFETY: a whole ELF file, by the digest of the artefact or of the cache; a place for the result.
+        // SAFETY: a whole ELF file, by the digest of the artefact; a place for the result.
         let result = unsafe { sys::cuModuleLoadData(&mut handle, cubin.as_ptr().cast()) };
         check(result, || "loading the artefact's code".into())?;
         Ok(Module { handle, device: device.clone() })

@@ -62,7 +62,7 @@ impl CudaRunner {
         let plan = model.plan();
         let device = Device::open()?;
         memory.check_against(plan, device.free_bytes()?.saturating_sub(RESERVE), " on the GPU")?;
-        let module = Module::of(&device, model, options.module_cache.as_deref())?;
+        let module = Module::of(&device, model)?;
         module.check(plan)?;
         let launcher = Launcher::new(&device, &module, plan)?;
         let lists = Lists::new(&device, plan)?;

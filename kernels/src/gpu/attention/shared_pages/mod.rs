@@ -1,23 +1,23 @@
 //! Sparse and window attention of many rows on `wgmma`: neighbouring queries share the pages that they chose.
 //!
 //! ```text
-//! item: (KV head, tile of queries). Two warp groups have two row tiles each, of 64 rows (query, head of the group):
-//!   list of the item  p0 p1 p2 p3 ...      one warp copies each page once:        load by union
-//!   row tile 0         x     x             a row tile takes the pages that one of
-//!   row tile 1         x  x     x          its queries chose, each group at its
-//!   row tiles 2, 3        x     x          own pace:                              compute by need
-//! a page that both tiles of a group take: the tensor cores always have something of one under the softmax of the other
-//!   start S0 = Q0 K^T, S1 = Q1 K^T | wait S0, softmax | start O0 += P0 V | wait S1, softmax | start O1 += P1 V | wait
-//! shared memory, 128 dims: queries 64 KiB | ring of 5 pages K + V, 32 KiB each | notes of each stage
-//! registers a thread: O 128, S 64, of which P 32, of 240
+//! item: (KV head, tile of queries). Three warp groups have 64 rows each, (query, head of the group): 64 / G queries
+//!   list of the tile  p0 p1 p2 p3 ...      one warp copies each page once:        load by union
+//!   group 0            x     x             a group takes the pages that one of
+//!   group 1            x  x     x          its queries chose, at its own pace:    compute by need
+//! a page that a group takes:
+//!   S = Q K^T (both from shared memory) | exponentials, 0 in rows that did not choose it | O += P V (P from registers)
+//! shared memory, 128 dims: queries 48 KiB | ring of 5 pages K + V, 32 KiB each | notes of each stage
+//! registers a thread: O 64, S 32, P 16, of 160
 //! ```
-//! Queries of an item: 64 at four heads a KV head, 16 at sixteen. KV heads go outermost, so that all multiprocessors read one
+//! Queries of a tile: 48 at four heads a KV head, 12 at sixteen. A group waits for its own products: the softmax of one lies
+//! under the products of the other two. KV heads go outermost, so that all multiprocessors read one
 //! head's pages from the second cache. A row's reference for exponents is raised only where a logit passes it by 2^8, which
 //! changes neither sums nor outputs but for rounding.
 //!
-//! Floors at 128 dims, clocks of a multiprocessor: a page that any query of the item took, about 1,000 (32 KiB through its
-//! inlet); a page that a row tile takes, 512 of the tensor cores and 384 of shared memory. Softmax: Milakov and Gimelshein,
-//! 1805.02867; the overlap: Shah et al., 2407.08608. Both branches: HySparse 2602.03560, sec. 3. Reference:
+//! Floors at 128 dims, clocks of a multiprocessor: a page that any query of the tile took, about 1,000 (32 KiB through its
+//! inlet); a page that a group takes, 512 of the tensor cores and 384 of shared memory. Softmax: Milakov and Gimelshein,
+//! 1805.02867. Both branches: HySparse 2602.03560, sec. 3. Reference:
 //! `reference::attention`.
 
 mod copy;
@@ -35,17 +35,14 @@ use crate::gpu::tile::SharedTile;
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::work_item::{group, row_count};
 
-/// Warp groups that multiply, row tiles of each, and rows of these.
-const GROUPS: u64 = 2;
-const TILES: u64 = 2;
+/// Warp groups that multiply, and rows of each.
+const GROUPS: u64 = 3;
 const ROWS: u64 = 64;
-/// Row tiles of a block.
-const BLOCK_TILES: u64 = GROUPS * TILES;
 const CONSUMERS: u64 = GROUPS * 128;
 /// One more warp group copies.
 const THREADS: u64 = CONSUMERS + 128;
-/// Registers of a thread that multiplies, and of one that does not: those of 384 threads with 168 each.
-const REGISTERS: (u64, u64) = (240, 24);
+/// Registers of a thread that multiplies, and of one that does not: those of 512 threads with 128 each.
+const REGISTERS: (u64, u64) = (160, 24);
 /// Shared memory of a block for queries and ring.
 const SHARED: u64 = 225 << 10;
 
@@ -75,7 +72,7 @@ struct Stages<'c> {
 }
 
 fn query_bytes(shape: AttnShape) -> u64 {
-    SharedTile::bytes(BLOCK_TILES * ROWS, shape.qk_dim)
+    SharedTile::bytes(GROUPS * ROWS, shape.qk_dim)
 }
 
 fn stage_bytes(shape: AttnShape) -> u64 {
@@ -84,7 +81,7 @@ fn stage_bytes(shape: AttnShape) -> u64 {
 
 /// Rows of the step that a block takes at once.
 pub fn rows_of_a_block(shape: AttnShape) -> u64 {
-    BLOCK_TILES * (ROWS / group(shape)).max(1)
+    GROUPS * (ROWS / group(shape)).max(1)
 }
 
 /// Whether the kernel takes an attention of this shape.
@@ -109,8 +106,7 @@ pub fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
         let function = Function::new("_lists", grid, page_lists::THREADS).of(&[SHARED_PAGES]);
         k.function(function.shared_bytes(lists.shared_bytes()), |e| lists.make(e, e.block_x(), e.block_y()));
     }
-    let kept =
-        if branches.len() > 1 { k.scratch(multiprocessors * CONSUMERS * TILES * shape.v_dim) } else { 0 };
+    let kept = if branches.len() > 1 { k.scratch(multiprocessors * CONSUMERS * shape.v_dim) } else { 0 };
     let stages = ((SHARED - query_bytes(shape)) / stage_bytes(shape)).min(6);
     let s = SharedPages { spec, shape, branches, caches, lists, kept, stages, multiprocessors };
     let grid = [Extent::fixed(multiprocessors), Extent::fixed(1)];
@@ -121,12 +117,12 @@ pub fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
 }
 
 impl SharedPages<'_, '_> {
-    /// Queries of a row tile.
+    /// Queries of a warp group.
     fn queries(&self) -> u64 {
         ROWS / group(self.shape)
     }
 
-    /// Queries of an item.
+    /// Queries of a tile.
     fn tile(&self) -> u64 {
         rows_of_a_block(self.shape)
     }
@@ -136,7 +132,7 @@ impl SharedPages<'_, '_> {
         self.tile().div_ceil(32)
     }
 
-    /// Words of a stage's note. A row tile reads two words of takers from where its own begin.
+    /// Words of a stage's note. A group reads two words of takers from where its own begin.
     fn note_words(&self) -> u64 {
         2 + self.taker_words()
     }
@@ -153,7 +149,7 @@ impl SharedPages<'_, '_> {
             e.lt(warp, e.int(CONSUMERS / WARP)),
             |e| {
                 e.take_registers(REGISTERS.0);
-                self.multiply(e, &stages, SharedTile::new(memory, BLOCK_TILES * ROWS));
+                self.multiply(e, &stages, SharedTile::new(memory, GROUPS * ROWS));
             },
             |e| {
                 e.give_registers(REGISTERS.1);

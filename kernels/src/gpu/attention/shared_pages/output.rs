@@ -3,7 +3,7 @@
 use std::f32::consts::LOG2_E;
 
 use super::visit::{Place, State};
-use super::{CONSUMERS, SharedPages, TILES};
+use super::{CONSUMERS, SharedPages};
 use crate::gpu::attention::branch::Branch;
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::work_item::{WorkItem, group, output_index};
@@ -36,23 +36,15 @@ impl SharedPages<'_, '_> {
         })
     }
 
-    /// This thread's words of what is kept of row tile `of` of its group: word `w` of 4 stands at `[w / 4][thread][w % 4]`,
-    /// pairs of bf16.
-    fn kept_words<'c>(&self, e: &Emit<'c>, of: u64) -> Ptr<'c> {
-        let block = e.add_const(e.mul_const(e.block_x(), TILES), of as i64);
-        let own = e.mul_const(e.opaque(e.thread()), 4);
-        let at = e.add(e.mul_const(block, CONSUMERS * self.shape.v_dim / 4), own);
-        e.at(e.at(e.scratch(), e.int(self.kept)), at)
+    /// This thread's words of what is kept: word `w` of 4 stands at `[w / 4][thread][w % 4]`, pairs of bf16.
+    fn kept_words<'c>(&self, e: &Emit<'c>) -> Ptr<'c> {
+        let block = e.mul_const(e.block_x(), CONSUMERS * self.shape.v_dim / 4);
+        let own = e.add(block, e.mul_const(e.opaque(e.thread()), 4));
+        e.at(e.at(e.scratch(), e.int(self.kept)), own)
     }
 
-    /// Keeps what the first of two branches gives for a row tile, without its gate.
-    pub(super) fn keep<'c>(
-        &self,
-        e: &Emit<'c>,
-        (of, state): (u64, &State<'c>),
-        branch: &Branch,
-        kv_head: Int<'c>,
-    ) {
+    /// Keeps what the first of two branches gives, without its gate.
+    pub(super) fn keep<'c>(&self, e: &Emit<'c>, state: &State<'c>, branch: &Branch, kv_head: Int<'c>) {
         let factors = self.factors(e, state, branch, (Place::anew(e), kv_head));
         let words: Vec<Int<'c>> = (state.acc.chunks(2).enumerate())
             .map(|(i, pair)| {
@@ -60,26 +52,19 @@ impl SharedPages<'_, '_> {
                 e.pack_bf16(low, high)
             })
             .collect();
-        let to = self.kept_words(e, of);
+        let to = self.kept_words(e);
         for (i, four) in words.chunks(4).enumerate() {
             e.store_words(to, e.int(i as u64 * CONSUMERS * 4), four);
         }
     }
 
-    /// Writes the output of a row tile: what the last branch gives, with what was kept of the one before.
-    pub(super) fn finish<'c>(
-        &self,
-        e: &Emit<'c>,
-        (of, state): (u64, &State<'c>),
-        tile: Int<'c>,
-        kv_head: Int<'c>,
-    ) {
+    /// Writes the output: what the last branch gives, with what was kept of the one before.
+    pub(super) fn finish<'c>(&self, e: &Emit<'c>, state: &State<'c>, tile: Int<'c>, kv_head: Int<'c>) {
         let Some((last, before)) = self.branches.split_last() else { return };
         let place = Place::anew(e);
         let factors = self.factors(e, state, last, (place, kv_head));
-        let in_item = e.add_const(e.mul_const(place.part, TILES), of as i64);
-        let rows = place.rows.map(|row| self.row(e, (tile, in_item), row));
-        let kept = self.kept_words(e, of);
+        let rows = place.rows.map(|row| self.row(e, (tile, place.part), row));
+        let kept = self.kept_words(e);
         // Loads of many columns together, so that they wait for memory together.
         for (i, accs) in state.acc.chunks(2 * PAIRS).enumerate() {
             let words = before.first().map(|branch| {

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
 
-use super::{BLOCK_TILES, ROWS, SharedPages, Stages, TILES, stage_bytes};
+use super::{GROUPS, ROWS, SharedPages, Stages, stage_bytes};
 use crate::gpu::attention::page_lists::{EDGE, PAGE_SHIFT};
 use crate::gpu::isa::{Emit, Float, Int, Var};
 use crate::gpu::tile::{SharedTile, Swizzle, TILE_BYTES};
@@ -20,7 +20,7 @@ const TOGETHER: u64 = 4;
 /// The first of a named barrier for each warp group's own threads.
 const OWN: u64 = 1;
 
-/// What a thread keeps of rows g and g + 8 of its warp's sixteen of a row tile.
+/// What a thread keeps of rows g and g + 8 of its warp.
 pub(super) struct State<'c> {
     /// q . k of a page, then their exponentials.
     scores: Vec<Var<'c>>,
@@ -31,39 +31,32 @@ pub(super) struct State<'c> {
     pub(super) sum: [Var<'c>; 2],
 }
 
-/// By what a page multiplies the sums before it, and whether by anything but 1.
-struct Growth<'c> {
-    some: Int<'c>,
-    shrink: [Float<'c>; 2],
-}
-
 /// Where a thread stands.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'c> {
     /// Its warp group.
     pub(super) part: Int<'c>,
-    /// Its two rows of each row tile.
+    /// Its two rows of the warp group.
     pub(super) rows: [Int<'c>; 2],
     /// Its lane of the four that share them.
     pub(super) t: Int<'c>,
 }
 
-/// The page in hand of a warp group: the next one is looked up under the last product of the one before.
-struct Next<'c> {
+/// How far a warp group is.
+struct Walk<'c> {
+    /// The stage in hand, the second word of its list's entry, 0 where the branch ends, and which of the group's queries take
+    /// its page: a bit each.
     stage: Var<'c>,
-    /// The second word of a list's entry; 0 where the branch ends.
     flags: Var<'c>,
-    /// Which queries of each row tile take it: a bit each.
-    takers: [Var<'c>; TILES as usize],
+    takers: Var<'c>,
 }
 
 /// A page, as a warp group meets it.
 #[derive(Clone, Copy)]
 struct Page<'c> {
-    /// Byte address of its keys; its values follow.
-    keys: Int<'c>,
+    stage: Int<'c>,
     flags: Int<'c>,
-    takers: [Int<'c>; TILES as usize],
+    takers: Int<'c>,
     /// How far back a row sees.
     reach: Int<'c>,
 }
@@ -90,57 +83,45 @@ impl<'c> State<'c> {
             .map(move |(i, x)| (column(i), *x))
     }
 
-    /// Scores become exponentials, 0 in rows that do not take the page, and are added to the sums. The reference of a row that
-    /// takes it is raised where a logit passes it by more than [`SLACK`].
-    fn exponentials(&self, e: &Emit<'c>, scale: Float<'c>, takes: [Int<'c>; 2]) -> Growth<'c> {
+    /// Raises the references of rows that take the page, where a logit passes one by more than [`SLACK`].
+    fn raise(&self, e: &Emit<'c>, scale: Float<'c>, takes: [Int<'c>; 2]) {
         let most = [0, 1].map(|half| {
             let logits: Vec<_> = self.row(half).map(|(_, x)| e.get_float(x)).collect();
             // Four chains, so that none waits for itself.
             let chain = |first: usize| logits[first..].iter().step_by(4).copied().reduce(|a, b| e.fmax(a, b));
             let most = (0..4).filter_map(chain).reduce(|a, b| e.fmax(a, b)).unwrap_or(e.float(LOWEST));
-            let most = e.fmul(most, scale);
-            e.pick_float(takes[half], most, e.float(LOWEST))
+            e.pick_float(takes[half], e.fmul(most, scale), e.float(LOWEST))
         });
         let old = self.reference.map(|reference| e.get_float(reference));
-        let grown = [0, 1].map(|half| e.above(most[half], e.fadd(old[half], e.float(SLACK))));
-        let some = e.any(e.or(grown[0], grown[1]));
-        e.when(some, |e| {
-            for half in 0..2 {
+        let passes = [0, 1].map(|half| e.above(most[half], e.fadd(old[half], e.float(SLACK))));
+        e.when(e.any(e.or(passes[0], passes[1])), |e| {
+            let new = [0, 1].map(|half| {
                 let quad = [1, 2].iter().fold(most[half], |most, mask| e.fmax(most, e.shuffle(most, *mask)));
-                e.set(self.reference[half], e.fmax(old[half], quad).into());
+                e.fmax(old[half], quad)
+            });
+            let shrink = [0, 1].map(|half| e.exp2(e.fsub(old[half], new[half])));
+            for half in 0..2 {
+                e.set(self.reference[half], new[half].into());
+                e.set(self.sum[half], e.fmul(e.get_float(self.sum[half]), shrink[half]).into());
+            }
+            for (i, acc) in self.acc.iter().enumerate() {
+                e.set(*acc, e.fmul(e.get_float(*acc), shrink[i / 2 % 2]).into());
             }
         });
-        let new = self.reference.map(|reference| e.get_float(reference));
-        let shrink = [0, 1].map(|half| e.exp2(e.fsub(old[half], new[half])));
+    }
+
+    /// Scores become exponentials, 0 in rows that do not take the page, and are added to the sums.
+    fn exponentials(&self, e: &Emit<'c>, scale: Float<'c>, takes: [Int<'c>; 2]) {
         for half in 0..2 {
-            let minus = e.fsub(e.float(0.0), new[half]);
+            let minus = e.fsub(e.float(0.0), e.get_float(self.reference[half]));
             let minus = e.pick_float(takes[half], minus, e.float(f32::NEG_INFINITY));
-            let first = e.fmul(e.get_float(self.sum[half]), shrink[half]);
-            let sum = self.row(half).fold(first, |sum, (_, x)| {
+            let sum = self.row(half).fold(e.get_float(self.sum[half]), |sum, (_, x)| {
                 let p = e.exp2(e.fma(e.get_float(x), scale, minus));
                 e.set(x, p.into());
                 e.fadd(sum, p)
             });
             e.set(self.sum[half], sum.into());
         }
-        Growth { some, shrink }
-    }
-
-    /// O gets the reference of the exponentials, where that has moved. `wait` comes first in either case: whether it has moved
-    /// is known behind all exponentials, sums being no numbers below zero, so that they stay ahead of it.
-    fn shrink(&self, e: &Emit<'c>, growth: &Growth<'c>, wait: &dyn Fn(&Emit<'c>)) {
-        let sum = e.fadd(e.get_float(self.sum[0]), e.get_float(self.sum[1]));
-        let wrong = e.not(e.at_least(sum, e.float(0.0)));
-        e.either(
-            e.any(e.or(growth.some, wrong)),
-            |e| {
-                wait(e);
-                for (i, acc) in self.acc.iter().enumerate() {
-                    e.set(*acc, e.fmul(e.get_float(*acc), growth.shrink[i / 2 % 2]).into());
-                }
-            },
-            wait,
-        );
     }
 
     /// P by steps of 16 keys: words (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8).
@@ -167,42 +148,38 @@ impl<'c> Place<'c> {
 impl SharedPages<'_, '_> {
     /// A warp group that multiplies: all items.
     pub(super) fn multiply<'c>(&self, e: &Emit<'c>, stages: &Stages<'c>, queries: SharedTile<'c>) {
-        let part = e.uniform(e.div_rem(e.thread(), 128).0);
-        let query = queries.descriptor(e, e.mul_const(part, TILES));
-        let states = [(); TILES as usize].map(|()| State::new(e, self.shape.v_dim));
+        let query = queries.descriptor(e, e.uniform(e.div_rem(e.thread(), 128).0));
+        let state = State::new(e, self.shape.v_dim);
+        let number = || e.var(e.int(0).into());
+        let takers = e.var(self.none(e).into());
+        let walk = Walk { stage: number(), flags: number(), takers };
         self.items(e, |e, (tile, kv_head), _| {
             self.load_queries(e, queries, tile, kv_head);
             e.each(e.int(0), e.int(self.branches.len() as u64), 1, |e, branch| {
                 let reach = self.branches.iter().zip(0..).fold(e.int(0), |reach, (which, i)| {
                     e.pick(e.eq(branch, e.int(i)), e.int(which.reach()), reach)
                 });
-                self.attend(e, stages, (query, tile, reach), &states);
+                self.attend(e, stages, (query, tile, reach), (&walk, &state));
                 let last = self.branches.len() - 1;
                 for (i, which) in self.branches[..last].iter().enumerate() {
-                    e.when(e.eq(branch, e.int(i as u64)), |e| {
-                        for (at, state) in (0..).zip(&states) {
-                            self.keep(e, (at, state), which, kv_head);
-                        }
-                    });
+                    e.when(e.eq(branch, e.int(i as u64)), |e| self.keep(e, &state, which, kv_head));
                 }
             });
-            for (at, state) in (0..).zip(&states) {
-                self.finish(e, (at, state), tile, kv_head);
-            }
+            self.finish(e, &state, tile, kv_head);
         });
     }
 
-    /// Token of the step and head of the group of a row of row tile `of` of the item, and whether there is such; without it
-    /// the step's last token.
+    /// Token of the step and head of the group of a row of warp group `part`, and whether there is such; without it the
+    /// step's last token.
     pub(super) fn row<'c>(
         &self,
         e: &Emit<'c>,
-        (tile, of): (Int<'c>, Int<'c>),
+        (tile, part): (Int<'c>, Int<'c>),
         row: Int<'c>,
     ) -> (Int<'c>, Int<'c>, Int<'c>) {
         let (query, head) = e.div_rem(row, group(self.shape));
         let real = e.lt(query, e.int(self.queries()));
-        let first = e.add(e.mul_const(tile, self.tile()), e.mul_const(of, self.queries()));
+        let first = e.add(e.mul_const(tile, self.tile()), e.mul_const(part, self.queries()));
         let token = e.add(first, e.min(query, e.int(self.queries() - 1)));
         let rows = row_count(e, self.spec);
         (e.min(token, e.add_const(rows, -1)), head, e.and(real, e.lt(token, rows)))
@@ -215,22 +192,21 @@ impl SharedPages<'_, '_> {
         // The group's last product over the queries before is through in all of its warps.
         e.named_barrier(own, 128);
         let (sub, piece) = e.div_rem(e.and(e.opaque(e.thread()), e.int(127)), 8);
-        e.each(sub, e.int(TILES * ROWS), 16 * TOGETHER, |e, first| {
+        e.each(sub, e.int(ROWS), 16 * TOGETHER, |e, first| {
             let rows: Vec<_> = (0..TOGETHER)
                 .map(|i| {
-                    let at = e.add_const(first, 16 * i as i64);
-                    let (of, row) = e.div_rem(at, ROWS);
-                    let (token, head, _) = self.row(e, (tile, e.add(e.mul_const(part, TILES), of)), row);
+                    let row = e.add_const(first, 16 * i as i64);
+                    let (token, head, _) = self.row(e, (tile, part), row);
                     let head = e.add(e.mul_const(kv_head, group(self.shape)), head);
                     let from = e.wide(e.add(e.mul_const(head, self.shape.qk_dim), e.mul_const(piece, 8)));
                     let from = e.add(e.mul_const(e.wide(token), e.stride("q")), from);
                     let words =
                         |panel: u64| e.load_as_chunk(e.operand("q"), e.add_const(from, 64 * panel as i64));
-                    (at, (0..self.shape.qk_dim / 64).map(words).collect::<Vec<_>>())
+                    (row, (0..self.shape.qk_dim / 64).map(words).collect::<Vec<_>>())
                 })
                 .collect();
-            for (at, words) in rows {
-                let row = e.add(e.mul_const(part, TILES * ROWS), at);
+            for (row, words) in rows {
+                let row = e.add(e.mul_const(part, ROWS), row);
                 for (panel, words) in (0..).zip(&words) {
                     to.store(e, row, (panel, piece), words);
                 }
@@ -240,41 +216,33 @@ impl SharedPages<'_, '_> {
         e.named_barrier(own, 128);
     }
 
-    /// One branch: every stage up to its end.
+    /// One branch: every stage up to its end. The next one is looked up under the last product of the one before.
     fn attend<'c>(
         &self,
         e: &Emit<'c>,
         stages: &Stages<'c>,
         (query, tile, reach): (Int<'c>, Int<'c>, Int<'c>),
-        states: &[State<'c>; TILES as usize],
+        (walk, state): (&Walk<'c>, &State<'c>),
     ) {
-        states.iter().for_each(|state| state.clear(e));
+        state.clear(e);
         let leader = e.eq(e.lane(), e.int(0));
-        let zero = if self.queries() > 32 { e.long(0) } else { e.int(0) };
-        let [stage, flags] = [0, 1].map(|_| e.var(e.int(0).into()));
-        let next = Next { stage, flags, takers: [0, 1].map(|_| e.var(zero.into())) };
-        self.look_up(e, stages, &next);
+        self.look_up(e, stages, walk);
         e.repeat(|e| {
-            let [stage, flags] = [next.stage, next.flags].map(|var| e.get(var).into_int_value());
-            let takers = next.takers.map(|var| e.get(var).into_int_value());
-            let keys = e.add(stages.pages, e.mul_const(stage, stage_bytes(self.shape)));
-            let page = Page { keys, flags, takers, reach };
+            let [stage, flags] = [walk.stage, walk.flags].map(|var| e.get(var).into_int_value());
+            let page = Page { stage, flags, takers: e.get(walk.takers).into_int_value(), reach };
             let ends = e.any(e.eq(flags, e.int(0)));
-            let [first, second] = takers.map(|takers| e.any(e.not(e.eq(takers, zero))));
-            let visit = |e: &Emit<'c>, of: &[usize]| {
-                self.visit(e, &page, (query, tile), (of, states), &|e| self.look_up(e, stages, &next));
-            };
             e.either(
-                e.or(first, second),
+                e.any(e.not(e.eq(page.takers, self.none(e)))),
                 |e| {
-                    self.clear(e, &page);
-                    e.either(
-                        first,
-                        |e| e.either(second, |e| visit(e, &[0, 1]), |e| visit(e, &[0])),
-                        |e| visit(e, &[1]),
-                    );
+                    self.clear_values(e, stages, &page);
+                    self.start_scores(e, stages, &page, query, state);
+                    e.wgmma_wait(&state.scores, 0);
+                    self.softmax(e, &page, tile, state);
+                    self.start_outputs(e, stages, &page, state);
+                    self.look_up(e, stages, walk);
+                    e.wgmma_wait(&state.acc, 0);
                 },
-                |e| e.when(e.not(ends), |e| self.look_up(e, stages, &next)),
+                |e| e.when(e.not(ends), |e| self.look_up(e, stages, walk)),
             );
             stages.ring.release_stage(e, stage, leader);
             ends
@@ -282,21 +250,23 @@ impl SharedPages<'_, '_> {
     }
 
     /// Waits for the next stage, and reads its note.
-    fn look_up<'c>(&self, e: &Emit<'c>, stages: &Stages<'c>, next: &Next<'c>) {
+    fn look_up<'c>(&self, e: &Emit<'c>, stages: &Stages<'c>, walk: &Walk<'c>) {
         let stage = stages.ring.full(e);
         stages.ring.advance(e);
         let note = e.mul_const(stage, self.note_words());
-        e.set(next.stage, stage.into());
-        e.set(next.flags, e.load_int(stages.notes, note).into());
-        for (of, takers) in (0..).zip(next.takers) {
-            e.set(takers, self.takers(e, stages, note, of).into());
-        }
+        e.set(walk.stage, stage.into());
+        e.set(walk.flags, e.load_int(stages.notes, note).into());
+        e.set(walk.takers, self.takers(e, stages, note).into());
     }
 
-    /// Which queries of a row tile of the group take the page of a note: i32, or i64 where a row tile has 64.
-    fn takers<'c>(&self, e: &Emit<'c>, stages: &Stages<'c>, note: Int<'c>, of: u64) -> Int<'c> {
-        let tile = e.add_const(e.mul_const(Place::anew(e).part, TILES), of as i64);
-        let (word, shift) = e.div_rem(e.mul_const(tile, self.queries()), 32);
+    /// No query of a warp group: an i32, or an i64 where it has 64.
+    fn none<'c>(&self, e: &Emit<'c>) -> Int<'c> {
+        if self.queries() > 32 { e.long(0) } else { e.int(0) }
+    }
+
+    /// Which of the group's queries take the page of a note.
+    fn takers<'c>(&self, e: &Emit<'c>, stages: &Stages<'c>, note: Int<'c>) -> Int<'c> {
+        let (word, shift) = e.div_rem(e.mul_const(Place::anew(e).part, self.queries()), 32);
         let at = e.add(e.add_const(note, 1), word);
         let [low, high] = [0, 1].map(|i| e.load_int(stages.notes, e.add_const(at, i)));
         let both = e.shift_right_unsigned(e.join(high, low), e.wide(shift));
@@ -311,52 +281,49 @@ impl SharedPages<'_, '_> {
         Place::anew(e).rows.map(|row| {
             let (query, _) = e.div_rem(row, group(self.shape));
             let query = if self.queries() > 32 { e.wide(query) } else { query };
-            // Rows of no query have bits that no query of the tile has.
+            // Rows of no query have bits that no query has.
             let bit = e.and(e.shift_right_unsigned(takers, query), takers.get_type().const_int(1, false));
-            e.not(e.eq(bit, takers.get_type().const_zero()))
+            e.not(e.eq(bit, self.none(e)))
         })
     }
 
-    /// The products of a page with the row tiles `of` of the group that take it; `meanwhile` stands under the last of them.
-    fn visit<'c>(
+    /// Starts S of a page.
+    fn start_scores<'c>(
         &self,
         e: &Emit<'c>,
+        stages: &Stages<'c>,
         page: &Page<'c>,
-        (query, tile): (Int<'c>, Int<'c>),
-        (of, states): (&[usize], &[State<'c>; TILES as usize]),
-        meanwhile: &dyn Fn(&Emit<'c>),
+        query: Int<'c>,
+        state: &State<'c>,
     ) {
-        let values = e.descriptor(self.values(e, page));
-        for &i in of {
-            let steps: Vec<(u64, u64)> = (0..self.shape.qk_dim / 16)
-                .map(|step| (step / 4 * TILE_BYTES, step % 4 * 32))
-                .map(|(panel, at)| (BLOCK_TILES * panel + i as u64 * TILE_BYTES + at, panel + at))
-                .collect();
-            e.wgmma_start(&states[i].scores, query, e.descriptor(page.keys), &steps, false);
-        }
-        e.wgmma_wait(&states[of[0]].scores, of.len() as u64 - 1);
-        let scale = e.float(LOG2_E / (self.shape.qk_dim as f32).sqrt());
-        let edge = e.not(e.eq(e.and(page.flags, e.int(EDGE)), e.int(0)));
-        for (at, &i) in of.iter().enumerate() {
-            let state = &states[i];
-            e.when(e.any(edge), |e| self.mask(e, page, (tile, i as u64), state));
-            let growth = state.exponentials(e, scale, self.takes(e, page.takers[i]));
-            state.shrink(e, &growth, &|e| match (at, of) {
-                (0, [_, other]) => e.wgmma_wait(&states[*other].scores, 0),
-                (1, [other, _]) => e.wgmma_wait(&states[*other].acc, 0),
-                _ => {}
-            });
-            e.wgmma_registers_start(&state.acc, &state.fragments(e), values, &[0, 32, 64, 96]);
-        }
-        meanwhile(e);
-        if let Some(&last) = of.last() {
-            e.wgmma_wait(&states[last].acc, 0);
-        }
+        let keys = e.add(stages.pages, e.mul_const(page.stage, stage_bytes(self.shape)));
+        let steps: Vec<(u64, u64)> = (0..self.shape.qk_dim / 16)
+            .map(|step| (step / 4 * TILE_BYTES, step % 4 * 32))
+            .map(|(panel, at)| (GROUPS * panel + at, panel + at))
+            .collect();
+        e.wgmma_start(&state.scores, query, e.descriptor(keys), &steps, false);
     }
 
-    /// Byte address of a page's values.
-    fn values<'c>(&self, e: &Emit<'c>, page: &Page<'c>) -> Int<'c> {
-        e.add_const(page.keys, 2 * 64 * self.shape.qk_dim as i64)
+    /// Starts O += P V of a page.
+    fn start_outputs<'c>(&self, e: &Emit<'c>, stages: &Stages<'c>, page: &Page<'c>, state: &State<'c>) {
+        let values = e.descriptor(self.values(e, stages, page));
+        e.wgmma_registers_start(&state.acc, &state.fragments(e), values, &[0, 32, 64, 96]);
+    }
+
+    /// Scores become exponentials.
+    fn softmax<'c>(&self, e: &Emit<'c>, page: &Page<'c>, tile: Int<'c>, state: &State<'c>) {
+        let edge = e.not(e.eq(e.and(page.flags, e.int(EDGE)), e.int(0)));
+        e.when(e.any(edge), |e| self.mask(e, page, tile, state));
+        let scale = e.float(LOG2_E / (self.shape.qk_dim as f32).sqrt());
+        let takes = self.takes(e, page.takers);
+        state.raise(e, scale, takes);
+        state.exponentials(e, scale, takes);
+    }
+
+    /// Byte address of the values of a page: they follow the keys.
+    fn values<'c>(&self, e: &Emit<'c>, stages: &Stages<'c>, page: &Page<'c>) -> Int<'c> {
+        let keys = e.add(stages.pages, e.mul_const(page.stage, stage_bytes(self.shape)));
+        e.add_const(keys, 2 * 64 * self.shape.qk_dim as i64)
     }
 
     /// Tokens of a page that there are.
@@ -365,12 +332,11 @@ impl SharedPages<'_, '_> {
     }
 
     /// Minus infinity where a row does not see a key. Behind the newest token are no numbers, for rows of other sequences too.
-    fn mask<'c>(&self, e: &Emit<'c>, page: &Page<'c>, (tile, of): (Int<'c>, u64), state: &State<'c>) {
+    fn mask<'c>(&self, e: &Emit<'c>, page: &Page<'c>, tile: Int<'c>, state: &State<'c>) {
         let Place { part, rows, t } = Place::anew(e);
         let first = e.mul_const(e.shift_right_unsigned(page.flags, e.int(PAGE_SHIFT)), 64);
-        let of = e.add_const(e.mul_const(part, TILES), of as i64);
         for (half, row) in rows.into_iter().enumerate() {
-            let token = self.row(e, (tile, of), row).0;
+            let token = self.row(e, (tile, part), row).0;
             let position = e.load_int(e.list(offset_of!(StepContext, positions)), token);
             let inside = e.mul_const(t, 2);
             let back = e.sub(e.sub(position, first), inside);
@@ -385,13 +351,13 @@ impl SharedPages<'_, '_> {
 
     /// Zeroes the columns of a page's values for which there is no token: what stands there may be no number. Each warp group
     /// does it by itself, and all the same.
-    fn clear<'c>(&self, e: &Emit<'c>, page: &Page<'c>) {
+    fn clear_values<'c>(&self, e: &Emit<'c>, stages: &Stages<'c>, page: &Page<'c>) {
         let tokens = self.tokens(e, page);
         e.when(e.any(e.lt(tokens, e.int(64))), |e| {
             let thread = e.and(e.opaque(e.thread()), e.int(127));
             e.each(thread, e.int(self.shape.v_dim * 8), 128, |e, i| {
                 let (row, chunk) = e.div_rem(i, 8);
-                let at = e.add(self.values(e, page), Swizzle::bytes(e, row, chunk));
+                let at = e.add(self.values(e, stages, page), Swizzle::bytes(e, row, chunk));
                 for word in 0..4u64 {
                     let token = e.add_const(e.mul_const(chunk, 8), 2 * word as i64);
                     let low = e.pick(e.lt(token, tokens), e.int(0xffff), e.int(0));
