@@ -21,6 +21,8 @@ pub enum ErrorKind {
     ReaderGone,
     /// Two executions differ (`hyc diff`): exit code 1.
     Differs,
+    /// Something that must hold does not (`hyc eval --gate`): exit code 1.
+    Gate,
     /// A bug in hyc: exit code 70.
     Internal,
 }
@@ -30,7 +32,7 @@ impl ErrorKind {
     pub fn exit_code(self) -> u8 {
         match self {
             ErrorKind::ReaderGone => 0,
-            ErrorKind::Differs => 1,
+            ErrorKind::Differs | ErrorKind::Gate => 1,
             ErrorKind::Usage => 2,
             ErrorKind::Input => 3,
             ErrorKind::Unsupported => 4,

@@ -26,6 +26,8 @@ mod dumps;
 #[cfg(all(feature = "llvm", feature = "cli"))]
 mod emit_gpu;
 pub mod error;
+#[cfg(feature = "cli")]
+mod eval;
 pub mod frontend;
 mod gguf;
 #[cfg(feature = "cli")]

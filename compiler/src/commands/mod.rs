@@ -10,6 +10,7 @@ mod destination;
 mod diff;
 mod doctor;
 mod dump_args;
+mod eval;
 mod explain;
 mod import;
 mod inspect;
@@ -75,6 +76,7 @@ enum Command {
     Inspect(inspect::Args),
     View(view::Args),
     Bench(bench::Args),
+    Eval(eval::Args),
     Tune(tune::Args),
     Diff(diff::Args),
     Explain(explain::Args),
@@ -101,6 +103,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::View(args) => view::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Explain(args) => explain::run(args),

@@ -17,7 +17,7 @@ use crate::output::{Kept, Sink};
 use crate::signal;
 use crate::view::subject::{Stage, Subject, gpu_code, host_code};
 use crate::view::{Beside, difference, page, profile};
-use crate::words::{place, shortened};
+use crate::words::place;
 
 /// Show a model as a page for a browser
 ///
@@ -112,31 +112,12 @@ enum Asked {
 }
 
 fn asked(args: &Args) -> Result<Option<Asked>> {
-    let text = |path: &Path| {
-        let bytes = input::read("read the text", path, input::TEXT_BYTES)?;
-        let utf8 = |_| Error::input(format!("{} is not UTF-8", place(path))).help("give a file of text");
-        String::from_utf8(bytes).map_err(utf8)
-    };
     Ok(match (&args.run, &args.run_file, &args.run_ids) {
         (Some(text), _, _) => Some(Asked::Text(text.clone())),
-        (_, Some(path), _) => Some(Asked::Text(text(path)?)),
-        (_, _, Some(path)) => Some(Asked::Tokens(ids(path, &text(path)?)?)),
+        (_, Some(path), _) => Some(Asked::Text(input::text(path)?)),
+        (_, _, Some(path)) => Some(Asked::Tokens(input::token_ids(path)?)),
         (None, None, None) => None,
     })
-}
-
-/// The token ids of a file. Errors: the first word of it that is none.
-fn ids(path: &Path, text: &str) -> Result<Vec<u32>> {
-    let list = text.trim();
-    let list = list.strip_prefix('[').and_then(|list| list.strip_suffix(']')).unwrap_or(list);
-    let words = list.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
-    let id = |(at, word): (usize, &str)| {
-        word.parse().map_err(|_| {
-            Error::input(format!("word {} of {}, `{}`, is no token id", at + 1, place(path), shortened(word)))
-                .help("give a JSON list, or numbers between spaces, commas and newlines")
-        })
-    };
-    words.enumerate().map(id).collect()
 }
 
 /// What the oracle layers choose for what is asked for. Errors: no artefact, which alone has weights; a token that is none

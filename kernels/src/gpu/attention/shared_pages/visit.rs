@@ -112,9 +112,9 @@ impl<'c> State<'c> {
 
     /// Scores become exponentials, 0 in rows that do not take the page, and are added to the sums.
     fn exponentials(&self, e: &Emit<'c>, scale: Float<'c>, takes: [Int<'c>; 2]) {
-        for half in 0..2 {
+        for (half, takes) in takes.into_iter().enumerate() {
             let minus = e.fsub(e.float(0.0), e.get_float(self.reference[half]));
-            let minus = e.pick_float(takes[half], minus, e.float(f32::NEG_INFINITY));
+            let minus = e.pick_float(takes, minus, e.float(f32::NEG_INFINITY));
             let sum = self.row(half).fold(e.get_float(self.sum[half]), |sum, (_, x)| {
                 let p = e.exp2(e.fma(e.get_float(x), scale, minus));
                 e.set(x, p.into());
@@ -244,6 +244,8 @@ impl SharedPages<'_, '_> {
                 },
                 |e| e.when(e.not(ends), |e| self.look_up(e, stages, walk)),
             );
+            // All lanes have read the note.
+            e.warp_barrier();
             stages.ring.release_stage(e, stage, leader);
             ends
         });

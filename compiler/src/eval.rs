@@ -1,0 +1,365 @@
+//! How well a model does on a text: perplexity, keys that were planted in it, and what its selections hold of attention.
+
+use std::sync::Arc;
+
+use hyc_runtime::{Model, Session, Tokenizer};
+use serde_json::{Value, json};
+
+use crate::chosen::{Chosen, Reader};
+use crate::error::{Error, ErrorKind, Result};
+use crate::report::table;
+
+/// How probable a text is to a model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Perplexity {
+    /// Tokens whose probability counts: all of a window but its first.
+    pub tokens: u64,
+    /// Windows, each of which begins anew.
+    pub windows: u64,
+    /// The sum of -ln p.
+    pub nats: f64,
+    /// Bytes of text that the tokens stand for, where there is a tokenizer.
+    pub bytes: Option<u64>,
+}
+
+impl Perplexity {
+    /// e to the mean of -ln p (Jelinek et al., 1977).
+    pub fn value(&self) -> f64 {
+        (self.nats / self.tokens.max(1) as f64).exp()
+    }
+
+    /// Bits of a byte of text.
+    pub fn bits_per_byte(&self) -> Option<f64> {
+        self.bytes.map(|bytes| self.nats / std::f64::consts::LN_2 / bytes.max(1) as f64)
+    }
+}
+
+/// A key that was planted in a text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Key {
+    /// Where it was planted: 0 is the beginning of the text, 1 its end.
+    pub depth: f64,
+    /// Whether the model's likeliest tokens name it.
+    pub found: bool,
+}
+
+/// -ln p of `token`, of logits.
+fn surprise(logits: &[f32], token: u32) -> f64 {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|x| f64::from(x - most).exp()).sum();
+    sum.ln() - f64::from(logits[token as usize] - most)
+}
+
+/// The perplexity of a text of these tokens in windows of `context` tokens that do not overlap, each behind `begin`, the
+/// tokens that begin a text. `seen` is told of tokens that are through, and may end it. Errors: no window has two tokens; those
+/// of the session.
+pub fn perplexity(
+    session: &mut Session,
+    tokenizer: Option<&Tokenizer>,
+    (begin, tokens): (&[u32], &[u32]),
+    context: usize,
+    seen: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Perplexity> {
+    let room = context.saturating_sub(begin.len());
+    if room < 2 || tokens.len() < 2 {
+        return Err(
+            Error::input("there is nothing to predict: two tokens are the least").help("give a longer text")
+        );
+    }
+    session.set_all_logits(true);
+    let mut sum = Perplexity { tokens: 0, windows: 0, nats: 0.0, bytes: tokenizer.map(|_| 0) };
+    for window in tokens.chunks(room).filter(|window| window.len() > 1) {
+        let id = session.add_sequence()?;
+        session.feed(id, &[begin, window].concat())?;
+        // The row of token i of the window tells of token i + 1.
+        let mut next = 1 - begin.len() as i64;
+        while session.pending(id)? > 0 {
+            let step = session.step()?;
+            for (_, logits) in &step.logits {
+                let logits = logits.as_ref().map_err(|error| Error::input(error.message.clone()))?;
+                if let Some(token) =
+                    usize::try_from(next).ok().filter(|at| *at > 0).and_then(|at| window.get(at))
+                {
+                    sum.nats += surprise(logits, *token);
+                    sum.tokens += 1;
+                }
+                next += 1;
+            }
+            seen(step.tokens)?;
+        }
+        session.remove_sequence(id)?;
+        sum.windows += 1;
+        if let (Some(bytes), Some(tokenizer)) = (&mut sum.bytes, tokenizer) {
+            *bytes += tokenizer.decode(&window[1..])?.len() as u64;
+        }
+    }
+    Ok(sum)
+}
+
+/// Plants a number in `context` tokens of the text, at `count` depths one after the other, and asks for it at the end. The
+/// text is repeated where it is too short. Errors: a context that has no room for the question; those of the session.
+pub fn keys(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    (begin, tokens): (&[u32], &[u32]),
+    (context, count): (usize, u32),
+    seen: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Vec<Key>> {
+    session.set_all_logits(false);
+    let question =
+        tokenizer.encode_bare("\n\nQuestion: what is the secret number?\nAnswer: the secret number is")?;
+    let mut keys = Vec::new();
+    for i in 0..count {
+        // Numbers of five digits that share no beginning.
+        let number = 10_000 + (u64::from(i) * 40_503 + 7_919) % 90_000;
+        let needle = tokenizer.encode_bare(&format!("\nThe secret number is {number}. Remember it.\n"))?;
+        let answer = tokenizer.encode_bare(&format!(" {number}"))?;
+        let around = begin.len() + needle.len() + question.len() + answer.len();
+        let filler = context.checked_sub(around).filter(|_| !tokens.is_empty()).ok_or_else(|| {
+            let message = format!("a context of {context} tokens has no room for a key and its question");
+            Error::new(ErrorKind::Usage, message).help(format!("give more than {around}, and a text"))
+        })?;
+        let depth = (f64::from(i) + 0.5) / f64::from(count);
+        let before = (depth * filler as f64) as usize;
+        let mut filler = tokens.iter().copied().cycle().take(filler);
+        let mut prompt = begin.to_vec();
+        prompt.extend(filler.by_ref().take(before));
+        prompt.extend(&needle);
+        prompt.extend(filler);
+        prompt.extend(&question);
+        keys.push(Key { depth, found: names(session, &prompt, &answer, seen)? });
+    }
+    Ok(keys)
+}
+
+/// Whether each token of `answer` is the likeliest behind `prompt` and those before it.
+fn names(
+    session: &mut Session,
+    prompt: &[u32],
+    answer: &[u32],
+    seen: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<bool> {
+    let id = session.add_sequence()?;
+    session.feed(id, prompt)?;
+    let mut found = true;
+    for token in answer {
+        let mut logits = Vec::new();
+        while session.pending(id)? > 0 {
+            let step = session.step()?;
+            seen(step.tokens)?;
+            if let Some((_, row)) = step.logits.into_iter().next() {
+                logits = row.map_err(|error| Error::input(error.message))?;
+            }
+        }
+        let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+        found = best == Some(*token as usize);
+        if !found {
+            break;
+        }
+        session.feed(id, &[*token])?;
+    }
+    session.remove_sequence(id)?;
+    Ok(found)
+}
+
+/// What a layer's attention keeps of its mass in the blocks that it is given, where some were left out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recall {
+    /// The layer, and the one that selected.
+    pub layer: u32,
+    pub oracle: u32,
+    /// Over all heads and tokens; of the head that has least.
+    pub mean: f64,
+    pub worst_head: f64,
+    /// Tokens that count.
+    pub tokens: usize,
+}
+
+/// The recall of each layer that reads a selection. `None` of a layer for which no token of the text had more blocks than it
+/// is given: it keeps all.
+pub fn recalls(chosen: &Chosen) -> Vec<Option<Recall>> {
+    let one = |reader: &Reader| {
+        let select = chosen.oracles.iter().find(|oracle| oracle.layer == reader.oracle)?.select;
+        // The first token that sees a block more than are selected.
+        let first = (select.block * select.blocks) as usize;
+        let heads: Vec<f64> = (reader.recall.iter())
+            .filter_map(|head| head.get(first..).filter(|tail| !tail.is_empty()))
+            .map(|tail| tail.iter().map(|x| f64::from(*x)).sum::<f64>() / tail.len() as f64)
+            .collect();
+        let tokens = reader.recall.first().map_or(0, |head| head.len().saturating_sub(first));
+        let worst_head = heads.iter().copied().reduce(f64::min)?;
+        let mean = heads.iter().sum::<f64>() / heads.len() as f64;
+        Some(Recall { layer: reader.layer, oracle: reader.oracle, mean, worst_head, tokens })
+    };
+    chosen.readers.iter().map(one).collect()
+}
+
+/// What must hold: `recall=0.9`, `keys=0.8` at least, `perplexity=12` at most.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Gate {
+    /// Of each layer's mean.
+    Recall(f64),
+    /// The share of keys that are found.
+    Keys(f64),
+    Perplexity(f64),
+}
+
+impl std::str::FromStr for Gate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Gate, String> {
+        let (name, value) = text.split_once('=').ok_or("write NAME=NUMBER, as recall=0.9")?;
+        let value: f64 = value.parse().map_err(|_| format!("`{value}` is no number"))?;
+        let share = (0.0..=1.0).contains(&value);
+        match name {
+            "recall" if share => Ok(Gate::Recall(value)),
+            "keys" if share => Ok(Gate::Keys(value)),
+            "perplexity" if value >= 1.0 && value.is_finite() => Ok(Gate::Perplexity(value)),
+            "recall" | "keys" => Err(format!("`{name}` is from 0 to 1")),
+            "perplexity" => Err("a perplexity is 1 or more".to_string()),
+            _ => Err("the gates are `recall`, `keys` and `perplexity`".to_string()),
+        }
+    }
+}
+
+/// All that was measured.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub perplexity: Option<Perplexity>,
+    pub keys: Option<Vec<Key>>,
+    pub recalls: Option<Vec<Option<Recall>>>,
+}
+
+impl Report {
+    fn found(&self) -> Option<(usize, usize)> {
+        let keys = self.keys.as_ref()?;
+        Some((keys.iter().filter(|key| key.found).count(), keys.len()))
+    }
+
+    /// Errors: the first thing that does not hold.
+    pub fn hold(&self, gates: &[Gate]) -> Result<()> {
+        for gate in gates {
+            let message = match *gate {
+                Gate::Perplexity(most) => {
+                    let value = self.perplexity.map_or(f64::INFINITY, |perplexity| perplexity.value());
+                    (value > most).then(|| format!("perplexity is {value:.4}, above {most}"))
+                }
+                Gate::Keys(least) => {
+                    let (found, all) = self.found().unwrap_or((0, 1));
+                    let short = (found as f64) < least * all as f64;
+                    short.then(|| format!("{found} of {all} keys were found, fewer than {least} of them"))
+                }
+                Gate::Recall(least) => {
+                    let short = self.recalls.iter().flatten().flatten().find(|recall| recall.mean < least);
+                    short.map(|short| {
+                        let Recall { layer, oracle, mean, .. } = short;
+                        format!("layer {layer} keeps {mean:.4} of its attention in layer {oracle}'s selection, less than {least}")
+                    })
+                }
+            };
+            if let Some(message) = message {
+                return Err(Error::new(ErrorKind::Gate, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        if let Some(p) = &self.perplexity {
+            let bits = p.bits_per_byte().map_or(String::new(), |bits| format!("; {bits:.4} bits per byte"));
+            let windows = if p.windows == 1 { "window" } else { "windows" };
+            let Perplexity { tokens, windows: count, .. } = p;
+            text += &format!("perplexity {:.4} of {tokens} tokens in {count} {windows}{bits}\n", p.value());
+        }
+        if let (Some(keys), Some((found, all))) = (&self.keys, self.found()) {
+            let missed: Vec<String> =
+                keys.iter().filter(|key| !key.found).map(|key| format!("{:.2}", key.depth)).collect();
+            let where_ = if missed.is_empty() {
+                String::new()
+            } else {
+                format!("; missed at depth {}", missed.join(", "))
+            };
+            text += &format!("keys {found} of {all} found{where_}\n");
+        }
+        match self.recalls.as_deref() {
+            None => {}
+            Some([]) => text += "recall: no layer reads a selection\n",
+            Some(recalls) => {
+                let row = |r: &Recall| {
+                    let [mean, worst] = [r.mean, r.worst_head].map(|x| format!("{x:.4}"));
+                    vec![r.layer.to_string(), r.oracle.to_string(), mean, worst, r.tokens.to_string()]
+                };
+                let rows: Vec<_> = recalls.iter().flatten().map(row).collect();
+                text += &match rows.is_empty() {
+                    true => "recall 1: no token of the text sees more blocks than are selected\n".to_string(),
+                    false => table(&["layer", "selection of", "recall", "worst head", "tokens"], &rows),
+                };
+            }
+        }
+        text
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let recall = |r: &Recall| json!({ "layer": r.layer, "oracle": r.oracle, "recall": r.mean, "worst_head": r.worst_head, "tokens": r.tokens });
+        json!({
+            "perplexity": self.perplexity.map(|p| json!({
+                "value": p.value(), "bits_per_byte": p.bits_per_byte(), "tokens": p.tokens, "windows": p.windows,
+            })),
+            "keys": self.keys.as_ref().map(|keys| {
+                keys.iter().map(|key| json!({ "depth": key.depth, "found": key.found })).collect::<Vec<_>>()
+            }),
+            "recall": self.recalls.as_ref().map(|all| all.iter().flatten().map(recall).collect::<Vec<_>>()),
+        })
+    }
+}
+
+/// Rows of logits of a pass below which a text takes long.
+const FEW_OUTPUTS: u64 = 16;
+
+/// What makes an evaluation slow, where something does.
+pub fn slow(model: &Arc<Model>) -> Option<String> {
+    let outputs = model.plan().model.max_outputs;
+    (outputs < FEW_OUTPUTS).then(|| {
+        format!("a pass of this model gives logits of {outputs} tokens at most: with `max_outputs = 256` under [target] perplexity takes a fraction of the time\n")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn surprise_is_minus_the_log_of_the_softmax() {
+        let logits = [1.0f32, 2.0, 3.0];
+        let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+        for (token, logit) in (0..).zip(logits) {
+            assert!((surprise(&logits, token) - (sum.ln() - f64::from(logit))).abs() < 1e-12);
+        }
+        // Far beyond what an exponential holds.
+        assert!((surprise(&[1e4, 0.0], 1) - 1e4).abs() < 1e-3);
+    }
+
+    #[test]
+    fn gates_are_read_and_name_what_fails() {
+        assert_eq!("recall=0.9".parse(), Ok(Gate::Recall(0.9)));
+        for bad in
+            ["recall", "recall=2", "recall=x", "perplexity=0.5", "perplexity=nan", "speed=1", "keys=-1"]
+        {
+            assert!(bad.parse::<Gate>().is_err(), "{bad}");
+        }
+        let recall = |layer, mean| Some(Recall { layer, oracle: 0, mean, worst_head: mean, tokens: 9 });
+        let report = Report {
+            perplexity: Some(Perplexity { tokens: 10, windows: 1, nats: 23.0, bytes: Some(40) }),
+            keys: Some(vec![Key { depth: 0.25, found: true }, Key { depth: 0.75, found: false }]),
+            recalls: Some(vec![recall(1, 0.95), None, recall(3, 0.8)]),
+        };
+        assert!(report.hold(&[Gate::Recall(0.8), Gate::Keys(0.5), Gate::Perplexity(10.0)]).is_ok());
+        let says = |gate| report.hold(&[gate]).unwrap_err().message;
+        assert!(says(Gate::Recall(0.9)).starts_with("layer 3 keeps 0.8000"));
+        assert!(says(Gate::Keys(0.6)).starts_with("1 of 2 keys"));
+        assert!(says(Gate::Perplexity(9.0)).starts_with("perplexity is 9.97"));
+    }
+}
