@@ -53,6 +53,12 @@ FAMILIES = {
     "mistral": ("MistralForCausalLM", "MistralConfig", dict(head_dim=12, sliding_window=None)),
     "mistral-window": ("MistralForCausalLM", "MistralConfig", dict(head_dim=8, sliding_window=8)),
     "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, tie_word_embeddings=True)),
+    # Its name is last, so that the seeds of the others stay.
+    "qwen3moe": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        dict(head_dim=8, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12, norm_topk_prob=True),
+    ),
     "qwen3-yarn": ("Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, rope_parameters=YARN)),
 }
 

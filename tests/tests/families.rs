@@ -46,7 +46,7 @@ fn logits(description: &Path, folder: &Path, tokens: &[u32]) -> Vec<f32> {
 #[test]
 fn every_family_gives_the_logits_of_transformers() {
     let families = families();
-    assert!(families.len() >= 7, "{families:?}");
+    assert!(families.len() >= 8, "{families:?}");
     for checkpoint in families {
         let folder = tempfile::tempdir().unwrap();
         let golden = Golden::open(&checkpoint.join("golden.safetensors"));
@@ -128,6 +128,42 @@ fn what_cannot_be_expressed_is_refused_by_name() {
         let (code, out, err) = said(folder.path(), &[]);
         assert!(code == Some(3) && out.is_empty() && err.contains(says), "{key} = {value}: {code:?} {err}");
     }
+}
+
+#[test]
+fn experts_that_cannot_be_expressed_are_refused_by_name() {
+    for (key, value, says) in [
+        ("norm_topk_prob", json!(false), "`norm_topk_prob` = false: the weights of chosen experts"),
+        ("norm_topk_prob", json!(null), "`norm_topk_prob` = false"),
+        ("decoder_sparse_step", json!(2), "some layers have no experts"),
+        ("mlp_only_layers", json!([1]), "some layers have no experts"),
+        ("num_experts_per_tok", json!(null), "has no `num_experts_per_tok`"),
+        ("num_local_experts", json!(7), "wrong shape: `model.layers.0.mlp.router.weight`"),
+    ] {
+        let folder = changed("qwen3moe", |config| _ = config.insert(key.to_string(), value.clone()));
+        let (code, out, err) = said(folder.path(), &[]);
+        assert!(code == Some(3) && out.is_empty() && err.contains(says), "{key} = {value}: {code:?} {err}");
+    }
+    // transformers 4 calls them otherwise.
+    let folder = changed("qwen3moe", |config| {
+        let experts = config.remove("num_local_experts").unwrap();
+        config.insert("num_experts".into(), experts);
+    });
+    assert_eq!(said(folder.path(), &[]).0, Some(0));
+    // An expert that is missing, and one of another shape.
+    let bytes = std::fs::read(folder.path().join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let third = "model.layers.1.mlp.experts.3.up_proj.weight";
+    let says = |put: Option<TensorView<'_>>, words: &str| {
+        let mut views: Vec<_> = tensors.tensors().into_iter().filter(|(name, _)| name != third).collect();
+        views.extend(put.map(|view| (third.to_string(), view)));
+        let whole = safetensors::serialize(views, None).unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), whole).unwrap();
+        let (code, _, err) = said(folder.path(), &[]);
+        assert!(code == Some(3) && err.contains(words), "{code:?} {err}");
+    };
+    says(None, "part 3 of `model.layers.1.mlp.experts.up_proj.weight` is missing");
+    says(Some(tensors.tensor("model.norm.weight").unwrap()), "what is stacked has one shape");
 }
 
 #[test]

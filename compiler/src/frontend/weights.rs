@@ -7,17 +7,21 @@ use toml::de::DeValue;
 
 use super::desc::{WeightDtype, WeightsDesc};
 use super::reader::{Faults, Section};
-use crate::source::{Names, Pattern, Rename};
+use crate::source::{Names, Pattern, Rename, Stack};
 
 /// The words of `dtype` and of `kv_dtype` under `[target]`.
 pub const DTYPES: &[(&str, WeightDtype)] = &[("bf16", WeightDtype::Bf16), ("f32", WeightDtype::F32)];
+
+const RENAME: &str = "\"from.{i}.weight\" = \"to.{i}.weight\"";
+const STACK: &str = "\"experts.{e}.up.weight\" = \"experts.up.weight\"";
 
 /// Reads the section; files lie relative to `folder`.
 pub fn read(folder: &Path, weights: &Section, faults: &Faults) -> WeightsDesc {
     let files = strings(weights, "files", "path", "model.safetensors", faults);
     let files: Vec<PathBuf> = files.into_iter().map(|file| folder.join(file.get_ref())).collect();
     let names = Names {
-        rename: read_rename(weights, faults),
+        rename: read_names(weights, ("rename", RENAME), Rename::parse, faults),
+        stack: read_names(weights, ("stack", STACK), Stack::parse, faults),
         ignore: patterns(weights, "ignore", "*.inv_freq", faults),
         interleaved: patterns(weights, "interleaved", "blk.{i}.attn_q.weight", faults),
         head: 0,
@@ -67,27 +71,33 @@ fn strings<'a>(
     found
 }
 
-fn read_rename(weights: &Section, faults: &Faults) -> Vec<Rename> {
-    const HELP: &str = "write for example `rename = { \"from.{i}.weight\" = \"to.{i}.weight\" }`";
-    let Some(value) = weights.get("rename") else { return Vec::new() };
+/// A table from patterns of names in the files to names of the model.
+fn read_names<T>(
+    weights: &Section,
+    (key, example): (&str, &str),
+    parse: fn(&str, &str) -> Result<T, String>,
+    faults: &Faults,
+) -> Vec<T> {
+    let help = format!("write for example `{key} = {{ {example} }}`");
+    let Some(value) = weights.get(key) else { return Vec::new() };
     let Some(table) = value.get_ref().as_table() else {
-        let message = "`rename` must be a table from names in the files to names of the model";
-        faults.add(value.span(), message, "not a table", HELP);
+        let message = format!("`{key}` must be a table from names in the files to names of the model");
+        faults.add(value.span(), message, "not a table", &help);
         return Vec::new();
     };
-    let mut renames = Vec::new();
+    let mut found = Vec::new();
     for (from, to) in table {
         match to.get_ref() {
-            DeValue::String(text) => match Rename::parse(from.get_ref(), text) {
-                Ok(rename) => renames.push(rename),
-                Err(fault) => faults.add(to.span(), format!("`rename`: {fault}"), "in this line", HELP),
+            DeValue::String(text) => match parse(from.get_ref(), text) {
+                Ok(one) => found.push(one),
+                Err(fault) => faults.add(to.span(), format!("`{key}`: {fault}"), "in this line", &help),
             },
             DeValue::Table(_) => {
                 let message = "a name with points is written in quotes";
-                faults.add(from.span(), message, "this is a table in a table", HELP);
+                faults.add(from.span(), message, "this is a table in a table", &help);
             }
-            _ => faults.add(to.span(), "a name of `rename` is a string", "not a string", HELP),
+            _ => faults.add(to.span(), format!("a name of `{key}` is a string"), "not a string", &help),
         }
     }
-    renames
+    found
 }

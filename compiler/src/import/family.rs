@@ -19,6 +19,8 @@ pub struct Family {
     pub theta: f64,
     /// eps of norms, where nothing is said.
     pub eps: f64,
+    /// Whether layers have experts, each of which is a tensor of its own in the files.
+    pub experts: bool,
     /// Whether `sliding_window` counts where it is there; else `use_sliding_window` says so.
     pub windows: bool,
 }
@@ -29,14 +31,16 @@ const PLAIN: Family = Family {
     head_dim: None,
     theta: 10_000.0,
     eps: 1e-6,
+    experts: false,
     windows: false,
 };
 
 /// All that are known. Their tensors have the names that a `model.toml` has.
-pub const FAMILIES: [Family; 3] = [
+pub const FAMILIES: [Family; 4] = [
     PLAIN,
     Family { class: "MistralForCausalLM", windows: true, ..PLAIN },
     Family { class: "Qwen3ForCausalLM", qk_norm: true, head_dim: Some(128), ..PLAIN },
+    Family { class: "Qwen3MoeForCausalLM", qk_norm: true, experts: true, ..PLAIN },
 ];
 
 /// The family of a configuration. Errors: none, or one that is not known here.

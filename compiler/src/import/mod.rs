@@ -31,6 +31,17 @@ const COMPUTED: &str = "*.rotary_emb.inv_freq";
 /// The head of a model that has the embedding table as its head.
 const HEAD: &str = "lm_head.weight";
 
+/// The names of experts and of what chooses them.
+const EXPERTS: &str = r#"
+[weights.rename]
+"model.layers.{i}.mlp.gate.weight" = "model.layers.{i}.mlp.router.weight"
+
+[weights.stack]
+"model.layers.{i}.mlp.experts.{e}.gate_proj.weight" = "model.layers.{i}.mlp.experts.gate_proj.weight"
+"model.layers.{i}.mlp.experts.{e}.up_proj.weight" = "model.layers.{i}.mlp.experts.up_proj.weight"
+"model.layers.{i}.mlp.experts.{e}.down_proj.weight" = "model.layers.{i}.mlp.experts.down_proj.weight"
+"#;
+
 /// A description of a checkpoint.
 pub struct Imported {
     /// The `model.toml`.
@@ -149,6 +160,7 @@ impl Draft<'_> {
         let name = self.options.name.clone().unwrap_or_else(|| name_of(path));
         sections::model(&mut self.text, config, family, &rope, &name)?;
         sections::attention(&mut self.text, config, family, self.options)?;
+        sections::experts(&mut self.text, config, family)?;
         Ok(rope)
     }
 
@@ -187,6 +199,9 @@ impl Draft<'_> {
         if !ignore.is_empty() {
             let list: Vec<String> = ignore.iter().map(|pattern| format!("\"{pattern}\"")).collect();
             let _ = writeln!(self.text, "ignore = [{}]", list.join(", "));
+        }
+        if family::of(config)?.experts {
+            self.text.push_str(EXPERTS);
         }
         Ok(())
     }

@@ -30,10 +30,15 @@ pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, nam
     let head_dim = head_dim.or(hidden.checked_div(heads)).unwrap_or(hidden);
     let eps = config.positive("rms_norm_eps")?.unwrap_or(family.eps);
     let layers = config.needs_size("num_hidden_layers")?;
-    let (ffn, vocab) = (config.needs_size("intermediate_size")?, config.needs_size("vocab_size")?);
+    let vocab = config.needs_size("vocab_size")?;
+    // Of a model of experts it is what its dense layers would have.
+    let ffn = match family.experts {
+        true => config.size("intermediate_size").map(|_| String::new())?,
+        false => format!("ffn = {}\n", config.needs_size("intermediate_size")?),
+    };
     let lines = format!(
         "[model]\nname = {}\nlayers = {layers}\nhidden = {hidden}\nheads = {heads}\nkv_heads = {kv_heads}\n\
-         head_dim = {head_dim}\nffn = {ffn}\nvocab = {vocab}\nnorm_eps = {eps:?}\nrope = {}\n",
+         head_dim = {head_dim}\n{ffn}vocab = {vocab}\nnorm_eps = {eps:?}\nrope = {}\n",
         toml::Value::from(name),
         rope_table(rope)
     );
@@ -44,6 +49,35 @@ pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, nam
     if config.flag("tie_word_embeddings")? == Some(true) {
         out.push_str("tie_embeddings = true\n");
     }
+    Ok(())
+}
+
+/// `[moe]` of a family with experts: the softmax is over those that are chosen.
+pub fn experts(out: &mut String, config: &Config, family: Family) -> Result<()> {
+    if !family.experts {
+        return Ok(());
+    }
+    if config.flag("norm_topk_prob")? != Some(true) {
+        let value = config.get("norm_topk_prob").cloned().unwrap_or(Value::Bool(false));
+        return Err(config.refused(
+            "norm_topk_prob",
+            &value,
+            "the weights of chosen experts do not add up to 1",
+        ));
+    }
+    config.must_be("decoder_sparse_step", &[Value::from(1)], "some layers have no experts")?;
+    config.must_be("mlp_only_layers", &[Value::Array(Vec::new())], "some layers have no experts")?;
+    // transformers 5 has a name of its own.
+    let experts = match config.size("num_local_experts")? {
+        Some(experts) => experts,
+        None => config.needs_size("num_experts")?,
+    };
+    let active = config.needs_size("num_experts_per_tok")?;
+    let width = config.needs_size("moe_intermediate_size")?;
+    let _ = write!(
+        out,
+        "\n[moe]\nexperts = {experts}\nactive = {active}\nexpert_ffn = {width}\nshared_ffn = 0\n"
+    );
     Ok(())
 }
 

@@ -25,7 +25,7 @@ use header::Entry;
 use index::Index;
 
 pub use block::{Block, Encoding, TensorSource};
-pub use names::{Names, Pattern, Rename};
+pub use names::{Names, Pattern, Rename, Stack};
 
 /// Where the weights are.
 pub enum Weights {
@@ -77,6 +77,8 @@ struct Tensor {
     entry: Entry,
     /// Name in the file.
     name: String,
+    /// What follows its rows, of tensors that are stacked: file and entry of each.
+    more: Vec<(usize, Entry)>,
     /// Rows of a head, where the two elements of each pair that turns stand side by side and not in halves.
     pairs: Option<u64>,
 }
@@ -153,7 +155,11 @@ impl WeightSource {
     /// The same tensors by the model's names. Errors: see [`Names::resolve`].
     pub fn renamed(mut self, names: &Names) -> Result<WeightSource> {
         let resolved = names.resolve(self.tensors.keys())?;
-        let tensors = std::mem::take(&mut self.tensors);
+        let mut tensors = std::mem::take(&mut self.tensors);
+        for (new, parts) in &resolved.stacked {
+            let parts = parts.iter().filter_map(|name| tensors.remove(name)).collect();
+            self.tensors.insert(new.clone(), stacked(new, parts)?);
+        }
         let mut used = vec![false; names.interleaved.len()];
         for (old, mut tensor) in tensors {
             let pattern = names.interleaved.iter().position(|pattern| pattern.is_of(&old));
@@ -214,7 +220,8 @@ impl WeightSource {
 
     fn add_tensors(&mut self, path: &Path, file: File, tensors: BTreeMap<String, Entry>) -> Result<()> {
         for (name, entry) in tensors {
-            let tensor = Tensor { file: self.files.len(), entry, name: name.clone(), pairs: None };
+            let tensor =
+                Tensor { file: self.files.len(), entry, name: name.clone(), more: Vec::new(), pairs: None };
             if let Some(other) = self.tensors.insert(name.clone(), tensor) {
                 let first = self.files.get(other.file).map_or(path, |(path, _)| path);
                 let (name, first, path) = (shortened(&name), place(first), place(path));
@@ -286,22 +293,38 @@ impl TensorSource for WeightSource {
         let Some(tensor) = self.tensors.get(name) else {
             return Err(Error::input(format!("no tensor is named `{name}`")));
         };
-        let (path, file) = &self.files[tensor.file];
         let dtype = tensor.entry.dtype.as_str();
         let Some(stored) = Stored::named(dtype) else {
             return Err(Error::input(format!("dtype of `{name}` is {dtype}, not {READ}")));
         };
         let row = cols / stored.elements() * stored.bytes();
         out.bytes.resize((count * row) as usize, 0);
-        let begin = tensor.entry.bytes.start;
-        let read = |bytes: &mut [u8], first: u64| {
-            file.read_exact_at(bytes, begin + first * row).map_err(|e| Error::io("read", path, e))
+        let read = |bytes: &mut [u8], (file, entry): (usize, &Entry), first: u64| {
+            let (path, file) = &self.files[file];
+            file.read_exact_at(bytes, entry.bytes.start + first * row).map_err(|e| Error::io("read", path, e))
         };
+        let own = (tensor.file, &tensor.entry);
         match tensor.pairs {
-            None => read(&mut out.bytes, first)?,
+            None if tensor.more.is_empty() => read(&mut out.bytes, own, first)?,
+            None => {
+                let parts: Vec<_> =
+                    [own].into_iter().chain(tensor.more.iter().map(|(f, e)| (*f, e))).collect();
+                // Rows of one part.
+                let each =
+                    (tensor.entry.shape.iter().rev().skip(1).product::<u64>() / parts.len() as u64).max(1);
+                let mut left = &mut out.bytes[..];
+                let mut at = first;
+                while !left.is_empty() {
+                    let (part, inside) = ((at / each) as usize, at % each);
+                    let rows = (each - inside).min(left.len() as u64 / row.max(1));
+                    let (now, rest) = left.split_at_mut((rows * row) as usize);
+                    read(now, parts[part], inside)?;
+                    (left, at) = (rest, at + rows);
+                }
+            }
             Some(head) => {
                 let mut rows = out.bytes.chunks_exact_mut(row.max(1) as usize).zip(first..);
-                rows.try_for_each(|(bytes, row)| read(bytes, side_by_side(row, head)))?;
+                rows.try_for_each(|(bytes, row)| read(bytes, own, side_by_side(row, head)))?;
             }
         }
         match Encoding::of_dtype(dtype) {
@@ -343,6 +366,27 @@ fn pairs(tensor: &Tensor, head: u64) -> Result<u64> {
     let (name, shape) = (shortened(&tensor.name), &tensor.entry.shape);
     Err(Error::input(format!("`interleaved`: `{name}` {shape:?} holds no whole heads of {head} rows"))
         .help("it is for the projections of queries and keys"))
+}
+
+/// One tensor of several: its first axis counts them. Errors: two that are not alike.
+fn stacked(name: &str, mut parts: Vec<Tensor>) -> Result<Tensor> {
+    let count = parts.len() as u64;
+    let more = parts.split_off(1);
+    let Some(mut first) = parts.pop() else {
+        return Err(Error::input(format!("nothing is stacked to `{}`", shortened(name))));
+    };
+    for part in more {
+        if (&part.entry.shape, &part.entry.dtype) != (&first.entry.shape, &first.entry.dtype) {
+            let says = |tensor: &Tensor| {
+                format!("`{}` is {:?} of {}", shortened(&tensor.name), tensor.entry.shape, tensor.entry.dtype)
+            };
+            let message = format!("`stack`: {}, {}", says(&first), says(&part));
+            return Err(Error::input(message).help("what is stacked has one shape and one element type"));
+        }
+        first.more.push((part.file, part.entry));
+    }
+    first.entry.shape.insert(0, count);
+    Ok(first)
 }
 
 /// The files that an index of weight files names; none where `path` is something else. They need not be there.

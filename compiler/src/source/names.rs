@@ -35,11 +35,22 @@ pub struct Rename {
     to: Pattern,
 }
 
+/// A pattern of names in the files whose tensors are the rows of one of the model's, in the order of an integer that its name
+/// does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stack {
+    rename: Rename,
+    /// The integer's name.
+    over: String,
+}
+
 /// What `[weights]` says of the files' tensors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
     /// `rename`.
     pub rename: Vec<Rename>,
+    /// `stack`.
+    pub stack: Vec<Stack>,
     /// `ignore`.
     pub ignore: Vec<Pattern>,
     /// `interleaved`.
@@ -199,9 +210,37 @@ impl Rename {
     }
 }
 
+impl Stack {
+    /// Reads both patterns. Errors: those of [`Rename::parse`]; `to` lacks none or several of the integers of `from`.
+    pub fn parse(from: &str, to: &str) -> Result<Stack, String> {
+        let rename = Rename::parse(from, to)?;
+        let lacks = |part: &&Part| matches!(part, Part::Number(_)) && !rename.to.parts.contains(part);
+        let over: Vec<&Part> = rename.from.wildcards().filter(lacks).collect();
+        let [Part::Number(over)] = over[..] else {
+            return Err(format!(
+                "`{from}` has {} integers that `{to}` has not: it must be one, in whose order tensors are stacked",
+                over.len()
+            ));
+        };
+        let over = over.clone();
+        Ok(Stack { rename, over })
+    }
+
+    /// The tensor that `name` is a part of, and which; `None` where the pattern does not match.
+    fn apply(&self, name: &str) -> Option<(String, &'_ str, u64)> {
+        let to = self.rename.apply(name)?;
+        let found = self.rename.from.matches(name)?;
+        let is = |part: &Part| matches!(part, Part::Number(name) if *name == self.over);
+        let number = self.rename.from.wildcards().zip(found).find(|(part, _)| is(part))?.1;
+        Some((to, &self.rename.from.text, number.parse().ok()?))
+    }
+}
+
 /// What the names in the files become.
 #[derive(Debug, Default)]
 pub struct Resolved {
+    /// The model's name to the tensors of the files that are stacked under it, in order.
+    pub stacked: BTreeMap<String, Vec<String>>,
     /// Name in the files to the model's name.
     pub names: BTreeMap<String, String>,
     /// What an ignored tensor would have been called, to the pattern that ignores it.
@@ -216,7 +255,23 @@ impl Names {
         let mut used = (vec![false; self.rename.len()], vec![false; self.ignore.len()]);
         let mut resolved = Resolved::default();
         let mut taken: BTreeMap<String, String> = BTreeMap::new();
+        let mut parts: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
+        let mut stacks = vec![false; self.stack.len()];
         for name in given {
+            let part = self.stack.iter().zip(&mut stacks).find_map(|(stack, used)| {
+                let found = stack.apply(name)?;
+                *used = true;
+                Some(found)
+            });
+            if let Some((to, pattern, number)) = part {
+                if let Some(other) = parts.entry(to).or_default().insert(number, name.clone()) {
+                    let [other, name] = [&other, name].map(|name| shortened(name));
+                    faults.push(format!(
+                        "`stack`: `{other}` and `{name}` are both part {number} of `{pattern}`"
+                    ));
+                }
+                continue;
+            }
             let mut new: Option<(String, &Rename)> = None;
             for (rename, used) in self.rename.iter().zip(&mut used.0) {
                 let Some(to) = rename.apply(name) else { continue };
@@ -256,10 +311,27 @@ impl Names {
             }
             resolved.names.insert(name.clone(), new);
         }
+        for (to, parts) in parts {
+            let hole = (0..).zip(parts.keys()).find(|(at, number)| at != *number);
+            if let Some((at, _)) = hole {
+                faults.push(format!("`stack`: part {at} of `{}` is missing", shortened(&to)));
+            }
+            if let Some(other) = taken.insert(to.clone(), to.clone()) {
+                faults.push(format!(
+                    "two tensors are called `{}`: a stack and `{}`",
+                    shortened(&to),
+                    shortened(&other)
+                ));
+            }
+            resolved.stacked.insert(to, parts.into_values().collect());
+        }
         let unused =
             |list: &[bool]| list.iter().enumerate().filter(|(_, u)| !**u).map(|(i, _)| i).collect::<Vec<_>>();
         for i in unused(&used.0) {
             faults.push(format!("`rename`: no tensor is called `{}`", self.rename[i].from.text));
+        }
+        for i in unused(&stacks) {
+            faults.push(format!("`stack`: no tensor is called `{}`", self.stack[i].rename.from.text));
         }
         for i in unused(&used.1) {
             faults.push(format!("`ignore`: no tensor is called `{}`", self.ignore[i].text));
@@ -267,8 +339,10 @@ impl Names {
         if faults.is_empty() {
             return Ok(resolved);
         }
-        let message =
-            format!("`rename` and `ignore` do not fit the weight files:\n  {}", listed(&faults, "\n  "));
+        let message = format!(
+            "`rename`, `stack` and `ignore` do not fit the weight files:\n  {}",
+            listed(&faults, "\n  ")
+        );
         Err(Error::input(message)
             .help("patterns match names as they are in the files; `{i}` is an integer, `*` any text"))
     }
@@ -318,6 +392,28 @@ mod tests {
         assert_eq!(new, ["cxbya", "model.3.experts.12.3", "plain", "model.embed.w"]);
         assert_eq!(resolved.ignored.len(), 2);
         assert_eq!(generalised("model.layers.12.experts.3.w1"), "model.layers.{i}.experts.{j}.w1");
+    }
+
+    #[test]
+    fn parts_are_stacked_in_the_order_of_their_numbers() {
+        let stack = |from: &str, to: &str| Stack::parse(from, to);
+        let names = Names { stack: vec![stack("l.{i}.e.{e}.w", "l.{i}.w").unwrap()], ..Names::default() };
+        let given: Vec<String> = (0..12)
+            .rev()
+            .map(|e| format!("l.3.e.{e}.w"))
+            .chain(["l.4.e.0.w", "x"].map(String::from))
+            .collect();
+        let resolved = names.resolve(given.iter()).unwrap();
+        assert_eq!(resolved.stacked["l.3.w"], (0..12).map(|e| format!("l.3.e.{e}.w")).collect::<Vec<_>>());
+        assert_eq!(resolved.stacked["l.4.w"], ["l.4.e.0.w"]);
+        assert_eq!(resolved.names.len(), 1);
+        let fault = |given: &[&str]| resolve(&names, given).unwrap_err();
+        assert!(fault(&["l.0.e.0.w", "l.0.e.2.w"]).contains("part 1 of `l.0.w` is missing"));
+        assert!(fault(&["l.0.e.0.w", "l.0.e.00.w"]).contains("are both part 0"));
+        assert!(fault(&["l.0.e.0.w", "l.0.w"]).contains("two tensors are called `l.0.w`"));
+        assert!(fault(&["x"]).contains("`stack`: no tensor is called"));
+        assert!(stack("a.{i}", "b.{i}").unwrap_err().contains("has 0 integers"));
+        assert!(stack("a.{i}.{j}", "b").unwrap_err().contains("has 2 integers"));
     }
 
     #[test]

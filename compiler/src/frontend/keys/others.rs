@@ -148,6 +148,16 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
             ..PLAIN
         },
         Key {
+            name: "stack",
+            ty: Type::Renames,
+            default: Default::Otherwise("each tensor of the model is one of the files"),
+            example: "{ \"model.layers.{i}.mlp.experts.{e}.up_proj.weight\" = \"model.layers.{i}.mlp.experts.up_proj.weight\" }",
+            meaning: "Tensors of the files that are one of the model's, one after the other in the order of the integer \
+                      that the new name has not: experts that a checkpoint holds each by itself. Its numbers go from 0 \
+                      without a hole, and all have one shape and one element type.",
+            ..PLAIN
+        },
+        Key {
             name: "ignore",
             ty: Type::Patterns,
             default: Default::Otherwise("every tensor of the files is used"),
