@@ -2,8 +2,9 @@
 
     peers.py [PART]...
 
-Parts: copy matvec product prefill decode flashinfer nsa; all without one. FlashInfer and flash-linear-attention are not in
-PyTorch: measured were flashinfer-python 0.6.1, which compiles its kernels when they are first called, and fla-core 0.6.0.
+Parts: copy matvec product prefill decode flashinfer nsa; all without one. FlashInfer and flash-linear-attention are not
+in PyTorch: measured were flashinfer-python 0.6.1, which compiles its kernels when they are first called, and fla-core
+0.6.0.
 
 Shapes are those of the 7B model: 32 query heads, 8 KV heads, head dim 128. bf16, random data, medians; work that is
 bound by bytes runs inside a CUDA graph over rotating weights, so that no cache helps.
