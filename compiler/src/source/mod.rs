@@ -7,6 +7,7 @@ mod block;
 mod header;
 mod index;
 mod names;
+mod pattern;
 mod random;
 mod sniff;
 
@@ -25,7 +26,8 @@ use header::Entry;
 use index::Index;
 
 pub use block::{Block, Encoding, TensorSource};
-pub use names::{Names, Pattern, Rename, Stack};
+pub use names::{Names, Rename, Stack};
+pub use pattern::Pattern;
 
 /// Where the weights are.
 pub enum Weights {
