@@ -51,6 +51,15 @@ pub struct Reader {
     pub recall: Vec<Vec<f32>>,
 }
 
+/// Whether [`observe`] can run the model. Errors: an artefact of a GPU.
+pub fn runs_here(model: &Model) -> Result<()> {
+    if model.plan().target.is_host() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unsupported, "the interpreter runs artefacts of a processor alone")
+        .help("compile the model for target `cpu`, and give that artefact"))
+}
+
 /// Runs the first tokens of a text, at most `most` of them and as many as the context holds. `check` may end it between two
 /// passes. Errors: an artefact of a GPU; no tokens; those of a session.
 pub fn observe(
@@ -59,13 +68,7 @@ pub fn observe(
     most: usize,
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Chosen> {
-    if !model.plan().target.is_host() {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "the interpreter runs artefacts of a processor alone",
-        )
-        .help("compile the model for target `cpu` and view that artefact"));
-    }
+    runs_here(model)?;
     if tokens.is_empty() {
         return Err(Error::input("there is nothing to run: the text is empty").help("give a token at least"));
     }

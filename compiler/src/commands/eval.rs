@@ -101,6 +101,10 @@ pub fn run(args: Args) -> Result<()> {
             .help("give `--text` in place of `--ids`"));
     }
     let recall = args.recall.or_else(|| asks(|gate| matches!(gate, Gate::Recall(_))).then_some(RECALL));
+    // Before anything that takes long.
+    if recall.is_some() {
+        chosen::runs_here(&model)?;
+    }
     if let Some(note) = eval::slow(&model).filter(|_| show) {
         terminal::note(&note);
     }
