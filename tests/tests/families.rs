@@ -164,6 +164,19 @@ fn experts_that_cannot_be_expressed_are_refused_by_name() {
     };
     says(None, "part 3 of `model.layers.1.mlp.experts.up_proj.weight` is missing");
     says(Some(tensors.tensor("model.norm.weight").unwrap()), "what is stacked has one shape");
+    // A number that is none, in the third expert's second row.
+    let view = tensors.tensor(third).unwrap();
+    let (shape, mut data) = (view.shape().to_vec(), view.data().to_vec());
+    data[4 * shape[1]..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let bad = TensorView::new(safetensors::Dtype::F32, shape, &data).unwrap();
+    let mut views: Vec<_> = tensors.tensors().into_iter().filter(|(name, _)| name != third).collect();
+    views.push((third.to_string(), bad));
+    let whole = safetensors::serialize(views, None).unwrap();
+    std::fs::write(folder.path().join("model.safetensors"), whole).unwrap();
+    let description = import(folder.path(), folder.path(), &[]);
+    let output = hyc(&["check", "--weights", description.to_str().unwrap()]);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(3) && err.contains("NaN at matrix 3, row 1, column 0"), "{err}");
 }
 
 #[test]

@@ -342,7 +342,14 @@ impl TensorSource for WeightSource {
 
     fn unfit(&self, name: &str, codec: Codec, at: u64, x: f32) -> Error {
         match self.tensors.get(name) {
-            Some(tensor) => unfit(tensor, &self.files[tensor.file].0, codec, at, x),
+            Some(tensor) => {
+                // The file of the part that holds it.
+                let each = tensor.entry.shape.iter().product::<u64>() / (1 + tensor.more.len() as u64);
+                let before = at.checked_div(each).and_then(|part| part.checked_sub(1));
+                let part = before.and_then(|part| tensor.more.get(usize::try_from(part).ok()?));
+                let file = part.map_or(tensor.file, |(file, _)| *file);
+                unfit(tensor, &self.files[file].0, codec, at, x)
+            }
             None => Error::input(format!("no tensor is named `{name}`")),
         }
     }
