@@ -175,6 +175,9 @@ fn faults(launch: &Launch, function: &Function, sass: Option<&Vec<String>>) -> V
         if let Some(why) = launch.entry.ends_with("_prefill").then(|| exposed(sass)).flatten() {
             faults.push(("sass", why));
         }
+        if let Some(why) = unpaid(sass, function.registers, u64::from(launch.threads)) {
+            faults.push(("registers", why));
+        }
         if has(&["LDL", "STL"]) {
             faults.push(("sass", "local memory in a loop of HGMMA".into()));
         }
@@ -197,6 +200,18 @@ fn exposed(sass: &[String]) -> Option<String> {
         }
     }
     (5 * under < 2 * all).then(|| format!("{under} of {all} exponentials lie under a product"))
+}
+
+/// What is wrong with warp groups that exchange registers (`setmaxnreg`): those that take some would wait forever where the one
+/// group that gives leaves too few. A block has as many as it began with.
+fn unpaid(sass: &[String], registers: u64, threads: u64) -> Option<String> {
+    let asked = |op: &str| {
+        let code = sass.iter().find(|code| code.starts_with(op))?;
+        u64::from_str_radix(code.rsplit("0x").next()?.trim(), 16).ok()
+    };
+    let (taken, left) = (asked("USETMAXREG.TRY_ALLOC")?, asked("USETMAXREG.DEALLOC")?);
+    let (wanted, there) = (taken * (threads - 128) + left * 128, registers.next_multiple_of(8) * threads);
+    (wanted > there).then(|| format!("{wanted} are shared out of {there}: a warp group waits forever"))
 }
 
 type Assembled = Vec<(Launch, Function, Option<Vec<String>>)>;
@@ -298,7 +313,7 @@ fn read_sass(text: &str) -> BTreeMap<String, Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{exposed, read_ptxas, read_sass};
+    use super::{exposed, read_ptxas, read_sass, unpaid};
 
     #[test]
     fn reads_what_ptxas_prints() {
@@ -322,6 +337,19 @@ mod tests {
     fn reads_instructions_behind_predicates() {
         let text = ".text.k:\n        /*0580*/              @!P2 STS [R21], R0 ;\n        /*0590*/   NOP;\n";
         assert_eq!(read_sass(text)["k"], ["STS [R21], R0", "NOP"]);
+    }
+
+    #[test]
+    fn registers_that_are_shared_out_are_there() {
+        let exchange = |taken: u64| {
+            let taken = format!("USETMAXREG.TRY_ALLOC.CTAPOOL UP0, {taken:#x}");
+            [taken, "USETMAXREG.DEALLOC.CTAPOOL 0x18".to_string()]
+        };
+        assert_eq!(unpaid(&exchange(160), 128, 512), None);
+        // Four groups and one that copies: it hung on the card.
+        let why = unpaid(&exchange(120), 96, 640).unwrap();
+        assert!(why.starts_with("64512 are shared out of 61440"), "{why}");
+        assert_eq!(unpaid(&[], 168, 384), None);
     }
 
     #[test]
