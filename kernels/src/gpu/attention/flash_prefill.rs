@@ -35,7 +35,7 @@ use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK};
 use crate::gpu::paged_kv::physical_page;
 use crate::gpu::tile::pipeline::Ring;
-use crate::gpu::tile::{SharedTile, Swizzle, TILE_BYTES};
+use crate::gpu::tile::{SharedTile, Swizzle, TILE_BYTES, clear_from};
 use crate::gpu::work_item::{WorkItem, group, output_index};
 
 /// Shared memory that a block may have, less what is not the rings' or the queries'.
@@ -325,12 +325,7 @@ impl Flash<'_> {
             e.when(e.lt(written, e.add_const(first, 8)), |e| {
                 let at = e.add(values, e.mul_const(page, self.value_bytes()));
                 let at = e.add(at, Swizzle::bytes(e, row, chunk));
-                for word in 0..4u64 {
-                    let token = e.add_const(first, 2 * word as i64);
-                    let low = e.pick(e.lt(token, written), e.int(0xffff), e.int(0));
-                    let high = e.pick(e.lt(e.add_const(token, 1), written), e.int(0xffff_0000), e.int(0));
-                    e.mask_shared(e.add_const(at, 4 * word as i64), e.or(low, high));
-                }
+                clear_from(e, at, first, written);
             });
         });
         e.async_fence();

@@ -88,6 +88,12 @@ pub fn segments<'c>(e: &Emit<'c>, begin: Int<'c>, end: Int<'c>, body: impl FnOnc
     });
 }
 
+/// The step's rows of tile `tile`, of `size` each: first and end.
+pub fn rows_of_tile<'c>(e: &Emit<'c>, spec: &KernelSpec, size: u64, tile: Int<'c>) -> (Int<'c>, Int<'c>) {
+    let begin = e.mul_const(tile, size);
+    (begin, e.min(e.add_const(begin, size as i64), row_count(e, spec)))
+}
+
 impl PageLists<'_> {
     /// Words of query bits of an entry.
     pub fn words(&self) -> u64 {
@@ -107,8 +113,7 @@ impl PageLists<'_> {
 
     /// The rows of a tile.
     pub fn rows<'c>(&self, e: &Emit<'c>, tile: Int<'c>) -> (Int<'c>, Int<'c>) {
-        let begin = e.mul_const(tile, self.tile);
-        (begin, e.min(e.add_const(begin, self.tile as i64), row_count(e, self.spec)))
+        rows_of_tile(e, self.spec, self.tile, tile)
     }
 
     /// The list of a tile and KV head, and the entries that there is room for.

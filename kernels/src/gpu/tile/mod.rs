@@ -8,5 +8,5 @@ mod swizzle;
 
 pub use fragment::Fragment;
 pub use register::RegisterTile;
-pub use shared::SharedTile;
+pub use shared::{SharedTile, clear_from};
 pub use swizzle::{Swizzle, TILE_BYTES};

@@ -32,3 +32,13 @@ impl<'c> SharedTile<'c> {
         e.descriptor(e.add(e.shared_address(self.memory), e.mul_const(block, TILE_BYTES)))
     }
 }
+
+/// Zeroes of eight elements of bf16 at byte address `at`, the columns `first ..`, those from column `end` on.
+pub fn clear_from<'c>(e: &Emit<'c>, at: Int<'c>, first: Int<'c>, end: Int<'c>) {
+    for word in 0..4u64 {
+        let column = e.add_const(first, 2 * word as i64);
+        let low = e.pick(e.lt(column, end), e.int(0xffff), e.int(0));
+        let high = e.pick(e.lt(e.add_const(column, 1), end), e.int(0xffff_0000), e.int(0));
+        e.mask_shared(e.add_const(at, 4 * word as i64), e.or(low, high));
+    }
+}

@@ -4,10 +4,10 @@ use hyc_plan::CacheSpec;
 
 use super::{Item, SharedPages, Stages, stage_bytes};
 use crate::gpu::attention::branch::{Branch, Source};
-use crate::gpu::attention::page_lists::{EDGE, PageLists, Segment, segments};
+use crate::gpu::attention::page_lists::{EDGE, PageLists, Segment, rows_of_tile, segments};
 use crate::gpu::isa::{Emit, Int};
 use crate::gpu::paged_kv::physical_page;
-use crate::gpu::work_item::{group, row_count};
+use crate::gpu::work_item::group;
 
 /// Gives a word of the bits of the queries that take a page.
 type Takers<'a, 'c> = &'a dyn Fn(u64) -> Int<'c>;
@@ -60,8 +60,7 @@ impl SharedPages<'_, '_> {
     /// Has the second cache read the gates of an item and the queries of the next.
     fn prefetch<'c>(&self, e: &Emit<'c>, item: Item<'c>, next: Item<'c>) {
         let rows = |e: &Emit<'c>, (tile, kv_head): Item<'c>, name: &str, dim: u64| {
-            let begin = e.mul_const(tile, self.tile());
-            let end = e.min(e.add_const(begin, self.tile() as i64), row_count(e, self.spec));
+            let (begin, end) = rows_of_tile(e, self.spec, self.tile(), tile);
             let width = group(self.shape) * dim;
             e.each(begin, end, 1, |e, row| {
                 let at = e.add(e.mul_const(e.wide(row), e.stride(name)), e.wide(e.mul_const(kv_head, width)));
@@ -76,8 +75,7 @@ impl SharedPages<'_, '_> {
 
     /// The pages of a window of `width` tokens: of each sequence of the tile those that some row sees.
     fn window<'c>(&self, e: &Emit<'c>, tile: Int<'c>, (cache, width): (&CacheSpec, u64), page: Copy<'_, 'c>) {
-        let begin = e.mul_const(tile, self.tile());
-        let end = e.min(e.add_const(begin, self.tile() as i64), row_count(e, self.spec));
+        let (begin, end) = rows_of_tile(e, self.spec, self.tile(), tile);
         segments(e, begin, end, |e, segment| {
             let from = e.max(e.add_const(segment.first, 1 - width as i64), e.int(0));
             let first = e.div_rem(from, cache.page).0;

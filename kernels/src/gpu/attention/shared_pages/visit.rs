@@ -8,7 +8,7 @@ use hyc_plan::abi::StepContext;
 use super::{GROUPS, ROWS, SharedPages, Stages, stage_bytes};
 use crate::gpu::attention::page_lists::{EDGE, PAGE_SHIFT};
 use crate::gpu::isa::{Emit, Float, Int, Var};
-use crate::gpu::tile::{SharedTile, Swizzle, TILE_BYTES};
+use crate::gpu::tile::{SharedTile, Swizzle, TILE_BYTES, clear_from};
 use crate::gpu::work_item::{group, row_count};
 
 /// By how much, in units of log2, a logit may pass the reference.
@@ -298,12 +298,12 @@ impl SharedPages<'_, '_> {
         query: Int<'c>,
         state: &State<'c>,
     ) {
-        let keys = e.add(stages.pages, e.mul_const(page.stage, stage_bytes(self.shape)));
+        let keys = e.descriptor(self.keys(e, stages, page));
         let steps: Vec<(u64, u64)> = (0..self.shape.qk_dim / 16)
             .map(|step| (step / 4 * TILE_BYTES, step % 4 * 32))
             .map(|(panel, at)| (GROUPS * panel + at, panel + at))
             .collect();
-        e.wgmma_start(&state.scores, query, e.descriptor(keys), &steps, false);
+        e.wgmma_start(&state.scores, query, keys, &steps, false);
     }
 
     /// Starts O += P V of a page.
@@ -322,10 +322,14 @@ impl SharedPages<'_, '_> {
         state.exponentials(e, scale, takes);
     }
 
+    /// Byte address of the keys of a page.
+    fn keys<'c>(&self, e: &Emit<'c>, stages: &Stages<'c>, page: &Page<'c>) -> Int<'c> {
+        e.add(stages.pages, e.mul_const(page.stage, stage_bytes(self.shape)))
+    }
+
     /// Byte address of the values of a page: they follow the keys.
     fn values<'c>(&self, e: &Emit<'c>, stages: &Stages<'c>, page: &Page<'c>) -> Int<'c> {
-        let keys = e.add(stages.pages, e.mul_const(page.stage, stage_bytes(self.shape)));
-        e.add_const(keys, 2 * 64 * self.shape.qk_dim as i64)
+        e.add_const(self.keys(e, stages, page), 2 * 64 * self.shape.qk_dim as i64)
     }
 
     /// Tokens of a page that there are.
@@ -360,12 +364,7 @@ impl SharedPages<'_, '_> {
             e.each(thread, e.int(self.shape.v_dim * 8), 128, |e, i| {
                 let (row, chunk) = e.div_rem(i, 8);
                 let at = e.add(self.values(e, stages, page), Swizzle::bytes(e, row, chunk));
-                for word in 0..4u64 {
-                    let token = e.add_const(e.mul_const(chunk, 8), 2 * word as i64);
-                    let low = e.pick(e.lt(token, tokens), e.int(0xffff), e.int(0));
-                    let high = e.pick(e.lt(e.add_const(token, 1), tokens), e.int(0xffff_0000), e.int(0));
-                    e.mask_shared(e.add_const(at, 4 * word as i64), e.or(low, high));
-                }
+                clear_from(e, at, e.mul_const(chunk, 8), tokens);
             });
             e.async_fence();
             e.named_barrier(e.add_const(Place::anew(e).part, OWN as i64), 128);
