@@ -70,8 +70,12 @@ impl Rename {
 
     /// What `name` becomes; `None` where the pattern does not match.
     fn apply(&self, name: &str) -> Option<String> {
-        let found = self.from.matches(name)?;
-        let pairs: Vec<(&Part, &str)> = self.from.wildcards().zip(found).collect();
+        Some(self.fill(&self.from.matches(name)?))
+    }
+
+    /// The name that `to` is with what the wildcards of `from` stand for.
+    fn fill(&self, found: &[&str]) -> String {
+        let pairs: Vec<(&Part, &str)> = self.from.wildcards().zip(found.iter().copied()).collect();
         let mut texts = pairs.iter().filter(|(part, _)| **part == Part::Any).map(|(_, text)| *text);
         let mut out = String::new();
         for part in &self.to.parts {
@@ -81,7 +85,7 @@ impl Rename {
                 number => pairs.iter().find(|(part, _)| *part == number).map_or("", |(_, text)| text),
             });
         }
-        Some(out)
+        out
     }
 }
 
@@ -103,8 +107,8 @@ impl Stack {
 
     /// The tensor that `name` is a part of, and which; `None` where the pattern does not match.
     fn apply(&self, name: &str) -> Option<(String, &'_ str, u64)> {
-        let to = self.rename.apply(name)?;
         let found = self.rename.from.matches(name)?;
+        let to = self.rename.fill(&found);
         let is = |part: &Part| matches!(part, Part::Number(name) if *name == self.over);
         let number = self.rename.from.wildcards().zip(found).find(|(part, _)| is(part))?.1;
         Some((to, &self.rename.from.text, number.parse().ok()?))
