@@ -3,7 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use hyc_plan::table::Table;
-use hyc_plan::{Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, Target, Variant};
+use hyc_plan::tensor::can_tile;
+use hyc_plan::{
+    Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, StepOp, Target, Variant, ops,
+};
 
 use crate::panels::panels;
 
@@ -75,6 +78,35 @@ impl Backend for Nvidia {
 
     fn kv_order(&self, cache: &CacheSpec) -> KvOrder {
         if self.tensor_cores && cache.can_tile() { KvOrder::Tiles } else { KvOrder::Columns }
+    }
+
+    fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
+        match op {
+            StepOp::Linear(_) | StepOp::QkvAppend(_) => {
+                // Norms' weights are vectors.
+                weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. }))
+            }
+            // Each choice of a row has whole tiles.
+            StepOp::ExpertsUp(ops::ExpertsUp { ffn, .. })
+            | StepOp::ExpertsDown(ops::ExpertsDown { ffn, .. }) => {
+                can_tile(*ffn) && weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. }))
+            }
+            StepOp::RmsNorm(norm) => norm.groups == 1,
+            StepOp::FullAttention(_)
+            | StepOp::OracleAttention(_)
+            | StepOp::WindowAttention(_)
+            | StepOp::SparseAttention(_)
+            | StepOp::HybridAttention(_) => true,
+            StepOp::Embed(_)
+            | StepOp::Rope(_)
+            | StepOp::Append(_)
+            | StepOp::Add(_)
+            | StepOp::SiluMul(_)
+            | StepOp::Gate(_)
+            | StepOp::Router(_)
+            | StepOp::GatherRows(_)
+            | StepOp::Sample(_) => false,
+        }
     }
 
     fn samples(&self) -> bool {

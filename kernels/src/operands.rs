@@ -6,7 +6,9 @@
 
 use std::cell::RefCell;
 
-use hyc_plan::{CachePolicy, CacheSpec, Codec, Elem, Format, KernelSpec, Kind, KvOrder, Layout, OperandSpec};
+use hyc_plan::{
+    CachePolicy, CacheSpec, Codec, Elem, Format, KernelSpec, Kind, KvOrder, Layout, OperandSpec, tensor,
+};
 
 /// The operands of one kernel, and the first that it asked for in vain.
 #[derive(Debug)]
@@ -37,6 +39,12 @@ impl Operands {
             Some(OperandSpec::Tensor { stride, .. }) => stride,
             Some(OperandSpec::Weight(_) | OperandSpec::Cache(_)) | None => self.missing(name, "tensor", 0),
         }
+    }
+
+    /// Whether a tensor lies in bf16 tiles.
+    #[cfg(feature = "llvm")]
+    pub fn in_tiles(&self, name: &str) -> bool {
+        matches!(self.of(name), Some(OperandSpec::Tensor { elem: Elem::Bf16, .. }))
     }
 
     /// Element type and order of a weight whose numbers stand by themselves.
@@ -107,6 +115,10 @@ pub fn check(spec: &KernelSpec) -> Result<(), String> {
 fn fits(kind: &Kind, operand: &OperandSpec) -> bool {
     match *kind {
         Kind::Rows(_) | Kind::TokenRows(_) => matches!(operand, OperandSpec::Tensor { elem: Elem::F32, .. }),
+        Kind::RowsOrTiles(_) => match *operand {
+            OperandSpec::Tensor { elem: Elem::Bf16, width, .. } => tensor::can_tile(width),
+            _ => matches!(operand, OperandSpec::Tensor { elem: Elem::F32, .. }),
+        },
         Kind::Token | Kind::Experts { .. } | Kind::Selection { .. } => {
             matches!(operand, OperandSpec::Tensor { elem: Elem::I32, .. })
         }

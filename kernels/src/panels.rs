@@ -12,6 +12,7 @@ pub fn panels(kind: &Kind) -> Option<Layout> {
             Some(Layout::Panels { count, out_features: out, in_features, group: group.unwrap_or(out) })
         }
         Kind::Rows(_)
+        | Kind::RowsOrTiles(_)
         | Kind::TokenRows(_)
         | Kind::Token
         | Kind::Experts { .. }

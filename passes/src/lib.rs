@@ -18,6 +18,7 @@ mod plan_memory;
 mod rewrite;
 mod schedule;
 mod select_kernels;
+mod tile_rows;
 mod told_plan;
 
 use std::time::Instant;
@@ -41,21 +42,23 @@ pub const PASSES: &[&str] = &[
     "fuse-topk",
     "fuse-branches",
     "fuse-epilogues",
+    "tile-rows",
     "plan-memory",
     "select-kernels",
     "schedule",
 ];
 
 /// Rewrites a graph and says how often.
-type Rewrite = fn(&mut Graph) -> Result<usize, PassError>;
+type Rewrite = fn(&mut Graph, &dyn Backend) -> Result<usize, PassError>;
 
 /// The passes that rewrite the graph; the others compute side tables from it.
 const REWRITES: &[(&str, Rewrite)] = &[
-    ("detect-chains", detect_chains::run),
-    ("plan-kv", plan_kv::run),
-    ("fuse-topk", fuse_topk::run),
-    ("fuse-branches", fuse_branches::run),
+    ("detect-chains", |graph, _| detect_chains::run(graph)),
+    ("plan-kv", |graph, _| plan_kv::run(graph)),
+    ("fuse-topk", |graph, _| fuse_topk::run(graph)),
+    ("fuse-branches", |graph, _| fuse_branches::run(graph)),
     ("fuse-epilogues", fuse_epilogues::run),
+    ("tile-rows", tile_rows::run),
 ];
 
 /// Whether a pass rewrites the graph; the others compute side tables from it.
@@ -104,7 +107,7 @@ pub fn run(
     }
     for (name, rewrite) in REWRITES {
         let start = Instant::now();
-        let changes = rewrite(&mut graph)?;
+        let changes = rewrite(&mut graph, backend)?;
         check(name, &graph)?;
         let seconds = start.elapsed().as_secs_f64();
         told(observer, &PassReport { name, graph: &graph, decided: None, changes, seconds })?;
@@ -135,7 +138,7 @@ fn told(observer: &mut dyn FnMut(&PassReport<'_>) -> bool, report: &PassReport<'
 }
 
 /// Runs one rewriting pass, with the verifier before and after it. Returns the rewrites made.
-pub fn run_named(name: &str, graph: &mut Graph) -> Result<usize, PassError> {
+pub fn run_named(name: &str, graph: &mut Graph, backend: &dyn Backend) -> Result<usize, PassError> {
     let Some((name, pass)) = REWRITES.iter().find(|(pass, _)| *pass == name) else {
         let names: Vec<&str> = REWRITES.iter().map(|(name, _)| *name).collect();
         return Err(PassError::new("pipeline", format!("no rewriting pass is named `{name}`"))
@@ -143,7 +146,7 @@ pub fn run_named(name: &str, graph: &mut Graph) -> Result<usize, PassError> {
     };
     check("input", graph)?;
     limits::check(graph)?;
-    let changes = pass(graph)?;
+    let changes = pass(graph, backend)?;
     check(name, graph)?;
     Ok(changes)
 }

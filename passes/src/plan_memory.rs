@@ -7,8 +7,7 @@
 use std::collections::HashMap;
 
 use hyc_ir::{Dim, Graph, OpId, Sym, Type, ValueId};
-use hyc_plan::Rows;
-use hyc_plan::{ROW_ALIGN, round_up};
+use hyc_plan::{Elem, Rows, tensor};
 
 use crate::error::PassError;
 use crate::lifetimes::Lifetimes;
@@ -85,11 +84,10 @@ fn lifetimes(graph: &Graph) -> Result<Vec<Placement>, PassError> {
     let mut total: u64 = 0;
     for (id, start) in graph.ops().zip(0..) {
         for value in &graph.op(id).results {
-            let Some((rows, width)) = row(graph, id, *value)? else { continue };
+            let Some((elem, rows, width)) = row(graph, id, *value)? else { continue };
             let max_rows = rows.count(graph.header.chunk, graph.header.max_outputs);
-            let bytes = width.checked_next_multiple_of(ROW_ALIGN).and_then(|stride| {
-                stride.checked_mul(4)?.checked_mul(max_rows)?.checked_next_multiple_of(ALIGN)
-            });
+            let bytes = tensor::bytes(elem, max_rows, width);
+            let bytes = bytes.and_then(|bytes| bytes.checked_next_multiple_of(ALIGN));
             let bytes = bytes.filter(|bytes| *bytes < 1 << 44);
             total = total.saturating_add(bytes.unwrap_or(u64::MAX));
             let (Some(bytes), true) = (bytes, total < 1 << 62) else {
@@ -130,14 +128,16 @@ fn check_alive(graph: &Graph, placements: &[Placement]) -> Result<(), PassError>
     Ok(())
 }
 
-/// Rows and width of a value in the arena; `None` for weights and caches.
-fn row(graph: &Graph, id: OpId, value: ValueId) -> Result<Option<(Rows, u64)>, PassError> {
+/// Elements, rows and width of a value in the arena; `None` for weights and caches.
+fn row(graph: &Graph, id: OpId, value: ValueId) -> Result<Option<(Elem, Rows, u64)>, PassError> {
     match graph.ty(value) {
         Type::Weight { .. } | Type::Cache(_) => Ok(None),
-        Type::Selection(s) => Ok(Some((Rows::Tokens, s.shape.kv_heads.saturating_mul(s.shape.blocks)))),
-        Type::Tensor { dims, .. } => match dims[..] {
-            [Dim::Sym(Sym::Tokens), Dim::Const(width)] => Ok(Some((Rows::Tokens, width))),
-            [Dim::Sym(Sym::Outputs), Dim::Const(width)] => Ok(Some((Rows::Outputs, width))),
+        Type::Selection(s) => {
+            Ok(Some((Elem::I32, Rows::Tokens, s.shape.kv_heads.saturating_mul(s.shape.blocks))))
+        }
+        Type::Tensor { elem, dims } => match dims[..] {
+            [Dim::Sym(Sym::Tokens), Dim::Const(width)] => Ok(Some((*elem, Rows::Tokens, width))),
+            [Dim::Sym(Sym::Outputs), Dim::Const(width)] => Ok(Some((*elem, Rows::Outputs, width))),
             _ => {
                 let message = format!(
                     "%{} is a {}: the arena holds rows of constant width only",
@@ -165,9 +165,4 @@ fn peak(placements: &[Placement]) -> u64 {
         now
     });
     most.max().unwrap_or(0) as u64
-}
-
-/// Elements from row to row.
-pub fn stride(width: u64) -> u64 {
-    round_up(width, ROW_ALIGN)
 }

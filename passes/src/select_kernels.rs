@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use hyc_ir::{CacheType, Dim, Graph, OpId, Sym, Type, ValueId};
+use hyc_plan::tensor::stride;
 use hyc_plan::variant::choose;
 use hyc_plan::{
     Backend, CacheSpec, Chosen, Elem, Format, KernelSpec, KvOrder, Layout, OperandSpec, Rows, Variant,
@@ -16,7 +17,6 @@ use hyc_plan::{
 use crate::error::PassError;
 use crate::kernel_name;
 use crate::lower::{Lowered, lower};
-use crate::plan_memory::stride;
 use crate::rewrite::{appended, cache_reads};
 
 const PASS: &str = "select-kernels";

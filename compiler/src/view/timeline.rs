@@ -10,7 +10,7 @@ use super::line::{self, names_weight};
 use super::shape::Template;
 
 /// Passes with what they do, in a sentence.
-const TOLD: [(&str, &str); 9] = [
+const TOLD: [(&str, &str); 10] = [
     ("input", "What the front end wrote or the dump held: mathematics alone, nothing fused, nothing shared."),
     (
         "detect-chains",
@@ -31,6 +31,10 @@ const TOLD: [(&str, &str); 9] = [
     (
         "fuse-epilogues",
         "What stands around a matrix product joins it: norms, RoPE and append, SwiGLU, residual sums.",
+    ),
+    (
+        "tile-rows",
+        "Rows that only kernels on tensor cores read lie in bf16 tiles, as those products' weights do.",
     ),
     ("plan-memory", "Values whose lives do not meet share bytes of one arena."),
     (

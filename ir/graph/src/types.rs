@@ -61,7 +61,7 @@ pub struct SelectionType {
 pub enum Type {
     /// Activations: the first dimension is `tokens` or `outputs`.
     Tensor {
-        /// f32 or i32.
+        /// f32 or i32; bf16 in tiles ([`tensor`](hyc_plan::tensor)).
         elem: Elem,
         /// Shape.
         dims: Vec<Dim>,
@@ -97,8 +97,8 @@ const TENSOR: TypeWords = TypeWords {
     syntax: "tensor<DIM x ... x ELEM>",
     example: "tensor<tokens x 2048 x f32>",
     meaning: "Activations. The first dimension is `tokens` (the rows of a step) or `outputs` (the rows whose logits are \
-              wanted), the last one of scores `context` or, of blocks of 64, `context/64`. Elements are f32, or i32 for \
-              chosen experts.",
+              wanted), the last one of scores `context` or, of blocks of 64, `context/64`. Elements are f32; i32 for \
+              chosen experts; bf16 where the rows lie in tiles of 64 x 64 for tensor cores, as their products' weights do.",
 };
 const WEIGHT: TypeWords = TypeWords {
     name: "weight",

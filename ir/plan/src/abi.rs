@@ -8,6 +8,7 @@
 //!
 //! * **tensor**: `rows x stride` elements of f32 or i32 in the arena; row r starts at `r * stride`
 //!   elements, `stride` is the width rounded up to [`ROW_ALIGN`](crate::ROW_ALIGN). Padding may be written, never relied on.
+//!   On a GPU also bf16, in tiles: see [`tensor`](crate::tensor).
 //! * **weight**: see [`Layout`](crate::Layout).
 //! * **cache**: a pool of pages, each `kv_heads x page x (qk_dim + v_pad)` elements: first K as
 //!   `[kv_head][qk_dim][page]` (transposed, so that a vector runs along tokens), then V as

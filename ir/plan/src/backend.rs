@@ -5,6 +5,7 @@ use crate::codec::Codec;
 use crate::layout::Layout;
 use crate::roles::Kind;
 use crate::spec::KernelSpec;
+use crate::step::StepOp;
 use crate::target::Target;
 use crate::variant::Variant;
 
@@ -19,6 +20,10 @@ pub trait Backend {
 
     /// How it wants the pages of a cache; the spec's own order says nothing yet.
     fn kv_order(&self, cache: &CacheSpec) -> KvOrder;
+
+    /// Whether its kernels for this op, of weights in these layouts, read and write rows as bf16 tiles where the op's roles allow
+    /// it ([`Kind::RowsOrTiles`]).
+    fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool;
 
     /// Whether a pass ends with the choice of tokens on the target. Else the session chooses them from the logits.
     fn samples(&self) -> bool;

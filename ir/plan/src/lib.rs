@@ -26,6 +26,7 @@ mod spec;
 mod step;
 pub mod table;
 mod target;
+pub mod tensor;
 pub mod text_settings;
 pub mod variant;
 mod verify;

@@ -7,7 +7,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::align::{ROW_ALIGN, round_up};
 use crate::cache::{CachePolicy, CacheSpec, KvOrder};
 use crate::elem::Elem;
 use crate::format::Format;
@@ -17,6 +16,7 @@ use crate::shape::SelectShape;
 use crate::spec::{KernelSpec, OperandSpec};
 use crate::step::{Rows, StepOp};
 use crate::target::Target;
+use crate::tensor;
 
 /// The format that this build writes and reads.
 pub const PLAN_VERSION: u32 = 3;
@@ -113,7 +113,7 @@ impl ModelInfo {
     }
 }
 
-/// A tensor in the arena: `rows x stride` elements at `offset`.
+/// A tensor in the arena, at `offset`; see [`tensor`](crate::tensor) for how it lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Buffer {
     /// The value's name in the graph.
@@ -126,7 +126,7 @@ pub struct Buffer {
     pub max_rows: u64,
     /// Elements of one row that mean something.
     pub width: u64,
-    /// f32 or i32.
+    /// f32, i32, or bf16 in tiles ([`tensor`](crate::tensor)).
     pub elem: Elem,
     /// `Some` where this buffer is a selection: `[tokens][kv_heads][blocks]` of block indices.
     pub selection: Option<SelectShape>,
@@ -135,12 +135,12 @@ pub struct Buffer {
 impl Buffer {
     /// Elements from one row to the next.
     pub fn stride(&self) -> u64 {
-        round_up(self.width, ROW_ALIGN)
+        tensor::stride(self.width)
     }
 
-    /// Bytes taken in the arena.
+    /// Bytes taken in the arena; 0 where there can be no such tensor.
     pub fn bytes(&self) -> u64 {
-        self.max_rows * self.stride() * self.elem.bytes()
+        tensor::bytes(self.elem, self.max_rows, self.width).unwrap_or(0)
     }
 }
 

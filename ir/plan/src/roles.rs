@@ -32,6 +32,8 @@ pub enum Reach {
 pub enum Kind {
     /// f32 rows of this width, of the step's own row count.
     Rows(Option<u64>),
+    /// The same, or bf16 tiles: what products on tensor cores read, and what makes it.
+    RowsOrTiles(Option<u64>),
     /// f32 rows of this width, one per token, whatever the step's rows are.
     TokenRows(u64),
     /// A token per row, i32.
@@ -83,6 +85,16 @@ pub enum Kind {
         /// How far back it is read.
         reach: Reach,
     },
+}
+
+impl Kind {
+    /// The same that does not lie in tiles.
+    pub(crate) fn in_rows(self) -> Kind {
+        match self {
+            Kind::RowsOrTiles(width) => Kind::Rows(width),
+            other => other,
+        }
+    }
 }
 
 /// One operand of an op.

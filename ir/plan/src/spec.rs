@@ -77,7 +77,7 @@ impl KernelSpec {
 pub enum OperandSpec {
     /// An arena tensor.
     Tensor {
-        /// f32 or i32.
+        /// f32 or i32, in rows; or bf16, in tiles ([`tensor`](crate::tensor)).
         elem: Elem,
         /// Elements that mean something in a row.
         width: u64,

@@ -75,6 +75,10 @@ impl Backend for CpuTarget {
         KvOrder::Columns
     }
 
+    fn tiles_rows(&self, _: &StepOp, _: &[Layout]) -> bool {
+        false
+    }
+
     fn samples(&self) -> bool {
         false
     }

@@ -1,6 +1,6 @@
 //! What this back end has kernels for.
 
-use hyc_plan::{KernelSpec, Kind, KvOrder, Layout, OperandSpec, SelectShape, StepOp};
+use hyc_plan::{Elem, KernelSpec, Kind, KvOrder, Layout, OperandSpec, SelectShape, StepOp};
 
 use crate::operands;
 
@@ -55,6 +55,9 @@ fn operand(operand: &OperandSpec) -> Result<(), String> {
             if cache.page_bytes() > MAX_OFFSET {
                 return Err(format!("pages of {} bytes are too large", cache.page_bytes()));
             }
+        }
+        OperandSpec::Tensor { elem: Elem::Bf16, .. } => {
+            return Err("rows in tiles: the CPU has no kernel that reads them".to_string());
         }
         OperandSpec::Tensor { stride, .. } => {
             if 4 * 6 * stride > MAX_OFFSET {

@@ -1,6 +1,7 @@
 //! The variants of each kernel: which steps each can compute, and which it is usually taken for. `compile` makes them.
 
-use hyc_plan::{AttnShape, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, Variant, ops};
+use hyc_plan::tensor::can_tile;
+use hyc_plan::{AttnShape, Elem, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, Variant, ops};
 
 use super::attention::limits::{FLASH, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8};
 use super::attention::{flash_prefill, limits, shared_pages, simt};
@@ -31,14 +32,16 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
         StepOp::Linear(op) if in_tiles(spec) => {
             // Narrow tiles are for rows that make no more wide ones than half the multiprocessors.
             let narrow = large_m::narrow_rows(&op, u64::from(gpu.multiprocessors));
-            let mut rows = product([2, 2]).to_vec();
+            let launches = if in_rows(spec, "x") { 2 } else { 1 };
+            let mut rows = product([launches, launches]).to_vec();
             rows[2].2.0 = rows[2].2.0.max(narrow + 1);
-            rows.push((WGMMA128, (1, ALL), (MANY_ROWS, narrow), BLOCK_ROWS, 2));
+            rows.push((WGMMA128, (1, ALL), (MANY_ROWS, narrow), BLOCK_ROWS, launches));
             of(spec, &rows)
         }
         StepOp::QkvAppend(op) if in_tiles(spec) => {
             // One more function appends, where that is not a part of the product.
-            let launches = |fused| if fused { 2 } else { 3 };
+            let packs = u32::from(in_rows(spec, "x"));
+            let launches = |fused| packs + if fused { 1 } else { 2 };
             of(spec, &product([qkv_small_m::takes(&op), qkv_large_m::takes(&op)].map(launches)))
         }
         StepOp::Linear(_) => vec![Variant::only("panel", spec, panel::tile(spec))],
@@ -47,10 +50,11 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
         }
         StepOp::ExpertsUp(_) | StepOp::ExpertsDown(_) if in_tiles(spec) => {
             let combine = u32::from(matches!(spec.op, StepOp::ExpertsDown(_)));
+            let packs = u32::from(in_rows(spec, if combine == 1 { "h" } else { "x" }));
             of(
                 spec,
                 &[
-                    (BY_ROW, (1, BY_ROW_ROWS), (1, BY_ROW_ROWS), 1, 2),
+                    (BY_ROW, (1, BY_ROW_ROWS), (1, BY_ROW_ROWS), 1, 1 + packs),
                     (GROUPED, (1, ALL), (BY_ROW_ROWS + 1, ALL), ALL, 3 + combine),
                 ],
             )
@@ -132,9 +136,34 @@ fn in_tiles(spec: &KernelSpec) -> bool {
     })
 }
 
+/// Whether a tensor lies in rows.
+fn in_rows(spec: &KernelSpec, name: &str) -> bool {
+    let operand = spec.at(name).and_then(|at| spec.operands.get(at));
+    matches!(operand, Some(OperandSpec::Tensor { elem: Elem::F32 | Elem::I32, .. }))
+}
+
+/// Why the kernels for this do not read or write tiles, where one of its tensors lies in them.
+fn check_tiles(spec: &KernelSpec) -> Result<(), String> {
+    let takes = match spec.op {
+        StepOp::Linear(_) | StepOp::QkvAppend(_) => in_tiles(spec),
+        StepOp::ExpertsUp(ops::ExpertsUp { ffn, .. }) | StepOp::ExpertsDown(ops::ExpertsDown { ffn, .. }) => {
+            in_tiles(spec) && can_tile(ffn)
+        }
+        StepOp::RmsNorm(norm) => norm.groups == 1,
+        _ => spec.op.attention().is_some(),
+    };
+    let any =
+        spec.operands.iter().any(|operand| matches!(operand, OperandSpec::Tensor { elem: Elem::Bf16, .. }));
+    if any && !takes {
+        return Err(format!("rows in tiles: this `{}` is not computed on tensor cores", spec.op.name()));
+    }
+    Ok(())
+}
+
 /// The reason why there is no kernel for this on this GPU, where there is none.
 fn check(spec: &KernelSpec, gpu: &Gpu) -> Result<(), String> {
     operands::check(spec)?;
+    check_tiles(spec)?;
     let wide = |what: &str, n: u64, most: u64| {
         if n > most { Err(format!("{what} of {n}: the GPU kernels take {most} at most")) } else { Ok(()) }
     };

@@ -189,6 +189,11 @@ impl<'c, 's> Kernel<'c, 's> {
         self.fault = Some(why.to_string());
     }
 
+    /// Whether a tensor lies in bf16 tiles.
+    pub fn in_tiles(&self, name: &str) -> bool {
+        self.operands.in_tiles(name)
+    }
+
     /// The layout of a weight's elements.
     pub fn layout(&self, name: &str) -> Layout {
         self.operands.weight(name).1

@@ -23,7 +23,7 @@ use hyc_plan::{AttnShape, Gpu, KernelSpec, SelectShape, StepOp, ops};
 
 use attention::{flash_prefill, limits, simt, sparse, split_kv_decode};
 use function::Kernel;
-use gemm::{linear, qkv};
+use gemm::{linear, pack_rows, qkv};
 
 pub use candidates::candidates;
 pub use function::GpuKernel;
@@ -43,6 +43,9 @@ pub fn digest(spec: &KernelSpec, variant: &str, gpu: &Gpu) -> Result<String, Gpu
 fn build(k: &mut Kernel<'_, '_>) {
     let tensor_cores = limits::takes(k.spec, k.multiprocessors);
     match k.spec.op {
+        StepOp::RmsNorm(ops::RmsNorm { width, eps, .. }) if k.in_tiles("out") => {
+            pack_rows::rmsnorm(k, width, eps)
+        }
         StepOp::Embed(_)
         | StepOp::RmsNorm(_)
         | StepOp::Add(_)

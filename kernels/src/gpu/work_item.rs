@@ -39,19 +39,6 @@ impl<'c> WorkItem<'c> {
     }
 }
 
-/// Where (head of the group, element) of an item lies in the output.
-pub fn output_index<'c>(
-    e: &Emit<'c>,
-    shape: AttnShape,
-    item: WorkItem<'c>,
-    h: Int<'c>,
-    element: Int<'c>,
-) -> Int<'c> {
-    let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
-    let row = e.wide(e.mul_const(item.row, e.stride("out")));
-    e.add(row, e.wide(e.add(e.mul_const(head, shape.v_dim), element)))
-}
-
 /// The item's list in the selection.
 pub fn selected_blocks<'c>(e: &Emit<'c>, item: WorkItem<'c>, select: SelectShape) -> Ptr<'c> {
     let index = e.add(e.mul_const(item.row, e.stride("sel")), e.mul_const(item.kv_head, select.blocks));

@@ -92,9 +92,11 @@ irdl.dialect @hysparse {
     %x = irdl.base "!builtin.tensor"
     %norm = irdl.base @types::@hysparse::@weight
     %eps = irdl.base "#builtin.float"
+    // Of the shape of x; in bf16 it lies in tiles.
+    %out = irdl.base "!builtin.tensor"
     irdl.attributes {"eps" = %eps}
     irdl.operands(x: %x, weight: %norm)
-    irdl.results(out: %x)
+    irdl.results(out: %out)
   }
   irdl.operation @linear {
     %x = irdl.base "!builtin.tensor"

@@ -3,9 +3,9 @@
 use std::cell::Cell;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::pack;
 use hyc_plan::sample::{SampleParams, Seen};
 use hyc_plan::{CachePolicy, CacheSpec, Elem, Format, KernelSpec, OperandSpec, Rows};
+use hyc_plan::{pack, tensor};
 
 /// All operands of one step.
 pub struct Views<'a> {
@@ -92,10 +92,10 @@ impl<'a> Views<'a> {
     /// A tensor.
     pub fn tensor(&self, name: &str) -> TensorView<'_> {
         let i = self.at(name);
-        let OperandSpec::Tensor { width, stride, .. } = self.spec.operands[i] else {
+        let OperandSpec::Tensor { elem, width, stride } = self.spec.operands[i] else {
             panic!("operand `{name}` is no tensor")
         };
-        TensorView { context: self.context, base: self.operands[i], width, stride }
+        TensorView { context: self.context, base: self.operands[i], elem, width, stride }
     }
 
     /// A weight.
@@ -122,6 +122,7 @@ impl<'a> Views<'a> {
 pub struct TensorView<'a> {
     context: &'a StepContext,
     base: *mut u8,
+    elem: Elem,
     width: u64,
     stride: u64,
 }
@@ -130,18 +131,26 @@ impl TensorView<'_> {
     fn cell<T>(&self, row: u64, col: u64) -> &Cell<T> {
         // GatherRows alone reads rows that are not its own; `out_row` has checked nothing of them.
         assert!(col < self.width && row < self.context.tokens.max(self.context.outputs));
-        // SAFETY: the tensor has the rows and the stride that the spec states; elements are 4 bytes.
-        unsafe { &*self.base.cast::<Cell<T>>().add((row * self.stride + col) as usize) }
+        assert_eq!(size_of::<T>() as u64, self.elem.bytes());
+        let at = tensor::index(self.elem, self.stride, row, col);
+        // SAFETY: the tensor has the rows and the stride that the spec states, and its elements are of this size.
+        unsafe { &*self.base.cast::<Cell<T>>().add(at as usize) }
     }
 
-    /// An element of f32.
+    /// An element of f32 or bf16.
     pub fn get(&self, row: u64, col: u64) -> f64 {
-        f64::from(self.cell::<f32>(row, col).get())
+        f64::from(match self.elem {
+            Elem::Bf16 => pack::bf16_to_f32(self.cell(row, col).get()),
+            Elem::F32 | Elem::I32 => self.cell::<f32>(row, col).get(),
+        })
     }
 
-    /// Stores an f32.
+    /// Stores one.
     pub fn set(&self, row: u64, col: u64, value: f64) {
-        self.cell::<f32>(row, col).set(value as f32);
+        match self.elem {
+            Elem::Bf16 => self.cell(row, col).set(pack::f32_to_bf16(value as f32)),
+            Elem::F32 | Elem::I32 => self.cell::<f32>(row, col).set(value as f32),
+        }
     }
 
     /// An element of i32.
@@ -154,7 +163,7 @@ impl TensorView<'_> {
         self.cell::<i32>(row, col).set(value);
     }
 
-    /// `width` elements of a row, f32.
+    /// `width` elements of a row, f32 or bf16.
     pub fn row(&self, row: u64, width: u64) -> Vec<f64> {
         (0..width).map(|col| self.get(row, col)).collect()
     }

@@ -9,10 +9,11 @@ mod product;
 mod qkv;
 
 use hyc_ir::Graph;
+use hyc_plan::Backend;
 
 use crate::error::PassError;
 
 /// Runs all fusions. Returns the rewrites made.
-pub fn run(graph: &mut Graph) -> Result<usize, PassError> {
-    Ok(qkv::run(graph) + product::swiglu(graph) + product::residual(graph) + norm::run(graph))
+pub fn run(graph: &mut Graph, backend: &dyn Backend) -> Result<usize, PassError> {
+    Ok(qkv::run(graph) + product::swiglu(graph) + product::residual(graph) + norm::run(graph, backend))
 }

@@ -6,13 +6,16 @@
 //! %g = linear(%h, @wg)                      %g = fused_linear(%x, @n, @wg) {norm = 1e-6, epilogue = store}
 //! ```
 //! A row's norm costs little beside a product, so each user computes it again. Left alone where any user is
-//! something else (the experts of a MoE read the normalised row itself), or the norm is over heads.
+//! something else (the experts of a MoE read the normalised row itself), where the norm is over heads, and where all users
+//! read tiles, which the norm then writes once for all of them (`tile-rows`).
 
-use hyc_ir::{Graph, Op, OpId, ValueId, op};
-use hyc_plan::Epilogue;
+use hyc_ir::{Graph, Op, OpId, Type, ValueId, op};
+use hyc_plan::{Backend, Elem, Epilogue};
+
+use crate::tile_rows::{can_lie, tiled};
 
 /// Fuses norms. Returns the rewrites made.
-pub fn run(graph: &mut Graph) -> usize {
+pub fn run(graph: &mut Graph, backend: &dyn Backend) -> usize {
     let mut changes = 0;
     for id in graph.ops().collect::<Vec<_>>() {
         let data = graph.op(id);
@@ -20,6 +23,7 @@ pub fn run(graph: &mut Graph) -> usize {
         let (x, weight, normed) = (data.operands[0], data.operands[1], data.results[0]);
         let uses = graph.uses(normed);
         if uses.is_empty()
+            || hands_over_tiles(graph, normed, &uses, backend)
             || !whole_row(graph, x, weight)
             || !uses.iter().all(|use_| takes_norm(graph, *use_))
         {
@@ -63,6 +67,14 @@ pub fn run(graph: &mut Graph) -> usize {
     changes
 }
 
+/// Whether the normalised rows lie in tiles, or will.
+fn hands_over_tiles(graph: &Graph, normed: ValueId, uses: &[(OpId, usize)], backend: &dyn Backend) -> bool {
+    let in_tiles = matches!(graph.ty(normed), Type::Tensor { elem: Elem::Bf16, .. });
+    let reads_tiles =
+        |(user, operand): &(OpId, usize)| *operand == 0 && tiled(graph, *user, backend).is_some();
+    in_tiles || can_lie(graph, normed) && uses.iter().all(reads_tiles)
+}
+
 fn takes_norm(graph: &Graph, (user, operand): (OpId, usize)) -> bool {
     operand == 0
         && matches!(
@@ -76,7 +88,7 @@ fn takes_norm(graph: &Graph, (user, operand): (OpId, usize)) -> bool {
 /// Whether the norm's weight is as long as a row (QK-norm's is as long as a head).
 fn whole_row(graph: &Graph, x: ValueId, weight: ValueId) -> bool {
     match graph.ty(weight) {
-        hyc_ir::Type::Weight { dims, .. } => graph.ty(x).width() == dims.first().copied(),
+        Type::Weight { dims, .. } => graph.ty(x).width() == dims.first().copied(),
         _ => false,
     }
 }

@@ -66,6 +66,7 @@ fn may_choose(kind: &Kind, row: &[i32], position: i32) -> bool {
             row.iter().all(|b| *b >= -1 && i64::from(*b) * shape.block as i64 <= i64::from(position))
         }
         Kind::Rows(_)
+        | Kind::RowsOrTiles(_)
         | Kind::TokenRows(_)
         | Kind::Token
         | Kind::Vector(_)

@@ -300,9 +300,10 @@ pub fn label(spec: &KernelSpec) -> String {
     for operand in &spec.operands {
         let word = match operand {
             OperandSpec::Weight(Format { layout: Layout::Vector { .. }, .. })
-            | OperandSpec::Tensor { .. } => {
+            | OperandSpec::Tensor { elem: Elem::F32 | Elem::I32, .. } => {
                 continue;
             }
+            OperandSpec::Tensor { elem: Elem::Bf16, .. } => "bf16".into(),
             OperandSpec::Weight(Format { codec, layout }) => match layout {
                 Layout::Tiles { .. } => "tiles".into(),
                 Layout::Rows { .. } => format!("{codec}-rows"),

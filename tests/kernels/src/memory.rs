@@ -1,7 +1,7 @@
 //! Random memory for a kernel's operands.
 
-use hyc_plan::pack;
 use hyc_plan::*;
+use hyc_plan::{pack, tensor};
 
 use crate::{Batch, Fill, Rng, large};
 
@@ -51,7 +51,7 @@ pub fn memory(rng: &mut Rng, spec: &KernelSpec, batch: &Batch, fill: Fill) -> Ve
     let roles = spec.op.roles();
     let one = |(operand, role): (&OperandSpec, &Role)| match *operand {
         OperandSpec::Tensor { elem, width, stride } => {
-            Memory::new(&tensor(rng, spec, batch, fill, role, (elem, width, stride)))
+            Memory::new(&rows(rng, spec, batch, fill, role, (elem, width, stride)))
         }
         OperandSpec::Weight(Format { layout: Layout::Vector { len }, .. })
             if fill == Fill::LargeLogits && role.name == "sink" =>
@@ -70,7 +70,7 @@ pub(crate) fn memory_rows(batch: &Batch) -> u64 {
     batch.rows().max(batch.outputs())
 }
 
-fn tensor(
+fn rows(
     rng: &mut Rng,
     spec: &KernelSpec,
     batch: &Batch,
@@ -79,11 +79,13 @@ fn tensor(
     (elem, width, stride): (Elem, u64, u64),
 ) -> Vec<u8> {
     let rows = memory_rows(batch);
-    let mut data = vec![f32::NAN; (rows * stride) as usize + GUARD];
+    let bytes = tensor::bytes(elem, rows, width).expect("a tensor that can be");
+    // In tiles a block copies rows that there are not, whose results nobody looks at.
+    let mut data = vec![f32::NAN; (bytes / elem.bytes()) as usize + GUARD];
     if !role.writes() {
         for row in 0..rows {
             for col in 0..width {
-                data[(row * stride + col) as usize] = match elem {
+                data[tensor::index(elem, stride, row, col) as usize] = match elem {
                     _ if let (
                         Fill::LargeLogits,
                         StepOp::OracleAttention(ops::OracleAttention { shape, .. }),
@@ -101,7 +103,7 @@ fn tensor(
             }
         }
     }
-    packed(Elem::F32, &data)
+    packed(if elem == Elem::Bf16 { elem } else { Elem::F32 }, &data)
 }
 
 /// Weights of a size that leaves a product's results about as large as its inputs.

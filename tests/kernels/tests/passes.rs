@@ -62,11 +62,12 @@ fn output(pass: &str, source: &str) -> Result<String, PassError> {
 }
 
 fn rewrite(pass: &str, mut graph: Graph) -> Result<String, PassError> {
-    hyc_passes::run_named(pass, &mut graph)?;
+    let policy = Policy::of(graph.header.target);
+    hyc_passes::run_named(pass, &mut graph, &policy)?;
     let out = graph.to_string();
     let mut again = parse(&out);
     assert_eq!(again, graph, "the dump reads back as another graph");
-    assert_eq!(hyc_passes::run_named(pass, &mut again)?, 0, "a second run finds rewrites");
+    assert_eq!(hyc_passes::run_named(pass, &mut again, &policy)?, 0, "a second run finds rewrites");
     assert_eq!(again.to_string(), out, "a second run changes something");
     Ok(out)
 }

@@ -60,7 +60,8 @@ fn every_pass_reports_in_order() {
 
 #[test]
 fn an_unknown_pass_is_told_the_known_ones() {
-    let error = hyc_passes::run_named("fuse-all", &mut model("moe.hyir")).unwrap_err();
+    let error =
+        hyc_passes::run_named("fuse-all", &mut model("moe.hyir"), &Policy::of(TargetKind::Host)).unwrap_err();
     assert_eq!(error.to_string(), "pipeline: no rewriting pass is named `fuse-all`");
     assert!(error.help.unwrap().contains("fuse-topk"));
 }

@@ -5,7 +5,8 @@ use crate::graph::{Graph, OpId};
 use crate::op::{self, Op};
 use crate::roles::Roles;
 use crate::types::{CacheType, Dim, SelectionType, Sym, Type};
-use hyc_plan::{Codec, Elem, Epilogue, GateMode};
+use hyc_plan::tensor::can_tile;
+use hyc_plan::{Codec, Elem, Epilogue, GateMode, TILE};
 
 /// A fault's rule and sentence.
 type Fault = (&'static str, String);
@@ -46,6 +47,19 @@ fn attributes(op: &Op) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Rows and width of a tensor of rows of constant width.
+fn rows_of(dims: &[Dim]) -> Option<(Sym, u64)> {
+    match *dims {
+        [Dim::Sym(rows), Dim::Const(width)] if width > 0 => Some((rows, width)),
+        _ => None,
+    }
+}
+
+/// The same of one that can lie in tiles.
+fn tiles_of(dims: &[Dim]) -> Option<(Sym, u64)> {
+    rows_of(dims).filter(|(_, width)| can_tile(*width))
+}
+
 struct View<'g> {
     graph: &'g Graph,
     id: OpId,
@@ -71,14 +85,34 @@ impl<'g> View<'g> {
         let Type::Tensor { elem: Elem::F32, dims } = ty else {
             return Err(fault(format!("operand `{name}` must be an f32 tensor, is {ty}")));
         };
-        match dims[..] {
-            [Dim::Sym(rows), Dim::Const(width)] if width > 0 => Ok((rows, width)),
-            _ => Err(fault(format!("operand `{name}` must be rows of constant width, is {ty}"))),
+        rows_of(dims)
+            .ok_or_else(|| fault(format!("operand `{name}` must be rows of constant width, is {ty}")))
+    }
+
+    /// The same of an operand that may be in bf16 tiles.
+    fn row_or_tiles(&self, name: &str) -> Result<(Sym, u64), Fault> {
+        match self.operand(name)? {
+            Type::Tensor { elem: Elem::Bf16, dims } => tiles_of(dims).ok_or_else(|| {
+                fault(format!("operand `{name}` in bf16 must be rows of whole tiles of {TILE}"))
+            }),
+            _ => self.row(name),
+        }
+    }
+
+    /// A result of f32 rows, or of the same in bf16 tiles.
+    fn want_rows_or_tiles(&self, name: &str, rows: Sym, width: u64) -> Result<(), Fault> {
+        match self.result(name)? {
+            Type::Tensor { elem: Elem::Bf16, dims } if tiles_of(dims) == Some((rows, width)) => Ok(()),
+            _ => self.want_result(name, &Type::rows(rows, width)),
         }
     }
 
     fn want_width(&self, name: &str, want: Option<u64>) -> Result<(), Fault> {
         let (_, width) = self.row(name)?;
+        self.fits_width(name, width, want)
+    }
+
+    fn fits_width(&self, name: &str, width: u64, want: Option<u64>) -> Result<(), Fault> {
         match want {
             Some(want) if want == width => Ok(()),
             Some(want) => Err(fault(format!("operand `{name}` has width {width}, needs {want}"))),
@@ -160,7 +194,7 @@ impl<'g> View<'g> {
         }
         let (rows, _) = self.row("q")?;
         let width = heads.checked_mul(cache.v_dim).ok_or_else(|| fault("sizes overflow"))?;
-        self.want_result("out", &Type::rows(rows, width))?;
+        self.want_rows_or_tiles("out", rows, width)?;
         Ok(cache)
     }
 
@@ -212,7 +246,7 @@ impl<'g> View<'g> {
                 if width % len != 0 {
                     return Err(fault(format!("a norm of {len} elements does not divide rows of {width}")));
                 }
-                self.want_result("out", &Type::rows(rows, width))
+                self.want_rows_or_tiles("out", rows, width)
             }
             Op::Linear(op::Linear {}) => self.linear(None, Epilogue::Store),
             Op::FusedLinear(op::FusedLinear { norm, epilogue }) => self.linear(norm, epilogue),
@@ -314,7 +348,7 @@ impl<'g> View<'g> {
                 self.want_result("weight", &Type::rows(rows, active))
             }
             Op::ExpertsUp(op::ExpertsUp {}) => {
-                let (rows, in_features) = self.row("x")?;
+                let (rows, in_features) = self.row_or_tiles("x")?;
                 let [experts, ffn, _] = *self.weight("gate")? else {
                     return Err(fault("experts are [experts, ffn, in]"));
                 };
@@ -322,15 +356,15 @@ impl<'g> View<'g> {
                 self.want_weight("gate", &[experts, ffn, in_features])?;
                 self.want_weight("up", &[experts, ffn, in_features])?;
                 let width = active.checked_mul(ffn).ok_or_else(|| fault("sizes overflow"))?;
-                self.want_result("h", &Type::rows(rows, width))
+                self.want_rows_or_tiles("h", rows, width)
             }
             Op::ExpertsDown(op::ExpertsDown { residual }) => {
-                let (rows, _) = self.row("h")?;
+                let (rows, width) = self.row_or_tiles("h")?;
                 let [_, out_features, ffn] = *self.weight("down")? else {
                     return Err(fault("experts are [experts, out, ffn]"));
                 };
                 let active = self.index("index", rows)?;
-                self.want_width("h", active.checked_mul(ffn))?;
+                self.fits_width("h", width, active.checked_mul(ffn))?;
                 self.want_width("weight", Some(active))?;
                 if residual {
                     self.same("residual", &Type::rows(rows, out_features))?;
@@ -363,7 +397,7 @@ impl<'g> View<'g> {
     }
 
     fn linear(&self, norm: Option<f64>, epilogue: Epilogue) -> Result<(), Fault> {
-        let (rows, in_features) = self.row("x")?;
+        let (rows, in_features) = self.row_or_tiles("x")?;
         if norm.is_some() {
             self.want_vector("norm", in_features)?;
         }
@@ -373,14 +407,17 @@ impl<'g> View<'g> {
         self.want_weight("weight", &[out_features, in_features])?;
         match epilogue {
             Epilogue::Store => {}
-            Epilogue::Residual => self.same("residual", &Type::rows(rows, out_features))?,
+            Epilogue::Residual => {
+                self.same("residual", &Type::rows(rows, out_features))?;
+                return self.want_result("out", &Type::rows(rows, out_features));
+            }
             Epilogue::SwiGlu => self.want_weight("up", &[out_features, in_features])?,
         }
-        self.want_result("out", &Type::rows(rows, out_features))
+        self.want_rows_or_tiles("out", rows, out_features)
     }
 
     fn qkv(&self, heads: u64, kv: u64, norm: bool, qk_norm: bool, dims: u64, own: bool) -> Result<(), Fault> {
-        let (rows, in_features) = self.row("x")?;
+        let (rows, in_features) = self.row_or_tiles("x")?;
         if norm {
             self.want_vector("norm", in_features)?;
         }
@@ -421,12 +458,14 @@ impl<'g> View<'g> {
             return Err(fault(format!("{} and {} differ", self.operand("shared")?, self.operand("own")?)));
         }
         self.want_vector("sink_window", heads)?;
-        let width = match gate {
-            GateMode::None => return Ok(()),
-            GateMode::Head => Some(heads),
-            GateMode::Elementwise => heads.checked_mul(shared.v_dim),
-        };
-        self.want_width("gate_select", width)?;
-        self.want_width("gate_window", width)
+        let gates = ["gate_select", "gate_window"];
+        match gate {
+            GateMode::None => Ok(()),
+            GateMode::Head => gates.iter().try_for_each(|name| self.want_width(name, Some(heads))),
+            GateMode::Elementwise => gates.iter().try_for_each(|name| {
+                let (_, width) = self.row_or_tiles(name)?;
+                self.fits_width(name, width, heads.checked_mul(shared.v_dim))
+            }),
+        }
     }
 }

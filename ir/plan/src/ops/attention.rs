@@ -1,6 +1,6 @@
 //! What each attention says of its operands and its sizes.
 
-use super::described::{gate, read, shares_out, slices, write};
+use super::described::{gate, read, shares_out, sliced_tiles, slices, write};
 use super::*;
 use crate::roles::{Kind, Reach};
 
@@ -19,7 +19,7 @@ impl AttnShape {
     }
 
     fn out(&self) -> Role {
-        write("out", slices(self.heads, self.v_dim))
+        write("out", sliced_tiles(self.heads, self.v_dim))
     }
 
     /// q, the cache, the sink where there is one.

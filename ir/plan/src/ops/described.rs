@@ -24,6 +24,21 @@ fn rows(width: u64) -> Kind {
     Kind::Rows(Some(width))
 }
 
+/// Rows that may lie in tiles.
+fn tiles(width: u64) -> Kind {
+    Kind::RowsOrTiles(Some(width))
+}
+
+/// The rows that a product reads: those that it normalises itself are f32.
+fn product_input(width: u64, norm: Option<f64>) -> Role {
+    read("x", if norm.is_some() { rows(width) } else { tiles(width) })
+}
+
+/// `count` slices of `width` of those.
+pub(super) fn sliced_tiles(count: u64, width: u64) -> Kind {
+    Kind::RowsOrTiles(count.checked_mul(width))
+}
+
 /// Rows of `count` slices of `width`.
 pub(super) fn slices(count: u64, width: u64) -> Kind {
     Kind::Rows(count.checked_mul(width))
@@ -47,7 +62,7 @@ pub(super) fn gate(mode: GateMode, heads: u64, v_dim: u64) -> Option<Kind> {
     match mode {
         GateMode::None => None,
         GateMode::Head => Some(rows(heads)),
-        GateMode::Elementwise => Some(slices(heads, v_dim)),
+        GateMode::Elementwise => Some(sliced_tiles(heads, v_dim)),
     }
 }
 
@@ -92,7 +107,7 @@ impl Op for RmsNorm {
         vec![
             read("x", slices(groups, width)),
             read("weight", Kind::Vector(width)),
-            write("out", slices(groups, width)),
+            write("out", sliced_tiles(groups, width)),
         ]
     }
 
@@ -106,7 +121,7 @@ impl Op for Linear {
 
     fn roles(&self) -> Vec<Role> {
         let Linear { in_features, out_features: out, norm, epilogue } = *self;
-        let mut roles = vec![read("x", rows(in_features))];
+        let mut roles = vec![product_input(in_features, norm)];
         roles.extend(norm.map(|_| read("norm", Kind::Vector(in_features))));
         roles.push(read("weight", matrix(out, in_features)));
         roles.extend(match epilogue {
@@ -114,7 +129,9 @@ impl Op for Linear {
             Epilogue::Residual => Some(read("residual", rows(out))),
             Epilogue::SwiGlu => Some(read("up", matrix(out, in_features))),
         });
-        roles.push(write("out", rows(out)));
+        // What is added to is f32, as is the sum.
+        let sum = epilogue == Epilogue::Residual;
+        roles.push(write("out", if sum { rows(out) } else { tiles(out) }));
         roles
     }
 
@@ -130,7 +147,7 @@ impl Op for QkvAppend {
     fn roles(&self) -> Vec<Role> {
         let QkvAppend { in_features, shape, norm, qk_norm, own_kv, .. } = *self;
         let AttnShape { heads, kv_heads, qk_dim, v_dim } = shape;
-        let mut roles = vec![read("x", rows(in_features))];
+        let mut roles = vec![product_input(in_features, norm)];
         roles.extend(norm.map(|_| read("norm", Kind::Vector(in_features))));
         roles.push(read("wq", projection(heads, qk_dim, in_features)));
         if own_kv {
@@ -202,7 +219,7 @@ impl Op for Gate {
     fn roles(&self) -> Vec<Role> {
         let Gate { heads, v_dim, mode } = *self;
         let mut roles = vec![read("x", slices(heads, v_dim))];
-        roles.extend(gate(mode, heads, v_dim).map(|kind| read("gate", kind)));
+        roles.extend(gate(mode, heads, v_dim).map(|kind| read("gate", kind.in_rows())));
         roles.push(write("out", slices(heads, v_dim)));
         roles
     }
@@ -235,11 +252,11 @@ impl Op for ExpertsUp {
     fn roles(&self) -> Vec<Role> {
         let ExpertsUp { experts, active, in_features, ffn } = *self;
         vec![
-            read("x", rows(in_features)),
+            read("x", tiles(in_features)),
             read("index", Kind::Experts { experts, active }),
             read("gate", matrices(experts, ffn, in_features)),
             read("up", matrices(experts, ffn, in_features)),
-            write("h", slices(active, ffn)),
+            write("h", sliced_tiles(active, ffn)),
         ]
     }
 
@@ -254,7 +271,7 @@ impl Op for ExpertsDown {
     fn roles(&self) -> Vec<Role> {
         let ExpertsDown { experts, active, out_features: out, ffn } = *self;
         vec![
-            read("h", slices(active, ffn)),
+            read("h", sliced_tiles(active, ffn)),
             read("index", Kind::Experts { experts, active }),
             read("weight", rows(active)),
             read("down", matrices(experts, out, ffn)),

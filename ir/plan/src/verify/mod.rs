@@ -21,6 +21,7 @@ mod uses;
 
 use std::fmt;
 
+use crate::tensor::{self, BLOCK_ROWS};
 use crate::{
     CachePolicy, Chosen, Code, Elem, Format, Kernel, KvOrder, MAX_BYTES, MAX_LAYERS, PLAN_VERSION, Plan,
     Role, Rows, StepOp, Target,
@@ -261,10 +262,16 @@ fn caches(plan: &Plan, report: &mut Report) {
 fn buffers(plan: &Plan, report: &mut Report) {
     for buffer in &plan.buffers {
         let rows = buffer.rows.count(plan.model.chunk, plan.model.max_outputs);
-        let possible =
-            buffer.width > 0 && fits(&[buffer.width.saturating_add(16), rows, 4]) && buffer.max_rows == rows;
-        if !possible || buffer.elem == Elem::Bf16 {
+        // Padding of a row, and of tiles.
+        let fits = fits(&[buffer.width.saturating_add(16), rows.saturating_add(BLOCK_ROWS), 4]);
+        let possible = buffer.width > 0
+            && fits
+            && buffer.max_rows == rows
+            && tensor::bytes(buffer.elem, rows, buffer.width).is_some();
+        if !possible {
             report.add(&buffer.name, "impossible sizes");
+        } else if buffer.elem == Elem::Bf16 && matches!(plan.target, Target::Host { .. }) {
+            report.add(&buffer.name, "it lies in tiles, which a processor's kernels do not read");
         } else if buffer.offset % 64 != 0
             || buffer.offset.checked_add(buffer.bytes()).is_none_or(|end| end > plan.arena_bytes)
         {

@@ -77,6 +77,7 @@ fn buffer_holds(b: &Buffer, kind: &Kind, rows: Rows) -> bool {
     let is = |width: Option<u64>, elem, rows| Some(b.width) == width && b.elem == elem && b.rows == rows;
     match *kind {
         Kind::Rows(width) => is(width, Elem::F32, rows),
+        Kind::RowsOrTiles(width) => is(width, Elem::F32, rows) || is(width, Elem::Bf16, rows),
         Kind::TokenRows(width) => is(Some(width), Elem::F32, Rows::Tokens),
         Kind::Token => is(Some(1), Elem::I32, rows) && b.selection.is_none(),
         Kind::Experts { active, .. } => is(Some(active), Elem::I32, rows) && b.selection.is_none(),
@@ -108,6 +109,7 @@ fn weight_holds(Format { codec, layout }: Format, kind: &Kind) -> bool {
             Layout::Vector { .. } => false,
         },
         Kind::Rows(_)
+        | Kind::RowsOrTiles(_)
         | Kind::TokenRows(_)
         | Kind::Token
         | Kind::Experts { .. }

@@ -117,6 +117,7 @@ impl State<'_> {
                 }
             }
             Kind::Rows(_)
+            | Kind::RowsOrTiles(_)
             | Kind::TokenRows(_)
             | Kind::Token
             | Kind::Vector(_)

@@ -2,7 +2,10 @@
 
 use hyc_plan::{AttnShape, GateMode, SelectShape};
 
-use crate::gpu::isa::{Emit, Float, Int, Ptr};
+use super::rows::load_column;
+use crate::gpu::isa::{Emit, Float, Int};
+use crate::gpu::tile::TiledRows;
+use crate::gpu::tile::rows::turn;
 use crate::gpu::work_item::{WorkItem, group};
 
 /// Which pages a branch reads.
@@ -24,23 +27,22 @@ pub struct Branch {
 }
 
 impl Branch {
-    /// The gate's column of an element: `None` without a gate.
-    fn gate_place<'c>(
+    /// The gate's operand and column of an element: `None` without a gate.
+    fn gate_column<'c>(
         &self,
         e: &Emit<'c>,
         shape: AttnShape,
         item: WorkItem<'c>,
         (h, element): (Int<'c>, Int<'c>),
-    ) -> Option<(Ptr<'c>, bool)> {
+    ) -> Option<(&'static str, GateMode, Int<'c>)> {
         let (name, mode) = self.gate?;
         let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
-        let (column, each) = match mode {
-            GateMode::Head => (head, false),
-            GateMode::Elementwise => (e.add(e.mul_const(head, shape.v_dim), element), true),
+        let column = match mode {
+            GateMode::Head => head,
+            GateMode::Elementwise => e.add(e.mul_const(head, shape.v_dim), element),
             GateMode::None => return None,
         };
-        let at_row = e.wide(e.mul_const(item.row, e.stride(name)));
-        Some((e.at(e.operand(name), e.add(at_row, e.wide(column))), each))
+        Some((name, mode, column))
     }
 
     /// The operand of a gate for each element.
@@ -54,23 +56,44 @@ impl Branch {
         e: &Emit<'c>,
         shape: AttnShape,
         item: WorkItem<'c>,
-        (h, element): (Int<'c>, Int<'c>),
+        place: (Int<'c>, Int<'c>),
         y: Float<'c>,
     ) -> Float<'c> {
-        let Some((gate, _)) = self.gate_place(e, shape, item, (h, element)) else { return y };
-        e.fmul(y, e.sigmoid(e.load(gate, e.int(0))))
+        let Some((name, _, column)) = self.gate_column(e, shape, item, place) else { return y };
+        e.fmul(y, e.sigmoid(load_column(e, name, item, column)))
     }
 
-    /// The logits of the gates of two neighbouring elements, the first an even one.
-    pub fn gate_pair<'c>(
+    /// The logits of the gates of elements `first + 8 m + 2 t, + 1`, m = 0 .. `count`, of each lane t of a quad: four at most.
+    /// Whole warps come here.
+    pub fn gate_pairs<'c>(
         &self,
         e: &Emit<'c>,
         shape: AttnShape,
         item: WorkItem<'c>,
-        (h, element): (Int<'c>, Int<'c>),
-    ) -> Option<[Float<'c>; 2]> {
-        let (gate, each) = self.gate_place(e, shape, item, (h, element))?;
-        Some(if each { e.load2(gate).map(|word| e.widen(word)) } else { [e.load(gate, e.int(0)); 2] })
+        (h, first, count): (Int<'c>, u64, u64),
+    ) -> Option<Vec<[Float<'c>; 2]>> {
+        let t = e.lane_pair().1;
+        let (name, mode, column) = self.gate_column(e, shape, item, (h, e.int(first)))?;
+        if mode == GateMode::Head {
+            let logit = load_column(e, name, item, column);
+            return Some(vec![[logit; 2]; count as usize]);
+        }
+        if !e.in_tiles(name) {
+            let row = e.at(e.operand(name), e.mul_const(e.wide(item.row), e.stride(name)));
+            let from = e.at(row, e.wide(e.add(column, e.mul_const(t, 2))));
+            let pair = |m| e.load2(e.at(from, e.int(8 * m))).map(|word| e.widen(word));
+            return Some((0..count).map(pair).collect());
+        }
+        let piece = |piece: Int<'c>| TiledRows::Operand(name).piece(e, item.row, piece, e.stride(name));
+        let first = e.div_rem(column, 8).0;
+        let words = if count == 4 {
+            turn(e, e.load4(piece(e.add(first, t)), e.int(0))).to_vec()
+        } else {
+            (0..count).map(|m| e.load_int(piece(e.add_const(first, m as i64)), t)).collect()
+        };
+        let unpack =
+            |word| [e.shift_left(word, 16), e.and(word, e.int(0xffff_0000))].map(|bits| e.widen(bits));
+        Some(words.into_iter().map(unpack).collect())
     }
 
     /// How many tokens back a row sees, its own included.

@@ -31,12 +31,13 @@ use super::flash_select::{Buffers, FIRST_SELECTOR};
 use super::flash_softmax::{Growth, State, scale};
 use super::flash_tile::{CONSUMERS, Flash, GROUPS, Place, ROWS, Segment, TILE_ROWS};
 use super::limits::FLASH;
+use super::rows::store_pairs;
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK};
 use crate::gpu::paged_kv::physical_page;
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::tile::{SharedTile, Swizzle, TILE_BYTES, clear_from};
-use crate::gpu::work_item::{WorkItem, group, output_index};
+use crate::gpu::work_item::{WorkItem, group};
 
 /// Shared memory that a block may have, less what is not the rings' or the queries'.
 const SHARED: u64 = 220 << 10;
@@ -364,16 +365,14 @@ impl Flash<'_> {
                 });
             }
             let factor = e.fdiv(shrink, sum);
-            e.when(own, |e| {
-                let item = WorkItem { row: token, kv_head: of.kv_head, position: token, sequence: token };
-                for m in 0..self.shape.v_dim as usize / 8 {
-                    let element = e.add_const(e.mul_const(place.t, 2), 8 * m as i64);
-                    let at = output_index(e, self.shape, item, head, element);
-                    let words =
-                        [0, 1].map(|i| e.bits(e.fmul(e.get_float(state.acc[4 * m + 2 * half + i]), factor)));
-                    e.store_words(e.operand("out"), at, &words);
-                }
-            });
+            let item = WorkItem { row: token, kv_head: of.kv_head, position: token, sequence: token };
+            for first in (0..self.shape.v_dim).step_by(32) {
+                let pairs: Vec<[Float<'c>; 2]> = (first / 8..(first + 32).min(self.shape.v_dim) / 8)
+                    .map(|m| 4 * m as usize + 2 * half)
+                    .map(|at| [at, at + 1].map(|at| e.fmul(e.get_float(state.acc[at]), factor)))
+                    .collect();
+                store_pairs(e, self.shape, item, (head, first, own), &pairs);
+            }
         }
     }
 }

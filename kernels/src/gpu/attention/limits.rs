@@ -40,6 +40,7 @@ pub fn takes(spec: &KernelSpec, multiprocessors: u64) -> bool {
     let selections = spec.op.roles().into_iter().filter_map(|role| match role.kind {
         Kind::Selection { shape, .. } => Some(shape.blocks),
         Kind::Rows(_)
+        | Kind::RowsOrTiles(_)
         | Kind::TokenRows(_)
         | Kind::Token
         | Kind::Experts { .. }
@@ -62,6 +63,7 @@ fn looked_up(spec: &KernelSpec, shape: AttnShape, multiprocessors: u64) -> u64 {
         // Those of a selection are its blocks.
         Kind::Cache { reach: Reach::Selected(_) | Reach::Nothing, .. }
         | Kind::Rows(_)
+        | Kind::RowsOrTiles(_)
         | Kind::TokenRows(_)
         | Kind::Token
         | Kind::Experts { .. }

@@ -10,6 +10,7 @@
 
 use hyc_plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, OperandSpec, SelectShape};
 
+use super::rows::{load_column, output_column, store_output};
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var, WARP};
 use crate::gpu::paged_kv::{key_index, page_offset, value_index};
@@ -284,12 +285,6 @@ impl<'c> Branch<'c> {
     }
 }
 
-/// Where head `h` of the group of the block's item begins in the output.
-fn place<'c>(e: &Emit<'c>, shape: AttnShape, item: WorkItem<'c>, h: Int<'c>) -> Int<'c> {
-    let head = e.add(e.mul_const(item.kv_head, group(shape)), h);
-    e.add(e.mul_const(item.row, e.stride("out")), e.mul_const(head, shape.v_dim))
-}
-
 /// The first token that a window sees.
 fn window_start<'c>(e: &Emit<'c>, item: WorkItem<'c>, width: u64) -> Int<'c> {
     e.max(e.add_const(item.position, 1 - width as i64), e.int(0))
@@ -314,8 +309,7 @@ pub fn full(k: &mut Kernel<'_, '_>, shape: AttnShape, sink: bool, select: Option
         let (source, sink) = (Source::From(e.int(0)), sink.then_some("sink"));
         let branch = Branch { shape, cache, operand: "cache", source, sink, scores };
         branch.run(e, item, &shared, &|e, h, element, y| {
-            let at = e.add(place(e, shape, item, h), element);
-            e.store(e.operand("out"), at, y.into());
+            store_output(e, shape, item, (h, element), y);
         });
         if let (Some(select), Some(scores)) = (select, scores) {
             let visible = e.add_const(e.div_rem(item.position, cache.page).0, 1);
@@ -347,8 +341,7 @@ fn single<'c>(
         let (source, sink) = (source(e, item), sink.then_some("sink"));
         let branch = Branch { shape, cache, operand: "cache", source, sink, scores: None };
         branch.run(e, item, &shared, &|e, h, element, y| {
-            let at = e.add(place(e, shape, item, h), element);
-            e.store(e.operand("out"), at, y.into());
+            store_output(e, shape, item, (h, element), y);
         });
     });
 }
@@ -379,15 +372,13 @@ pub fn hybrid(k: &mut Kernel<'_, '_>, shape: AttnShape, select: SelectShape, win
                 };
                 let mut y = y;
                 if let Some(column) = column {
-                    let at = e.add(e.mul_const(item.row, e.stride(gate)), column);
-                    y = e.fmul(y, e.sigmoid(e.load(e.operand(gate), at)));
+                    y = e.fmul(y, e.sigmoid(load_column(e, gate, item, column)));
                 }
-                let at = e.add(place(e, shape, item, h), element);
                 if i > 0 {
                     // The first branch's value: written by this thread.
-                    y = e.fadd(y, e.load(e.operand("out"), at));
+                    y = e.fadd(y, load_column(e, "out", item, output_column(e, shape, item, (h, element))));
                 }
-                e.store(e.operand("out"), at, y.into());
+                store_output(e, shape, item, (h, element), y);
             });
         }
     });

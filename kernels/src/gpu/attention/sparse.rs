@@ -5,11 +5,12 @@ use hyc_plan::{AttnShape, Extent, GateMode, SelectShape};
 
 use super::branch::{Branch, Source};
 use super::limits::{WARPS4, WARPS8};
+use super::rows::store_output;
 use super::shared_pages;
 use super::warp_mma::{Pages, Reader};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, SHARED_SLACK, WARP};
-use crate::gpu::work_item::{WorkItem, output_index, selected_blocks};
+use crate::gpu::work_item::{WorkItem, group, selected_blocks};
 
 /// `WindowAttention`.
 pub fn window(k: &mut Kernel<'_, '_>, shape: AttnShape, window: u64, sink: bool) {
@@ -81,16 +82,20 @@ fn query_launch(
         e.wait_for_inputs();
         let q = first.query(e, item);
         let memory = first.partials(e);
+        // What the first branch gives, until the second one's thread of the same place adds to it.
+        let kept = (branches.len() > 1).then(|| e.shared(group(shape) * shape.v_dim));
         for (i, ((branch, r), window)) in branches.iter().zip(&readers).zip(windows).enumerate() {
             let pages = window.unwrap_or_else(|| pages(branch, e, r, item));
             let state = r.run(e, item, &q, &pages, None);
             r.store_partial(e, &state, &memory);
             r.combine(e, item, &memory, branch.sink, &|e, h, element, y| {
                 let y = branch.gated(e, shape, item, (h, element), y);
-                let at = output_index(e, shape, item, h, element);
-                // The first branch's value was written by this thread.
-                let y = if i > 0 { e.fadd(y, e.load(e.operand("out"), at)) } else { y };
-                e.store(e.operand("out"), at, y.into());
+                let Some(kept) = kept else { return store_output(e, shape, item, (h, element), y) };
+                let at = e.add(e.mul_const(h, shape.v_dim), element);
+                match i {
+                    0 => e.store(kept, at, y.into()),
+                    _ => store_output(e, shape, item, (h, element), e.fadd(y, e.load(kept, at))),
+                }
             });
         }
     });

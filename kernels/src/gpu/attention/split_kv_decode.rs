@@ -10,11 +10,12 @@
 use hyc_plan::{AttnShape, Extent, SelectShape};
 
 use super::limits::{SPLIT_KV, SPLIT_KV_ROWS, splits};
+use super::rows::store_output;
 use super::warp_mma::Reader;
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, SHARED_SLACK, WARP};
 use crate::gpu::select::{CHUNK, Heads, TopK};
-use crate::gpu::work_item::{WorkItem, group, output_index, selected_blocks};
+use crate::gpu::work_item::{WorkItem, group, selected_blocks};
 
 const WARPS: u64 = 4;
 /// Warps of a block that merges, and parts whose sums it loads at a time.
@@ -188,8 +189,7 @@ fn merge<'c>(e: &Emit<'c>, plan: &Plan, sink: bool, select: Option<SelectShape>)
                 .collect();
             states.iter().for_each(|(factor, x)| e.accumulate(total, *factor, *x));
         });
-        let to = output_index(e, shape, item, h, element);
-        e.store(e.operand("out"), to, e.get(total));
+        store_output(e, shape, item, (h, element), e.get_float(total));
     });
     let (Some(select), Some(heads)) = (select, heads) else { return };
     let (table, heads) = (plan.table(e, index), heads.group(e, e.int(0)));

@@ -8,11 +8,13 @@ use hyc_plan::Epilogue;
 use hyc_plan::ops::Linear;
 
 use super::epilogue::{Columns, Line, Values, lanes_rows, write};
-use super::matrices::{Product, Rows, blocks, section};
+use super::matrices::{Product, Rows, To, blocks, section};
 use super::pack_rows::BLOCK_ROWS;
 use super::wgmma::{Begin, Job, Sums, Tile, WIDE, wgmma};
 use crate::gpu::function::{Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, Var};
+use crate::gpu::tile::TiledRows;
+use crate::gpu::tile::rows::turn;
 use crate::gpu::work_item::row_count;
 
 /// Row blocks that are gone down before the next outputs.
@@ -65,7 +67,7 @@ pub fn large_m_with<'c>(
     let count = |e: &Emit<'c>| e.mul_const(row_blocks(e, row_count(e, spec)), columns);
     let job = Job {
         in_features: p.in_features,
-        rows_at: p.rows_at,
+        rows: p.rows,
         width,
         half_tiles: false,
         count: &count,
@@ -95,7 +97,18 @@ pub fn store<'c>(
     let each = each(p, 2 * sums.of.len() as u64);
     let inside = e.mul_const(tile.section.block, each);
     let first = e.add(tile.section.column, inside);
-    let strides = [Some(p.to), p.plus.map(Rows::Operand)].into_iter().flatten().map(|rows| rows.stride(e));
+    let to = match p.to {
+        To::Rows(rows) => rows,
+        To::Tiles(name) => {
+            let targets = [0, 8].map(|half| {
+                let row = e.add_const(e.add(row, e.lane_pair().0), half);
+                (e.lt(row, tile.rows), row, first)
+            });
+            let to = (TiledRows::Operand(name), e.stride(name), e.sub(tile.section.out, inside));
+            return store_tiles(e, to, &targets, two, sums);
+        }
+    };
+    let strides = [Some(to), p.plus.map(Rows::Operand)].into_iter().flatten().map(|rows| rows.stride(e));
     let aligned = strides.chain(p.matrices.iter().map(|m| m.column)).all(|n| n.is_multiple_of(4));
     let whole = p.matrices.iter().all(|m| m.out.is_multiple_of(each));
     let columns = Columns { count: each, left: e.sub(tile.section.out, inside), whole, aligned };
@@ -103,10 +116,41 @@ pub fn store<'c>(
         let row = e.add(row, r);
         let clamped = e.max(e.min(row, e.add_const(tile.rows, -1)), e.int(0));
         let at = |rows: Rows| rows.at(e, clamped, first);
-        Line { inside: e.lt(row, tile.rows), to: at(p.to), plus: p.plus.map(Rows::Operand).map(at) }
+        Line { inside: e.lt(row, tile.rows), to: at(to), plus: p.plus.map(Rows::Operand).map(at) }
     });
     let values = Values { ready: sums.ready, get: &|e, i| value(e, sums.of, i, two) };
     write(e, staging, &columns, &values, &lines);
+}
+
+/// A row in tiles that results go to: whether there is one, its number, its first column.
+pub type Target<'c> = (Int<'c>, Int<'c>, Int<'c>);
+
+/// Stores the results of a lane's two rows in tiles of `width` columns, `left` of which they have: four pieces of a row at a
+/// time, one by each lane of a quad.
+pub fn store_tiles<'c>(
+    e: &Emit<'c>,
+    (rows, width, left): (TiledRows, u64, Int<'c>),
+    targets: &[Target<'c>; 2],
+    two: bool,
+    sums: &Sums<'_, 'c>,
+) {
+    let count = if two { sums.of.len() / 2 } else { sums.of.len() };
+    (sums.ready)(e);
+    let t = e.lane_pair().1;
+    for (half, (inside, row, first)) in targets.iter().enumerate() {
+        for (four, columns) in (0..count).step_by(16).zip((0..).step_by(32)) {
+            let words = [0, 4, 8, 12].map(|j| {
+                let [low, high] = [0, 1].map(|i| value(e, sums.of, four + j + 2 * half + i, two));
+                e.pack_bf16(low, high)
+            });
+            let words = turn(e, words);
+            let column = e.add_const(e.mul_const(t, 8), columns);
+            e.when(e.and(*inside, e.lt(column, left)), |e| {
+                let piece = e.div_rem(e.add(*first, column), 8).0;
+                e.store_words(rows.piece(e, *row, piece, width), e.int(0), &words);
+            });
+        }
+    }
 }
 
 /// Element `i` of a lane's results, of one or two weights.

@@ -5,7 +5,7 @@
 use hyc_plan::{Epilogue, Extent, Layout, PANEL};
 
 use super::large_m::large_m;
-use super::matrices::{Matrix, Product, Rows};
+use super::matrices::{Matrix, Product, To};
 use super::panel::{self, Input, Place, THREADS, input, mine, panel_at, tile};
 use super::product::{M8, M32, WGMMA, WGMMA128, pack_x};
 use super::small_m::small_m;
@@ -24,8 +24,8 @@ fn tiled(k: &mut Kernel<'_, '_>, in_features: u64, out: u64, norm: Option<f64>, 
         in_features,
         matrices: vec![Matrix { name: "weight", out, column: 0 }],
         up: (epilogue == Epilogue::SwiGlu).then_some("up"),
-        rows_at: pack_x(k, in_features, norm),
-        to: Rows::Operand("out"),
+        rows: pack_x(k, in_features, norm),
+        to: To::operand(k, "out"),
         plus: (epilogue == Epilogue::Residual).then_some("residual"),
     };
     small_m(k, M8, &product, 1);

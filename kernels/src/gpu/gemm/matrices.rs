@@ -1,6 +1,8 @@
 //! The weights of one product, one below the other, and the blocks of outputs that they make.
 
+use crate::gpu::function::Kernel;
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
+use crate::gpu::tile::TiledRows;
 
 /// One weight operand of a product.
 #[derive(Clone, Copy)]
@@ -41,6 +43,22 @@ impl Rows {
     }
 }
 
+/// Where results go.
+#[derive(Clone, Copy)]
+pub enum To {
+    /// To f32 rows.
+    Rows(Rows),
+    /// To the bf16 tiles of an operand, with nothing added.
+    Tiles(&'static str),
+}
+
+impl To {
+    /// An operand as it lies.
+    pub fn operand(k: &Kernel<'_, '_>, name: &'static str) -> To {
+        if k.in_tiles(name) { To::Tiles(name) } else { To::Rows(Rows::Operand(name)) }
+    }
+}
+
 /// `y = [W0; W1; ...] x`, or with `up` `y = silu(W0 x) * (up x)`; then `y + plus`.
 pub struct Product {
     /// Input features.
@@ -49,10 +67,9 @@ pub struct Product {
     pub matrices: Vec<Matrix>,
     /// A second weight, of the first one's shape.
     pub up: Option<&'static str>,
-    /// The packed rows: offset in scratch, in 4-byte elements.
-    pub rows_at: u64,
+    pub rows: TiledRows,
     /// Where the results go: columns among all.
-    pub to: Rows,
+    pub to: To,
     /// What is added.
     pub plus: Option<&'static str>,
 }
@@ -62,7 +79,10 @@ impl Product {
     pub fn store<'c>(&self, e: &Emit<'c>, row: Int<'c>, column: Int<'c>, value: Float<'c>) {
         let plus = self.plus.map(|name| e.load(Rows::Operand(name).at(e, row, column), e.int(0)));
         let value = plus.map_or(value, |plus| e.fadd(value, plus));
-        e.store(self.to.at(e, row, column), e.int(0), value.into());
+        match self.to {
+            To::Rows(rows) => e.store(rows.at(e, row, column), e.int(0), value.into()),
+            To::Tiles(name) => TiledRows::Operand(name).store(e, (row, column), e.stride(name), value),
+        }
     }
 }
 

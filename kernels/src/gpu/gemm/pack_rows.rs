@@ -4,12 +4,12 @@
 
 use hyc_plan::{Extent, TILE};
 
+pub use hyc_plan::tensor::BLOCK_ROWS;
+
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr};
-use crate::gpu::tile::{Swizzle, TILE_BYTES};
+use crate::gpu::tile::{TILE_BYTES, TiledRows};
 
-/// Rows are padded to whole blocks of `wgmma`.
-pub const BLOCK_ROWS: u64 = 128;
 /// Threads that pack one row.
 const PACKERS: u64 = 512;
 
@@ -30,10 +30,9 @@ pub struct Packed<'s> {
     pub grid: Extent,
     /// Elements of a row.
     pub in_features: u64,
-    /// Fused RMSNorm, with its weight in the operand `norm`.
-    pub norm: Option<f64>,
-    /// Offset in scratch, in 4-byte elements.
-    pub to: u64,
+    /// RMSNorm on the way: its eps, and the operand of its weight.
+    pub norm: Option<(f64, &'static str)>,
+    pub to: TiledRows,
     /// The variants that it is a part of; empty: all.
     pub variants: &'s [&'s str],
 }
@@ -53,14 +52,16 @@ pub fn pack<'c>(
             .map(|round| e.min(e.add_const(e.thread(), (round * PACKERS) as i64), e.int(chunks - 1)))
             .collect();
         let weights: Vec<Vec<Float<'c>>> = match norm {
-            Some(_) => places.iter().map(|chunk| eight(e, e.operand("norm"), *chunk, in_features)).collect(),
+            Some((_, weight)) => {
+                places.iter().map(|chunk| eight(e, e.operand(weight), *chunk, in_features)).collect()
+            }
             None => vec![],
         };
         e.wait_for_inputs();
         let (x, row) = source(e, e.block_x());
         let mut values: Vec<Vec<Float<'c>>> =
             places.iter().map(|chunk| eight(e, x, *chunk, in_features)).collect();
-        if let Some(eps) = norm {
+        if let Some((eps, _)) = norm {
             let scale = inverse_rms(e, &values, chunks, in_features, eps);
             for (values, weights) in values.iter_mut().zip(&weights) {
                 for (value, weight) in values.iter_mut().zip(weights) {
@@ -74,19 +75,23 @@ pub fn pack<'c>(
     });
 }
 
-/// Stores elements `8 * chunk ..` of packed row `row`, the rows being at `to` in scratch.
+/// `RmsNorm` of whole rows into tiles.
+pub fn rmsnorm(k: &mut Kernel<'_, '_>, width: u64, eps: f64) {
+    let (norm, to) = (Some((eps, "weight")), TiledRows::Operand("out"));
+    let rows = Packed { part: "", grid: k.rows(1, 1), in_features: width, norm, to, variants: &[] };
+    pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
+}
+
+/// Stores elements `8 * chunk ..` of row `row` of `to`.
 pub fn store_piece<'c>(
     e: &Emit<'c>,
-    (to, row): (u64, Int<'c>),
+    (to, row): (TiledRows, Int<'c>),
     chunk: Int<'c>,
     in_features: u64,
     values: &[Float<'c>],
 ) {
-    let (tile, piece) = e.div_rem(chunk, 8);
-    let place = e.and(row, e.int(TILE - 1));
-    let at = e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(Swizzle::piece(e, place, piece), 4));
     let words: Vec<Int<'c>> = values.chunks(2).map(|pair| e.pack_bf16(pair[0], pair[1])).collect();
-    e.store_words(packed_row(e, to, row, in_features), at, &words);
+    e.store_words(to.piece(e, row, chunk, in_features), e.int(0), &words);
 }
 
 /// Elements `8 * chunk ..` of a row of `in_features`, 0 beyond its end.
@@ -131,16 +136,4 @@ fn inverse_rms<'c>(
 pub fn strip_offset<'c>(e: &Emit<'c>, block: Int<'c>, in_features: u64) -> Int<'c> {
     let (tile, quarter) = e.div_rem(block, 4);
     e.add(e.mul_const(e.wide(tile), k_tiles(in_features) * TILE_BYTES), e.wide(e.mul_const(quarter, 2048)))
-}
-
-/// The address of packed row `row` in the first of its tiles, the rows being at `at` in scratch.
-pub fn packed_row<'c>(e: &Emit<'c>, at: u64, row: Int<'c>, in_features: u64) -> Ptr<'c> {
-    tile_row(e, e.at(e.scratch(), e.int(at)), row, in_features)
-}
-
-/// The address of row `row` of a matrix of tiles in the first of its tiles.
-pub fn tile_row<'c>(e: &Emit<'c>, matrix: Ptr<'c>, row: Int<'c>, in_features: u64) -> Ptr<'c> {
-    let (tile, place) = e.div_rem(row, TILE);
-    let tile = e.mul_const(e.wide(tile), k_tiles(in_features) * TILE_BYTES);
-    e.byte_offset(e.byte_offset(matrix, tile), e.mul_const(place, 128))
 }

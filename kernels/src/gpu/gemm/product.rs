@@ -3,6 +3,7 @@
 
 use super::pack_rows::{Packed, pack, packed_bytes};
 use crate::gpu::function::Kernel;
+use crate::gpu::tile::TiledRows;
 
 /// Products of 8 and of 32 rows per block by `small_m`, and of 128 by `wgmma`, in wide and in narrow tiles.
 pub const M8: &str = "m8";
@@ -10,14 +11,29 @@ pub const M32: &str = "m32";
 pub const WGMMA: &str = "wgmma";
 pub const WGMMA128: &str = "wgmma128";
 
-/// Adds the launch that packs the rows of the operand `x`, with the weight of their norm in `norm`. Returns where they are
-/// in scratch.
-pub fn pack_x(k: &mut Kernel<'_, '_>, in_features: u64, norm: Option<f64>) -> u64 {
-    let rows_at = k.scratch(packed_bytes(k.spec.max_rows, in_features));
-    let rows = Packed { part: "_pack", grid: k.rows(1, 1), in_features, norm, to: rows_at, variants: &[] };
+/// The rows of the operand `x` in tiles: where it lies in rows, behind a launch that packs them, with the weight of their norm
+/// in `norm`.
+pub fn pack_x(k: &mut Kernel<'_, '_>, in_features: u64, norm: Option<f64>) -> TiledRows {
+    let most = k.spec.max_rows;
+    pack_x_of(k, in_features, norm, (&[], most))
+}
+
+/// The same as a part of some variants, which take so many rows at most.
+pub fn pack_x_of(
+    k: &mut Kernel<'_, '_>,
+    in_features: u64,
+    norm: Option<f64>,
+    (variants, most): (&[&str], u64),
+) -> TiledRows {
+    if k.in_tiles("x") {
+        return TiledRows::Operand("x");
+    }
+    let to = TiledRows::Scratch(k.scratch(packed_bytes(most, in_features)));
+    let norm = norm.map(|eps| (eps, "norm"));
+    let rows = Packed { part: "_pack", grid: k.rows(1, 1), in_features, norm, to, variants };
     pack(k, &rows, &|e, row| {
         let from = e.mul_const(e.wide(row), e.stride("x"));
         (e.at(e.operand("x"), from), row)
     });
-    rows_at
+    to
 }

@@ -10,7 +10,7 @@ use hyc_plan::ops::QkvAppend;
 use hyc_plan::{Extent, Layout, PANEL};
 
 use super::large_m::{large_m, large_m_with};
-use super::matrices::{Matrix, Product, Rows};
+use super::matrices::{Matrix, Product, Rows, To};
 use super::panel::{self, THREADS, input, mine, panel_at, tile};
 use super::product::{M8, M32, WGMMA, pack_x};
 use super::projections::{Part, Projection};
@@ -40,8 +40,8 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
     let layout = k.layout("wq");
     let tiled = matches!(layout, Layout::Tiles { .. });
     let fused = tiled && qkv_small_m::takes(c);
-    let whole = tiled && qkv_large_m::takes(c);
-    let scratch = if whole { 0 } else { k.scratch(4 * columns * spec.max_rows) };
+    let whole = qkv_large_m::width(c).filter(|_| tiled);
+    let scratch = if whole.is_some() { 0 } else { k.scratch(4 * columns * spec.max_rows) };
     match layout {
         Layout::Tiles { .. } => {
             let matrix =
@@ -50,18 +50,22 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
                 in_features: c.in_features,
                 matrices: parts.iter().map(matrix).collect(),
                 up: None,
-                rows_at: pack_x(k, c.in_features, c.norm),
-                to: if whole { Rows::Operand("q") } else { Rows::Scratch { at: scratch, stride: columns } },
+                rows: pack_x(k, c.in_features, c.norm),
+                to: To::Rows(if whole.is_some() {
+                    Rows::Operand("q")
+                } else {
+                    Rows::Scratch { at: scratch, stride: columns }
+                }),
                 plus: None,
             };
             if fused {
-                qkv_small_m::launches(k, c, &parts, product.rows_at);
+                qkv_small_m::launches(k, c, &parts, product.rows);
             } else {
                 small_m(k, M8, &product, 1);
                 small_m(k, M32, &product, 4);
             }
-            if whole {
-                large_m_with(k, WGMMA, WIDE, &product, &|e, tile, row, staging| {
+            if let Some(width) = whole {
+                large_m_with(k, WGMMA, width, &product, &|e, tile, row, staging| {
                     qkv_large_m::begin(e, c, &product, (tile, row, staging))
                 });
             } else {
@@ -71,7 +75,7 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
         Layout::Panels { .. } => project(k, c, &parts, columns, scratch),
         Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
     }
-    if whole {
+    if whole.is_some() {
         return;
     }
     let heads: u64 = parts.iter().map(|p| p.heads).sum();

@@ -1,7 +1,7 @@
 //! `QkvAppend` of many rows, behind the packed rows: projections, RoPE and append in one function.
 //!
 //! ```text
-//! tile: 256 outputs of q, k or v: whole heads of q and k, so that a lane has both elements of a pair that RoPE turns
+//! tile: 256 (or 192) outputs of q, k or v: whole heads of q and k, so that a lane has both elements of a pair that RoPE turns
 //!   q      rotated in registers, then written as other results are
 //!   k, v   to their pages from registers: a lane has two dims of a row
 //! ```
@@ -21,9 +21,18 @@ use super::wgmma::{Finish, Sums, Tile, WIDE};
 use crate::gpu::isa::{Emit, Int, Ptr, Var};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
 
+/// Outputs of a tile for heads that 256 is no multiple of.
+const NARROWER: u64 = 192;
+
 /// Whether the function takes the op.
 pub fn takes(c: &QkvAppend) -> bool {
-    qkv_small_m::takes(c) && WIDE.is_multiple_of(c.shape.qk_dim)
+    width(c).is_some()
+}
+
+/// Outputs of a tile: as many as are whole heads.
+pub fn width(c: &QkvAppend) -> Option<u64> {
+    let whole = |width: &u64| qkv_small_m::takes(c) && width.is_multiple_of(c.shape.qk_dim);
+    [WIDE, NARROWER].into_iter().find(whole)
 }
 
 /// One of the two rows of a lane.
@@ -57,13 +66,14 @@ pub fn begin<'a, 'c: 'a>(
         let pages: Option<Pages<'c>> = c.own_kv.then(|| [page(&rows[0]), page(&rows[1])]);
         (sums.ready)(e);
         let sums = sums.of;
+        let width = 2 * sums.len() as u64;
         e.when(e.lt(s.number, e.int(2)), |e| rotate(e, c, table, &rows, sums));
         let query = |e: &Emit<'c>| {
             store(e, p, (tile, first, staging), &Sums { of: sums, ready: &|_| {} });
         };
         let Some(pages) = pages else { return query(e) };
         let append = |e: &Emit<'c>| {
-            let left = e.sub(s.out, e.mul_const(s.block, WIDE));
+            let left = e.sub(s.out, e.mul_const(s.block, width));
             e.either(
                 e.eq(s.number, e.int(1)),
                 |e| keys(e, c.shape.qk_dim, (s.block, left), (&rows, &pages), sums),
@@ -87,7 +97,7 @@ fn rotate<'c>(e: &Emit<'c>, c: &QkvAppend, table: Ptr<'c>, rows: &[Row<'c>; 2], 
         let pair = e.add_const(e.mul_const(t, 2), (8 * j as usize + parity) as i64);
         for (half, row) in rows.iter().enumerate() {
             let (sin, cos) = grown(e, c.rope, e.sin_cos_steps(e.load_long(table, pair), row.position));
-            for head in 0..WIDE / dim {
+            for head in 0..2 * sums.len() as u64 / dim {
                 let near = sums[sum(head * dim / 8 + j, half, parity)];
                 let far = sums[sum(head * dim / 8 + dim / 16 + j, half, parity)];
                 let (a, b) = (e.get_float(near), e.get_float(far));
@@ -107,10 +117,11 @@ fn keys<'c>(
     sums: &[Var<'c>],
 ) {
     let (cache, t) = (e.cache("cache"), e.lane_pair().1);
+    let width = 2 * sums.len() as u64;
     let whole_words = cache.elem == Elem::Bf16 && cache.order == KvOrder::Tiles;
     for (half, (row, (page, place))) in rows.iter().zip(*pages).enumerate() {
-        for j in 0..WIDE / 8 {
-            let head = e.add_const(e.mul_const(block, WIDE / dim), (8 * j / dim) as i64);
+        for j in 0..width / 8 {
+            let head = e.add_const(e.mul_const(block, width / dim), (8 * j / dim) as i64);
             let d = e.add_const(e.mul_const(t, 2), (8 * j % dim) as i64);
             e.when(e.and(row.inside, e.lt(e.int(8 * j), left)), |e| {
                 let pair = [0, 1].map(|parity| e.get_float(sums[sum(j, half, parity)]));
@@ -134,8 +145,9 @@ fn values<'c>(
     sums: &[Var<'c>],
 ) {
     let (cache, t) = (e.cache("cache"), e.lane_pair().1);
-    for j in 0..WIDE / 8 {
-        let (head, d) = e.div_rem(e.add_const(e.mul_const(block, WIDE), 8 * j as i64), dim);
+    let width = 2 * sums.len() as u64;
+    for j in 0..width / 8 {
+        let (head, d) = e.div_rem(e.add_const(e.mul_const(block, width), 8 * j as i64), dim);
         let d = e.add(d, e.mul_const(t, 2));
         for (half, (row, (page, place))) in rows.iter().zip(*pages).enumerate() {
             e.when(e.and(row.inside, e.lt(e.int(8 * j), left)), |e| {

@@ -13,7 +13,7 @@ use hyc_plan::Extent;
 use hyc_plan::abi::StepContext;
 use hyc_plan::ops::QkvAppend;
 
-use super::pack_rows::{k_tiles, packed_row, tile_row};
+use super::pack_rows::k_tiles;
 use super::product::{M8, M32};
 use super::projections::Part;
 use super::rope::{angles, grown};
@@ -21,6 +21,7 @@ use super::small_m::{Strip, THREADS, WARPS, reduce, strip_ring, strip_shared};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
+use crate::gpu::tile::{TiledRows, tile_row};
 use crate::gpu::work_item::row_count;
 
 /// Whether the function takes the op.
@@ -31,10 +32,10 @@ pub fn takes(c: &QkvAppend) -> bool {
         && c.shape.v_dim % 16 == 0
 }
 
-/// Adds the functions of [`M8`] and [`M32`]; the rows are packed at `rows_at` in scratch.
-pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], rows_at: u64) {
-    function(k, M8, c, parts, (rows_at, 1));
-    function(k, M32, c, parts, (rows_at, 4));
+/// Adds the functions of [`M8`] and [`M32`].
+pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], rows: TiledRows) {
+    function(k, M8, c, parts, (rows, 1));
+    function(k, M32, c, parts, (rows, 4));
 }
 
 fn function(
@@ -42,7 +43,7 @@ fn function(
     variant: &str,
     c: &QkvAppend,
     parts: &[Part],
-    (rows_at, eights): (u64, u64),
+    (rows, eights): (TiledRows, u64),
 ) {
     let spec = k.spec;
     let blocks = parts.iter().map(|part| part.heads * part.dim / 16).sum();
@@ -60,7 +61,7 @@ fn function(
             let strip = Strip {
                 weights: vec![place.row(e, place.dims[0], c.in_features)],
                 far: Some(place.row(e, place.dims[1], c.in_features)),
-                rows: packed_row(e, rows_at, first_row, c.in_features),
+                rows: rows.row(e, first_row, c.in_features),
                 eights,
                 first: e.div_rem(e.thread(), 32).0,
                 step: WARPS,

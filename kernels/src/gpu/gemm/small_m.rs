@@ -11,7 +11,7 @@
 use hyc_plan::Extent;
 
 use super::matrices::{Product, blocks, section};
-use super::pack_rows::{k_tiles, packed_row, strip_offset};
+use super::pack_rows::{k_tiles, strip_offset};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK, Var};
 use crate::gpu::tile::pipeline::{Fill, WarpRing};
@@ -154,7 +154,7 @@ pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, eights: u64) 
             let strip = Strip {
                 weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
                 far: None,
-                rows: packed_row(e, p.rows_at, first_row, p.in_features),
+                rows: p.rows.row(e, first_row, p.in_features),
                 eights,
                 first: e.div_rem(e.thread(), 32).0,
                 step: WARPS,

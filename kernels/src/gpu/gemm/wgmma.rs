@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cluster: two blocks, as many as the chip has room for; each takes every so many pairs of tiles
-//! tile:    128 rows x 256 (or 128) outputs: two warp groups of 64 rows, and one thread that keeps a ring of k tiles full
+//! tile:    128 rows x 256 (or 192, or 128) outputs: two warp groups of 64 rows, and one thread that keeps a ring of k tiles full
 //! k tile:  rows 2 x 8 KiB, outputs 4 x 8 KiB, as they lie; outputs that both tiles of a pair read, half by either block
 //!          for both
 //! ```
@@ -14,11 +14,11 @@ use hyc_plan::{Extent, TILE};
 
 use super::epilogue::STAGING_BYTES;
 use super::matrices::Section;
-use super::pack_rows::{BLOCK_ROWS, k_tiles, packed_row};
+use super::pack_rows::{BLOCK_ROWS, k_tiles};
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, Var};
-use crate::gpu::tile::TILE_BYTES;
 use crate::gpu::tile::pipeline::Ring;
+use crate::gpu::tile::{TILE_BYTES, TiledRows};
 
 /// Outputs of a wide tile, and of one for products that have few tiles; of two weights half as many each, side by side.
 pub const WIDE: u64 = 256;
@@ -62,8 +62,7 @@ pub type Begin<'a, 'f, 'c> = &'a dyn Fn(&Emit<'c>, Tile<'c>, Int<'c>, Ptr<'c>) -
 /// What a function computes.
 pub struct Job<'a, 'f, 'c> {
     pub in_features: u64,
-    /// Where the packed rows are in scratch, in 4-byte elements.
-    pub rows_at: u64,
+    pub rows: TiledRows,
     /// Outputs of a tile.
     pub width: u64,
     /// Whether it is common that a tile has no more than 64 rows: its second warp group then has nothing to multiply.
@@ -229,7 +228,7 @@ impl<'c> Copies<'c> {
             let row = e.min(e.add_const(e.mul_const(s.block, each), i as i64), last);
             e.byte_offset(from, e.mul_const(e.wide(row), next))
         };
-        let rows = packed_row(e, job.rows_at, e.add(tile.place, tile.row), job.in_features);
+        let rows = job.rows.row(e, e.add(tile.place, tile.row), job.in_features);
         Copies { rows, outputs: (0..all).map(output).collect(), next, rank }
     }
 
@@ -244,15 +243,24 @@ impl<'c> Copies<'c> {
             copy(e, from, e.add_const(to, (i * TILE_BYTES) as i64));
         }
         let place = |i: usize| e.add_const(to, (ROWS_BYTES + i as u64 * TILE_BYTES) as i64);
-        let half = self.outputs.len() / 2;
+        let half = self.outputs.len().div_ceil(2);
         e.either(
             shared,
             |e| {
                 let second = e.eq(self.rank, e.int(1));
                 for i in 0..half {
-                    let from = e.pick_ptr(second, self.outputs[half + i], self.outputs[i]);
-                    let to = e.pick(second, place(half + i), place(i));
-                    e.bulk_copy_to_both(to, e.byte_offset(from, at), TILE_BYTES, full);
+                    let copy = |e: &Emit<'c>, from: Ptr<'c>, to: Int<'c>| {
+                        e.bulk_copy_to_both(to, e.byte_offset(from, at), TILE_BYTES, full);
+                    };
+                    match self.outputs.get(half + i) {
+                        Some(other) => copy(
+                            e,
+                            e.pick_ptr(second, *other, self.outputs[i]),
+                            e.pick(second, place(half + i), place(i)),
+                        ),
+                        // Of an odd number the first block has one more.
+                        None => e.when(e.eq(self.rank, e.int(0)), |e| copy(e, self.outputs[i], place(i))),
+                    }
                 }
             },
             |e| self.outputs.iter().enumerate().for_each(|(i, from)| copy(e, *from, place(i))),

@@ -109,6 +109,11 @@ impl<'c> Emit<'c> {
         self.named.stride(name)
     }
 
+    /// Whether a tensor lies in bf16 tiles.
+    pub fn in_tiles(&self, name: &str) -> bool {
+        self.named.in_tiles(name)
+    }
+
     /// Element type of a weight.
     pub fn elem(&self, name: &str) -> Elem {
         self.named.weight(name).0

@@ -10,8 +10,9 @@ use hyc_plan::{Extent, TILE};
 
 use super::router::chosen;
 use crate::gpu::function::{Function, Kernel};
-use crate::gpu::gemm::pack_rows::{BLOCK_ROWS, eight, k_tiles, packed_bytes, store_piece};
+use crate::gpu::gemm::pack_rows::{BLOCK_ROWS, eight, k_tiles, packed_bytes};
 use crate::gpu::isa::{Emit, Int};
+use crate::gpu::tile::TiledRows;
 use crate::gpu::work_item::row_count;
 
 /// Each row's chosen experts by themselves, or all rows of an expert together.
@@ -148,17 +149,31 @@ fn each_pair<'c>(e: &Emit<'c>, (pairs, active): (Int<'c>, u64), body: &dyn Fn(&E
     });
 }
 
-/// Adds the function that packs the pairs' inputs in their order, from the operand `from`: a row's own, of which all of its
-/// pairs get a copy, or in `apart` each pair's, one behind the other. Returns where they are in scratch.
-pub fn gather<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, from: &str, in_features: u64, apart: bool) -> u64 {
-    let to = k.scratch(packed_bytes(d.most, in_features));
+/// Adds the function that copies the pairs' inputs in their order as tiles, from the operand `from`: a row's own, of which all
+/// of its pairs get a copy, or in `apart` each pair's, one behind the other.
+pub fn gather<'c>(
+    k: &mut Kernel<'c, '_>,
+    d: &Dispatch,
+    from: &'static str,
+    in_features: u64,
+    apart: bool,
+) -> TiledRows {
+    let to = TiledRows::Scratch(k.scratch(packed_bytes(d.most, in_features)));
     let chunks = k_tiles(in_features) * 8;
     let all = if apart { d.active * chunks } else { chunks };
     let threads = all.next_multiple_of(32).min(512);
     let grid = [k.rows(1, 1), Extent::fixed(1)];
     k.function(Function::new("_gather", grid, threads).of(&[GROUPED]), |e| {
         let row = e.block_x();
-        let x = e.row(from, row);
+        let piece = |e: &Emit<'c>, slot: Int<'c>, chunk: Int<'c>| -> [Int<'c>; 4] {
+            if e.in_tiles(from) {
+                let piece = e.add(e.mul_const(slot, chunks), chunk);
+                return e.load4(TiledRows::Operand(from).piece(e, row, piece, e.stride(from)), e.int(0));
+            }
+            let x = e.at(e.row(from, row), e.mul_const(slot, in_features));
+            let values = eight(e, x, chunk, in_features);
+            [0, 2, 4, 6].map(|i| e.pack_bf16(values[i], values[i + 1]))
+        };
         let place = |e: &Emit<'c>, slot: Int<'c>| {
             e.load_int(e.at(e.scratch(), e.int(d.place)), e.add(e.mul_const(row, d.active), slot))
         };
@@ -166,8 +181,7 @@ pub fn gather<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, from: &str, in_features:
             // The last round's are the row's last again where there are no more.
             let index = e.min(e.add_const(e.thread(), (round * threads) as i64), e.int(all - 1));
             let (slot, chunk) = e.div_rem(index, chunks);
-            let x = e.at(x, e.mul_const(slot, in_features));
-            (slot, chunk, eight(e, x, chunk, in_features))
+            (slot, chunk, piece(e, slot, chunk))
         });
         let rounds: Vec<_> = rounds.collect();
         let places: Vec<Int<'c>> = if apart {
@@ -175,9 +189,11 @@ pub fn gather<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, from: &str, in_features:
         } else {
             (0..d.active).map(|slot| place(e, e.int(slot))).collect()
         };
-        for (i, (_, chunk, values)) in rounds.iter().enumerate() {
+        for (i, (_, chunk, words)) in rounds.iter().enumerate() {
             let of_round = if apart { &places[i..=i] } else { &places[..] };
-            of_round.iter().for_each(|place| store_piece(e, (to, *place), *chunk, in_features, values));
+            for place in of_round {
+                e.store_words(to.piece(e, *place, *chunk, in_features), e.int(0), words);
+            }
         }
     });
     to

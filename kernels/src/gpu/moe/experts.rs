@@ -6,16 +6,19 @@
 //! ```
 //! Reference: `reference::moe`.
 
+use hyc_plan::tensor::can_tile;
 use hyc_plan::{Extent, Layout};
 
 use super::dispatch::{BY_ROW, GROUPED, dispatch, gather};
-use super::grouped_gemm::{BY_ROW_ROWS, Grouped, grouped, matrix};
+use super::grouped_gemm::{BY_ROW_ROWS, Grouped, To, grouped, matrix};
 use super::panel;
 use super::router::chosen;
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT, part};
-use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes, packed_row, strip_offset};
+use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes, strip_offset};
+use crate::gpu::gemm::product::pack_x_of;
 use crate::gpu::gemm::small_m::{Strip, THREADS, WARPS, reduce, strip_ring, strip_shared};
-use crate::gpu::isa::{Emit, Int, Ptr, Var};
+use crate::gpu::isa::{Emit, Float, Int, Ptr, Var};
+use crate::gpu::tile::{TILE_BYTES, TiledRows};
 
 /// `ExpertsUp`.
 pub fn up(k: &mut Kernel<'_, '_>, in_features: u64, ffn: u64, active: u64) {
@@ -36,19 +39,9 @@ pub fn down(k: &mut Kernel<'_, '_>, active: u64, ffn: u64, out: u64) {
 }
 
 /// `ExpertsUp` of `experts` experts in tiles.
-fn tiled_up(k: &mut Kernel<'_, '_>, experts: u64, in_features: u64, ffn: u64, active: u64) {
+fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, in_features: u64, ffn: u64, active: u64) {
     let spec = k.spec;
-    let few = BY_ROW_ROWS.min(spec.max_rows);
-    let rows_at = k.scratch(packed_bytes(few, in_features));
-    let rows = Packed {
-        part: "_pack",
-        grid: k.rows(1, 1),
-        in_features,
-        norm: None,
-        to: rows_at,
-        variants: &[BY_ROW],
-    };
-    pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
+    let rows_at = pack_x_of(k, in_features, None, (&[BY_ROW], BY_ROW_ROWS.min(spec.max_rows)));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
     k.function(
         Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(strip_shared(2, 1)),
@@ -58,7 +51,8 @@ fn tiled_up(k: &mut Kernel<'_, '_>, experts: u64, in_features: u64, ffn: u64, ac
             let expert = chosen(e, row, slot);
             let warp = e.div_rem(e.thread(), 32).0;
             let matrices = ["gate", "up"].map(|name| matrix(e, name, expert, ffn, in_features));
-            let strip = strip(e, &matrices, e.block_x(), (rows_at, row), (warp, WARPS), in_features);
+            let rows = rows_at.row(e, eight_of(e, row), in_features);
+            let strip = strip(e, &matrices, e.block_x(), rows, (warp, WARPS), in_features);
             let sums = strip.sums(e, &ring);
             let parts = e.shared(WARPS * 128);
             let gate = reduce(e, &sums[0], parts, WARPS)[0];
@@ -66,8 +60,11 @@ fn tiled_up(k: &mut Kernel<'_, '_>, experts: u64, in_features: u64, ffn: u64, ac
             let up = reduce(e, &sums[1], parts, WARPS)[0];
             let (mine, output) = own(e, row);
             e.when(e.and(mine, e.lt(output, e.int(ffn))), |e| {
-                let at = e.add(e.mul_const(row, e.stride("h")), e.add(e.mul_const(slot, ffn), output));
-                e.store(e.operand("h"), at, e.fmul(e.silu(gate), up).into());
+                let (column, y) = (e.add(e.mul_const(slot, ffn), output), e.fmul(e.silu(gate), up));
+                if e.in_tiles("h") {
+                    return TiledRows::Operand("h").store(e, (row, column), e.stride("h"), y);
+                }
+                e.store(e.row("h", row), column, y.into());
             });
         },
     );
@@ -75,33 +72,28 @@ fn tiled_up(k: &mut Kernel<'_, '_>, experts: u64, in_features: u64, ffn: u64, ac
         return;
     }
     let d = dispatch(k, experts, active);
-    let sorted_at = gather(k, &d, "x", in_features, false);
+    let sorted = gather(k, &d, "x", in_features, false);
     let aligned = ffn.is_multiple_of(4);
-    let products = Grouped { in_features, out: ffn, weight: "gate", up: Some("up"), sorted_at, aligned };
-    grouped(k, &d, &products, &|e, pair| {
+    let products = Grouped { in_features, out: ffn, weight: "gate", up: Some("up"), sorted, aligned };
+    let (in_tiles, width) = (k.in_tiles("h"), active * ffn);
+    let column = |e: &Emit<'c>, pair: Int<'c>| {
         let (row, slot) = e.div_rem(pair, active);
-        e.at(e.row("h", row), e.mul_const(slot, ffn))
-    });
+        (row, e.mul_const(slot, ffn))
+    };
+    let place = |e: &Emit<'c>, pair: Int<'c>| {
+        let (row, column) = column(e, pair);
+        e.at(e.row("h", row), column)
+    };
+    let to = if in_tiles { To::Tiles(TiledRows::Operand("h"), width, &column) } else { To::Rows(&place) };
+    grouped(k, &d, &products, &to);
 }
 
 /// `ExpertsDown` of `experts` experts in tiles.
-fn tiled_down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: u64) {
+fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, out: u64) {
     let spec = k.spec;
-    let few = BY_ROW_ROWS.min(spec.max_rows);
-    let rows_at = k.scratch(packed_bytes(few * active, ffn));
-    let rows = Packed {
-        part: "_pack",
-        grid: k.rows(active, 1),
-        in_features: ffn,
-        norm: None,
-        to: rows_at,
-        variants: &[BY_ROW],
-    };
-    pack(k, &rows, &|e, pair| {
-        let (row, slot) = e.div_rem(pair, active);
-        let at = e.add(e.mul_const(row, e.stride("h")), e.mul_const(slot, ffn));
-        (e.at(e.operand("h"), e.wide(at)), pair)
-    });
+    // In tiles a row's choices stand side by side; packed they stand one below the other.
+    let in_tiles = k.in_tiles("h");
+    let rows_at = if in_tiles { TiledRows::Operand("h") } else { pack_choices(k, active, ffn) };
     let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
     k.function(
         Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(strip_shared(1, 1)),
@@ -109,16 +101,23 @@ fn tiled_down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: 
             let ring = strip_ring(e, 1, 1);
             let row = e.block_y();
             let warp = e.div_rem(e.thread(), 32).0;
-            let totals: Vec<Var<'_>> = (0..4).map(|_| e.float_var(0.0)).collect();
+            let totals: Vec<Var<'c>> = (0..4).map(|_| e.float_var(0.0)).collect();
             e.each(warp, e.int(active), WARPS, |e, slot| {
                 let expert = chosen(e, row, slot);
                 let share = e.load(e.operand("weight"), e.add(e.mul_const(row, e.stride("weight")), slot));
-                let packed = e.add(e.mul_const(row, active), slot);
+                let (place, rows) = if in_tiles {
+                    let first = rows_at.row(e, eight_of(e, row), active * ffn);
+                    let tiles = e.mul_const(slot, k_tiles(ffn) * TILE_BYTES);
+                    (row, e.byte_offset(first, e.wide(tiles)))
+                } else {
+                    let packed = e.add(e.mul_const(row, active), slot);
+                    (packed, rows_at.row(e, eight_of(e, packed), ffn))
+                };
                 let matrix = matrix(e, "down", expert, out, ffn);
-                let strip = strip(e, &[matrix], e.block_x(), (rows_at, packed), (e.int(0), 1), ffn);
+                let strip = strip(e, &[matrix], e.block_x(), rows, (e.int(0), 1), ffn);
                 let sums = strip.sums(e, &ring);
                 // The row is one of the eight: the others' columns are not for us.
-                let column = e.and(packed, e.int(7));
+                let column = e.and(place, e.int(7));
                 for (i, total) in totals.iter().enumerate() {
                     let here = e.eq(e.add_const(e.mul_const(e.lane_pair().1, 2), i as i64 % 2), column);
                     let sum = e.pick_float(here, e.get_float(sums[0][0][i]), e.float(0.0));
@@ -143,46 +142,92 @@ fn tiled_down(k: &mut Kernel<'_, '_>, experts: u64, active: u64, ffn: u64, out: 
         return;
     }
     let d = dispatch(k, experts, active);
-    let sorted_at = gather(k, &d, "h", ffn, true);
-    let products = k.scratch(4 * spec.max_rows * active * out);
+    let sorted = gather(k, &d, "h", ffn, true);
     let aligned = out.is_multiple_of(4);
-    let of_pairs = Grouped { in_features: ffn, out, weight: "down", up: None, sorted_at, aligned };
-    grouped(k, &d, &of_pairs, &|e, pair| {
-        e.at(e.at(e.scratch(), e.int(products)), e.mul_const(e.wide(pair), out))
+    let of_pairs = Grouped { in_features: ffn, out, weight: "down", up: None, sorted, aligned };
+    if !can_tile(out) {
+        let products = k.scratch(4 * spec.max_rows * active * out);
+        let pair = |e: &Emit<'c>, pair: Int<'c>| {
+            e.at(e.at(e.scratch(), e.int(products)), e.mul_const(e.wide(pair), out))
+        };
+        grouped(k, &d, &of_pairs, &To::Rows(&pair));
+        return combine(k, out, &|e, row, output| {
+            let row = e.at(e.at(e.scratch(), e.int(products)), e.mul_const(e.wide(row), active * out));
+            let product = |slot| vec![e.load(row, e.add_const(output, (slot * out) as i64))];
+            (0..active).map(product).collect()
+        });
+    }
+    // Products are rounded: a half of the way through memory.
+    let products = TiledRows::Scratch(k.scratch(packed_bytes(spec.max_rows * active, out)));
+    grouped(k, &d, &of_pairs, &To::Tiles(products, out, &|e, pair| (pair, e.int(0))));
+    combine(k, out, &|e, row, output| {
+        let product = |slot| {
+            let pair = e.add_const(e.mul_const(row, active), slot as i64);
+            let words = e.load4(products.piece(e, pair, e.div_rem(output, 8).0, out), e.int(0));
+            let halves = |word| [e.shift_left(word, 16), e.and(word, e.int(0xffff_0000))];
+            words.into_iter().flat_map(halves).map(|bits| e.widen(bits)).collect()
+        };
+        (0..active).map(product).collect()
     });
+}
+
+/// Products of all of a row's choices, for some outputs from one on.
+type Products<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>) -> Vec<Vec<Float<'c>>>;
+
+/// Adds the function that sums a row's products by their shares, onto the residual.
+fn combine<'c>(k: &mut Kernel<'c, '_>, out: u64, products: Products<'_, 'c>) {
     let grid = [k.rows(1, 1), Extent::fixed(1)];
     k.function(Function::new("_combine", grid, THREADS).of(&[GROUPED]), |e| {
         let row = e.block_x();
         let at = |name: &str| e.at(e.operand(name), e.wide(e.mul_const(row, e.stride(name))));
         let (shares, residual, to) = (at("weight"), at("residual"), at("out"));
-        let products = e.at(e.scratch(), e.int(products));
-        let products = e.at(products, e.mul_const(e.wide(row), active * out));
-        e.each(e.thread(), e.int(out), THREADS, |e, output| {
-            let sum = (0..active).fold(e.load(residual, output), |sum, slot| {
-                let product = e.load(products, e.add_const(output, (slot * out) as i64));
-                e.fma(e.load(shares, e.int(slot)), product, sum)
-            });
-            e.store(to, output, sum.into());
+        let each = if can_tile(out) { 8 } else { 1 };
+        e.each(e.mul_const(e.thread(), each), e.int(out), each * THREADS, |e, output| {
+            let products = products(e, row, output);
+            for i in 0..each {
+                let output = e.add_const(output, i as i64);
+                let sum = (0..).zip(&products).fold(e.load(residual, output), |sum, (slot, product)| {
+                    e.fma(e.load(shares, e.int(slot)), product[i as usize], sum)
+                });
+                e.store(to, output, sum.into());
+            }
         });
     });
 }
 
-/// The product of 16 outputs of each matrix by packed row `row` (and those of its eight), over k tiles `first`,
-/// `first + step`, ...
+/// Adds the launch that packs each choice of the rows as a row of its own, for [`BY_ROW`].
+fn pack_choices(k: &mut Kernel<'_, '_>, active: u64, ffn: u64) -> TiledRows {
+    let few = BY_ROW_ROWS.min(k.spec.max_rows);
+    let to = TiledRows::Scratch(k.scratch(packed_bytes(few * active, ffn)));
+    let (grid, variants) = (k.rows(active, 1), &[BY_ROW][..]);
+    let rows = Packed { part: "_pack", grid, in_features: ffn, norm: None, to, variants };
+    pack(k, &rows, &|e, pair| {
+        let (row, slot) = e.div_rem(pair, active);
+        let at = e.add(e.mul_const(row, e.stride("h")), e.mul_const(slot, ffn));
+        (e.at(e.operand("h"), e.wide(at)), pair)
+    });
+    to
+}
+
+/// The first of the eight rows that are copied with a row.
+fn eight_of<'c>(e: &Emit<'c>, row: Int<'c>) -> Int<'c> {
+    e.sub(row, e.and(row, e.int(7)))
+}
+
+/// The product of 16 outputs of each matrix by the eight rows at `rows`, over k tiles `first`, `first + step`, ...
 fn strip<'c>(
     e: &Emit<'c>,
     matrices: &[Ptr<'c>],
     panel: Int<'c>,
-    (rows_at, row): (u64, Int<'c>),
+    rows: Ptr<'c>,
     (first, step): (Int<'c>, u64),
     in_features: u64,
 ) -> Strip<'c> {
     let at = strip_offset(e, panel, in_features);
-    let eight = e.sub(row, e.and(row, e.int(7)));
     Strip {
         weights: matrices.iter().map(|matrix| e.byte_offset(*matrix, at)).collect(),
         far: None,
-        rows: packed_row(e, rows_at, eight, in_features),
+        rows,
         eights: 1,
         first,
         step,

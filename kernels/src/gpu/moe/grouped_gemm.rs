@@ -12,12 +12,12 @@ use hyc_plan::TILE;
 use super::dispatch::{Dispatch, GROUPED};
 use crate::gpu::function::Kernel;
 use crate::gpu::gemm::epilogue::{Columns, Line, Values, lanes_rows, write};
-use crate::gpu::gemm::large_m::value;
+use crate::gpu::gemm::large_m::{store_tiles, value};
 use crate::gpu::gemm::matrices::Section;
 use crate::gpu::gemm::pack_rows::{BLOCK_ROWS, k_tiles};
 use crate::gpu::gemm::wgmma::{Finish, Job, Tile, WIDE, wgmma};
 use crate::gpu::isa::{Emit, Int, Ptr};
-use crate::gpu::tile::TILE_BYTES;
+use crate::gpu::tile::{TILE_BYTES, TiledRows};
 
 /// Most rows that there is scratch for in [`BY_ROW`](super::dispatch::BY_ROW).
 pub const BY_ROW_ROWS: u64 = 16;
@@ -35,19 +35,22 @@ pub struct Grouped {
     /// The operand of the weights, and that of the second ones where the results are `silu(weight x) * (up x)`.
     pub weight: &'static str,
     pub up: Option<&'static str>,
-    /// Where the pairs' inputs are in scratch.
-    pub sorted_at: u64,
+    /// The pairs' inputs.
+    pub sorted: TiledRows,
     /// Whether all results of a pair begin at a multiple of 16 bytes.
     pub aligned: bool,
 }
 
-/// Adds the function; `to` gives the address of a pair's results.
-pub fn grouped<'c>(
-    k: &mut Kernel<'c, '_>,
-    d: &Dispatch,
-    g: &Grouped,
-    to: &dyn Fn(&Emit<'c>, Int<'c>) -> Ptr<'c>,
-) {
+/// Where a pair's results go.
+pub enum To<'a, 'c> {
+    /// To f32 from an address on.
+    Rows(&'a dyn Fn(&Emit<'c>, Int<'c>) -> Ptr<'c>),
+    /// To tiles of rows of so many columns: the row, and its first column.
+    Tiles(TiledRows, u64, &'a dyn Fn(&Emit<'c>, Int<'c>) -> (Int<'c>, Int<'c>)),
+}
+
+/// Adds the function.
+pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_, 'c>) {
     let Grouped { in_features, out, .. } = *g;
     let two = g.up.is_some();
     let each = if two { WIDE / 2 } else { WIDE };
@@ -77,16 +80,31 @@ pub fn grouped<'c>(
     };
     let begin = |e: &Emit<'c>, tile: Tile<'c>, row: Int<'c>, staging: Ptr<'c>| -> Finish<'_, 'c> {
         let first = e.mul_const(tile.section.block, each);
-        let lines = lanes_rows(e).map(|r| {
-            let row = e.add(row, r);
+        let left = e.sub(e.int(out), first);
+        let pair = |e: &Emit<'c>, row: Int<'c>| {
             let inside = e.lt(row, tile.rows);
             let place = e.add(tile.place, e.min(row, e.add_const(tile.rows, -1)));
-            let pair = e.load_int(e.at(e.scratch(), e.int(d.pair)), e.pick(inside, place, e.int(0)));
+            let pairs = e.at(e.scratch(), e.int(d.pair));
+            (inside, e.load_int(pairs, e.pick(inside, place, e.int(0))))
+        };
+        let to = match to {
+            To::Rows(to) => to,
+            To::Tiles(rows, width, place) => {
+                let targets = [0, 8].map(|half| {
+                    let (inside, pair) = pair(e, e.add_const(e.add(row, e.lane_pair().0), half));
+                    let (row, column) = place(e, pair);
+                    (inside, row, e.add(column, first))
+                });
+                return Box::new(move |e, sums| store_tiles(e, (*rows, *width, left), &targets, two, sums));
+            }
+        };
+        let lines = lanes_rows(e).map(|r| {
+            let (inside, pair) = pair(e, e.add(row, r));
             Line { inside, to: e.at(to(e, pair), first), plus: None }
         });
         Box::new(move |e, sums| {
             let whole = out.is_multiple_of(each);
-            let columns = Columns { count: each, left: e.sub(e.int(out), first), whole, aligned: g.aligned };
+            let columns = Columns { count: each, left, whole, aligned: g.aligned };
             let values = Values { ready: sums.ready, get: &|e, i| value(e, sums.of, i, two) };
             write(e, staging, &columns, &values, &lines);
         })
@@ -98,7 +116,7 @@ pub fn grouped<'c>(
         &[GROUPED],
         &Job {
             in_features,
-            rows_at: g.sorted_at,
+            rows: g.sorted,
             width: WIDE,
             half_tiles: true,
             count: &count,

@@ -3,10 +3,12 @@
 mod fragment;
 pub mod pipeline;
 mod register;
+pub mod rows;
 mod shared;
 mod swizzle;
 
 pub use fragment::Fragment;
 pub use register::RegisterTile;
+pub use rows::{TiledRows, tile_row};
 pub use shared::{SharedTile, clear_from};
 pub use swizzle::{Swizzle, TILE_BYTES};

@@ -23,7 +23,7 @@ pub fn caches(shape: AttnShape, page: u64, elem: Elem, window: u64, limits: Limi
 /// An attention over `shared`; a window reads `own`.
 pub fn attention(op: StepOp, shared: CacheSpec, own: CacheSpec, limits: Limits) -> KernelSpec {
     let operand = |role: &Role| match role.kind {
-        Kind::Rows(width) => tensor(width.unwrap_or_default()),
+        Kind::Rows(width) | Kind::RowsOrTiles(width) => tensor(width.unwrap_or_default()),
         Kind::Selection { shape, .. } => indices(shape.kv_heads * shape.blocks),
         Kind::Vector(len) => vector(len),
         Kind::Cache { reach: Reach::Window(_), .. } => OperandSpec::Cache(own),

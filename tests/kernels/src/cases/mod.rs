@@ -3,6 +3,7 @@
 mod attention;
 mod experts;
 mod generic;
+mod handed_on;
 mod page_lists;
 mod projections;
 mod sample;
@@ -17,7 +18,8 @@ use crate::case::{Case, Fill};
 
 /// All cases; names are distinct.
 pub fn all() -> Vec<Case> {
-    [portable(), tiled::all(), page_lists::all(), selection::tiled(), sample::all()].concat()
+    let tiled = [tiled::all(), page_lists::all()].concat();
+    [portable(), handed_on::all(&tiled), tiled, selection::tiled(), sample::all()].concat()
 }
 
 /// The cases that need no tensor cores.

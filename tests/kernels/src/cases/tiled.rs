@@ -215,7 +215,9 @@ fn mixtures() -> Vec<Case> {
         let bad = case("router", &spec, &[(0, 70)], ERROR);
         cases.push(Case { fill: Fill::BadLogits, ..bad });
     }
-    for (experts_, active, in_features, ffn) in [(12, 3, 64, 96), (64, 8, 256, 128), (30, 8, 200, 40)] {
+    for (experts_, active, in_features, ffn) in
+        [(12, 3, 64, 96), (64, 8, 256, 128), (30, 8, 200, 40), (20, 4, 192, 64)]
+    {
         let sizes = Mixture { experts: experts_, active, in_features, ffn };
         for spec in experts(sizes, Store::Tiles, MANY) {
             for rows in [1, 5, 70, 300] {

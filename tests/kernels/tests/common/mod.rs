@@ -6,7 +6,7 @@ use std::fmt::Write;
 use hyc_kernels::{Generator, Nvidia, gpu_generator};
 use hyc_plan::{
     Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, Operand,
-    Plan, RowRange, Target, TargetKind, Variant,
+    Plan, RowRange, StepOp, Target, TargetKind, Variant,
 };
 
 /// The policy of a target's back end, which has no kernel for `refuse`.
@@ -45,6 +45,10 @@ impl Backend for Policy {
 
     fn kv_order(&self, cache: &CacheSpec) -> KvOrder {
         self.inner.kv_order(cache)
+    }
+
+    fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
+        self.inner.tiles_rows(op, weights)
     }
 
     fn samples(&self) -> bool {

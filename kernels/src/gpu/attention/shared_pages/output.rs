@@ -5,8 +5,9 @@ use std::f32::consts::LOG2_E;
 use super::visit::{Place, State};
 use super::{CONSUMERS, SharedPages};
 use crate::gpu::attention::branch::Branch;
+use crate::gpu::attention::rows::store_pairs;
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
-use crate::gpu::work_item::{WorkItem, group, output_index};
+use crate::gpu::work_item::{WorkItem, group};
 
 /// Pairs of columns whose gates are loaded together.
 const PAIRS: usize = 8;
@@ -66,33 +67,37 @@ impl SharedPages<'_, '_> {
         let rows = place.rows.map(|row| self.row(e, (tile, place.part), row));
         let kept = self.kept_words(e);
         // Loads of many columns together, so that they wait for memory together.
-        for (i, accs) in state.acc.chunks(2 * PAIRS).enumerate() {
-            let words = before.first().map(|branch| {
-                let four = |j: usize| e.load4(kept, e.int((i * PAIRS / 4 + j) as u64 * CONSUMERS * 4));
-                (branch, (0..accs.len() / 8).flat_map(four).collect::<Vec<_>>())
-            });
-            let pairs: Vec<_> = (accs.chunks(2).enumerate())
-                .map(|(j, pair)| {
-                    let half = j % 2;
-                    let (token, head, there) = rows[half];
-                    let item = WorkItem { row: token, kv_head, position: token, sequence: token };
-                    let element = e.add_const(e.mul_const(place.t, 2), 8 * ((i * PAIRS + j) / 2) as i64);
-                    let gate = |branch: &Branch| branch.gate_pair(e, self.shape, item, (head, element));
-                    let to = e.at(e.operand("out"), output_index(e, self.shape, item, head, element));
-                    let y = [0, 1].map(|c| e.fmul(e.get_float(pair[c]), factors[half]));
-                    let kept = words.as_ref().map(|(branch, words)| (words[j], gate(branch)));
-                    (there, to, y, gate(last), kept)
-                })
+        for (accs, i) in state.acc.chunks(2 * PAIRS).zip(0..) {
+            let (first, count) = (i * 4 * PAIRS as u64, accs.len() as u64 / 4);
+            let words: Vec<Int<'c>> = (before.iter())
+                .flat_map(|_| (0..accs.len() as u64 / 8).map(|j| i * PAIRS as u64 / 4 + j))
+                .flat_map(|four| e.load4(kept, e.int(four * CONSUMERS * 4)))
                 .collect();
-            for (there, to, y, gates, kept) in pairs {
-                let mut y = gated(e, y, gates);
-                if let Some((word, gates)) = kept {
-                    let low = e.widen(e.shift_left(word, 16));
-                    let high = e.widen(e.and(word, e.int(0xffff_0000)));
-                    let kept = gated(e, [low, high], gates);
-                    y = [0, 1].map(|c| e.fadd(y[c], kept[c]));
-                }
-                e.when(there, |e| e.store_words(to, e.int(0), &y.map(|y| e.bits(y))));
+            let item = |half: usize| {
+                let token = rows[half].0;
+                WorkItem { row: token, kv_head, position: token, sequence: token }
+            };
+            let gates = |half: usize| {
+                let gates = |branch: &Branch| {
+                    branch.gate_pairs(e, self.shape, item(half), (rows[half].1, first, count))
+                };
+                (gates(last), before.first().map(gates))
+            };
+            let gates = [gates(0), gates(1)];
+            for (half, (own, kept)) in gates.into_iter().enumerate() {
+                let (_, head, there) = rows[half];
+                let pair = |m: usize| {
+                    let at = 2 * m + half;
+                    let y = [0, 1].map(|c| e.fmul(e.get_float(accs[2 * at + c]), factors[half]));
+                    let y = gated(e, y, own.as_ref().map(|own| own[m]));
+                    let Some(kept) = &kept else { return y };
+                    let low = e.widen(e.shift_left(words[at], 16));
+                    let high = e.widen(e.and(words[at], e.int(0xffff_0000)));
+                    let kept = gated(e, [low, high], kept.as_ref().map(|kept| kept[m]));
+                    [0, 1].map(|c| e.fadd(y[c], kept[c]))
+                };
+                let pairs: Vec<[Float<'c>; 2]> = (0..count as usize).map(pair).collect();
+                store_pairs(e, self.shape, item(half), (head, first, there), &pairs);
             }
         }
     }
