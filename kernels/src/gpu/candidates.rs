@@ -3,8 +3,8 @@
 use hyc_plan::tensor::can_tile;
 use hyc_plan::{AttnShape, Elem, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, Variant, ops};
 
-use super::attention::limits::{FLASH, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8};
-use super::attention::{flash_prefill, limits, shared_pages, simt};
+use super::attention::limits::{CLUSTER, FLASH, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8};
+use super::attention::{flash_prefill, limits, shared_pages, simt, sparse_cluster};
 use super::gemm::pack_rows::BLOCK_ROWS;
 use super::gemm::product::{M8, M32, WGMMA, WGMMA128};
 use super::gemm::{large_m, panel, qkv_large_m, qkv_small_m};
@@ -73,13 +73,13 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
             )
         }
         StepOp::WindowAttention(ops::WindowAttention { shape, .. }) if tensor_cores => {
-            of(spec, &selected(shape, 1))
+            of(spec, &selected(shape, 1, gpu))
         }
         StepOp::SparseAttention(ops::SparseAttention { shape, .. })
         | StepOp::HybridAttention(ops::HybridAttention { shape, .. })
             if tensor_cores =>
         {
-            of(spec, &selected(shape, 2))
+            of(spec, &selected(shape, 2, gpu))
         }
         StepOp::FullAttention(_)
         | StepOp::OracleAttention(_)
@@ -109,10 +109,15 @@ fn product([small, large]: [u32; 2]) -> [Row; 3] {
 }
 
 /// Those of an attention over selected blocks or a window, with the launches of the one that shares pages.
-fn selected(shape: AttnShape, shared: u32) -> Vec<Row> {
+fn selected(shape: AttnShape, shared: u32, gpu: &Gpu) -> Vec<Row> {
     let takes = shared_pages::takes(shape);
     let most = if takes { SHARED_ROWS - 1 } else { ALL };
-    let mut rows = vec![(WARPS8, (1, ALL), (1, 32), 1, 1), (WARPS4, (1, ALL), (33, most), 1, 1)];
+    // Those of a window alone are too few for a cluster.
+    let selects = shared > 1;
+    let clusters =
+        if selects { sparse_cluster::usual_rows(shape, u64::from(gpu.multiprocessors)) } else { 0 };
+    let mut rows = vec![(WARPS8, (1, ALL), (clusters + 1, 32), 1, 1), (WARPS4, (1, ALL), (33, most), 1, 1)];
+    rows.extend(selects.then_some((CLUSTER, (1, ALL), (1, clusters), 1, 1)));
     let tile = shared_pages::rows_of_a_block(shape);
     rows.extend(takes.then_some((SHARED_PAGES, (1, ALL), (SHARED_ROWS, ALL), tile, shared)));
     rows

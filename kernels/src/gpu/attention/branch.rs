@@ -3,10 +3,11 @@
 use hyc_plan::{AttnShape, GateMode, SelectShape};
 
 use super::rows::load_column;
+use super::warp_mma::{Pages, Reader};
 use crate::gpu::isa::{Emit, Float, Int};
 use crate::gpu::tile::TiledRows;
 use crate::gpu::tile::rows::turn;
-use crate::gpu::work_item::{WorkItem, group};
+use crate::gpu::work_item::{WorkItem, group, selected_blocks};
 
 /// Which pages a branch reads.
 #[derive(Clone, Copy)]
@@ -94,6 +95,23 @@ impl Branch {
         let unpack =
             |word| [e.shift_left(word, 16), e.and(word, e.int(0xffff_0000))].map(|bits| e.widen(bits));
         Some(words.into_iter().map(unpack).collect())
+    }
+
+    /// The pages that it reads for an item; all threads of the block.
+    pub fn pages<'c>(&self, e: &Emit<'c>, r: &Reader, item: WorkItem<'c>) -> Pages<'c> {
+        match self.source {
+            Source::Listed(select) => {
+                let list = selected_blocks(e, item, select);
+                r.pages(e, item, (e.int(select.blocks), select.blocks), e.int(0), &|e, i| e.load_int(list, i))
+            }
+            Source::Window(width) => {
+                let from = e.max(e.add_const(item.position, 1 - width as i64), e.int(0));
+                let begin = e.div_rem(from, r.cache.page).0;
+                let end = e.add_const(e.div_rem(item.position, r.cache.page).0, 1);
+                let most = width.div_ceil(r.cache.page) + 1;
+                r.pages(e, item, (e.sub(end, begin), most), from, &|e, i| e.add(begin, i))
+            }
+        }
     }
 
     /// How many tokens back a row sees, its own included.

@@ -27,6 +27,12 @@ impl Reader {
 
     /// Leaves the warp's state in shared memory; a barrier of the block follows.
     pub fn store_partial<'c>(&self, e: &Emit<'c>, state: &State<'c>, to: &Partials<'c>) {
+        self.leave_partial(e, state, to);
+        e.barrier();
+    }
+
+    /// The same without the barrier.
+    pub fn leave_partial<'c>(&self, e: &Emit<'c>, state: &State<'c>, to: &Partials<'c>) {
         let group = group(self.shape);
         let (g, t) = e.lane_pair();
         let warp = e.div_rem(e.thread(), WARP).0;
@@ -49,7 +55,6 @@ impl Reader {
                 }
             });
         }
-        e.barrier();
     }
 
     /// (maximum, sum, factors) of head `h` over `count` states that `place` finds, with a sink.

@@ -12,5 +12,6 @@ mod rows;
 pub mod shared_pages;
 pub mod simt;
 pub mod sparse;
+pub mod sparse_cluster;
 pub mod split_kv_decode;
 mod warp_mma;

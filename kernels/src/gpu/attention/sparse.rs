@@ -6,11 +6,11 @@ use hyc_plan::{AttnShape, Extent, GateMode, SelectShape};
 use super::branch::{Branch, Source};
 use super::limits::{WARPS4, WARPS8};
 use super::rows::store_output;
-use super::shared_pages;
-use super::warp_mma::{Pages, Reader};
+use super::warp_mma::Reader;
+use super::{shared_pages, sparse_cluster};
 use crate::gpu::function::{Function, Kernel, part};
-use crate::gpu::isa::{Emit, SHARED_SLACK, WARP};
-use crate::gpu::work_item::{WorkItem, group, selected_blocks};
+use crate::gpu::isa::{SHARED_SLACK, WARP};
+use crate::gpu::work_item::{WorkItem, group};
 
 /// `WindowAttention`.
 pub fn window(k: &mut Kernel<'_, '_>, shape: AttnShape, window: u64, sink: bool) {
@@ -47,6 +47,9 @@ fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
     // Few rows are small blocks: more warps share the pages of each.
     query_launch(k, branches, shape, WARPS8, (8, grid));
     query_launch(k, branches, shape, WARPS4, (4, grid));
+    if branches.iter().any(|branch| matches!(branch.source, Source::Listed(_))) {
+        sparse_cluster::launch(k, shape, branches);
+    }
     if shared_pages::takes(shape) {
         shared_pages::launches(k, shape, branches);
     }
@@ -76,7 +79,7 @@ fn query_launch(
             .zip(&readers)
             .map(|(branch, r)| {
                 let early = matches!(branch.source, Source::Window(_));
-                early.then(|| pages(branch, e, r, item))
+                early.then(|| branch.pages(e, r, item))
             })
             .collect();
         e.wait_for_inputs();
@@ -85,7 +88,7 @@ fn query_launch(
         // What the first branch gives, until the second one's thread of the same place adds to it.
         let kept = (branches.len() > 1).then(|| e.shared(group(shape) * shape.v_dim));
         for (i, ((branch, r), window)) in branches.iter().zip(&readers).zip(windows).enumerate() {
-            let pages = window.unwrap_or_else(|| pages(branch, e, r, item));
+            let pages = window.unwrap_or_else(|| branch.pages(e, r, item));
             let state = r.run(e, item, &q, &pages, None);
             r.store_partial(e, &state, &memory);
             r.combine(e, item, &memory, branch.sink, &|e, h, element, y| {
@@ -99,21 +102,4 @@ fn query_launch(
             });
         }
     });
-}
-
-/// The pages that a branch of an item reads.
-fn pages<'c>(branch: &Branch, e: &Emit<'c>, r: &Reader, item: WorkItem<'c>) -> Pages<'c> {
-    match branch.source {
-        Source::Listed(select) => {
-            let list = selected_blocks(e, item, select);
-            r.pages(e, item, (e.int(select.blocks), select.blocks), e.int(0), &|e, i| e.load_int(list, i))
-        }
-        Source::Window(width) => {
-            let from = e.max(e.add_const(item.position, 1 - width as i64), e.int(0));
-            let begin = e.div_rem(from, r.cache.page).0;
-            let end = e.add_const(e.div_rem(item.position, r.cache.page).0, 1);
-            let most = width.div_ceil(r.cache.page) + 1;
-            r.pages(e, item, (e.sub(end, begin), most), from, &|e, i| e.add(begin, i))
-        }
-    }
 }

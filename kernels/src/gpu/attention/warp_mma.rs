@@ -142,14 +142,27 @@ impl Reader {
         pages: &Pages<'c>,
         page_max: Option<PageMax<'_, 'c>>,
     ) -> State<'c> {
+        let warp = e.div_rem(e.thread(), WARP).0;
+        self.run_from(e, item, q, pages, (warp, self.warps), page_max)
+    }
+
+    /// The same of the pages in slots `first`, `first + step`, ...
+    pub fn run_from<'c>(
+        &self,
+        e: &Emit<'c>,
+        item: WorkItem<'c>,
+        q: &Query<'c>,
+        pages: &Pages<'c>,
+        (first, step): (Int<'c>, u64),
+        page_max: Option<PageMax<'_, 'c>>,
+    ) -> State<'c> {
         let none = f32::NEG_INFINITY;
         let state = State {
             max: (0..self.halves()).map(|_| e.float_var(none)).collect(),
             sum: (0..self.halves()).map(|_| e.float_var(0.0)).collect(),
             acc: (0..self.shape.v_dim / 8).map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect(),
         };
-        let warp = e.div_rem(e.thread(), WARP).0;
-        e.each(warp, pages.count, self.warps, |e, i| {
+        e.each(first, pages.count, step, |e, i| {
             let logical = e.load_int(pages.logical, i);
             e.when(e.ge(logical, e.int(0)), |e| {
                 let start = e.mul_const(logical, self.cache.page);

@@ -3,7 +3,7 @@
 
 use inkwell::attributes::AttributeLoc;
 
-use super::emit::{Emit, Int, Ptr};
+use super::emit::{Emit, Float, Int, Ptr};
 
 impl<'c> Emit<'c> {
     /// Makes the blocks of the function's grid, `blocks` neighbours each, into clusters.
@@ -20,6 +20,14 @@ impl<'c> Emit<'c> {
     /// Waits for all threads of the cluster; what they wrote is seen.
     pub fn cluster_barrier(&self) {
         self.effect("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;", "", &[]);
+    }
+
+    /// The f32 that block `rank` of the cluster has at the address `at` of this block's shared memory.
+    pub fn load_of_block(&self, at: Int<'c>, rank: Int<'c>) -> Float<'c> {
+        let i32 = self.i32();
+        let ty = self.f32().fn_type(&[i32.into(), i32.into()], false);
+        let text = "{ .reg .b32 there; mapa.shared::cluster.u32 there, $1, $2; ld.shared::cluster.f32 $0, [there]; }";
+        self.asm(ty, text, "=f,r,r", true, &[at.into(), rank.into()]).into_float_value()
     }
 
     /// Arrives at the barrier that block `rank` of the cluster has at the address `barrier` of this block's. What this thread
