@@ -10,6 +10,7 @@ mod operands;
 mod panels;
 pub mod reference;
 mod this_build;
+mod tiles;
 
 pub use nvidia::{Generator, Nvidia, shipped};
 pub use this_build::gpu_generator;

@@ -3,12 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use hyc_plan::table::Table;
-use hyc_plan::tensor::can_tile;
-use hyc_plan::{
-    Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, StepOp, Target, Variant, ops,
-};
+use hyc_plan::{Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, StepOp, Target, Variant};
 
 use crate::panels::panels;
+use crate::tiles::tiles_rows;
 
 /// What was measured on the cards that hyc is tuned for.
 const SHIPPED: &str = include_str!("../tables/h100.json");
@@ -81,32 +79,8 @@ impl Backend for Nvidia {
     }
 
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
-        match op {
-            StepOp::Linear(_) | StepOp::QkvAppend(_) => {
-                // Norms' weights are vectors.
-                weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. }))
-            }
-            // Each choice of a row has whole tiles.
-            StepOp::ExpertsUp(ops::ExpertsUp { ffn, .. })
-            | StepOp::ExpertsDown(ops::ExpertsDown { ffn, .. }) => {
-                can_tile(*ffn) && weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. }))
-            }
-            StepOp::RmsNorm(norm) => norm.groups == 1,
-            StepOp::FullAttention(_)
-            | StepOp::OracleAttention(_)
-            | StepOp::WindowAttention(_)
-            | StepOp::SparseAttention(_)
-            | StepOp::HybridAttention(_) => true,
-            StepOp::Embed(_)
-            | StepOp::Rope(_)
-            | StepOp::Append(_)
-            | StepOp::Add(_)
-            | StepOp::SiluMul(_)
-            | StepOp::Gate(_)
-            | StepOp::Router(_)
-            | StepOp::GatherRows(_)
-            | StepOp::Sample(_) => false,
-        }
+        // Norms' weights are vectors.
+        tiles_rows(op, weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. })))
     }
 
     fn samples(&self) -> bool {

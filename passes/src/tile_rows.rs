@@ -59,7 +59,7 @@ fn whole_tiles(dims: &[Dim]) -> bool {
     matches!(*dims, [Dim::Sym(_), Dim::Const(width)] if can_tile(width))
 }
 
-/// Whether the value is rows of whole tiles, of f32 so far.
+/// Whether the value is rows of whole tiles, in whatever order they are so far.
 pub fn can_lie(graph: &Graph, value: ValueId) -> bool {
-    matches!(graph.ty(value), Type::Tensor { elem: Elem::F32, dims } if whole_tiles(dims))
+    matches!(graph.ty(value), Type::Tensor { elem: Elem::F32 | Elem::Bf16, dims } if whole_tiles(dims))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Buffer, BufferId, CacheId, CachePolicy, Elem, Operand, Plan, Rows, Step};
+use hyc_plan::{Buffer, BufferId, CacheId, CachePolicy, Operand, Plan, Rows, Step};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv::{KvRoom, Ring};
@@ -13,15 +13,9 @@ use crate::runner::{Clock, HostRunner, Kernels, Memory, Runner};
 use crate::step_input::StepInput;
 
 mod replace;
+mod values;
 
-/// A buffer's rows.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Values {
-    /// Activations.
-    F32(Vec<f32>),
-    /// Indices.
-    I32(Vec<i32>),
-}
+pub use values::Values;
 
 /// A runner, and the pass that it has in hand.
 ///
@@ -217,15 +211,7 @@ impl Engine {
     /// failed.
     pub fn buffer(&self, id: BufferId) -> Result<Values> {
         let buffer = self.place(id)?;
-        let bytes = self.written(id)?;
-        let words = bytes
-            .chunks_exact(buffer.stride() as usize * 4)
-            .flat_map(|row| row[..buffer.width as usize * 4].chunks_exact(4))
-            .map(|b| [b[0], b[1], b[2], b[3]]);
-        Ok(match buffer.elem {
-            Elem::I32 => Values::I32(words.map(i32::from_le_bytes).collect()),
-            _ => Values::F32(words.map(f32::from_le_bytes).collect()),
-        })
+        Ok(values::decode(buffer, self.rows(buffer), &self.written(id)?))
     }
 
     /// Takes over what the last step has written to a buffer in `other`, an engine of the same model that has run the
@@ -252,7 +238,7 @@ impl Engine {
     /// The bytes of a buffer's rows that this step has written, padding included.
     fn written(&self, id: BufferId) -> Result<Vec<u8>> {
         let buffer = self.place(id)?;
-        let mut bytes = vec![0; self.rows(buffer) * buffer.stride() as usize * 4];
+        let mut bytes = vec![0; values::bytes(buffer, self.rows(buffer))];
         self.runner.memory().read_arena(buffer.offset, &mut bytes)?;
         Ok(bytes)
     }
@@ -265,7 +251,7 @@ impl Engine {
         }
     }
 
-    /// The rows that `step` has written with an f32 element that is not finite: what they follow, their index, and the
+    /// The rows that `step` has written with an element that is not finite: what they follow, their index, and the
     /// first such element.
     pub(crate) fn bad_rows(&self, step: &Step) -> Result<Vec<(Rows, usize, f32)>> {
         let mut bad = Vec::new();
@@ -338,7 +324,7 @@ impl Engine {
         Ok(())
     }
 
-    /// One row of an f32 buffer. Errors: no such buffer or row; a kernel before it failed.
+    /// One row of a buffer of f32 or bf16. Errors: no such buffer or row; a kernel before it failed.
     pub fn row(&self, id: BufferId, row: u64) -> Result<Vec<f32>> {
         let buffer = self.place(id)?;
         let rows = self.rows(buffer);
@@ -348,9 +334,10 @@ impl Engine {
                 format!("{id} has no row {row} in this step, but {rows}"),
             ));
         }
-        let mut bytes = vec![0; buffer.width as usize * 4];
-        self.runner.memory().read_arena(buffer.offset + row * buffer.stride() * 4, &mut bytes)?;
-        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        let (from, len, inside) = values::span(buffer, row);
+        let mut bytes = vec![0; len];
+        self.runner.memory().read_arena(buffer.offset + from, &mut bytes)?;
+        Ok(values::decode_row(buffer, inside, &bytes))
     }
 
     /// Key and value, `[kv_heads][dim]` each, of a position of row `sequence` of the step in hand. Errors: no such

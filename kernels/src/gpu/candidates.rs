@@ -1,6 +1,5 @@
 //! The variants of each kernel: which steps each can compute, and which it is usually taken for. `compile` makes them.
 
-use hyc_plan::tensor::can_tile;
 use hyc_plan::{AttnShape, Elem, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, Variant, ops};
 
 use super::attention::limits::{CLUSTER, FLASH, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8};
@@ -11,6 +10,7 @@ use super::gemm::{large_m, panel, qkv_large_m, qkv_small_m};
 use super::moe::dispatch::{BY_ROW, GROUPED};
 use super::moe::grouped_gemm::BY_ROW_ROWS;
 use crate::operands;
+use crate::tiles::tiles_rows;
 
 /// Most rows that `m8` and `m32` are offered for: beyond them they have lost on every shape that was measured.
 const SMALL_M_ROWS: u64 = 256;
@@ -73,13 +73,13 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
             )
         }
         StepOp::WindowAttention(ops::WindowAttention { shape, .. }) if tensor_cores => {
-            of(spec, &selected(shape, 1, gpu))
+            of(spec, &selected(shape, false, gpu))
         }
         StepOp::SparseAttention(ops::SparseAttention { shape, .. })
         | StepOp::HybridAttention(ops::HybridAttention { shape, .. })
             if tensor_cores =>
         {
-            of(spec, &selected(shape, 2, gpu))
+            of(spec, &selected(shape, true, gpu))
         }
         StepOp::FullAttention(_)
         | StepOp::OracleAttention(_)
@@ -108,18 +108,17 @@ fn product([small, large]: [u32; 2]) -> [Row; 3] {
     ]
 }
 
-/// Those of an attention over selected blocks or a window, with the launches of the one that shares pages.
-fn selected(shape: AttnShape, shared: u32, gpu: &Gpu) -> Vec<Row> {
+/// Those of an attention over selected blocks, or over a window alone.
+fn selected(shape: AttnShape, selects: bool, gpu: &Gpu) -> Vec<Row> {
     let takes = shared_pages::takes(shape);
     let most = if takes { SHARED_ROWS - 1 } else { ALL };
     // Those of a window alone are too few for a cluster.
-    let selects = shared > 1;
     let clusters =
         if selects { sparse_cluster::usual_rows(shape, u64::from(gpu.multiprocessors)) } else { 0 };
     let mut rows = vec![(WARPS8, (1, ALL), (clusters + 1, 32), 1, 1), (WARPS4, (1, ALL), (33, most), 1, 1)];
     rows.extend(selects.then_some((CLUSTER, (1, ALL), (1, clusters), 1, 1)));
     let tile = shared_pages::rows_of_a_block(shape);
-    rows.extend(takes.then_some((SHARED_PAGES, (1, ALL), (SHARED_ROWS, ALL), tile, shared)));
+    rows.extend(takes.then_some((SHARED_PAGES, (1, ALL), (SHARED_ROWS, ALL), tile, 1 + u32::from(selects))));
     rows
 }
 
@@ -149,17 +148,9 @@ fn in_rows(spec: &KernelSpec, name: &str) -> bool {
 
 /// Why the kernels for this do not read or write tiles, where one of its tensors lies in them.
 fn check_tiles(spec: &KernelSpec) -> Result<(), String> {
-    let takes = match spec.op {
-        StepOp::Linear(_) | StepOp::QkvAppend(_) => in_tiles(spec),
-        StepOp::ExpertsUp(ops::ExpertsUp { ffn, .. }) | StepOp::ExpertsDown(ops::ExpertsDown { ffn, .. }) => {
-            in_tiles(spec) && can_tile(ffn)
-        }
-        StepOp::RmsNorm(norm) => norm.groups == 1,
-        _ => spec.op.attention().is_some(),
-    };
     let any =
         spec.operands.iter().any(|operand| matches!(operand, OperandSpec::Tensor { elem: Elem::Bf16, .. }));
-    if any && !takes {
+    if any && !tiles_rows(&spec.op, in_tiles(spec)) {
         return Err(format!("rows in tiles: this `{}` is not computed on tensor cores", spec.op.name()));
     }
     Ok(())

@@ -10,7 +10,7 @@
 //! read tiles, which the norm then writes once for all of them (`tile-rows`).
 
 use hyc_ir::{Graph, Op, OpId, Type, ValueId, op};
-use hyc_plan::{Backend, Elem, Epilogue};
+use hyc_plan::{Backend, Epilogue};
 
 use crate::tile_rows::{can_lie, tiled};
 
@@ -69,10 +69,9 @@ pub fn run(graph: &mut Graph, backend: &dyn Backend) -> usize {
 
 /// Whether the normalised rows lie in tiles, or will.
 fn hands_over_tiles(graph: &Graph, normed: ValueId, uses: &[(OpId, usize)], backend: &dyn Backend) -> bool {
-    let in_tiles = matches!(graph.ty(normed), Type::Tensor { elem: Elem::Bf16, .. });
     let reads_tiles =
         |(user, operand): &(OpId, usize)| *operand == 0 && tiled(graph, *user, backend).is_some();
-    in_tiles || can_lie(graph, normed) && uses.iter().all(reads_tiles)
+    can_lie(graph, normed) && uses.iter().all(reads_tiles)
 }
 
 fn takes_norm(graph: &Graph, (user, operand): (OpId, usize)) -> bool {

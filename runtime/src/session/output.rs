@@ -12,7 +12,7 @@ pub const OUTPUTS: [&str; 2] = ["logits", "hidden"];
 impl Session {
     /// An output of the model for a sequence's last token, of the session's last step: `logits`, `[vocab]`, or `hidden`,
     /// the last hidden state behind the final norm, which the head multiplies, `[hidden]`; f32. On a GPU it is copied from
-    /// there now.
+    /// there now, rounded to bf16 where the head's weights are.
     ///
     /// Errors: another name; a sequence that had no row of logits in the last step.
     ///

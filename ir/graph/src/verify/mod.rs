@@ -3,6 +3,7 @@
 mod provenance;
 mod rule;
 mod rules;
+mod view;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -83,3 +83,11 @@ rules! {
     /// The cache is the version that the oracle itself read, or the reading layer's own.
     SELECTION_CACHE "selection-cache" by program;
 }
+
+/// A fault's rule and sentence.
+pub(super) type Fault = (&'static str, String);
+
+/// A fault of an operand's or a result's type.
+pub(super) fn fault(message: impl Into<String>) -> Fault {
+    (TYPE, message.into())
+}

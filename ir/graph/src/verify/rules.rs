@@ -1,19 +1,11 @@
 //! What each op wants of its operands, results and attributes.
 
-use super::rule::{ATTRIBUTE, TYPE};
+use super::rule::{ATTRIBUTE, Fault, fault};
+use super::view::View;
 use crate::graph::{Graph, OpId};
 use crate::op::{self, Op};
-use crate::roles::Roles;
-use crate::types::{CacheType, Dim, SelectionType, Sym, Type};
-use hyc_plan::tensor::can_tile;
-use hyc_plan::{Codec, Elem, Epilogue, GateMode, TILE};
-
-/// A fault's rule and sentence.
-type Fault = (&'static str, String);
-
-fn fault(message: impl Into<String>) -> Fault {
-    (TYPE, message.into())
-}
+use crate::types::{Dim, Sym, Type};
+use hyc_plan::{Elem, Epilogue, GateMode};
 
 /// Reports what is wrong with an op whose arity is right.
 pub fn check(graph: &Graph, id: OpId, report: &mut dyn FnMut(&'static str, String)) {
@@ -47,174 +39,7 @@ fn attributes(op: &Op) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Rows and width of a tensor of rows of constant width.
-fn rows_of(dims: &[Dim]) -> Option<(Sym, u64)> {
-    match *dims {
-        [Dim::Sym(rows), Dim::Const(width)] if width > 0 => Some((rows, width)),
-        _ => None,
-    }
-}
-
-/// The same of one that can lie in tiles.
-fn tiles_of(dims: &[Dim]) -> Option<(Sym, u64)> {
-    rows_of(dims).filter(|(_, width)| can_tile(*width))
-}
-
-struct View<'g> {
-    graph: &'g Graph,
-    id: OpId,
-    roles: Roles,
-}
-
-impl<'g> View<'g> {
-    fn operand(&self, name: &str) -> Result<&'g Type, Fault> {
-        let at = self.roles.takes.position(name);
-        let value = at.and_then(|at| self.graph.op(self.id).operands.get(at));
-        value.map(|value| self.graph.ty(*value)).ok_or_else(|| fault(format!("it has no operand `{name}`")))
-    }
-
-    fn result(&self, name: &str) -> Result<&'g Type, Fault> {
-        let at = self.roles.gives.position(name);
-        let value = at.and_then(|at| self.graph.op(self.id).results.get(at));
-        value.map(|value| self.graph.ty(*value)).ok_or_else(|| fault(format!("it has no result `{name}`")))
-    }
-
-    /// Rows and width of an f32 operand.
-    fn row(&self, name: &str) -> Result<(Sym, u64), Fault> {
-        let ty = self.operand(name)?;
-        let Type::Tensor { elem: Elem::F32, dims } = ty else {
-            return Err(fault(format!("operand `{name}` must be an f32 tensor, is {ty}")));
-        };
-        rows_of(dims)
-            .ok_or_else(|| fault(format!("operand `{name}` must be rows of constant width, is {ty}")))
-    }
-
-    /// The same of an operand that may be in bf16 tiles.
-    fn row_or_tiles(&self, name: &str) -> Result<(Sym, u64), Fault> {
-        match self.operand(name)? {
-            Type::Tensor { elem: Elem::Bf16, dims } => tiles_of(dims).ok_or_else(|| {
-                fault(format!("operand `{name}` in bf16 must be rows of whole tiles of {TILE}"))
-            }),
-            _ => self.row(name),
-        }
-    }
-
-    /// A result of f32 rows, or of the same in bf16 tiles.
-    fn want_rows_or_tiles(&self, name: &str, rows: Sym, width: u64) -> Result<(), Fault> {
-        match self.result(name)? {
-            Type::Tensor { elem: Elem::Bf16, dims } if tiles_of(dims) == Some((rows, width)) => Ok(()),
-            _ => self.want_result(name, &Type::rows(rows, width)),
-        }
-    }
-
-    fn want_width(&self, name: &str, want: Option<u64>) -> Result<(), Fault> {
-        let (_, width) = self.row(name)?;
-        self.fits_width(name, width, want)
-    }
-
-    fn fits_width(&self, name: &str, width: u64, want: Option<u64>) -> Result<(), Fault> {
-        match want {
-            Some(want) if want == width => Ok(()),
-            Some(want) => Err(fault(format!("operand `{name}` has width {width}, needs {want}"))),
-            None => Err(fault("sizes overflow")),
-        }
-    }
-
-    fn want_result(&self, name: &str, want: &Type) -> Result<(), Fault> {
-        match self.result(name)? {
-            found if found == want => Ok(()),
-            found => Err(fault(format!("result `{name}` is {found}, must be {want}"))),
-        }
-    }
-
-    fn weight(&self, name: &str) -> Result<&'g [u64], Fault> {
-        match self.operand(name)? {
-            Type::Weight { dims, .. } if !dims.is_empty() && !dims.contains(&0) => Ok(dims),
-            other => Err(fault(format!("operand `{name}` must be a weight, is {other}"))),
-        }
-    }
-
-    fn want_weight(&self, name: &str, want: &[u64]) -> Result<(), Fault> {
-        match self.weight(name)? {
-            dims if dims == want => Ok(()),
-            dims => Err(fault(format!("operand `{name}` is a weight of shape {dims:?}, needs {want:?}"))),
-        }
-    }
-
-    /// A vector of that length, in f32 as norms and sinks always are.
-    fn want_vector(&self, name: &str, len: u64) -> Result<(), Fault> {
-        self.want_weight(name, &[len])?;
-        match self.operand(name)? {
-            Type::Weight { codec: Codec::F32, .. } => Ok(()),
-            _ => Err(fault(format!("operand `{name}` must be f32: norm weights and sinks are"))),
-        }
-    }
-
-    fn cache(&self, ty: &'g Type, place: &str) -> Result<&'g CacheType, Fault> {
-        let Type::Cache(cache) = ty else { return Err(fault(format!("{place} must be a cache, is {ty}"))) };
-        let sizes = [cache.kv_heads, cache.qk_dim, cache.v_dim, cache.page];
-        let possible = sizes.iter().all(|n| (1..1 << 24).contains(n)) && cache.elem != Elem::I32;
-        if possible { Ok(cache) } else { Err(fault(format!("{place} is an impossible {ty}"))) }
-    }
-
-    fn cache_operand(&self, name: &str) -> Result<&'g CacheType, Fault> {
-        self.cache(self.operand(name)?, &format!("operand `{name}`"))
-    }
-
-    fn selection(&self, ty: &'g Type, place: &str) -> Result<&'g SelectionType, Fault> {
-        match ty {
-            Type::Selection(s)
-                if [s.shape.kv_heads, s.shape.block, s.shape.blocks]
-                    .iter()
-                    .all(|n| (1..1 << 24).contains(n)) =>
-            {
-                Ok(s)
-            }
-            other => Err(fault(format!("{place} must be a selection, is {other}"))),
-        }
-    }
-
-    fn selection_operand(&self, name: &str) -> Result<&'g SelectionType, Fault> {
-        self.selection(self.operand(name)?, &format!("operand `{name}`"))
-    }
-
-    fn selection_result(&self, name: &str) -> Result<&'g SelectionType, Fault> {
-        self.selection(self.result(name)?, &format!("result `{name}`"))
-    }
-
-    /// The attention over a cache operand, with a sink where there is one; checks q, sink and the first result.
-    fn attention(&self, heads: u64, cache: &str, sink: Option<&str>) -> Result<&'g CacheType, Fault> {
-        let cache = self.cache_operand(cache)?;
-        if heads % cache.kv_heads != 0 {
-            return Err((ATTRIBUTE, format!("{heads} heads over {} KV heads", cache.kv_heads)));
-        }
-        self.want_width("q", heads.checked_mul(cache.qk_dim))?;
-        if let Some(sink) = sink {
-            self.want_vector(sink, heads)?;
-        }
-        let (rows, _) = self.row("q")?;
-        let width = heads.checked_mul(cache.v_dim).ok_or_else(|| fault("sizes overflow"))?;
-        self.want_rows_or_tiles("out", rows, width)?;
-        Ok(cache)
-    }
-
-    fn scores(&self, ty: &Type) -> Result<(u64, Dim), Fault> {
-        match ty {
-            Type::Tensor { elem: Elem::F32, dims } => match dims[..] {
-                [Dim::Sym(Sym::Tokens), Dim::Const(heads), last] if heads > 0 => Ok((heads, last)),
-                _ => Err(fault(format!("scores are [tokens, heads, n], not {ty}"))),
-            },
-            _ => Err(fault(format!("scores are an f32 tensor, not {ty}"))),
-        }
-    }
-
-    fn same(&self, name: &str, want: &Type) -> Result<(), Fault> {
-        match self.operand(name)? {
-            found if found == want => Ok(()),
-            found => Err(fault(format!("operand `{name}` is {found}, must be {want}"))),
-        }
-    }
-
+impl View<'_> {
     fn types(&self) -> Result<(), Fault> {
         match self.graph.op(self.id).op {
             Op::Weight(op::Weight {}) => match self.result("weight")? {
@@ -246,7 +71,10 @@ impl<'g> View<'g> {
                 if width % len != 0 {
                     return Err(fault(format!("a norm of {len} elements does not divide rows of {width}")));
                 }
-                self.want_rows_or_tiles("out", rows, width)
+                if len == width {
+                    return self.want_rows_or_tiles("out", rows, width);
+                }
+                self.want_result("out", &Type::rows(rows, width))
             }
             Op::Linear(op::Linear {}) => self.linear(None, Epilogue::Store),
             Op::FusedLinear(op::FusedLinear { norm, epilogue }) => self.linear(norm, epilogue),
@@ -397,7 +225,7 @@ impl<'g> View<'g> {
     }
 
     fn linear(&self, norm: Option<f64>, epilogue: Epilogue) -> Result<(), Fault> {
-        let (rows, in_features) = self.row_or_tiles("x")?;
+        let (rows, in_features) = self.product_input(norm.is_some())?;
         if norm.is_some() {
             self.want_vector("norm", in_features)?;
         }
@@ -417,7 +245,7 @@ impl<'g> View<'g> {
     }
 
     fn qkv(&self, heads: u64, kv: u64, norm: bool, qk_norm: bool, dims: u64, own: bool) -> Result<(), Fault> {
-        let (rows, in_features) = self.row_or_tiles("x")?;
+        let (rows, in_features) = self.product_input(norm)?;
         if norm {
             self.want_vector("norm", in_features)?;
         }

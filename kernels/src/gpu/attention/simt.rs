@@ -375,7 +375,7 @@ pub fn hybrid(k: &mut Kernel<'_, '_>, shape: AttnShape, select: SelectShape, win
                     y = e.fmul(y, e.sigmoid(load_column(e, gate, item, column)));
                 }
                 if i > 0 {
-                    // The first branch's value: written by this thread.
+                    // The first branch's value: written by this thread, and rounded where rows lie in tiles.
                     y = e.fadd(y, load_column(e, "out", item, output_column(e, shape, item, (h, element))));
                 }
                 store_output(e, shape, item, (h, element), y);

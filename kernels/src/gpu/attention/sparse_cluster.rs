@@ -7,7 +7,7 @@
 //! ```
 //! One block alone would wait for its multiprocessor's inlet: 16 pages of 32 KiB are 9 us at 60 B/ns, and some 20 pages over four
 //! multiprocessors are a page a warp. Shared memory: states of eight warps, and those of the block,
-//! `[branch][group][v_dim + 2]`. Reference: `reference::attention`.
+//! `[branch][group][v_dim + 2]`. Wants clusters: sm_90. Reference: `reference::attention`.
 
 use hyc_plan::AttnShape;
 
@@ -45,7 +45,8 @@ pub fn launch<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, branches: &[Branch])
         |branch: &Branch| Reader { shape, cache: k.cache(branch.cache), operand: branch.cache, warps: WARPS };
     let readers: Vec<Reader> = branches.iter().map(reader).collect();
     let Some(first) = readers.first() else { return };
-    let shared = first.partials_bytes() + SHARED_SLACK;
+    let states = 4 * branches.len() as u64 * group(shape) * (shape.v_dim + 2);
+    let shared = first.partials_bytes() + states + SHARED_SLACK;
     let grid = [k.rows(shape.kv_heads * BLOCKS, 1), hyc_plan::Extent::fixed(1)];
     let (part, variants) = (part(CLUSTER), [CLUSTER]);
     let function = Function::new(&part, grid, WARPS * WARP)
@@ -54,7 +55,8 @@ pub fn launch<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, branches: &[Branch])
         .clusters(BLOCKS)
         .waits_itself();
     k.function(function, |e| {
-        let states = e.shared(branches.len() as u64 * group(shape) * (shape.v_dim + 2));
+        // Behind the warps' states.
+        let states = e.byte_offset(e.dynamic_shared(), e.long(first.partials_bytes()));
         Cluster { shape, branches, readers: &readers, states }.body(e, first);
     });
 }

@@ -1,4 +1,5 @@
-//! Rows of a product as bf16 tiles, `[rows / 64][in_features / 64][64][64]`, normalised on the way where the op says so.
+//! Rows as bf16 tiles, `[rows / 64][in_features / 64][64][64]`, normalised on the way where the op says so: what a product packs for
+//! itself, and `RmsNorm` of whole rows where its result lies in tiles. Reference: `reference::pointwise::rmsnorm`.
 //!
 //! Weights in tiles lie alike, so that a k tile of either is copied to shared memory as it lies.
 

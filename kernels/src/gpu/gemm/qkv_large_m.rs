@@ -1,4 +1,4 @@
-//! `QkvAppend` of many rows, behind the packed rows: projections, RoPE and append in one function.
+//! `QkvAppend` of many rows, which lie in tiles or were packed before: projections, RoPE and append in one function.
 //!
 //! ```text
 //! tile: 256 (or 192) outputs of q, k or v: whole heads of q and k, so that a lane has both elements of a pair that RoPE turns

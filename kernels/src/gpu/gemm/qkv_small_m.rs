@@ -1,4 +1,4 @@
-//! `QkvAppend` of few rows, behind the packed rows: projections, RoPE and append in one function.
+//! `QkvAppend` of few rows, which lie in tiles or were packed before: projections, RoPE and append in one function.
 //!
 //! ```text
 //! block: 16 outputs of one head by 8 (or 32) rows

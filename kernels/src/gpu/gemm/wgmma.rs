@@ -3,7 +3,7 @@
 //! ```text
 //! cluster: two blocks, as many as the chip has room for; each takes every so many pairs of tiles
 //! tile:    128 rows x 256 (or 192, or 128) outputs: two warp groups of 64 rows, and one thread that keeps a ring of k tiles full
-//! k tile:  rows 2 x 8 KiB, outputs 4 x 8 KiB, as they lie; outputs that both tiles of a pair read, half by either block
+//! k tile:  rows 2 x 8 KiB, outputs 4 (3, 2) x 8 KiB, as they lie; outputs that both tiles of a pair read, half by either block
 //!          for both
 //! ```
 //! Shared memory: 4 stages of 48 KiB, 20 KiB to write results through. Registers: 128 sums of 232.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! by_row     block: 16 outputs of one (row, chosen expert); down: of one row, a warp an expert
-//! grouped    dispatch, pack, grouped; combine (down): the weighted sum over a row's choices, plus the residual
+//! grouped    dispatch, gather, grouped; combine (down): the weighted sum over a row's choices, plus the residual; products are
+//!            bf16 in between where outputs are whole tiles
 //! ```
 //! Reference: `reference::moe`.
 
