@@ -14,6 +14,8 @@ pub struct Run {
     pub logits: Vec<f32>,
     /// `[tokens][kv_heads][blocks]` of each oracle.
     pub selected: BTreeMap<u32, Vec<i32>>,
+    /// The last token's hidden state; nothing where the model keeps none.
+    pub hidden: Vec<f32>,
 }
 
 /// Feeds a new sequence all tokens, looking at every step.
@@ -21,7 +23,7 @@ pub fn run(session: &mut Session, tokens: &[u32]) -> Result<Run> {
     let id = session.add_sequence()?;
     session.set_all_logits(true);
     session.feed(id, tokens)?;
-    let mut run = Run { logits: Vec::new(), selected: BTreeMap::new() };
+    let mut run = Run { logits: Vec::new(), selected: BTreeMap::new(), hidden: Vec::new() };
     while session.pending(id)? > 0 {
         let selected = &mut run.selected;
         let output = session.step_observed(&mut |step, engine| {
@@ -36,6 +38,7 @@ pub fn run(session: &mut Session, tokens: &[u32]) -> Result<Run> {
             run.logits.extend(row?);
         }
     }
+    run.hidden = session.output(id, "hidden").unwrap_or_default();
     Ok(run)
 }
 

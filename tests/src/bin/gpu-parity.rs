@@ -120,7 +120,19 @@ fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
     let mut interpreter =
         Session::with_kernels(model.clone(), Box::new(Interpreter), &SessionOptions::default())
             .map_err(text)?;
-    let want = run(&mut interpreter, &tokens).map_err(text)?.logits;
+    let reference = run(&mut interpreter, &tokens).map_err(text)?;
+    if whole.hidden.len() != reference.hidden.len() {
+        return Err(format!(
+            "{} numbers of a hidden state of {}",
+            whole.hidden.len(),
+            reference.hidden.len()
+        ));
+    }
+    if !reference.hidden.is_empty() {
+        let error = relative_error(&whole.hidden, &reference.hidden);
+        right &= table.error(name, "hidden, interpreter", error, limits.own);
+    }
+    let want = reference.logits;
     right &= table.error(name, "logits, interpreter", relative_error(&whole.logits, &want), limits.own);
     for (check, pieces) in [
         ("decode, interpreter", vec![1; tokens.len()]),
