@@ -137,12 +137,24 @@ impl Names {
         let mut parts: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
         let mut stacks = vec![false; self.stack.len()];
         for name in given {
-            let part = self.stack.iter().zip(&mut stacks).find_map(|(stack, used)| {
+            let ignored = self.ignore.iter().zip(&mut used.1).filter(|(p, _)| p.matches(name).is_some());
+            let mut ignored: Vec<_> = ignored.collect();
+            ignored.iter_mut().for_each(|(_, used)| **used = true);
+            let ignored = ignored.first().map(|(pattern, _)| pattern.text.clone());
+            let stacked = self.stack.iter().zip(&mut stacks).filter_map(|(stack, used)| {
                 let found = stack.apply(name)?;
                 *used = true;
-                Some(found)
+                Some((found, &stack.rename.from.text))
             });
-            if let Some((to, pattern, number)) = part {
+            let stacked: Vec<_> = stacked.collect();
+            if let [(_, one), (_, other), ..] = stacked[..] {
+                faults.push(format!("`{}` matches both `{one}` and `{other}` of `stack`", shortened(name)));
+            }
+            if let Some(((to, pattern, number), _)) = stacked.into_iter().next() {
+                if let Some(pattern) = ignored {
+                    resolved.ignored.insert(to, pattern);
+                    continue;
+                }
                 if let Some(other) = parts.entry(to).or_default().insert(number, name.clone()) {
                     let [other, name] = [&other, name].map(|name| shortened(name));
                     faults.push(format!(
@@ -166,11 +178,8 @@ impl Names {
                 }
             }
             let new = new.map_or_else(|| name.clone(), |(to, _)| to);
-            let ignored = self.ignore.iter().zip(&mut used.1).filter(|(p, _)| p.matches(name).is_some());
-            let mut ignored: Vec<_> = ignored.collect();
-            ignored.iter_mut().for_each(|(_, used)| **used = true);
-            if let Some((pattern, _)) = ignored.first() {
-                resolved.ignored.insert(new, pattern.text.clone());
+            if let Some(pattern) = ignored {
+                resolved.ignored.insert(new, pattern);
                 continue;
             }
             if let Some(other) = taken.insert(new.clone(), name.clone()) {
@@ -291,6 +300,18 @@ mod tests {
         assert!(fault(&["l.0.e.0.w", "l.0.e.00.w"]).contains("are both part 0"));
         assert!(fault(&["l.0.e.0.w", "l.0.w"]).contains("two tensors are called `l.0.w`"));
         assert!(fault(&["x"]).contains("`stack`: no tensor is called"));
+        let two =
+            vec![stack("l.{i}.e.{e}.w", "l.{i}.w").unwrap(), stack("l.{i}.*.{e}.w", "m.{i}.*").unwrap()];
+        let both = Names { stack: two, ..Names::default() };
+        let said = resolve(&both, &["l.0.e.0.w"]).unwrap_err();
+        assert!(
+            said.contains("`l.0.e.0.w` matches both `l.{i}.e.{e}.w` and `l.{i}.*.{e}.w` of `stack`"),
+            "{said}"
+        );
+        // What is ignored is no part.
+        let fewer = Names { ignore: vec![Pattern::parse("l.4.*").unwrap()], ..names };
+        let resolved = fewer.resolve(given.iter()).unwrap();
+        assert_eq!((resolved.stacked.len(), resolved.ignored["l.4.w"].as_str()), (1, "l.4.*"));
         assert!(stack("a.{i}", "b.{i}").unwrap_err().contains("has 0 integers"));
         assert!(stack("a.{i}.{j}", "b").unwrap_err().contains("has 2 integers"));
     }
