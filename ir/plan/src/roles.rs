@@ -87,16 +87,6 @@ pub enum Kind {
     },
 }
 
-impl Kind {
-    /// The same that does not lie in tiles.
-    pub(crate) fn in_rows(self) -> Kind {
-        match self {
-            Kind::RowsOrTiles(width) => Kind::Rows(width),
-            other => other,
-        }
-    }
-}
-
 /// One operand of an op.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Role {

@@ -31,7 +31,7 @@ impl AttnShape {
 
     /// The logits of a gate on each head's output.
     fn gate(&self, name: &'static str, mode: GateMode) -> Option<Role> {
-        gate(mode, self.heads, self.v_dim).map(|kind| read(name, kind))
+        gate(mode, self.heads, self.v_dim, sliced_tiles).map(|kind| read(name, kind))
     }
 }
 

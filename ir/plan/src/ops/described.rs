@@ -57,12 +57,12 @@ fn projection(heads: u64, dim: u64, in_features: u64) -> Kind {
     Kind::Matrices { count: 1, out_features: heads.checked_mul(dim), in_features, group: Some(dim) }
 }
 
-/// Gate logits for `heads` heads of `v_dim`.
-pub(super) fn gate(mode: GateMode, heads: u64, v_dim: u64) -> Option<Kind> {
+/// Gate logits for `heads` heads of `v_dim`; `each`: what those of every element are.
+pub(super) fn gate(mode: GateMode, heads: u64, v_dim: u64, each: fn(u64, u64) -> Kind) -> Option<Kind> {
     match mode {
         GateMode::None => None,
         GateMode::Head => Some(rows(heads)),
-        GateMode::Elementwise => Some(sliced_tiles(heads, v_dim)),
+        GateMode::Elementwise => Some(each(heads, v_dim)),
     }
 }
 
@@ -219,7 +219,7 @@ impl Op for Gate {
     fn roles(&self) -> Vec<Role> {
         let Gate { heads, v_dim, mode } = *self;
         let mut roles = vec![read("x", slices(heads, v_dim))];
-        roles.extend(gate(mode, heads, v_dim).map(|kind| read("gate", kind.in_rows())));
+        roles.extend(gate(mode, heads, v_dim, slices).map(|kind| read("gate", kind)));
         roles.push(write("out", slices(heads, v_dim)));
         roles
     }
