@@ -243,7 +243,8 @@ pub fn gpu_code(plan: &mut Plan, all_variants: bool) -> Result<hyc_kernels::gpu:
     for ((entry, kernel), (_, spec)) in plan.kernels.iter_mut().zip(&ptx.kernels).zip(&specs) {
         entry.scratch_bytes = kernel.scratch_bytes;
         entry.code = hyc_plan::Code::Nvidia { launches: kernel.launches.clone() };
-        let coded: Vec<bool> = entry.variants.iter().map(|variant| entry.has_code(&variant.name)).collect();
+        let coded = |variant: &hyc_plan::Variant| variant.launches > 0 && entry.has_code(&variant.name);
+        let coded: Vec<bool> = entry.variants.iter().map(coded).collect();
         // Nothing is compared with the only one; where measurements were looked up, the choice has asked for it already.
         let asked = |(variant, coded): &(&mut hyc_plan::Variant, bool)| *coded && variant.code.is_empty();
         let several = coded.iter().filter(|coded| **coded).count() > 1;

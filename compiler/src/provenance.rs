@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use hyc_ir::text::Layers;
 use hyc_ir::verify::{SelectionRead, selection_reads, verify};
-use hyc_ir::{Graph, OpId, Type, ValueId};
+use hyc_ir::{Graph, Op, OpId, Type, ValueId};
 use hyc_plan::{Cache, CachePolicy, Plan};
 use serde_json::{Value, json};
 
@@ -41,7 +41,9 @@ fn told(graph: &Graph, id: OpId) -> String {
 fn selections(graph: &Graph) -> Vec<Selection> {
     let place: BTreeMap<OpId, usize> = graph.ops().enumerate().map(|(place, id)| (id, place)).collect();
     let mut all: Vec<((ValueId, ValueId), Selection)> = Vec::new();
-    for read in selection_reads(graph) {
+    // Page lists are a form of the selection, for its readers.
+    let lists = |read: &SelectionRead| matches!(graph.op(read.reader).op, Op::PageLists(_));
+    for read in selection_reads(graph).into_iter().filter(|read| !lists(read)) {
         let key = (read.selection, read.cache);
         // Readers of a chain stand behind each other, each with its own cache or all with the oracle's.
         if all.last().is_none_or(|(last, _)| *last != key) {

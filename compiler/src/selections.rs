@@ -2,7 +2,7 @@
 
 use hyc_ir::text::Layers;
 use hyc_ir::{Graph, Type};
-use hyc_plan::{Kind, Operand, Plan, Role, SelectShape, Step};
+use hyc_plan::{Kind, Operand, Plan, Role, SelectShape, Step, StepOp};
 use serde_json::{Value, json};
 
 use crate::report::{bytes, table};
@@ -56,7 +56,11 @@ fn selections<'p>(plan: &'p Plan, graph: &Graph) -> Vec<Selection<'p>> {
     }
     let at: std::collections::HashMap<usize, usize> =
         list.iter().enumerate().map(|(at, (buffer, _))| (*buffer, at)).collect();
-    for (buffer, _, reader) in operands(plan).filter(|(_, role, _)| !role.writes()) {
+    // Page lists are a form of the selection, for its readers.
+    let reads = |(_, role, (_, step)): &(usize, Role, (usize, &Step))| {
+        !role.writes() && !matches!(step.op, StepOp::PageLists(_))
+    };
+    for (buffer, _, reader) in operands(plan).filter(reads) {
         if let Some(at) = at.get(&buffer) {
             list[*at].1.consumers.push(reader);
         }

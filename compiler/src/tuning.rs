@@ -157,7 +157,9 @@ fn subjects(plan: &Plan) -> Vec<Subject<'_>> {
     let subject = |(kernel, id): (&'_ Kernel, u32)| {
         let id = KernelId(id);
         let step = plan.steps.iter().position(|step| step.kernel == id)?;
-        (kernel.variants.len() > 1).then_some((id, step))
+        // Where there is nothing to do, there is nothing to choose.
+        let some = kernel.variants.iter().filter(|variant| variant.launches > 0);
+        (some.count() > 1).then_some((id, step))
     };
     let found = plan.kernels.iter().zip(0..).filter_map(subject);
     found

@@ -3,6 +3,7 @@
 pub mod cpu;
 #[cfg(feature = "llvm")]
 pub mod gpu;
+mod lists;
 #[cfg(feature = "llvm")]
 pub mod mlir;
 mod nvidia;
@@ -12,5 +13,6 @@ pub mod reference;
 mod this_build;
 mod tiles;
 
+pub use lists::page_lists;
 pub use nvidia::{Generator, Nvidia, shipped};
 pub use this_build::gpu_generator;

@@ -3,8 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use hyc_plan::table::Table;
-use hyc_plan::{Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, StepOp, Target, Variant};
+use hyc_plan::{
+    Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, StepOp, Target, Variant,
+};
 
+use crate::lists::page_lists;
 use crate::panels::panels;
 use crate::tiles::tiles_rows;
 
@@ -81,6 +84,10 @@ impl Backend for Nvidia {
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
         // Norms' weights are vectors.
         tiles_rows(op, weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. })))
+    }
+
+    fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {
+        page_lists(op, caches).filter(|_| self.tensor_cores)
     }
 
     fn samples(&self) -> bool {

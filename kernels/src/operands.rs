@@ -122,6 +122,11 @@ fn fits(kind: &Kind, operand: &OperandSpec) -> bool {
         Kind::Token | Kind::Experts { .. } | Kind::Selection { .. } => {
             matches!(operand, OperandSpec::Tensor { elem: Elem::I32, .. })
         }
+        // A kernel's addresses follow from the shapes of the lists.
+        Kind::PageLists { select, lists, .. } => {
+            matches!(operand, OperandSpec::Tensor { elem: Elem::I32, width, stride }
+            if lists.width(select) == Some(*width) && stride == width)
+        }
         Kind::Vector(_) => {
             matches!(
                 operand,

@@ -17,6 +17,7 @@ pub fn panels(kind: &Kind) -> Option<Layout> {
         | Kind::Token
         | Kind::Experts { .. }
         | Kind::Selection { .. }
+        | Kind::PageLists { .. }
         | Kind::Cache { .. } => None,
     }
 }

@@ -23,6 +23,7 @@ pub fn tiles_rows(op: &StepOp, tiled: bool) -> bool {
         | StepOp::Add(_)
         | StepOp::SiluMul(_)
         | StepOp::Gate(_)
+        | StepOp::PageLists(_)
         | StepOp::Router(_)
         | StepOp::GatherRows(_)
         | StepOp::Sample(_) => false,

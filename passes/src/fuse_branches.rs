@@ -51,7 +51,9 @@ fn fuse_sum(graph: &mut Graph, add: OpId) -> Option<bool> {
     let is_sparse = |branch: &Branch| matches!(graph.op(branch.attention).op, Op::SparseAttention(_));
     let (sparse, local) = if is_sparse(&a) { (a, b) } else { (b, a) };
     let (s, l) = (graph.op(sparse.attention), graph.op(local.attention));
-    let Op::SparseAttention(op::SparseAttention { heads, sink: true }) = s.op else { return None };
+    let Op::SparseAttention(op::SparseAttention { heads, sink: true, lists: false }) = s.op else {
+        return None;
+    };
     let Op::WindowAttention(op::WindowAttention { heads: local_heads, window, sink: true }) = l.op else {
         return None;
     };
@@ -71,7 +73,7 @@ fn fuse_sum(graph: &mut Graph, add: OpId) -> Option<bool> {
     Some(fuse(
         graph,
         &old,
-        Op::HybridAttention(op::HybridAttention { heads, window, gate }),
+        Op::HybridAttention(op::HybridAttention { heads, window, gate, lists: false }),
         operands,
         results,
     ))

@@ -49,19 +49,22 @@ fn base(spec: &KernelSpec) -> String {
         StepOp::OracleAttention(ops::OracleAttention { shape, sink, select }) => {
             format!("{op}_{}_top{}{}", heads(shape), select.blocks, sunk(sink))
         }
-        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink }) => {
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink, .. }) => {
             format!("{op}_{}_top{}{}", heads(shape), select.blocks, sunk(sink))
         }
         StepOp::WindowAttention(ops::WindowAttention { shape, window, sink }) => {
             format!("{op}_{}_w{window}{}", heads(shape), sunk(sink))
         }
-        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate }) => {
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate, .. }) => {
             let gate = match gate {
                 GateMode::None => "",
                 GateMode::Head => "_headgate",
                 GateMode::Elementwise => "_gate",
             };
             format!("{op}_{}_top{}_w{window}{gate}", heads(shape), select.blocks)
+        }
+        StepOp::PageLists(ops::PageLists { select, lists, .. }) => {
+            format!("{op}_{}x{}_tile{}", select.kv_heads, select.blocks, lists.tile)
         }
         StepOp::Sample(ops::Sample { vocab }) => format!("{op}_{vocab}"),
         StepOp::Router(ops::Router { experts, active }) => format!("{op}_{active}of{experts}"),

@@ -11,6 +11,7 @@ mod kernel_name;
 mod kv_table;
 mod lifetimes;
 mod limits;
+mod list_pages;
 mod lower;
 mod origins;
 mod plan_kv;
@@ -43,6 +44,7 @@ pub const PASSES: &[&str] = &[
     "fuse-branches",
     "fuse-epilogues",
     "tile-rows",
+    "list-pages",
     "plan-memory",
     "select-kernels",
     "schedule",
@@ -59,6 +61,7 @@ const REWRITES: &[(&str, Rewrite)] = &[
     ("fuse-branches", |graph, _| fuse_branches::run(graph)),
     ("fuse-epilogues", fuse_epilogues::run),
     ("tile-rows", tile_rows::run),
+    ("list-pages", list_pages::run),
 ];
 
 /// Whether a pass rewrites the graph; the others compute side tables from it.

@@ -5,7 +5,7 @@
 
 use hyc_ir::roles::Roles;
 use hyc_ir::{CacheType, Dim, Graph, Op, OpData, OpId, Sym, Type, ValueId, op};
-use hyc_plan::{AttnShape, Backend, Epilogue, Kind, Layout, RopeSpec, SelectShape, StepOp, ops};
+use hyc_plan::{AttnShape, Backend, Epilogue, Kind, Layout, ListShape, RopeSpec, SelectShape, StepOp, ops};
 
 use crate::error::PassError;
 
@@ -83,17 +83,25 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
         Op::WindowAttention(op::WindowAttention { heads, window, sink }) => {
             StepOp::WindowAttention(ops::WindowAttention { shape: c.shape(heads, "cache")?, window, sink })
         }
-        Op::SparseAttention(op::SparseAttention { heads, sink }) => {
-            let select = c.selection(c.operand("sel")?)?;
-            StepOp::SparseAttention(ops::SparseAttention { shape: c.shape(heads, "cache")?, select, sink })
+        Op::SparseAttention(op::SparseAttention { heads, sink, lists }) => {
+            let (shape, select) = (c.shape(heads, "cache")?, c.selection(c.operand("sel")?)?);
+            let lists = lists.then(|| c.lists(c.operand("lists")?)).transpose()?;
+            StepOp::SparseAttention(ops::SparseAttention { shape, select, sink, lists })
         }
-        Op::HybridAttention(op::HybridAttention { heads, window, gate }) => {
+        Op::PageLists(op::PageLists {}) => {
+            let (cache, select) = (c.cache("cache")?, c.selection(c.operand("sel")?)?);
+            let lists = c.lists(c.result("lists")?)?;
+            StepOp::PageLists(ops::PageLists { select, qk_dim: cache.qk_dim, v_dim: cache.v_dim, lists })
+        }
+        Op::HybridAttention(op::HybridAttention { heads, window, gate, lists }) => {
             let select = c.selection(c.operand("sel")?)?;
+            let lists = lists.then(|| c.lists(c.operand("lists")?)).transpose()?;
             StepOp::HybridAttention(ops::HybridAttention {
                 shape: c.shape(heads, "shared")?,
                 select,
                 window,
                 gate,
+                lists,
             })
         }
         Op::Router(op::Router { active }) => {
@@ -161,7 +169,7 @@ impl<'g> Ctx<'g> {
     fn check_rows(&self, op: &StepOp) -> Result<(), PassError> {
         let gathered = |value: &ValueId| match self.graph.ty(*value) {
             Type::Tensor { dims, .. } => dims.first() != Some(&Dim::Sym(Sym::Tokens)),
-            Type::Weight { .. } | Type::Cache(_) | Type::Selection(_) => false,
+            Type::Weight { .. } | Type::Cache(_) | Type::Selection(_) | Type::Lists(_) => false,
         };
         if op.is_by_token() && self.data.operands.iter().chain(&self.data.results).any(gathered) {
             return Err(self
@@ -231,6 +239,13 @@ impl<'g> Ctx<'g> {
         match self.graph.ty(value) {
             Type::Selection(selection) => Ok(selection.shape),
             _ => Err(self.refuse("no selection")),
+        }
+    }
+
+    fn lists(&self, value: ValueId) -> Result<ListShape, PassError> {
+        match self.graph.ty(value) {
+            Type::Lists(ty) => Ok(ty.lists),
+            _ => Err(self.refuse("no page lists")),
         }
     }
 

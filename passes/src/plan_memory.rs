@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use hyc_ir::{Dim, Graph, OpId, Sym, Type, ValueId};
+use hyc_ir::{Dim, Graph, ListsType, OpId, Sym, Type, ValueId};
 use hyc_plan::{Elem, Rows, tensor};
 
 use crate::error::PassError;
@@ -134,6 +134,9 @@ fn row(graph: &Graph, id: OpId, value: ValueId) -> Result<Option<(Elem, Rows, u6
         Type::Weight { .. } | Type::Cache(_) => Ok(None),
         Type::Selection(s) => {
             Ok(Some((Elem::I32, Rows::Tokens, s.shape.kv_heads.saturating_mul(s.shape.blocks))))
+        }
+        Type::Lists(ListsType { selection, lists }) => {
+            Ok(Some((Elem::I32, Rows::Tokens, lists.width(selection.shape).unwrap_or(u64::MAX))))
         }
         Type::Tensor { elem, dims } => match dims[..] {
             [Dim::Sym(Sym::Tokens), Dim::Const(width)] => Ok(Some((*elem, Rows::Tokens, width))),

@@ -118,6 +118,7 @@ fn buffers(graph: &Graph, arena: &Arena, ids: &mut HashMap<ValueId, Operand>) ->
         let (elem, selection) = match graph.ty(place.value) {
             Type::Selection(selection) => (Elem::I32, Some(selection.shape)),
             Type::Tensor { elem, .. } => (*elem, None),
+            Type::Lists(_) => (Elem::I32, None),
             _ => (Elem::F32, None),
         };
         let max_rows = place.rows.count(graph.header.chunk, graph.header.max_outputs);
@@ -231,7 +232,9 @@ fn chains(graph: &Graph) -> Vec<Chain> {
         let data = graph.op(id);
         let (Op::OracleAttention(_), Some(oracle)) = (&data.op, data.layer) else { continue };
         let root = roots.get(&data.operands[1]);
-        let readers: Vec<OpId> = graph.uses(data.results[1]).into_iter().map(|(user, _)| user).collect();
+        let users = graph.uses(data.results[1]).into_iter().map(|(user, _)| user);
+        let readers: Vec<OpId> =
+            users.filter(|user| graph.op(*user).op != Op::PageLists(op::PageLists {})).collect();
         let shared = |reader: &OpId| roots.get(&graph.op(*reader).operands[1]) == root;
         let sparse: BTreeSet<u32> = readers.iter().filter_map(|reader| graph.op(*reader).layer).collect();
         chains.push(Chain {

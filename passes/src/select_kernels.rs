@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use hyc_ir::{CacheType, Dim, Graph, OpId, Sym, Type, ValueId};
+use hyc_ir::{CacheType, Dim, Graph, ListsType, OpId, Sym, Type, ValueId};
 use hyc_plan::tensor::stride;
 use hyc_plan::variant::choose;
 use hyc_plan::{
@@ -128,7 +128,7 @@ fn layouts(graph: &Graph, steps: &[(OpId, Lowered)]) -> Result<HashMap<ValueId, 
 fn format(graph: &Graph, weight: ValueId, layout: Layout) -> Option<Format> {
     match graph.ty(weight) {
         Type::Weight { codec, .. } => Some(Format { codec: *codec, layout }),
-        Type::Tensor { .. } | Type::Cache(_) | Type::Selection(_) => None,
+        Type::Tensor { .. } | Type::Cache(_) | Type::Selection(_) | Type::Lists(_) => None,
     }
 }
 
@@ -168,6 +168,10 @@ fn spec(
             }
             Type::Selection(selection) => {
                 let width = selection.shape.kv_heads * selection.shape.blocks;
+                OperandSpec::Tensor { elem: Elem::I32, width, stride: stride(width) }
+            }
+            Type::Lists(ListsType { selection, lists }) => {
+                let width = lists.width(selection.shape).unwrap_or(0);
                 OperandSpec::Tensor { elem: Elem::I32, width, stride: stride(width) }
             }
             Type::Weight { codec, .. } => match layouts.get(value) {

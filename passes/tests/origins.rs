@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use hyc_ir::{Graph, OpId, text};
 use hyc_passes::{PASSES, origins, rewrites, run_named};
-use hyc_plan::{Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, StepOp, Target, Variant};
+use hyc_plan::{
+    Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, ListShape, StepOp, Target, Variant,
+};
 
 /// A back end that keeps f32 in rows.
 struct Rows;
@@ -24,6 +26,10 @@ impl Backend for Rows {
 
     fn tiles_rows(&self, _: &StepOp, _: &[Layout]) -> bool {
         false
+    }
+
+    fn page_lists(&self, _: &StepOp, _: &[CacheSpec]) -> Option<ListShape> {
+        None
     }
 
     fn samples(&self) -> bool {

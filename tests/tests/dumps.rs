@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use common::hyc_binary;
 use hyc_tests::root;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "00-input.hyir",
     "01-detect-chains.hyir",
     "02-plan-kv.hyir",
@@ -17,9 +17,10 @@ const FILES: [&str; 10] = [
     "04-fuse-branches.hyir",
     "05-fuse-epilogues.hyir",
     "06-tile-rows.hyir",
-    "07-plan-memory.txt",
-    "08-select-kernels.txt",
-    "09-plan.txt",
+    "07-list-pages.hyir",
+    "08-plan-memory.txt",
+    "09-select-kernels.txt",
+    "10-plan.txt",
 ];
 
 fn hyc(at: &Path, args: &[&str]) -> Output {
@@ -76,7 +77,7 @@ fn a_folder_has_a_file_a_pass() {
     assert!(at.join("m.hyc").exists());
     let second = files(&at.join("dumps"));
     assert!(second["00-input.hyir"].contains("= weight() layer 8 :"));
-    assert_eq!(second["09-plan.txt"], first["09-plan.txt"]);
+    assert_eq!(second["10-plan.txt"], first["10-plan.txt"]);
     // Nothing is written where nothing comes of it.
     refused(at, &["compile", "--plan-only", "--target", "sm_1", "--dump-dir", "none", &model], 4, &["sm_1"]);
     assert!(!at.join("none").exists());
@@ -95,8 +96,8 @@ fn a_folder_of_others_is_left_alone() {
     std::fs::create_dir(at.join("mine")).unwrap();
     std::fs::write(at.join("mine/a\u{1b}[2Jb"), "mine").unwrap();
     dump("mine", &["holds a\\u{1b}[2Jb"]);
-    std::fs::create_dir_all(at.join("odd/09-plan.txt")).unwrap();
-    dump("odd", &["09-plan.txt is a folder"]);
+    std::fs::create_dir_all(at.join("odd/10-plan.txt")).unwrap();
+    dump("odd", &["10-plan.txt is a folder"]);
     std::os::unix::fs::symlink("nowhere", at.join("link")).unwrap();
     dump("link", &["symbolic link to a file that does not exist"]);
     refused(at, &["compile", "--plan-only", "--dump-dir", "no/such", &model], 3, &["there is no folder no"]);
@@ -109,7 +110,7 @@ fn a_folder_of_others_is_left_alone() {
     let words = ["is the dump dumps/03-fuse-topk.hyir, which is read"];
     refused(at, &["compile", "--plan-only", "--dump-dir", "dumps", input], 2, &words);
     assert_eq!(std::fs::read(at.join(input)).unwrap(), kept);
-    let both = ["compile", "--emit", "plan", "-o", "dumps/09-plan.txt", "--dump-dir", "dumps", &model];
+    let both = ["compile", "--emit", "plan", "-o", "dumps/10-plan.txt", "--dump-dir", "dumps", &model];
     refused(at, &both, 2, &["is a file of `--dump-dir`, and what `-o` names"]);
 }
 
@@ -128,7 +129,7 @@ fn passes_are_printed_where_they_do_something() {
     let (names, graphs) = sections(&["--print-ir-after-change", &model]);
     assert_eq!((names.as_slice(), graphs), (rewrites.map(String::from).as_slice(), 5));
     let (names, graphs) = sections(&["--print-ir-after-all", &model]);
-    assert_eq!((names.len(), graphs), (9, 6));
+    assert_eq!((names.len(), graphs), (10, 7));
     let (names, graphs) = sections(&["--print-ir-after=schedule", &model]);
     assert_eq!((names.as_slice(), graphs), (["schedule".to_string()].as_slice(), 1));
     let (names, graphs) = sections(&["--print-ir-after=schedule", "--print-ir-after=fuse-topk", &model]);
@@ -138,7 +139,7 @@ fn passes_are_printed_where_they_do_something() {
     let (names, _) = sections(&["--print-ir-after-change", full.to_str().unwrap()]);
     assert!(!names.contains(&"fuse-branches".to_string()), "{names:?}");
     let (names, _) = sections(&["--print-ir-after-all", full.to_str().unwrap()]);
-    assert_eq!(names.len(), 9);
+    assert_eq!(names.len(), 10);
 }
 
 /// What all passes printed is one input, in which the last graph counts.
@@ -184,8 +185,8 @@ fn layers_are_shown_alone() {
     }
     printed(at, &["compile", "--plan-only", "--dump-dir", "part", "--layers", "4-5", &model]);
     let part = files(&at.join("part"));
-    assert!(part["07-plan-memory.txt"].contains("%L4.") && !part["07-plan-memory.txt"].contains("%L8."));
-    assert!(part["09-plan.txt"].contains("layer 5, steps") && !part["09-plan.txt"].contains("layers 2"));
+    assert!(part["08-plan-memory.txt"].contains("%L4.") && !part["08-plan-memory.txt"].contains("%L8."));
+    assert!(part["10-plan.txt"].contains("layer 5, steps") && !part["10-plan.txt"].contains("layers 2"));
 
     refused(
         at,

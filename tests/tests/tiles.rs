@@ -1,5 +1,5 @@
 //! A GPU's plan whose rows lie in bf16 tiles, by the interpreter beside the same plan in f32 rows: logits and hidden states differ
-//! by rounding alone. No kernel is generated, so that this needs neither LLVM nor a card.
+//! by rounding alone. And one whose sparse layers walk along page lists, beside the same that read the selection. No kernel is generated, so that this needs neither LLVM nor a card.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use hyc::source::Weights;
 use hyc::write::{self, Artefact};
 use hyc_kernels::{Generator, Nvidia};
 use hyc_plan::{
-    Backend, CacheSpec, Codec, Elem, Gpu, KernelSpec, Kind, KvOrder, Layout, NvidiaArch, Plan, StepOp,
-    Variant, bind,
+    Backend, CacheSpec, Codec, Elem, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, NvidiaArch, Plan,
+    StepOp, Variant, bind,
 };
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::relative_error;
@@ -49,12 +49,14 @@ kind = "cpu"
 max_context = 512
 max_batch = 2
 chunk = 96
+max_outputs = 96
 "#;
 
-/// The back end of a GPU, which lays out rows in tiles where this is so.
+/// The back end of a GPU, which lays out rows in tiles where this is so, and lists pages for tiles of so many rows.
 struct Card {
     inner: Nvidia,
     tiles: bool,
+    lists: Option<u64>,
 }
 
 impl Backend for Card {
@@ -74,6 +76,12 @@ impl Backend for Card {
         self.tiles && self.inner.tiles_rows(op, weights)
     }
 
+    fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {
+        let lists = self.inner.page_lists(op, caches)?;
+        // The first of two chunks has them; the second, of 54 rows, does not.
+        self.lists.map(|tile| ListShape { tile, least: lists.least.min(55) })
+    }
+
     fn samples(&self) -> bool {
         false
     }
@@ -83,10 +91,10 @@ impl Backend for Card {
     }
 }
 
-fn plan(tiles: bool) -> Plan {
+fn plan(model: &str, tiles: bool, lists: Option<u64>) -> Plan {
     let gpu = Gpu::of(NvidiaArch::Sm90a);
-    let card = Card { inner: Nvidia::new(gpu, Generator::of_anything()), tiles };
-    let desc = parse_model(Path::new("model.toml"), MODEL).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    let card = Card { inner: Nvidia::new(gpu, Generator::of_anything()), tiles, lists };
+    let desc = parse_model(Path::new("model.toml"), model).unwrap_or_else(|e| panic!("{}", e.render(false)));
     let mut graph = build_graph(&desc);
     graph.header.target = card.target().kind();
     hyc_passes::run(graph, &card, &mut |_| true).expect("is planned").plan
@@ -122,7 +130,7 @@ fn run(plan: &Plan) -> (Vec<f32>, Vec<f32>) {
 
 #[test]
 fn rows_in_tiles_hold_what_f32_rows_hold() {
-    let (tiled, rows) = (plan(true), plan(false));
+    let (tiled, rows) = (plan(MODEL, true, None), plan(MODEL, false, None));
     let in_tiles = |plan: &Plan| plan.buffers.iter().filter(|b| b.elem == Elem::Bf16).count();
     assert_eq!(in_tiles(&rows), 0);
     // Two norms a layer, what attention, experts and SwiGLU give; a layer's gates, and the last norm.
@@ -133,5 +141,22 @@ fn rows_in_tiles_hold_what_f32_rows_hold() {
         let error = relative_error(&got, &want);
         println!("{what}: {error:.1e}");
         assert!(error > 0.0 && error < 1.8e-2, "{what} differ by {error:.1e}");
+    }
+}
+
+#[test]
+fn page_lists_name_what_was_selected() {
+    // One block of two and a half.
+    let model = MODEL.replace("top_k = 256", "top_k = 64");
+    let want = run(&plan(&model, false, None));
+    for tile in [1, 7, 48, 96] {
+        let plan = plan(&model, false, Some(tile));
+        assert_eq!(plan.steps.iter().filter(|step| step.op.name() == "page_lists").count(), 1);
+        let got = run(&plan);
+        for (what, got, want) in [("logits", &got.0, &want.0), ("hidden", &got.1, &want.1)] {
+            let error = relative_error(got, want);
+            println!("tiles of {tile}, {what}: {error:.1e}");
+            assert!(error < 1e-6, "tiles of {tile}: {what} differ by {error:.1e}");
+        }
     }
 }

@@ -37,7 +37,7 @@ use crate::write::{self, Artefact};
 ///   hyc compile --print-ir-after=fuse-topk model.toml
 ///   hyc compile --print-ir-after-change --layers 12-13 model.toml     what changed these layers
 ///   hyc compile --dump-dir dumps model.toml         the graph after each pass, and what the last ones
-///                                                   decided: 00-input.hyir to 09-plan.txt
+///                                                   decided: 00-input.hyir to 10-plan.txt
 ///   hyc compile --emit dot --layers 0-1 model.toml  for Graphviz
 ///   hyc compile --emit graph model.toml -o g.hyir   a dump ...
 ///   hyc compile --plan-only g.hyir                  ... is accepted in place of a model.toml

@@ -274,7 +274,8 @@ impl Builder<'_> {
         };
         let mut operands = vec![branch.q, cache, selection];
         operands.extend(self.sink(a, "sink_select"));
-        let op = Op::SparseAttention(op::SparseAttention { heads: a.heads as u64, sink: a.sink });
+        let op =
+            Op::SparseAttention(op::SparseAttention { heads: a.heads as u64, sink: a.sink, lists: false });
         let selected = self.one(op, &operands, "selected", self.tokens(a.heads * a.v_dim));
         let selected = self.gate(branch, selected, "self_attn.gate_select.weight", "gate_select");
         let Some(window) = window else { return selected };

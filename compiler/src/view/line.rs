@@ -45,6 +45,9 @@ pub fn told(graph: &Graph, id: OpId, name: &dyn Fn(ValueId) -> String) -> String
                 let shape = selection.shape;
                 out.push_str(&format!(" : {} x {} blocks of {}", shape.kv_heads, shape.blocks, shape.block));
             }
+            Type::Lists(ty) => {
+                out.push_str(&format!(" : tiles of {}, from {} rows on", ty.lists.tile, ty.lists.least));
+            }
             Type::Tensor { .. } | Type::Weight { .. } => {}
         }
     }

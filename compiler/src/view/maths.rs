@@ -49,6 +49,9 @@ pub fn formula(op: &Op) -> String {
             op.blocks
         ),
         Op::HybridAttention(op) => hybrid(op.gate, op.window),
+        Op::PageLists(_) => {
+            "L_g(tile) = { (page of i, { t in tile : i ∈ I_g(t) }) }, by sequence and block".to_string()
+        }
         Op::FusedLinear(op) => linear(op.norm.is_some(), op.epilogue),
         Op::QkvAppend(op) => {
             let x = if op.norm.is_some() { "rms(x)" } else { "x" };

@@ -82,8 +82,12 @@ fn selections(h: &mut Html, facts: &Facts<'_>) {
                     .for_each(|head| h.leaf("th", &[], head));
             });
             for (id, value) in makers {
-                let readers: Vec<u32> =
-                    graph.uses(value).iter().filter_map(|(user, _)| graph.op(*user).layer).collect();
+                // Page lists are a form of the selection, for its readers.
+                let users = graph.uses(value).into_iter().map(|(user, _)| graph.op(user));
+                let readers: Vec<u32> = users
+                    .filter(|user| !matches!(user.op, hyc_ir::Op::PageLists(_)))
+                    .filter_map(|user| user.layer)
+                    .collect();
                 let hyc_ir::Type::Selection(ty) = graph.ty(value) else { continue };
                 h.el("tr", &[], |h| {
                     h.el("th", &[], |h| {

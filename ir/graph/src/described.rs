@@ -26,6 +26,11 @@ fn sink(has: bool) -> Option<(&'static str, Takes)> {
     has.then_some(("sink", Takes::Weight))
 }
 
+/// The page lists of `sel`, where they are read.
+fn lists(has: bool) -> Option<(&'static str, Takes)> {
+    has.then_some(("lists", Takes::PageLists { of: "sel" }))
+}
+
 /// Ops whose operands and results do not depend on their attributes.
 macro_rules! described {
     ($($op:ident { $($takes:literal: $kind:expr),* } => { $($gives:literal: $result:expr),* })+) => {
@@ -65,6 +70,9 @@ described! {
     Router { "logits": Takes::Tensor } => { "index": Gives::Experts, "weight": Gives::Tensor }
     ExpertsUp { "x": Takes::Tensor, "index": Takes::Experts, "gate": Takes::Weight, "up": Takes::Weight } => {
         "h": Gives::Tensor
+    }
+    PageLists { "cache": Takes::Cache(Reach::Nothing), "sel": Takes::Selection { over: "cache" } } => {
+        "lists": Gives::PageLists("sel")
     }
     Output { "logits": Takes::Tensor } => {}
 }
@@ -115,6 +123,7 @@ impl Described for SparseAttention {
             ("sel", Takes::Selection { over: "cache" }),
         ]);
         list.extend(sink(self.sink));
+        list.extend(lists(self.lists));
         list
     }
 
@@ -136,6 +145,7 @@ impl Described for HybridAttention {
         if self.gate != GateMode::None {
             list.extend([("gate_select", Takes::Tensor), ("gate_window", Takes::Tensor)]);
         }
+        list.extend(lists(self.lists));
         list
     }
 

@@ -13,4 +13,4 @@ pub mod verify;
 
 pub use graph::{Graph, Header, OpData, OpId, Place, ValueId};
 pub use op::{Attr, Op};
-pub use types::{CacheType, Dim, SelectionType, Sym, Type};
+pub use types::{CacheType, Dim, ListsType, SelectionType, Sym, Type};

@@ -235,6 +235,8 @@ ops! {
         heads: u64,
         /// Whether there is a sink.
         sink: bool,
+        /// Whether the page lists of the selection are there as well.
+        lists: bool,
     },
     /// A gate per element of a row, or one per head.
     Gate "gate", of(HYSPARSE, &["out = x * sigmoid(gate)"]) => {
@@ -293,7 +295,15 @@ ops! {
         window: u64,
         /// Width of the gates; `none`: no gate operands.
         gate: GateMode,
+        /// Whether the page lists of the selection are there as well.
+        lists: bool,
     },
+    /// What a selection means for tiles of neighbouring rows, made once for all of its readers: each page that a row of the
+    /// tile selected, with the rows that did. The type says how many rows share a list, and the fewest rows of a step that has
+    /// any.
+    PageLists "page_lists", of("hyc", &[
+        "lists_g(tile) = { (page of b, { t in tile : b in sel_g(t), b visible to t }) }, by sequence and block",
+    ]) => {},
     /// `linear` with what is fused around it.
     FusedLinear "fused_linear", of("hyc", &[
         "y = weight rmsnorm(x, norm)",

@@ -199,6 +199,7 @@ fn takes(kind: Takes) -> String {
         Takes::Cache(Reach::Selected(sel)) => format!("cache, of which the blocks in `{sel}` are read"),
         Takes::Append => "cache, the newest version, which is appended to".to_string(),
         Takes::Selection { over } => format!("selection of blocks of `{over}`"),
+        Takes::PageLists { of } => format!("page lists of `{of}`"),
     }
 }
 
@@ -218,6 +219,7 @@ fn gives(kind: Gives) -> String {
         Gives::Cache(Version::After(name)) => format!("`{name}` with this step's rows"),
         Gives::Cache(Version::CopyOf(name)) => format!("copy of `{name}`"),
         Gives::Cache(Version::Open) => "cache of an oracle that is not known yet".to_string(),
+        Gives::PageLists(of) => format!("page lists of `{of}`"),
         Gives::Selection(of) => format!("selection of blocks {}", over(of)),
     }
 }

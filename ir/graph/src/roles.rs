@@ -25,6 +25,11 @@ pub enum Takes {
         /// That operand.
         over: &'static str,
     },
+    /// The page lists of the selection that the operand of this name is.
+    PageLists {
+        /// That operand.
+        of: &'static str,
+    },
 }
 
 /// What a result is.
@@ -42,6 +47,8 @@ pub enum Gives {
     Cache(Version),
     /// A selection of blocks.
     Selection(Over),
+    /// The page lists of the selection in the operand of this name.
+    PageLists(&'static str),
 }
 
 /// The cache that scores were computed over, or blocks ranked over.
@@ -80,7 +87,7 @@ pub struct Role<K> {
 }
 
 /// Most operands of an op.
-const MOST: usize = 8;
+const MOST: usize = 9;
 
 /// A short list: an op is asked for it once per use.
 #[derive(Debug, Clone, Copy)]

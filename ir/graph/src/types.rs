@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hyc_plan::{CachePolicy, Codec, Elem, SelectShape};
+use hyc_plan::{CachePolicy, Codec, Elem, ListShape, SelectShape};
 
 /// A count that only a step knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,6 +56,15 @@ pub struct SelectionType {
     pub map: String,
 }
 
+/// The page lists of a selection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ListsType {
+    /// The selection.
+    pub selection: SelectionType,
+    /// How rows share lists.
+    pub lists: ListShape,
+}
+
 /// The type of a value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Type {
@@ -77,6 +86,8 @@ pub enum Type {
     Cache(CacheType),
     /// Selected blocks.
     Selection(SelectionType),
+    /// Page lists of selected blocks.
+    Lists(ListsType),
 }
 
 /// What is said of a kind of type.
@@ -120,9 +131,16 @@ const SELECTION: TypeWords = TypeWords {
     example: "selection<4 x 16, block 64, map pages>",
     meaning: "Selected blocks: for each token and KV head so many indices of blocks of that page map, the best one first.",
 };
+const LISTS: TypeWords = TypeWords {
+    name: "lists",
+    syntax: "lists<KV_HEADS x BLOCKS, block TOKENS, tile ROWS, least ROWS, map NAME>",
+    example: "lists<4 x 16, block 64, tile 48, least 512, map pages>",
+    meaning: "The page lists of a selection of that shape, one for each KV head and tile of so many neighbouring rows. There is \
+              nothing in them in a step of fewer rows than the least.",
+};
 
 /// What is said of every kind of type.
-pub const TYPES: [&TypeWords; 4] = [&TENSOR, &WEIGHT, &CACHE, &SELECTION];
+pub const TYPES: [&TypeWords; 5] = [&TENSOR, &WEIGHT, &CACHE, &SELECTION, &LISTS];
 
 impl Type {
     /// What is said of types of this kind.
@@ -132,6 +150,7 @@ impl Type {
             Type::Weight { .. } => &WEIGHT,
             Type::Cache(_) => &CACHE,
             Type::Selection(_) => &SELECTION,
+            Type::Lists(_) => &LISTS,
         }
     }
 
@@ -193,6 +212,10 @@ impl fmt::Display for Type {
                     CachePolicy::Ring { window, pages } => write!(f, "ring({window}, {pages})")?,
                 }
                 write!(f, ", map {}>", c.map)
+            }
+            Type::Lists(ListsType { selection: SelectionType { shape, map }, lists }) => {
+                write!(f, "lists<{} x {}, block {}, ", shape.kv_heads, shape.blocks, shape.block)?;
+                write!(f, "tile {}, least {}, map {map}>", lists.tile, lists.least)
             }
             Type::Selection(SelectionType { shape, map }) => {
                 write!(

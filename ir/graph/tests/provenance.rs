@@ -20,7 +20,7 @@ output(logits=%logits)
 ";
 
 /// A layer 1 that reads: `CACHE`, and `OWN` where the op has a window of its own, and `SEL`, are put in.
-const READERS: [(&str, &str); 6] = [
+const READERS: [(&str, &str); 7] = [
     ("attention", "%y = attention(q=%x, cache=CACHE) {heads = 1} layer 1 : ROWS"),
     (
         "oracle_attention",
@@ -32,6 +32,11 @@ const READERS: [(&str, &str); 6] = [
         "hybrid_attention",
         "%y = hybrid_attention(q=%x, shared=CACHE, sel=SEL, sink_select=@sink, own=OWN, sink_window=@sink) \
          {heads = 1, window = 8, gate = none} layer 1 : ROWS",
+    ),
+    (
+        "page_lists",
+        "%l = page_lists(cache=CACHE, sel=SEL) layer 0 : lists<1 x 2, block 8, tile 4, least 1, map pages>\n\
+         %y = window_attention(q=%x, cache=%kv1) {heads = 1, window = 8} layer 1 : ROWS",
     ),
     (
         "kv_share",
@@ -115,6 +120,9 @@ fn every_read_of_a_selection() {
         let other = |from: &'static str, to: &'static str| {
             move |lines: &mut Vec<String>, at: usize| {
                 lines[at] = lines[at].replace("sel=%sel", "sel=%open");
+                if lines[at].contains(": lists<") {
+                    lines[at] = lines[at].replace(from, to);
+                }
                 let selection = SELECTION.replace(from, to);
                 lines.insert(at, format!("%open = chain_selection() : {selection}"));
             }
@@ -129,7 +137,7 @@ fn every_read_of_a_selection() {
             lines.insert(at, format!("%c2 = cache() {{owner = 2}} layer 2 : {CACHE}"));
         });
     }
-    assert_eq!(count, 2, "sparse and hybrid attention");
+    assert_eq!(count, 3, "sparse and hybrid attention, page lists");
 }
 
 #[test]

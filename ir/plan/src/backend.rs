@@ -3,6 +3,7 @@
 use crate::cache::{CacheSpec, KvOrder};
 use crate::codec::Codec;
 use crate::layout::Layout;
+use crate::lists::ListShape;
 use crate::roles::Kind;
 use crate::spec::KernelSpec;
 use crate::step::StepOp;
@@ -24,6 +25,10 @@ pub trait Backend {
     /// Whether its kernels for this op, of weights in these layouts, read and write rows as bf16 tiles where the op's roles allow
     /// it ([`Kind::RowsOrTiles`]).
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool;
+
+    /// The page lists along which its kernels for this op, which reads a selection, walk in steps of many rows; `None`: they read
+    /// the selection alone. `caches`: those that the op reads.
+    fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape>;
 
     /// Whether a pass ends with the choice of tokens on the target. Else the session chooses them from the logits.
     fn samples(&self) -> bool;

@@ -14,6 +14,7 @@ mod elem;
 mod format;
 mod kernel;
 mod layout;
+pub mod lists;
 pub mod ops;
 pub mod pack;
 mod plan;
@@ -40,6 +41,7 @@ pub use elem::{Elem, is_positive_f32};
 pub use format::Format;
 pub use kernel::{Code, Extent, Kernel, Launch};
 pub use layout::Layout;
+pub use lists::ListShape;
 pub use plan::{
     Buffer, BufferId, Cache, CacheId, Chain, KernelId, MAX_LAYERS, ModelInfo, Operand, PLAN_VERSION, Plan,
     Step, Weight, WeightId,

@@ -1,6 +1,7 @@
 //! What an op may do with its operands; each says it of its own ([`Op::roles`](crate::ops::Op::roles)). What it does not say
 //! it may not do.
 
+use crate::lists::ListShape;
 use crate::shape::SelectShape;
 
 /// What a step does with an operand.
@@ -52,6 +53,15 @@ pub enum Kind {
         /// The operand of the same step that is the cache: the one that the blocks are looked up in, or were ranked
         /// over.
         over: &'static str,
+    },
+    /// The page lists of a selection ([`lists`](crate::lists)), i32.
+    PageLists {
+        /// The selection's shape.
+        select: SelectShape,
+        /// How rows share them.
+        lists: ListShape,
+        /// The operand of the same step that is the selection: the one that they are made of, or that is read beside them.
+        of: &'static str,
     },
     /// An f32 vector.
     Vector(u64),

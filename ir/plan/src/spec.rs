@@ -64,6 +64,7 @@ impl KernelSpec {
             | StepOp::Add(_)
             | StepOp::SiluMul(_)
             | StepOp::Gate(_)
+            | StepOp::PageLists(_)
             | StepOp::Router(_)
             | StepOp::Sample(_) => (by_row, 1),
         };

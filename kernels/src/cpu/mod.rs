@@ -26,7 +26,9 @@ use cranelift_codegen::ir::{AbiParam, Function, Signature, UserFuncName};
 use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
-use hyc_plan::{Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, StepOp, Target, Variant, ops};
+use hyc_plan::{
+    Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, ListShape, StepOp, Target, Variant, ops,
+};
 
 use crate::panels::panels;
 
@@ -77,6 +79,10 @@ impl Backend for CpuTarget {
 
     fn tiles_rows(&self, _: &StepOp, _: &[Layout]) -> bool {
         false
+    }
+
+    fn page_lists(&self, _: &StepOp, _: &[CacheSpec]) -> Option<ListShape> {
+        None
     }
 
     fn samples(&self) -> bool {
@@ -216,10 +222,10 @@ fn body(e: &mut Emit<'_>, spec: &KernelSpec) {
         StepOp::WindowAttention(ops::WindowAttention { shape, window, sink }) => {
             attention::emit_window(e, shape, window, sink)
         }
-        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink }) => {
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink, .. }) => {
             attention::emit_sparse(e, shape, select, sink)
         }
-        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate }) => {
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate, .. }) => {
             attention::emit_hybrid(e, shape, select, window, gate);
         }
         StepOp::Router(ops::Router { experts, active }) => moe::emit_router(e, experts, active),
@@ -228,7 +234,7 @@ fn body(e: &mut Emit<'_>, spec: &KernelSpec) {
         }
         StepOp::ExpertsDown(ops::ExpertsDown { active, ffn, .. }) => moe::emit_down(e, spec, active, ffn),
         StepOp::GatherRows(ops::GatherRows { width }) => pointwise::emit_gather(e, width),
-        // `supports` refuses it.
-        StepOp::Sample(_) => {}
+        // `supports` refuses them.
+        StepOp::PageLists(_) | StepOp::Sample(_) => {}
     }
 }

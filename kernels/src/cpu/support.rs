@@ -22,6 +22,8 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
     match spec.op {
         // The session samples on the host, from logits that are there already.
         StepOp::Sample(_) => Err("tokens are chosen by the host".to_string()),
+        // A processor's kernels read the selection alone.
+        StepOp::PageLists(_) => Err("page lists".to_string()),
         StepOp::Embed(_)
         | StepOp::RmsNorm(_)
         | StepOp::Linear(_)

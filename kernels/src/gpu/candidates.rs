@@ -2,13 +2,16 @@
 
 use hyc_plan::{AttnShape, Elem, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, Variant, ops};
 
-use super::attention::limits::{CLUSTER, FLASH, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8};
-use super::attention::{flash_prefill, limits, shared_pages, simt, sparse_cluster};
+use super::attention::limits::{
+    CLUSTER, FLASH, LISTS, NO_LISTS, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8,
+};
+use super::attention::{flash_prefill, limits, simt, sparse_cluster};
 use super::gemm::pack_rows::BLOCK_ROWS;
 use super::gemm::product::{M8, M32, WGMMA, WGMMA128};
 use super::gemm::{large_m, panel, qkv_large_m, qkv_small_m};
 use super::moe::dispatch::{BY_ROW, GROUPED};
 use super::moe::grouped_gemm::BY_ROW_ROWS;
+use crate::lists;
 use crate::operands;
 use crate::tiles::tiles_rows;
 
@@ -17,9 +20,6 @@ const SMALL_M_ROWS: u64 = 256;
 /// Least rows that whole blocks of them are usual for.
 const MANY_ROWS: u64 = 65;
 const ALL: u64 = u64::MAX;
-
-/// Fewest rows that share pages by default: fewer leave multiprocessors without a tile.
-const SHARED_ROWS: u64 = 512;
 
 /// One variant: name, the rows that it can compute and is usually taken for (`(1, 0)`: none), rows of a pass, launches.
 type Row = (&'static str, (u64, u64), (u64, u64), u64, u32);
@@ -73,13 +73,24 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
             )
         }
         StepOp::WindowAttention(ops::WindowAttention { shape, .. }) if tensor_cores => {
-            of(spec, &selected(shape, false, gpu))
+            let shares = lists::takes(shape).then_some((1, lists::LEAST));
+            of(spec, &selected(shape, false, shares, gpu))
         }
-        StepOp::SparseAttention(ops::SparseAttention { shape, .. })
-        | StepOp::HybridAttention(ops::HybridAttention { shape, .. })
+        StepOp::SparseAttention(ops::SparseAttention { shape, lists, .. })
+        | StepOp::HybridAttention(ops::HybridAttention { shape, lists, .. })
             if tensor_cores =>
         {
-            of(spec, &selected(shape, true, gpu))
+            let shares = lists.filter(|_| lists::takes(shape)).map(|lists| (lists.least, lists.least));
+            of(spec, &selected(shape, true, shares, gpu))
+        }
+        StepOp::PageLists(ops::PageLists { lists, .. }) => {
+            let (all, variant) = (RowRange::new(1, spec.max_rows), Variant::only(LISTS, spec, lists.tile));
+            let with = |name: &str, rows: RowRange, launches| {
+                let rows = rows.overlap(all)?;
+                Some(Variant { name: name.to_string(), rows, usual: Some(rows), launches, ..variant.clone() })
+            };
+            let none = with(NO_LISTS, RowRange::new(1, lists.least - 1), 0);
+            none.into_iter().chain(with(LISTS, RowRange::new(lists.least, ALL), 1)).collect()
         }
         StepOp::FullAttention(_)
         | StepOp::OracleAttention(_)
@@ -108,17 +119,17 @@ fn product([small, large]: [u32; 2]) -> [Row; 3] {
     ]
 }
 
-/// Those of an attention over selected blocks, or over a window alone.
-fn selected(shape: AttnShape, selects: bool, gpu: &Gpu) -> Vec<Row> {
-    let takes = shared_pages::takes(shape);
-    let most = if takes { SHARED_ROWS - 1 } else { ALL };
+/// Those of an attention over selected blocks, or over a window alone. `shares`: the fewest rows that can share pages, and that
+/// usually do; `None`: none do.
+fn selected(shape: AttnShape, selects: bool, shares: Option<(u64, u64)>, gpu: &Gpu) -> Vec<Row> {
+    let most = shares.map_or(ALL, |(_, usual)| usual.saturating_sub(1));
     // Those of a window alone are too few for a cluster.
     let clusters =
         if selects { sparse_cluster::usual_rows(shape, u64::from(gpu.multiprocessors)) } else { 0 };
     let mut rows = vec![(WARPS8, (1, ALL), (clusters + 1, 32), 1, 1), (WARPS4, (1, ALL), (33, most), 1, 1)];
     rows.extend(selects.then_some((CLUSTER, (1, ALL), (1, clusters), 1, 1)));
-    let tile = shared_pages::rows_of_a_block(shape);
-    rows.extend(takes.then_some((SHARED_PAGES, (1, ALL), (SHARED_ROWS, ALL), tile, 1 + u32::from(selects))));
+    let tile = lists::rows_of_a_tile(shape);
+    rows.extend(shares.map(|(least, usual)| (SHARED_PAGES, (least, ALL), (usual, ALL), tile, 1)));
     rows
 }
 
@@ -205,6 +216,7 @@ fn check(spec: &KernelSpec, gpu: &Gpu) -> Result<(), String> {
             wide("a router", experts, 4096)?;
             wide("a router's choice", active, 64)
         }
+        StepOp::PageLists(ops::PageLists { lists, .. }) => wide("rows of a tile", lists.tile, 1024),
         StepOp::Embed(_)
         | StepOp::RmsNorm(_)
         | StepOp::Linear(_)

@@ -21,7 +21,7 @@ mod work_item;
 
 use hyc_plan::{AttnShape, Gpu, KernelSpec, SelectShape, StepOp, ops};
 
-use attention::{flash_prefill, limits, simt, sparse, split_kv_decode};
+use attention::{flash_prefill, limits, page_lists, simt, sparse, split_kv_decode};
 use function::Kernel;
 use gemm::{linear, pack_rows, qkv};
 
@@ -69,11 +69,13 @@ fn build(k: &mut Kernel<'_, '_>) {
         StepOp::WindowAttention(ops::WindowAttention { shape, window, sink }) if tensor_cores => {
             sparse::window(k, shape, window, sink);
         }
-        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink }) if tensor_cores => {
-            sparse::sparse(k, shape, select, sink);
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink, lists }) if tensor_cores => {
+            sparse::sparse(k, shape, (select, lists), sink);
         }
-        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate }) if tensor_cores => {
-            sparse::hybrid(k, shape, select, window, gate);
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate, lists })
+            if tensor_cores =>
+        {
+            sparse::hybrid(k, shape, (select, lists), window, gate);
         }
         StepOp::FullAttention(ops::FullAttention { shape, sink }) => simt::full(k, shape, sink, None),
         StepOp::OracleAttention(ops::OracleAttention { shape, sink, select }) => {
@@ -82,12 +84,13 @@ fn build(k: &mut Kernel<'_, '_>) {
         StepOp::WindowAttention(ops::WindowAttention { shape, window, sink }) => {
             simt::window(k, shape, window, sink)
         }
-        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink }) => {
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink, .. }) => {
             simt::sparse(k, shape, select, sink)
         }
-        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate }) => {
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate, .. }) => {
             simt::hybrid(k, shape, select, window, gate);
         }
+        StepOp::PageLists(ops::PageLists { select, lists, .. }) => page_lists::page_lists(k, select, lists),
         StepOp::Router(ops::Router { experts, active }) => moe::router::router(k, experts, active),
         StepOp::ExpertsUp(ops::ExpertsUp { in_features, ffn, active, .. }) => {
             moe::experts::up(k, in_features, ffn, active)

@@ -40,6 +40,15 @@ irdl.dialect @hysparse {
     %map = irdl.base "#builtin.string"
     irdl.parameters(kv_heads: %kv_heads, blocks: %blocks, block: %block, map: %map)
   }
+  irdl.type @lists {
+    %kv_heads = irdl.base "#builtin.integer"
+    %blocks = irdl.base "#builtin.integer"
+    %block = irdl.base "#builtin.integer"
+    %tile = irdl.base "#builtin.integer"
+    %least = irdl.base "#builtin.integer"
+    %map = irdl.base "#builtin.string"
+    irdl.parameters(kv_heads: %kv_heads, blocks: %blocks, block: %block, tile: %tile, least: %least, map: %map)
+  }
 }
 }
 irdl.dialect @hysparse {
@@ -207,11 +216,14 @@ irdl.dialect @hysparse {
     %blocks = irdl.base "#builtin.integer"
     %cache = irdl.parametric @types::@hysparse::@cache<%kv_heads, %qk_dim, %v_dim, %elem, %page, %policy, %map>
     %sel = irdl.parametric @types::@hysparse::@selection<%kv_heads, %blocks, %page, %map>
+    %tile = irdl.base "#builtin.integer"
+    %least = irdl.base "#builtin.integer"
+    %lists = irdl.parametric @types::@hysparse::@lists<%kv_heads, %blocks, %page, %tile, %least, %map>
     %sink = irdl.base @types::@hysparse::@weight
     %out = irdl.base "!builtin.tensor"
     %heads = irdl.base "#builtin.integer"
     irdl.attributes {"heads" = %heads}
-    irdl.operands(q: %q, cache: %cache, sel: %sel, sink: optional %sink)
+    irdl.operands(q: %q, cache: %cache, sel: %sel, sink: optional %sink, lists: optional %lists)
     irdl.results(out: %out)
   }
   irdl.operation @oracle_attention {
@@ -245,6 +257,9 @@ irdl.dialect @hysparse {
     %blocks = irdl.base "#builtin.integer"
     %cache = irdl.parametric @types::@hysparse::@cache<%kv_heads, %qk_dim, %v_dim, %elem, %page, %policy, %map>
     %sel = irdl.parametric @types::@hysparse::@selection<%kv_heads, %blocks, %page, %map>
+    %tile = irdl.base "#builtin.integer"
+    %least = irdl.base "#builtin.integer"
+    %lists = irdl.parametric @types::@hysparse::@lists<%kv_heads, %blocks, %page, %tile, %least, %map>
     %sink_select = irdl.base @types::@hysparse::@weight
     %own = irdl.base @types::@hysparse::@cache
     %sink_window = irdl.base @types::@hysparse::@weight
@@ -257,8 +272,25 @@ irdl.dialect @hysparse {
     %heads = irdl.base "#builtin.integer"
     %window = irdl.base "#builtin.integer"
     irdl.attributes {"heads" = %heads, "window" = %window, "gate" = %gate}
-    irdl.operands(q: %q, shared: %cache, sel: %sel, sink_select: %sink_select, own: %own, sink_window: %sink_window, gates: variadic %gates)
+    irdl.operands(q: %q, shared: %cache, sel: %sel, sink_select: %sink_select, own: %own, sink_window: %sink_window, gates: variadic %gates, lists: optional %lists)
     irdl.results(out: %out)
+  }
+  irdl.operation @page_lists {
+    %kv_heads = irdl.base "#builtin.integer"
+    %qk_dim = irdl.base "#builtin.integer"
+    %v_dim = irdl.base "#builtin.integer"
+    %elem = irdl.any
+    %page = irdl.base "#builtin.integer"
+    %policy = irdl.any
+    %map = irdl.base "#builtin.string"
+    %blocks = irdl.base "#builtin.integer"
+    %cache = irdl.parametric @types::@hysparse::@cache<%kv_heads, %qk_dim, %v_dim, %elem, %page, %policy, %map>
+    %sel = irdl.parametric @types::@hysparse::@selection<%kv_heads, %blocks, %page, %map>
+    %tile = irdl.base "#builtin.integer"
+    %least = irdl.base "#builtin.integer"
+    %lists = irdl.parametric @types::@hysparse::@lists<%kv_heads, %blocks, %page, %tile, %least, %map>
+    irdl.operands(cache: %cache, sel: %sel)
+    irdl.results(lists: %lists)
   }
   // Experts.
   irdl.operation @router {

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use hyc_ir::types::{CacheType, Dim, SelectionType, Type};
+use hyc_ir::types::{CacheType, Dim, ListsType, SelectionType, Type};
 use hyc_ir::{Attr, Graph, Op, OpData, OpId, ValueId, op};
 use hyc_plan::{CachePolicy, Codec, Elem};
 use melior::ir::attribute::{DenseI32ArrayAttribute, FloatAttribute, IntegerAttribute, StringAttribute};
@@ -150,6 +150,17 @@ fn attributes<'c>(mlir: &'c Mlir, graph: &Graph, data: &OpData) -> Vec<(&'static
 /// How many operands stand in each place of the dialect's op, for ops with more than one place that may be empty.
 fn segments(op: &Op) -> Option<Vec<i32>> {
     let places: &[&[&str]] = match op {
+        Op::SparseAttention(_) => &[&["q"], &["cache"], &["sel"], &["sink"], &["lists"]],
+        Op::HybridAttention(_) => &[
+            &["q"],
+            &["shared"],
+            &["sel"],
+            &["sink_select"],
+            &["own"],
+            &["sink_window"],
+            &["gate_select", "gate_window"],
+            &["lists"],
+        ],
         Op::FusedLinear(_) => &[&["x"], &["norm"], &["weight"], &["residual", "up"]],
         Op::QkvAppend(_) => {
             &[&["x"], &["norm"], &["wq"], &["wk"], &["wv"], &["q_norm", "k_norm"], &["cache"]]
@@ -199,6 +210,10 @@ fn type_text(ty: &Type) -> String {
         Type::Cache(cache) => cache_text(cache),
         Type::Selection(SelectionType { shape: s, map }) => {
             format!("!hysparse.selection<{}, {}, {}, {map:?}>", s.kv_heads, s.blocks, s.block)
+        }
+        Type::Lists(ListsType { selection: SelectionType { shape: s, map }, lists }) => {
+            let sizes = format!("{}, {}, {}", s.kv_heads, s.blocks, s.block);
+            format!("!hysparse.lists<{sizes}, {}, {}, {map:?}>", lists.tile, lists.least)
         }
     }
 }

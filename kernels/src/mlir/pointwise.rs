@@ -40,6 +40,7 @@ pub fn function(entry: &str, spec: &KernelSpec) -> Option<Result<String, String>
         | StepOp::WindowAttention(_)
         | StepOp::SparseAttention(_)
         | StepOp::HybridAttention(_)
+        | StepOp::PageLists(_)
         | StepOp::Router(_)
         | StepOp::ExpertsUp(_)
         | StepOp::ExpertsDown(_)

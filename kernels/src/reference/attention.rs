@@ -1,7 +1,8 @@
 //! Attentions, each row and head on its own, with every probability in hand (HySparse 2602.03560).
 
-use hyc_plan::{AttnShape, GateMode, SelectShape};
+use hyc_plan::{AttnShape, GateMode, ListShape, SelectShape};
 
+use super::lists;
 use super::pointwise::sigmoid;
 use super::view::{CacheView, Views, dot};
 
@@ -158,35 +159,40 @@ pub fn window(v: &Views, shape: AttnShape, window: u64, sink: bool) {
     }
 }
 
-/// The tokens of the blocks that the selection lists for a KV head, none after the row's own position.
-fn selected_positions(v: &Views, row: u64, kv_head: u64, select: SelectShape) -> Vec<u64> {
-    let list = v.tensor("sel");
-    (0..select.blocks)
-        .map(|slot| list.get_int(row, kv_head * select.blocks + slot))
-        .filter(|block| *block >= 0)
-        .flat_map(|block| block as u64 * select.block..(block as u64 + 1) * select.block)
-        .filter(|position| *position <= v.position(row))
-        .collect()
+/// A selection, and its page lists where they are there as well.
+pub type Selected = (SelectShape, Option<ListShape>);
+
+/// The tokens of the blocks that the selection lists for a KV head, none after the row's own position. Where a step has page
+/// lists they are what is read.
+fn selected_positions(v: &Views, row: u64, kv_head: u64, (select, lists): Selected) -> Vec<u64> {
+    let listed = lists.and_then(|lists| lists::blocks(v, select, lists, row, kv_head));
+    let blocks = listed.unwrap_or_else(|| {
+        let list = v.tensor("sel");
+        let block = |slot| list.get_int(row, kv_head * select.blocks + slot);
+        (0..select.blocks).map(block).filter(|block| *block >= 0).map(|block| block as u64).collect()
+    });
+    let tokens = |block| block * select.block..(block + 1) * select.block;
+    blocks.into_iter().flat_map(tokens).filter(|position| *position <= v.position(row)).collect()
 }
 
-pub fn sparse(v: &Views, shape: AttnShape, select: SelectShape, sink: bool) {
+pub fn sparse(v: &Views, shape: AttnShape, selected: Selected, sink: bool) {
     let cache = v.cache("cache");
     for row in v.rows() {
         for kv_head in 0..shape.kv_heads {
-            let positions = selected_positions(v, row, kv_head, select);
+            let positions = selected_positions(v, row, kv_head, selected);
             let group = group(v, shape, row, kv_head, &cache, sink.then_some("sink"));
             store(v, row, kv_head, &group.attend(&positions));
         }
     }
 }
 
-pub fn hybrid(v: &Views, shape: AttnShape, select: SelectShape, window: u64, gate: GateMode) {
+pub fn hybrid(v: &Views, shape: AttnShape, selected: Selected, window: u64, gate: GateMode) {
     let (shared, own) = (v.cache("shared"), v.cache("own"));
     let gates = (gate != GateMode::None).then(|| [v.tensor("gate_select"), v.tensor("gate_window")]);
     for row in v.rows() {
         let near = window_positions(v.position(row), window);
         for kv_head in 0..shape.kv_heads {
-            let far = selected_positions(v, row, kv_head, select);
+            let far = selected_positions(v, row, kv_head, selected);
             let mut a = group(v, shape, row, kv_head, &shared, Some("sink_select")).attend(&far);
             let b = group(v, shape, row, kv_head, &own, Some("sink_window")).attend(&near);
             for ((a, b), head) in a.iter_mut().zip(&b).zip(kv_head * (shape.heads / shape.kv_heads)..) {

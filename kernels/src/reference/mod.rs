@@ -6,6 +6,7 @@
 
 mod attention;
 mod linear;
+mod lists;
 mod moe;
 mod pointwise;
 mod view;
@@ -60,11 +61,11 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
         StepOp::WindowAttention(ops::WindowAttention { shape, window, sink }) => {
             attention::window(v, shape, window, sink)
         }
-        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink }) => {
-            attention::sparse(v, shape, select, sink)
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink, lists }) => {
+            attention::sparse(v, shape, (select, lists), sink)
         }
-        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate }) => {
-            attention::hybrid(v, shape, select, window, gate);
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate, lists }) => {
+            attention::hybrid(v, shape, (select, lists), window, gate);
         }
         StepOp::Router(ops::Router { experts, active }) => moe::router(v, experts, active),
         StepOp::ExpertsUp(ops::ExpertsUp { active, in_features, ffn, .. }) => {
@@ -73,6 +74,7 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
         StepOp::ExpertsDown(ops::ExpertsDown { active, out_features: out, ffn, .. }) => {
             moe::down(v, active, out, ffn)
         }
+        StepOp::PageLists(ops::PageLists { select, lists, .. }) => lists::make(v, select, lists),
         StepOp::GatherRows(ops::GatherRows { width }) => pointwise::gather(v, width),
         StepOp::Sample(ops::Sample { vocab }) => pointwise::sample(v, vocab),
     }
@@ -109,6 +111,7 @@ pub unsafe fn scores(
         | StepOp::WindowAttention(_)
         | StepOp::SparseAttention(_)
         | StepOp::HybridAttention(_)
+        | StepOp::PageLists(_)
         | StepOp::ExpertsUp(_)
         | StepOp::ExpertsDown(_)
         | StepOp::GatherRows(_)

@@ -47,6 +47,11 @@ impl<'a> Views<'a> {
         unsafe { *table.add(at as usize) }
     }
 
+    /// Rows of the step.
+    pub fn tokens(&self) -> u64 {
+        self.context.tokens
+    }
+
     /// Token id of a row.
     pub fn token_id(&self, row: u64) -> u64 {
         self.int(self.context.token_ids, row, self.context.tokens) as u64
@@ -218,10 +223,14 @@ pub struct CacheView<'a> {
 impl CacheView<'_> {
     /// Element index of the page that holds a position.
     fn page(&self, sequence: u64, position: u64) -> u64 {
+        self.physical(sequence, position / self.spec.page) * self.spec.page_elements()
+    }
+
+    /// The page that is the `logical`-th of a sequence.
+    pub fn physical(&self, sequence: u64, logical: u64) -> u64 {
         let context = self.views.context;
-        let logical = position / self.spec.page;
         assert!(sequence < context.batch);
-        let physical = match self.spec.policy {
+        match self.spec.policy {
             CachePolicy::Growing => {
                 assert!(logical < context.max_pages);
                 let at = sequence * context.max_pages + logical;
@@ -231,8 +240,7 @@ impl CacheView<'_> {
                 let slot = self.views.int(context.ring_slot, sequence, context.batch) as u64;
                 slot * pages + logical % pages
             }
-        };
-        physical * self.spec.page_elements()
+        }
     }
 
     /// The address of an element.

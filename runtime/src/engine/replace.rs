@@ -65,7 +65,8 @@ fn may_choose(kind: &Kind, row: &[i32], position: i32) -> bool {
         Kind::Selection { shape, .. } => {
             row.iter().all(|b| *b >= -1 && i64::from(*b) * shape.block as i64 <= i64::from(position))
         }
-        Kind::Rows(_)
+        Kind::PageLists { .. }
+        | Kind::Rows(_)
         | Kind::RowsOrTiles(_)
         | Kind::TokenRows(_)
         | Kind::Token

@@ -280,11 +280,17 @@ pub fn label(spec: &KernelSpec) -> String {
         StepOp::WindowAttention(ops::WindowAttention { shape: s, window, sink }) => {
             format!("window {} w{window}{}", shape(&s), flag(sink, "sink"))
         }
-        StepOp::SparseAttention(ops::SparseAttention { shape: s, select, sink }) => {
-            format!("sparse {} k{}{}", shape(&s), select.blocks, flag(sink, "sink"))
+        StepOp::SparseAttention(ops::SparseAttention { shape: s, select, sink, lists }) => {
+            let (sink, lists) = (flag(sink, "sink"), flag(lists.is_some(), "lists"));
+            format!("sparse {} k{}{sink}{lists}", shape(&s), select.blocks)
         }
-        StepOp::HybridAttention(ops::HybridAttention { shape: s, select, window, gate }) => {
-            format!("hybrid {} k{} w{window} gate-{gate:?}", shape(&s), select.blocks)
+        StepOp::HybridAttention(ops::HybridAttention { shape: s, select, window, gate, lists }) => {
+            let lists = flag(lists.is_some(), "lists");
+            format!("hybrid {} k{} w{window} gate-{gate:?}{lists}", shape(&s), select.blocks)
+        }
+        StepOp::PageLists(ops::PageLists { select, lists, .. }) => {
+            let SelectShape { kv_heads, blocks, .. } = select;
+            format!("page_lists {kv_heads} k{blocks} tile{} least{}", lists.tile, lists.least)
         }
         StepOp::Sample(ops::Sample { vocab }) => format!("sample {vocab}"),
         StepOp::Router(ops::Router { experts, active }) => format!("router {active}of{experts}"),

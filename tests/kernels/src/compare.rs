@@ -90,6 +90,13 @@ impl Step<'_> {
             let name = format!("operand {i} ({})", role.name);
             let found = match self.spec.operands[i] {
                 _ if !role.writes() => self.unchanged(i, &name).map(|()| 0.0),
+                OperandSpec::Tensor { elem: Elem::I32, stride, .. }
+                    if let Kind::PageLists { select, lists, .. } = role.kind =>
+                {
+                    self.lists(i, (select, lists), &name)
+                        .and_then(|()| self.guard(i, stride, &name))
+                        .map(|()| 0.0)
+                }
                 OperandSpec::Tensor { elem: Elem::I32, width, stride } => {
                     self.indices(i, (width, stride), limits.margin, &name).map(|()| 0.0)
                 }
@@ -224,6 +231,37 @@ impl Step<'_> {
             }
         }
         self.guard(i, stride, name)
+    }
+
+    /// Page lists, each up to its end.
+    fn lists(&self, i: usize, (select, lists): (SelectShape, ListShape), name: &str) -> Result<(), String> {
+        let rows = self.batch.rows();
+        if rows < lists.least {
+            return self.unchanged(i, name);
+        }
+        let (width, entry) = (lists.width(select).unwrap_or_default(), lists.entry());
+        let words = |memory: &Memory, at: u64| -> Vec<i32> {
+            let word = |i| pack::load(Elem::F32, memory.bytes(), at + i).to_bits() as i32;
+            (0..entry).map(word).collect()
+        };
+        for begin in (0..rows).step_by(lists.tile as usize) {
+            let room = lists.tile.min(rows - begin) * select.blocks;
+            for kv_head in 0..select.kv_heads {
+                for n in 0..room {
+                    let at = begin * width + (kv_head * room + n) * entry;
+                    let (got, want) = (words(&self.got[i], at), words(&self.want[i], at));
+                    match want[0] == -1 {
+                        true if got[0] == -1 => break,
+                        false if got == want => {}
+                        _ => {
+                            let place = format!("rows from {begin} on, KV head {kv_head}, entry {n}");
+                            return Err(format!("{name}: {place}: {got:x?}, reference {want:x?}"));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn cache(&self, i: usize, cache: &CacheSpec, limit: f64, name: &str) -> Result<f64, String> {

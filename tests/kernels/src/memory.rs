@@ -1,5 +1,6 @@
 //! Random memory for a kernel's operands.
 
+use hyc_kernels::reference;
 use hyc_plan::*;
 use hyc_plan::{pack, tensor};
 
@@ -62,7 +63,34 @@ pub fn memory(rng: &mut Rng, spec: &KernelSpec, batch: &Batch, fill: Fill) -> Ve
         OperandSpec::Weight(format) => Memory::new(&weight(rng, format)),
         OperandSpec::Cache(cache) => Memory::new(&cache_memory(rng, &cache, batch, fill, role)),
     };
-    spec.operands.iter().zip(&roles).map(one).collect()
+    let mut memory: Vec<Memory> = spec.operands.iter().zip(&roles).map(one).collect();
+    if let Some(at) = roles.iter().position(|role| matches!(role.kind, Kind::PageLists { .. }))
+        && !roles[at].writes()
+    {
+        memory[at] = page_lists(spec, batch, &roles, (at, &memory));
+    }
+    memory
+}
+
+/// The lists that stand beside the selection.
+fn page_lists(spec: &KernelSpec, batch: &Batch, roles: &[Role], (at, memory): (usize, &[Memory])) -> Memory {
+    let Kind::PageLists { select, lists, of } = roles[at].kind else { unreachable!("no page lists") };
+    let named = |name: &str| roles.iter().position(|role| role.name == name).expect("an operand");
+    let selection = named(of);
+    let Kind::Selection { over, .. } = roles[selection].kind else { unreachable!("no selection") };
+    let all = [named(over), selection, at];
+    let OperandSpec::Cache(CacheSpec { qk_dim, v_dim, .. }) = spec.operands[all[0]] else {
+        unreachable!("no cache")
+    };
+    let op = StepOp::PageLists(ops::PageLists { select, qk_dim, v_dim, lists });
+    let operands = all.map(|at| spec.operands[at]).to_vec();
+    let spec = KernelSpec { op, operands, ..spec.clone() };
+    let mut memory = all.map(|at| memory[at].clone());
+    let addresses = memory.each_mut().map(|memory| memory.bytes_mut().as_mut_ptr());
+    // SAFETY: the memory was made for operands of these shapes and this batch, and is nobody else's.
+    unsafe { reference::run(&spec, &batch.context(), &addresses) };
+    let [_, _, lists] = memory;
+    lists
 }
 
 /// Rows that a tensor has memory for.
@@ -97,6 +125,7 @@ fn rows(
                     _ if matches!((fill, spec.op), (Fill::BadLogits, StepOp::Router(_))) => {
                         fill.logit(rng, (row, col), width)
                     }
+                    Elem::I32 if matches!(role.kind, Kind::PageLists { .. }) => f32::NAN,
                     Elem::I32 => f32::from_bits(index(rng, spec, batch, fill, row, col) as u32),
                     _ => rng.normal(),
                 };
@@ -128,6 +157,7 @@ fn index(rng: &mut Rng, spec: &KernelSpec, batch: &Batch, fill: Fill, row: u64, 
             ((mix.below(experts) + col) % experts) as i32
         }
         StepOp::SparseAttention(ops::SparseAttention { select, .. })
+        | StepOp::PageLists(ops::PageLists { select, .. })
         | StepOp::HybridAttention(ops::HybridAttention { select, .. }) => {
             let visible = batch.position(row) / select.block + 1;
             let (slot, kv_head) = (col % select.blocks, col / select.blocks);

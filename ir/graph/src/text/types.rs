@@ -3,11 +3,11 @@
 use super::cursor::{Cursor, Fail};
 use super::lex::Kind;
 use super::nearest::nearest;
-use crate::types::{CacheType, Dim, SelectionType, Sym, Type};
-use hyc_plan::{CachePolicy, Elem, SelectShape};
+use crate::types::{CacheType, Dim, ListsType, SelectionType, Sym, Type};
+use hyc_plan::{CachePolicy, Elem, ListShape, SelectShape};
 
 /// What a type's text begins with.
-const KINDS: [&str; 4] = ["tensor", "weight", "cache", "selection"];
+const KINDS: [&str; 5] = ["tensor", "weight", "cache", "selection", "lists"];
 
 /// One type.
 pub fn parse_type(c: &mut Cursor<'_>) -> Result<Type, Fail> {
@@ -33,7 +33,11 @@ pub fn parse_type(c: &mut Cursor<'_>) -> Result<Type, Fail> {
             Ok(Type::Weight { codec, dims: dims.iter().map(constant).collect::<Result<_, _>>()? })
         }
         "cache" => cache(c),
-        "selection" => selection(c),
+        "selection" => {
+            let shape = selected(c)?;
+            Ok(Type::Selection(SelectionType { shape, map: map(c)? }))
+        }
+        "lists" => lists(c),
         _ => {
             let message = format!("`{word}` is no type; types are {}", KINDS.join(", "));
             let help = nearest(word, &KINDS).map(|near| format!("did you mean `{near}`?"));
@@ -126,8 +130,8 @@ fn cache(c: &mut Cursor<'_>) -> Result<Type, Fail> {
     Ok(Type::Cache(CacheType { kv_heads, qk_dim, v_dim, elem, page, policy, map }))
 }
 
-/// `selection<4 x 16, block 64, map pages>`.
-fn selection(c: &mut Cursor<'_>) -> Result<Type, Fail> {
+/// `<4 x 16, block 64`.
+fn selected(c: &mut Cursor<'_>) -> Result<SelectShape, Fail> {
     c.punct("<")?;
     let kv_heads = c.int()?;
     c.keyword("x")?;
@@ -135,8 +139,19 @@ fn selection(c: &mut Cursor<'_>) -> Result<Type, Fail> {
     c.punct(",")?;
     c.keyword("block")?;
     let block = c.int()?;
-    let map = map(c)?;
-    Ok(Type::Selection(SelectionType { shape: SelectShape { kv_heads, block, blocks }, map }))
+    Ok(SelectShape { kv_heads, block, blocks })
+}
+
+/// `<4 x 16, block 64, tile 48, least 512, map pages>`.
+fn lists(c: &mut Cursor<'_>) -> Result<Type, Fail> {
+    let shape = selected(c)?;
+    let mut count = |word: &str| {
+        c.punct(",")?;
+        c.keyword(word)?;
+        c.int()
+    };
+    let lists = ListShape { tile: count("tile")?, least: count("least")? };
+    Ok(Type::Lists(ListsType { selection: SelectionType { shape, map: map(c)? }, lists }))
 }
 
 /// `, map NAME>`.

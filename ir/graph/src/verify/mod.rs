@@ -153,6 +153,7 @@ fn described(report: &mut Report<'_>, id: OpId) -> bool {
             Takes::Weight => "a weight",
             Takes::Cache(_) | Takes::Append => "a cache",
             Takes::Selection { .. } => "a selection",
+            Takes::PageLists { .. } => "page lists",
         };
         kind(report, id, (&format!("operand `{}`", role.name), want), graph.ty(*value));
     }
@@ -162,6 +163,7 @@ fn described(report: &mut Report<'_>, id: OpId) -> bool {
             Gives::Weight => "a weight",
             Gives::Cache(_) => "a cache",
             Gives::Selection(_) => "a selection",
+            Gives::PageLists(_) => "page lists",
         };
         kind(report, id, (&format!("result `{}`", role.name), want), graph.ty(*value));
     }
@@ -177,10 +179,12 @@ fn incoherent(roles: &Roles) -> Option<String> {
         roles.takes.iter().any(|role| role.name == name && wanted(&role.kind))
     };
     let read = |kind: &Takes| matches!(kind, Takes::Cache(_));
+    let selected = |kind: &Takes| matches!(kind, Takes::Selection { .. });
     let appended = |kind: &Takes| *kind == Takes::Append;
     for role in roles.takes.iter() {
         let coherent = match role.kind {
             Takes::Selection { over } => is(over, read),
+            Takes::PageLists { of } => is(of, selected),
             Takes::Append => {
                 let after = Gives::Cache(Version::After(role.name));
                 roles.gives.iter().filter(|result| result.kind == after).count() == 1
@@ -197,6 +201,7 @@ fn incoherent(roles: &Roles) -> Option<String> {
             Gives::Scores(Over::Scores(name)) | Gives::Selection(Over::Scores(name)) => {
                 is(name, |kind| *kind == Takes::Scores)
             }
+            Gives::PageLists(of) => is(of, selected),
             Gives::Cache(Version::After(name)) => is(name, appended),
             Gives::Cache(Version::CopyOf(name)) => is(name, read),
             Gives::Scores(Over::EarlierStep | Over::Open)
@@ -219,6 +224,7 @@ fn kind(report: &mut Report<'_>, id: OpId, (place, want): (&str, &str), ty: &Typ
         Type::Weight { .. } => "a weight",
         Type::Cache(_) => "a cache",
         Type::Selection(_) => "a selection",
+        Type::Lists(_) => "page lists",
     };
     if is != want {
         report.add(id, TYPE, format!("{place} must be {want}, is {ty}"));

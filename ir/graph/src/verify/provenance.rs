@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::Report;
 use super::rule::{
     ALIAS_BEFORE_APPEND, CACHE_VERSION, RING_WINDOW, SELECTION_BLOCK, SELECTION_CACHE, SELECTION_HEADS,
-    SELECTION_MAP, SELECTION_PRODUCER, SELECTION_STEP,
+    SELECTION_LISTS, SELECTION_MAP, SELECTION_PRODUCER, SELECTION_STEP,
 };
 use crate::graph::{OpId, ValueId};
 use crate::op::{self, Op};
@@ -52,7 +52,8 @@ impl Report<'_> {
                     | Gives::Experts
                     | Gives::Weight
                     | Gives::Scores(_)
-                    | Gives::Selection(_) => None,
+                    | Gives::Selection(_)
+                    | Gives::PageLists(_) => None,
                 };
                 roots.extend(root.map(|root| (*version, root)));
             }
@@ -86,9 +87,12 @@ pub fn caches(report: &mut Report<'_>) {
                 }
                 Takes::Cache(reach) => reach,
                 // The types are checked.
-                Takes::Tensor | Takes::Experts | Takes::Weight | Takes::Scores | Takes::Selection { .. } => {
-                    continue;
-                }
+                Takes::Tensor
+                | Takes::Experts
+                | Takes::Weight
+                | Takes::Scores
+                | Takes::Selection { .. }
+                | Takes::PageLists { .. } => continue,
             };
             if let CachePolicy::Ring { window: kept, .. } = ty.policy
                 && !matches!(reach, Reach::Window(window) if window <= kept)
@@ -113,6 +117,9 @@ pub fn selections(report: &mut Report<'_>) {
     for id in graph.ops() {
         let roles = report.roles(id);
         for (value, role) in graph.op(id).operands.iter().zip(roles.takes.iter()) {
+            if let Takes::PageLists { of } = role.kind {
+                listed(report, id, (*value, of));
+            }
             let Takes::Selection { over } = role.kind else { continue };
             let Some(cache) = report.operand(id, over) else {
                 report.add(id, SELECTION_CACHE, "a selection is read over no cache of the op".to_string());
@@ -123,6 +130,25 @@ pub fn selections(report: &mut Report<'_>) {
                 origin(report, &roots, id, (cache, *value));
             }
         }
+    }
+}
+
+/// Page lists are read beside the very selection that they are made of.
+fn listed(report: &mut Report<'_>, id: OpId, (lists, of): (ValueId, &str)) {
+    let source = match report.made(lists) {
+        Some((maker, Gives::PageLists(from))) => report.operand(maker, from),
+        _ => None,
+    };
+    let selection = report.operand(id, of);
+    if source.is_none() || source != selection {
+        let name = |value: Option<ValueId>| value.map_or("nothing", |value| report.graph.name(value));
+        let message = format!(
+            "%{} lists the pages of %{}, and %{} is read",
+            report.graph.name(lists),
+            name(source),
+            name(selection)
+        );
+        report.add(id, SELECTION_LISTS, message);
     }
 }
 

@@ -82,6 +82,8 @@ rules! {
     SELECTION_HEADS "selection-heads" by program;
     /// The cache is the version that the oracle itself read, or the reading layer's own.
     SELECTION_CACHE "selection-cache" by program;
+    /// Page lists are those of the selection that is read beside them.
+    SELECTION_LISTS "selection-lists" by program;
 }
 
 /// A fault's rule and sentence.

@@ -136,8 +136,15 @@ impl View<'_> {
             Op::WindowAttention(op::WindowAttention { heads, sink, .. }) => {
                 self.attention(heads, "cache", sink.then_some("sink")).map(|_| ())
             }
-            Op::SparseAttention(op::SparseAttention { heads, sink }) => {
+            Op::PageLists(op::PageLists {}) => {
+                self.cache_operand("cache")?;
+                self.fits_selection("result", "lists", self.result("lists")?)
+            }
+            Op::SparseAttention(op::SparseAttention { heads, sink, lists }) => {
                 self.selection_operand("sel")?;
+                if lists {
+                    self.fits_selection("operand", "lists", self.operand("lists")?)?;
+                }
                 self.attention(heads, "cache", sink.then_some("sink")).map(|_| ())
             }
             Op::OracleAttention(op::OracleAttention { heads, sink, blocks }) => {
@@ -152,7 +159,7 @@ impl View<'_> {
                 }
                 Ok(())
             }
-            Op::HybridAttention(op::HybridAttention { heads, gate, .. }) => self.hybrid(heads, gate),
+            Op::HybridAttention(op) => self.hybrid(op.heads, op.gate, op.lists),
             Op::Gate(op::Gate { heads, mode }) => {
                 let (rows, width) = self.row("x")?;
                 if width % heads != 0 {
@@ -278,9 +285,12 @@ impl View<'_> {
         Ok(())
     }
 
-    fn hybrid(&self, heads: u64, gate: GateMode) -> Result<(), Fault> {
+    fn hybrid(&self, heads: u64, gate: GateMode, lists: bool) -> Result<(), Fault> {
         let shared = self.attention(heads, "shared", Some("sink_select"))?;
         self.selection_operand("sel")?;
+        if lists {
+            self.fits_selection("operand", "lists", self.operand("lists")?)?;
+        }
         let own = self.cache_operand("own")?;
         if (own.kv_heads, own.qk_dim, own.v_dim) != (shared.kv_heads, shared.qk_dim, shared.v_dim) {
             return Err(fault(format!("{} and {} differ", self.operand("shared")?, self.operand("own")?)));

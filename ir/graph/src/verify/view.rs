@@ -148,6 +148,18 @@ impl<'g> View<'g> {
         self.selection(self.result(name)?, &format!("result `{name}`"))
     }
 
+    /// Page lists that can be, of a selection like the operand `sel`.
+    pub(super) fn fits_selection(&self, place: &str, name: &str, ty: &Type) -> Result<(), Fault> {
+        let selection = self.selection_operand("sel")?;
+        match ty {
+            Type::Lists(lists) if lists.lists.is_possible() && lists.selection == *selection => Ok(()),
+            other => Err(fault(format!(
+                "{place} `{name}` is {other}, which are no lists of {}",
+                self.operand("sel")?
+            ))),
+        }
+    }
+
     /// The attention over a cache operand, with a sink where there is one; checks q, sink and the first result.
     pub(super) fn attention(
         &self,

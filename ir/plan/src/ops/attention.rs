@@ -29,6 +29,11 @@ impl AttnShape {
         roles
     }
 
+    /// The page lists of a selection.
+    fn lists(select: SelectShape, lists: Option<ListShape>) -> Option<Role> {
+        lists.map(|lists| read("lists", Kind::PageLists { select, lists, of: "sel" }))
+    }
+
     /// The logits of a gate on each head's output.
     fn gate(&self, name: &'static str, mode: GateMode) -> Option<Role> {
         gate(mode, self.heads, self.v_dim, sliced_tiles).map(|kind| read(name, kind))
@@ -103,19 +108,20 @@ impl Op for SparseAttention {
     const BY_TOKEN: bool = true;
 
     fn roles(&self) -> Vec<Role> {
-        let SparseAttention { shape, select, sink } = *self;
+        let SparseAttention { shape, select, sink, lists } = *self;
         let mut roles = vec![
             shape.q(),
             shape.cache("cache", Reach::Selected("sel")),
             read("sel", Kind::Selection { shape: select, over: "cache" }),
         ];
         roles.extend(sink.then(|| shape.sink("sink")));
+        roles.extend(AttnShape::lists(select, lists));
         roles.push(shape.out());
         roles
     }
 
     fn is_possible(&self) -> bool {
-        selects(&self.shape, &self.select)
+        selects(&self.shape, &self.select) && self.lists.is_none_or(ListShape::is_possible)
     }
 
     fn attention(&self) -> Option<AttnShape> {
@@ -128,7 +134,7 @@ impl Op for HybridAttention {
     const BY_TOKEN: bool = true;
 
     fn roles(&self) -> Vec<Role> {
-        let HybridAttention { shape, select, window, gate } = *self;
+        let HybridAttention { shape, select, window, gate, lists } = *self;
         let mut roles = vec![
             shape.q(),
             shape.cache("shared", Reach::Selected("sel")),
@@ -138,15 +144,35 @@ impl Op for HybridAttention {
             shape.sink("sink_window"),
         ];
         roles.extend(["gate_select", "gate_window"].iter().filter_map(|name| shape.gate(name, gate)));
+        roles.extend(AttnShape::lists(select, lists));
         roles.push(shape.out());
         roles
     }
 
     fn is_possible(&self) -> bool {
-        selects(&self.shape, &self.select) && self.window > 0
+        selects(&self.shape, &self.select) && self.window > 0 && self.lists.is_none_or(ListShape::is_possible)
     }
 
     fn attention(&self) -> Option<AttnShape> {
         Some(self.shape)
+    }
+}
+
+impl Op for PageLists {
+    const NAME: &'static str = "page_lists";
+    const BY_TOKEN: bool = true;
+
+    fn roles(&self) -> Vec<Role> {
+        let PageLists { select, qk_dim, v_dim, lists } = *self;
+        let cache = Kind::Cache { kv_heads: select.kv_heads, qk_dim, v_dim, reach: Reach::Nothing };
+        vec![
+            read("cache", cache),
+            read("sel", Kind::Selection { shape: select, over: "cache" }),
+            write("lists", Kind::PageLists { select, lists, of: "sel" }),
+        ]
+    }
+
+    fn is_possible(&self) -> bool {
+        self.select.kv_heads > 0 && self.select.blocks > 0 && self.lists.is_possible()
     }
 }

@@ -8,6 +8,7 @@ mod described;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lists::ListShape;
 use crate::roles::Role;
 use crate::rope::RopeSpec;
 use crate::shape::{AttnShape, Epilogue, GateMode, SelectShape};
@@ -182,6 +183,9 @@ pub struct SparseAttention {
     pub select: SelectShape,
     /// Whether there is a sink.
     pub sink: bool,
+    /// The page lists of the selection, where they are there as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lists: Option<ListShape>,
 }
 
 /// Both branches of a sparse layer: `sigmoid(gs) * sparse + sigmoid(gw) * window`, each with its own
@@ -196,6 +200,23 @@ pub struct HybridAttention {
     pub window: u64,
     /// Gates of both branches.
     pub gate: GateMode,
+    /// The page lists of the selection, where they are there as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lists: Option<ListShape>,
+}
+
+/// The page lists of a selection over a cache of this geometry ([`lists`](crate::lists)): what is the same for all layers that
+/// read it. In a step of fewer than `lists.least` rows nothing is done.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PageLists {
+    /// What was selected.
+    pub select: SelectShape,
+    /// Elements of a key.
+    pub qk_dim: u64,
+    /// Elements of a value.
+    pub v_dim: u64,
+    /// How rows share them.
+    pub lists: ListShape,
 }
 
 /// Softmax over `experts` logits, the `active` best (ties to the lower index) with their weights

@@ -82,6 +82,9 @@ fn buffer_holds(b: &Buffer, kind: &Kind, rows: Rows) -> bool {
         Kind::Token => is(Some(1), Elem::I32, rows) && b.selection.is_none(),
         Kind::Experts { active, .. } => is(Some(active), Elem::I32, rows) && b.selection.is_none(),
         Kind::Selection { shape, .. } => b.selection == Some(shape) && b.rows == rows,
+        Kind::PageLists { select, lists, .. } => {
+            is(lists.width(select), Elem::I32, Rows::Tokens) && b.selection.is_none()
+        }
         Kind::Vector(_) | Kind::Matrices { .. } | Kind::Table { .. } | Kind::Cache { .. } => false,
     }
 }
@@ -114,6 +117,7 @@ fn weight_holds(Format { codec, layout }: Format, kind: &Kind) -> bool {
         | Kind::Token
         | Kind::Experts { .. }
         | Kind::Selection { .. }
+        | Kind::PageLists { .. }
         | Kind::Cache { .. } => false,
     }
 }

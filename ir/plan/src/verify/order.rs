@@ -116,6 +116,24 @@ impl State<'_> {
                     );
                 }
             }
+            Kind::PageLists { select, lists, of } => {
+                let theirs = (self.describe)(&producer.op);
+                let source = match made(&theirs) {
+                    Some(Kind::PageLists { select: s, lists: l, of }) if (s, l) == (select, lists) => {
+                        buffer_of(producer, &theirs, of)
+                    }
+                    _ => None,
+                };
+                let selection = buffer_of(step, roles, of);
+                let since = selection.and_then(|sel| self.written[sel.index()]);
+                if source.is_none() || source != selection || since.is_none_or(|since| since > from) {
+                    let name = &producer.name;
+                    report.add(
+                        &step.name,
+                        format!("{name} does not list the pages of the selection that is read"),
+                    );
+                }
+            }
             Kind::Rows(_)
             | Kind::RowsOrTiles(_)
             | Kind::TokenRows(_)
@@ -212,5 +230,14 @@ fn cache_of(step: &Step, roles: &[Role], name: &str) -> Option<CacheId> {
     match found {
         Some((Operand::Cache(id), _)) => Some(*id),
         Some((Operand::Buffer(_) | Operand::Weight(_), _)) | None => None,
+    }
+}
+
+/// The buffer in the operand of that name.
+fn buffer_of(step: &Step, roles: &[Role], name: &str) -> Option<BufferId> {
+    let found = step.operands.iter().zip(roles).find(|(_, role)| role.name == name);
+    match found {
+        Some((Operand::Buffer(id), _)) => Some(*id),
+        Some((Operand::Cache(_) | Operand::Weight(_), _)) | None => None,
     }
 }

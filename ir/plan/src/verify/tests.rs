@@ -109,7 +109,12 @@ fn plan() -> Plan {
             step(
                 "L1.sparse",
                 Some(1),
-                StepOp::SparseAttention(ops::SparseAttention { shape: SHAPE, select: SELECT, sink: true }),
+                StepOp::SparseAttention(ops::SparseAttention {
+                    shape: SHAPE,
+                    select: SELECT,
+                    sink: true,
+                    lists: None,
+                }),
                 vec![b(1), cache, b(3), w(4), b(4)],
             ),
             step("gather", None, StepOp::GatherRows(ops::GatherRows { width: 16 }), vec![b(4), b(5)]),
@@ -361,6 +366,7 @@ fn indices_come_from_who_makes_them() {
             shape: SHAPE,
             select: SelectShape { kv_heads: 2, ..SELECT },
             sink: true,
+            lists: None,
         });
     });
     broken("are not the step's tokens", |p| {

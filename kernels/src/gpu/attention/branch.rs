@@ -1,6 +1,6 @@
 //! A branch of a sparse layer's attention: what it reads, its sink and its gate (HySparse 2602.03560, sec. 3).
 
-use hyc_plan::{AttnShape, GateMode, SelectShape};
+use hyc_plan::{AttnShape, GateMode, ListShape, SelectShape};
 
 use super::rows::load_column;
 use super::warp_mma::{Pages, Reader};
@@ -9,11 +9,14 @@ use crate::gpu::tile::TiledRows;
 use crate::gpu::tile::rows::turn;
 use crate::gpu::work_item::{WorkItem, group, selected_blocks};
 
+/// A selection, and its page lists where they are there as well.
+pub type Selected = (SelectShape, Option<ListShape>);
+
 /// Which pages a branch reads.
 #[derive(Clone, Copy)]
 pub enum Source {
     /// Those that the selection names.
-    Listed(SelectShape),
+    Listed(SelectShape, Option<ListShape>),
     /// Those of a window of this many tokens.
     Window(u64),
 }
@@ -100,7 +103,7 @@ impl Branch {
     /// The pages that it reads for an item; all threads of the block.
     pub fn pages<'c>(&self, e: &Emit<'c>, r: &Reader, item: WorkItem<'c>) -> Pages<'c> {
         match self.source {
-            Source::Listed(select) => {
+            Source::Listed(select, _) => {
                 let list = selected_blocks(e, item, select);
                 r.pages(e, item, (e.int(select.blocks), select.blocks), e.int(0), &|e, i| e.load_int(list, i))
             }
@@ -117,7 +120,7 @@ impl Branch {
     /// How many tokens back a row sees, its own included.
     pub fn reach(&self) -> u64 {
         match self.source {
-            Source::Listed(_) => i32::MAX as u64,
+            Source::Listed(..) => i32::MAX as u64,
             Source::Window(width) => width.min(i32::MAX as u64),
         }
     }

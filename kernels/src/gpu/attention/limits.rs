@@ -3,6 +3,7 @@
 use hyc_plan::{AttnShape, KernelSpec, Kind, KvOrder, OperandSpec, Reach};
 
 use crate::gpu::work_item::group;
+use crate::lists::{MOST_BLOCKS, MOST_HEADS};
 
 /// Attention over whole contexts: parts of a context side by side and their sum; or 64 rows at a time.
 pub const SPLIT_KV: &str = "split_kv";
@@ -16,14 +17,13 @@ pub const WARPS4: &str = "warps4";
 pub const CLUSTER: &str = "cluster4";
 /// The same of tiles of rows that share the pages of each.
 pub const SHARED_PAGES: &str = "shared_pages";
+/// Page lists, in steps that have them; in others nothing is to be done.
+pub const LISTS: &str = "lists";
+pub const NO_LISTS: &str = "none";
 /// The only variant of attentions that no tensor core takes.
 pub const SIMT: &str = "simt";
-/// Heads of a group that one fragment takes.
-const HEADS: u64 = 16;
 /// Pages of a block: two words each.
 const MOST_PAGES: u64 = 2048;
-/// Blocks of a selection: a lane each.
-const MOST_BLOCKS: u64 = 32;
 
 /// Blocks that share one (token, KV head): two a multiprocessor at one sequence.
 pub fn splits(shape: AttnShape, multiprocessors: u64) -> u64 {
@@ -46,13 +46,14 @@ pub fn takes(spec: &KernelSpec, multiprocessors: u64) -> bool {
         | Kind::TokenRows(_)
         | Kind::Token
         | Kind::Experts { .. }
+        | Kind::PageLists { .. }
         | Kind::Vector(_)
         | Kind::Matrices { .. }
         | Kind::Table { .. }
         | Kind::Cache { .. } => None,
     });
     tiled
-        && group(shape) <= HEADS
+        && group(shape) <= MOST_HEADS
         && selections.max().unwrap_or(0) <= MOST_BLOCKS
         && looked_up(spec, shape, multiprocessors) <= MOST_PAGES
 }
@@ -70,6 +71,7 @@ fn looked_up(spec: &KernelSpec, shape: AttnShape, multiprocessors: u64) -> u64 {
         | Kind::Token
         | Kind::Experts { .. }
         | Kind::Selection { .. }
+        | Kind::PageLists { .. }
         | Kind::Vector(_)
         | Kind::Matrices { .. }
         | Kind::Table { .. } => 0,

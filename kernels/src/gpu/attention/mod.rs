@@ -7,7 +7,7 @@ mod flash_select;
 mod flash_softmax;
 mod flash_tile;
 pub mod limits;
-mod page_lists;
+pub mod page_lists;
 mod rows;
 pub mod shared_pages;
 pub mod simt;

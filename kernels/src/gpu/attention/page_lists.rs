@@ -7,37 +7,41 @@
 //!   gather    the queries that chose the page of each rank, a bit each
 //!   write     one entry a page, ascending
 //! ```
-//! An entry is `[physical page, first token's page << 8 | edge << 7 | tokens, queries...]`, padded to 16 bytes: `tokens` of the
-//! page are no newer than the tile's newest row, `edge` where some row may not see all of them. A list that is shorter than
-//! its room ends in an entry of page -1. Bytes: the selection read, 16 for each page of a tile written.
+//! What an entry is: [`hyc_plan::lists`]. Bytes: the selection read, 16 for each page of a tile written. Reference:
+//! `reference::lists`.
 
 use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::{AttnShape, CacheSpec, KernelSpec, SelectShape};
+use hyc_plan::lists::{EDGE, PAGE_SHIFT};
+use hyc_plan::{CacheSpec, Extent, KernelSpec, ListShape, SelectShape};
 
+use super::limits::LISTS;
+use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, WARP};
 use crate::gpu::paged_kv::physical_page;
 use crate::gpu::work_item::{WorkItem, row_count, selected_blocks};
 
 /// Threads of a block that makes a list.
-pub const THREADS: u64 = 256;
-/// Where the flags of an entry stand in its second word.
-pub const PAGE_SHIFT: u64 = 8;
-pub const EDGE: u64 = 1 << 7;
+const THREADS: u64 = 256;
 
 /// The lists of one selection.
 #[derive(Clone, Copy)]
 pub struct PageLists<'s> {
     pub spec: &'s KernelSpec,
-    pub shape: AttnShape,
     pub select: SelectShape,
+    pub lists: ListShape,
     /// The cache that the pages are of.
     pub cache: CacheSpec,
-    /// Rows of a tile.
-    pub tile: u64,
-    /// Where the lists are in scratch, in 4-byte elements.
-    pub at: u64,
+}
+
+/// `PageLists`.
+pub fn page_lists(k: &mut Kernel<'_, '_>, select: SelectShape, shape: ListShape) {
+    let lists = PageLists { spec: k.spec, select, lists: shape, cache: k.cache("cache") };
+    let grid = [k.rows(1, shape.tile), Extent::fixed(select.kv_heads)];
+    let name = part(LISTS);
+    let function = Function::new(&name, grid, THREADS).of(&[LISTS]).shared_bytes(lists.shared_bytes());
+    k.function(function, |e| lists.make(e, e.block_x(), e.block_y()));
 }
 
 /// The rows of a tile that are of one sequence.
@@ -97,33 +101,26 @@ pub fn rows_of_tile<'c>(e: &Emit<'c>, spec: &KernelSpec, size: u64, tile: Int<'c
 impl PageLists<'_> {
     /// Words of query bits of an entry.
     pub fn words(&self) -> u64 {
-        self.tile.div_ceil(32)
+        self.lists.row_words()
     }
 
     /// Words of an entry.
     pub fn entry(&self) -> u64 {
-        (2 + self.words()).next_multiple_of(4)
-    }
-
-    /// Words of all lists.
-    pub fn room(&self) -> u64 {
-        let tiles = self.spec.max_rows.div_ceil(self.tile);
-        tiles * self.tile * self.shape.kv_heads * self.select.blocks * self.entry()
+        self.lists.entry()
     }
 
     /// The rows of a tile.
     pub fn rows<'c>(&self, e: &Emit<'c>, tile: Int<'c>) -> (Int<'c>, Int<'c>) {
-        rows_of_tile(e, self.spec, self.tile, tile)
+        rows_of_tile(e, self.spec, self.lists.tile, tile)
     }
 
     /// The list of a tile and KV head, and the entries that there is room for.
     pub fn list<'c>(&self, e: &Emit<'c>, tile: Int<'c>, kv_head: Int<'c>) -> (Ptr<'c>, Int<'c>) {
         let (begin, end) = self.rows(e, tile);
-        let head = self.tile * self.select.blocks * self.entry();
-        let at = e.mul_const(e.wide(tile), self.shape.kv_heads * head);
-        let at = e.add(at, e.wide(e.mul_const(kv_head, head)));
-        let list = e.at(e.at(e.scratch(), e.int(self.at)), at);
-        (list, e.mul_const(e.sub(end, begin), self.select.blocks))
+        let room = e.mul_const(e.sub(end, begin), self.select.blocks);
+        let tile = e.at(e.operand("lists"), e.mul_const(e.wide(begin), e.stride("lists")));
+        let list = e.at(tile, e.wide(e.mul_const(e.mul(kv_head, room), self.entry())));
+        (list, room)
     }
 
     fn bitmap_words(&self) -> u64 {
@@ -132,7 +129,7 @@ impl PageLists<'_> {
 
     /// Dynamic shared memory of a block that makes a list: bits, ranks, queries of each rank.
     pub fn shared_bytes(&self) -> u64 {
-        4 * (2 * self.bitmap_words() + self.tile * self.select.blocks * self.words()) + SHARED_SLACK
+        4 * (2 * self.bitmap_words() + self.lists.tile * self.select.blocks * self.words()) + SHARED_SLACK
     }
 
     /// Makes the list of (tile, KV head) by a block of [`THREADS`].

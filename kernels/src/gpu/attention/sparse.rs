@@ -1,9 +1,9 @@
 //! `SparseAttention`, `WindowAttention` and `HybridAttention` on the tensor cores of `warp_mma`: a block a (token, KV
 //! head), its branches one after the other. Reference: `reference::attention`.
 
-use hyc_plan::{AttnShape, Extent, GateMode, SelectShape};
+use hyc_plan::{AttnShape, Extent, GateMode};
 
-use super::branch::{Branch, Source};
+use super::branch::{Branch, Selected, Source};
 use super::limits::{WARPS4, WARPS8};
 use super::rows::store_output;
 use super::warp_mma::Reader;
@@ -19,17 +19,17 @@ pub fn window(k: &mut Kernel<'_, '_>, shape: AttnShape, window: u64, sink: bool)
 }
 
 /// `SparseAttention`.
-pub fn sparse(k: &mut Kernel<'_, '_>, shape: AttnShape, select: SelectShape, sink: bool) {
-    let source = Source::Listed(select);
+pub fn sparse(k: &mut Kernel<'_, '_>, shape: AttnShape, selected: Selected, sink: bool) {
+    let source = Source::Listed(selected.0, selected.1);
     launches(k, shape, &[Branch { cache: "cache", source, sink: sink.then_some("sink"), gate: None }]);
 }
 
 /// `HybridAttention`: both branches, summed.
-pub fn hybrid(k: &mut Kernel<'_, '_>, shape: AttnShape, select: SelectShape, window: u64, mode: GateMode) {
+pub fn hybrid(k: &mut Kernel<'_, '_>, shape: AttnShape, selected: Selected, window: u64, mode: GateMode) {
     let gate = |name| (mode != GateMode::None).then_some((name, mode));
     let far = Branch {
         cache: "shared",
-        source: Source::Listed(select),
+        source: Source::Listed(selected.0, selected.1),
         sink: Some("sink_select"),
         gate: gate("gate_select"),
     };
@@ -47,10 +47,10 @@ fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
     // Few rows are small blocks: more warps share the pages of each.
     query_launch(k, branches, shape, WARPS8, (8, grid));
     query_launch(k, branches, shape, WARPS4, (4, grid));
-    if branches.iter().any(|branch| matches!(branch.source, Source::Listed(_))) {
+    if branches.iter().any(|branch| matches!(branch.source, Source::Listed(..))) {
         sparse_cluster::launch(k, shape, branches);
     }
-    if shared_pages::takes(shape) {
+    if shared_pages::takes(shape, branches) {
         shared_pages::launches(k, shape, branches);
     }
 }

@@ -1,5 +1,6 @@
 //! Attentions: the operands that each takes, and caches for a shape.
 
+use hyc_kernels::page_lists;
 use hyc_plan::*;
 use hyc_plan::{KvOrder, round_up};
 
@@ -20,11 +21,19 @@ pub fn caches(shape: AttnShape, page: u64, elem: Elem, window: u64, limits: Limi
     [growing, CacheSpec { policy: CachePolicy::Ring { window, pages }, ..growing }]
 }
 
-/// An attention over `shared`; a window reads `own`.
-pub fn attention(op: StepOp, shared: CacheSpec, own: CacheSpec, limits: Limits) -> KernelSpec {
+/// An attention over `shared`; a window reads `own`. Where a GPU's kernels walk along page lists, they are there in steps of any
+/// size.
+pub fn attention(mut op: StepOp, shared: CacheSpec, own: CacheSpec, limits: Limits) -> KernelSpec {
+    let found = page_lists(&op, &[shared, own]).map(|lists| ListShape { least: 1, ..lists });
+    if let StepOp::SparseAttention(ops::SparseAttention { lists, .. })
+    | StepOp::HybridAttention(ops::HybridAttention { lists, .. }) = &mut op
+    {
+        *lists = found;
+    }
     let operand = |role: &Role| match role.kind {
         Kind::Rows(width) | Kind::RowsOrTiles(width) => tensor(width.unwrap_or_default()),
         Kind::Selection { shape, .. } => indices(shape.kv_heads * shape.blocks),
+        Kind::PageLists { select, lists, .. } => indices(lists.width(select).unwrap_or_default()),
         Kind::Vector(len) => vector(len),
         Kind::Cache { reach: Reach::Window(_), .. } => OperandSpec::Cache(own),
         Kind::Cache { .. } => OperandSpec::Cache(shared),
@@ -46,7 +55,7 @@ pub fn every(
         StepOp::FullAttention(ops::FullAttention { shape, sink }),
         StepOp::OracleAttention(ops::OracleAttention { shape, sink, select }),
         StepOp::WindowAttention(ops::WindowAttention { shape, window, sink }),
-        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink }),
-        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate }),
+        StepOp::SparseAttention(ops::SparseAttention { shape, select, sink, lists: None }),
+        StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate, lists: None }),
     ]
 }

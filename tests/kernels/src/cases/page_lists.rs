@@ -6,7 +6,7 @@ use hyc_plan::*;
 
 use super::attention::{attention, caches};
 use super::tiled::{ERROR, SHAPES, WINDOW};
-use super::{Case, Fill, Limits, MANY, Sequences, case, sized};
+use super::{Case, Fill, Limits, MANY, Sequences, case, indices, sized, spec};
 
 /// With what each is selected.
 const EDGES: [(Fill, Sequences<'static>); 8] = [
@@ -41,6 +41,31 @@ pub fn all() -> Vec<Case> {
     for fill in [Fill::Random, Fill::OwnBlocks] {
         cases.push(Case { fill, ..case(FAMILY, &spec, &[((1 << 20) - 100, 100)], ERROR) });
     }
+    cases.extend(lists());
+    cases
+}
+
+/// The lists themselves: of each tile that there is, and in steps that have none.
+fn lists() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (tile, least) in [(48, 1), (12, 1), (24, 1), (192, 1), (36, 1), (48, 131)] {
+        for (shape, blocks) in [(SHAPES[0], 16), (SHAPES[5], 3)] {
+            let select = SelectShape { kv_heads: shape.kv_heads, block: 64, blocks };
+            let lists = ListShape { tile, least };
+            let op = ops::PageLists { select, qk_dim: shape.qk_dim, v_dim: shape.v_dim, lists };
+            let [growing, _] = tiled(shape, MANY);
+            let operands = vec![
+                OperandSpec::Cache(growing),
+                indices(select.kv_heads * blocks),
+                indices(lists.width(select).unwrap_or_default()),
+            ];
+            let spec = spec(StepOp::PageLists(op), operands, MANY);
+            for (i, (fill, batch)) in EDGES.into_iter().enumerate() {
+                let small = shape.heads == 5 && i == 1;
+                cases.push(Case { fill, ..sized(case(FAMILY, &spec, batch, 0.0), small) });
+            }
+        }
+    }
     cases
 }
 
@@ -55,9 +80,23 @@ fn ops(shape: AttnShape) -> [(StepOp, bool); 2] {
     let select = |blocks| SelectShape { kv_heads: shape.kv_heads, block: 64, blocks };
     let gate = GateMode::Elementwise;
     [
-        (StepOp::SparseAttention(ops::SparseAttention { shape, select: select(3), sink: true }), false),
         (
-            StepOp::HybridAttention(ops::HybridAttention { shape, select: select(16), window: WINDOW, gate }),
+            StepOp::SparseAttention(ops::SparseAttention {
+                shape,
+                select: select(3),
+                sink: true,
+                lists: None,
+            }),
+            false,
+        ),
+        (
+            StepOp::HybridAttention(ops::HybridAttention {
+                shape,
+                select: select(16),
+                window: WINDOW,
+                gate,
+                lists: None,
+            }),
             true,
         ),
     ]

@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use hyc_kernels::{Generator, Nvidia, gpu_generator};
 use hyc_plan::{
-    Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, Operand,
-    Plan, RowRange, StepOp, Target, TargetKind, Variant,
+    Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape,
+    Operand, Plan, RowRange, StepOp, Target, TargetKind, Variant,
 };
 
 /// The policy of a target's back end, which has no kernel for `refuse`.
@@ -49,6 +49,10 @@ impl Backend for Policy {
 
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
         self.inner.tiles_rows(op, weights)
+    }
+
+    fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {
+        self.inner.page_lists(op, caches)
     }
 
     fn samples(&self) -> bool {

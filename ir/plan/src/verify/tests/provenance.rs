@@ -10,6 +10,7 @@ fn hybrid(p: &mut Plan) {
         select: SELECT,
         window: 8,
         gate: GateMode::None,
+        lists: None,
     });
     let b = |i| Operand::Buffer(BufferId(i));
     let (cache, sink) = (Operand::Cache(CacheId(0)), Operand::Weight(WeightId(4)));
@@ -72,4 +73,67 @@ fn selection_provenance() {
             p.caches[0].policy = CachePolicy::Ring { window: 8, pages: 4 };
         });
     }
+}
+
+const LISTS: ListShape = ListShape { tile: 4, least: 2 };
+
+/// The plan whose layer 1 reads page lists beside the selection.
+fn listed(p: &mut Plan) {
+    let b = |i| Operand::Buffer(BufferId(i));
+    let width = LISTS.width(SELECT).unwrap();
+    p.buffers.push(Buffer { selection: None, ..buffer("lists", 7, Rows::Tokens, width, Elem::I32) });
+    p.arena_bytes = 8 * 1024;
+    let op = ops::PageLists { select: SELECT, qk_dim: 8, v_dim: 8, lists: LISTS };
+    let lists =
+        step("L0.lists", Some(0), StepOp::PageLists(op), vec![Operand::Cache(CacheId(0)), b(3), b(7)]);
+    p.steps.insert(3, lists);
+    if let StepOp::SparseAttention(op) = &mut p.steps[4].op {
+        op.lists = Some(LISTS);
+    }
+    p.steps[4].operands.insert(4, b(7));
+    add_kernels(p);
+}
+
+/// Page lists are those of the very selection that is read.
+#[test]
+fn page_lists_provenance() {
+    let mut valid = plan();
+    listed(&mut valid);
+    assert_eq!(valid.verify(), Ok(()));
+    let broken = |words: &str, change: fn(&mut Plan)| {
+        broken(words, |p| {
+            listed(p);
+            change(p);
+            add_kernels(p);
+        });
+    };
+    let other = "L0.lists does not list the pages of the selection that is read";
+    // Nobody makes them, or only later.
+    broken("reads b7", |p| drop(p.steps.remove(3)));
+    broken("reads b7", |p| p.steps.swap(3, 4));
+    // The layer selects anew into the same place, behind the lists.
+    broken(other, |p| p.steps.insert(4, p.steps[2].clone()));
+    // A second selection is read beside the lists of the first.
+    broken(other, |p| {
+        p.arena_bytes = 9 * 1024;
+        p.buffers.push(buffer("again", 8, Rows::Tokens, 2, Elem::I32));
+        let mut again = p.steps[2].clone();
+        again.operands[3] = Operand::Buffer(BufferId(8));
+        p.steps.insert(3, again);
+        p.steps[5].operands[2] = Operand::Buffer(BufferId(8));
+    });
+    // Of other tiles, or in steps of other sizes.
+    broken(other, |p| {
+        if let StepOp::SparseAttention(op) = &mut p.steps[4].op {
+            op.lists = Some(ListShape { least: 1, ..LISTS });
+        }
+    });
+    // Something else of that width.
+    broken("operand `lists`", |p| p.steps[4].operands[4] = Operand::Buffer(BufferId(3)));
+    broken("operand `lists`", |p| p.buffers[7].width += 16);
+    broken("not possible", |p| {
+        if let StepOp::PageLists(op) = &mut p.steps[3].op {
+            op.lists.tile = 0;
+        }
+    });
 }

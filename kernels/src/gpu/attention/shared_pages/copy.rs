@@ -1,13 +1,15 @@
 //! The warp that copies: along the tile's list and then along the window, so that the ring is full.
 
 use hyc_plan::CacheSpec;
+use hyc_plan::lists::EDGE;
 
-use super::{Item, SharedPages, Stages, stage_bytes};
+use super::{Item, SharedPages, Stages};
 use crate::gpu::attention::branch::{Branch, Source};
-use crate::gpu::attention::page_lists::{EDGE, PageLists, Segment, rows_of_tile, segments};
+use crate::gpu::attention::page_lists::{PageLists, Segment, rows_of_tile, segments};
 use crate::gpu::isa::{Emit, Int};
 use crate::gpu::paged_kv::physical_page;
 use crate::gpu::work_item::group;
+use crate::lists::stage_bytes;
 
 /// Gives a word of the bits of the queries that take a page.
 type Takers<'a, 'c> = &'a dyn Fn(u64) -> Int<'c>;
@@ -48,8 +50,8 @@ impl SharedPages<'_, '_> {
                 });
             };
             match (branch.source, &self.lists) {
-                (Source::Listed(_), Some(lists)) => listed(e, lists, item, &page),
-                (Source::Listed(_), None) => {}
+                (Source::Listed(..), Some(lists)) => listed(e, lists, item, &page),
+                (Source::Listed(..), None) => {}
                 (Source::Window(width), _) => self.window(e, tile, (cache, width), &page),
             }
             let end = |e: &Emit<'c>, stage: Int<'c>| note(e, stage, e.int(0), &|_| e.int(0));

@@ -28,23 +28,19 @@ use hyc_plan::{AttnShape, CacheSpec, Extent, KernelSpec};
 
 use super::branch::{Branch, Source};
 use super::limits::SHARED_PAGES;
-use super::page_lists::{self, PageLists};
+use super::page_lists::PageLists;
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, WARP};
 use crate::gpu::tile::SharedTile;
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::work_item::{group, row_count};
+use crate::lists::{self, GROUPS, ROWS, SHARED, query_bytes, rows_of_a_tile, stage_bytes};
 
-/// Warp groups that multiply, and rows of each.
-const GROUPS: u64 = 3;
-const ROWS: u64 = 64;
 const CONSUMERS: u64 = GROUPS * 128;
 /// One more warp group copies.
 const THREADS: u64 = CONSUMERS + 128;
 /// Registers of a thread that multiplies, and of one that does not: those of 512 threads with 128 each.
 const REGISTERS: (u64, u64) = (160, 24);
-/// Shared memory of a block for queries and ring.
-const SHARED: u64 = 225 << 10;
 
 /// The kernel's sizes.
 struct SharedPages<'a, 's> {
@@ -71,22 +67,9 @@ struct Stages<'c> {
     notes: Ptr<'c>,
 }
 
-fn query_bytes(shape: AttnShape) -> u64 {
-    SharedTile::bytes(GROUPS * ROWS, shape.qk_dim)
-}
-
-fn stage_bytes(shape: AttnShape) -> u64 {
-    2 * 64 * (shape.qk_dim + shape.v_dim)
-}
-
-/// Rows of the step that a block takes at once.
-pub fn rows_of_a_block(shape: AttnShape) -> u64 {
-    GROUPS * (ROWS / group(shape)).max(1)
-}
-
-/// Whether the kernel takes an attention of this shape.
-pub fn takes(shape: AttnShape) -> bool {
-    shape.v_dim <= 128 && query_bytes(shape) + 2 * stage_bytes(shape) <= SHARED
+/// Whether the kernel takes these branches: a selection's has lists.
+pub fn takes(shape: AttnShape, branches: &[Branch]) -> bool {
+    lists::takes(shape) && branches.iter().all(|branch| !matches!(branch.source, Source::Listed(_, None)))
 }
 
 /// Adds the functions of [`SHARED_PAGES`].
@@ -94,18 +77,12 @@ pub fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
     if !k.wants(SHARED_PAGES) {
         return;
     }
-    let (spec, tile, multiprocessors) = (k.spec, rows_of_a_block(shape), k.multiprocessors);
+    let (spec, multiprocessors) = (k.spec, k.multiprocessors);
     let caches: Vec<CacheSpec> = branches.iter().map(|branch| k.cache(branch.cache)).collect();
-    let listed = branches.iter().zip(&caches).find_map(|(branch, cache)| match branch.source {
-        Source::Listed(select) => Some(PageLists { spec, shape, select, cache: *cache, tile, at: 0 }),
-        Source::Window(_) => None,
+    let lists = branches.iter().zip(&caches).find_map(|(branch, cache)| match branch.source {
+        Source::Listed(select, Some(lists)) => Some(PageLists { spec, select, lists, cache: *cache }),
+        Source::Listed(_, None) | Source::Window(_) => None,
     });
-    let lists = listed.map(|lists| PageLists { at: k.scratch(4 * lists.room()), ..lists });
-    if let Some(lists) = lists {
-        let grid = [k.rows(1, tile), Extent::fixed(shape.kv_heads)];
-        let function = Function::new("_lists", grid, page_lists::THREADS).of(&[SHARED_PAGES]);
-        k.function(function.shared_bytes(lists.shared_bytes()), |e| lists.make(e, e.block_x(), e.block_y()));
-    }
     let kept = if branches.len() > 1 { k.scratch(multiprocessors * CONSUMERS * shape.v_dim) } else { 0 };
     let stages = ((SHARED - query_bytes(shape)) / stage_bytes(shape)).min(6);
     let s = SharedPages { spec, shape, branches, caches, lists, kept, stages, multiprocessors };
@@ -124,7 +101,7 @@ impl SharedPages<'_, '_> {
 
     /// Queries of a tile.
     fn tile(&self) -> u64 {
-        rows_of_a_block(self.shape)
+        rows_of_a_tile(self.shape)
     }
 
     /// Words of the queries that take a page.

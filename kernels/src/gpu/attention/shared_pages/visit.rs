@@ -5,11 +5,12 @@ use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
 
-use super::{GROUPS, ROWS, SharedPages, Stages, stage_bytes};
-use crate::gpu::attention::page_lists::{EDGE, PAGE_SHIFT};
+use super::{SharedPages, Stages};
 use crate::gpu::isa::{Emit, Float, Int, Var};
 use crate::gpu::tile::{SharedTile, Swizzle, TILE_BYTES, clear_from};
 use crate::gpu::work_item::{group, row_count};
+use crate::lists::{GROUPS, ROWS, stage_bytes};
+use hyc_plan::lists::{EDGE, PAGE_SHIFT};
 
 /// By how much, in units of log2, a logit may pass the reference.
 const SLACK: f32 = 8.0;
