@@ -7,7 +7,8 @@ use super::attention::limits::{
 };
 use super::attention::{flash_prefill, limits, simt, sparse_cluster};
 use super::gemm::pack_rows::BLOCK_ROWS;
-use super::gemm::product::{M8, M32, WGMMA, WGMMA128};
+use super::gemm::product::{M1, M8, M32, WGMMA, WGMMA128};
+use super::gemm::small_m::MOST_WHOLE;
 use super::gemm::{large_m, panel, qkv_large_m, qkv_small_m};
 use super::moe::dispatch::{BY_ROW, GROUPED};
 use super::moe::grouped_gemm::BY_ROW_ROWS;
@@ -33,8 +34,8 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
             // Narrow tiles are for rows that make no more wide ones than half the multiprocessors.
             let narrow = large_m::narrow_rows(&op, u64::from(gpu.multiprocessors));
             let launches = if in_rows(spec, "x") { 2 } else { 1 };
-            let mut rows = product([launches, launches]).to_vec();
-            rows[2].2.0 = rows[2].2.0.max(narrow + 1);
+            let mut rows = product(op.in_features, [launches, launches]).to_vec();
+            rows[3].2.0 = rows[3].2.0.max(narrow + 1);
             rows.push((WGMMA128, (1, ALL), (MANY_ROWS, narrow), BLOCK_ROWS, launches));
             of(spec, &rows)
         }
@@ -42,7 +43,8 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
             // One more function appends, where that is not a part of the product.
             let packs = u32::from(in_rows(spec, "x"));
             let launches = |fused| packs + if fused { 1 } else { 2 };
-            of(spec, &product([qkv_small_m::takes(&op), qkv_large_m::takes(&op)].map(launches)))
+            let launches = [qkv_small_m::takes(&op), qkv_large_m::takes(&op)].map(launches);
+            of(spec, &product(op.in_features, launches))
         }
         StepOp::Linear(_) => vec![Variant::only("panel", spec, panel::tile(spec))],
         StepOp::QkvAppend(_) => {
@@ -111,9 +113,11 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
 }
 
 /// Those of a product of tiles, with the launches of small ones and of the large one.
-fn product([small, large]: [u32; 2]) -> [Row; 3] {
+fn product(in_features: u64, [small, large]: [u32; 2]) -> [Row; 4] {
+    let one = u64::from(in_features <= MOST_WHOLE);
     [
-        (M8, (1, SMALL_M_ROWS), (1, 8), 8, small),
+        (M1, (1, one), (1, one), 1, small),
+        (M8, (1, SMALL_M_ROWS), (1 + one, 8), 8, small),
         (M32, (1, SMALL_M_ROWS), (9, 64), 32, small),
         (WGMMA, (1, ALL), (MANY_ROWS, ALL), BLOCK_ROWS, large),
     ]

@@ -7,7 +7,7 @@ use hyc_plan::{Epilogue, Extent, Layout, PANEL};
 use super::large_m::large_m;
 use super::matrices::{Matrix, Product, To};
 use super::panel::{self, Input, Place, THREADS, input, mine, panel_at, tile};
-use super::product::{M8, M32, WGMMA, WGMMA128, pack_x};
+use super::product::{FEW_ROWS, WGMMA, WGMMA128, pack_x};
 use super::small_m::small_m;
 use super::wgmma::{NARROW, WIDE};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
@@ -28,8 +28,9 @@ fn tiled(k: &mut Kernel<'_, '_>, in_features: u64, out: u64, norm: Option<f64>, 
         to: To::operand(k, "out"),
         plus: (epilogue == Epilogue::Residual).then_some("residual"),
     };
-    small_m(k, M8, &product, 1);
-    small_m(k, M32, &product, 4);
+    for (variant, feed) in FEW_ROWS {
+        small_m(k, variant, &product, feed);
+    }
     large_m(k, WGMMA, WIDE, &product);
     large_m(k, WGMMA128, NARROW, &product);
 }

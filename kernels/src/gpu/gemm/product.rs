@@ -2,14 +2,19 @@
 //! the tensor cores). The rows are packed first.
 
 use super::pack_rows::{Packed, pack, packed_bytes};
+use super::small_m::Feed;
 use crate::gpu::function::Kernel;
 use crate::gpu::tile::TiledRows;
 
-/// Products of 8 and of 32 rows per block by `small_m`, and of 128 by `wgmma`, in wide and in narrow tiles.
+/// Products of one, of 8 and of 32 rows per block by `small_m`, and of 128 by `wgmma`, in wide and in narrow tiles.
+pub const M1: &str = "m1";
 pub const M8: &str = "m8";
 pub const M32: &str = "m32";
 pub const WGMMA: &str = "wgmma";
 pub const WGMMA128: &str = "wgmma128";
+
+/// The variants of `small_m`, and the rows that a block of each has.
+pub const FEW_ROWS: [(&str, Feed); 3] = [(M1, Feed::Whole), (M8, Feed::Tiles(1)), (M32, Feed::Tiles(4))];
 
 /// The rows of the operand `x` in tiles: where it lies in rows, behind a launch that packs them, with the weight of their norm
 /// in `norm`.

@@ -12,7 +12,7 @@ use hyc_plan::{Extent, Layout, PANEL};
 use super::large_m::{large_m, large_m_with};
 use super::matrices::{Matrix, Product, Rows, To};
 use super::panel::{self, THREADS, input, mine, panel_at, tile};
-use super::product::{M8, M32, WGMMA, pack_x};
+use super::product::{FEW_ROWS, WGMMA, pack_x};
 use super::projections::{Part, Projection};
 use super::rope::{angles, rotated};
 use super::small_m::small_m;
@@ -61,8 +61,9 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
             if fused {
                 qkv_small_m::launches(k, c, &parts, product.rows);
             } else {
-                small_m(k, M8, &product, 1);
-                small_m(k, M32, &product, 4);
+                for (variant, feed) in FEW_ROWS {
+                    small_m(k, variant, &product, feed);
+                }
             }
             if let Some(width) = whole {
                 large_m_with(k, WGMMA, width, &product, &|e, tile, row, staging| {

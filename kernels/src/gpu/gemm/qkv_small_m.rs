@@ -1,7 +1,7 @@
 //! `QkvAppend` of few rows, which lie in tiles or were packed before: projections, RoPE and append in one function.
 //!
 //! ```text
-//! block: 16 outputs of one head by 8 (or 32) rows
+//! block: 16 outputs of one head by one (or 8, or 32) rows
 //!   q, k: dims 8 b .. 8 b + 8 and the same half a head further: RoPE's pairs, in lanes i and i + 8
 //!   v:    dims 16 b .. 16 b + 16
 //! ```
@@ -13,11 +13,10 @@ use hyc_plan::Extent;
 use hyc_plan::abi::StepContext;
 use hyc_plan::ops::QkvAppend;
 
-use super::pack_rows::k_tiles;
-use super::product::{M8, M32};
+use super::product::FEW_ROWS;
 use super::projections::Part;
 use super::rope::{angles, grown};
-use super::small_m::{Strip, THREADS, WARPS, reduce, strip_ring, strip_shared};
+use super::small_m::{Feed, Shape, Strip, THREADS, WARPS, reduce};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
@@ -32,10 +31,11 @@ pub fn takes(c: &QkvAppend) -> bool {
         && c.shape.v_dim % 16 == 0
 }
 
-/// Adds the functions of [`M8`] and [`M32`].
+/// Adds the functions of [`FEW_ROWS`].
 pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], rows: TiledRows) {
-    function(k, M8, c, parts, (rows, 1));
-    function(k, M32, c, parts, (rows, 4));
+    for (variant, feed) in FEW_ROWS {
+        function(k, variant, c, parts, (rows, feed));
+    }
 }
 
 fn function(
@@ -43,38 +43,38 @@ fn function(
     variant: &str,
     c: &QkvAppend,
     parts: &[Part],
-    (rows, eights): (TiledRows, u64),
+    (rows, feed): (TiledRows, Feed),
 ) {
     let spec = k.spec;
     let blocks = parts.iter().map(|part| part.heads * part.dim / 16).sum();
-    let grid = [Extent::fixed(blocks), k.rows(1, 8 * eights)];
+    let grid = [Extent::fixed(blocks), k.rows(1, feed.rows())];
+    let shape = Shape { weights: 1, feed, in_features: c.in_features };
     k.function(
         Function::new(&part(variant), grid, THREADS)
             .of(&[variant])
-            .shared_bytes(strip_shared(1, eights))
+            .shared_bytes(shape.shared_bytes())
             .waits_itself(),
         |e| {
-            let ring = strip_ring(e, 1, eights);
+            let ring = shape.ring(e);
             let place = Place::new(e, parts);
-            let first_row = e.mul_const(e.block_y(), 8 * eights);
+            let first_row = e.mul_const(e.block_y(), feed.rows());
             let table = angles(e, c.rope);
             let strip = Strip {
                 weights: vec![place.row(e, place.dims[0], c.in_features)],
                 far: Some(place.row(e, place.dims[1], c.in_features)),
                 rows: rows.row(e, first_row, c.in_features),
-                eights,
+                shape,
                 first: e.div_rem(e.thread(), 32).0,
                 step: WARPS,
-                tiles: k_tiles(c.in_features),
                 early: true,
             };
             let sums = strip.sums(e, &ring);
-            let results = reduce(e, &sums[0], e.shared(WARPS * 128 * eights), WARPS);
+            let results = reduce(e, &sums[0], shape);
             for (round, value) in results.iter().enumerate() {
                 let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
-                let (row, output) = e.div_rem(mine, 16);
-                let row = e.add(first_row, row);
-                let inside = e.and(e.lt(mine, e.int(128 * eights)), e.lt(row, row_count(e, spec)));
+                let (local, output) = e.div_rem(mine, 16);
+                let row = e.add(first_row, local);
+                let inside = e.and(e.lt(local, e.int(feed.rows())), e.lt(row, row_count(e, spec)));
                 let row = e.min(row, e.add_const(row_count(e, spec), -1));
                 let other = e.shuffle(*value, 8);
                 finish(e, (c, table), &place, (inside, row, output), (*value, other));

@@ -1,7 +1,7 @@
 //! Products of few rows: bound by the bytes of the weights.
 //!
 //! ```text
-//! block: 16 outputs x 8 (or 32) rows by mma.sync; warp w of 8: k tiles w, w + 8, ...; each keeps a ring of its own full
+//! block: 16 outputs x one (or 8, or 32) rows by mma.sync; warp w of 8: k tiles w, w + 8, ...; each keeps a ring of its own full
 //! ```
 //! The order of k inside a dot product is free, so that a lane takes eight neighbouring k's of its row with one
 //! load: words 0 and 1 are its pairs of one `mma` step, words 2 and 3 of the next. Both operands do the same.
@@ -22,9 +22,97 @@ use crate::gpu::work_item::row_count;
 pub const THREADS: u64 = 256;
 pub const WARPS: u64 = THREADS / 32;
 
-/// Products of 16 outputs of each of some weights by `8 * tiles` rows, by one warp, over its share of the k tiles.
+/// Rows of a block, and how they reach its warps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Feed {
+    /// So many times eight rows, copied beside each k tile of the weights.
+    Tiles(u64),
+    /// One row, all of which is in shared memory before the first product: the rings have weights alone, in more stages.
+    Whole,
+}
+
+impl Feed {
+    /// Eights of rows that `mma` multiplies.
+    fn eights(self) -> u64 {
+        match self {
+            Feed::Tiles(eights) => eights,
+            Feed::Whole => 1,
+        }
+    }
+
+    /// Rows of a block.
+    pub fn rows(self) -> u64 {
+        match self {
+            Feed::Tiles(eights) => 8 * eights,
+            Feed::Whole => 1,
+        }
+    }
+
+    /// Bytes of one stage: a k tile of `weights` weights, and of the rows.
+    fn stage_bytes(self, weights: u64) -> u64 {
+        match self {
+            Feed::Tiles(eights) => 2048 * weights + 1024 * eights,
+            Feed::Whole => 2048 * weights,
+        }
+    }
+
+    /// Bytes of what is in shared memory from the beginning to the end.
+    fn kept_bytes(self, in_features: u64) -> u64 {
+        match self {
+            Feed::Tiles(_) => 0,
+            Feed::Whole => 128 * k_tiles(in_features),
+        }
+    }
+}
+
+/// Most input features of a row that is kept whole.
+pub const MOST_WHOLE: u64 = 32768;
+/// Shared memory of a block: two share a multiprocessor.
+const SHARED: u64 = 100 << 10;
+const SHARED_WHOLE: u64 = 108 << 10;
+
+/// What a block's warps keep in shared memory.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub weights: u64,
+    pub feed: Feed,
+    pub in_features: u64,
+}
+
+impl Shape {
+    /// Of so many weights with `eights` eights of rows.
+    pub fn tiles(weights: u64, eights: u64, in_features: u64) -> Shape {
+        Shape { weights, feed: Feed::Tiles(eights), in_features }
+    }
+
+    /// Stages of each warp. Of one row three quarters of its k tiles at most: what is left of shared memory is the next blocks'.
+    fn stages(self) -> u64 {
+        let (all, most) = match self.feed {
+            Feed::Tiles(_) => (SHARED, u64::MAX),
+            Feed::Whole => (SHARED_WHOLE, (3 * k_tiles(self.in_features).div_ceil(WARPS)).div_ceil(4)),
+        };
+        let rings = all.saturating_sub(self.feed.kept_bytes(self.in_features));
+        (rings / (WARPS * self.feed.stage_bytes(self.weights))).min(most).max(2)
+    }
+
+    fn ring_bytes(self) -> u64 {
+        WARPS * self.stages() * self.feed.stage_bytes(self.weights)
+    }
+
+    /// Dynamic shared memory of the block.
+    pub fn shared_bytes(self) -> u64 {
+        self.ring_bytes() + self.feed.kept_bytes(self.in_features) + SHARED_SLACK
+    }
+
+    /// The rings of the warps; all threads of the block must come here.
+    pub fn ring<'c>(self, e: &Emit<'c>) -> WarpRing<'c> {
+        WarpRing::new(e, WARPS, self.stages(), self.feed.stage_bytes(self.weights))
+    }
+}
+
+/// Products of 16 outputs of each of some weights by the rows of a block, by one warp, over its share of the k tiles.
 ///
-/// A stage of the warp's ring is one k tile: 2 KiB of each weight, then 1 KiB of each eight rows, as they lie.
+/// A stage of the warp's ring is one k tile: 2 KiB of each weight, then 1 KiB of each eight rows where those are copied, as they lie.
 pub struct Strip<'c> {
     /// Addresses of the 16 outputs in the first of their 64 x 64 tiles, one a weight.
     pub weights: Vec<Ptr<'c>>,
@@ -32,48 +120,28 @@ pub struct Strip<'c> {
     pub far: Option<Ptr<'c>>,
     /// Address of the packed rows in the first of their tiles.
     pub rows: Ptr<'c>,
-    /// How many times eight rows.
-    pub eights: u64,
+    pub shape: Shape,
     /// First k tile of this warp.
     pub first: Int<'c>,
     /// Step from k tile to k tile.
     pub step: u64,
-    /// k tiles in all.
-    pub tiles: u64,
     /// Whether the launch has not waited for the rows yet.
     pub early: bool,
-}
-
-/// Bytes of one stage.
-fn stage_bytes(weights: u64, eights: u64) -> u64 {
-    2048 * weights + 1024 * eights
-}
-
-/// Stages of each warp: about 100 KiB under way a block, so that two blocks share a multiprocessor.
-fn stages(weights: u64, eights: u64) -> u64 {
-    ((100 << 10) / (WARPS * stage_bytes(weights, eights))).max(2)
-}
-
-/// Dynamic shared memory of a block whose warps keep such rings.
-pub fn strip_shared(weights: u64, eights: u64) -> u64 {
-    WARPS * stages(weights, eights) * stage_bytes(weights, eights) + SHARED_SLACK
-}
-
-/// The rings of a block's warps, for [`Strip`]s of one size; all threads of the block must come here.
-pub fn strip_ring<'c>(e: &Emit<'c>, weights: u64, eights: u64) -> WarpRing<'c> {
-    WarpRing::new(e, WARPS, stages(weights, eights), stage_bytes(weights, eights))
 }
 
 impl<'c> Strip<'c> {
     /// `[weight][rows / 8][4]` sums: outputs g, g + 8 by rows 2t, 2t + 1.
     pub fn sums(&self, e: &Emit<'c>, ring: &WarpRing<'c>) -> Vec<Vec<Vec<Var<'c>>>> {
         let four = || (0..4).map(|_| e.float_var(0.0)).collect::<Vec<_>>();
+        let (feed, tiles) = (self.shape.feed, k_tiles(self.shape.in_features));
+        let eights = feed.eights();
         let sums: Vec<Vec<Vec<Var<'c>>>> =
-            self.weights.iter().map(|_| (0..self.eights).map(|_| four()).collect()).collect();
+            self.weights.iter().map(|_| (0..eights).map(|_| four()).collect()).collect();
         let (g, t) = e.lane_pair();
         // This lane's two 16-byte pieces of row g; rows g + 8 have the same swizzle.
         let pieces = [0, 4].map(|first| Swizzle::words(e, g, e.add_const(t, first)));
-        let bytes = stage_bytes(self.weights.len() as u64, self.eights);
+        let bytes = feed.stage_bytes(self.shape.weights);
+        let kept = e.byte_offset(e.dynamic_shared(), e.int(self.shape.ring_bytes()));
         let weights = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
             let at = e.mul_const(e.wide(k), TILE_BYTES);
             for (i, weight) in self.weights.iter().enumerate() {
@@ -88,16 +156,30 @@ impl<'c> Strip<'c> {
             }
         };
         let inputs = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
+            let Feed::Tiles(eights) = feed else { return };
             let at = e.mul_const(e.wide(k), TILE_BYTES);
             let to = e.add_const(to, 2048 * self.weights.len() as i64);
-            e.bulk_copy(to, e.byte_offset(self.rows, at), 1024 * self.eights, full);
+            e.bulk_copy(to, e.byte_offset(self.rows, at), 1024 * eights, full);
         };
-        let fill = Fill { bytes, weights: &weights, inputs: &inputs, early: self.early };
-        ring.run(e, (self.first, self.step, self.tiles), &fill, &|e, stage| {
+        let then = |e: &Emit<'c>| {
+            if feed == Feed::Whole {
+                self.keep_row(e, kept, tiles);
+            }
+        };
+        let fill = Fill { bytes, weights: &weights, inputs: &inputs, early: self.early, then: &then };
+        ring.run(e, (self.first, self.step, tiles), &fill, &|e, k, stage| {
             let chunk = |words: u64, piece: Int<'c>| e.load4(stage, e.add_const(piece, words as i64));
             let rows_at = 512 * self.weights.len() as u64;
-            let x: Vec<[Chunk<'c>; 2]> =
-                (0..self.eights).map(|n| pieces.map(|p| chunk(rows_at + 256 * n, p))).collect();
+            let x: Vec<[Chunk<'c>; 2]> = match feed {
+                Feed::Tiles(eights) => {
+                    (0..eights).map(|n| pieces.map(|p| chunk(rows_at + 256 * n, p))).collect()
+                }
+                // All lanes g have the one row: columns that are not its are nobody's results.
+                Feed::Whole => {
+                    let at = e.add(e.mul_const(k, 32), e.mul_const(t, 4));
+                    vec![[0, 16].map(|half| e.load4(kept, e.add_const(at, half)))]
+                }
+            };
             for (i, sums) in sums.iter().enumerate() {
                 let w = pieces.map(|p| {
                     let [low, high] = [0, 256].map(|eight| chunk(512 * i as u64 + eight, p));
@@ -112,18 +194,40 @@ impl<'c> Strip<'c> {
         });
         sums
     }
+
+    /// The row to shared memory, piece by piece as it lies.
+    fn keep_row(&self, e: &Emit<'c>, kept: Ptr<'c>, tiles: u64) {
+        let pieces = 8 * tiles;
+        let places: Vec<Int<'c>> = (0..pieces.div_ceil(THREADS))
+            .map(|round| e.min(e.add_const(e.thread(), (round * THREADS) as i64), e.int(pieces - 1)))
+            .collect();
+        let words: Vec<Chunk<'c>> = places
+            .iter()
+            .map(|place| {
+                let (tile, piece) = e.div_rem(*place, 8);
+                let at = e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(piece, 4));
+                e.load4(self.rows, at)
+            })
+            .collect();
+        for (place, words) in places.iter().zip(words) {
+            e.store_words(kept, e.mul_const(*place, 4), &words);
+        }
+        e.barrier();
+    }
 }
 
-/// Adds the warps' sums; thread i of the block gets result (row i / 16, output i % 16) for i < 128 * tiles.
-pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], parts: Ptr<'c>, warps: u64) -> Vec<Float<'c>> {
+/// Adds the warps' sums, each through the memory of its own ring, which is used up; thread i of the block gets result (row
+/// i / 16, output i % 16) for i < 128 * tiles.
+pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], shape: Shape) -> Vec<Float<'c>> {
     let count = 128 * sums.len() as u64;
+    let (parts, between) = (e.dynamic_shared(), shape.ring_bytes() / WARPS / 4);
     let (g, t) = e.lane_pair();
     let warp = e.div_rem(e.thread(), 32).0;
     for (n, sums) in sums.iter().enumerate() {
         for (i, sum) in sums.iter().enumerate() {
             let row = e.add_const(e.mul_const(t, 2), (8 * n + i % 2) as i64);
             let output = e.add_const(g, 8 * (i as i64 / 2));
-            let at = e.add(e.mul_const(warp, count), e.add(e.mul_const(row, 16), output));
+            let at = e.add(e.mul_const(warp, between), e.add(e.mul_const(row, 16), output));
             e.store(parts, at, e.get(*sum));
         }
     }
@@ -131,54 +235,50 @@ pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], parts: Ptr<'c>, warps: u6
     let rounds = count.div_ceil(THREADS);
     let results = (0..rounds).map(|round| {
         let mine = e.min(e.add_const(e.thread(), (round * THREADS) as i64), e.int(count - 1));
-        (0..warps)
-            .fold(e.float(0.0), |sum, w| e.fadd(sum, e.load(parts, e.add_const(mine, (w * count) as i64))))
+        (0..WARPS)
+            .fold(e.float(0.0), |sum, w| e.fadd(sum, e.load(parts, e.add_const(mine, (w * between) as i64))))
     });
     results.collect()
 }
 
-/// Adds the function of a variant whose blocks have `eights` times eight rows.
-pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, eights: u64) {
+/// Adds the function of a variant whose blocks have these rows.
+pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
     let spec = k.spec;
-    let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, 8 * eights)];
-    let weights = 1 + u64::from(p.up.is_some());
-    let shared = strip_shared(weights, eights);
-    k.function(
-        Function::new(&part(variant), grid, THREADS).of(&[variant]).shared_bytes(shared).waits_itself(),
-        |e| {
-            let ring = strip_ring(e, weights, eights);
-            let s = section(e, p, e.block_x(), 16);
-            let first_row = e.mul_const(e.block_y(), 8 * eights);
-            let outputs = strip_offset(e, s.block, p.in_features);
-            let weights = [Some(s.matrix), p.up.map(|name| e.operand(name))];
-            let strip = Strip {
-                weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
-                far: None,
-                rows: p.rows.row(e, first_row, p.in_features),
-                eights,
-                first: e.div_rem(e.thread(), 32).0,
-                step: WARPS,
-                tiles: k_tiles(p.in_features),
-                early: true,
-            };
-            let sums = strip.sums(e, &ring);
-            let parts = e.shared(WARPS * 128 * eights);
-            let mut results = reduce(e, &sums[0], parts, WARPS);
-            if let Some(up) = sums.get(1) {
-                e.barrier();
-                let ups = reduce(e, up, parts, WARPS);
-                results = results.iter().zip(ups).map(|(gate, up)| e.fmul(e.silu(*gate), up)).collect();
-            }
-            for (round, value) in results.iter().enumerate() {
-                let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
-                let (row, output) = e.div_rem(mine, 16);
-                let local = e.add(e.mul_const(s.block, 16), output);
-                let row_inside =
-                    e.and(e.lt(row, e.int(8 * eights)), e.lt(e.add(first_row, row), row_count(e, spec)));
-                e.when(e.and(row_inside, e.lt(local, s.out)), |e| {
-                    p.store(e, e.add(first_row, row), e.add(s.column, local), *value);
-                });
-            }
-        },
-    );
+    let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, feed.rows())];
+    let shape = Shape { weights: 1 + u64::from(p.up.is_some()), feed, in_features: p.in_features };
+    let (name, variants) = (part(variant), [variant]);
+    let function = Function::new(&name, grid, THREADS).of(&variants);
+    k.function(function.shared_bytes(shape.shared_bytes()).waits_itself(), |e| {
+        let ring = shape.ring(e);
+        let s = section(e, p, e.block_x(), 16);
+        let first_row = e.mul_const(e.block_y(), feed.rows());
+        let outputs = strip_offset(e, s.block, p.in_features);
+        let weights = [Some(s.matrix), p.up.map(|name| e.operand(name))];
+        let strip = Strip {
+            weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
+            far: None,
+            rows: p.rows.row(e, first_row, p.in_features),
+            shape,
+            first: e.div_rem(e.thread(), 32).0,
+            step: WARPS,
+            early: true,
+        };
+        let sums = strip.sums(e, &ring);
+        let mut results = reduce(e, &sums[0], shape);
+        if let Some(up) = sums.get(1) {
+            e.barrier();
+            let ups = reduce(e, up, shape);
+            results = results.iter().zip(ups).map(|(gate, up)| e.fmul(e.silu(*gate), up)).collect();
+        }
+        for (round, value) in results.iter().enumerate() {
+            let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
+            let (row, output) = e.div_rem(mine, 16);
+            let local = e.add(e.mul_const(s.block, 16), output);
+            let row_inside =
+                e.and(e.lt(row, e.int(feed.rows())), e.lt(e.add(first_row, row), row_count(e, spec)));
+            e.when(e.and(row_inside, e.lt(local, s.out)), |e| {
+                p.store(e, e.add(first_row, row), e.add(s.column, local), *value);
+            });
+        }
+    });
 }

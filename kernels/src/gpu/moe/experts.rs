@@ -17,7 +17,7 @@ use super::router::chosen;
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT, part};
 use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes, strip_offset};
 use crate::gpu::gemm::product::pack_x_of;
-use crate::gpu::gemm::small_m::{Strip, THREADS, WARPS, reduce, strip_ring, strip_shared};
+use crate::gpu::gemm::small_m::{Shape, Strip, THREADS, WARPS, reduce};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, Var};
 use crate::gpu::tile::{TILE_BYTES, TiledRows};
 
@@ -44,21 +44,21 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, in_features: u64, ffn: u64
     let spec = k.spec;
     let rows_at = pack_x_of(k, in_features, None, (&[BY_ROW], BY_ROW_ROWS.min(spec.max_rows)));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
+    let shape = Shape::tiles(2, 1, in_features);
     k.function(
-        Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(strip_shared(2, 1)),
+        Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes()),
         |e| {
-            let ring = strip_ring(e, 2, 1);
+            let ring = shape.ring(e);
             let (row, slot) = e.div_rem(e.block_y(), active);
             let expert = chosen(e, row, slot);
             let warp = e.div_rem(e.thread(), 32).0;
             let matrices = ["gate", "up"].map(|name| matrix(e, name, expert, ffn, in_features));
             let rows = rows_at.row(e, eight_of(e, row), in_features);
-            let strip = strip(e, &matrices, e.block_x(), rows, (warp, WARPS), in_features);
+            let strip = strip(e, &matrices, e.block_x(), rows, (warp, WARPS), shape);
             let sums = strip.sums(e, &ring);
-            let parts = e.shared(WARPS * 128);
-            let gate = reduce(e, &sums[0], parts, WARPS)[0];
+            let gate = reduce(e, &sums[0], shape)[0];
             e.barrier();
-            let up = reduce(e, &sums[1], parts, WARPS)[0];
+            let up = reduce(e, &sums[1], shape)[0];
             let (mine, output) = own(e, row);
             e.when(e.and(mine, e.lt(output, e.int(ffn))), |e| {
                 let (column, y) = (e.add(e.mul_const(slot, ffn), output), e.fmul(e.silu(gate), up));
@@ -96,10 +96,11 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, o
     let in_tiles = k.in_tiles("h");
     let rows_at = if in_tiles { TiledRows::Operand("h") } else { pack_choices(k, active, ffn) };
     let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
+    let shape = Shape::tiles(1, 1, ffn);
     k.function(
-        Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(strip_shared(1, 1)),
+        Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes()),
         |e| {
-            let ring = strip_ring(e, 1, 1);
+            let ring = shape.ring(e);
             let row = e.block_y();
             let warp = e.div_rem(e.thread(), 32).0;
             let totals: Vec<Var<'c>> = (0..4).map(|_| e.float_var(0.0)).collect();
@@ -115,7 +116,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, o
                     (packed, rows_at.row(e, eight_of(e, packed), ffn))
                 };
                 let matrix = matrix(e, "down", expert, out, ffn);
-                let strip = strip(e, &[matrix], e.block_x(), rows, (e.int(0), 1), ffn);
+                let strip = strip(e, &[matrix], e.block_x(), rows, (e.int(0), 1), shape);
                 let sums = strip.sums(e, &ring);
                 // The row is one of the eight: the others' columns are not for us.
                 let column = e.and(place, e.int(7));
@@ -130,7 +131,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, o
                 let sum = e.fadd(e.get_float(pair[0]), e.get_float(pair[1]));
                 e.set(pair[0], e.warp_sum(sum, &[1, 2]).into());
             }
-            let sum = reduce(e, &[totals], e.shared(WARPS * 128), WARPS)[0];
+            let sum = reduce(e, &[totals], shape)[0];
             let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
             e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(out))), |e| {
                 let at = |name: &str| e.add(e.mul_const(row, e.stride(name)), output);
@@ -222,17 +223,16 @@ fn strip<'c>(
     panel: Int<'c>,
     rows: Ptr<'c>,
     (first, step): (Int<'c>, u64),
-    in_features: u64,
+    shape: Shape,
 ) -> Strip<'c> {
-    let at = strip_offset(e, panel, in_features);
+    let at = strip_offset(e, panel, shape.in_features);
     Strip {
         weights: matrices.iter().map(|matrix| e.byte_offset(*matrix, at)).collect(),
         far: None,
         rows,
-        eights: 1,
+        shape,
         first,
         step,
-        tiles: k_tiles(in_features),
         early: false,
     }
 }

@@ -167,7 +167,7 @@ fn warp_ring<'c>(k: &mut Kernel<'c, '_>, early: bool) {
             let from = e.byte_offset(e.operand_at(1), e.mul_const(e.wide(tile), INPUTS));
             e.bulk_copy(e.add_const(to, WEIGHTS as i64), from, INPUTS, full);
         };
-        let body = |e: &Emit<'c>, stage: Ptr<'c>| {
+        let body = |e: &Emit<'c>, _: Int<'c>, stage: Ptr<'c>| {
             let words =
                 (0..bytes / 4 / WARP).map(|n| e.load_int(stage, e.add_const(lane, (n * WARP) as i64)));
             let words = words.reduce(|a, b| e.add(a, b)).unwrap_or_else(|| e.int(0));
@@ -175,7 +175,7 @@ fn warp_ring<'c>(k: &mut Kernel<'c, '_>, early: bool) {
             e.set(sum, e.add(int(e, sum), e.mul(words, int(e, count))).into());
         };
         for (tiles, early) in [(TILES, early), (10, false)] {
-            let fill = Fill { bytes, weights: &weights, inputs: &inputs, early };
+            let fill = Fill { bytes, weights: &weights, inputs: &inputs, early, then: &|_| {} };
             ring.run(e, (warp, WARPS, tiles), &fill, &body);
         }
         e.store(e.operand_at(2), e.thread(), e.get(sum));

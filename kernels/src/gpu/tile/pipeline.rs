@@ -149,6 +149,8 @@ pub struct Fill<'a, 'c> {
     pub inputs: Copy<'a, 'c>,
     /// Whether the launch has not waited for its inputs yet: it does so when the first weights are on their way.
     pub early: bool,
+    /// What all threads of the block do when the inputs are there.
+    pub then: &'a dyn Fn(&Emit<'c>),
 }
 
 impl<'c> WarpRing<'c> {
@@ -172,14 +174,14 @@ impl<'c> WarpRing<'c> {
         }
     }
 
-    /// Copies and uses tiles `first`, `first + step`, ... below `tiles`, in order. `body` gets the address
-    /// of a full stage.
+    /// Copies and uses tiles `first`, `first + step`, ... below `tiles`, in order. `body` gets the tile and the
+    /// address of its stage.
     pub fn run(
         &self,
         e: &Emit<'c>,
         (first, step, tiles): (Int<'c>, u64, u64),
         fill: &Fill<'_, 'c>,
-        body: &dyn Fn(&Emit<'c>, Ptr<'c>),
+        body: &dyn Fn(&Emit<'c>, Int<'c>, Ptr<'c>),
     ) {
         let leader = e.eq(e.and(e.thread(), e.int(31)), e.int(0));
         let base = e.shared_address(self.memory);
@@ -212,11 +214,12 @@ impl<'c> WarpRing<'c> {
         } else {
             firsts(e, true, true);
         }
+        (fill.then)(e);
         e.each(first, e.int(tiles), step, |e, tile| {
             let stage = e.get(self.stage).into_int_value();
             let phase = e.get(self.phase).into_int_value();
             e.barrier_wait(e.add(self.barriers, e.mul_const(stage, 8)), phase);
-            body(e, e.byte_offset(self.memory, e.mul_const(stage, self.bytes)));
+            body(e, tile, e.byte_offset(self.memory, e.mul_const(stage, self.bytes)));
             // All lanes have read the stage before it is written again.
             e.warp_barrier();
             start(e, e.add_const(tile, (self.stages * step) as i64), stage, true, true);
