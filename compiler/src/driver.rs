@@ -110,11 +110,20 @@ pub struct Options {
     pub card: Option<String>,
     /// Whether a GPU's code has all variants of each kernel, to be measured: else those that are chosen.
     pub all_variants: bool,
+    /// Whether a GPU's functions write down the times of their blocks, for `hyc bench --timeline`.
+    pub clocks: bool,
 }
 
 impl From<cpu::Level> for Options {
     fn from(level: cpu::Level) -> Options {
-        Options { level, activations: Activations::Bf16, table: None, card: None, all_variants: false }
+        Options {
+            level,
+            activations: Activations::Bf16,
+            table: None,
+            card: None,
+            all_variants: false,
+            clocks: false,
+        }
     }
 }
 
@@ -190,7 +199,7 @@ pub fn generate_code(
     check()?;
     #[cfg(feature = "llvm")]
     if !plan.target.is_host() {
-        let ptx = gpu_code(plan, options.all_variants)?;
+        let ptx = gpu_code(plan, Wanted::of(&options))?;
         let blob = hyc_plan::bind::lay_out_ptx(plan, &ptx.text);
         let seconds = start.elapsed().as_secs_f64();
         return Ok(Code { blob, asm: String::new(), seconds });
@@ -224,21 +233,35 @@ pub fn check_plan(plan: &Plan) -> Result<()> {
     })
 }
 
+/// What code is made of a GPU's kernels.
+#[cfg(feature = "llvm")]
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// See [`Options`].
+    pub all_variants: bool,
+    /// See [`Options`].
+    pub clocks: bool,
+}
+
+#[cfg(feature = "llvm")]
+impl Wanted {
+    fn of(options: &Options) -> Wanted {
+        Wanted { all_variants: options.all_variants, clocks: options.clocks }
+    }
+}
+
 /// Generates a GPU plan's kernels, the variants that are chosen or all of them, and writes into `plan` how they are launched
 /// and what identifies their code.
 #[cfg(feature = "llvm")]
-pub fn gpu_code(plan: &mut Plan, all_variants: bool) -> Result<hyc_kernels::gpu::Ptx> {
+pub fn gpu_code(plan: &mut Plan, wanted: Wanted) -> Result<hyc_kernels::gpu::Ptx> {
     use hyc_kernels::gpu;
     let internal = |e: gpu::GpuError| Error::new(ErrorKind::Internal, e.to_string());
     let hyc_plan::Target::Nvidia(gpu) = &plan.target else {
         return Err(Error::new(ErrorKind::Internal, "the plan is not a GPU's"));
     };
     let specs = specs(plan);
-    let requests: Vec<gpu::Request<'_>> = specs
-        .iter()
-        .zip(&plan.kernels)
-        .map(|((_, spec), kernel)| request(kernel, spec, all_variants))
-        .collect();
+    let requests: Vec<gpu::Request<'_>> =
+        specs.iter().zip(&plan.kernels).map(|((_, spec), kernel)| request(kernel, spec, wanted)).collect();
     let ptx = gpu::compile(&requests, gpu).map_err(internal)?;
     for ((entry, kernel), (_, spec)) in plan.kernels.iter_mut().zip(&ptx.kernels).zip(&specs) {
         entry.scratch_bytes = kernel.scratch_bytes;
@@ -260,12 +283,12 @@ pub fn gpu_code(plan: &mut Plan, all_variants: bool) -> Result<hyc_kernels::gpu:
 pub(crate) fn request<'a>(
     kernel: &'a hyc_plan::Kernel,
     spec: &'a hyc_plan::KernelSpec,
-    all_variants: bool,
+    wanted: Wanted,
 ) -> hyc_kernels::gpu::Request<'a> {
     let chosen = |name: &str| kernel.chosen.iter().any(|chosen| chosen.variant == name);
     let names = kernel.variants.iter().map(|variant| variant.name.as_str());
-    let variants = names.filter(|name| all_variants || chosen(name)).collect();
-    hyc_kernels::gpu::Request { name: &kernel.name, spec, variants }
+    let variants = names.filter(|name| wanted.all_variants || chosen(name)).collect();
+    hyc_kernels::gpu::Request { name: &kernel.name, spec, variants, clocked: wanted.clocks }
 }
 
 /// Name and spec of each kernel.

@@ -17,13 +17,18 @@ pub enum Form {
 }
 
 /// The whole model, or the one kernel that is named.
-pub fn text(form: Form, lowered: &mut Lowered, kernel: Option<&str>, all_variants: bool) -> Result<String> {
+pub fn text(
+    form: Form,
+    lowered: &mut Lowered,
+    kernel: Option<&str>,
+    wanted: driver::Wanted,
+) -> Result<String> {
     match (form, kernel) {
         (Form::Mlir, None) => graph(lowered),
-        (_, Some(name)) => one_kernel(form, &lowered.plan, name, all_variants),
+        (_, Some(name)) => one_kernel(form, &lowered.plan, name, wanted),
         (_, None) => {
             need_gpu(&lowered.plan)?;
-            let code = driver::gpu_code(&mut lowered.plan, all_variants)?;
+            let code = driver::gpu_code(&mut lowered.plan, wanted)?;
             Ok(if form == Form::Ptx { code.text } else { code.llvm })
         }
     }
@@ -45,7 +50,7 @@ fn need_gpu(plan: &Plan) -> Result<&Gpu> {
         .help("add `--target sm_90a`"))
 }
 
-fn one_kernel(form: Form, plan: &Plan, name: &str, all_variants: bool) -> Result<String> {
+fn one_kernel(form: Form, plan: &Plan, name: &str, wanted: driver::Wanted) -> Result<String> {
     let gpu = need_gpu(plan)?;
     let specs = driver::specs(plan);
     let Some((kernel, spec)) = plan.kernels.iter().zip(&specs).find(|(_, (found, _))| found == name) else {
@@ -54,7 +59,7 @@ fn one_kernel(form: Form, plan: &Plan, name: &str, all_variants: bool) -> Result
     if form == Form::Mlir {
         return mlir_kernel(spec);
     }
-    let request = driver::request(kernel, &spec.1, all_variants);
+    let request = driver::request(kernel, &spec.1, wanted);
     let code = hyc_kernels::gpu::compile(&[request], gpu).map_err(internal)?;
     Ok(if form == Form::Ptx { code.text } else { code.llvm })
 }

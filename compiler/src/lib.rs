@@ -53,6 +53,8 @@ mod targets;
 #[cfg(feature = "cli")]
 pub mod terminal;
 pub mod text;
+#[cfg(feature = "cli")]
+mod timeline;
 mod tree;
 #[cfg(feature = "cli")]
 mod tuning;

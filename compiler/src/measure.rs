@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use hyc_plan::sample::SampleParams;
 use hyc_plan::{KernelId, Step, StepOp};
-use hyc_runtime::{Engine, KvRoom, MemoryPlan, Model, SessionOptions, StepInput, open_runner};
+use hyc_runtime::{Engine, KvRoom, LaunchTimes, MemoryPlan, Model, SessionOptions, StepInput, open_runner};
 
 use crate::bandwidth;
 use crate::cost::{self, Cost};
@@ -312,6 +312,16 @@ impl<'m> Bench<'m> {
             times.extend((round > 0).then_some(pass));
         }
         Ok(medians(&times))
+    }
+
+    /// The times of the last step's blocks, by launch; empty where its code writes down none.
+    pub fn launch_times(&mut self) -> Result<Vec<LaunchTimes>> {
+        Ok(self.engine.clock().launch_times()?)
+    }
+
+    /// The bytes of weights, keys and values that a step of the plan must read in a decode.
+    pub fn step_bytes(&self, step: usize, context: u64, batch: u64) -> f64 {
+        self.cost.step_bytes(&self.model.plan().steps[step], context, batch) as f64
     }
 
     /// The device's name; `None` for the host.

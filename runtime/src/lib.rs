@@ -78,8 +78,8 @@ pub use memory_plan::MemoryPlan;
 pub use model::{Linked, LoadOptions, Model, ModelId, Storage, Verify};
 pub use options::{GpuOptions, SessionOptions};
 pub use runner::{
-    Clock, DeviceMemory, HostMemory, HostRunner, Kernels, Memory, NativeKernels, Runner, StepCall,
-    open_runner,
+    Clock, DeviceMemory, HostMemory, HostRunner, Kernels, LaunchTimes, Memory, NativeKernels, Runner,
+    StepCall, open_runner,
 };
 pub use sampling::{Sampler, Sampling, SamplingDefaults, random_seed};
 pub use session::{SampledOutput, SequenceId, Session, StepOutput};

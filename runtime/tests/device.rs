@@ -116,6 +116,7 @@ fn kernel(step: &str, spec: &KernelSpec, entry: &str, dim: GridDim, threads: u32
             threads,
             shared_bytes: 0,
             overlaps: false,
+            clocked: false,
             variants: vec![],
         }],
     };

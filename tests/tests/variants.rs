@@ -44,6 +44,16 @@ fn a_processors_kernels_have_one_variant() {
     assert!(!folder.path().join("t.json").exists());
 }
 
+#[test]
+fn only_clocked_code_has_a_timeline() {
+    let folder = compiled();
+    let (code, _, said) = hyc(folder.path(), &["bench", "m.hyc", "--timeline", "t.json"]);
+    assert!(code == 3 && said.contains("no times of its blocks") && said.contains("--clocks"), "{said}");
+    assert!(!folder.path().join("t.json").exists());
+    let (code, _, said) = hyc(folder.path(), &["bench", "m.hyc", "--timeline", "m.hyc"]);
+    assert!(code == 2 && said.contains("the artefact"), "{said}");
+}
+
 /// The table that comes with hyc has the kernels of the published models, whatever their specs are called today.
 #[test]
 fn the_shipped_table_has_the_published_models() {
@@ -72,7 +82,7 @@ fn the_shipped_table_has_the_published_models() {
 fn what_chooses_a_gpus_kernels_is_refused_for_a_processor() {
     let folder = tempfile::tempdir().unwrap();
     let model = root().join("tests/golden/dense/model.toml");
-    for flags in [&["--card", "NVIDIA H200"][..], &["--all-variants", "--emit", "graph"]] {
+    for flags in [&["--card", "NVIDIA H200"][..], &["--all-variants", "--emit", "graph"], &["--clocks"]] {
         let (code, _, said) = hyc(folder.path(), &[&["compile"], flags, &[model.to_str().unwrap()]].concat());
         assert!(code == 2 && said.contains(flags[0]) && said.contains("--target sm_90a"), "{said}");
     }

@@ -7,8 +7,10 @@ use hyc_plan::{ModelInfo, TargetKind};
 use hyc_runtime::{LoadOptions, SessionOptions};
 use serde_json::json;
 
+use super::destination::keep_model;
 use crate::error::{Error, ErrorKind, Result};
 use crate::measure::{self, Bench, KernelTime, Limits, Point};
+use crate::output::{Kept, Sink};
 use crate::report::table;
 use crate::signal;
 use crate::terminal;
@@ -28,6 +30,7 @@ use crate::workload::{Routing, Selection, Workload};
 ///   hyc bench model.hyc --context 32768 --kernels                      where the time goes
 ///   hyc bench model.hyc --repeat 5                                     the median, with the spread
 ///   hyc bench big.hyc --random-weights 1 --peak-tflops 989             no weights needed
+///   hyc bench clocked.hyc --timeline step.json                         one step, launch by launch
 ///   hyc bench big.hyc --random-weights 1 --selection pretrained        select as a trained model would
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -68,6 +71,10 @@ pub struct Args {
     /// Let prefills run on choices of experts that are made up so
     #[arg(long, value_name = "KIND")]
     routing: Option<Routing>,
+    /// Write the last decode step by the clocks of a GPU's blocks to this file, as a Chrome trace, for an artefact compiled with
+    /// --clocks
+    #[arg(long, value_name = "FILE")]
+    timeline: Option<PathBuf>,
     /// JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -82,9 +89,17 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::new(ErrorKind::Usage, "--peak-tflops is not a rate")
             .help("give a number from 0.000001 to 1000000000"));
     }
+    let mut kept = Kept::of_process();
+    keep_model(&mut kept, &args.model, None);
+    let sink = args.timeline.as_deref().map(|file| Sink::new(Some(file), &kept)).transpose()?;
     let start = Instant::now();
     let load = LoadOptions { random_weights: args.random_weights, ..LoadOptions::default() };
     let model = super::load(&args.model, &load, false)?;
+    let mut launches = model.plan().kernels.iter().flat_map(|kernel| kernel.launches());
+    if sink.is_some() && !launches.any(|launch| launch.clocked) {
+        return Err(Error::input("this artefact's code writes down no times of its blocks".to_string())
+            .help("compile the model with `--target sm_90a --clocks`"));
+    }
     let mut notes = Vec::new();
     let wanted = Wanted::of(&args, &model.plan().model, &mut notes)?;
     let sizes = measure::sizes(&model, &wanted.contexts, &wanted.batches, &wanted.prefill)?;
@@ -97,6 +112,10 @@ pub fn run(args: Args) -> Result<()> {
     bench.workload = Workload { selection: args.selection, routing: args.routing };
     let load_seconds = start.elapsed().as_secs_f64();
     let (prefill, decode) = points(&mut bench, &args, &wanted)?;
+    let timeline = sink
+        .zip(decode.last())
+        .map(|(sink, last)| timeline(&mut bench, model.plan(), (last.tokens, last.batch), &sink))
+        .transpose()?;
     let (info, limits) = (model.plan(), bench.limits);
     let on_gpu = !info.target.is_host();
     notes.extend(made_up(&bench, &wanted.prefill, info.model.chunk));
@@ -124,11 +143,24 @@ pub fn run(args: Args) -> Result<()> {
     for point in prefill.iter().chain(&decode).filter(|_| args.kernels) {
         out.push_str(&format!("\n{}", kernel_table(point, &limits)));
     }
+    if let Some(summary) = timeline {
+        out.push_str(&format!("\n{summary}"));
+    }
     if !notes.is_empty() {
         let lines: Vec<String> = notes.iter().map(|note| format!("note: {note}\n")).collect();
         out.push_str(&format!("\n{}", lines.concat()));
     }
     terminal::print(&out)
+}
+
+/// Writes the trace of the last decode step. Returns where its time went. Errors: the file; a device's.
+fn timeline(bench: &mut Bench<'_>, plan: &hyc_plan::Plan, last: (u64, u64), sink: &Sink) -> Result<String> {
+    let launches = bench.launch_times()?;
+    let trace = crate::timeline::trace(plan, &launches);
+    sink.write(&(trace.to_string() + "\n").into_bytes())?;
+    let (context, batch) = last;
+    let bytes = |step: usize| bench.step_bytes(step, context, batch);
+    Ok(crate::timeline::summary(&launches, &bytes))
 }
 
 /// What is measured.

@@ -68,6 +68,9 @@ pub struct Args {
     /// Put code of all variants of each of a GPU's kernels into the file, for `hyc tune`
     #[arg(long, conflicts_with = "plan_only")]
     all_variants: bool,
+    /// Let a GPU's blocks write down when they begin and end, for `hyc bench --timeline`: takes 64 MiB and a little time
+    #[arg(long, conflicts_with = "plan_only")]
+    clocks: bool,
     /// What `hyc tune` measured, to choose kernels by, in place of what hyc knows of itself
     #[arg(long, value_name = "FILE")]
     table: Option<PathBuf>,
@@ -179,6 +182,7 @@ pub fn run(args: Args) -> Result<()> {
         table: table.clone(),
         card: args.card.clone(),
         all_variants: args.all_variants,
+        clocks: args.clocks,
     };
     let names = args.names.or_of(input.desc.as_ref())?;
     let mut dumps = args.dumps.dumps(style.clone(), &input.graph);
@@ -251,13 +255,17 @@ fn check_object(args: &Args) -> Result<()> {
 
 /// Errors: what chooses a GPU's kernels, for a processor; code of all variants where none is made.
 fn check_gpu(args: &Args, target: TargetKind) -> Result<()> {
-    let flag = if args.all_variants { "--all-variants" } else { "--card" };
-    if target == TargetKind::Host && (args.all_variants || args.card.is_some()) {
+    let code = [("--all-variants", args.all_variants), ("--clocks", args.clocks)];
+    let card = ("--card", args.card.is_some());
+    let mut flags = code.into_iter().chain([card]).filter(|(_, given)| *given);
+    if let (TargetKind::Host, Some((flag, _))) = (target, flags.next()) {
         let message = format!("`{flag}` has no meaning for a processor, whose kernels have one variant each");
         return Err(Error::new(ErrorKind::Usage, message).help("it goes with `--target sm_90a`"));
     }
-    if args.all_variants && matches!(args.emit, Some(Emit::Graph | Emit::Plan | Emit::Dot | Emit::Mlir)) {
-        return Err(Error::new(ErrorKind::Usage, "`--all-variants` has no meaning here: no code is made")
+    let given = code.iter().find(|(_, given)| *given);
+    let no_code = matches!(args.emit, Some(Emit::Graph | Emit::Plan | Emit::Dot | Emit::Mlir));
+    if let (Some((flag, _)), true) = (given, no_code) {
+        return Err(Error::new(ErrorKind::Usage, format!("`{flag}` has no meaning here: no code is made"))
             .help("it goes with an artefact and with `--emit llvm`, `ptx`, `cubin` and `sass`"));
     }
     Ok(())
@@ -422,7 +430,12 @@ fn compiled_text(form: Emit, lowered: &mut Lowered, args: &Args) -> Result<Strin
         Emit::Ptx => Form::Ptx,
         _ => Form::Llvm,
     };
-    text(form, lowered, args.kernel.as_deref(), args.all_variants)
+    text(
+        form,
+        lowered,
+        args.kernel.as_deref(),
+        driver::Wanted { all_variants: args.all_variants, clocks: args.clocks },
+    )
 }
 
 #[cfg(not(feature = "llvm"))]

@@ -97,6 +97,20 @@ impl Kernel {
     }
 }
 
+/// What the first thread of a block of a [`clocked`](Launch::clocked) launch writes down, in nanoseconds of the device's clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct BlockTimes {
+    /// It began.
+    pub begin: u64,
+    /// The launches before it were through, as far as it waits for them.
+    pub inputs: u64,
+    /// It ended.
+    pub end: u64,
+    /// The multiprocessor that it ran on.
+    pub multiprocessor: u64,
+}
+
 /// One function of a GPU kernel. Its parameters are the device address of the
 /// [`StepContext`](crate::abi::StepContext), of each operand in order, and of the kernel's scratch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +127,9 @@ pub struct Launch {
     /// it touches what that one writes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overlaps: bool,
+    /// Whether it has one more parameter, the device address of a [`BlockTimes`] for each of its blocks, by x, then by y.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub clocked: bool,
     /// Names of the variants that it is a part of; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<String>,

@@ -39,7 +39,7 @@ pub use cache::{CachePolicy, CacheSpec, KvOrder};
 pub use codec::Codec;
 pub use elem::{Elem, is_positive_f32};
 pub use format::Format;
-pub use kernel::{Code, Extent, Kernel, Launch};
+pub use kernel::{BlockTimes, Code, Extent, Kernel, Launch};
 pub use layout::Layout;
 pub use lists::ListShape;
 pub use plan::{

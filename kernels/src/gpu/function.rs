@@ -81,6 +81,8 @@ pub struct Kernel<'c, 's> {
     /// Multiprocessors: what a grid that takes its items in turns has of blocks.
     pub multiprocessors: u64,
     name: &'s str,
+    /// Whether functions write down the times of their blocks.
+    clocked: bool,
     /// Names of the variants that there shall be code of.
     wanted: &'s [&'s str],
     operands: Rc<Operands>,
@@ -106,6 +108,7 @@ impl<'c, 's> Kernel<'c, 's> {
         context: &'c Context,
         module: &'c Module<'c>,
         (name, spec, wanted): (&'s str, &'s KernelSpec, &'s [&'s str]),
+        clocked: bool,
         gpu: &Gpu,
     ) -> Kernel<'c, 's> {
         let operands = Rc::new(Operands::new(spec));
@@ -114,6 +117,7 @@ impl<'c, 's> Kernel<'c, 's> {
             spec,
             multiprocessors: u64::from(gpu.multiprocessors),
             name,
+            clocked,
             wanted,
             operands,
             module,
@@ -144,7 +148,7 @@ impl<'c, 's> Kernel<'c, 's> {
         }
         let entry = format!("{}{}", self.name, f.part);
         let operands = (self.operands.clone(), self.spec.operands.len());
-        let e = Emit::new(self.context, self.module, &entry, operands, f.threads as u32);
+        let e = Emit::new(self.context, self.module, &entry, operands, (f.threads as u32, self.clocked));
         if f.cluster > 1 {
             e.form_clusters(f.cluster);
         }
@@ -159,6 +163,7 @@ impl<'c, 's> Kernel<'c, 's> {
             threads: f.threads as u32,
             shared_bytes: f.shared_bytes as u32,
             overlaps: true,
+            clocked: self.clocked,
             variants: f.variants.iter().map(ToString::to_string).collect(),
         });
     }
@@ -180,6 +185,7 @@ impl<'c, 's> Kernel<'c, 's> {
             threads: mlir::THREADS as u32,
             shared_bytes: 0,
             overlaps: true,
+            clocked: false,
             variants: vec![],
         });
     }

@@ -50,7 +50,7 @@ pub fn digest(
     // The context owns the module and frees it.
     let module = ManuallyDrop::new(context.create_module("hyc"));
     let wanted = [variant];
-    let mut kernel = Kernel::new(&context, &module, ("kernel", spec, &wanted), gpu);
+    let mut kernel = Kernel::new(&context, &module, ("kernel", spec, &wanted), false, gpu);
     build(&mut kernel);
     let finished = kernel.finish().map_err(GpuError)?;
     if finished.launched.launches.is_empty() {
@@ -79,6 +79,8 @@ pub struct Request<'a> {
     pub spec: &'a KernelSpec,
     /// Names of the variants that there shall be code of.
     pub variants: Vec<&'a str>,
+    /// Whether its functions write down the times of their blocks ([`hyc_plan::BlockTimes`]).
+    pub clocked: bool,
 }
 
 /// Generates kernels for a GPU, each one's functions being made by `build`.
@@ -95,10 +97,10 @@ pub fn compile(
     module.set_data_layout(&machine.get_target_data().get_data_layout());
     let mut kernels = Vec::with_capacity(requests.len());
     let (mut row_wise, mut waiting) = (String::new(), Vec::new());
-    for Request { name, spec, variants } in requests {
+    for Request { name, spec, variants, clocked } in requests {
         // PTX names take letters, digits, `_` and `$`.
         let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-        let mut kernel = Kernel::new(&context, &module, (&name, spec, variants), gpu);
+        let mut kernel = Kernel::new(&context, &module, (&name, spec, variants), *clocked, gpu);
         build(&mut kernel);
         let finished = kernel.finish().map_err(|fault| GpuError(format!("kernel {name}: {fault}")))?;
         if !finished.mlir.is_empty() {

@@ -67,6 +67,17 @@ pub unsafe trait Runner: Send {
     fn clock(&mut self) -> &mut dyn Clock;
 }
 
+/// What the blocks of one launch wrote down of their times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchTimes {
+    /// The plan's step that it is of.
+    pub step: usize,
+    /// The function.
+    pub function: String,
+    /// Its blocks, by x, then by y.
+    pub blocks: Vec<hyc_plan::BlockTimes>,
+}
+
 /// The clock of a device, and what it says of it.
 pub trait Clock {
     /// From now on times each step, or stops that. On a GPU a timed pass runs slower as a whole. Errors: a device's.
@@ -74,6 +85,10 @@ pub trait Clock {
 
     /// Seconds spent in each step of the plan, in its order, since the last call; empty where nothing is timed.
     fn take_times(&mut self) -> Vec<f64>;
+
+    /// The times of the blocks of the pass that was put on the device last, or was captured last where it is a replay, by launch; empty
+    /// where its code writes down none (`hyc compile --clocks`). Errors: a device's.
+    fn launch_times(&mut self) -> Result<Vec<LaunchTimes>>;
 
     /// Bytes per second that a device reads and writes, together, when it copies its memory; `None` for the host, whose
     /// bandwidth is that of its threads. Errors: a device's.

@@ -7,7 +7,7 @@ mod host;
 mod memory;
 mod open;
 
-pub use self::contract::{Clock, Runner};
+pub use self::contract::{Clock, LaunchTimes, Runner};
 pub use self::host::{HostMemory, HostRunner, Kernels, NativeKernels, StepCall};
 pub use self::memory::{DeviceMemory, Memory};
 pub use self::open::open_runner;

@@ -153,7 +153,7 @@ fn ptx_of_row_wise_kernels() {
         let spec = step(source);
         let name = spec.op.name().to_string();
         mlir::kernel_text(&name, &spec).expect("a kernel in MLIR").unwrap();
-        let request = Request { name: &name, spec: &spec, variants: vec![] };
+        let request = Request { name: &name, spec: &spec, variants: vec![], clocked: false };
         Ok(gpu::compile(&[request], &CARD).unwrap().text)
     });
 }
@@ -197,7 +197,7 @@ fn ptx_assembles() {
         let requests: Vec<Request<'_>> = kernels
             .map(|(kernel, spec)| {
                 let variants = kernel.variants.iter().map(|variant| variant.name.as_str()).collect();
-                Request { name: &kernel.name, spec, variants }
+                Request { name: &kernel.name, spec, variants, clocked: false }
             })
             .collect();
         assemble(&path, &gpu::compile(&requests, &CARD).unwrap().text);

@@ -73,7 +73,7 @@ fn standins() -> [(&'static str, usize); 4] {
 
 /// The operands after the kernel of a row-wise step ran.
 fn run(spec: &KernelSpec, batch: &Batch, before: &[Memory]) -> Vec<Memory> {
-    let request = gpu::Request { name: "kernel", spec, variants: vec![] };
+    let request = gpu::Request { name: "kernel", spec, variants: vec![], clocked: false };
     let llvm = gpu::compile(&[request], &Gpu::of(NvidiaArch::Sm90a)).unwrap().llvm;
     // The host has one launch at a time: nothing to wait for.
     let host = |line: &&str| !line.starts_with("target ") && !line.contains("\"griddepcontrol.");

@@ -84,6 +84,7 @@ fn plan(target: Target) -> Plan {
                 threads: 32,
                 shared_bytes: 0,
                 overlaps: false,
+                clocked: false,
                 variants: vec![],
             });
         }

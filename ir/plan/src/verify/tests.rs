@@ -146,6 +146,7 @@ fn launching(chosen: Ranges<'_>, functions: Functions<'_>) -> Plan {
         threads: 32,
         shared_bytes: 0,
         overlaps: false,
+        clocked: false,
         variants: variants.iter().map(ToString::to_string).collect(),
     };
     let kernel = &mut plan.kernels[0];

@@ -70,6 +70,9 @@ pub const MOST_WHOLE: u64 = 32768;
 /// Shared memory of a block: two share a multiprocessor.
 const SHARED: u64 = 100 << 10;
 const SHARED_WHOLE: u64 = 108 << 10;
+/// The same where a block ends so soon that a third one had better begin meanwhile: that of one weight's short strip.
+const SHARED_SHORT: u64 = 73 << 10;
+const SHORT: u64 = 4096;
 
 /// What a block's warps keep in shared memory.
 #[derive(Clone, Copy)]
@@ -87,9 +90,13 @@ impl Shape {
 
     /// Stages of each warp. Of one row three quarters of its k tiles at most: what is left of shared memory is the next blocks'.
     fn stages(self) -> u64 {
+        let short = self.weights == 1 && self.in_features <= SHORT;
         let (all, most) = match self.feed {
             Feed::Tiles(_) => (SHARED, u64::MAX),
-            Feed::Whole => (SHARED_WHOLE, (3 * k_tiles(self.in_features).div_ceil(WARPS)).div_ceil(4)),
+            Feed::Whole => (
+                if short { SHARED_SHORT } else { SHARED_WHOLE },
+                (3 * k_tiles(self.in_features).div_ceil(WARPS)).div_ceil(4),
+            ),
         };
         let rings = all.saturating_sub(self.feed.kept_bytes(self.in_features));
         (rings / (WARPS * self.feed.stage_bytes(self.weights))).min(most).max(2)

@@ -5,9 +5,10 @@
 //! and stays where intrinsics come and go. Mutable variables are stack slots, which LLVM's O3 turns into
 //! registers.
 
+use std::mem::offset_of;
 use std::rc::Rc;
 
-use hyc_plan::{CacheSpec, Elem};
+use hyc_plan::{BlockTimes, CacheSpec, Elem};
 use inkwell::AddressSpace;
 use inkwell::attributes::AttributeLoc;
 use inkwell::builder::{Builder, BuilderError};
@@ -49,6 +50,10 @@ pub struct Emit<'c> {
     pub(super) b: Builder<'c>,
     pub(super) f: FunctionValue<'c>,
     named: Rc<Operands>,
+    /// How many of the parameters are operands.
+    operands: usize,
+    /// Whether it writes down its times.
+    clocked: bool,
     shared: std::cell::Cell<u32>,
 }
 
@@ -58,16 +63,17 @@ pub(super) fn ok<T>(result: Result<T, BuilderError>) -> T {
 }
 
 impl<'c> Emit<'c> {
-    /// Starts the kernel `name` with the context, `operands` operands and the scratch as parameters.
+    /// Starts the kernel `name` with the context, `operands` operands and the scratch as parameters;
+    /// behind them where it writes down its times, where it is `clocked`.
     pub fn new(
         context: &'c Context,
         module: &'c Module<'c>,
         name: &str,
         (named, operands): (Rc<Operands>, usize),
-        threads: u32,
+        (threads, clocked): (u32, bool),
     ) -> Emit<'c> {
         let pointer = context.ptr_type(AddressSpace::from(GLOBAL));
-        let params = vec![pointer.into(); operands + 2];
+        let params = vec![pointer.into(); operands + 2 + usize::from(clocked)];
         let f = module.add_function(name, context.void_type().fn_type(&params, false), None);
         f.set_call_conventions(KERNEL);
         let most = context.create_string_attribute("nvvm.maxntid", &threads.to_string());
@@ -76,13 +82,16 @@ impl<'c> Emit<'c> {
         f.add_attribute(AttributeLoc::Function, context.create_string_attribute("nvvm.minctasm", "1"));
         let b = context.create_builder();
         b.position_at_end(context.append_basic_block(f, "entry"));
-        let e = Emit { context, module, b, f, named, shared: 0.into() };
+        let e = Emit { context, module, b, f, named, operands, clocked, shared: 0.into() };
         e.let_dependents_start();
+        e.note_time(offset_of!(BlockTimes, begin));
         e
     }
 
     /// Ends the function.
     pub fn finish(self) {
+        self.note_time(offset_of!(BlockTimes, end));
+        self.note_place();
         ok(self.b.build_return(None));
     }
 
@@ -131,7 +140,12 @@ impl<'c> Emit<'c> {
 
     /// The kernel's scratch in device memory.
     pub fn scratch(&self) -> Ptr<'c> {
-        self.param(self.f.count_params() as usize - 1)
+        self.param(self.operands + 1)
+    }
+
+    /// Where a function that writes down its times does so.
+    pub(super) fn times(&self) -> Option<Ptr<'c>> {
+        self.clocked.then(|| self.param(self.operands + 2))
     }
 
     /// A 64-bit count of the step's context, as i32.
@@ -226,6 +240,11 @@ impl<'c> Emit<'c> {
     /// Block in x.
     pub fn block_x(&self) -> Int<'c> {
         self.special("ctaid.x")
+    }
+
+    /// Blocks in x.
+    pub fn grid_x(&self) -> Int<'c> {
+        self.special("nctaid.x")
     }
 
     /// Block in y.

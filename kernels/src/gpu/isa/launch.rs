@@ -1,5 +1,8 @@
 //! Launches that begin before their predecessor is through: `griddepcontrol`; registers that warp groups hand each other.
 
+use std::mem::offset_of;
+
+use hyc_plan::BlockTimes;
 use inkwell::context::Context;
 use inkwell::module::Module;
 
@@ -14,6 +17,31 @@ impl<'c> Emit<'c> {
     /// Waits until the launches before this one are through and what they wrote is seen.
     pub fn wait_for_inputs(&self) {
         self.effect("griddepcontrol.wait;", "", &[]);
+        self.note_time(offset_of!(BlockTimes, inputs));
+    }
+
+    /// The first thread of the block writes the time to a field of its [`BlockTimes`], in a function that does so.
+    pub(super) fn note_time(&self, field: usize) {
+        self.note(field, "mov.u64 $0, %globaltimer;");
+    }
+
+    /// The same of the multiprocessor.
+    pub(super) fn note_place(&self) {
+        let text = "{ .reg .b32 sm; mov.u32 sm, %smid; cvt.u64.u32 $0, sm; }";
+        self.note(offset_of!(BlockTimes, multiprocessor), text);
+    }
+
+    fn note(&self, field: usize, text: &str) {
+        let Some(times) = self.times() else { return };
+        let size = size_of::<BlockTimes>() as u64;
+        self.when(self.eq(self.thread(), self.int(0)), |e| {
+            let block = e.add(e.block_x(), e.mul(e.block_y(), e.grid_x()));
+            let at = e.byte_offset(times, e.mul_const(e.wide(block), size));
+            let ty = e.context.i64_type();
+            let value = e.asm(ty.fn_type(&[], false), text, "=l", true, &[]);
+            let at = e.byte_offset(at, e.long(field as u64));
+            ok(e.b.build_store(at, value.into_int_value()));
+        });
     }
 
     /// This warp group has `count` registers a thread from here on, more than it was launched with: a multiple of

@@ -9,6 +9,7 @@ use hyc_plan::{Kernel, KernelId, Plan, Step};
 
 use super::device::{Device, DeviceBlock, check};
 use super::module::Module;
+use super::times::Times;
 use crate::error::{Error, ErrorKind, Result};
 use crate::runner::contract::is_left_out;
 
@@ -21,6 +22,8 @@ pub(super) struct Launcher {
     kernels: Vec<Loaded>,
     /// Each step as an error names it.
     pub(super) names: Arc<[String]>,
+    /// Where clocked code writes its blocks' times.
+    pub(super) times: Option<Times>,
     values: Vec<u64>,
     params: Vec<*mut c_void>,
     device: Arc<Device>,
@@ -68,8 +71,9 @@ impl Launcher {
             scratch: device.zeroed(scratch)?,
             kernels: kernels.collect::<Result<_>>()?,
             names: plan.steps.iter().enumerate().map(name).collect(),
-            values: Vec::with_capacity(operands + 2),
-            params: Vec::with_capacity(operands + 2),
+            times: Times::new(device, plan)?,
+            values: Vec::with_capacity(operands + 3),
+            params: Vec::with_capacity(operands + 3),
             device: device.clone(),
         })
     }
@@ -86,10 +90,10 @@ impl Launcher {
         Ok(())
     }
 
-    /// Puts the launches of one step on the stream. `lists`: the device address of the context.
+    /// Puts the launches of step `index` on the stream. `lists`: the device address of the context.
     pub(super) fn launch(
         &mut self,
-        step: &Step,
+        (index, step): (usize, &Step),
         context: &StepContext,
         operands: &[*mut u8],
         lists: u64,
@@ -101,6 +105,8 @@ impl Launcher {
         self.values.push(lists);
         self.values.extend(operands.iter().map(|address| *address as u64));
         self.values.push(self.scratch.address);
+        // Functions that are not clocked have no such parameter.
+        self.values.push(0);
         self.params.clear();
         self.params.extend(self.values.iter_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>()));
         let loaded = &self.kernels[step.kernel.index()];
@@ -122,6 +128,12 @@ impl Launcher {
                 return Err(
                     Error::new(ErrorKind::Resource, message).help("compile with a smaller [target] chunk")
                 );
+            }
+            if let Some(times) = self.times.as_mut().filter(|_| launch.clocked) {
+                let at = times.reserve(index, &launch.entry, x * y)?;
+                if let Some(last) = self.values.last_mut() {
+                    *last = at;
+                }
             }
             let mut overlap = sys::CUlaunchAttribute {
                 id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,

@@ -11,6 +11,7 @@ mod limits;
 mod lists;
 mod module;
 mod runner;
+mod times;
 mod weights;
 
 pub use self::runner::CudaRunner;

@@ -17,7 +17,7 @@ use crate::memory::Block;
 use crate::memory_plan::MemoryPlan;
 use crate::model::{Model, no_weight};
 use crate::options::GpuOptions;
-use crate::runner::contract::{Clock, Runner};
+use crate::runner::contract::{Clock, LaunchTimes, Runner};
 use crate::runner::memory::{DeviceMemory, Memory};
 
 /// Bytes of the device that stay free for code, lists and the driver's own.
@@ -94,7 +94,7 @@ impl CudaRunner {
             self.device.set_running(Running::Steps(self.launcher.names.clone()));
         }
         let (step, operands) = (&self.model.plan().steps[index], &self.memory.operands()[index]);
-        self.launcher.launch(step, context, operands, self.lists.block.address)?;
+        self.launcher.launch((index, step), context, operands, self.lists.block.address)?;
         self.replace_results(index, operands)?;
         self.device.mark(index as u32 + 1)
     }
@@ -120,7 +120,12 @@ impl CudaRunner {
         for (index, step) in pass.plan.steps.iter().enumerate() {
             let events = timing.map(|timing| &timing.events[index]);
             events.map_or(Ok(()), |(start, _)| start.record_in_graph())?;
-            self.launcher.launch(step, pass.context, &pass.operands[index], self.lists.block.address)?;
+            self.launcher.launch(
+                (index, step),
+                pass.context,
+                &pass.operands[index],
+                self.lists.block.address,
+            )?;
             events.map_or(Ok(()), |(_, end)| end.record_in_graph())?;
             self.replace_results(index, &pass.operands[index])?;
         }
@@ -286,6 +291,10 @@ impl Clock for CudaRunner {
             std::mem::replace(&mut timing.seconds, zeros)
         };
         self.timing.as_mut().map(steps).unwrap_or_default()
+    }
+
+    fn launch_times(&mut self) -> Result<Vec<LaunchTimes>> {
+        self.launcher.times.as_ref().map_or(Ok(vec![]), |times| times.read())
     }
 
     fn copy_bandwidth(&mut self) -> Result<Option<f64>> {

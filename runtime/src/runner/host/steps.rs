@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kv::KvRoom;
 use crate::memory::{Aligned, Block};
 use crate::model::Model;
-use crate::runner::contract::{Clock, Runner, is_left_out};
+use crate::runner::contract::{Clock, LaunchTimes, Runner, is_left_out};
 use crate::runner::memory::{DeviceMemory, Memory};
 
 /// The host's memory, and weights where the model has them.
@@ -158,6 +158,10 @@ impl Clock for HostRunner {
     fn take_times(&mut self) -> Vec<f64> {
         let zeros = vec![0.0; self.seconds.len()];
         std::mem::replace(&mut self.seconds, zeros)
+    }
+
+    fn launch_times(&mut self) -> Result<Vec<LaunchTimes>> {
+        Ok(vec![])
     }
 
     fn copy_bandwidth(&mut self) -> Result<Option<f64>> {

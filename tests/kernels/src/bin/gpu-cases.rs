@@ -126,7 +126,7 @@ fn compile(spec: &KernelSpec, index: usize, args: &Args) -> std::io::Result<Kern
     });
     let mut kernel = keep(spec, index, &args.out, |entry| {
         let names = variants.as_ref().map_err(Clone::clone)?.iter().map(|variant| variant.name.as_str());
-        let request = Request { name: entry, spec, variants: names.collect() };
+        let request = Request { name: entry, spec, variants: names.collect(), clocked: false };
         gpu::compile(&[request], &CARD).map_err(|e| e.to_string())
     })?;
     kernel.variants = variants.unwrap_or_default();
