@@ -35,6 +35,8 @@ pub mod import;
 pub mod input;
 pub mod interp;
 #[cfg(feature = "cli")]
+mod made_up;
+#[cfg(feature = "cli")]
 mod measure;
 pub mod object;
 pub mod output;

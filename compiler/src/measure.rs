@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hyc_plan::sample::SampleParams;
-use hyc_plan::{KernelId, Step, StepOp};
+use hyc_plan::{KernelId, Step};
 use hyc_runtime::{Engine, KvRoom, LaunchTimes, MemoryPlan, Model, SessionOptions, StepInput, open_runner};
 
 use crate::bandwidth;
 use crate::cost::{self, Cost};
 use crate::error::{Error, ErrorKind, Result};
-use crate::workload::{self, Workload};
+use crate::made_up::{Choice, Chunk};
+use crate::workload::Workload;
 
 /// What the machine can do, which measurements are set beside.
 #[derive(Debug, Clone, Copy)]
@@ -157,65 +158,6 @@ impl<'m> Bench<'m> {
         Ok(start.elapsed().as_secs_f64())
     }
 
-    /// Distinct blocks that 4, 16 and 64 neighbours at the end of a prompt select, in units of k, where the workload says what
-    /// they select: the mean over KV heads. `None`: it does not, or no layer selects.
-    pub fn overlaps(&self, tokens: u64) -> Option<Vec<(u64, f64)>> {
-        let selection = self.workload.selection?;
-        let select = self.model.plan().steps.iter().find_map(|step| match step.op {
-            StepOp::OracleAttention(op) => Some(op.select),
-            _ => None,
-        })?;
-        let (heads, k) = (select.kv_heads, select.blocks);
-        let begin = tokens.saturating_sub(self.model.plan().model.chunk);
-        let blocks = selection.blocks((begin, tokens), heads, k, select.block);
-        let of = |n: u64| workload::overlap(&blocks, heads, k, n).map(|overlap| (n, overlap));
-        Some([4, 16, 64].into_iter().filter_map(of).collect())
-    }
-
-    /// Experts that a chunk of `tokens` tokens at the beginning of a prompt touches, and how many there are, where the workload
-    /// says which.
-    pub fn touched(&self, tokens: u64) -> Option<(u64, u64)> {
-        let routing = self.workload.routing?;
-        let router = self.model.plan().steps.iter().find_map(|step| match step.op {
-            StepOp::Router(op) => Some(op),
-            _ => None,
-        })?;
-        let mut chosen = routing.experts((0, tokens), router.experts, router.active);
-        chosen.sort_unstable();
-        chosen.dedup();
-        Some((chosen.len() as u64, router.experts))
-    }
-
-    /// What steps choose in a pass over positions `begin..end` of one sequence, where the workload says it.
-    fn choices(&self, begin: u64, end: u64) -> Vec<Choice> {
-        let mut choices: Vec<Choice> = Vec::new();
-        for (index, step) in self.model.plan().steps.iter().enumerate() {
-            let sizes = match step.op {
-                StepOp::OracleAttention(op) => [0, op.select.kv_heads, op.select.blocks, op.select.block],
-                StepOp::Router(op) => [1, op.experts, op.active, 0],
-                _ => continue,
-            };
-            if let Some(known) = choices.iter_mut().find(|choice| choice.sizes == sizes) {
-                known.steps.push(index);
-                continue;
-            }
-            let Workload { selection, routing } = self.workload;
-            let rows = match sizes {
-                [0, kv_heads, k, block] => selection.map(|s| s.blocks((begin, end), kv_heads, k, block)),
-                [_, experts, active, _] => routing.map(|r| r.experts((begin, end), experts, active)),
-            };
-            choices.extend(rows.map(|rows| Choice { sizes, steps: vec![index], rows }));
-        }
-        choices
-    }
-
-    /// The chunks of a prompt, with what steps choose in them.
-    fn chunks(&self, tokens: u64) -> Vec<Chunk> {
-        let chunk = self.model.plan().model.chunk;
-        let parts = (0..tokens).step_by(chunk as usize).map(|begin| (begin, tokens.min(begin + chunk)));
-        parts.map(|(begin, end)| Chunk { begin, end, choices: self.choices(begin, end) }).collect()
-    }
-
     /// Seconds of a prefill of one sequence, in these chunks; the last gives logits.
     fn prefill_once(&mut self, chunks: &[Chunk], check: &dyn Fn() -> Result<()>) -> Result<f64> {
         let start = Instant::now();
@@ -235,7 +177,7 @@ impl<'m> Bench<'m> {
 
     /// Measures a prefill of `tokens`. `kernels`: each kernel too. `check` may end it between two chunks.
     pub fn prefill(&mut self, tokens: u64, kernels: bool, check: &dyn Fn() -> Result<()>) -> Result<Point> {
-        let chunks = self.chunks(tokens);
+        let chunks = self.workload.chunks(self.model.plan(), tokens);
         self.set_timing(!self.apart)?;
         if self.apart {
             // The first pass of a size loads code and grows clocks.
@@ -357,21 +299,6 @@ impl<'m> Bench<'m> {
         kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         kernels
     }
-}
-
-/// One pass of a prefill.
-struct Chunk {
-    begin: u64,
-    end: u64,
-    choices: Vec<Choice>,
-}
-
-/// What steps of equal sizes choose in a pass.
-struct Choice {
-    /// Of what kind, and its sizes.
-    sizes: [u64; 4],
-    steps: Vec<usize>,
-    rows: Vec<i32>,
 }
 
 /// The median of several rounds, with their range.

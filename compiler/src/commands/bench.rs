@@ -118,7 +118,7 @@ pub fn run(args: Args) -> Result<()> {
         .transpose()?;
     let (info, limits) = (model.plan(), bench.limits);
     let on_gpu = !info.target.is_host();
-    notes.extend(made_up(&bench, &wanted.prefill, info.model.chunk));
+    notes.extend(made_up(&bench.workload, info, &wanted.prefill));
     notes.extend(too_fast(&prefill, &decode, &limits, args.kernels || args.json, on_gpu));
     if args.json {
         let list = |points: &[Point]| points.iter().map(|p| json_of(p, &limits)).collect::<Vec<_>>();
@@ -220,17 +220,17 @@ fn points(bench: &mut Bench<'_>, args: &Args, wanted: &Wanted) -> Result<(Vec<Po
 }
 
 /// What was selected and chosen in prefills where it was made up.
-fn made_up(bench: &Bench<'_>, prompts: &[u64], chunk: u64) -> Vec<String> {
+fn made_up(workload: &Workload, plan: &hyc_plan::Plan, prompts: &[u64]) -> Vec<String> {
     let mut notes = Vec::new();
     for tokens in prompts {
-        if let Some(overlaps) = bench.overlaps(*tokens) {
+        if let Some(overlaps) = workload.overlaps(plan, *tokens) {
             let list: Vec<String> = overlaps.iter().map(|(n, u)| format!("U({n}) {u:.2}")).collect();
             notes.push(format!(
                 "made-up selections; distinct blocks of neighbours over those of one, in the last chunk of {tokens}: {}",
                 list.join(", ")
             ));
         }
-        if let Some((touched, all)) = bench.touched(chunk.min(*tokens)) {
+        if let Some((touched, all)) = workload.touched(plan, plan.model.chunk.min(*tokens)) {
             notes.push(format!("made-up routing; {touched} of {all} experts touched in a chunk of {tokens}"));
         }
     }

@@ -222,7 +222,8 @@ fn assemble(args: &Args, path: &Path) -> Result<Assembled, String> {
     let mut input = driver::load_input(path).map_err(fail)?;
     input.graph.header.target = TargetKind::Nvidia(NvidiaArch::Sm90a);
     let mut plan = driver::lower(input.graph, CpuTarget::host().level, &mut |_| Ok(())).map_err(fail)?.plan;
-    let ptx = driver::gpu_code(&mut plan, true).map_err(fail)?.text;
+    let ptx =
+        driver::gpu_code(&mut plan, driver::Wanted { all_variants: true, clocks: false }).map_err(fail)?.text;
     let file = args.out.join(format!("{}.ptx", plan.model.name));
     std::fs::write(&file, &ptx).map_err(|e| format!("{}: {e}", file.display()))?;
     let cubin = file.with_extension("cubin");
