@@ -108,6 +108,13 @@ pub struct Options {
     pub table: Option<Arc<Table>>,
     /// The GPU whose measurements count, in place of the target's usual card.
     pub card: Option<String>,
+    /// What code is made of a GPU's kernels.
+    pub wanted: Wanted,
+}
+
+/// What code is made of a GPU's kernels: of the variants that are chosen, where nothing else is said.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
     /// Whether a GPU's code has all variants of each kernel, to be measured: else those that are chosen.
     pub all_variants: bool,
     /// Whether a GPU's functions write down the times of their blocks, for `hyc bench --timeline`.
@@ -116,14 +123,7 @@ pub struct Options {
 
 impl From<cpu::Level> for Options {
     fn from(level: cpu::Level) -> Options {
-        Options {
-            level,
-            activations: Activations::Bf16,
-            table: None,
-            card: None,
-            all_variants: false,
-            clocks: false,
-        }
+        Options { level, activations: Activations::Bf16, table: None, card: None, wanted: Wanted::default() }
     }
 }
 
@@ -199,7 +199,7 @@ pub fn generate_code(
     check()?;
     #[cfg(feature = "llvm")]
     if !plan.target.is_host() {
-        let ptx = gpu_code(plan, Wanted::of(&options))?;
+        let ptx = gpu_code(plan, options.wanted)?;
         let blob = hyc_plan::bind::lay_out_ptx(plan, &ptx.text);
         let seconds = start.elapsed().as_secs_f64();
         return Ok(Code { blob, asm: String::new(), seconds });
@@ -231,23 +231,6 @@ pub fn check_plan(plan: &Plan) -> Result<()> {
         let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
         Error::new(ErrorKind::Internal, format!("the plan is not valid: {}", listed(&list, "; ")))
     })
-}
-
-/// What code is made of a GPU's kernels.
-#[cfg(feature = "llvm")]
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted {
-    /// See [`Options`].
-    pub all_variants: bool,
-    /// See [`Options`].
-    pub clocks: bool,
-}
-
-#[cfg(feature = "llvm")]
-impl Wanted {
-    fn of(options: &Options) -> Wanted {
-        Wanted { all_variants: options.all_variants, clocks: options.clocks }
-    }
 }
 
 /// Generates a GPU plan's kernels, the variants that are chosen or all of them, and writes into `plan` how they are launched

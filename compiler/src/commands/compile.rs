@@ -181,8 +181,7 @@ pub fn run(args: Args) -> Result<()> {
         activations: args.activations,
         table: table.clone(),
         card: args.card.clone(),
-        all_variants: args.all_variants,
-        clocks: args.clocks,
+        wanted: wanted(&args),
     };
     let names = args.names.or_of(input.desc.as_ref())?;
     let mut dumps = args.dumps.dumps(style.clone(), &input.graph);
@@ -251,6 +250,11 @@ fn check_object(args: &Args) -> Result<()> {
             Err(Error::new(ErrorKind::Usage, message).help("it goes with `--emit obj`"))
         }
     }
+}
+
+/// The code that the arguments ask for.
+fn wanted(args: &Args) -> driver::Wanted {
+    driver::Wanted { all_variants: args.all_variants, clocks: args.clocks }
 }
 
 /// Errors: what chooses a GPU's kernels, for a processor; code of all variants where none is made.
@@ -430,12 +434,7 @@ fn compiled_text(form: Emit, lowered: &mut Lowered, args: &Args) -> Result<Strin
         Emit::Ptx => Form::Ptx,
         _ => Form::Llvm,
     };
-    text(
-        form,
-        lowered,
-        args.kernel.as_deref(),
-        driver::Wanted { all_variants: args.all_variants, clocks: args.clocks },
-    )
+    text(form, lowered, args.kernel.as_deref(), wanted(args))
 }
 
 #[cfg(not(feature = "llvm"))]

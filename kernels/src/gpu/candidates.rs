@@ -35,7 +35,8 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
             let narrow = large_m::narrow_rows(&op, u64::from(gpu.multiprocessors));
             let launches = if in_rows(spec, "x") { 2 } else { 1 };
             let mut rows = product(op.in_features, [launches, launches]).to_vec();
-            rows[3].2.0 = rows[3].2.0.max(narrow + 1);
+            let wide = rows.iter_mut().filter(|row| row.0 == WGMMA);
+            wide.for_each(|(_, _, usual, ..)| usual.0 = usual.0.max(narrow + 1));
             rows.push((WGMMA128, (1, ALL), (MANY_ROWS, narrow), BLOCK_ROWS, launches));
             of(spec, &rows)
         }

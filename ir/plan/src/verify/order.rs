@@ -224,20 +224,23 @@ impl State<'_> {
     }
 }
 
+/// The operand of that name.
+fn operand(step: &Step, roles: &[Role], name: &str) -> Option<Operand> {
+    step.operands.iter().zip(roles).find(|(_, role)| role.name == name).map(|(operand, _)| *operand)
+}
+
 /// The cache in the operand of that name.
 fn cache_of(step: &Step, roles: &[Role], name: &str) -> Option<CacheId> {
-    let found = step.operands.iter().zip(roles).find(|(_, role)| role.name == name);
-    match found {
-        Some((Operand::Cache(id), _)) => Some(*id),
-        Some((Operand::Buffer(_) | Operand::Weight(_), _)) | None => None,
+    match operand(step, roles, name)? {
+        Operand::Cache(id) => Some(id),
+        Operand::Buffer(_) | Operand::Weight(_) => None,
     }
 }
 
 /// The buffer in the operand of that name.
 fn buffer_of(step: &Step, roles: &[Role], name: &str) -> Option<BufferId> {
-    let found = step.operands.iter().zip(roles).find(|(_, role)| role.name == name);
-    match found {
-        Some((Operand::Buffer(id), _)) => Some(*id),
-        Some((Operand::Cache(_) | Operand::Weight(_), _)) | None => None,
+    match operand(step, roles, name)? {
+        Operand::Buffer(id) => Some(id),
+        Operand::Cache(_) | Operand::Weight(_) => None,
     }
 }
