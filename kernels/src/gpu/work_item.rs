@@ -37,6 +37,17 @@ impl<'c> WorkItem<'c> {
         let position = list(offset_of!(StepContext, positions));
         WorkItem { row, kv_head, position, sequence: list(offset_of!(StepContext, sequence)) }
     }
+
+    /// Pages of its sequence, up to its own position.
+    pub fn pages(&self, e: &Emit<'c>, page: u64) -> Int<'c> {
+        e.add_const(e.div_rem(self.position, page).0, 1)
+    }
+
+    /// The pages of its sequence before this one are settled: this step writes nothing in them. Up to its own position the step
+    /// appends no more tokens than there are rows up to its own.
+    pub fn settled(&self, e: &Emit<'c>, page: u64) -> Int<'c> {
+        e.div_rem(e.max(e.sub(self.position, self.row), e.int(0)), page).0
+    }
 }
 
 /// The item's list in the selection.

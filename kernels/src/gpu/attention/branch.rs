@@ -1,10 +1,10 @@
 //! A branch of a sparse layer's attention: what it reads, its sink and its gate (HySparse 2602.03560, sec. 3).
 
-use hyc_plan::{AttnShape, GateMode, ListShape, SelectShape};
+use hyc_plan::{AttnShape, CacheSpec, GateMode, ListShape, SelectShape};
 
 use super::rows::load_column;
 use super::warp_mma::{Pages, Reader};
-use crate::gpu::isa::{Emit, Float, Int};
+use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::tile::TiledRows;
 use crate::gpu::tile::rows::turn;
 use crate::gpu::work_item::{WorkItem, group, selected_blocks};
@@ -28,6 +28,30 @@ pub struct Branch {
     pub source: Source,
     pub sink: Option<&'static str>,
     pub gate: Option<(&'static str, GateMode)>,
+}
+
+/// The pages of a branch for an item.
+pub struct Slots<'c> {
+    pub count: Int<'c>,
+    /// First token that is visible.
+    pub from: Int<'c>,
+    pages: Numbers<'c>,
+}
+
+enum Numbers<'c> {
+    Listed(Ptr<'c>),
+    /// From this one on.
+    From(Int<'c>),
+}
+
+impl<'c> Slots<'c> {
+    /// The logical number of the page in slot `i`; of a selection that is not there yet, anything.
+    pub fn logical(&self, e: &Emit<'c>, i: Int<'c>) -> Int<'c> {
+        match self.pages {
+            Numbers::Listed(list) => e.load_int_anew(list, i),
+            Numbers::From(begin) => e.add(begin, i),
+        }
+    }
 }
 
 impl Branch {
@@ -54,6 +78,18 @@ impl Branch {
         self.gate.filter(|(_, mode)| *mode == GateMode::Elementwise).map(|(name, _)| name)
     }
 
+    /// What an element is multiplied by: `None` without a gate.
+    pub fn gate<'c>(
+        &self,
+        e: &Emit<'c>,
+        shape: AttnShape,
+        item: WorkItem<'c>,
+        place: (Int<'c>, Int<'c>),
+    ) -> Option<Float<'c>> {
+        let (name, _, column) = self.gate_column(e, shape, item, place)?;
+        Some(e.sigmoid(load_column(e, name, item, column)))
+    }
+
     /// An element by its gate.
     pub fn gated<'c>(
         &self,
@@ -63,8 +99,7 @@ impl Branch {
         place: (Int<'c>, Int<'c>),
         y: Float<'c>,
     ) -> Float<'c> {
-        let Some((name, _, column)) = self.gate_column(e, shape, item, place) else { return y };
-        e.fmul(y, e.sigmoid(load_column(e, name, item, column)))
+        self.gate(e, shape, item, place).map_or(y, |gate| e.fmul(y, gate))
     }
 
     /// The logits of the gates of elements `first + 8 m + 2 t, + 1`, m = 0 .. `count`, of each lane t of a quad: four at most.
@@ -102,18 +137,31 @@ impl Branch {
 
     /// The pages that it reads for an item; all threads of the block.
     pub fn pages<'c>(&self, e: &Emit<'c>, r: &Reader, item: WorkItem<'c>) -> Pages<'c> {
+        let slots = self.slots(e, r, item);
+        let most = self.most_pages(&r.cache);
+        r.pages(e, item, (slots.count, most), slots.from, &|e, i| slots.logical(e, i))
+    }
+
+    /// Where the numbers of those pages come from.
+    pub fn slots<'c>(&self, e: &Emit<'c>, r: &Reader, item: WorkItem<'c>) -> Slots<'c> {
         match self.source {
             Source::Listed(select, _) => {
                 let list = selected_blocks(e, item, select);
-                r.pages(e, item, (e.int(select.blocks), select.blocks), e.int(0), &|e, i| e.load_int(list, i))
+                Slots { count: e.int(select.blocks), from: e.int(0), pages: Numbers::Listed(list) }
             }
             Source::Window(width) => {
                 let from = e.max(e.add_const(item.position, 1 - width as i64), e.int(0));
                 let begin = e.div_rem(from, r.cache.page).0;
-                let end = e.add_const(e.div_rem(item.position, r.cache.page).0, 1);
-                let most = width.div_ceil(r.cache.page) + 1;
-                r.pages(e, item, (e.sub(end, begin), most), from, &|e, i| e.add(begin, i))
+                Slots { count: e.sub(item.pages(e, r.cache.page), begin), from, pages: Numbers::From(begin) }
             }
+        }
+    }
+
+    /// Most pages of an item.
+    pub fn most_pages(&self, cache: &CacheSpec) -> u64 {
+        match self.source {
+            Source::Listed(select, _) => select.blocks,
+            Source::Window(width) => width.div_ceil(cache.page) + 1,
         }
     }
 

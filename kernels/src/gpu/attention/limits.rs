@@ -13,8 +13,8 @@ pub const SPLIT_KV_ROWS: u64 = 64;
 /// Attention over selected blocks or a window: eight or four warps per (token, KV head).
 pub const WARPS8: &str = "warps8";
 pub const WARPS4: &str = "warps4";
-/// The same of few rows over selected blocks: four blocks of eight warps.
-pub const CLUSTER: &str = "cluster4";
+/// The same of few rows over selected blocks: eight blocks.
+pub const CLUSTER: &str = "cluster8";
 /// The same of tiles of rows that share the pages of each.
 pub const SHARED_PAGES: &str = "shared_pages";
 /// Page lists, in steps that have them; in others nothing is to be done.

@@ -14,4 +14,5 @@ pub mod simt;
 pub mod sparse;
 pub mod sparse_cluster;
 pub mod split_kv_decode;
+mod staged;
 mod warp_mma;

@@ -41,12 +41,38 @@ pub struct Pages<'c> {
     from: Int<'c>,
 }
 
+impl<'c> Pages<'c> {
+    /// The physical page of a slot that has one.
+    pub fn physical(&self, e: &Emit<'c>, slot: Int<'c>) -> Int<'c> {
+        e.load_int(self.physical, slot)
+    }
+}
+
 /// One warp's softmax; `[half]` are rows g and g + 8.
 pub struct State<'c> {
     pub max: Vec<Var<'c>>,
     pub sum: Vec<Var<'c>>,
     /// `[v_dim / 8][4]`
     pub acc: Vec<Vec<Var<'c>>>,
+}
+
+/// Where a page's keys and values of one KV head are read: `base` and, in bytes from it (i64), either.
+pub struct Place<'c> {
+    base: Ptr<'c>,
+    keys: Int<'c>,
+    values: Int<'c>,
+    /// Whether that is shared memory.
+    staged: bool,
+}
+
+impl<'c> Place<'c> {
+    /// Sixteen bytes at byte `at` (i64) + `plus` from `base`.
+    fn chunk(&self, e: &Emit<'c>, at: Int<'c>, plus: u64) -> Chunk<'c> {
+        if self.staged {
+            return e.load4(e.byte_offset(self.base, e.add_const(at, plus as i64)), e.int(0));
+        }
+        e.load_chunk(self.base, at, plus)
+    }
 }
 
 /// Takes one (page, row of the group, largest scaled logit).
@@ -142,50 +168,83 @@ impl Reader {
         pages: &Pages<'c>,
         page_max: Option<PageMax<'_, 'c>>,
     ) -> State<'c> {
-        let warp = e.div_rem(e.thread(), WARP).0;
-        self.run_from(e, item, q, pages, (warp, self.warps), page_max)
+        let state = self.nothing(e);
+        e.each(e.div_rem(e.thread(), WARP).0, pages.count, self.warps, |e, i| {
+            let logical = e.load_int(pages.logical, i);
+            e.when(e.ge(logical, e.int(0)), |e| {
+                let place = self.in_memory(e, item, e.load_int(pages.physical, i));
+                self.page(e, item, q, (&place, logical, pages.from), &state, page_max);
+            });
+        });
+        state
     }
 
-    /// The same of the pages in slots `first`, `first + step`, ...
-    pub fn run_from<'c>(
+    /// A softmax of nothing yet.
+    pub fn nothing<'c>(&self, e: &Emit<'c>) -> State<'c> {
+        State {
+            max: (0..self.halves()).map(|_| e.float_var(f32::NEG_INFINITY)).collect(),
+            sum: (0..self.halves()).map(|_| e.float_var(0.0)).collect(),
+            acc: (0..self.shape.v_dim / 8).map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect(),
+        }
+    }
+
+    /// The item's KV head of a physical page.
+    fn in_memory<'c>(&self, e: &Emit<'c>, item: WorkItem<'c>, physical: Int<'c>) -> Place<'c> {
+        let cache = &self.cache;
+        let base = e.mul_const(e.wide(physical), cache.page_bytes());
+        let values = e.wide(e.mul_const(item.kv_head, 2 * cache.page * cache.v_pad()));
+        Place {
+            base: e.byte_offset(e.operand(self.operand), base),
+            keys: e.wide(e.mul_const(item.kv_head, 2 * cache.k_offset(1))),
+            values: e.add_const(values, 2 * cache.v_offset(0) as i64),
+            staged: false,
+        }
+    }
+
+    /// Bytes of a KV head of a page, keys and then values, where [`Reader::stage`] puts it.
+    pub fn stage_bytes(&self) -> u64 {
+        2 * self.cache.page * (self.cache.qk_dim + self.cache.v_pad())
+    }
+
+    /// Starts copies of the item's KV head of a physical page to shared memory at `to`, which `full` counts. One thread.
+    pub fn stage<'c>(&self, e: &Emit<'c>, item: WorkItem<'c>, physical: Int<'c>, to: Int<'c>, full: Int<'c>) {
+        let from = self.in_memory(e, item, physical);
+        let keys = 2 * self.cache.k_offset(1);
+        e.bulk_copy(to, e.byte_offset(from.base, from.keys), keys, full);
+        let to = e.add_const(to, keys as i64);
+        e.bulk_copy(to, e.byte_offset(from.base, from.values), self.stage_bytes() - keys, full);
+    }
+
+    /// A page that was copied to `base`.
+    pub fn staged<'c>(&self, e: &Emit<'c>, base: Ptr<'c>) -> Place<'c> {
+        Place { base, keys: e.long(0), values: e.long(2 * self.cache.k_offset(1)), staged: true }
+    }
+
+    /// Takes in the page `logical`, of which the tokens before `from` are not visible.
+    pub fn page<'c>(
         &self,
         e: &Emit<'c>,
         item: WorkItem<'c>,
         q: &Query<'c>,
-        pages: &Pages<'c>,
-        (first, step): (Int<'c>, u64),
+        (place, logical, from): (&Place<'c>, Int<'c>, Int<'c>),
+        state: &State<'c>,
         page_max: Option<PageMax<'_, 'c>>,
-    ) -> State<'c> {
-        let none = f32::NEG_INFINITY;
-        let state = State {
-            max: (0..self.halves()).map(|_| e.float_var(none)).collect(),
-            sum: (0..self.halves()).map(|_| e.float_var(0.0)).collect(),
-            acc: (0..self.shape.v_dim / 8).map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect(),
-        };
-        e.each(first, pages.count, step, |e, i| {
-            let logical = e.load_int(pages.logical, i);
-            e.when(e.ge(logical, e.int(0)), |e| {
-                let start = e.mul_const(logical, self.cache.page);
-                let lo = e.max(e.sub(pages.from, start), e.int(0));
-                let hi = e.min(e.sub(e.add_const(item.position, 1), start), e.int(self.cache.page));
-                let physical = e.wide(e.load_int(pages.physical, i));
-                let base = e.mul_const(physical, self.cache.page_bytes());
-                let base = e.byte_offset(e.operand(self.operand), base);
-                let best: Vec<Var<'c>> = state.max.iter().map(|_| e.float_var(none)).collect();
-                // A loop that stays one: both halves at once would not fit the registers.
-                e.each(e.int(0), e.int(2), 1, |e, half| {
-                    self.half(e, item, q, base, half, (lo, hi), &state, &best);
-                });
-                let Some(page_max) = page_max else { return };
-                let (g, t) = e.lane_pair();
-                for (half, best) in best.iter().enumerate() {
-                    let row = e.add_const(g, 8 * half as i64);
-                    let mine = e.and(e.eq(t, e.int(0)), e.lt(row, e.int(group(self.shape))));
-                    e.when(mine, |e| page_max(e, logical, row, e.get_float(*best)));
-                }
-            });
+    ) {
+        let start = e.mul_const(logical, self.cache.page);
+        let lo = e.max(e.sub(from, start), e.int(0));
+        let hi = e.min(e.sub(e.add_const(item.position, 1), start), e.int(self.cache.page));
+        let best: Vec<Var<'c>> = state.max.iter().map(|_| e.float_var(f32::NEG_INFINITY)).collect();
+        // A loop that stays one: both halves at once would not fit the registers.
+        e.each(e.int(0), e.int(2), 1, |e, half| {
+            self.half(e, q, place, half, (lo, hi), state, &best);
         });
-        state
+        let Some(page_max) = page_max else { return };
+        let (g, t) = e.lane_pair();
+        for (half, best) in best.iter().enumerate() {
+            let row = e.add_const(g, 8 * half as i64);
+            let mine = e.and(e.eq(t, e.int(0)), e.lt(row, e.int(group(self.shape))));
+            e.when(mine, |e| page_max(e, logical, row, e.get_float(*best)));
+        }
     }
 
     /// Takes in 32 tokens of a page.
@@ -193,9 +252,8 @@ impl Reader {
     fn half<'c>(
         &self,
         e: &Emit<'c>,
-        item: WorkItem<'c>,
         q: &Query<'c>,
-        base: Ptr<'c>,
+        from: &Place<'c>,
         half: Int<'c>,
         (lo, hi): (Int<'c>, Int<'c>),
         state: &State<'c>,
@@ -204,8 +262,7 @@ impl Reader {
         let (g, t) = e.lane_pair();
         let (pair, odd) = e.div_rem(g, 2);
         // K: token 8 (g / 2) + 2 j + g % 2 of the half is row j's; its number modulo eight swizzles the chunk.
-        let keys = e.mul_const(item.kv_head, 2 * self.cache.k_offset(1));
-        let keys = e.wide(e.add(keys, e.mul_const(half, 32 * 128)));
+        let keys = e.add(from.keys, e.wide(e.mul_const(half, 32 * 128)));
         let places: Vec<[Int<'c>; 2]> = (0..4)
             .map(|j| {
                 let low = e.add_const(odd, 2 * j);
@@ -216,13 +273,13 @@ impl Reader {
         let k: Vec<Vec<Chunk<'c>>> = places
             .iter()
             .map(|at| {
-                let piece = |j: u64| e.load_chunk(base, at[(j % 2) as usize], j / 2 * TILE_BYTES);
+                let piece = |j: u64| from.chunk(e, at[(j % 2) as usize], j / 2 * TILE_BYTES);
                 (0..self.shape.qk_dim / 32).map(piece).collect()
             })
             .collect();
         let scores: Vec<Vec<Var<'c>>> = (0..4).map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect();
         let early = self.shape.qk_dim + self.shape.v_dim <= 256;
-        let first = if early { self.values(e, item, base, half, 0) } else { vec![] };
+        let first = if early { self.values(e, from, half, 0) } else { vec![] };
         let zero = e.int(0);
         for j in 0..self.shape.qk_dim as usize / 32 {
             let q = self.query_chunks(e, q, j);
@@ -235,7 +292,7 @@ impl Reader {
         let tokens = e.add(e.mul_const(t, 8), e.mul_const(half, 32));
         let inside = |token: Int<'c>| e.and(e.ge(token, lo), e.lt(token, hi));
         for m in (0..self.shape.v_dim / 8).step_by(self.at_once()) {
-            let v = if m == 0 && early { first.clone() } else { self.values(e, item, base, half, m) };
+            let v = if m == 0 && early { first.clone() } else { self.values(e, from, half, m) };
             // What is masked may be no number: nothing times that would still be none.
             let v: Vec<Vec<Var<'c>>> =
                 v.iter().map(|v| v.iter().map(|word| e.var((*word).into())).collect()).collect();
@@ -260,20 +317,12 @@ impl Reader {
     }
 
     /// Chunks of up to [`Reader::at_once`] column tiles of V from tile `m` on.
-    fn values<'c>(
-        &self,
-        e: &Emit<'c>,
-        item: WorkItem<'c>,
-        base: Ptr<'c>,
-        half: Int<'c>,
-        m: u64,
-    ) -> Vec<Chunk<'c>> {
+    fn values<'c>(&self, e: &Emit<'c>, from: &Place<'c>, half: Int<'c>, m: u64) -> Vec<Chunk<'c>> {
         let (g, t) = e.lane_pair();
         let row = Swizzle::bytes(e, g, e.add(t, e.mul_const(half, 4)));
-        let head = e.wide(e.mul_const(item.kv_head, 2 * self.cache.page * self.cache.v_pad()));
-        let at = e.add_const(e.add(head, e.wide(row)), 2 * self.cache.v_offset(0) as i64);
+        let at = e.add(from.values, e.wide(row));
         let last = (self.shape.v_dim / 8).min(m + self.at_once() as u64);
-        (m..last).map(|m| e.load_chunk(base, at, m * 1024)).collect()
+        (m..last).map(|m| from.chunk(e, at, m * 1024)).collect()
     }
 
     /// Masks and scales the scores, moves the state to the new maximum, and gives P as fragments of two steps.

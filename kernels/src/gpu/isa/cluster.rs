@@ -3,7 +3,7 @@
 
 use inkwell::attributes::AttributeLoc;
 
-use super::emit::{Emit, Float, Int, Ptr};
+use super::emit::{Emit, Int, Ptr};
 
 impl<'c> Emit<'c> {
     /// Makes the blocks of the function's grid, `blocks` neighbours each, into clusters.
@@ -19,15 +19,32 @@ impl<'c> Emit<'c> {
 
     /// Waits for all threads of the cluster; what they wrote is seen.
     pub fn cluster_barrier(&self) {
-        self.effect("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;", "", &[]);
+        self.cluster_arrive();
+        self.cluster_wait();
     }
 
-    /// The f32 that block `rank` of the cluster has at the address `at` of this block's shared memory.
-    pub fn load_of_block(&self, at: Int<'c>, rank: Int<'c>) -> Float<'c> {
-        let i32 = self.i32();
-        let ty = self.f32().fn_type(&[i32.into(), i32.into()], false);
-        let text = "{ .reg .b32 there; mapa.shared::cluster.u32 there, $1, $2; ld.shared::cluster.f32 $0, [there]; }";
-        self.asm(ty, text, "=f,r,r", true, &[at.into(), rank.into()]).into_float_value()
+    /// Says to the other threads of the cluster that this one is here, and what it wrote before.
+    pub fn cluster_arrive(&self) {
+        self.effect("barrier.cluster.arrive.release;", "", &[]);
+    }
+
+    /// Waits until all threads of the cluster have said so; what they wrote is seen.
+    pub fn cluster_wait(&self) {
+        self.effect("barrier.cluster.wait.acquire;", "", &[]);
+    }
+
+    /// Stores a word to the address `at` of the shared memory of block `rank` of the cluster, which must have begun.
+    pub fn store_to_block(&self, at: Int<'c>, rank: Int<'c>, word: Int<'c>) {
+        let text = "{ .reg .b32 there; mapa.shared::cluster.u32 there, $0, $1; st.shared::cluster.b32 [there], $2; }";
+        self.effect(text, "r,r,r", &[at, rank, word]);
+    }
+
+    /// The same of four words, to a boundary of as many.
+    pub fn store_four_to_block(&self, at: Int<'c>, rank: Int<'c>, words: [Int<'c>; 4]) {
+        let text = "{ .reg .b32 there; mapa.shared::cluster.u32 there, $0, $1; \
+                    st.shared::cluster.v4.b32 [there], {$2, $3, $4, $5}; }";
+        let [a, b, c, d] = words;
+        self.effect(text, "r,r,r,r,r,r", &[at, rank, a, b, c, d]);
     }
 
     /// Arrives at the barrier that block `rank` of the cluster has at the address `barrier` of this block's. What this thread

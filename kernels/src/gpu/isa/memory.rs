@@ -45,6 +45,14 @@ impl<'c> Emit<'c> {
         ok(self.b.build_load(self.context.i32_type(), self.at(base, index), "")).into_int_value()
     }
 
+    /// The same of global memory that another launch may write at the same time, or has written since this one read it.
+    pub fn load_int_anew(&self, base: Ptr<'c>, index: Int<'c>) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.i64().into()], false);
+        let address = self.address(self.at(base, index));
+        self.asm(ty, "ld.relaxed.gpu.global.b32 $0, [$1];", "=r,l,~{memory}", true, &[address.into()])
+            .into_int_value()
+    }
+
     /// base[index] of i64.
     pub fn load_long(&self, base: Ptr<'c>, index: Int<'c>) -> Int<'c> {
         let ty = self.context.i64_type();

@@ -95,7 +95,7 @@ fn ring(k: &mut Kernel<'_, '_>, paired: bool) {
     let grid = [Extent::fixed(blocks), Extent::fixed(1)];
     k.function(Function::new("", grid, 256 + WARP).shared_bytes(shared).clusters(blocks), |e| {
         let memory = e.dynamic_shared();
-        let ring = if paired { Ring::of_pair(e, STAGES, 128) } else { Ring::new(e, STAGES, 256) };
+        let ring = if paired { Ring::of_pair(e, STAGES, 256) } else { Ring::new(e, STAGES, 256) };
         let base = e.shared_address(memory);
         e.when(e.eq(e.thread(), e.int(256)), |e| {
             e.each(e.int(0), e.int(TILES), 1, |e, tile| {

@@ -51,14 +51,14 @@ impl<'c> Ring<'c> {
         Ring { stages, barriers, paired, stage: e.var(e.int(0).into()), phase: e.var(e.int(0).into()) }
     }
 
-    /// The threads of a warp group that say for it that a stage is used up: the first, or one a block of the pair.
+    /// The thread of a warp group that says for it that a stage is used up: the first.
     pub fn speaks(&self, e: &Emit<'c>) -> Int<'c> {
-        e.lt(e.and(e.thread(), e.int(127)), e.int(1 + u64::from(self.paired)))
+        e.eq(e.and(e.thread(), e.int(127)), e.int(0))
     }
 
     fn arrive(&self, e: &Emit<'c>, empty: Int<'c>) {
         if self.paired {
-            e.barrier_arrive_at(empty, e.and(e.thread(), e.int(1)))
+            [0, 1].iter().for_each(|block| e.barrier_arrive_at(empty, e.int(*block)));
         } else {
             e.barrier_arrive(empty)
         }
