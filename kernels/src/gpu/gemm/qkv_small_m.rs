@@ -63,6 +63,7 @@ fn function(
                 weights: vec![place.row(e, place.dims[0], c.in_features)],
                 far: Some(place.row(e, place.dims[1], c.in_features)),
                 rows: rows.row(e, first_row, c.in_features),
+                row: first_row,
                 shape,
                 first: e.div_rem(e.thread(), 32).0,
                 step: WARPS,

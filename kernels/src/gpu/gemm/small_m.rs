@@ -29,6 +29,8 @@ pub enum Feed {
     Tiles(u64),
     /// One row, all of which is in shared memory before the first product: the rings have weights alone, in more stages.
     Whole,
+    /// The same of a row for each warp, which has a strip of its own.
+    Own,
 }
 
 impl Feed {
@@ -36,7 +38,7 @@ impl Feed {
     fn eights(self) -> u64 {
         match self {
             Feed::Tiles(eights) => eights,
-            Feed::Whole => 1,
+            Feed::Whole | Feed::Own => 1,
         }
     }
 
@@ -44,7 +46,7 @@ impl Feed {
     pub fn rows(self) -> u64 {
         match self {
             Feed::Tiles(eights) => 8 * eights,
-            Feed::Whole => 1,
+            Feed::Whole | Feed::Own => 1,
         }
     }
 
@@ -52,7 +54,7 @@ impl Feed {
     fn stage_bytes(self, weights: u64) -> u64 {
         match self {
             Feed::Tiles(eights) => 2048 * weights + 1024 * eights,
-            Feed::Whole => 2048 * weights,
+            Feed::Whole | Feed::Own => 2048 * weights,
         }
     }
 
@@ -61,6 +63,7 @@ impl Feed {
         match self {
             Feed::Tiles(_) => 0,
             Feed::Whole => 128 * k_tiles(in_features),
+            Feed::Own => WARPS * 128 * k_tiles(in_features),
         }
     }
 }
@@ -83,20 +86,15 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Of so many weights with `eights` eights of rows.
-    pub fn tiles(weights: u64, eights: u64, in_features: u64) -> Shape {
-        Shape { weights, feed: Feed::Tiles(eights), in_features }
-    }
-
     /// Stages of each warp. Of one row three quarters of its k tiles at most: what is left of shared memory is the next blocks'.
     fn stages(self) -> u64 {
         let short = self.weights == 1 && self.in_features <= SHORT;
+        let tiles = k_tiles(self.in_features);
         let (all, most) = match self.feed {
             Feed::Tiles(_) => (SHARED, u64::MAX),
-            Feed::Whole => (
-                if short { SHARED_SHORT } else { SHARED_WHOLE },
-                (3 * k_tiles(self.in_features).div_ceil(WARPS)).div_ceil(4),
-            ),
+            Feed::Whole if short => (SHARED_SHORT, (3 * tiles.div_ceil(WARPS)).div_ceil(4)),
+            Feed::Whole => (SHARED_WHOLE, (3 * tiles.div_ceil(WARPS)).div_ceil(4)),
+            Feed::Own => (SHARED_WHOLE, (3 * tiles).div_ceil(4)),
         };
         let rings = all.saturating_sub(self.feed.kept_bytes(self.in_features));
         (rings / (WARPS * self.feed.stage_bytes(self.weights))).min(most).max(2)
@@ -127,6 +125,8 @@ pub struct Strip<'c> {
     pub far: Option<Ptr<'c>>,
     /// Address of the packed rows in the first of their tiles.
     pub rows: Ptr<'c>,
+    /// Which of its tile's rows the only one is, where it is kept.
+    pub row: Int<'c>,
     pub shape: Shape,
     /// First k tile of this warp.
     pub first: Int<'c>,
@@ -139,6 +139,16 @@ pub struct Strip<'c> {
 impl<'c> Strip<'c> {
     /// `[weight][rows / 8][4]` sums: outputs g, g + 8 by rows 2t, 2t + 1.
     pub fn sums(&self, e: &Emit<'c>, ring: &WarpRing<'c>) -> Vec<Vec<Vec<Var<'c>>>> {
+        self.sums_then(e, ring, &|_| {})
+    }
+
+    /// The same; `there` is called when the inputs are there.
+    pub fn sums_then(
+        &self,
+        e: &Emit<'c>,
+        ring: &WarpRing<'c>,
+        there: &dyn Fn(&Emit<'c>),
+    ) -> Vec<Vec<Vec<Var<'c>>>> {
         let four = || (0..4).map(|_| e.float_var(0.0)).collect::<Vec<_>>();
         let (feed, tiles) = (self.shape.feed, k_tiles(self.shape.in_features));
         let eights = feed.eights();
@@ -168,9 +178,22 @@ impl<'c> Strip<'c> {
             let to = e.add_const(to, 2048 * self.weights.len() as i64);
             e.bulk_copy(to, e.byte_offset(self.rows, at), 1024 * eights, full);
         };
+        let kept = match feed {
+            Feed::Tiles(_) | Feed::Whole => kept,
+            Feed::Own => e.byte_offset(kept, e.mul_const(e.div_rem(e.thread(), 32).0, 128 * tiles)),
+        };
         let then = |e: &Emit<'c>| {
-            if feed == Feed::Whole {
-                self.keep_row(e, kept, tiles);
+            there(e);
+            match feed {
+                Feed::Tiles(_) => {}
+                Feed::Whole => {
+                    self.keep_row(e, kept, tiles, (e.thread(), THREADS));
+                    e.barrier();
+                }
+                Feed::Own => {
+                    self.keep_row(e, kept, tiles, (e.lane(), 32));
+                    e.warp_barrier();
+                }
             }
         };
         let fill = Fill { bytes, weights: &weights, inputs: &inputs, early: self.early, then: &then };
@@ -182,10 +205,10 @@ impl<'c> Strip<'c> {
                     (0..eights).map(|n| pieces.map(|p| chunk(rows_at + 256 * n, p))).collect()
                 }
                 // All lanes g have the one row: columns that are not its are nobody's results.
-                Feed::Whole => {
-                    let at = e.add(e.mul_const(k, 32), e.mul_const(t, 4));
-                    vec![[0, 16].map(|half| e.load4(kept, e.add_const(at, half)))]
-                }
+                Feed::Whole | Feed::Own => vec![[0, 4].map(|first| {
+                    let piece = Swizzle::piece(e, self.row, e.add_const(t, first));
+                    e.load4(kept, e.add(e.mul_const(k, 32), e.mul_const(piece, 4)))
+                })],
             };
             for (i, sums) in sums.iter().enumerate() {
                 let w = pieces.map(|p| {
@@ -202,11 +225,11 @@ impl<'c> Strip<'c> {
         sums
     }
 
-    /// The row to shared memory, piece by piece as it lies.
-    fn keep_row(&self, e: &Emit<'c>, kept: Ptr<'c>, tiles: u64) {
+    /// The row to shared memory, piece by piece as it lies, by some threads. A barrier of theirs follows.
+    fn keep_row(&self, e: &Emit<'c>, kept: Ptr<'c>, tiles: u64, (thread, threads): (Int<'c>, u64)) {
         let pieces = 8 * tiles;
-        let places: Vec<Int<'c>> = (0..pieces.div_ceil(THREADS))
-            .map(|round| e.min(e.add_const(e.thread(), (round * THREADS) as i64), e.int(pieces - 1)))
+        let places: Vec<Int<'c>> = (0..pieces.div_ceil(threads))
+            .map(|round| e.min(e.add_const(thread, (round * threads) as i64), e.int(pieces - 1)))
             .collect();
         let words: Vec<Chunk<'c>> = places
             .iter()
@@ -219,7 +242,6 @@ impl<'c> Strip<'c> {
         for (place, words) in places.iter().zip(words) {
             e.store_words(kept, e.mul_const(*place, 4), &words);
         }
-        e.barrier();
     }
 }
 
@@ -265,6 +287,7 @@ pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
             weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
             far: None,
             rows: p.rows.row(e, first_row, p.in_features),
+            row: first_row,
             shape,
             first: e.div_rem(e.thread(), 32).0,
             step: WARPS,

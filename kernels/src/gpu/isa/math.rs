@@ -106,6 +106,12 @@ impl<'c> Emit<'c> {
         self.xor(bits, flip)
     }
 
+    /// The f32 that [`Emit::ordered`] gave this for.
+    pub fn unordered(&self, key: Int<'c>) -> Float<'c> {
+        let flip = self.or(self.shift_right(self.not(key), 31), self.int(0x8000_0000));
+        self.widen(self.xor(key, flip))
+    }
+
     /// a * b + c, rounded once.
     pub fn fma(&self, a: Float<'c>, b: Float<'c>, c: Float<'c>) -> Float<'c> {
         self.float_asm("fma.rn.f32 $0, $1, $2, $3;", &[a, b, c])

@@ -13,11 +13,11 @@ use hyc_plan::{Extent, Layout};
 use super::dispatch::{BY_ROW, GROUPED, dispatch, gather};
 use super::grouped_gemm::{BY_ROW_ROWS, Grouped, To, grouped, matrix};
 use super::panel;
-use super::router::chosen;
+use super::router::{chosen, chosen_anew};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT, part};
 use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes, strip_offset};
 use crate::gpu::gemm::product::pack_x_of;
-use crate::gpu::gemm::small_m::{Shape, Strip, THREADS, WARPS, reduce};
+use crate::gpu::gemm::small_m::{Feed, Shape, Strip, THREADS, WARPS, reduce};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, Var};
 use crate::gpu::tile::{TILE_BYTES, TiledRows};
 
@@ -44,7 +44,7 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, in_features: u64, ffn: u64
     let spec = k.spec;
     let rows_at = pack_x_of(k, in_features, None, (&[BY_ROW], BY_ROW_ROWS.min(spec.max_rows)));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
-    let shape = Shape::tiles(2, 1, in_features);
+    let shape = Shape { weights: 2, feed: Feed::Whole, in_features };
     k.function(
         Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes()),
         |e| {
@@ -53,14 +53,14 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, in_features: u64, ffn: u64
             let expert = chosen(e, row, slot);
             let warp = e.div_rem(e.thread(), 32).0;
             let matrices = ["gate", "up"].map(|name| matrix(e, name, expert, ffn, in_features));
-            let rows = rows_at.row(e, eight_of(e, row), in_features);
+            let rows = (rows_at.row(e, row, in_features), row);
             let strip = strip(e, &matrices, e.block_x(), rows, (warp, WARPS), shape);
             let sums = strip.sums(e, &ring);
             let gate = reduce(e, &sums[0], shape)[0];
             e.barrier();
             let up = reduce(e, &sums[1], shape)[0];
-            let (mine, output) = own(e, row);
-            e.when(e.and(mine, e.lt(output, e.int(ffn))), |e| {
+            let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
+            e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(ffn))), |e| {
                 let (column, y) = (e.add(e.mul_const(slot, ffn), output), e.fmul(e.silu(gate), up));
                 if e.in_tiles("h") {
                     return TiledRows::Operand("h").store(e, (row, column), e.stride("h"), y);
@@ -96,50 +96,64 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, o
     let in_tiles = k.in_tiles("h");
     let rows_at = if in_tiles { TiledRows::Operand("h") } else { pack_choices(k, active, ffn) };
     let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
-    let shape = Shape::tiles(1, 1, ffn);
-    k.function(
-        Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes()),
-        |e| {
-            let ring = shape.ring(e);
-            let row = e.block_y();
-            let warp = e.div_rem(e.thread(), 32).0;
-            let totals: Vec<Var<'c>> = (0..4).map(|_| e.float_var(0.0)).collect();
-            e.each(warp, e.int(active), WARPS, |e, slot| {
-                let expert = chosen(e, row, slot);
-                let share = e.load(e.operand("weight"), e.add(e.mul_const(row, e.stride("weight")), slot));
-                let (place, rows) = if in_tiles {
-                    let first = rows_at.row(e, eight_of(e, row), active * ffn);
-                    let tiles = e.mul_const(slot, k_tiles(ffn) * TILE_BYTES);
-                    (row, e.byte_offset(first, e.wide(tiles)))
-                } else {
-                    let packed = e.add(e.mul_const(row, active), slot);
-                    (packed, rows_at.row(e, eight_of(e, packed), ffn))
-                };
-                let matrix = matrix(e, "down", expert, out, ffn);
-                let strip = strip(e, &[matrix], e.block_x(), rows, (e.int(0), 1), shape);
-                let sums = strip.sums(e, &ring);
-                // The row is one of the eight: the others' columns are not for us.
-                let column = e.and(place, e.int(7));
-                for (i, total) in totals.iter().enumerate() {
-                    let here = e.eq(e.add_const(e.mul_const(e.lane_pair().1, 2), i as i64 % 2), column);
-                    let sum = e.pick_float(here, e.get_float(sums[0][0][i]), e.float(0.0));
-                    e.accumulate(*total, share, sum);
-                }
-            });
-            // The columns' sum becomes the first column.
-            for pair in totals.chunks(2) {
-                let sum = e.fadd(e.get_float(pair[0]), e.get_float(pair[1]));
-                e.set(pair[0], e.warp_sum(sum, &[1, 2]).into());
+    let shape = Shape { weights: 1, feed: Feed::Own, in_features: ffn };
+    let name = part(BY_ROW);
+    let function = Function::new(&name, grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes());
+    k.function(function.waits_itself(), |e| {
+        let ring = shape.ring(e);
+        let (row, warp) = (e.block_y(), e.div_rem(e.thread(), 32).0);
+        // The product of a choice. In its first turn a warp does not know yet whether it is of the right expert.
+        let choice = |e: &Emit<'c>, slot: Int<'c>, expert: Int<'c>, begin: Option<Int<'c>>| {
+            let (place, rows) = if in_tiles {
+                let tiles = e.mul_const(slot, k_tiles(ffn) * TILE_BYTES);
+                (row, e.byte_offset(rows_at.row(e, row, active * ffn), e.wide(tiles)))
+            } else {
+                let packed = e.add(e.mul_const(row, active), slot);
+                (packed, rows_at.row(e, packed, ffn))
+            };
+            let matrix = matrix(e, "down", expert, out, ffn);
+            let first = begin.unwrap_or(e.int(0));
+            let strip = strip(e, &[matrix], e.block_x(), (rows, place), (first, 1), shape);
+            Strip { early: begin.is_some(), ..strip }
+        };
+        let share = |e: &Emit<'c>, slot: Int<'c>| {
+            e.load(e.operand("weight"), e.add(e.mul_const(row, e.stride("weight")), slot))
+        };
+        let totals: Vec<Var<'c>> = (0..4).map(|_| e.float_var(0.0)).collect();
+        let add = |e: &Emit<'c>, sums: &[Vec<Vec<Var<'c>>>], share: Float<'c>, counts: Int<'c>| {
+            for (total, sum) in totals.iter().zip(&sums[0][0]) {
+                let sum = e.pick_float(counts, e.get_float(*sum), e.float(0.0));
+                e.accumulate(*total, share, sum);
             }
-            let sum = reduce(e, &[totals], shape)[0];
-            let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
-            e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(out))), |e| {
-                let at = |name: &str| e.add(e.mul_const(row, e.stride(name)), output);
-                let value = e.fadd(sum, e.load(e.operand("residual"), at("residual")));
-                e.store(e.operand("out"), at("out"), value.into());
-            });
-        },
-    );
+        };
+        // The router is launches before: its choice is as good as there. It is read again behind the inputs, and where it is
+        // another one, the warp begins anew.
+        let there = e.lt(warp, e.int(active));
+        let slot = e.min(warp, e.int(active - 1));
+        let guess = chosen_anew(e, row, slot);
+        let guess = e.pick(e.lt_unsigned(guess, e.int(experts)), guess, e.int(0));
+        let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
+        let (expert, own_share, residual) = (e.var(guess.into()), e.float_var(0.0), e.float_var(0.0));
+        let at = |name: &str, output| e.add(e.mul_const(row, e.stride(name)), output);
+        let begin = e.pick(there, e.int(0), e.int(k_tiles(ffn)));
+        let sums = choice(e, slot, guess, Some(begin)).sums_then(e, &ring, &|e| {
+            e.set(expert, chosen_anew(e, row, slot).into());
+            e.set(own_share, share(e, slot).into());
+            let inside = e.min(output, e.int(out - 1));
+            e.set(residual, e.load(e.operand("residual"), at("residual", inside)).into());
+        });
+        let right = e.eq(e.get(expert).into_int_value(), guess);
+        add(e, &sums, e.get_float(own_share), e.and(there, right));
+        let next = e.pick(right, e.add_const(warp, WARPS as i64), warp);
+        e.each(next, e.int(active), WARPS, |e, slot| {
+            let sums = choice(e, slot, chosen(e, row, slot), None).sums(e, &ring);
+            add(e, &sums, share(e, slot), e.not(e.no()));
+        });
+        let sum = reduce(e, &[totals], shape)[0];
+        e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(out))), |e| {
+            e.store(e.operand("out"), at("out", output), e.fadd(sum, e.get_float(residual)).into());
+        });
+    });
     if !k.wants(GROUPED) {
         return;
     }
@@ -211,17 +225,12 @@ fn pack_choices(k: &mut Kernel<'_, '_>, active: u64, ffn: u64) -> TiledRows {
     to
 }
 
-/// The first of the eight rows that are copied with a row.
-fn eight_of<'c>(e: &Emit<'c>, row: Int<'c>) -> Int<'c> {
-    e.sub(row, e.and(row, e.int(7)))
-}
-
-/// The product of 16 outputs of each matrix by the eight rows at `rows`, over k tiles `first`, `first + step`, ...
+/// The product of 16 outputs of each matrix by the row at `rows`, of that number, over k tiles `first`, `first + step`, ...
 fn strip<'c>(
     e: &Emit<'c>,
     matrices: &[Ptr<'c>],
     panel: Int<'c>,
-    rows: Ptr<'c>,
+    (rows, row): (Ptr<'c>, Int<'c>),
     (first, step): (Int<'c>, u64),
     shape: Shape,
 ) -> Strip<'c> {
@@ -230,15 +239,10 @@ fn strip<'c>(
         weights: matrices.iter().map(|matrix| e.byte_offset(*matrix, at)).collect(),
         far: None,
         rows,
+        row,
         shape,
         first,
         step,
         early: false,
     }
-}
-
-/// Whether this thread has a result of [`reduce`] for packed row `row`, and for which output of the block's.
-fn own<'c>(e: &Emit<'c>, row: Int<'c>) -> (Int<'c>, Int<'c>) {
-    let (at, output) = e.div_rem(e.thread(), 16);
-    (e.eq(at, e.and(row, e.int(7))), e.add(e.mul_const(e.block_x(), 16), output))
 }

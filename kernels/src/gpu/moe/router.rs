@@ -4,7 +4,8 @@ use hyc_plan::Extent;
 
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Int, LANES, WARP};
-use crate::gpu::select::argmax;
+use crate::gpu::select::Candidates;
+use crate::gpu::tile::RegisterTile;
 
 /// `Router`. Block: one warp, one row.
 pub fn router(k: &mut Kernel<'_, '_>, experts: u64, active: u64) {
@@ -12,27 +13,33 @@ pub fn router(k: &mut Kernel<'_, '_>, experts: u64, active: u64) {
     k.function(Function::new("", grid, WARP), |e| {
         let row = e.block_x();
         let [logits, index, weights] = ["logits", "index", "weight"].map(|name| e.row(name, row));
-        let (copy, chosen) = (e.shared(experts), e.shared(active));
+        let chosen = e.shared(active);
         // Logits that are no numbers choose nobody, but some expert has to stand there: one such logit makes all the
         // shares none, as in the whole softmax.
         let poison = e.float_var(0.0);
-        e.each(e.thread(), e.int(experts), WARP, |e, i| {
-            let x = e.load(logits, i);
-            e.store(copy, i, x.into());
+        let none = e.float(f32::NEG_INFINITY);
+        // Keys of the same order, 0 for what is not chosen; both zeroes are one.
+        let keys = RegisterTile::load(e, experts.div_ceil(WARP), |e, expert| {
+            let inside = e.lt(expert, e.int(experts));
+            let x = e.load(logits, e.min(expert, e.int(experts - 1)));
             e.set(poison, e.pick_float(e.same(x, x), e.get_float(poison), x).into());
+            let key = e.ordered(e.fadd(x, e.float(0.0)));
+            e.pick(e.and(inside, e.above(x, none)), key, e.int(0))
         });
+        let candidates = Candidates { keys, first: e.lane() };
         let poison = e.warp_sum(e.get_float(poison), &LANES);
-        e.warp_barrier();
-        e.each(e.int(0), e.int(active), 1, |e, slot| {
-            let (value, expert) = argmax(e, copy, e.int(experts), WARP);
+        e.each(e.int(0), e.opaque(e.int(active)), 1, |e, slot| {
+            let (mine, own) = candidates.best(e);
+            let key = e.warp_max_unsigned(mine);
+            let expert = e.warp_min_unsigned(e.pick(e.eq(key, mine), own, e.minus_one()));
+            let found = e.above_unsigned(key, e.int(0));
             e.when(e.eq(e.thread(), e.int(0)), |e| {
-                let expert = e.pick(e.lt(expert, e.int(experts)), expert, e.int(0));
-                e.store(index, slot, expert.into());
-                e.store(chosen, slot, value.into());
-                e.store(copy, expert, e.float(f32::NEG_INFINITY).into());
+                e.store(index, slot, e.pick(found, expert, e.int(0)).into());
+                e.store(chosen, slot, e.pick_float(found, e.unordered(key), none).into());
             });
-            e.warp_barrier();
+            candidates.take_out(e, expert);
         });
+        e.warp_barrier();
         // The full softmax's denominator cancels: what is left is a softmax over the chosen.
         let most = e.load(chosen, e.int(0));
         let sum = e.float_var(0.0);
@@ -51,4 +58,9 @@ pub fn router(k: &mut Kernel<'_, '_>, experts: u64, active: u64) {
 /// The expert of a row's choice `slot`.
 pub fn chosen<'c>(e: &Emit<'c>, row: Int<'c>, slot: Int<'c>) -> Int<'c> {
     e.load_int(e.operand("index"), e.add(e.mul_const(row, e.stride("index")), slot))
+}
+
+/// The same where the router may not be through, or has just become so.
+pub fn chosen_anew<'c>(e: &Emit<'c>, row: Int<'c>, slot: Int<'c>) -> Int<'c> {
+    e.load_int_anew(e.operand("index"), e.add(e.mul_const(row, e.stride("index")), slot))
 }

@@ -22,6 +22,8 @@ use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var, WARP};
 
 /// Threads of a block: 32 warps, as many as one shuffle adds up.
 const THREADS: u64 = 1024;
+/// Pieces of four logits that a thread has under way.
+const PIECES: u64 = 4;
 /// An exponent of all ones: no finite number.
 const NO_NUMBER: u64 = 0x7f80_0000;
 
@@ -186,10 +188,22 @@ impl<'c> Row<'c> {
     /// The largest place of the row, ~0 where a logit is no finite number.
     fn largest(&self, e: &Emit<'c>) -> Int<'c> {
         let most = e.var(e.long(0).into());
-        e.each(e.thread(), e.int(self.vocab), THREADS, |e, id| {
-            let x = e.load(self.logits, id);
+        let take = |e: &Emit<'c>, id: Int<'c>, x: Float<'c>| {
             let place = e.pick(finite(e, x), place(e, x, id), e.long(u64::MAX));
             e.set(most, e.max_unsigned(e.get(most).into_int_value(), place).into());
+        };
+        // Pieces of 16 bytes, several under way: of rows that begin at such.
+        let each = if e.stride("logits").is_multiple_of(4) { 4 * PIECES } else { 0 };
+        let whole = if each > 0 { self.vocab / (each * THREADS) * each * THREADS } else { 0 };
+        e.each(e.int(0), e.int(whole), (each * THREADS).max(1), |e, first| {
+            let piece = |i| e.add(first, e.mul_const(e.add_const(e.thread(), (i * THREADS) as i64), 4));
+            let pieces: Vec<_> = (0..PIECES).map(|i| (piece(i), e.load4(self.logits, piece(i)))).collect();
+            for (id, words) in pieces {
+                (0..).zip(words).for_each(|(i, word)| take(e, e.add_const(id, i), e.widen(word)));
+            }
+        });
+        e.each(e.add_const(e.thread(), whole as i64), e.int(self.vocab), THREADS, |e, id| {
+            take(e, id, e.load(self.logits, id));
         });
         self.reduce(e, e.get(most).into_int_value(), Emit::max_unsigned)
     }

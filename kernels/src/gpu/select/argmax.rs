@@ -1,4 +1,4 @@
-//! The best of values in memory, one after the other, by a warp or a block.
+//! The best of values in memory, one after the other, by a block.
 
 use super::scores::Heads;
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, WARP};
@@ -32,7 +32,7 @@ impl<'c> Scores<'c> {
             e.barrier();
         }
         e.each(e.int(0), e.int(count), 1, |e, slot| {
-            let (best, at) = argmax(e, self.table, visible, THREADS);
+            let (best, at) = argmax(e, self.table, visible);
             e.when(e.eq(e.thread(), e.int(0)), |e| {
                 let found = e.above(best, none);
                 e.store(to, slot, e.pick(found, at, e.minus_one()).into());
@@ -49,12 +49,11 @@ fn better<'c>(e: &Emit<'c>, a: (Float<'c>, Int<'c>), b: (Float<'c>, Int<'c>)) ->
     (e.pick_float(take, b.0, a.0), e.pick(take, b.1, a.1))
 }
 
-/// The largest of `values[0..count]` and where it stands, lowest first among equals; every thread of the block
-/// (of `threads`: one warp, or [`THREADS`]) has it.
-pub fn argmax<'c>(e: &Emit<'c>, values: Ptr<'c>, count: Int<'c>, threads: u64) -> (Float<'c>, Int<'c>) {
+/// The largest of `values[0..count]` and where it stands, lowest first among equals; every thread of the block has it.
+fn argmax<'c>(e: &Emit<'c>, values: Ptr<'c>, count: Int<'c>) -> (Float<'c>, Int<'c>) {
     let most = e.float_var(f32::NEG_INFINITY);
     let place = e.var(e.int(i32::MAX as u64).into());
-    e.each(e.thread(), count, threads, |e, i| {
+    e.each(e.thread(), count, THREADS, |e, i| {
         let x = e.load(values, i);
         let larger = e.above(x, e.get_float(most));
         e.set(place, e.pick(larger, i, e.get(place).into_int_value()).into());
@@ -64,9 +63,6 @@ pub fn argmax<'c>(e: &Emit<'c>, values: Ptr<'c>, count: Int<'c>, threads: u64) -
     let mine = LANES
         .iter()
         .fold(mine, |mine, mask| better(e, mine, (e.shuffle(mine.0, *mask), e.shuffle_int(mine.1, *mask))));
-    if threads == WARP {
-        return mine;
-    }
     let (maxima, places) = (e.shared(WARPS), e.shared(WARPS));
     let (warp, lane) = e.div_rem(e.thread(), WARP);
     e.when(e.eq(lane, e.int(0)), |e| {

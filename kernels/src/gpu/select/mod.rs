@@ -4,6 +4,6 @@ mod argmax;
 mod scores;
 mod top_k;
 
-pub use argmax::{Scores, THREADS, WARPS, argmax};
+pub use argmax::{Scores, THREADS, WARPS};
 pub use scores::{Group, Heads};
-pub use top_k::{CHUNK, TopK};
+pub use top_k::{CHUNK, Candidates, TopK};

@@ -20,16 +20,16 @@ fn better<'c>(e: &Emit<'c>, a: (Int<'c>, Int<'c>), b: (Int<'c>, Int<'c>)) -> (In
     (e.pick(take, b.0, a.0), e.pick(take, b.1, a.1))
 }
 
-/// Keys of pages one after the other: element i is page `begin + i`.
-struct Chunk<'c> {
-    keys: RegisterTile<'c>,
-    /// The lane's first page.
-    first: Int<'c>,
+/// Keys of what stands one after the other, pages or experts: unsigned, 0 for nothing.
+pub struct Candidates<'c> {
+    pub keys: RegisterTile<'c>,
+    /// What the lane's first key is of.
+    pub first: Int<'c>,
 }
 
-impl<'c> Chunk<'c> {
-    /// The best of the lane's own.
-    fn best(&self, e: &Emit<'c>) -> (Int<'c>, Int<'c>) {
+impl<'c> Candidates<'c> {
+    /// The best of the lane's own, and the first that has its key.
+    pub fn best(&self, e: &Emit<'c>) -> (Int<'c>, Int<'c>) {
         let keys = self.keys.words(e);
         let most = keys.iter().fold(e.int(0), |most, key| e.max_unsigned(most, *key));
         let place = keys
@@ -40,7 +40,8 @@ impl<'c> Chunk<'c> {
         (most, e.add(self.first, place))
     }
 
-    fn take_out(&self, e: &Emit<'c>, page: Int<'c>) {
+    /// Nobody takes it any more.
+    pub fn take_out(&self, e: &Emit<'c>, page: Int<'c>) {
         let place = e.sub(page, self.first);
         self.keys.change(e, |i, key| e.pick(e.eq(place, e.int(i as u64 * WARP)), e.int(0), key));
     }
@@ -111,11 +112,11 @@ impl<'c> TopK<'c> {
             let inside = e.lt(e.int(i as u64 * WARP), visible);
             e.pick(inside, e.ordered(e.widen(score)), e.int(0))
         });
-        self.choose(e, &self.list, Some(&Chunk { keys: scores, first }));
+        self.choose(e, &self.list, Some(&Candidates { keys: scores, first }));
     }
 
     /// The best of all candidates become the list.
-    fn choose(&self, e: &Emit<'c>, listed: &Pages<'c>, chunk: Option<&Chunk<'c>>) {
+    fn choose(&self, e: &Emit<'c>, listed: &Pages<'c>, chunk: Option<&Candidates<'c>>) {
         let list = Pages::none(e);
         e.each(e.int(0), e.opaque(e.int(self.count)), 1, |e, i| {
             let mine = listed.best(e);
