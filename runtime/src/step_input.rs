@@ -33,8 +33,8 @@ fn bad<T>(what: impl Into<String>) -> Result<T> {
 
 impl StepInput {
     /// Errors: a list of the wrong length; an id, a position, a page, a slot, a row or a parameter out of range; rows
-    /// in another order than kernels take them; two sequences that would write to one place. `pages` and `slots`: how
-    /// many there are.
+    /// in another order than kernels take them; a page or a slot that one sequence would write and another has. `pages` and
+    /// `slots`: how many there are.
     pub(crate) fn check(&self, m: &ModelInfo, pages: u64, slots: u64) -> Result<()> {
         let (tokens, batch) = (self.token_ids.len(), self.ring_slot.len());
         if tokens == 0 || tokens as u64 > m.chunk || batch as u64 > m.max_batch || batch == 0 {
@@ -88,9 +88,10 @@ impl StepInput {
                     if before != Some(*sequence) && place.is_some() {
                         return bad(format!("the rows of sequence {sequence} do not stand together"));
                     }
-                    if place.is_some_and(|last| last >= *position) {
+                    // Kernels count back from a row to what the step writes first.
+                    if place.is_some_and(|last| last + 1 != *position) {
                         return bad(format!(
-                            "the positions of sequence {sequence} do not ascend at {position}"
+                            "the positions of sequence {sequence} do not ascend one by one at {position}"
                         ));
                     }
                     *place = Some(*position);
@@ -102,8 +103,8 @@ impl StepInput {
         Ok(last)
     }
 
-    /// Every sequence has its pages, up to its last position, and none writes where another does: kernels' threads
-    /// would. What is only read may be shared.
+    /// Every sequence has its pages, up to its last position, and none has one that another writes: kernels' threads would
+    /// write there as well, and read there before. What is only read may be shared.
     fn check_places(&self, m: &ModelInfo, max_pages: usize, pages: u64, last: &[Option<i32>]) -> Result<()> {
         let mut slots = Vec::new();
         for ((sequence, position), slot) in last.iter().enumerate().zip(&self.ring_slot) {
@@ -124,6 +125,27 @@ impl StepInput {
         written.sort_unstable();
         if let Some([(page, a, _), (_, b, _)]) = written.array_windows().find(|[a, b]| a.0 == b.0) {
             return bad(format!("sequences {a} and {b} would both write to page {page}"));
+        }
+        let mut marks = vec![0u64; (pages as usize).div_ceil(64)];
+        for (page, ..) in &written {
+            marks[*page as usize / 64] |= 1 << (page % 64);
+        }
+        for (sequence, position) in last.iter().enumerate() {
+            let Some(position) = position else { continue };
+            let row = &self.page_table[sequence * max_pages..][..=*position as usize / m.page as usize];
+            for (logical, page) in row.iter().enumerate() {
+                if marks[*page as usize / 64] & 1 << (page % 64) == 0 {
+                    continue;
+                }
+                let writer = written.binary_search_by_key(page, |(page, ..)| *page).map(|at| written[at]);
+                if let Ok((_, writer, at)) = writer
+                    && (writer, at) != (sequence, logical)
+                {
+                    return bad(format!(
+                        "sequence {writer} would write to page {page}, which sequence {sequence} has"
+                    ));
+                }
+            }
         }
         slots.sort_unstable();
         if let Some([(slot, a), (_, b)]) = slots.array_windows().find(|[a, b]| a.0 == b.0) {

@@ -71,14 +71,19 @@ fn input_that_kernels_could_not_take_is_refused() {
     let mut engine = Engine::with_kernels(model.clone(), Box::new(Plain), KvRoom::new(4, 2)).unwrap();
     engine.begin(input()).unwrap();
     let params = |p: SampleParams| move |i: &mut StepInput| i.sampling = vec![p; 2];
-    let cases: [(&str, Change); 13] = [
+    let cases: [(&str, Change); 15] = [
         ("do not stand together", Box::new(|i| i.sequence = vec![0, 1, 0, 1])),
-        ("do not ascend at 1", Box::new(|i| i.positions = vec![0, 1, 2, 1])),
-        ("do not ascend at 0", Box::new(|i| i.positions = vec![0, 0, 2, 3])),
+        ("do not ascend one by one at 1", Box::new(|i| i.positions = vec![0, 1, 2, 1])),
+        ("do not ascend one by one at 0", Box::new(|i| i.positions = vec![0, 0, 2, 3])),
+        ("do not ascend one by one at 3", Box::new(|i| i.positions = vec![0, 1, 1, 3])),
         ("position 4 of sequence 1 is out of range", Box::new(|i| i.positions[3] = 4)),
         ("of sequence 2 is out of range", Box::new(|i| i.sequence[3] = 2)),
         ("has no page", Box::new(|i| i.page_table[1] = 4)),
         ("0 and 1 would both write to page 1", Box::new(|i| i.page_table = vec![1, 1])),
+        (
+            "sequence 0 would write to page 0, which sequence 1 has",
+            Box::new(|i| (i.positions, i.page_table) = (vec![0, 1, 4, 5], vec![0, 3, 0, 1])),
+        ),
         ("0 and 1 would both write to ring slot 1", Box::new(|i| i.ring_slot = vec![1, 1])),
         ("a ring slot is out of range", Box::new(|i| i.ring_slot = vec![0, -1])),
         ("differ in length", Box::new(|i| i.page_table = vec![0, 1, 2])),

@@ -37,7 +37,8 @@ pub struct StepContext {
     pub max_pages: u64,
     /// `[tokens]` vocabulary ids.
     pub token_ids: *const i32,
-    /// `[tokens]` position of each row in its sequence, from 0. Rows of a sequence ascend.
+    /// `[tokens]` position of each row in its sequence, from 0. Rows of a sequence stand together and ascend by one; no other
+    /// sequence has a page in which they are.
     pub positions: *const i32,
     /// `[tokens]` index of the row's sequence in this step, `0..batch`.
     pub sequence: *const i32,
