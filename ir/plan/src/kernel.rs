@@ -124,7 +124,7 @@ pub struct Launch {
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
     /// Whether it may start while the launch before it still runs: it waits by itself (`griddepcontrol.wait`) before
-    /// it touches what that one writes.
+    /// it uses what that one writes; what it reads of that before is a guess, which it reads again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overlaps: bool,
     /// Whether it has one more parameter, the device address of a [`BlockTimes`] for each of its blocks, by x, then by y.

@@ -1,9 +1,9 @@
 //! The variants of each kernel: which steps each can compute, and which it is usually taken for. `compile` makes them.
 
-use hyc_plan::{AttnShape, Elem, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, Variant, ops};
+use hyc_plan::{AttnShape, Elem, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, TILE, Variant, ops};
 
 use super::attention::limits::{
-    CLUSTER, FLASH, LISTS, NO_LISTS, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS, WARPS4, WARPS8,
+    CLUSTERS, FLASH, LISTS, NO_LISTS, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS,
 };
 use super::attention::{flash_prefill, limits, simt, sparse_cluster};
 use super::gemm::pack_rows::BLOCK_ROWS;
@@ -27,8 +27,8 @@ type Row = (&'static str, (u64, u64), (u64, u64), u64, u32);
 
 /// The variants of the kernel for this on this GPU. Errors: why there is none.
 pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> {
-    check(spec, gpu)?;
-    let tensor_cores = limits::takes(spec, u64::from(gpu.multiprocessors));
+    check(spec)?;
+    let tensor_cores = limits::takes(spec);
     Ok(match spec.op {
         StepOp::Linear(op) if in_tiles(spec) => {
             // Narrow tiles are for rows that make no more wide ones than half the multiprocessors.
@@ -75,16 +75,16 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
                 ],
             )
         }
-        StepOp::WindowAttention(ops::WindowAttention { shape, .. }) if tensor_cores => {
+        StepOp::WindowAttention(ops::WindowAttention { shape, window, .. }) if tensor_cores => {
             let shares = lists::takes(shape).then_some((1, lists::LEAST));
-            of(spec, &selected(shape, false, shares, gpu))
+            of(spec, &selected(shape, window.div_ceil(TILE) + 1, shares, gpu))
         }
         StepOp::SparseAttention(ops::SparseAttention { shape, lists, .. })
         | StepOp::HybridAttention(ops::HybridAttention { shape, lists, .. })
             if tensor_cores =>
         {
             let shares = lists.filter(|_| lists::takes(shape)).map(|lists| (lists.least, lists.least));
-            of(spec, &selected(shape, true, shares, gpu))
+            of(spec, &selected(shape, u64::MAX, shares, gpu))
         }
         StepOp::PageLists(ops::PageLists { lists, .. }) => {
             let (all, variant) = (RowRange::new(1, spec.max_rows), Variant::only(LISTS, spec, lists.tile));
@@ -124,15 +124,19 @@ fn product(in_features: u64, [small, large]: [u32; 2]) -> [Row; 4] {
     ]
 }
 
-/// Those of an attention over selected blocks, or over a window alone. `shares`: the fewest rows that can share pages, and that
+/// Those of an attention over selected blocks, or over a window alone of so many pages. `shares`: the fewest rows that can share pages, and that
 /// usually do; `None`: none do.
-fn selected(shape: AttnShape, selects: bool, shares: Option<(u64, u64)>, gpu: &Gpu) -> Vec<Row> {
+fn selected(shape: AttnShape, pages: u64, shares: Option<(u64, u64)>, gpu: &Gpu) -> Vec<Row> {
     let most = shares.map_or(ALL, |(_, usual)| usual.saturating_sub(1));
-    // Those of a window alone are too few for a cluster.
-    let clusters =
-        if selects { sparse_cluster::usual_rows(shape, u64::from(gpu.multiprocessors)) } else { 0 };
-    let mut rows = vec![(WARPS8, (1, ALL), (clusters + 1, 32), 1, 1), (WARPS4, (1, ALL), (33, most), 1, 1)];
-    rows.extend(selects.then_some((CLUSTER, (1, ALL), (1, clusters), 1, 1)));
+    let mut rows: Vec<Row> = Vec::new();
+    // Blocks without a page are no help.
+    let clusters = CLUSTERS.iter().filter(|(_, blocks)| *blocks <= pages);
+    let mut next = 1;
+    for &(variant, blocks) in clusters {
+        let last = sparse_cluster::usual_rows(shape, blocks, u64::from(gpu.multiprocessors)).min(most);
+        rows.push((variant, (1, ALL), (next, last), 1, 1));
+        next = next.max(last.saturating_add(1));
+    }
     let tile = lists::rows_of_a_tile(shape);
     rows.extend(shares.map(|(least, usual)| (SHARED_PAGES, (least, ALL), (usual, ALL), tile, 1)));
     rows
@@ -173,7 +177,7 @@ fn check_tiles(spec: &KernelSpec) -> Result<(), String> {
 }
 
 /// The reason why there is no kernel for this on this GPU, where there is none.
-fn check(spec: &KernelSpec, gpu: &Gpu) -> Result<(), String> {
+fn check(spec: &KernelSpec) -> Result<(), String> {
     operands::check(spec)?;
     check_tiles(spec)?;
     let wide = |what: &str, n: u64, most: u64| {
@@ -201,7 +205,7 @@ fn check(spec: &KernelSpec, gpu: &Gpu) -> Result<(), String> {
     }
     if let Some(shape) = spec.op.attention() {
         wide("a group", shape.heads / shape.kv_heads, 32)?;
-        if !limits::takes(spec, u64::from(gpu.multiprocessors)) {
+        if !limits::takes(spec) {
             let bytes = simt::shared_bytes(spec, shape);
             wide("queries and sums in shared memory, in bytes,", bytes, 48 << 10)?;
         }

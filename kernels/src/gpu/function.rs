@@ -38,8 +38,9 @@ pub struct Function<'s> {
     pub shared_bytes: u64,
     /// Neighbours in x that form a cluster; the grid is a multiple of them.
     pub cluster: u64,
-    /// Whether its body calls [`Emit::wait_for_inputs`] itself, before it touches what an earlier launch wrote: weights
-    /// and the step's context may be read at once.
+    /// Whether its body calls [`Emit::wait_for_inputs`] itself, before it touches what an earlier launch wrote: weights,
+    /// the step's context and settled pages ([`WorkItem::settled`](super::work_item::WorkItem::settled)) may be read at once,
+    /// anything else as a guess that is read again behind it ([`Emit::load_int_anew`]).
     pub waits_itself: bool,
 }
 

@@ -41,7 +41,7 @@ pub fn digest(spec: &KernelSpec, variant: &str, gpu: &Gpu) -> Result<String, Gpu
 }
 
 fn build(k: &mut Kernel<'_, '_>) {
-    let tensor_cores = limits::takes(k.spec, k.multiprocessors);
+    let tensor_cores = limits::takes(k.spec);
     match k.spec.op {
         StepOp::RmsNorm(ops::RmsNorm { width, eps, .. }) if k.in_tiles("out") => {
             pack_rows::rmsnorm(k, width, eps)

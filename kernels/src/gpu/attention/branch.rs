@@ -3,7 +3,7 @@
 use hyc_plan::{AttnShape, CacheSpec, GateMode, ListShape, SelectShape};
 
 use super::rows::load_column;
-use super::warp_mma::{Pages, Reader};
+use super::warp_mma::Reader;
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::tile::TiledRows;
 use crate::gpu::tile::rows::turn;
@@ -90,18 +90,6 @@ impl Branch {
         Some(e.sigmoid(load_column(e, name, item, column)))
     }
 
-    /// An element by its gate.
-    pub fn gated<'c>(
-        &self,
-        e: &Emit<'c>,
-        shape: AttnShape,
-        item: WorkItem<'c>,
-        place: (Int<'c>, Int<'c>),
-        y: Float<'c>,
-    ) -> Float<'c> {
-        self.gate(e, shape, item, place).map_or(y, |gate| e.fmul(y, gate))
-    }
-
     /// The logits of the gates of elements `first + 8 m + 2 t, + 1`, m = 0 .. `count`, of each lane t of a quad: four at most.
     /// Whole warps come here.
     pub fn gate_pairs<'c>(
@@ -135,14 +123,7 @@ impl Branch {
         Some(words.into_iter().map(unpack).collect())
     }
 
-    /// The pages that it reads for an item; all threads of the block.
-    pub fn pages<'c>(&self, e: &Emit<'c>, r: &Reader, item: WorkItem<'c>) -> Pages<'c> {
-        let slots = self.slots(e, r, item);
-        let most = self.most_pages(&r.cache);
-        r.pages(e, item, (slots.count, most), slots.from, &|e, i| slots.logical(e, i))
-    }
-
-    /// Where the numbers of those pages come from.
+    /// The pages that it reads for an item.
     pub fn slots<'c>(&self, e: &Emit<'c>, r: &Reader, item: WorkItem<'c>) -> Slots<'c> {
         match self.source {
             Source::Listed(select, _) => {
@@ -150,6 +131,7 @@ impl Branch {
                 Slots { count: e.int(select.blocks), from: e.int(0), pages: Numbers::Listed(list) }
             }
             Source::Window(width) => {
+                let width = width.min(i32::MAX as u64);
                 let from = e.max(e.add_const(item.position, 1 - width as i64), e.int(0));
                 let begin = e.div_rem(from, r.cache.page).0;
                 Slots { count: e.sub(item.pages(e, r.cache.page), begin), from, pages: Numbers::From(begin) }

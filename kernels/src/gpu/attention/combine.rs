@@ -1,6 +1,7 @@
 //! What the warps of a block leave of their softmaxes, and the sum of it (Milakov and Gimelshein, 1805.02867).
 
 use std::f32::consts::LOG2_E;
+use std::ops::Range;
 
 use super::warp_mma::{Reader, State};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, WARP};
@@ -13,26 +14,23 @@ pub struct Partials<'c> {
     pub acc: Ptr<'c>,
 }
 
+/// One head over some warps.
+pub struct Closed<'c> {
+    pub max: Float<'c>,
+    pub sum: Float<'c>,
+    factors: Vec<(Int<'c>, Float<'c>)>,
+}
+
 impl Reader {
+    /// From the beginning of dynamic shared memory on.
     pub fn partials<'c>(&self, e: &Emit<'c>) -> Partials<'c> {
         let states = self.warps * group(self.shape);
         let acc = e.dynamic_shared();
         Partials { max: e.shared(states), sum: e.shared(states), acc }
     }
 
-    /// Dynamic shared memory of that.
-    pub fn partials_bytes(&self) -> u64 {
-        4 * self.warps * group(self.shape) * self.shape.v_dim
-    }
-
-    /// Leaves the warp's state in shared memory; a barrier of the block follows.
+    /// Leaves the warp's state in shared memory; a barrier of the block follows inside.
     pub fn store_partial<'c>(&self, e: &Emit<'c>, state: &State<'c>, to: &Partials<'c>) {
-        self.leave_partial(e, state, to);
-        e.barrier();
-    }
-
-    /// The same without the barrier.
-    pub fn leave_partial<'c>(&self, e: &Emit<'c>, state: &State<'c>, to: &Partials<'c>) {
         let group = group(self.shape);
         let (g, t) = e.lane_pair();
         let warp = e.div_rem(e.thread(), WARP).0;
@@ -55,24 +53,36 @@ impl Reader {
                 }
             });
         }
+        e.barrier();
     }
 
-    /// (maximum, sum, factors) of head `h` over `count` states that `place` finds, with a sink.
-    pub fn closed<'c>(
+    /// Head `h` over `warps`: the maximum, the sum, and each warp's place and factor.
+    pub fn closed<'c>(&self, e: &Emit<'c>, h: Int<'c>, warps: Range<u64>, from: &Partials<'c>) -> Closed<'c> {
+        let heads = group(self.shape);
+        let places: Vec<Int<'c>> = warps.map(|warp| e.add_const(h, (warp * heads) as i64)).collect();
+        let none = e.float(f32::NEG_INFINITY);
+        let max = places.iter().fold(none, |most, at| e.fmax(most, e.load(from.max, *at)));
+        let origin = e.pick_float(e.above(max, none), max, e.float(0.0));
+        let factor = |at: &Int<'c>| e.exp2(e.fsub(e.load(from.max, *at), origin));
+        let factors: Vec<(Int<'c>, Float<'c>)> = places.iter().map(|at| (*at, factor(at))).collect();
+        let zero = e.float(0.0);
+        let sum = factors.iter().fold(zero, |sum, (at, f)| e.fma(e.load(from.sum, *at), *f, sum));
+        Closed { max, sum, factors }
+    }
+
+    /// Elements `element ..` of that head, four of them.
+    pub fn four<'c>(
         &self,
         e: &Emit<'c>,
-        places: &[Int<'c>],
-        from: (Ptr<'c>, Ptr<'c>),
-        sink: Option<Float<'c>>,
-    ) -> (Float<'c>, Float<'c>, Vec<Float<'c>>) {
-        let none = e.float(f32::NEG_INFINITY);
-        let most = places.iter().fold(sink.unwrap_or(none), |most, at| e.fmax(most, e.load(from.0, *at)));
-        let origin = e.pick_float(e.above(most, none), most, e.float(0.0));
-        let factors: Vec<Float<'c>> =
-            places.iter().map(|at| e.exp2(e.fsub(e.load(from.0, *at), origin))).collect();
-        let extra = sink.map_or(e.float(0.0), |sink| e.exp2(e.fsub(sink, origin)));
-        let sum = places.iter().zip(&factors).fold(extra, |sum, (at, f)| e.fma(e.load(from.1, *at), *f, sum));
-        (most, sum, factors)
+        of: &Closed<'c>,
+        element: Int<'c>,
+        from: &Partials<'c>,
+    ) -> [Int<'c>; 4] {
+        let total = of.factors.iter().fold([e.float(0.0); 4], |total, (at, factor)| {
+            let words = e.load4(from.acc, e.add(e.mul_const(*at, self.shape.v_dim), element));
+            std::array::from_fn(|i| e.fma(e.widen(words[i]), *factor, total[i]))
+        });
+        total.map(|x| e.bits(x))
     }
 
     /// The sink of head `h` of the group, in units of log2.
@@ -87,29 +97,5 @@ impl Reader {
             let head = e.add(e.mul_const(item.kv_head, group(self.shape)), h);
             e.fmul(e.load(e.operand(name), head), e.float(LOG2_E))
         })
-    }
-
-    /// Merges the warps; `out` gets (head, element, value), each once and always in the same thread. A barrier of
-    /// the block follows.
-    pub fn combine<'c>(
-        &self,
-        e: &Emit<'c>,
-        item: WorkItem<'c>,
-        from: &Partials<'c>,
-        sink: Option<&str>,
-        out: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Float<'c>),
-    ) {
-        let (group, v_dim) = (group(self.shape), self.shape.v_dim);
-        e.each(e.thread(), e.int(group * v_dim), self.warps * WARP, |e, i| {
-            let (h, element) = e.div_rem(i, v_dim);
-            let places: Vec<Int<'c>> = (0..self.warps).map(|w| e.add_const(h, (w * group) as i64)).collect();
-            let (_, sum, factors) =
-                self.closed(e, &places, (from.max, from.sum), self.sink(e, item, sink, h));
-            let total = places.iter().zip(&factors).fold(e.float(0.0), |total, (at, factor)| {
-                e.fma(e.load(from.acc, e.add(e.mul_const(*at, v_dim), element)), *factor, total)
-            });
-            out(e, h, element, e.fdiv(total, sum));
-        });
-        e.barrier();
     }
 }

@@ -1,11 +1,12 @@
-//! `SparseAttention` and `HybridAttention` of few rows: a cluster of eight blocks a (token, KV head).
+//! `SparseAttention`, `WindowAttention` and `HybridAttention` of few rows: a cluster of eight, four, two blocks or one a (token,
+//! KV head).
 //!
 //! ```text
-//! before the inputs   block r of the cluster takes every eighth page of each branch, a warp one at a time. A warp's first page
-//!                     is copied to shared memory where this step writes nothing in it; what is selected is a guess
+//! before the inputs   of eight blocks, block r takes every eighth page of each branch, one or two warps a page at a time. Their
+//!                     first page is copied to shared memory where this step writes nothing in it; what is selected is a guess
 //! behind them         a guess that was wrong is copied anew; each warp's softmax
-//! block               the states of a branch's warps become one, an eighth of which each block of the cluster gets
-//! cluster             each block sums its elements over the eight states of each branch, gated, and writes them
+//! block               the states of a branch's warps become one, an equal share of which each block of the cluster gets
+//! cluster             each block sums its share over the blocks' states of each branch, gated, and writes it
 //! ```
 //! The launch before is a product, and weights of the next are on their way meanwhile: each look into memory takes 2 to 3 us. Only
 //! queries, gates and the newest page are left to be looked up behind it. A selection is written launches before; whether that is
@@ -18,66 +19,101 @@ use hyc_plan::{AttnShape, Extent};
 
 use super::branch::{Branch, Slots};
 use super::combine::Partials;
-use super::limits::CLUSTER;
+use super::limits::CLUSTERS;
 use super::rows::store_output;
 use super::staged::{Supply, Turns};
 use super::warp_mma::Reader;
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, WARP};
-use crate::gpu::paged_kv::physical_page;
 use crate::gpu::work_item::{WorkItem, group};
 
-/// Blocks of a cluster.
-const BLOCKS: u64 = 8;
-/// Most warps of a block, and most of its shared memory.
-const MOST_WARPS: u64 = 8;
-const SHARED: u64 = 220 << 10;
+/// Most threads of a block, whose registers hold the sums; more where heads are short and few, whose sums take fewer.
+const MOST_THREADS: u64 = 256;
+const MOST_THREADS_SHORT: u64 = 384;
+/// Most shared memory of a block: where there are more blocks than multiprocessors, two share one, save where two places alone
+/// take more.
+const SHARED: u64 = 225 << 10;
+const SHARED_OF_TWO: u64 = 112 << 10;
 
-/// Most rows that it is usual for: those whose blocks are on the multiprocessors at once, with room for the next launch's.
-pub fn usual_rows(shape: AttnShape, multiprocessors: u64) -> u64 {
-    multiprocessors / (BLOCKS * shape.kv_heads)
+/// Most elements of a thread whose gates are looked up before the sums are there.
+const MOST_EARLY: u64 = 8;
+
+/// Most rows that clusters of so many blocks are usual for: those whose blocks are on the multiprocessors at once.
+pub fn usual_rows(shape: AttnShape, blocks: u64, multiprocessors: u64) -> u64 {
+    if blocks == 1 { u64::MAX } else { multiprocessors / (blocks * shape.kv_heads) }
+}
+
+/// Turns of a block's threads at its share, where they are so few that they are looked up early.
+fn rounds(share: u64, threads: u64) -> Option<u64> {
+    Some(share.div_ceil(threads)).filter(|rounds| *rounds <= MOST_EARLY)
 }
 
 /// What a block's warps are for, and where its shared memory has what.
 struct Layout {
-    /// First warp of each branch and the one behind its last.
+    /// Blocks of a cluster.
+    blocks: u64,
+    /// First place of each branch and the one behind its last.
     teams: Vec<(u64, u64)>,
-    warps: u64,
-    /// Bytes of a warp's page.
+    places: u64,
+    /// Warps that share a place.
+    sharers: u64,
+    /// Bytes of a place, and of all shared memory before the inboxes.
     stage: u64,
+    before: u64,
     /// Elements of a branch that one block of the cluster sums, and words of what it gets for that.
     share: u64,
     inbox: u64,
 }
 
 impl Layout {
-    fn new(shape: AttnShape, branches: &[Branch], reader: &Reader) -> Layout {
+    fn new(shape: AttnShape, blocks: u64, branches: &[Branch], reader: &Reader) -> Layout {
         let (heads, stage) = (group(shape), reader.stage_bytes());
         // Elements go four at a time.
-        let share = (heads * shape.v_dim / 4).div_ceil(BLOCKS) * 4;
-        let inbox = BLOCKS * (share + 2 * heads);
+        let share = (heads * shape.v_dim / 4).div_ceil(blocks) * 4;
+        let inbox = (blocks * (share + 2 * heads)).next_multiple_of(4);
         let mut sizes: Vec<u64> =
-            branches.iter().map(|branch| branch.most_pages(&reader.cache).div_ceil(BLOCKS)).collect();
-        let bytes = |warps: u64| warps * stage + 4 * branches.len() as u64 * inbox + SHARED_SLACK;
-        let most = (1..=MOST_WARPS).rev().find(|warps| bytes(*warps) <= SHARED).unwrap_or(1);
+            branches.iter().map(|branch| branch.most_pages(&reader.cache).div_ceil(blocks)).collect();
+        // Two read a page in half the time; alone, blocks leave each other more registers.
+        let sharers = if blocks == 1 { 1 } else { 2 };
+        // States of at most 16 heads, which lie over the pages later, take no more than those.
+        let before = |places: u64| places * stage;
+        let inboxes = 4 * branches.len() as u64 * inbox;
+        let bytes = |places: u64| {
+            let threads = places * sharers * WARP;
+            let kept = 2 * branches.len() as u64 * rounds(share, threads).unwrap_or(0) * threads;
+            let states = 2 * places * sharers * heads;
+            let fixed = reader.query_bytes() + 4 * (kept + states + 5 * places);
+            before(places) + inboxes + SHARED_SLACK + fixed
+        };
+        let shared = if blocks == 1 { SHARED_OF_TWO } else { SHARED };
+        let short = shape.qk_dim + shape.v_dim <= 256 && heads <= 8;
+        let threads = if short { MOST_THREADS_SHORT } else { MOST_THREADS };
+        let most = threads / (sharers * WARP);
+        let most = (1..=most).rev().find(|places| bytes(*places) <= shared).unwrap_or(1);
+        sizes.iter_mut().for_each(|size| *size = (*size).min(most));
         while sizes.iter().sum::<u64>() > most {
             let Some(largest) = sizes.iter_mut().max().filter(|largest| **largest > 1) else { break };
             *largest -= 1;
         }
-        let mut warps = 0;
+        let mut places = 0;
         let teams = sizes.iter().map(|size| {
-            warps += size;
-            (warps - size, warps)
+            places += size;
+            (places - size, places)
         });
-        Layout { teams: teams.collect(), warps, stage, share, inbox }
+        let teams = teams.collect();
+        Layout { blocks, teams, places, sharers, stage, before: before(places), share, inbox }
     }
 
     fn shared_bytes(&self) -> u64 {
-        self.warps * self.stage + 4 * self.teams.len() as u64 * self.inbox + SHARED_SLACK
+        self.before + 4 * self.teams.len() as u64 * self.inbox + SHARED_SLACK
+    }
+
+    fn warps(&self) -> u64 {
+        self.places * self.sharers
     }
 
     fn threads(&self) -> u64 {
-        self.warps * WARP
+        self.warps() * WARP
     }
 }
 
@@ -97,28 +133,28 @@ struct Inbox<'c> {
     sum: Ptr<'c>,
 }
 
-/// What an element waits for that is known before the sums are: its place, and sink and gate of each branch.
-struct Wanted<'c> {
-    /// Which of the block's elements; whether there is such a one.
-    own: Int<'c>,
-    there: Int<'c>,
-    place: (Int<'c>, Int<'c>),
-    branches: Vec<(Option<Float<'c>>, Option<Float<'c>>)>,
+/// Sink and gate of each branch for an element.
+type Factors<'c> = Vec<[Option<Float<'c>>; 2]>;
+
+/// Adds the functions of [`CLUSTERS`].
+pub fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
+    for (variant, blocks) in CLUSTERS {
+        launch(k, shape, (variant, blocks), branches);
+    }
 }
 
-/// Adds the function of [`CLUSTER`].
-pub fn launch<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, branches: &[Branch]) {
+fn launch(k: &mut Kernel<'_, '_>, shape: AttnShape, (variant, blocks): (&str, u64), branches: &[Branch]) {
     let reader =
         |branch: &Branch, warps| Reader { shape, cache: k.cache(branch.cache), operand: branch.cache, warps };
     let Some(first) = branches.first() else { return };
-    let layout = Layout::new(shape, branches, &reader(first, 1));
-    let readers: Vec<Reader> = branches.iter().map(|branch| reader(branch, layout.warps)).collect();
-    let grid = [k.rows(shape.kv_heads * BLOCKS, 1), Extent::fixed(1)];
-    let (part, variants) = (part(CLUSTER), [CLUSTER]);
+    let layout = Layout::new(shape, blocks, branches, &reader(first, 1));
+    let readers: Vec<Reader> = branches.iter().map(|branch| reader(branch, layout.warps())).collect();
+    let grid = [k.rows(shape.kv_heads * blocks, 1), Extent::fixed(1)];
+    let (part, variants) = (part(variant), [variant]);
     let function = Function::new(&part, grid, layout.threads())
         .of(&variants)
         .shared_bytes(layout.shared_bytes())
-        .clusters(BLOCKS)
+        .clusters(blocks)
         .waits_itself();
     k.function(function, |e| Cluster { shape, branches, readers: &readers, layout }.body(e));
 }
@@ -126,12 +162,12 @@ pub fn launch<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, branches: &[Branch])
 impl Cluster<'_> {
     fn body<'c>(&self, e: &Emit<'c>) {
         let Some(first) = self.readers.first() else { return };
-        let item = WorkItem::new(e, e.div_rem(e.block_x(), BLOCKS).0, self.shape.kv_heads);
-        let rank = e.cluster_rank();
+        let (index, rank) = e.div_rem(e.block_x(), self.layout.blocks);
+        let item = WorkItem::new(e, index, self.shape.kv_heads);
         let slots: Vec<Slots<'c>> =
             self.branches.iter().zip(self.readers).map(|(branch, r)| branch.slots(e, r, item)).collect();
         e.cluster_arrive();
-        let turns = Turns::new(e, self.layout.warps, self.layout.stage);
+        let turns = Turns::new(e, (self.layout.places, self.layout.sharers), self.layout.stage);
         // First token that the warp's branch sees.
         let from = e.var(e.int(0).into());
         let logical = |e: &Emit<'c>, slot: Int<'c>| {
@@ -139,20 +175,16 @@ impl Cluster<'_> {
             self.by_branch(e, |e, number, _| e.set(found, slots[number].logical(e, slot).into()));
             e.get(found).into_int_value()
         };
-        let copy = |e: &Emit<'c>, (_, logical): (Int<'c>, Int<'c>), to: Int<'c>, full: Int<'c>| {
-            e.barrier_expect(full, self.layout.stage);
-            self.by_branch(e, |e, number, _| {
-                let r = &self.readers[number];
-                r.stage(e, item, physical_page(e, &r.cache, item.sequence, logical), to, full);
-            });
+        let copy = |e: &Emit<'c>, page: Int<'c>, to: Int<'c>, full: Int<'c>| {
+            self.by_branch(e, |e, number, _| self.readers[number].stage(e, item, page, to, full));
         };
         let supply = Supply { logical: &logical, copy: &copy };
         let bounds = [(); 3].map(|()| e.var(e.int(1).into()));
         self.by_branch(e, |e, number, own| {
             let (begin, end) = self.layout.teams[number];
             e.set(from, slots[number].from.into());
-            let slot = e.add(e.mul_const(own, BLOCKS), rank);
-            let step = e.int(BLOCKS * (end - begin));
+            let slot = e.add(e.mul_const(own, self.layout.blocks), rank);
+            let step = e.int(self.layout.blocks * (end - begin));
             for (to, value) in bounds.iter().zip([slot, slots[number].count, step]) {
                 e.set(*to, value.into());
             }
@@ -161,100 +193,141 @@ impl Cluster<'_> {
         turns.begin(e, (slot, end, step), item.settled(e, first.cache.page), &supply);
         e.wait_for_inputs();
         let q = first.query(e, item);
-        let wanted = self.wanted(e, item, rank);
+        let finish = self.prepare(e, item, rank);
         let state = first.nothing(e);
         turns.run(e, &supply, item.pages(e, first.cache.page), |e, place, logical| {
             let from = e.get(from).into_int_value();
-            first.page(e, item, &q, (&first.staged(e, place), logical, from), &state, None);
+            let halves = (turns.sharer, self.layout.sharers);
+            first.page(e, item, q, (place, logical, from), halves, &state, None);
         });
         // Behind all pages, in their place.
         e.barrier();
         let partials = first.partials(e);
         first.store_partial(e, &state, &partials);
         e.cluster_wait();
-        self.send(e, first, &partials);
+        self.send(e, first, rank, &partials);
         e.cluster_barrier();
-        for wanted in wanted {
-            e.when(wanted.there, |e| self.finish(e, item, &wanted));
-        }
+        finish(e);
     }
 
-    /// Calls `body` with the number of the branch that the warp is for, and the warp's number among those.
-    fn by_branch<'c>(&self, e: &Emit<'c>, body: impl Fn(&Emit<'c>, usize, Int<'c>)) {
-        let warp = e.div_rem(e.thread(), WARP).0;
-        for (number, (begin, end)) in self.layout.teams.iter().enumerate() {
-            let inside = e.and(e.ge(warp, e.int(*begin)), e.lt(warp, e.int(*end)));
-            e.when(inside, |e| body(e, number, e.add_const(warp, -(*begin as i64))));
-        }
-    }
-
-    /// Looks up what the block's elements wait for: one a thread, or as many as there are.
-    fn wanted<'c>(&self, e: &Emit<'c>, item: WorkItem<'c>, rank: Int<'c>) -> Vec<Wanted<'c>> {
-        let (share, all) = (self.layout.share, group(self.shape) * self.shape.v_dim);
-        let wanted = |round: u64| {
-            let own = e.add_const(e.thread(), (round * self.layout.threads()) as i64);
-            let at = e.add(e.mul_const(rank, share), own);
-            let there = e.and(e.lt(own, e.int(share)), e.lt(at, e.int(all)));
-            let place = e.div_rem(e.min(at, e.int(all - 1)), self.shape.v_dim);
-            let of_branch = |(branch, r): (&Branch, &Reader)| {
-                (r.sink(e, item, branch.sink, place.0), branch.gate(e, self.shape, item, place))
-            };
-            let branches = self.branches.iter().zip(self.readers).map(of_branch).collect();
-            Wanted { own, there, place, branches }
+    /// Looks up what the block's elements wait for that is known before the sums are, and gives what finishes them.
+    fn prepare<'s, 'c: 's>(
+        &'s self,
+        e: &Emit<'c>,
+        item: WorkItem<'c>,
+        rank: Int<'c>,
+    ) -> impl FnOnce(&Emit<'c>) + use<'s, 'c> {
+        let (threads, share) = (self.layout.threads(), self.layout.share);
+        let rounds = rounds(share, threads);
+        let own = move |e: &Emit<'c>, round: u64| e.add_const(e.thread(), (round * threads) as i64);
+        // In shared memory: registers are the sums'.
+        let keep = |e: &Emit<'c>, value: Float<'c>| {
+            let to = e.shared(threads);
+            e.store(to, e.thread(), value.into());
+            to
         };
-        (0..share.div_ceil(self.layout.threads())).map(wanted).collect()
+        let kept = (0..rounds.unwrap_or(0)).map(|round| {
+            let factors = self.factors(e, item, self.place(e, rank, own(e, round)).1);
+            let of_branch =
+                |[sink, gate]: [Option<Float<'c>>; 2]| [sink, gate].map(|x| x.map(|x| keep(e, x)));
+            factors.into_iter().map(of_branch).collect::<Vec<_>>()
+        });
+        let kept: Vec<Vec<[Option<Ptr<'c>>; 2]>> = kept.collect();
+        move |e| {
+            let finish =
+                |e: &Emit<'c>,
+                 own: Int<'c>,
+                 factors: &dyn Fn(&Emit<'c>, (Int<'c>, Int<'c>)) -> Factors<'c>| {
+                    let (there, place) = self.place(e, rank, own);
+                    e.when(there, |e| self.finish(e, item, (own, place), &factors(e, place)));
+                };
+            for (round, kept) in (0..).zip(&kept) {
+                let load =
+                    |e: &Emit<'c>, x: &[Option<Ptr<'c>>; 2]| x.map(|x| x.map(|x| e.load(x, e.thread())));
+                finish(e, own(e, round), &|e, _| kept.iter().map(|x| load(e, x)).collect());
+            }
+            if rounds.is_none() {
+                e.each(e.thread(), e.int(share), threads, |e, own| {
+                    finish(e, own, &|e, place| self.factors(e, item, place));
+                });
+            }
+        }
+    }
+
+    /// Whether there is element `own` of the block's share, and its (head of the group, element), or else the last one's.
+    fn place<'c>(&self, e: &Emit<'c>, rank: Int<'c>, own: Int<'c>) -> (Int<'c>, (Int<'c>, Int<'c>)) {
+        let (share, all) = (self.layout.share, group(self.shape) * self.shape.v_dim);
+        let at = e.add(e.mul_const(rank, share), own);
+        let there = e.and(e.lt(own, e.int(share)), e.lt(at, e.int(all)));
+        (there, e.div_rem(e.min(at, e.int(all - 1)), self.shape.v_dim))
+    }
+
+    fn factors<'c>(&self, e: &Emit<'c>, item: WorkItem<'c>, place: (Int<'c>, Int<'c>)) -> Factors<'c> {
+        let of_branch = |(branch, r): (&Branch, &Reader)| {
+            [r.sink(e, item, branch.sink, place.0), branch.gate(e, self.shape, item, place)]
+        };
+        self.branches.iter().zip(self.readers).map(of_branch).collect()
+    }
+
+    /// Calls `body` with the number of the branch that the warp is for, and its place's number among those.
+    fn by_branch<'c>(&self, e: &Emit<'c>, body: impl Fn(&Emit<'c>, usize, Int<'c>)) {
+        let place = e.div_rem(e.thread(), self.layout.sharers * WARP).0;
+        for (number, (begin, end)) in self.layout.teams.iter().enumerate() {
+            let inside = e.and(e.ge(place, e.int(*begin)), e.lt(place, e.int(*end)));
+            e.when(inside, |e| body(e, number, e.add_const(place, -(*begin as i64))));
+        }
     }
 
     fn inbox<'c>(&self, e: &Emit<'c>, number: usize) -> Inbox<'c> {
         let (heads, words) = (group(self.shape), number as u64 * self.layout.inbox);
-        let base = e.byte_offset(e.dynamic_shared(), e.long(self.layout.warps * self.layout.stage));
+        let base = e.byte_offset(e.dynamic_shared(), e.long(self.layout.before));
         let at = |words| e.at(base, e.long(words));
-        let max = words + BLOCKS * self.layout.share;
-        Inbox { sums: at(words), max: at(max), sum: at(max + BLOCKS * heads) }
+        let max = words + self.layout.blocks * self.layout.share;
+        Inbox { sums: at(words), max: at(max), sum: at(max + self.layout.blocks * heads) }
     }
 
     /// Sums the states of each branch's warps, and sends each block of the cluster its share.
-    fn send<'c>(&self, e: &Emit<'c>, r: &Reader, from: &Partials<'c>) {
+    fn send<'c>(&self, e: &Emit<'c>, r: &Reader, rank: Int<'c>, from: &Partials<'c>) {
         let (heads, v_dim, threads) = (group(self.shape), self.shape.v_dim, self.layout.threads());
-        let rank = e.cluster_rank();
         for (number, (begin, end)) in self.layout.teams.iter().enumerate() {
             let to = self.inbox(e, number);
-            let places = |e: &Emit<'c>, h: Int<'c>| -> Vec<Int<'c>> {
-                (*begin..*end).map(|warp| e.add_const(h, (warp * heads) as i64)).collect()
-            };
+            let warps = begin * self.layout.sharers..end * self.layout.sharers;
             e.each(e.thread(), e.int(heads * v_dim / 4), threads, |e, four| {
                 let (h, element) = e.div_rem(e.mul_const(four, 4), v_dim);
-                let places = places(e, h);
-                let (_, _, factors) = r.closed(e, &places, (from.max, from.sum), None);
-                let totals = places.iter().zip(&factors).fold([e.float(0.0); 4], |totals, (at, factor)| {
-                    let words = e.load4(from.acc, e.add(e.mul_const(*at, v_dim), element));
-                    std::array::from_fn(|i| e.fma(e.widen(words[i]), *factor, totals[i]))
-                });
+                let words = r.four(e, &r.closed(e, h, warps.clone(), from), element, from);
                 let (block, own) = e.div_rem(four, self.layout.share / 4);
                 let at = e.add(e.mul_const(rank, self.layout.share), e.mul_const(own, 4));
-                e.store_four_to_block(e.shared_address(e.at(to.sums, at)), block, totals.map(|x| e.bits(x)));
+                e.store_four_to_block(e.shared_address(e.at(to.sums, at)), block, words);
             });
-            e.each(e.thread(), e.int(heads * BLOCKS), threads, |e, i| {
-                let (h, block) = e.div_rem(i, BLOCKS);
-                let (most, sum, _) = r.closed(e, &places(e, h), (from.max, from.sum), None);
+            e.each(e.thread(), e.int(heads * self.layout.blocks), threads, |e, i| {
+                let (h, block) = e.div_rem(i, self.layout.blocks);
+                let of = r.closed(e, h, warps.clone(), from);
                 let at = e.add(e.mul_const(rank, heads), h);
-                e.store_to_block(e.shared_address(e.at(to.max, at)), block, e.bits(most));
-                e.store_to_block(e.shared_address(e.at(to.sum, at)), block, e.bits(sum));
+                e.store_to_block(e.shared_address(e.at(to.max, at)), block, e.bits(of.max));
+                e.store_to_block(e.shared_address(e.at(to.sum, at)), block, e.bits(of.sum));
             });
         }
     }
 
-    /// One element over the whole cluster, both branches with sinks and gates, to its place.
-    fn finish<'c>(&self, e: &Emit<'c>, item: WorkItem<'c>, wanted: &Wanted<'c>) {
+    /// Element `own` of the block's share over the whole cluster, both branches with sinks and gates, to its place.
+    fn finish<'c>(
+        &self,
+        e: &Emit<'c>,
+        item: WorkItem<'c>,
+        (own, place): (Int<'c>, (Int<'c>, Int<'c>)),
+        factors: &Factors<'c>,
+    ) {
         let heads = group(self.shape);
-        let parts = wanted.branches.iter().enumerate().map(|(number, (sink, gate))| {
+        let parts = factors.iter().enumerate().map(|(number, [sink, gate])| {
             let from = self.inbox(e, number);
             let of_all = |base: Ptr<'c>, each: u64, at: Int<'c>| -> Vec<Float<'c>> {
-                (0..BLOCKS).map(|block| e.load(base, e.add_const(at, (block * each) as i64))).collect()
+                (0..self.layout.blocks)
+                    .map(|block| e.load(base, e.add_const(at, (block * each) as i64)))
+                    .collect()
             };
-            let most = of_all(from.max, heads, wanted.place.0);
-            let sums = of_all(from.sum, heads, wanted.place.0);
-            let totals = of_all(from.sums, self.layout.share, wanted.own);
+            let most = of_all(from.max, heads, place.0);
+            let sums = of_all(from.sum, heads, place.0);
+            let totals = of_all(from.sums, self.layout.share, own);
             let origin = most.iter().fold(sink.unwrap_or(e.float(f32::NEG_INFINITY)), |a, b| e.fmax(a, *b));
             let extra = sink.map_or(e.float(0.0), |sink| e.exp2(e.fsub(sink, origin)));
             let factors: Vec<Float<'c>> = most.iter().map(|most| e.exp2(e.fsub(*most, origin))).collect();
@@ -265,6 +338,6 @@ impl Cluster<'_> {
             gate.map_or(y, |gate| e.fmul(y, gate))
         });
         let y = parts.reduce(|a, b| e.fadd(a, b)).unwrap_or(e.float(0.0));
-        store_output(e, self.shape, item, wanted.place, y);
+        store_output(e, self.shape, item, place, y);
     }
 }

@@ -23,7 +23,7 @@ use crate::gpu::work_item::{WorkItem, group, selected_blocks};
 /// Most shared memory of a block that splits, of which a multiprocessor has two, and its most warps.
 const SHARED: u64 = 106 << 10;
 const MOST_WARPS: u64 = 4;
-/// Warps of a block that merges a head, and of one that selects.
+/// Warps of a block that merges a head, and of all blocks of a launch some of which select.
 const MERGERS: u64 = 8;
 const SELECTORS: u64 = 16;
 
@@ -122,15 +122,10 @@ fn split<'c>(e: &Emit<'c>, plan: &Plan, scored: bool) {
     let (index, split) = e.div_rem(e.block_x(), plan.splits);
     let item = WorkItem::new(e, index, r.shape.kv_heads);
     let (begin, count) = plan.share(e, item, split);
-    let most = plan.blocks.div_ceil(plan.splits);
     e.when(e.lt(e.int(0), count), |e| {
-        let turns = Turns::new(e, r.warps, r.stage_bytes());
-        let pages = r.pages(e, item, (count, most), e.int(0), &|e, i| e.add(begin, i));
+        let turns = Turns::new(e, (r.warps, 1), r.stage_bytes());
         let logical = |e: &Emit<'c>, i: Int<'c>| e.add(begin, i);
-        let copy = |e: &Emit<'c>, (i, _): (Int<'c>, Int<'c>), to: Int<'c>, full: Int<'c>| {
-            e.barrier_expect(full, r.stage_bytes());
-            r.stage(e, item, pages.physical(e, i), to, full);
-        };
+        let copy = |e: &Emit<'c>, page: Int<'c>, to: Int<'c>, full: Int<'c>| r.stage(e, item, page, to, full);
         let supply = Supply { logical: &logical, copy: &copy };
         let warp = e.div_rem(e.thread(), WARP).0;
         turns.begin(e, (warp, count, e.int(r.warps)), item.settled(e, r.cache.page), &supply);
@@ -142,8 +137,8 @@ fn split<'c>(e: &Emit<'c>, plan: &Plan, scored: bool) {
         };
         let state = r.nothing(e);
         turns.run(e, &supply, item.pages(e, r.cache.page), |e, place, logical| {
-            let page = (&r.staged(e, place), logical, e.int(0));
-            r.page(e, item, &q, page, &state, scored.then_some(&store));
+            let page = (place, logical, e.int(0));
+            r.page(e, item, q, page, (e.int(0), 1), &state, scored.then_some(&store));
         });
         // Behind all pages, in their place.
         e.barrier();
@@ -151,24 +146,16 @@ fn split<'c>(e: &Emit<'c>, plan: &Plan, scored: bool) {
         r.store_partial(e, &state, &memory);
         let part = plan.part(e, index, split);
         let (group, v_dim) = (group(r.shape), r.shape.v_dim);
-        let closed = |e: &Emit<'c>, h: Int<'c>| {
-            let places: Vec<Int<'c>> = (0..r.warps).map(|w| e.add_const(h, (w * group) as i64)).collect();
-            let (most, sum, factors) = r.closed(e, &places, (memory.max, memory.sum), None);
-            (most, sum, places.into_iter().zip(factors).collect::<Vec<_>>())
-        };
         e.each(e.thread(), e.int(group * v_dim / 4), r.warps * WARP, |e, four| {
             let (h, element) = e.div_rem(e.mul_const(four, 4), v_dim);
-            let total = closed(e, h).2.iter().fold([e.float(0.0); 4], |total, (at, factor)| {
-                let words = e.load4(memory.acc, e.add(e.mul_const(*at, v_dim), element));
-                std::array::from_fn(|i| e.fma(e.widen(words[i]), *factor, total[i]))
-            });
-            e.store_words(part, e.mul_const(four, 4), &total.map(|x| e.bits(x)));
+            let words = r.four(e, &r.closed(e, h, 0..r.warps, &memory), element, &memory);
+            e.store_words(part, e.mul_const(four, 4), &words);
         });
         e.when(e.lt(e.thread(), e.int(group)), |e| {
-            let (most, sum, _) = closed(e, e.thread());
+            let of = r.closed(e, e.thread(), 0..r.warps, &memory);
             let at = plan.max_at(e, e.thread());
-            e.store(part, at, most.into());
-            e.store(part, e.add_const(at, group as i64), sum.into());
+            e.store(part, at, of.max.into());
+            e.store(part, e.add_const(at, group as i64), of.sum.into());
         });
     });
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! block: 16 outputs x one (or 8, or 32) rows by mma.sync; warp w of 8: k tiles w, w + 8, ...; each keeps a ring of its own full
+//!        of an expert's down product: all k tiles of a choice
 //! ```
 //! The order of k inside a dot product is free, so that a lane takes eight neighbouring k's of its row with one
 //! load: words 0 and 1 are its pairs of one `mma` step, words 2 and 3 of the next. Both operands do the same.
@@ -70,6 +71,8 @@ impl Feed {
 
 /// Most input features of a row that is kept whole.
 pub const MOST_WHOLE: u64 = 32768;
+/// Most bytes of rows that experts' products keep.
+const MOST_KEPT: u64 = 40 << 10;
 /// Shared memory of a block: two share a multiprocessor.
 const SHARED: u64 = 100 << 10;
 const SHARED_WHOLE: u64 = 108 << 10;
@@ -86,6 +89,20 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// One row of so many weights, kept as `feed` says where that leaves the rings enough.
+    pub fn of_row(weights: u64, feed: Feed, in_features: u64) -> Shape {
+        let kept = feed.kept_bytes(in_features) <= MOST_KEPT;
+        Shape { weights, feed: if kept { feed } else { Feed::Tiles(1) }, in_features }
+    }
+
+    /// The first of the rows that a block copies with a row.
+    pub fn first<'c>(self, e: &Emit<'c>, row: Int<'c>) -> Int<'c> {
+        match self.feed {
+            Feed::Tiles(_) => e.sub(row, e.and(row, e.int(7))),
+            Feed::Whole | Feed::Own => row,
+        }
+    }
+
     /// Stages of each warp. Of one row three quarters of its k tiles at most: what is left of shared memory is the next blocks'.
     fn stages(self) -> u64 {
         let short = self.weights == 1 && self.in_features <= SHORT;
@@ -311,4 +328,22 @@ pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
             });
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two blocks of an expert's product share a multiprocessor, whatever its width.
+    #[test]
+    fn rows_that_are_kept_leave_room() {
+        for in_features in (1..=1 << 17).step_by(61) {
+            for (weights, feed) in [(2, Feed::Whole), (1, Feed::Own)] {
+                let shape = Shape::of_row(weights, feed, in_features);
+                let bytes = shape.shared_bytes();
+                assert!(bytes <= 112 << 10, "{bytes} bytes of {weights} x {in_features}");
+                assert!(shape.stages() >= 2, "{in_features}");
+            }
+        }
+    }
 }

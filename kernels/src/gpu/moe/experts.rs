@@ -44,7 +44,7 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, in_features: u64, ffn: u64
     let spec = k.spec;
     let rows_at = pack_x_of(k, in_features, None, (&[BY_ROW], BY_ROW_ROWS.min(spec.max_rows)));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
-    let shape = Shape { weights: 2, feed: Feed::Whole, in_features };
+    let shape = Shape::of_row(2, Feed::Whole, in_features);
     k.function(
         Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes()),
         |e| {
@@ -53,14 +53,17 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, in_features: u64, ffn: u64
             let expert = chosen(e, row, slot);
             let warp = e.div_rem(e.thread(), 32).0;
             let matrices = ["gate", "up"].map(|name| matrix(e, name, expert, ffn, in_features));
-            let rows = (rows_at.row(e, row, in_features), row);
+            let rows = (rows_at.row(e, shape.first(e, row), in_features), row);
             let strip = strip(e, &matrices, e.block_x(), rows, (warp, WARPS), shape);
             let sums = strip.sums(e, &ring);
             let gate = reduce(e, &sums[0], shape)[0];
             e.barrier();
             let up = reduce(e, &sums[1], shape)[0];
-            let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
-            e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(ffn))), |e| {
+            // Of the eight columns one is the row's; where it is kept, all are.
+            let (column, output) = e.div_rem(e.thread(), 16);
+            let output = e.add(e.mul_const(e.block_x(), 16), output);
+            let mine = e.eq(column, e.and(row, e.int(7)));
+            e.when(e.and(mine, e.lt(output, e.int(ffn))), |e| {
                 let (column, y) = (e.add(e.mul_const(slot, ffn), output), e.fmul(e.silu(gate), up));
                 if e.in_tiles("h") {
                     return TiledRows::Operand("h").store(e, (row, column), e.stride("h"), y);
@@ -96,7 +99,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, o
     let in_tiles = k.in_tiles("h");
     let rows_at = if in_tiles { TiledRows::Operand("h") } else { pack_choices(k, active, ffn) };
     let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
-    let shape = Shape { weights: 1, feed: Feed::Own, in_features: ffn };
+    let shape = Shape::of_row(1, Feed::Own, ffn);
     let name = part(BY_ROW);
     let function = Function::new(&name, grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes());
     k.function(function.waits_itself(), |e| {
@@ -106,10 +109,10 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, o
         let choice = |e: &Emit<'c>, slot: Int<'c>, expert: Int<'c>, begin: Option<Int<'c>>| {
             let (place, rows) = if in_tiles {
                 let tiles = e.mul_const(slot, k_tiles(ffn) * TILE_BYTES);
-                (row, e.byte_offset(rows_at.row(e, row, active * ffn), e.wide(tiles)))
+                (row, e.byte_offset(rows_at.row(e, shape.first(e, row), active * ffn), e.wide(tiles)))
             } else {
                 let packed = e.add(e.mul_const(row, active), slot);
-                (packed, rows_at.row(e, packed, ffn))
+                (packed, rows_at.row(e, shape.first(e, packed), ffn))
             };
             let matrix = matrix(e, "down", expert, out, ffn);
             let first = begin.unwrap_or(e.int(0));
@@ -120,9 +123,16 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, o
             e.load(e.operand("weight"), e.add(e.mul_const(row, e.stride("weight")), slot))
         };
         let totals: Vec<Var<'c>> = (0..4).map(|_| e.float_var(0.0)).collect();
-        let add = |e: &Emit<'c>, sums: &[Vec<Vec<Var<'c>>>], share: Float<'c>, counts: Int<'c>| {
-            for (total, sum) in totals.iter().zip(&sums[0][0]) {
-                let sum = e.pick_float(counts, e.get_float(*sum), e.float(0.0));
+        let add = |e: &Emit<'c>,
+                   choice: &Strip<'c>,
+                   sums: &[Vec<Vec<Var<'c>>>],
+                   share: Float<'c>,
+                   counts: Int<'c>| {
+            // Of the eight columns one is the choice's; where its row is kept, all are.
+            let column = e.and(choice.row, e.int(7));
+            for (i, (total, sum)) in totals.iter().zip(&sums[0][0]).enumerate() {
+                let here = e.eq(e.add_const(e.mul_const(e.lane_pair().1, 2), i as i64 % 2), column);
+                let sum = e.pick_float(e.and(counts, here), e.get_float(*sum), e.float(0.0));
                 e.accumulate(*total, share, sum);
             }
         };
@@ -130,25 +140,31 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, o
         // another one, the warp begins anew.
         let there = e.lt(warp, e.int(active));
         let slot = e.min(warp, e.int(active - 1));
-        let guess = chosen_anew(e, row, slot);
+        let guess = e.uniform(chosen_anew(e, row, slot));
         let guess = e.pick(e.lt_unsigned(guess, e.int(experts)), guess, e.int(0));
         let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
         let (expert, own_share, residual) = (e.var(guess.into()), e.float_var(0.0), e.float_var(0.0));
         let at = |name: &str, output| e.add(e.mul_const(row, e.stride(name)), output);
         let begin = e.pick(there, e.int(0), e.int(k_tiles(ffn)));
-        let sums = choice(e, slot, guess, Some(begin)).sums_then(e, &ring, &|e| {
+        let guessed = choice(e, slot, guess, Some(begin));
+        let sums = guessed.sums_then(e, &ring, &|e| {
             e.set(expert, chosen_anew(e, row, slot).into());
             e.set(own_share, share(e, slot).into());
             let inside = e.min(output, e.int(out - 1));
             e.set(residual, e.load(e.operand("residual"), at("residual", inside)).into());
         });
         let right = e.eq(e.get(expert).into_int_value(), guess);
-        add(e, &sums, e.get_float(own_share), e.and(there, right));
+        add(e, &guessed, &sums, e.get_float(own_share), e.and(there, right));
         let next = e.pick(right, e.add_const(warp, WARPS as i64), warp);
         e.each(next, e.int(active), WARPS, |e, slot| {
-            let sums = choice(e, slot, chosen(e, row, slot), None).sums(e, &ring);
-            add(e, &sums, share(e, slot), e.not(e.no()));
+            let choice = choice(e, slot, chosen(e, row, slot), None);
+            add(e, &choice, &choice.sums(e, &ring), share(e, slot), e.not(e.no()));
         });
+        // The columns' sum becomes the first column.
+        for pair in totals.chunks(2) {
+            let sum = e.fadd(e.get_float(pair[0]), e.get_float(pair[1]));
+            e.set(pair[0], e.warp_sum(sum, &[1, 2]).into());
+        }
         let sum = reduce(e, &[totals], shape)[0];
         e.when(e.and(e.lt(e.thread(), e.int(16)), e.lt(output, e.int(out))), |e| {
             e.store(e.operand("out"), at("out", output), e.fadd(sum, e.get_float(residual)).into());

@@ -23,7 +23,7 @@ use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var, WARP};
 /// Threads of a block: 32 warps, as many as one shuffle adds up.
 const THREADS: u64 = 1024;
 /// Pieces of four logits that a thread has under way.
-const PIECES: u64 = 4;
+const PIECES: u64 = 8;
 /// An exponent of all ones: no finite number.
 const NO_NUMBER: u64 = 0x7f80_0000;
 
