@@ -1,6 +1,7 @@
 //! The attentions.
 
 mod branch;
+mod cluster_layout;
 mod combine;
 pub mod flash_prefill;
 mod flash_select;

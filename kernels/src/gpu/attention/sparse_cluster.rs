@@ -18,103 +18,19 @@
 use hyc_plan::{AttnShape, Extent};
 
 use super::branch::{Branch, Slots};
+use super::cluster_layout::{Layout, rounds};
 use super::combine::Partials;
 use super::limits::CLUSTERS;
 use super::rows::store_output;
 use super::staged::{Supply, Turns};
 use super::warp_mma::Reader;
 use crate::gpu::function::{Function, Kernel, part};
-use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, WARP};
+use crate::gpu::isa::{Emit, Float, Int, Ptr, WARP};
 use crate::gpu::work_item::{WorkItem, group};
-
-/// Most threads of a block, whose registers hold the sums; more where heads are short and few, whose sums take fewer.
-const MOST_THREADS: u64 = 256;
-const MOST_THREADS_SHORT: u64 = 384;
-/// Most shared memory of a block: where there are more blocks than multiprocessors, two share one, save where two places alone
-/// take more.
-const SHARED: u64 = 225 << 10;
-const SHARED_OF_TWO: u64 = 112 << 10;
-
-/// Most elements of a thread whose gates are looked up before the sums are there.
-const MOST_EARLY: u64 = 8;
 
 /// Most rows that clusters of so many blocks are usual for: those whose blocks are on the multiprocessors at once.
 pub fn usual_rows(shape: AttnShape, blocks: u64, multiprocessors: u64) -> u64 {
     if blocks == 1 { u64::MAX } else { multiprocessors / (blocks * shape.kv_heads) }
-}
-
-/// Turns of a block's threads at its share, where they are so few that they are looked up early.
-fn rounds(share: u64, threads: u64) -> Option<u64> {
-    Some(share.div_ceil(threads)).filter(|rounds| *rounds <= MOST_EARLY)
-}
-
-/// What a block's warps are for, and where its shared memory has what.
-struct Layout {
-    /// Blocks of a cluster.
-    blocks: u64,
-    /// First place of each branch and the one behind its last.
-    teams: Vec<(u64, u64)>,
-    places: u64,
-    /// Warps that share a place.
-    sharers: u64,
-    /// Bytes of a place, and of all shared memory before the inboxes.
-    stage: u64,
-    before: u64,
-    /// Elements of a branch that one block of the cluster sums, and words of what it gets for that.
-    share: u64,
-    inbox: u64,
-}
-
-impl Layout {
-    fn new(shape: AttnShape, blocks: u64, branches: &[Branch], reader: &Reader) -> Layout {
-        let (heads, stage) = (group(shape), reader.stage_bytes());
-        // Elements go four at a time.
-        let share = (heads * shape.v_dim / 4).div_ceil(blocks) * 4;
-        let inbox = (blocks * (share + 2 * heads)).next_multiple_of(4);
-        let mut sizes: Vec<u64> =
-            branches.iter().map(|branch| branch.most_pages(&reader.cache).div_ceil(blocks)).collect();
-        // Two read a page in half the time; alone, blocks leave each other more registers.
-        let sharers = if blocks == 1 { 1 } else { 2 };
-        // States of at most 16 heads, which lie over the pages later, take no more than those.
-        let before = |places: u64| places * stage;
-        let inboxes = 4 * branches.len() as u64 * inbox;
-        let bytes = |places: u64| {
-            let threads = places * sharers * WARP;
-            let kept = 2 * branches.len() as u64 * rounds(share, threads).unwrap_or(0) * threads;
-            let states = 2 * places * sharers * heads;
-            let fixed = reader.query_bytes() + 4 * (kept + states + 5 * places);
-            before(places) + inboxes + SHARED_SLACK + fixed
-        };
-        let shared = if blocks == 1 { SHARED_OF_TWO } else { SHARED };
-        let short = shape.qk_dim + shape.v_dim <= 256 && heads <= 8;
-        let threads = if short { MOST_THREADS_SHORT } else { MOST_THREADS };
-        let most = threads / (sharers * WARP);
-        let most = (1..=most).rev().find(|places| bytes(*places) <= shared).unwrap_or(1);
-        sizes.iter_mut().for_each(|size| *size = (*size).min(most));
-        while sizes.iter().sum::<u64>() > most {
-            let Some(largest) = sizes.iter_mut().max().filter(|largest| **largest > 1) else { break };
-            *largest -= 1;
-        }
-        let mut places = 0;
-        let teams = sizes.iter().map(|size| {
-            places += size;
-            (places - size, places)
-        });
-        let teams = teams.collect();
-        Layout { blocks, teams, places, sharers, stage, before: before(places), share, inbox }
-    }
-
-    fn shared_bytes(&self) -> u64 {
-        self.before + 4 * self.teams.len() as u64 * self.inbox + SHARED_SLACK
-    }
-
-    fn warps(&self) -> u64 {
-        self.places * self.sharers
-    }
-
-    fn threads(&self) -> u64 {
-        self.warps() * WARP
-    }
 }
 
 /// The branches of one attention, on one layout.
