@@ -106,12 +106,13 @@ impl StepInput {
     /// Every sequence has its pages, up to its last position, and none has one that another writes: kernels' threads would
     /// write there as well, and read there before. What is only read may be shared.
     fn check_places(&self, m: &ModelInfo, max_pages: usize, pages: u64, last: &[Option<i32>]) -> Result<()> {
+        let row = |sequence: usize, position: i32| {
+            &self.page_table[sequence * max_pages..][..=position as usize / m.page as usize]
+        };
         let mut slots = Vec::new();
         for ((sequence, position), slot) in last.iter().enumerate().zip(&self.ring_slot) {
-            let Some(position) = position else { continue };
-            let row = &self.page_table
-                [sequence * max_pages..=sequence * max_pages + *position as usize / m.page as usize];
-            if row.iter().any(|page| *page < 0 || *page as u64 >= pages) {
+            let Some(position) = *position else { continue };
+            if row(sequence, position).iter().any(|page| *page < 0 || *page as u64 >= pages) {
                 return bad(format!("sequence {sequence} has no page for position {position}"));
             }
             slots.push((*slot, sequence));
@@ -131,20 +132,16 @@ impl StepInput {
             marks[*page as usize / 64] |= 1 << (page % 64);
         }
         for (sequence, position) in last.iter().enumerate() {
-            let Some(position) = position else { continue };
-            let row = &self.page_table[sequence * max_pages..][..=*position as usize / m.page as usize];
-            for (logical, page) in row.iter().enumerate() {
-                if marks[*page as usize / 64] & 1 << (page % 64) == 0 {
+            let Some(position) = *position else { continue };
+            let marked = |(_, page): &(usize, &i32)| marks[**page as usize / 64] & 1 << (**page % 64) != 0;
+            for (logical, page) in row(sequence, position).iter().enumerate().filter(marked) {
+                if written.binary_search(&(*page, sequence, logical)).is_ok() {
                     continue;
                 }
-                let writer = written.binary_search_by_key(page, |(page, ..)| *page).map(|at| written[at]);
-                if let Ok((_, writer, at)) = writer
-                    && (writer, at) != (sequence, logical)
-                {
-                    return bad(format!(
-                        "sequence {writer} would write to page {page}, which sequence {sequence} has"
-                    ));
-                }
+                let writer = written.iter().find(|(written, ..)| written == page).map_or(sequence, |of| of.1);
+                return bad(format!(
+                    "sequence {writer} would write to page {page}, which sequence {sequence} has"
+                ));
             }
         }
         slots.sort_unstable();

@@ -95,8 +95,7 @@ pub fn run(args: Args) -> Result<()> {
     let start = Instant::now();
     let load = LoadOptions { random_weights: args.random_weights, ..LoadOptions::default() };
     let model = super::load(&args.model, &load, false)?;
-    let mut launches = model.plan().kernels.iter().flat_map(|kernel| kernel.launches());
-    if sink.is_some() && !launches.any(|launch| launch.clocked) {
+    if sink.is_some() && !model.plan().is_clocked() {
         return Err(Error::input("this artefact's code writes down no times of its blocks".to_string())
             .help("compile the model with `--target sm_90a --clocks`"));
     }

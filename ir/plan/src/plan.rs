@@ -251,6 +251,11 @@ pub struct Chain {
 }
 
 impl Plan {
+    /// Whether functions of a GPU write down the times of their blocks.
+    pub fn is_clocked(&self) -> bool {
+        self.kernels.iter().flat_map(|kernel| kernel.launches()).any(|launch| launch.clocked)
+    }
+
     /// What kernel `step` needs to know of its operands. Panics on an id out of range: verify first.
     pub fn spec(&self, step: &Step) -> KernelSpec {
         let mut rows = Rows::Tokens;

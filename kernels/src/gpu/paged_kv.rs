@@ -84,3 +84,41 @@ pub fn value_store<'c>(
     let (page, place) = page_of(e, &cache, row, position);
     move |e, d, y| e.store_elem(cache.elem, page, value_index(e, &cache, head, place, d), y)
 }
+
+/// The address of a page of the cache that is an operand.
+pub fn page_address<'c>(e: &Emit<'c>, cache: &CacheSpec, operand: &str, physical: Int<'c>) -> Ptr<'c> {
+    e.byte_offset(e.operand(operand), e.mul_const(e.wide(physical), cache.page_bytes()))
+}
+
+/// The pages of a KV head of a cache in tiles, which are copied to shared memory as they lie: keys, then values.
+pub struct HeadPages<'c> {
+    cache: CacheSpec,
+    /// Byte offsets in a page.
+    keys: Int<'c>,
+    values: Int<'c>,
+}
+
+impl<'c> HeadPages<'c> {
+    pub fn new(e: &Emit<'c>, cache: CacheSpec, kv_head: Int<'c>) -> HeadPages<'c> {
+        let keys = e.wide(e.mul_const(kv_head, key_bytes(&cache)));
+        let values = e.wide(e.mul_const(kv_head, head_bytes(&cache) - key_bytes(&cache)));
+        HeadPages { cache, keys, values: e.add_const(values, 2 * cache.v_offset(0) as i64) }
+    }
+
+    /// Starts copies of the head's [`head_bytes`] of the page at `page` to shared memory at `to`, counted by `full`. One thread.
+    pub fn copy(&self, e: &Emit<'c>, page: Ptr<'c>, to: Int<'c>, full: Int<'c>) {
+        let keys = key_bytes(&self.cache);
+        e.bulk_copy(to, e.byte_offset(page, self.keys), keys, full);
+        let to = e.add_const(to, keys as i64);
+        e.bulk_copy(to, e.byte_offset(page, self.values), head_bytes(&self.cache) - keys, full);
+    }
+}
+
+/// Bytes of a KV head of a page in tiles, and of its keys.
+pub fn head_bytes(cache: &CacheSpec) -> u64 {
+    2 * cache.page * (cache.qk_dim + cache.v_pad())
+}
+
+pub fn key_bytes(cache: &CacheSpec) -> u64 {
+    2 * cache.k_offset(1)
+}

@@ -130,9 +130,8 @@ impl Branch {
                 let list = selected_blocks(e, item, select);
                 Slots { count: e.int(select.blocks), from: e.int(0), pages: Numbers::Listed(list) }
             }
-            Source::Window(width) => {
-                let width = width.min(i32::MAX as u64);
-                let from = e.max(e.add_const(item.position, 1 - width as i64), e.int(0));
+            Source::Window(_) => {
+                let from = e.max(e.add_const(item.position, 1 - self.reach() as i64), e.int(0));
                 let begin = e.div_rem(from, r.cache.page).0;
                 Slots { count: e.sub(item.pages(e, r.cache.page), begin), from, pages: Numbers::From(begin) }
             }

@@ -70,19 +70,24 @@ impl Reader {
         Closed { max, sum, factors }
     }
 
-    /// Elements `element ..` of that head, four of them.
-    pub fn four<'c>(
+    /// The sums of `warps`, four elements at a time, by all threads of the block: `to` gets which four of `[group][v_dim]`.
+    pub fn sums<'c>(
         &self,
         e: &Emit<'c>,
-        of: &Closed<'c>,
-        element: Int<'c>,
+        warps: Range<u64>,
         from: &Partials<'c>,
-    ) -> [Int<'c>; 4] {
-        let total = of.factors.iter().fold([e.float(0.0); 4], |total, (at, factor)| {
-            let words = e.load4(from.acc, e.add(e.mul_const(*at, self.shape.v_dim), element));
-            std::array::from_fn(|i| e.fma(e.widen(words[i]), *factor, total[i]))
+        to: impl FnOnce(&Emit<'c>, Int<'c>, [Int<'c>; 4]),
+    ) {
+        let v_dim = self.shape.v_dim;
+        e.each(e.thread(), e.int(group(self.shape) * v_dim / 4), self.warps * WARP, |e, four| {
+            let (h, element) = e.div_rem(e.mul_const(four, 4), v_dim);
+            let closed = self.closed(e, h, warps, from);
+            let total = closed.factors.iter().fold([e.float(0.0); 4], |total, (at, factor)| {
+                let words = e.load4(from.acc, e.add(e.mul_const(*at, v_dim), element));
+                std::array::from_fn(|i| e.fma(e.widen(words[i]), *factor, total[i]))
+            });
+            to(e, four, total.map(|x| e.bits(x)));
         });
-        total.map(|x| e.bits(x))
     }
 
     /// The sink of head `h` of the group, in units of log2.

@@ -204,20 +204,18 @@ impl Cluster<'_> {
 
     /// Sums the states of each branch's warps, and sends each block of the cluster its share.
     fn send<'c>(&self, e: &Emit<'c>, r: &Reader, rank: Int<'c>, from: &Partials<'c>) {
-        let (heads, v_dim, threads) = (group(self.shape), self.shape.v_dim, self.layout.threads());
+        let (heads, threads) = (group(self.shape), self.layout.threads());
         for (number, (begin, end)) in self.layout.teams.iter().enumerate() {
             let to = self.inbox(e, number);
             let warps = begin * self.layout.sharers..end * self.layout.sharers;
-            e.each(e.thread(), e.int(heads * v_dim / 4), threads, |e, four| {
-                let (h, element) = e.div_rem(e.mul_const(four, 4), v_dim);
-                let words = r.four(e, &r.closed(e, h, warps.clone(), from), element, from);
+            r.sums(e, warps.clone(), from, |e, four, words| {
                 let (block, own) = e.div_rem(four, self.layout.share / 4);
                 let at = e.add(e.mul_const(rank, self.layout.share), e.mul_const(own, 4));
                 e.store_four_to_block(e.shared_address(e.at(to.sums, at)), block, words);
             });
             e.each(e.thread(), e.int(heads * self.layout.blocks), threads, |e, i| {
                 let (h, block) = e.div_rem(i, self.layout.blocks);
-                let of = r.closed(e, h, warps.clone(), from);
+                let of = r.closed(e, h, warps, from);
                 let at = e.add(e.mul_const(rank, heads), h);
                 e.store_to_block(e.shared_address(e.at(to.max, at)), block, e.bits(of.max));
                 e.store_to_block(e.shared_address(e.at(to.sum, at)), block, e.bits(of.sum));

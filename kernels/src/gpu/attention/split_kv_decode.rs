@@ -145,10 +145,8 @@ fn split<'c>(e: &Emit<'c>, plan: &Plan, scored: bool) {
         let memory = r.partials(e);
         r.store_partial(e, &state, &memory);
         let part = plan.part(e, index, split);
-        let (group, v_dim) = (group(r.shape), r.shape.v_dim);
-        e.each(e.thread(), e.int(group * v_dim / 4), r.warps * WARP, |e, four| {
-            let (h, element) = e.div_rem(e.mul_const(four, 4), v_dim);
-            let words = r.four(e, &r.closed(e, h, 0..r.warps, &memory), element, &memory);
+        let group = group(r.shape);
+        r.sums(e, 0..r.warps, &memory, |e, four, words| {
             e.store_words(part, e.mul_const(four, 4), &words);
         });
         e.when(e.lt(e.thread(), e.int(group)), |e| {

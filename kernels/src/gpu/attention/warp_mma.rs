@@ -15,7 +15,7 @@ use std::f32::consts::LOG2_E;
 use hyc_plan::{AttnShape, CacheSpec};
 
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var, WARP};
-use crate::gpu::paged_kv::physical_page;
+use crate::gpu::paged_kv::{HeadPages, head_bytes, key_bytes, page_address, physical_page};
 use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES};
 use crate::gpu::work_item::{WorkItem, group};
 
@@ -93,28 +93,18 @@ impl Reader {
         }
     }
 
-    /// Bytes of a KV head of a page, keys and then values, where [`Reader::stage`] puts it.
+    /// Bytes of what [`Reader::stage`] copies.
     pub fn stage_bytes(&self) -> u64 {
-        2 * self.cache.page * (self.cache.qk_dim + self.cache.v_pad())
+        head_bytes(&self.cache)
     }
 
     /// Starts copies of the item's KV head of a page to shared memory at `to`, which `full` counts. One thread.
     pub fn stage<'c>(&self, e: &Emit<'c>, item: WorkItem<'c>, logical: Int<'c>, to: Int<'c>, full: Int<'c>) {
-        let cache = &self.cache;
-        let page = e.wide(physical_page(e, cache, item.sequence, logical));
-        let page = e.byte_offset(e.operand(self.operand), e.mul_const(page, cache.page_bytes()));
-        let keys = e.wide(e.mul_const(item.kv_head, self.key_bytes()));
-        let value_bytes = self.stage_bytes() - self.key_bytes();
-        let values = e.wide(e.mul_const(item.kv_head, value_bytes));
-        let values = e.add_const(values, 2 * cache.v_offset(0) as i64);
+        let physical = physical_page(e, &self.cache, item.sequence, logical);
+        let page = page_address(e, &self.cache, self.operand, physical);
+        let pages = HeadPages::new(e, self.cache, item.kv_head);
         e.barrier_expect(full, self.stage_bytes());
-        e.bulk_copy(to, e.byte_offset(page, keys), self.key_bytes(), full);
-        let to = e.add_const(to, self.key_bytes() as i64);
-        e.bulk_copy(to, e.byte_offset(page, values), value_bytes, full);
-    }
-
-    fn key_bytes(&self) -> u64 {
-        2 * self.cache.k_offset(1)
+        pages.copy(e, page, to, full);
     }
 
     /// Takes in halves `first`, `first + step` of the page `logical`, which was copied to `page`; tokens before `from` are not
@@ -206,7 +196,7 @@ impl Reader {
     fn values<'c>(&self, e: &Emit<'c>, page: Ptr<'c>, half: Int<'c>, m: u64) -> Chunk<'c> {
         let (g, t) = e.lane_pair();
         let at = Swizzle::words(e, g, e.add(t, e.mul_const(half, 4)));
-        e.load4(page, e.add_const(at, (self.key_bytes() / 4 + m * 256) as i64))
+        e.load4(page, e.add_const(at, (key_bytes(&self.cache) / 4 + m * 256) as i64))
     }
 
     /// Masks and scales the scores, moves the state to the new maximum, and gives P as fragments of two steps.

@@ -107,11 +107,11 @@ impl Shape {
     fn stages(self) -> u64 {
         let short = self.weights == 1 && self.in_features <= SHORT;
         let tiles = k_tiles(self.in_features);
+        let most = |turns: u64| (3 * turns).div_ceil(4);
         let (all, most) = match self.feed {
             Feed::Tiles(_) => (SHARED, u64::MAX),
-            Feed::Whole if short => (SHARED_SHORT, (3 * tiles.div_ceil(WARPS)).div_ceil(4)),
-            Feed::Whole => (SHARED_WHOLE, (3 * tiles.div_ceil(WARPS)).div_ceil(4)),
-            Feed::Own => (SHARED_WHOLE, (3 * tiles).div_ceil(4)),
+            Feed::Whole => (if short { SHARED_SHORT } else { SHARED_WHOLE }, most(tiles.div_ceil(WARPS))),
+            Feed::Own => (SHARED_WHOLE, most(tiles)),
         };
         let rings = all.saturating_sub(self.feed.kept_bytes(self.in_features));
         (rings / (WARPS * self.feed.stage_bytes(self.weights))).min(most).max(2)

@@ -4,7 +4,7 @@ use hyc_plan::Extent;
 
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Int, LANES, WARP};
-use crate::gpu::select::Candidates;
+use crate::gpu::select::{Candidates, best_of_warp};
 use crate::gpu::tile::RegisterTile;
 
 /// `Router`. Block: one warp, one row.
@@ -30,8 +30,7 @@ pub fn router(k: &mut Kernel<'_, '_>, experts: u64, active: u64) {
         let poison = e.warp_sum(e.get_float(poison), &LANES);
         e.each(e.int(0), e.opaque(e.int(active)), 1, |e, slot| {
             let (mine, own) = candidates.best(e);
-            let key = e.warp_max_unsigned(mine);
-            let expert = e.warp_min_unsigned(e.pick(e.eq(key, mine), own, e.minus_one()));
+            let (key, expert) = best_of_warp(e, mine, own);
             let found = e.above_unsigned(key, e.int(0));
             e.when(e.eq(e.thread(), e.int(0)), |e| {
                 e.store(index, slot, e.pick(found, expert, e.int(0)).into());

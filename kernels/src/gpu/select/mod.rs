@@ -6,4 +6,4 @@ mod top_k;
 
 pub use argmax::{Scores, THREADS, WARPS};
 pub use scores::{Group, Heads};
-pub use top_k::{CHUNK, Candidates, TopK};
+pub use top_k::{CHUNK, Candidates, TopK, best_of_warp};

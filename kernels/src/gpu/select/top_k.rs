@@ -20,6 +20,12 @@ fn better<'c>(e: &Emit<'c>, a: (Int<'c>, Int<'c>), b: (Int<'c>, Int<'c>)) -> (In
     (e.pick(take, b.0, a.0), e.pick(take, b.1, a.1))
 }
 
+/// The largest of the lanes' keys, and the lowest of what has it.
+pub fn best_of_warp<'c>(e: &Emit<'c>, key: Int<'c>, place: Int<'c>) -> (Int<'c>, Int<'c>) {
+    let most = e.warp_max_unsigned(key);
+    (most, e.warp_min_unsigned(e.pick(e.eq(key, most), place, e.minus_one())))
+}
+
 /// Keys of what stands one after the other, pages or experts: unsigned, 0 for nothing.
 pub struct Candidates<'c> {
     pub keys: RegisterTile<'c>,
@@ -121,8 +127,7 @@ impl<'c> TopK<'c> {
         e.each(e.int(0), e.opaque(e.int(self.count)), 1, |e, i| {
             let mine = listed.best(e);
             let (key, page) = chunk.map_or(mine, |chunk| better(e, mine, chunk.best(e)));
-            let most = e.warp_max_unsigned(key);
-            let page = e.warp_min_unsigned(e.pick(e.eq(key, most), page, e.minus_one()));
+            let (most, page) = best_of_warp(e, key, page);
             list.put(e, i, (most, page));
             listed.take_out(e, page);
             chunk.into_iter().for_each(|chunk| chunk.take_out(e, page));

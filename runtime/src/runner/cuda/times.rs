@@ -30,9 +30,8 @@ struct Launched {
 impl Times {
     /// Room for a plan's, where its code is clocked.
     pub fn new(device: &Arc<Device>, plan: &Plan) -> Result<Option<Times>> {
-        let clocked = plan.kernels.iter().flat_map(|kernel| kernel.launches()).any(|launch| launch.clocked);
         let times = || Ok(Times { block: device.zeroed(ROOM)?, next: 0, launches: Vec::new() });
-        clocked.then(times).transpose()
+        plan.is_clocked().then(times).transpose()
     }
 
     /// The device address for the blocks of a launch of step `step`, of a new pass where the last launch was of a later one. Errors:

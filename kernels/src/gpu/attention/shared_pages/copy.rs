@@ -7,7 +7,7 @@ use super::{Item, SharedPages, Stages};
 use crate::gpu::attention::branch::{Branch, Source};
 use crate::gpu::attention::page_lists::{PageLists, Segment, rows_of_tile, segments};
 use crate::gpu::isa::{Emit, Int};
-use crate::gpu::paged_kv::physical_page;
+use crate::gpu::paged_kv::{HeadPages, page_address, physical_page};
 use crate::gpu::work_item::group;
 use crate::lists::stage_bytes;
 
@@ -33,20 +33,14 @@ impl SharedPages<'_, '_> {
             if i + 1 == self.branches.len() {
                 self.prefetch(e, item, next_item);
             }
-            let keys = e.wide(e.mul_const(kv_head, 2 * cache.k_offset(1)));
-            let values = e.wide(e.mul_const(kv_head, 2 * cache.page * cache.v_pad()));
-            let values = e.add_const(values, 2 * cache.v_offset(0) as i64);
-            let key_bytes = 2 * 64 * self.shape.qk_dim;
+            let pages = HeadPages::new(e, *cache, kv_head);
             let page = |e: &Emit<'c>, physical: Int<'c>, flags: Int<'c>, takers: Takers<'_, 'c>| {
-                let base = e.mul_const(e.wide(physical), cache.page_bytes());
-                let base = e.byte_offset(e.operand(branch.cache), base);
+                let page = page_address(e, cache, branch.cache, physical);
                 let bytes = stage_bytes(self.shape);
                 let note = |e: &Emit<'c>, stage: Int<'c>| note(e, stage, flags, takers);
                 stages.ring.produce_noted(e, bytes, note, |e, stage, full| {
                     let to = e.add(stages.pages, e.mul_const(stage, bytes));
-                    e.bulk_copy(to, e.byte_offset(base, keys), key_bytes, full);
-                    let to = e.add_const(to, key_bytes as i64);
-                    e.bulk_copy(to, e.byte_offset(base, values), bytes - key_bytes, full);
+                    pages.copy(e, page, to, full);
                 });
             };
             match (branch.source, &self.lists) {
