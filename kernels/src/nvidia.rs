@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use hyc_plan::ops::QkvAppend;
 use hyc_plan::table::Table;
 use hyc_plan::{
     Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, StepOp, Target, Variant,
@@ -9,7 +10,7 @@ use hyc_plan::{
 
 use crate::lists::page_lists;
 use crate::panels::panels;
-use crate::tiles::tiles_rows;
+use crate::tiles::{qkv_tile, tiles_rows};
 
 /// What was measured on the cards that hyc is tuned for.
 const SHIPPED: &str = include_str!("../tables/h100.json");
@@ -84,6 +85,11 @@ impl Backend for Nvidia {
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
         // Norms' weights are vectors.
         tiles_rows(op, weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. })))
+    }
+
+    fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {
+        let tiled = weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. }));
+        tiled && qkv_tile(op).is_some()
     }
 
     fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {

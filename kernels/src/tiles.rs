@@ -1,7 +1,23 @@
-//! Which of a GPU's kernels read and write rows in bf16 tiles: what its back end promises and its kernels keep.
+//! Which of a GPU's kernels read and write rows in bf16 tiles, and which products have an end of their own: what its back end
+//! promises and its kernels keep.
 
 use hyc_plan::tensor::can_tile;
 use hyc_plan::{StepOp, ops};
+
+/// Outputs of the tiles of products of many rows: of the usual ones, and of those for heads that 256 is no multiple of.
+const WIDTHS: [u64; 2] = [256, 192];
+
+/// Whether products of few rows rotate and append what they project: heads that rotate whole and have no norm of their own.
+pub fn ends_in_registers(op: &ops::QkvAppend) -> bool {
+    let whole = |dim: u64| dim.is_multiple_of(16);
+    op.qk_norm.is_none() && op.rope.dims == op.shape.qk_dim && whole(op.shape.qk_dim) && whole(op.shape.v_dim)
+}
+
+/// Outputs of a tile of whole heads of such a product of many rows; `None`: there is none, and no gates are projected.
+pub fn qkv_tile(op: &ops::QkvAppend) -> Option<u64> {
+    let whole = |width: &u64| ends_in_registers(op) && width.is_multiple_of(op.shape.qk_dim);
+    WIDTHS.into_iter().find(whole)
+}
 
 /// Whether kernels for this op, whose matrices are in tiles or are not, read and write rows in tiles.
 pub fn tiles_rows(op: &StepOp, tiled: bool) -> bool {

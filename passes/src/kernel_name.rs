@@ -27,11 +27,12 @@ fn base(spec: &KernelSpec) -> String {
             };
             format!("{op}_{in_features}x{out}{norm}{epilogue}")
         }
-        StepOp::QkvAppend(ops::QkvAppend { in_features, shape, norm, qk_norm, own_kv, .. }) => {
+        StepOp::QkvAppend(ops::QkvAppend { in_features, shape, norm, qk_norm, own_kv, gates, .. }) => {
             let kind = if own_kv { op } else { "q" };
             let norm = if norm.is_some() { "_norm" } else { "" };
             let qk_norm = if qk_norm.is_some() { "_qknorm" } else { "" };
-            format!("{kind}_{in_features}_{}{norm}{qk_norm}", heads(shape))
+            let gates = ["", "_gate", "_gates"][gates.min(2) as usize];
+            format!("{kind}_{in_features}_{}{gates}{norm}{qk_norm}", heads(shape))
         }
         StepOp::Embed(ops::Embed { hidden: width, .. })
         | StepOp::Add(ops::Add { width })

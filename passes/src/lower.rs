@@ -47,9 +47,23 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
         }
         Op::Linear(op::Linear {}) => c.linear(None, Epilogue::Store)?,
         Op::FusedLinear(op::FusedLinear { norm, epilogue }) => c.linear(norm, epilogue)?,
-        Op::QkvAppend(op::QkvAppend { heads, kv_heads, norm, qk_norm, theta, dims, scaling, own_kv }) => {
+        Op::QkvAppend(op::QkvAppend {
+            heads,
+            kv_heads,
+            norm,
+            qk_norm,
+            theta,
+            dims,
+            scaling,
+            own_kv,
+            gates,
+        }) => {
             let qk_dim = c.width(c.result("q")?)? / heads.max(1);
-            let v_dim = if own_kv { c.dims("wv")?[0] / kv_heads.max(1) } else { qk_dim };
+            let v_dim = match (own_kv, gates) {
+                (true, _) => c.dims("wv")?[0] / kv_heads.max(1),
+                (false, Some(_)) => c.dims(ops::GATES[0].0)?[0] / heads.max(1),
+                (false, None) => qk_dim,
+            };
             StepOp::QkvAppend(ops::QkvAppend {
                 in_features: c.width(c.operand("x")?)?,
                 shape: AttnShape { heads, kv_heads, qk_dim, v_dim },
@@ -57,6 +71,7 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
                 qk_norm,
                 rope: RopeSpec { theta, dims, scaling },
                 own_kv,
+                gates: gates.unwrap_or(0),
             })
         }
         Op::Rope(op::Rope { heads, theta, dims, scaling }) => StepOp::Rope(ops::Rope {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hyc_ir::{Graph, OpId, text};
 use hyc_passes::{PASSES, origins, rewrites, run_named};
+use hyc_plan::ops::QkvAppend;
 use hyc_plan::{
     Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, ListShape, StepOp, Target, Variant,
 };
@@ -25,6 +26,10 @@ impl Backend for Rows {
     }
 
     fn tiles_rows(&self, _: &StepOp, _: &[Layout]) -> bool {
+        false
+    }
+
+    fn projects_gates(&self, _: &QkvAppend, _: &[Layout]) -> bool {
         false
     }
 

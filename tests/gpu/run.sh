@@ -50,7 +50,7 @@ run() {
   # What would skip itself without a GPU fails instead.
   runtime) HYC_NEEDS_GPU=1 "$folder/bin/gpu-runtime" --nocapture ;;
   parity) timeout 400 "$folder/bin/gpu-parity" "$folder/models" ;;
-  shapes) timeout 590 "$folder/bin/gpu-shapes" "$folder/shapes" --long 100 ;;
+  shapes) timeout 590 "$folder/bin/gpu-shapes" "$folder/shapes" --long 100 --endless 10000 ;;
   memcheck) sanitize memcheck ;;
   # A last page is cleared behind its newest token by a warp group, and the notes of shared pages are read by whole warps,
   # before one thread of each says that the stage is used up and may be written again. That all threads are through by then, a

@@ -10,6 +10,7 @@ use hyc::output::{Kept, Target};
 use hyc::source::Weights;
 use hyc::write::{self, Artefact};
 use hyc_kernels::{Generator, Nvidia};
+use hyc_plan::ops::QkvAppend;
 use hyc_plan::{
     Backend, CacheSpec, Codec, Elem, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, NvidiaArch, Plan,
     StepOp, Variant, bind,
@@ -76,6 +77,10 @@ impl Backend for Card {
         self.tiles && self.inner.tiles_rows(op, weights)
     }
 
+    fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {
+        self.inner.projects_gates(op, weights)
+    }
+
     fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {
         let lists = self.inner.page_lists(op, caches)?;
         // The first of two chunks has them; the second, of 54 rows, does not.
@@ -133,8 +138,8 @@ fn rows_in_tiles_hold_what_f32_rows_hold() {
     let (tiled, rows) = (plan(MODEL, true, None), plan(MODEL, false, None));
     let in_tiles = |plan: &Plan| plan.buffers.iter().filter(|b| b.elem == Elem::Bf16).count();
     assert_eq!(in_tiles(&rows), 0);
-    // Two norms a layer, what attention, experts and SwiGLU give; a layer's gates, and the last norm.
-    assert_eq!(in_tiles(&tiled), 4 * 5 + 2 + 1);
+    // A norm a layer, which several products read, what attention, experts and SwiGLU give; a layer's gates.
+    assert_eq!(in_tiles(&tiled), 4 * 4 + 2);
     let ((logits, hidden), (want_logits, want_hidden)) = (run(&tiled), run(&rows));
     assert_eq!((logits.len(), hidden.len()), (150 * 64, 128));
     for (what, got, want) in [("logits", logits, want_logits), ("hidden", hidden, want_hidden)] {

@@ -57,7 +57,9 @@ pub fn formula(op: &Op) -> String {
             let x = if op.norm.is_some() { "rms(x)" } else { "x" };
             let norm = if op.qk_norm.is_some() { "rms " } else { "" };
             let keys = format!(", K[pos_t] = rope({norm}W_k {x}), V[pos_t] = W_v {x}");
-            format!("q = rope({norm}W_q {x}){}", if op.own_kv { keys } else { String::new() })
+            let gates = ["", ", g = W_g {x}", ", g̃ = W_g̃ {x}, g′ = W_g′ {x}"];
+            let gates = gates[op.gates.unwrap_or(0).min(2) as usize].replace("{x}", x);
+            format!("q = rope({norm}W_q {x}){}{gates}", if op.own_kv { keys } else { String::new() })
         }
     }
 }

@@ -315,11 +315,13 @@ ops! {
         epilogue: Epilogue,
     },
     /// Projections, QK-norm, RoPE and append in one, with what the attributes name. `wq` is `[heads * qk_dim, in]`, `wk` and
-    /// `wv` are `[kv_heads * qk_dim, in]` and `[kv_heads * v_dim, in]`, `q_norm` and `k_norm` have `qk_dim` elements.
+    /// `wv` are `[kv_heads * qk_dim, in]` and `[kv_heads * v_dim, in]`, `q_norm` and `k_norm` have `qk_dim` elements,
+    /// `wg1` and `wg2` are `[heads * v_dim, in]`.
     QkvAppend "qkv_append", of(HYSPARSE, &[
         "q = rope(rmsnorm(wq rmsnorm(x, norm), q_norm))",
         "K[position_t] = rope(rmsnorm(wk rmsnorm(x, norm), k_norm))",
         "V[position_t] = wv rmsnorm(x, norm)",
+        "gate1 = wg1 rmsnorm(x, norm), gate2 = wg2 rmsnorm(x, norm)",
     ]) => {
         /// Query heads.
         heads: u64,
@@ -337,5 +339,7 @@ ops! {
         scaling: Option<RopeScaling>,
         /// Whether k and v are projected and appended.
         own_kv: bool,
+        /// How many gates' logits are projected too.
+        gates: Option<u64>,
     },
 }

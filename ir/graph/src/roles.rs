@@ -87,7 +87,7 @@ pub struct Role<K> {
 }
 
 /// Most operands of an op.
-const MOST: usize = 9;
+const MOST: usize = 10;
 
 /// A short list: an op is asked for it once per use.
 #[derive(Debug, Clone, Copy)]

@@ -23,7 +23,7 @@
 //! for: see [`crate::bind`].
 
 /// The version that this build writes and reads.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Alignment of tensors in the file, in bytes.
 pub const ALIGN: u64 = 64;
 /// Metadata key of the version.

@@ -4,6 +4,7 @@ use crate::cache::{CacheSpec, KvOrder};
 use crate::codec::Codec;
 use crate::layout::Layout;
 use crate::lists::ListShape;
+use crate::ops::QkvAppend;
 use crate::roles::Kind;
 use crate::spec::KernelSpec;
 use crate::step::StepOp;
@@ -25,6 +26,9 @@ pub trait Backend {
     /// Whether its kernels for this op, of weights in these layouts, read and write rows as bf16 tiles where the op's roles allow
     /// it ([`Kind::RowsOrTiles`]).
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool;
+
+    /// Whether its kernels for these projections, of weights in these layouts, make the logits of the op's gates too.
+    fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool;
 
     /// The page lists along which its kernels for this op, which reads a selection, walk in steps of many rows; `None`: they read
     /// the selection alone. `caches`: those that the op reads.

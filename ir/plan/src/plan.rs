@@ -19,7 +19,7 @@ use crate::target::Target;
 use crate::tensor;
 
 /// The format that this build writes and reads.
-pub const PLAN_VERSION: u32 = 3;
+pub const PLAN_VERSION: u32 = 4;
 /// Most layers of a model: several times what any published model has. Passes are linear in the layers up to it.
 pub const MAX_LAYERS: u64 = 1024;
 

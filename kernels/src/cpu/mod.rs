@@ -26,6 +26,7 @@ use cranelift_codegen::ir::{AbiParam, Function, Signature, UserFuncName};
 use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use hyc_plan::ops::QkvAppend;
 use hyc_plan::{
     Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, ListShape, StepOp, Target, Variant, ops,
 };
@@ -78,6 +79,10 @@ impl Backend for CpuTarget {
     }
 
     fn tiles_rows(&self, _: &StepOp, _: &[Layout]) -> bool {
+        false
+    }
+
+    fn projects_gates(&self, _: &QkvAppend, _: &[Layout]) -> bool {
         false
     }
 

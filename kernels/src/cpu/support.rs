@@ -1,6 +1,6 @@
 //! What this back end has kernels for.
 
-use hyc_plan::{Elem, KernelSpec, Kind, KvOrder, Layout, OperandSpec, SelectShape, StepOp};
+use hyc_plan::{Elem, KernelSpec, Kind, KvOrder, Layout, OperandSpec, SelectShape, StepOp, ops};
 
 use crate::operands;
 
@@ -24,6 +24,10 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
         StepOp::Sample(_) => Err("tokens are chosen by the host".to_string()),
         // A processor's kernels read the selection alone.
         StepOp::PageLists(_) => Err("page lists".to_string()),
+        StepOp::QkvAppend(ops::QkvAppend { gates: 1.., .. }) => {
+            Err("gates beside projections: a processor's kernels make them by products of their own"
+                .to_string())
+        }
         StepOp::Embed(_)
         | StepOp::RmsNorm(_)
         | StepOp::Linear(_)

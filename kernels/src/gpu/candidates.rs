@@ -6,15 +6,15 @@ use super::attention::limits::{
     CLUSTERS, FLASH, LISTS, NO_LISTS, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS,
 };
 use super::attention::{flash_prefill, limits, simt, sparse_cluster};
+use super::gemm::feed::{MOST_RAW, MOST_WHOLE};
 use super::gemm::pack_rows::BLOCK_ROWS;
 use super::gemm::product::{M1, M8, M32, WGMMA, WGMMA128};
-use super::gemm::small_m::MOST_WHOLE;
-use super::gemm::{large_m, panel, qkv_large_m, qkv_small_m};
+use super::gemm::{large_m, panel};
 use super::moe::dispatch::{BY_ROW, GROUPED};
 use super::moe::grouped_gemm::BY_ROW_ROWS;
 use crate::lists;
 use crate::operands;
-use crate::tiles::tiles_rows;
+use crate::tiles::{ends_in_registers, qkv_tile, tiles_rows};
 
 /// Most rows that `m8` and `m32` are offered for: beyond them they have lost on every shape that was measured.
 const SMALL_M_ROWS: u64 = 256;
@@ -34,7 +34,7 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
             // Narrow tiles are for rows that make no more wide ones than half the multiprocessors.
             let narrow = large_m::narrow_rows(&op, u64::from(gpu.multiprocessors));
             let launches = if in_rows(spec, "x") { 2 } else { 1 };
-            let mut rows = product(op.in_features, [launches, launches]).to_vec();
+            let mut rows = product(spec, op.in_features, [launches, launches]).to_vec();
             let wide = rows.iter_mut().filter(|row| row.0 == WGMMA);
             wide.for_each(|(_, _, usual, ..)| usual.0 = usual.0.max(narrow + 1));
             rows.push((WGMMA128, (1, ALL), (MANY_ROWS, narrow), BLOCK_ROWS, launches));
@@ -44,8 +44,8 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
             // One more function appends, where that is not a part of the product.
             let packs = u32::from(in_rows(spec, "x"));
             let launches = |fused| packs + if fused { 1 } else { 2 };
-            let launches = [qkv_small_m::takes(&op), qkv_large_m::takes(&op)].map(launches);
-            of(spec, &product(op.in_features, launches))
+            let launches = [ends_in_registers(&op), qkv_tile(&op).is_some()].map(launches);
+            of(spec, &product(spec, op.in_features, launches))
         }
         StepOp::Linear(_) => vec![Variant::only("panel", spec, panel::tile(spec))],
         StepOp::QkvAppend(_) => {
@@ -114,10 +114,11 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
 }
 
 /// Those of a product of tiles, with the launches of small ones and of the large one.
-fn product(in_features: u64, [small, large]: [u32; 2]) -> [Row; 4] {
-    let one = u64::from(in_features <= MOST_WHOLE);
+fn product(spec: &KernelSpec, in_features: u64, [small, large]: [u32; 2]) -> [Row; 4] {
+    let raw = in_rows(spec, "x");
+    let one = u64::from(in_features <= if raw { MOST_RAW } else { MOST_WHOLE });
     [
-        (M1, (1, one), (1, one), 1, small),
+        (M1, (1, one), (1, one), 1, small - u32::from(raw)),
         (M8, (1, SMALL_M_ROWS), (1 + one, 8), 8, small),
         (M32, (1, SMALL_M_ROWS), (9, 64), 32, small),
         (WGMMA, (1, ALL), (MANY_ROWS, ALL), BLOCK_ROWS, large),
@@ -211,8 +212,11 @@ fn check(spec: &KernelSpec) -> Result<(), String> {
         }
     }
     match spec.op {
-        StepOp::QkvAppend(ops::QkvAppend { shape: s, .. }) => {
-            let columns = (s.heads + s.kv_heads) * s.qk_dim + s.kv_heads * s.v_dim;
+        StepOp::QkvAppend(op) if op.gates > 0 && !(in_tiles(spec) && qkv_tile(&op).is_some()) => {
+            Err("gates beside projections that do not end in registers".to_string())
+        }
+        StepOp::QkvAppend(ops::QkvAppend { shape: s, gates, .. }) => {
+            let columns = (s.heads + s.kv_heads) * s.qk_dim + (s.kv_heads + gates * s.heads) * s.v_dim;
             wide("projections, in elements,", (spec.max_rows + 128).saturating_mul(columns), (1 << 31) - 1)
         }
         StepOp::ExpertsUp(ops::ExpertsUp { active, .. })

@@ -344,14 +344,16 @@ irdl.dialect @hysparse {
     %wk = irdl.base @types::@hysparse::@weight
     %wv = irdl.base @types::@hysparse::@weight
     %qk_norm = irdl.base @types::@hysparse::@weight
+    %wg = irdl.base @types::@hysparse::@weight
     %cache = irdl.base @types::@hysparse::@cache
     %q = irdl.base "!builtin.tensor"
+    %gate = irdl.base "!builtin.tensor"
     %heads = irdl.base "#builtin.integer"
     %kv_heads = irdl.base "#builtin.integer"
     %theta = irdl.base "#builtin.float"
     %dims = irdl.base "#builtin.integer"
     irdl.attributes {"heads" = %heads, "kv_heads" = %kv_heads, "theta" = %theta, "dims" = %dims}
-    irdl.operands(x: %x, norm: optional %norm, wq: %wq, wk: optional %wk, wv: optional %wv, qk_norm: variadic %qk_norm, cache: optional %cache)
-    irdl.results(q: %q, out: optional %cache)
+    irdl.operands(x: %x, norm: optional %norm, wq: %wq, wk: optional %wk, wv: optional %wv, qk_norm: variadic %qk_norm, wg: variadic %wg, cache: optional %cache)
+    irdl.results(q: %q, gate: variadic %gate, out: optional %cache)
   }
 }

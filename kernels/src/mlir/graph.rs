@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 
+use hyc_ir::roles::{List, Roles};
 use hyc_ir::types::{CacheType, Dim, ListsType, SelectionType, Type};
 use hyc_ir::{Attr, Graph, Op, OpData, OpId, ValueId, op};
 use hyc_plan::{CachePolicy, Codec, Elem};
@@ -141,17 +142,25 @@ fn attributes<'c>(mlir: &'c Mlir, graph: &Graph, data: &OpData) -> Vec<(&'static
     }
     list.extend(data.layer.map(|n| ("layer", int(mlir, n.into()))));
     list.extend(data.chain.map(|n| ("chain", int(mlir, n.into()))));
-    if let Some(sizes) = segments(&data.op) {
-        list.push(("operandSegmentSizes", DenseI32ArrayAttribute::new(context, &sizes).into()));
+    let Roles { takes, gives } = data.op.roles();
+    let sizes = [
+        ("operandSegmentSizes", operand_places(&data.op).map(|places| segments(places, &takes))),
+        ("resultSegmentSizes", result_places(&data.op).map(|places| segments(places, &gives))),
+    ];
+    for (name, sizes) in sizes {
+        list.extend(sizes.map(|sizes| (name, DenseI32ArrayAttribute::new(context, &sizes).into())));
     }
     list
 }
 
-/// How many operands stand in each place of the dialect's op, for ops with more than one place that may be empty.
-fn segments(op: &Op) -> Option<Vec<i32>> {
-    let places: &[&[&str]] = match op {
-        Op::SparseAttention(_) => &[&["q"], &["cache"], &["sel"], &["sink"], &["lists"]],
-        Op::HybridAttention(_) => &[
+/// The places of an op in the dialect, each with the names of what may stand there.
+type Places = &'static [&'static [&'static str]];
+
+/// Those of the operands, for ops with more than one place that may be empty.
+fn operand_places(op: &Op) -> Option<Places> {
+    match op {
+        Op::SparseAttention(_) => Some(&[&["q"], &["cache"], &["sel"], &["sink"], &["lists"]]),
+        Op::HybridAttention(_) => Some(&[
             &["q"],
             &["shared"],
             &["sel"],
@@ -160,16 +169,34 @@ fn segments(op: &Op) -> Option<Vec<i32>> {
             &["sink_window"],
             &["gate_select", "gate_window"],
             &["lists"],
-        ],
-        Op::FusedLinear(_) => &[&["x"], &["norm"], &["weight"], &["residual", "up"]],
-        Op::QkvAppend(_) => {
-            &[&["x"], &["norm"], &["wq"], &["wk"], &["wv"], &["q_norm", "k_norm"], &["cache"]]
-        }
-        _ => return None,
-    };
-    let takes = op.roles().takes;
-    let count = |place: &&[&str]| takes.iter().filter(|role| place.contains(&role.name)).count() as i32;
-    Some(places.iter().map(count).collect())
+        ]),
+        Op::FusedLinear(_) => Some(&[&["x"], &["norm"], &["weight"], &["residual", "up"]]),
+        Op::QkvAppend(_) => Some(&[
+            &["x"],
+            &["norm"],
+            &["wq"],
+            &["wk"],
+            &["wv"],
+            &["q_norm", "k_norm"],
+            &["wg1", "wg2"],
+            &["cache"],
+        ]),
+        _ => None,
+    }
+}
+
+/// Those of the results, likewise.
+fn result_places(op: &Op) -> Option<Places> {
+    match op {
+        Op::QkvAppend(_) => Some(&[&["q"], &["gate1", "gate2"], &["cache"]]),
+        _ => None,
+    }
+}
+
+/// How many of the roles stand in each place.
+fn segments<K: Copy>(places: Places, roles: &List<K>) -> Vec<i32> {
+    let count = |place: &&[&str]| roles.iter().filter(|role| place.contains(&role.name)).count() as i32;
+    places.iter().map(count).collect()
 }
 
 fn int(mlir: &Mlir, n: u64) -> Attribute<'_> {

@@ -1,6 +1,6 @@
 //! Matrix products and what is fused around them.
 
-use hyc_plan::ops::QkvAppend;
+use hyc_plan::ops::{GATES, QkvAppend};
 use hyc_plan::{AttnShape, Epilogue};
 
 use super::pointwise::{normalise, rotate, sigmoid};
@@ -58,6 +58,15 @@ pub fn qkv_append(v: &Views, c: &QkvAppend) {
         for (row, x) in &inputs {
             let q = finish(product(&weights, x), "q_norm", v.position(*row));
             q.iter().zip(h * qk_dim..).for_each(|(q, col)| q_rows.set(*row, col, *q));
+        }
+    }
+    for (weight, logits) in GATES.into_iter().take(c.gates as usize) {
+        let to = v.tensor(logits);
+        for h in 0..heads {
+            let weights = project(weight, h, v_dim);
+            for (row, x) in &inputs {
+                product(&weights, x).iter().zip(h * v_dim..).for_each(|(y, col)| to.set(*row, col, *y));
+            }
         }
     }
     if !c.own_kv {

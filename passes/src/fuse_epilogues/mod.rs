@@ -1,9 +1,10 @@
 //! `fuse-epilogues`: what stands before and after a matrix product joins it.
 //!
-//! In this order, each in its own file: q, k, v projections with QK-norm, RoPE and append ([`qkv`]); gate
-//! and up projections with SwiGLU, and sums with a product ([`product`]); norms whose every user is a
-//! product ([`norm`]). Gates' projections stay products of their own: an attention applies the sigmoid.
+//! In this order, each in its own file: q, k, v projections with QK-norm, RoPE and append ([`qkv`]), and beside them those
+//! of gates' logits ([`gates`]); gate and up projections with SwiGLU, and sums with a product ([`product`]); norms whose
+//! every user is a product ([`norm`]).
 
+mod gates;
 mod norm;
 mod product;
 mod qkv;
@@ -15,5 +16,9 @@ use crate::error::PassError;
 
 /// Runs all fusions. Returns the rewrites made.
 pub fn run(graph: &mut Graph, backend: &dyn Backend) -> Result<usize, PassError> {
-    Ok(qkv::run(graph) + product::swiglu(graph) + product::residual(graph) + norm::run(graph, backend))
+    Ok(qkv::run(graph)
+        + gates::run(graph, backend)
+        + product::swiglu(graph)
+        + product::residual(graph)
+        + norm::run(graph, backend))
 }

@@ -6,8 +6,8 @@
 //! %g = linear(%h, @wg)                      %g = fused_linear(%x, @n, @wg) {norm = 1e-6, epilogue = store}
 //! ```
 //! A row's norm costs little beside a product, so each user computes it again. Left alone where any user is
-//! something else (the experts of a MoE read the normalised row itself), where the norm is over heads, and where all users
-//! read tiles, which the norm then writes once for all of them (`tile-rows`).
+//! something else (the experts of a MoE read the normalised row itself), where the norm is over heads, and where several
+//! users all read tiles, which the norm then writes once for all of them (`tile-rows`).
 
 use hyc_ir::{Graph, Op, OpId, Type, ValueId, op};
 use hyc_plan::{Backend, Epilogue};
@@ -35,25 +35,7 @@ pub fn run(graph: &mut Graph, backend: &dyn Backend) -> usize {
             operands[0] = x;
             operands.insert(1, weight);
             let op = match data.op {
-                Op::QkvAppend(op::QkvAppend {
-                    heads,
-                    kv_heads,
-                    qk_norm,
-                    theta,
-                    dims,
-                    scaling,
-                    own_kv,
-                    ..
-                }) => Op::QkvAppend(op::QkvAppend {
-                    heads,
-                    kv_heads,
-                    norm: Some(eps),
-                    qk_norm,
-                    theta,
-                    dims,
-                    scaling,
-                    own_kv,
-                }),
+                Op::QkvAppend(op) => Op::QkvAppend(op::QkvAppend { norm: Some(eps), ..op }),
                 Op::FusedLinear(op::FusedLinear { epilogue, .. }) => {
                     Op::FusedLinear(op::FusedLinear { norm: Some(eps), epilogue })
                 }
@@ -67,11 +49,12 @@ pub fn run(graph: &mut Graph, backend: &dyn Backend) -> usize {
     changes
 }
 
-/// Whether the normalised rows lie in tiles, or will.
+/// Whether the normalised rows lie in tiles, or will, for several products. A single one packs them itself, and a kernel for one
+/// row reads them as they are.
 fn hands_over_tiles(graph: &Graph, normed: ValueId, uses: &[(OpId, usize)], backend: &dyn Backend) -> bool {
     let reads_tiles =
         |(user, operand): &(OpId, usize)| *operand == 0 && tiled(graph, *user, backend).is_some();
-    can_lie(graph, normed) && uses.iter().all(reads_tiles)
+    uses.len() > 1 && can_lie(graph, normed) && uses.iter().all(reads_tiles)
 }
 
 fn takes_norm(graph: &Graph, (user, operand): (OpId, usize)) -> bool {

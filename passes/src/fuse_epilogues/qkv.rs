@@ -150,5 +150,15 @@ fn fuse_query(graph: &mut Graph, rope: OpId) -> Option<bool> {
 fn fused(query: &Projection, kv_heads: u64, own_kv: bool) -> Op {
     let (heads, RopeSpec { theta, dims, scaling }) = (query.heads, query.rope);
     let qk_norm = query.norm.map(|(eps, _)| eps);
-    Op::QkvAppend(op::QkvAppend { heads, kv_heads, norm: None, qk_norm, theta, dims, scaling, own_kv })
+    Op::QkvAppend(op::QkvAppend {
+        heads,
+        kv_heads,
+        norm: None,
+        qk_norm,
+        theta,
+        dims,
+        scaling,
+        own_kv,
+        gates: None,
+    })
 }

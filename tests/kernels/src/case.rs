@@ -256,14 +256,17 @@ pub fn label(spec: &KernelSpec) -> String {
             };
             format!("linear {out}x{in_features}{}{epilogue}", flag(norm.is_some(), "norm"))
         }
-        StepOp::QkvAppend(ops::QkvAppend { in_features, shape: s, norm, qk_norm, rope, own_kv }) => format!(
-            "qkv {} in_features{in_features} rope{}{}{}{}",
-            shape(&s),
-            turned(rope),
-            flag(norm.is_some(), "norm"),
-            flag(qk_norm.is_some(), "qk-norm"),
-            flag(!own_kv, "q-only"),
-        ),
+        StepOp::QkvAppend(ops::QkvAppend { in_features, shape: s, norm, qk_norm, rope, own_kv, gates }) => {
+            format!(
+                "qkv {} in_features{in_features} rope{}{}{}{}{}",
+                shape(&s),
+                turned(rope),
+                flag(norm.is_some(), "norm"),
+                flag(qk_norm.is_some(), "qk-norm"),
+                flag(!own_kv, "q-only"),
+                ["", " gate", " gates"][gates.min(2) as usize],
+            )
+        }
         StepOp::Rope(ops::Rope { heads, dim, rope }) => format!("rope {heads}x{dim} rope{}", turned(rope)),
         StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim }) => {
             format!("append {kv_heads} d{qk_dim}/{v_dim}")

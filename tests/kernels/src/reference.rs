@@ -77,8 +77,8 @@ fn cost(op: &StepOp, position: u64) -> u64 {
         StepOp::Linear(ops::Linear { in_features, out_features: out, epilogue, .. }) => {
             in_features * out * if epilogue == Epilogue::SwiGlu { 2 } else { 1 }
         }
-        StepOp::QkvAppend(ops::QkvAppend { in_features, shape: s, .. }) => {
-            in_features * (s.heads * s.qk_dim + s.kv_heads * (s.qk_dim + s.v_dim))
+        StepOp::QkvAppend(ops::QkvAppend { in_features, shape: s, gates, .. }) => {
+            in_features * (s.heads * (s.qk_dim + gates * s.v_dim) + s.kv_heads * (s.qk_dim + s.v_dim))
         }
         StepOp::FullAttention(ops::FullAttention { shape, .. })
         | StepOp::OracleAttention(ops::OracleAttention { shape, .. }) => attention(shape, seen),

@@ -1,5 +1,5 @@
 //! Published shapes on a GPU, with weights made up at load: long prefills and long decodes, alone and in a batch, with
-//! the memory that the plan says.
+//! the memory that the plan says; the same steps twice, whose tokens and last logits are equal; many steps in a row.
 //!
 //! Sampling happens on the device, whose kernel gives no token for a row with a logit that is no finite number: so
 //! every step's logits are finite where every step gives a token. The last step's are looked at here.
@@ -40,6 +40,9 @@ struct Args {
     /// Decode steps
     #[arg(long, default_value_t = 256)]
     steps: usize,
+    /// Steps of one sequence in a row; 0: none
+    #[arg(long, default_value_t = 0)]
+    endless: usize,
     /// Seed of the weights and of the tokens
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -102,6 +105,13 @@ fn shape(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
     {
         runner.measured(table, name, args.batch, args.tokens);
     }
+    table.row(name, "twice", runner.twice());
+    if args.endless > 0 {
+        let start = Instant::now();
+        let steps = runner.run(1, 300, args.endless).map(|run| run.steps.len());
+        let text = |steps| format!("{steps} steps in {:.1} s", start.elapsed().as_secs_f64());
+        table.row(name, "endless", steps.map(text));
+    }
     let used = before.saturating_sub(free_bytes()?);
     println!("{name:<16} {} MiB more after all runs", used.saturating_sub(taken) >> 20);
     Ok(())
@@ -126,7 +136,15 @@ struct Times {
     prefill: Duration,
     /// One per decode step, in order of their size.
     steps: Vec<Duration>,
+    /// What each step gave.
+    tokens: Vec<u32>,
+    /// Bits of the logits behind the last one.
+    logits: Vec<u32>,
 }
+
+/// Sequences and the tokens of their prompts of the runs that are done twice.
+const TWICE: [(usize, usize); 2] = [(1, 700), (5, 130)];
+const TWICE_STEPS: usize = 256;
 
 struct Runner<'a> {
     session: &'a mut Session,
@@ -162,6 +180,26 @@ impl Runner<'_> {
         }
     }
 
+    /// Whether the same prompts and greedy steps give the same tokens and, bit by bit, the same logits.
+    fn twice(&mut self) -> Result<String, String> {
+        for (batch, tokens) in TWICE {
+            let state = self.state;
+            let mut once = || {
+                self.state = state;
+                self.run(batch, tokens, TWICE_STEPS)
+            };
+            let (first, second) = (once()?, once()?);
+            let what = format!("{batch} x {tokens}, {TWICE_STEPS} steps");
+            if first.tokens != second.tokens {
+                return Err(format!("{what}: other tokens"));
+            }
+            if first.logits != second.logits {
+                return Err(format!("{what}: the same tokens, other logits"));
+            }
+        }
+        Ok(format!("{TWICE:?}: {TWICE_STEPS} steps, equal to the bit"))
+    }
+
     /// Prompts of `batch` new sequences, then `steps` steps of all of them together.
     fn run(&mut self, batch: usize, tokens: usize, steps: usize) -> Result<Times, String> {
         let ids: Vec<SequenceId> =
@@ -189,7 +227,7 @@ impl Runner<'_> {
             passes += 1;
         }
         let prefill = start.elapsed();
-        let mut times = Vec::with_capacity(steps);
+        let (mut times, mut given) = (Vec::with_capacity(steps), Vec::new());
         for step in 0..steps {
             self.check(ids, &next).map_err(|message| format!("decode, step {step}: {message}"))?;
             for (id, token) in &next {
@@ -199,6 +237,7 @@ impl Runner<'_> {
             let output = self.session.step_sampled().map_err(|e| format!("decode, step {step}: {e}"))?;
             times.push(start.elapsed());
             next = each(output.sampled).map_err(|e| format!("decode, step {step}: {e}"))?;
+            given.extend(next.iter().map(|(_, token)| *token));
         }
         self.check(ids, &next)?;
         for (id, token) in &next {
@@ -208,10 +247,13 @@ impl Runner<'_> {
         if rows.len() != ids.len() {
             return Err(format!("{} rows of logits at the end, not {}", rows.len(), ids.len()));
         }
-        // An error where a logit is no number.
-        rows.into_iter().try_for_each(|(_, logits)| logits.map(drop)).map_err(text)?;
+        let mut logits = Vec::new();
+        for (_, row) in rows {
+            // An error where a logit is no number.
+            logits.extend(row.map_err(text)?.iter().map(|logit| logit.to_bits()));
+        }
         times.sort_unstable();
-        Ok(Times { prefill, steps: times })
+        Ok(Times { prefill, steps: times, tokens: given, logits })
     }
 
     /// Every sequence has one token of the vocabulary.

@@ -5,6 +5,7 @@ use super::view::View;
 use crate::graph::{Graph, OpId};
 use crate::op::{self, Op};
 use crate::types::{Dim, Sym, Type};
+use hyc_plan::ops::GATES;
 use hyc_plan::{Elem, Epilogue, GateMode};
 
 /// Reports what is wrong with an op whose arity is right.
@@ -32,6 +33,11 @@ fn attributes(op: &Op) -> Result<(), Fault> {
         && !scaling.is_possible()
     {
         return Err((ATTRIBUTE, format!("`scaling = {:?}` is not possible", scaling.parts())));
+    }
+    if let Op::QkvAppend(op::QkvAppend { gates: Some(gates), .. }) = op
+        && *gates > GATES.len() as u64
+    {
+        return Err((ATTRIBUTE, format!("`gates = {gates}` is not possible: two at most")));
     }
     if let Op::Gate(op::Gate { mode: GateMode::None, .. }) = op {
         return Err((ATTRIBUTE, "a gate's mode is head or elementwise".to_string()));
@@ -78,9 +84,7 @@ impl View<'_> {
             }
             Op::Linear(op::Linear {}) => self.linear(None, Epilogue::Store),
             Op::FusedLinear(op::FusedLinear { norm, epilogue }) => self.linear(norm, epilogue),
-            Op::QkvAppend(op::QkvAppend { heads, kv_heads, norm, qk_norm, dims, own_kv, .. }) => {
-                self.qkv(heads, kv_heads, norm.is_some(), qk_norm.is_some(), dims, own_kv)
-            }
+            Op::QkvAppend(op) => self.qkv(&op),
             Op::Rope(op::Rope { heads, dims, .. }) => {
                 let (rows, width) = self.row("x")?;
                 if width % heads != 0 || dims % 2 != 0 || dims > width / heads {
@@ -251,9 +255,10 @@ impl View<'_> {
         self.want_rows_or_tiles("out", rows, out_features)
     }
 
-    fn qkv(&self, heads: u64, kv: u64, norm: bool, qk_norm: bool, dims: u64, own: bool) -> Result<(), Fault> {
-        let (rows, in_features) = self.product_input(norm)?;
-        if norm {
+    fn qkv(&self, op: &op::QkvAppend) -> Result<(), Fault> {
+        let op::QkvAppend { heads, kv_heads: kv, norm, qk_norm, dims, own_kv: own, gates, .. } = *op;
+        let (rows, in_features) = self.product_input(norm.is_some())?;
+        if norm.is_some() {
             self.want_vector("norm", in_features)?;
         }
         let [out_features, _] = *self.weight("wq")? else { return Err(fault("a projection is a matrix")) };
@@ -276,11 +281,21 @@ impl View<'_> {
             self.want_weight("wv", &[kv * cache.v_dim, in_features])?;
             self.want_result("cache", ty)?;
         }
-        if qk_norm {
+        if qk_norm.is_some() {
             self.want_vector("q_norm", qk_dim)?;
             if own {
                 self.want_vector("k_norm", qk_dim)?;
             }
+        }
+        let mut v_dim = own.then(|| self.cache_operand("cache")).transpose()?.map(|cache| cache.v_dim);
+        for (weight, logits) in GATES.into_iter().take(gates.unwrap_or(0) as usize) {
+            let [width, _] = *self.weight(weight)? else { return Err(fault("a projection is a matrix")) };
+            let dim = *v_dim.get_or_insert(width / heads);
+            if heads.checked_mul(dim) != Some(width) {
+                return Err((ATTRIBUTE, format!("a gate of {width} features for {heads} heads of {dim}")));
+            }
+            self.want_weight(weight, &[width, in_features])?;
+            self.want_rows_or_tiles(logits, rows, width)?;
         }
         Ok(())
     }

@@ -145,7 +145,8 @@ impl Op for QkvAppend {
     const BY_TOKEN: bool = true;
 
     fn roles(&self) -> Vec<Role> {
-        let QkvAppend { in_features, shape, norm, qk_norm, own_kv, .. } = *self;
+        let QkvAppend { in_features, shape, norm, qk_norm, own_kv, gates, .. } = *self;
+        let gates = || GATES.iter().take(gates as usize);
         let AttnShape { heads, kv_heads, qk_dim, v_dim } = shape;
         let mut roles = vec![product_input(in_features, norm)];
         roles.extend(norm.map(|_| read("norm", Kind::Vector(in_features))));
@@ -158,14 +159,17 @@ impl Op for QkvAppend {
             roles.push(read("q_norm", Kind::Vector(qk_dim)));
             roles.extend(own_kv.then(|| read("k_norm", Kind::Vector(qk_dim))));
         }
+        roles.extend(gates().map(|(weight, _)| read(weight, projection(heads, v_dim, in_features))));
         roles.push(write("q", slices(heads, qk_dim)));
+        roles.extend(gates().map(|(_, logits)| write(logits, sliced_tiles(heads, v_dim))));
         roles.extend(own_kv.then(|| append("cache", kv_heads, qk_dim, v_dim)));
         roles
     }
 
     fn is_possible(&self) -> bool {
-        let QkvAppend { shape, rope, norm, qk_norm, .. } = *self;
-        shares_out(&shape) && rope.is_possible(shape.qk_dim) && normalises(norm) && normalises(qk_norm)
+        let QkvAppend { shape, rope, norm, qk_norm, gates, .. } = *self;
+        let normalises = normalises(norm) && normalises(qk_norm);
+        shares_out(&shape) && rope.is_possible(shape.qk_dim) && normalises && gates <= GATES.len() as u64
     }
 }
 

@@ -69,8 +69,11 @@ pub struct Linear {
     pub epilogue: Epilogue,
 }
 
+/// Weight and logits of each gate that `QkvAppend` may project.
+pub const GATES: [(&str, &str); 2] = [("wg1", "gate1"), ("wg2", "gate2")];
+
 /// Projections to q (and k, v where `own_kv`), optional QK-norm, RoPE on q and k, and the append of
-/// k, v to the layer's cache at each row's position. q is left unscaled.
+/// k, v to the layer's cache at each row's position. q is left unscaled. Beside them the logits of elementwise gates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct QkvAppend {
     /// Input features.
@@ -85,6 +88,8 @@ pub struct QkvAppend {
     pub rope: RopeSpec,
     /// Whether k and v are projected and appended.
     pub own_kv: bool,
+    /// How many gates are projected too, each to `heads * v_dim`: two at most.
+    pub gates: u64,
 }
 
 /// RoPE over `heads` heads of `dim` elements.

@@ -44,6 +44,7 @@ fn plan() -> Plan {
             qk_norm: None,
             rope: RopeSpec::plain(1e4, 8),
             own_kv,
+            gates: 0,
         })
     };
     let linear = StepOp::Linear(ops::Linear {

@@ -18,16 +18,22 @@ const SHARED_OF_TWO: u64 = 112 << 10;
 /// Most elements of a thread whose gates are looked up before the sums are there.
 const MOST_EARLY: u64 = 8;
 
-/// Turns of a block's threads at its share, where they are so few that they are looked up early.
-pub fn rounds(share: u64, threads: u64) -> Option<u64> {
-    Some(share.div_ceil(threads)).filter(|rounds| *rounds <= MOST_EARLY)
+/// Turns of the threads of one of `blocks` blocks at its share, where they are so few that they are looked up early. A block of its
+/// own has a page more in that place.
+pub fn rounds(blocks: u64, share: u64, threads: u64) -> Option<u64> {
+    Some(share.div_ceil(threads)).filter(|rounds| blocks > 1 && *rounds <= MOST_EARLY)
 }
 
 /// Shared memory that a function has beside its launch's: the queries, and of each place states and barriers, of each thread sinks and
 /// gates.
-fn fixed_bytes(reader: &Reader, branches: u64, (places, sharers): (u64, u64), share: u64) -> u64 {
+fn fixed_bytes(
+    reader: &Reader,
+    branches: u64,
+    (places, sharers): (u64, u64),
+    (blocks, share): (u64, u64),
+) -> u64 {
     let threads = places * sharers * WARP;
-    let kept = 2 * branches * rounds(share, threads).unwrap_or(0) * threads;
+    let kept = 2 * branches * rounds(blocks, share, threads).unwrap_or(0) * threads;
     let states = 2 * places * sharers * group(reader.shape);
     reader.query_bytes() + 4 * (kept + states + 5 * places)
 }
@@ -63,7 +69,7 @@ impl Layout {
         let before = |places: u64| places * stage;
         let inboxes = 4 * branches.len() as u64 * inbox;
         let bytes = |places: u64| {
-            let fixed = fixed_bytes(reader, branches.len() as u64, (places, sharers), share);
+            let fixed = fixed_bytes(reader, branches.len() as u64, (places, sharers), (blocks, share));
             before(places) + inboxes + SHARED_SLACK + fixed
         };
         let shared = if blocks == 1 { SHARED_OF_TWO } else { SHARED };
@@ -131,7 +137,8 @@ mod tests {
                         for (name, blocks) in CLUSTERS {
                             let layout = Layout::new(shape, blocks, branches, &reader);
                             let places = (layout.places, layout.sharers);
-                            let fixed = fixed_bytes(&reader, branches.len() as u64, places, layout.share);
+                            let share = (blocks, layout.share);
+                            let fixed = fixed_bytes(&reader, branches.len() as u64, places, share);
                             let bytes = layout.shared_bytes() + fixed;
                             let what = format!("{name} {heads} {qk_dim} {v_dim} {listed} {window}");
                             assert!(bytes <= MOST, "{what}: {bytes} bytes");

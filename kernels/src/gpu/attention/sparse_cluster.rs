@@ -134,7 +134,7 @@ impl Cluster<'_> {
         rank: Int<'c>,
     ) -> impl FnOnce(&Emit<'c>) + use<'s, 'c> {
         let (threads, share) = (self.layout.threads(), self.layout.share);
-        let rounds = rounds(share, threads);
+        let rounds = rounds(self.layout.blocks, share, threads);
         let own = move |e: &Emit<'c>, round: u64| e.add_const(e.thread(), (round * threads) as i64);
         // In shared memory: registers are the sums'.
         let keep = |e: &Emit<'c>, value: Float<'c>| {

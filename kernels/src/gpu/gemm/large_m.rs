@@ -67,7 +67,7 @@ pub fn large_m_with<'c>(
     let count = |e: &Emit<'c>| e.mul_const(row_blocks(e, row_count(e, spec)), columns);
     let job = Job {
         in_features: p.in_features,
-        rows: p.rows,
+        rows: p.inputs.tiles,
         width,
         half_tiles: false,
         count: &count,

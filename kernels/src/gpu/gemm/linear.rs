@@ -24,7 +24,7 @@ fn tiled(k: &mut Kernel<'_, '_>, in_features: u64, out: u64, norm: Option<f64>, 
         in_features,
         matrices: vec![Matrix { name: "weight", out, column: 0 }],
         up: (epilogue == Epilogue::SwiGlu).then_some("up"),
-        rows: pack_x(k, in_features, norm),
+        inputs: pack_x(k, in_features, norm, &[WGMMA, WGMMA128]),
         to: To::operand(k, "out"),
         plus: (epilogue == Epilogue::Residual).then_some("residual"),
     };

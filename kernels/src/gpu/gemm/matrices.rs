@@ -57,9 +57,34 @@ impl To {
     pub fn operand(k: &Kernel<'_, '_>, name: &'static str) -> To {
         if k.in_tiles(name) { To::Tiles(name) } else { To::Rows(Rows::Operand(name)) }
     }
+
+    /// Stores one result.
+    pub fn store<'c>(self, e: &Emit<'c>, row: Int<'c>, column: Int<'c>, value: Float<'c>) {
+        match self {
+            To::Rows(rows) => e.store(rows.at(e, row, column), e.int(0), value.into()),
+            To::Tiles(name) => TiledRows::Operand(name).store(e, (row, column), e.stride(name), value),
+        }
+    }
+}
+
+/// The rows of the operand `x`, and how a product reads them.
+#[derive(Clone, Copy)]
+pub struct Inputs {
+    /// In tiles: as they lie, or packed by a launch before.
+    pub tiles: TiledRows,
+    /// As they lie in f32, where one row is read so.
+    pub raw: Option<RawRows>,
+}
+
+/// Rows of f32 in the operand `x`.
+#[derive(Clone, Copy)]
+pub struct RawRows {
+    /// eps of their RMSNorm, whose weight is the operand `norm`.
+    pub norm: Option<f64>,
 }
 
 /// `y = [W0; W1; ...] x`, or with `up` `y = silu(W0 x) * (up x)`; then `y + plus`.
+#[derive(Clone)]
 pub struct Product {
     /// Input features.
     pub in_features: u64,
@@ -67,7 +92,7 @@ pub struct Product {
     pub matrices: Vec<Matrix>,
     /// A second weight, of the first one's shape.
     pub up: Option<&'static str>,
-    pub rows: TiledRows,
+    pub inputs: Inputs,
     /// Where the results go: columns among all.
     pub to: To,
     /// What is added.
@@ -79,10 +104,7 @@ impl Product {
     pub fn store<'c>(&self, e: &Emit<'c>, row: Int<'c>, column: Int<'c>, value: Float<'c>) {
         let plus = self.plus.map(|name| e.load(Rows::Operand(name).at(e, row, column), e.int(0)));
         let value = plus.map_or(value, |plus| e.fadd(value, plus));
-        match self.to {
-            To::Rows(rows) => e.store(rows.at(e, row, column), e.int(0), value.into()),
-            To::Tiles(name) => TiledRows::Operand(name).store(e, (row, column), e.stride(name), value),
-        }
+        self.to.store(e, row, column, value);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Products of rows and weights: `Linear`, `QkvAppend`, and what experts share with them.
 
 pub mod epilogue;
+pub mod feed;
 pub mod large_m;
 pub mod linear;
 pub mod matrices;

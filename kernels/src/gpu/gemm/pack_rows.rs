@@ -45,35 +45,74 @@ pub fn pack<'c>(
     source: &dyn Fn(&Emit<'c>, Int<'c>) -> (Ptr<'c>, Int<'c>),
 ) {
     let Packed { in_features, norm, to, .. } = *p;
-    let chunks = k_tiles(in_features) * 8;
     let grid = [p.grid, Extent::fixed(1)];
     k.function(Function::new(p.part, grid, PACKERS).of(p.variants).waits_itself(), |e| {
-        // A thread's eight elements of each round; the last round's are the row's last again where there are no more.
-        let places: Vec<Int<'c>> = (0..chunks.div_ceil(PACKERS))
-            .map(|round| e.min(e.add_const(e.thread(), (round * PACKERS) as i64), e.int(chunks - 1)))
-            .collect();
-        let weights: Vec<Vec<Float<'c>>> = match norm {
-            Some((_, weight)) => {
-                places.iter().map(|chunk| eight(e, e.operand(weight), *chunk, in_features)).collect()
-            }
-            None => vec![],
-        };
+        let pieces = RowPieces::new(e, in_features, PACKERS, norm);
         e.wait_for_inputs();
         let (x, row) = source(e, e.block_x());
+        for (chunk, words) in pieces.read(e, x) {
+            e.store_words(to.piece(e, row, chunk, in_features), e.int(0), &words);
+        }
+    });
+}
+
+/// A row of f32 as a block of threads reads it: which eight elements a thread has in each round (the last round's are the row's
+/// last again where there are no more), and what they are multiplied by.
+pub struct RowPieces<'c> {
+    in_features: u64,
+    threads: u64,
+    places: Vec<Int<'c>>,
+    /// eps of the row's RMSNorm, and its weight of the same elements.
+    norm: Option<(f64, Vec<Vec<Float<'c>>>)>,
+}
+
+impl<'c> RowPieces<'c> {
+    /// Loads the weight of the norm, an operand.
+    pub fn new(e: &Emit<'c>, in_features: u64, threads: u64, norm: Option<(f64, &'static str)>) -> Self {
+        let chunks = k_tiles(in_features) * 8;
+        let places: Vec<Int<'c>> = (0..chunks.div_ceil(threads))
+            .map(|round| e.min(e.add_const(e.thread(), (round * threads) as i64), e.int(chunks - 1)))
+            .collect();
+        let weight =
+            |name| places.iter().map(|chunk| eight(e, e.operand(name), *chunk, in_features)).collect();
+        let norm = norm.map(|(eps, name)| (eps, weight(name)));
+        RowPieces { in_features, threads, places, norm }
+    }
+
+    /// Reads the row at `x`: pieces of eight, normalised and rounded to bf16. All threads of the block must come here.
+    pub fn read(&self, e: &Emit<'c>, x: Ptr<'c>) -> Vec<(Int<'c>, Vec<Int<'c>>)> {
         let mut values: Vec<Vec<Float<'c>>> =
-            places.iter().map(|chunk| eight(e, x, *chunk, in_features)).collect();
-        if let Some((eps, _)) = norm {
-            let scale = inverse_rms(e, &values, chunks, in_features, eps);
-            for (values, weights) in values.iter_mut().zip(&weights) {
+            self.places.iter().map(|chunk| eight(e, x, *chunk, self.in_features)).collect();
+        if let Some((eps, weights)) = &self.norm {
+            let scale = self.inverse_rms(e, &values, *eps);
+            for (values, weights) in values.iter_mut().zip(weights) {
                 for (value, weight) in values.iter_mut().zip(weights) {
                     *value = e.fmul(e.fmul(*value, scale), *weight);
                 }
             }
         }
-        for (chunk, values) in places.iter().zip(&values) {
-            store_piece(e, (to, row), *chunk, in_features, values);
-        }
-    });
+        let words =
+            |values: &Vec<Float<'c>>| values.chunks(2).map(|pair| e.pack_bf16(pair[0], pair[1])).collect();
+        self.places.iter().copied().zip(values.iter().map(words)).collect()
+    }
+
+    /// 1 / sqrt(mean(x^2) + eps) of the row.
+    fn inverse_rms(&self, e: &Emit<'c>, values: &[Vec<Float<'c>>], eps: f64) -> Float<'c> {
+        let (zero, chunks) = (e.float(0.0), k_tiles(self.in_features) * 8);
+        let sum = values.iter().zip(0u64..).fold(zero, |sum, (values, round)| {
+            let own = values.iter().fold(zero, |sum, x| e.fma(*x, *x, sum));
+            let chunk = e.add_const(e.thread(), (round * self.threads) as i64);
+            e.fadd(sum, e.pick_float(e.lt(chunk, e.int(chunks)), own, zero))
+        });
+        let warps = self.threads / 32;
+        let partial = e.shared(warps);
+        let (warp, lane) = e.div_rem(e.thread(), 32);
+        let mine = e.warp_sum(sum, &LANES);
+        e.when(e.eq(lane, e.int(0)), |e| e.store(partial, warp, mine.into()));
+        e.barrier();
+        let all = (0..warps).fold(zero, |sum, w| e.fadd(sum, e.load(partial, e.int(w))));
+        e.inverse_sqrt(e.fadd(e.fdiv(all, e.float(self.in_features as f32)), e.float(eps as f32)))
+    }
 }
 
 /// `RmsNorm` of whole rows into tiles.
@@ -81,18 +120,6 @@ pub fn rmsnorm(k: &mut Kernel<'_, '_>, width: u64, eps: f64) {
     let (norm, to) = (Some((eps, "weight")), TiledRows::Operand("out"));
     let rows = Packed { part: "", grid: k.rows(1, 1), in_features: width, norm, to, variants: &[] };
     pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
-}
-
-/// Stores elements `8 * chunk ..` of row `row` of `to`.
-pub fn store_piece<'c>(
-    e: &Emit<'c>,
-    (to, row): (TiledRows, Int<'c>),
-    chunk: Int<'c>,
-    in_features: u64,
-    values: &[Float<'c>],
-) {
-    let words: Vec<Int<'c>> = values.chunks(2).map(|pair| e.pack_bf16(pair[0], pair[1])).collect();
-    e.store_words(to.piece(e, row, chunk, in_features), e.int(0), &words);
 }
 
 /// Elements `8 * chunk ..` of a row of `in_features`, 0 beyond its end.
@@ -108,29 +135,6 @@ pub fn eight<'c>(e: &Emit<'c>, x: Ptr<'c>, chunk: Int<'c>, in_features: u64) -> 
         e.pick_float(e.lt(at, e.int(in_features)), value, e.float(0.0))
     };
     (0..8).map(one).collect()
-}
-
-/// 1 / sqrt(mean(x^2) + eps) of a row, of which a block of [`PACKERS`] has the chunks in rounds.
-fn inverse_rms<'c>(
-    e: &Emit<'c>,
-    values: &[Vec<Float<'c>>],
-    chunks: u64,
-    in_features: u64,
-    eps: f64,
-) -> Float<'c> {
-    let zero = e.float(0.0);
-    let sum = values.iter().zip(0u64..).fold(zero, |sum, (values, round)| {
-        let own = values.iter().fold(zero, |sum, x| e.fma(*x, *x, sum));
-        let chunk = e.add_const(e.thread(), (round * PACKERS) as i64);
-        e.fadd(sum, e.pick_float(e.lt(chunk, e.int(chunks)), own, zero))
-    });
-    let partial = e.shared(PACKERS / 32);
-    let (warp, lane) = e.div_rem(e.thread(), 32);
-    let mine = e.warp_sum(sum, &LANES);
-    e.when(e.eq(lane, e.int(0)), |e| e.store(partial, warp, mine.into()));
-    e.barrier();
-    let all = (0..PACKERS / 32).fold(zero, |sum, w| e.fadd(sum, e.load(partial, e.int(w))));
-    e.inverse_sqrt(e.fadd(e.fdiv(all, e.float(in_features as f32)), e.float(eps as f32)))
 }
 
 /// Byte offset (i64) of block `block` of 16 outputs in a matrix of tiles.

@@ -1,8 +1,9 @@
 //! Products of bf16 tiles on tensor cores, `y = W x`: for a few rows (bound by the bytes of W) and for many (bound by
 //! the tensor cores). The rows are packed first.
 
+use super::feed::{Feed, MOST_RAW};
+use super::matrices::{Inputs, RawRows};
 use super::pack_rows::{Packed, pack, packed_bytes};
-use super::small_m::Feed;
 use crate::gpu::function::Kernel;
 use crate::gpu::tile::TiledRows;
 
@@ -16,11 +17,14 @@ pub const WGMMA128: &str = "wgmma128";
 /// The variants of `small_m`, and the rows that a block of each has.
 pub const FEW_ROWS: [(&str, Feed); 3] = [(M1, Feed::Whole), (M8, Feed::Tiles(1)), (M32, Feed::Tiles(4))];
 
-/// The rows of the operand `x` in tiles: where it lies in rows, behind a launch that packs them, with the weight of their norm
-/// in `norm`.
-pub fn pack_x(k: &mut Kernel<'_, '_>, in_features: u64, norm: Option<f64>) -> TiledRows {
+/// The rows of the operand `x`: where it lies in rows, behind a launch that packs them, with the weight of their norm in `norm`;
+/// the variant of one row reads them as they lie, where it can. `large`: the product's variants of many rows.
+pub fn pack_x(k: &mut Kernel<'_, '_>, in_features: u64, norm: Option<f64>, large: &[&str]) -> Inputs {
     let most = k.spec.max_rows;
-    pack_x_of(k, in_features, norm, (&[], most))
+    let raw = (!k.in_tiles("x") && in_features <= MOST_RAW).then_some(RawRows { norm });
+    let packing = [&[M8, M32], large].concat();
+    let variants = if raw.is_some() { &packing[..] } else { &[] };
+    Inputs { tiles: pack_x_of(k, in_features, norm, (variants, most)), raw }
 }
 
 /// The same as a part of some variants, which take so many rows at most.

@@ -1,6 +1,7 @@
 //! What the kernels of `QkvAppend` share: what is projected to.
 
 use hyc_plan::PANEL;
+use hyc_plan::ops::{GATES, QkvAppend};
 
 /// What is projected to.
 #[derive(Clone, Copy)]
@@ -8,6 +9,13 @@ pub enum Projection {
     Query,
     Key,
     Value,
+    /// A gate's logits, of so many gates.
+    Gate(usize),
+}
+
+/// The gates of an op, each with the name of its logits.
+pub fn gates(c: &QkvAppend) -> impl Iterator<Item = (usize, &'static str)> {
+    GATES.into_iter().take(c.gates as usize).map(|(_, logits)| logits).enumerate()
 }
 
 impl Projection {
@@ -17,11 +25,22 @@ impl Projection {
             Projection::Query => "wq",
             Projection::Key => "wk",
             Projection::Value => "wv",
+            Projection::Gate(i) => GATES[i].0,
+        }
+    }
+
+    /// A number of its own; those that rotate stand before [`Projection::Value`].
+    pub fn number(self) -> u64 {
+        match self {
+            Projection::Query => 0,
+            Projection::Key => 1,
+            Projection::Value => 2,
+            Projection::Gate(i) => 3 + i as u64,
         }
     }
 }
 
-/// One of q, k, v in scratch: its heads, their width, and its first column.
+/// One of q, k, v and the gates, in scratch: its heads, their width, and its first column.
 #[derive(Clone, Copy)]
 pub struct Part {
     /// What it is.

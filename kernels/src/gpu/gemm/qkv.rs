@@ -13,7 +13,7 @@ use super::large_m::{large_m, large_m_with};
 use super::matrices::{Matrix, Product, Rows, To};
 use super::panel::{self, THREADS, input, mine, panel_at, tile};
 use super::product::{FEW_ROWS, WGMMA, pack_x};
-use super::projections::{Part, Projection};
+use super::projections::{Part, Projection, gates};
 use super::rope::{angles, rotated};
 use super::small_m::small_m;
 use super::wgmma::WIDE;
@@ -21,6 +21,7 @@ use super::{qkv_large_m, qkv_small_m};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
 use crate::gpu::isa::WARP;
 use crate::gpu::paged_kv::{key_store, value_store};
+use crate::tiles::{ends_in_registers, qkv_tile};
 
 /// Makes `QkvAppend`.
 pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
@@ -30,17 +31,19 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
         projections.push((Projection::Key, s.kv_heads, s.qk_dim));
         projections.push((Projection::Value, s.kv_heads, s.v_dim));
     }
+    projections.extend(gates(c).map(|(i, _)| (Projection::Gate(i), s.heads, s.v_dim)));
     let mut columns = 0;
     let mut part = |(projection, heads, dim)| {
-        let column = columns;
+        // Gates' logits are rows of their own.
+        let column = if let Projection::Gate(_) = projection { 0 } else { columns };
         columns += heads * dim;
         Part { projection, heads, dim, column }
     };
     let parts: Vec<Part> = projections.into_iter().map(&mut part).collect();
     let layout = k.layout("wq");
     let tiled = matches!(layout, Layout::Tiles { .. });
-    let fused = tiled && qkv_small_m::takes(c);
-    let whole = qkv_large_m::width(c).filter(|_| tiled);
+    let fused = tiled && ends_in_registers(c);
+    let whole = qkv_tile(c).filter(|_| tiled);
     let scratch = if whole.is_some() { 0 } else { k.scratch(4 * columns * spec.max_rows) };
     match layout {
         Layout::Tiles { .. } => {
@@ -50,7 +53,7 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
                 in_features: c.in_features,
                 matrices: parts.iter().map(matrix).collect(),
                 up: None,
-                rows: pack_x(k, c.in_features, c.norm),
+                inputs: pack_x(k, c.in_features, c.norm, &[WGMMA]),
                 to: To::Rows(if whole.is_some() {
                     Rows::Operand("q")
                 } else {
@@ -59,15 +62,16 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
                 plus: None,
             };
             if fused {
-                qkv_small_m::launches(k, c, &parts, product.rows);
+                qkv_small_m::launches(k, c, &parts, product.inputs);
             } else {
                 for (variant, feed) in FEW_ROWS {
                     small_m(k, variant, &product, feed);
                 }
             }
             if let Some(width) = whole {
-                large_m_with(k, WGMMA, width, &product, &|e, tile, row, staging| {
-                    qkv_large_m::begin(e, c, &product, (tile, row, staging))
+                let ends = qkv_large_m::Ends::new(k, c, product);
+                large_m_with(k, WGMMA, width, &ends.query, &|e, tile, row, staging| {
+                    ends.begin(e, (tile, row, staging))
                 });
             } else {
                 large_m(k, WGMMA, WIDE, &product);
@@ -115,6 +119,8 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
                     e.wait_for_inputs();
                     rotated(e, x, part.dim, None, None, store);
                 }
+                // Those are whole.
+                Projection::Gate(_) => {}
             });
         }
     });

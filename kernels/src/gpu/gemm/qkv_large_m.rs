@@ -4,8 +4,9 @@
 //! tile: 256 (or 192) outputs of q, k or v: whole heads of q and k, so that a lane has both elements of a pair that RoPE turns
 //!   q      rotated in registers, then written as other results are
 //!   k, v   to their pages from registers: a lane has two dims of a row
+//!   gates  written as other results are
 //! ```
-//! For heads that rotate whole and have no norm of their own. Reference: `reference::linear::qkv_append`.
+//! For ops that have [such tiles](crate::tiles::qkv_tile). Reference: `reference::linear::qkv_append`.
 
 use std::mem::offset_of;
 
@@ -14,26 +15,13 @@ use hyc_plan::ops::QkvAppend;
 use hyc_plan::{Elem, KvOrder};
 
 use super::large_m::store;
-use super::matrices::Product;
-use super::qkv_small_m;
+use super::matrices::{Product, To};
+use super::projections::gates;
 use super::rope::{grown, steps};
-use super::wgmma::{Finish, Sums, Tile, WIDE};
+use super::wgmma::{Finish, Sums, Tile};
+use crate::gpu::function::Kernel;
 use crate::gpu::isa::{Emit, Int, Ptr, Var};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
-
-/// Outputs of a tile for heads that 256 is no multiple of.
-const NARROWER: u64 = 192;
-
-/// Whether the function takes the op.
-pub fn takes(c: &QkvAppend) -> bool {
-    width(c).is_some()
-}
-
-/// Outputs of a tile: as many as are whole heads.
-pub fn width(c: &QkvAppend) -> Option<u64> {
-    let whole = |width: &u64| qkv_small_m::takes(c) && width.is_multiple_of(c.shape.qk_dim);
-    [WIDE, NARROWER].into_iter().find(whole)
-}
 
 /// One of the two rows of a lane.
 struct Row<'c> {
@@ -45,43 +33,62 @@ struct Row<'c> {
 /// The page of each row, and the row's place in it.
 type Pages<'c> = [(Ptr<'c>, Int<'c>); 2];
 
-/// Looks up the rows' positions, and says how a tile ends.
-pub fn begin<'a, 'c: 'a>(
-    e: &Emit<'c>,
-    c: &'a QkvAppend,
-    p: &'a Product,
-    (tile, first, staging): (Tile<'c>, Int<'c>, Ptr<'c>),
-) -> Finish<'a, 'c> {
-    let table = steps(e, c.rope);
-    let g = e.lane_pair().0;
-    let rows = [0, 8].map(|half| {
-        let row = e.add_const(e.add(first, g), half);
-        let inside = e.lt(row, tile.rows);
-        let row = e.max(e.min(row, e.add_const(tile.rows, -1)), e.int(0));
-        Row { row, inside, position: e.load_int(e.list(offset_of!(StepContext, positions)), row) }
-    });
-    Box::new(move |e, sums| {
-        let s = tile.section;
-        let page = |row: &Row<'c>| page_of(e, &e.cache("cache"), row.row, row.position);
-        let pages: Option<Pages<'c>> = c.own_kv.then(|| [page(&rows[0]), page(&rows[1])]);
-        (sums.ready)(e);
-        let sums = sums.of;
-        let width = 2 * sums.len() as u64;
-        e.when(e.lt(s.number, e.int(2)), |e| rotate(e, c, table, &rows, sums));
-        let query = |e: &Emit<'c>| {
-            store(e, p, (tile, first, staging), &Sums { of: sums, ready: &|_| {} });
-        };
-        let Some(pages) = pages else { return query(e) };
-        let append = |e: &Emit<'c>| {
+/// How the tiles of an op end.
+pub struct Ends<'a> {
+    op: &'a QkvAppend,
+    /// The product, whose results go where the queries do.
+    pub query: Product,
+    /// The same of each gate's logits.
+    gates: Vec<Product>,
+}
+
+impl<'a> Ends<'a> {
+    /// Those of `query`, which has all matrices.
+    pub fn new(k: &Kernel<'_, '_>, op: &'a QkvAppend, query: Product) -> Ends<'a> {
+        let to = |(_, name)| Product { to: To::operand(k, name), ..query.clone() };
+        Ends { op, gates: gates(op).map(to).collect(), query }
+    }
+
+    /// Looks up the rows' positions, and says how a tile ends.
+    pub fn begin<'f, 'c: 'f>(
+        &'f self,
+        e: &Emit<'c>,
+        (tile, first, staging): (Tile<'c>, Int<'c>, Ptr<'c>),
+    ) -> Finish<'f, 'c> {
+        let c = self.op;
+        let table = steps(e, c.rope);
+        let g = e.lane_pair().0;
+        let rows = [0, 8].map(|half| {
+            let row = e.add_const(e.add(first, g), half);
+            let inside = e.lt(row, tile.rows);
+            let row = e.max(e.min(row, e.add_const(tile.rows, -1)), e.int(0));
+            Row { row, inside, position: e.load_int(e.list(offset_of!(StepContext, positions)), row) }
+        });
+        Box::new(move |e, sums| {
+            let s = tile.section;
+            let page = |row: &Row<'c>| page_of(e, &e.cache("cache"), row.row, row.position);
+            let pages: Option<Pages<'c>> = c.own_kv.then(|| [page(&rows[0]), page(&rows[1])]);
+            (sums.ready)(e);
+            let sums = sums.of;
+            let width = 2 * sums.len() as u64;
             let left = e.sub(s.out, e.mul_const(s.block, width));
-            e.either(
-                e.eq(s.number, e.int(1)),
-                |e| keys(e, c.shape.qk_dim, (s.block, left), (&rows, &pages), sums),
-                |e| values(e, c.shape.v_dim, (s.block, left), (&rows, &pages), sums),
-            );
-        };
-        e.either(e.eq(s.number, e.int(0)), query, append);
-    })
+            let rotates = if c.own_kv { 2 } else { 1 };
+            e.when(e.lt(s.number, e.int(rotates)), |e| rotate(e, c, table, &rows, sums));
+            let write = |e: &Emit<'c>, p: &Product| {
+                store(e, p, (tile, first, staging), &Sums { of: sums, ready: &|_| {} });
+            };
+            let number = |n: u64| e.eq(s.number, e.int(n));
+            e.when(number(0), |e| write(e, &self.query));
+            if let Some(pages) = pages {
+                let at = (s.block, left);
+                e.when(number(1), |e| keys(e, c.shape.qk_dim, at, (&rows, &pages), sums));
+                e.when(number(2), |e| values(e, c.shape.v_dim, at, (&rows, &pages), sums));
+            }
+            for (n, gate) in (if c.own_kv { 3 } else { 1 }..).zip(&self.gates) {
+                e.when(number(n), |e| write(e, gate));
+            }
+        })
+    }
 }
 
 /// Where element (row half, column parity) of columns `8 j ..` is among a lane's sums.

@@ -3,9 +3,9 @@
 //! ```text
 //! block: 16 outputs of one head by one (or 8, or 32) rows
 //!   q, k: dims 8 b .. 8 b + 8 and the same half a head further: RoPE's pairs, in lanes i and i + 8
-//!   v:    dims 16 b .. 16 b + 16
+//!   v, gates: dims 16 b .. 16 b + 16
 //! ```
-//! For heads that rotate whole and have no norm of their own. Reference: `reference::linear::qkv_append`.
+//! For ops whose products [end in registers](crate::tiles::ends_in_registers). Reference: `reference::linear::qkv_append`.
 
 use std::mem::offset_of;
 
@@ -13,28 +13,22 @@ use hyc_plan::Extent;
 use hyc_plan::abi::StepContext;
 use hyc_plan::ops::QkvAppend;
 
+use super::feed::{Feed, Shape, THREADS, WARPS};
+use super::matrices::{Inputs, To};
 use super::product::FEW_ROWS;
-use super::projections::Part;
+use super::projections::{Part, Projection, gates};
 use super::rope::{angles, grown};
-use super::small_m::{Feed, Shape, Strip, THREADS, WARPS, reduce};
+use super::small_m::{Strip, StripRows, reduce};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
-use crate::gpu::tile::{TiledRows, tile_row};
+use crate::gpu::tile::tile_row;
 use crate::gpu::work_item::row_count;
 
-/// Whether the function takes the op.
-pub fn takes(c: &QkvAppend) -> bool {
-    c.qk_norm.is_none()
-        && c.rope.dims == c.shape.qk_dim
-        && c.shape.qk_dim % 16 == 0
-        && c.shape.v_dim % 16 == 0
-}
-
 /// Adds the functions of [`FEW_ROWS`].
-pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], rows: TiledRows) {
+pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], inputs: Inputs) {
     for (variant, feed) in FEW_ROWS {
-        function(k, variant, c, parts, (rows, feed));
+        function(k, variant, c, parts, (inputs, feed));
     }
 }
 
@@ -43,12 +37,13 @@ fn function(
     variant: &str,
     c: &QkvAppend,
     parts: &[Part],
-    (rows, feed): (TiledRows, Feed),
+    (inputs, feed): (Inputs, Feed),
 ) {
     let spec = k.spec;
     let blocks = parts.iter().map(|part| part.heads * part.dim / 16).sum();
     let grid = [Extent::fixed(blocks), k.rows(1, feed.rows())];
-    let shape = Shape { weights: 1, feed, in_features: c.in_features };
+    let shape = Shape::new(1, feed, c.in_features);
+    let logits: Vec<To> = gates(c).map(|(_, name)| To::operand(k, name)).collect();
     k.function(
         Function::new(&part(variant), grid, THREADS)
             .of(&[variant])
@@ -62,8 +57,7 @@ fn function(
             let strip = Strip {
                 weights: vec![place.row(e, place.dims[0], c.in_features)],
                 far: Some(place.row(e, place.dims[1], c.in_features)),
-                rows: rows.row(e, first_row, c.in_features),
-                row: first_row,
+                rows: StripRows::new(e, inputs, feed, first_row, c.in_features),
                 shape,
                 first: e.div_rem(e.thread(), 32).0,
                 step: WARPS,
@@ -78,7 +72,7 @@ fn function(
                 let inside = e.and(e.lt(local, e.int(feed.rows())), e.lt(row, row_count(e, spec)));
                 let row = e.min(row, e.add_const(row_count(e, spec), -1));
                 let other = e.shuffle(*value, 8);
-                finish(e, (c, table), &place, (inside, row, output), (*value, other));
+                finish(e, (c, table, &logits), &place, (inside, row, output), (*value, other));
             }
         },
     );
@@ -86,7 +80,7 @@ fn function(
 
 /// What a block computes.
 struct Place<'c> {
-    /// 0, 1, 2: q, k, v.
+    /// The number of what is projected to.
     part: Int<'c>,
     matrix: Ptr<'c>,
     head: Int<'c>,
@@ -99,13 +93,13 @@ struct Place<'c> {
 impl<'c> Place<'c> {
     fn new(e: &Emit<'c>, parts: &[Part]) -> Place<'c> {
         let (mut part, mut local, mut matrix) =
-            (e.int(0), e.block_x(), e.operand(parts[0].projection.weight()));
+            (e.int(parts[0].projection.number()), e.block_x(), e.operand(parts[0].projection.weight()));
         let mut dim = e.int(parts[0].dim);
         let mut begin = 0;
-        for (i, pair) in parts.windows(2).enumerate() {
+        for pair in parts.windows(2) {
             begin += pair[0].heads * pair[0].dim / 16;
             let here = e.ge(e.block_x(), e.int(begin));
-            part = e.pick(here, e.int(i as u64 + 1), part);
+            part = e.pick(here, e.int(pair[1].projection.number()), part);
             local = e.pick(here, e.add_const(e.block_x(), -(begin as i64)), local);
             matrix = e.pick_ptr(here, e.operand(pair[1].projection.weight()), matrix);
             dim = e.pick(here, e.int(pair[1].dim), dim);
@@ -113,7 +107,7 @@ impl<'c> Place<'c> {
         let a_head = e.div_rem(dim, 16).0;
         let head = e.quotient(local, a_head);
         let block = e.sub(local, e.mul(head, a_head));
-        let rotates = e.lt(part, e.int(2));
+        let rotates = e.lt(part, e.int(Projection::Value.number()));
         let first = e.mul_const(block, 8);
         let first = e.pick(rotates, first, e.mul_const(block, 16));
         let far = e.add(first, e.pick(rotates, e.div_rem(dim, 2).0, e.int(8)));
@@ -131,7 +125,7 @@ impl<'c> Place<'c> {
 /// Rotates and stores one result: `value` of lane `output` of 16, `other` that of its pair.
 fn finish<'c>(
     e: &Emit<'c>,
-    (c, table): (&QkvAppend, Ptr<'c>),
+    (c, table, logits): (&QkvAppend, Ptr<'c>, &[To]),
     place: &Place<'c>,
     (inside, row, output): (Int<'c>, Int<'c>, Int<'c>),
     (value, other): (Float<'c>, Float<'c>),
@@ -144,18 +138,25 @@ fn finish<'c>(
     let (sin, cos) = grown(e, c.rope, e.sin_cos_turns(e.turns(table, pair, position)));
     let turned = e.fmul(other, e.pick_float(is_far, sin, e.fsub(e.float(0.0), sin)));
     let rotated = e.fadd(e.fmul(value, cos), turned);
-    e.when(e.and(inside, e.eq(place.part, e.int(0))), |e| {
+    let part = |projection: Projection| e.eq(place.part, e.int(projection.number()));
+    e.when(e.and(inside, part(Projection::Query)), |e| {
         let column = e.add(e.mul_const(place.head, c.shape.qk_dim), dim);
         e.store(e.operand("q"), e.add(e.mul_const(row, e.stride("q")), column), rotated.into());
     });
+    for (i, to) in logits.iter().enumerate() {
+        e.when(e.and(inside, part(Projection::Gate(i))), |e| {
+            let column = e.add(e.mul_const(place.head, c.shape.v_dim), dim);
+            to.store(e, row, column, value);
+        });
+    }
     if !c.own_kv {
         return;
     }
     let cache = e.cache("cache");
-    e.when(e.and(inside, e.lt(e.int(0), place.part)), |e| {
+    e.when(e.and(inside, e.or(part(Projection::Key), part(Projection::Value))), |e| {
         let (page, token) = page_of(e, &cache, row, position);
         e.either(
-            e.eq(place.part, e.int(1)),
+            part(Projection::Key),
             |e| e.store_elem(cache.elem, page, key_index(e, &cache, place.head, token, dim), rotated),
             |e| e.store_elem(cache.elem, page, value_index(e, &cache, place.head, token, dim), value),
         );

@@ -9,126 +9,39 @@
 //! Loads into registers would do without shared memory, but `ptxas` sinks them to their uses, and then too few
 //! bytes are under way.
 
+use std::cell::RefCell;
+
 use hyc_plan::Extent;
 
-use super::matrices::{Product, blocks, section};
-use super::pack_rows::{k_tiles, strip_offset};
+use super::feed::{Feed, Shape, THREADS, WARPS};
+use super::matrices::{Inputs, Product, RawRows, blocks, section};
+use super::pack_rows::{RowPieces, k_tiles, strip_offset};
 use crate::gpu::function::{Function, Kernel, part};
-use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK, Var};
+use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var};
 use crate::gpu::tile::pipeline::{Fill, WarpRing};
 use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES};
 use crate::gpu::work_item::row_count;
 
-/// Threads of a block.
-pub const THREADS: u64 = 256;
-pub const WARPS: u64 = THREADS / 32;
-
-/// Rows of a block, and how they reach its warps.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Feed {
-    /// So many times eight rows, copied beside each k tile of the weights.
-    Tiles(u64),
-    /// One row, all of which is in shared memory before the first product: the rings have weights alone, in more stages.
-    Whole,
-    /// The same of a row for each warp, which has a strip of its own.
-    Own,
-}
-
-impl Feed {
-    /// Eights of rows that `mma` multiplies.
-    fn eights(self) -> u64 {
-        match self {
-            Feed::Tiles(eights) => eights,
-            Feed::Whole | Feed::Own => 1,
-        }
-    }
-
-    /// Rows of a block.
-    pub fn rows(self) -> u64 {
-        match self {
-            Feed::Tiles(eights) => 8 * eights,
-            Feed::Whole | Feed::Own => 1,
-        }
-    }
-
-    /// Bytes of one stage: a k tile of `weights` weights, and of the rows.
-    fn stage_bytes(self, weights: u64) -> u64 {
-        match self {
-            Feed::Tiles(eights) => 2048 * weights + 1024 * eights,
-            Feed::Whole | Feed::Own => 2048 * weights,
-        }
-    }
-
-    /// Bytes of what is in shared memory from the beginning to the end.
-    fn kept_bytes(self, in_features: u64) -> u64 {
-        match self {
-            Feed::Tiles(_) => 0,
-            Feed::Whole => 128 * k_tiles(in_features),
-            Feed::Own => WARPS * 128 * k_tiles(in_features),
-        }
-    }
-}
-
-/// Most input features of a row that is kept whole.
-pub const MOST_WHOLE: u64 = 32768;
-/// Most bytes of rows that experts' products keep.
-const MOST_KEPT: u64 = 40 << 10;
-/// Shared memory of a block: two share a multiprocessor.
-const SHARED: u64 = 100 << 10;
-const SHARED_WHOLE: u64 = 108 << 10;
-/// The same where a block ends so soon that a third one had better begin meanwhile: that of one weight's short strip.
-const SHARED_SHORT: u64 = 73 << 10;
-const SHORT: u64 = 4096;
-
-/// What a block's warps keep in shared memory.
+/// A block's rows.
 #[derive(Clone, Copy)]
-pub struct Shape {
-    pub weights: u64,
-    pub feed: Feed,
-    pub in_features: u64,
+pub struct StripRows<'c> {
+    /// Address of the packed rows in the first of their tiles.
+    pub tiles: Ptr<'c>,
+    /// Which of its tile's rows the only one is, where it is kept.
+    pub row: Int<'c>,
+    /// The only one as it lies in f32, where it is read so.
+    pub raw: Option<(Ptr<'c>, RawRows)>,
 }
 
-impl Shape {
-    /// One row of so many weights, kept as `feed` says where that leaves the rings enough.
-    pub fn of_row(weights: u64, feed: Feed, in_features: u64) -> Shape {
-        let kept = feed.kept_bytes(in_features) <= MOST_KEPT;
-        Shape { weights, feed: if kept { feed } else { Feed::Tiles(1) }, in_features }
-    }
-
-    /// The first of the rows that a block copies with a row.
-    pub fn first<'c>(self, e: &Emit<'c>, row: Int<'c>) -> Int<'c> {
-        match self.feed {
-            Feed::Tiles(_) => e.sub(row, e.and(row, e.int(7))),
-            Feed::Whole | Feed::Own => row,
+impl<'c> StripRows<'c> {
+    /// Those from `row` on, as `feed` reads them.
+    pub fn new(e: &Emit<'c>, inputs: Inputs, feed: Feed, row: Int<'c>, in_features: u64) -> StripRows<'c> {
+        let raw = inputs.raw.filter(|_| feed == Feed::Whole);
+        StripRows {
+            tiles: inputs.tiles.row(e, row, in_features),
+            row: if raw.is_some() { e.int(0) } else { row },
+            raw: raw.map(|raw| (e.row("x", row), raw)),
         }
-    }
-
-    /// Stages of each warp. Of one row three quarters of its k tiles at most: what is left of shared memory is the next blocks'.
-    fn stages(self) -> u64 {
-        let short = self.weights == 1 && self.in_features <= SHORT;
-        let tiles = k_tiles(self.in_features);
-        let most = |turns: u64| (3 * turns).div_ceil(4);
-        let (all, most) = match self.feed {
-            Feed::Tiles(_) => (SHARED, u64::MAX),
-            Feed::Whole => (if short { SHARED_SHORT } else { SHARED_WHOLE }, most(tiles.div_ceil(WARPS))),
-            Feed::Own => (SHARED_WHOLE, most(tiles)),
-        };
-        let rings = all.saturating_sub(self.feed.kept_bytes(self.in_features));
-        (rings / (WARPS * self.feed.stage_bytes(self.weights))).min(most).max(2)
-    }
-
-    fn ring_bytes(self) -> u64 {
-        WARPS * self.stages() * self.feed.stage_bytes(self.weights)
-    }
-
-    /// Dynamic shared memory of the block.
-    pub fn shared_bytes(self) -> u64 {
-        self.ring_bytes() + self.feed.kept_bytes(self.in_features) + SHARED_SLACK
-    }
-
-    /// The rings of the warps; all threads of the block must come here.
-    pub fn ring<'c>(self, e: &Emit<'c>) -> WarpRing<'c> {
-        WarpRing::new(e, WARPS, self.stages(), self.feed.stage_bytes(self.weights))
     }
 }
 
@@ -140,10 +53,7 @@ pub struct Strip<'c> {
     pub weights: Vec<Ptr<'c>>,
     /// Where the second eight outputs of the first weight lie, where that is not behind the first eight.
     pub far: Option<Ptr<'c>>,
-    /// Address of the packed rows in the first of their tiles.
-    pub rows: Ptr<'c>,
-    /// Which of its tile's rows the only one is, where it is kept.
-    pub row: Int<'c>,
+    pub rows: StripRows<'c>,
     pub shape: Shape,
     /// First k tile of this warp.
     pub first: Int<'c>,
@@ -193,18 +103,32 @@ impl<'c> Strip<'c> {
             let Feed::Tiles(eights) = feed else { return };
             let at = e.mul_const(e.wide(k), TILE_BYTES);
             let to = e.add_const(to, 2048 * self.weights.len() as i64);
-            e.bulk_copy(to, e.byte_offset(self.rows, at), 1024 * eights, full);
+            e.bulk_copy(to, e.byte_offset(self.rows.tiles, at), 1024 * eights, full);
         };
         let kept = match feed {
-            Feed::Tiles(_) | Feed::Whole => kept,
+            Feed::Tiles(_) | Feed::Registers | Feed::Whole => kept,
             Feed::Own => e.byte_offset(kept, e.mul_const(e.div_rem(e.thread(), 32).0, 128 * tiles)),
         };
+        let in_features = self.shape.in_features;
+        let held: RefCell<Vec<[Chunk<'c>; 2]>> = RefCell::default();
+        let raw = self.rows.raw.map(|(x, raw)| {
+            let norm = raw.norm.map(|eps| (eps, "norm"));
+            (x, RowPieces::new(e, in_features, THREADS, norm))
+        });
         let then = |e: &Emit<'c>| {
             there(e);
             match feed {
                 Feed::Tiles(_) => {}
+                Feed::Registers => *held.borrow_mut() = self.held_rows(e, pieces),
                 Feed::Whole => {
-                    self.keep_row(e, kept, tiles, (e.thread(), THREADS));
+                    match &raw {
+                        Some((x, pieces)) => {
+                            for (place, words) in pieces.read(e, *x) {
+                                e.store_words(kept, e.mul_const(place, 4), &words);
+                            }
+                        }
+                        None => self.keep_row(e, kept, tiles, (e.thread(), THREADS)),
+                    }
                     e.barrier();
                 }
                 Feed::Own => {
@@ -214,32 +138,51 @@ impl<'c> Strip<'c> {
             }
         };
         let fill = Fill { bytes, weights: &weights, inputs: &inputs, early: self.early, then: &then };
-        ring.run(e, (self.first, self.step, tiles), &fill, &|e, k, stage| {
-            let chunk = |words: u64, piece: Int<'c>| e.load4(stage, e.add_const(piece, words as i64));
-            let rows_at = 512 * self.weights.len() as u64;
-            let x: Vec<[Chunk<'c>; 2]> = match feed {
-                Feed::Tiles(eights) => {
-                    (0..eights).map(|n| pieces.map(|p| chunk(rows_at + 256 * n, p))).collect()
-                }
-                // All lanes g have the one row: columns that are not its are nobody's results.
-                Feed::Whole | Feed::Own => vec![[0, 4].map(|first| {
-                    let piece = Swizzle::piece(e, self.row, e.add_const(t, first));
-                    e.load4(kept, e.add(e.mul_const(k, 32), e.mul_const(piece, 4)))
-                })],
-            };
+        let multiply = |e: &Emit<'c>, stage: Ptr<'c>, x: &[[Chunk<'c>; 2]]| {
             for (i, sums) in sums.iter().enumerate() {
                 let w = pieces.map(|p| {
-                    let [low, high] = [0, 256].map(|eight| chunk(512 * i as u64 + eight, p));
+                    let [low, high] =
+                        [0, 256].map(|eight| e.load4(stage, e.add_const(p, (512 * i + eight) as i64)));
                     Fragment { low, high: Some(high) }
                 });
-                for (sums, x) in sums.iter().zip(&x) {
+                for (sums, x) in sums.iter().zip(x) {
                     for (w, x) in w.iter().zip(x) {
                         w.multiply(e, sums, *x);
                     }
                 }
             }
-        });
+        };
+        let range = (self.first, self.step, tiles);
+        match feed {
+            Feed::Registers => ring.run_unrolled(e, range, &fill, &|e, turn, stage| {
+                multiply(e, stage, &held.borrow()[turn..=turn]);
+            }),
+            Feed::Tiles(eights) => ring.run(e, range, &fill, &|e, _, stage| {
+                let rows_at = 512 * self.weights.len() as u64;
+                let of = |n| pieces.map(|p| e.load4(stage, e.add_const(p, (rows_at + 256 * n) as i64)));
+                multiply(e, stage, &(0..eights).map(of).collect::<Vec<_>>());
+            }),
+            // All lanes g have the one row: columns that are not its are nobody's results.
+            Feed::Whole | Feed::Own => ring.run(e, range, &fill, &|e, k, stage| {
+                let of = |first| {
+                    let piece = Swizzle::piece(e, self.rows.row, e.add_const(t, first));
+                    e.load4(kept, e.add(e.mul_const(k, 32), e.mul_const(piece, 4)))
+                };
+                multiply(e, stage, &[[0, 4].map(of)]);
+            }),
+        }
         sums
+    }
+
+    /// This lane's two pieces of a row in each k tile of its warp; the last tile's again where there are no more.
+    fn held_rows(&self, e: &Emit<'c>, pieces: [Int<'c>; 2]) -> Vec<[Chunk<'c>; 2]> {
+        let tiles = k_tiles(self.shape.in_features);
+        let turn = |turn: u64| {
+            let tile = e.add_const(self.first, (turn * self.step) as i64);
+            let tile = e.mul_const(e.wide(e.min(tile, e.int(tiles - 1))), TILE_BYTES);
+            pieces.map(|piece| e.load4(e.byte_offset(self.rows.tiles, tile), piece))
+        };
+        (0..tiles.div_ceil(self.step)).map(turn).collect()
     }
 
     /// The row to shared memory, piece by piece as it lies, by some threads. A barrier of theirs follows.
@@ -253,7 +196,7 @@ impl<'c> Strip<'c> {
             .map(|place| {
                 let (tile, piece) = e.div_rem(*place, 8);
                 let at = e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(piece, 4));
-                e.load4(self.rows, at)
+                e.load4(self.rows.tiles, at)
             })
             .collect();
         for (place, words) in places.iter().zip(words) {
@@ -291,7 +234,7 @@ pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], shape: Shape) -> Vec<Floa
 pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
     let spec = k.spec;
     let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, feed.rows())];
-    let shape = Shape { weights: 1 + u64::from(p.up.is_some()), feed, in_features: p.in_features };
+    let shape = Shape::new(1 + u64::from(p.up.is_some()), feed, p.in_features);
     let (name, variants) = (part(variant), [variant]);
     let function = Function::new(&name, grid, THREADS).of(&variants);
     k.function(function.shared_bytes(shape.shared_bytes()).waits_itself(), |e| {
@@ -303,8 +246,7 @@ pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
         let strip = Strip {
             weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
             far: None,
-            rows: p.rows.row(e, first_row, p.in_features),
-            row: first_row,
+            rows: StripRows::new(e, p.inputs, feed, first_row, p.in_features),
             shape,
             first: e.div_rem(e.thread(), 32).0,
             step: WARPS,
@@ -328,22 +270,4 @@ pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
             });
         }
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Two blocks of an expert's product share a multiprocessor, whatever its width.
-    #[test]
-    fn rows_that_are_kept_leave_room() {
-        for in_features in (1..=1 << 17).step_by(61) {
-            for (weights, feed) in [(2, Feed::Whole), (1, Feed::Own)] {
-                let shape = Shape::of_row(weights, feed, in_features);
-                let bytes = shape.shared_bytes();
-                assert!(bytes <= 112 << 10, "{bytes} bytes of {weights} x {in_features}");
-                assert!(shape.stages() >= 2, "{in_features}");
-            }
-        }
-    }
 }

@@ -15,9 +15,10 @@ use super::grouped_gemm::{BY_ROW_ROWS, Grouped, To, grouped, matrix};
 use super::panel;
 use super::router::{chosen, chosen_anew};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT, part};
+use crate::gpu::gemm::feed::{Feed, Shape, THREADS, WARPS};
 use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes, strip_offset};
 use crate::gpu::gemm::product::pack_x_of;
-use crate::gpu::gemm::small_m::{Feed, Shape, Strip, THREADS, WARPS, reduce};
+use crate::gpu::gemm::small_m::{Strip, StripRows, reduce};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, Var};
 use crate::gpu::tile::{TILE_BYTES, TiledRows};
 
@@ -129,7 +130,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, o
                    share: Float<'c>,
                    counts: Int<'c>| {
             // Of the eight columns one is the choice's; where its row is kept, all are.
-            let column = e.and(choice.row, e.int(7));
+            let column = e.and(choice.rows.row, e.int(7));
             for (i, (total, sum)) in totals.iter().zip(&sums[0][0]).enumerate() {
                 let here = e.eq(e.add_const(e.mul_const(e.lane_pair().1, 2), i as i64 % 2), column);
                 let sum = e.pick_float(e.and(counts, here), e.get_float(*sum), e.float(0.0));
@@ -254,8 +255,7 @@ fn strip<'c>(
     Strip {
         weights: matrices.iter().map(|matrix| e.byte_offset(*matrix, at)).collect(),
         far: None,
-        rows,
-        row,
+        rows: StripRows { tiles: rows, row, raw: None },
         shape,
         first,
         step,

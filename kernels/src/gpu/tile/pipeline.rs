@@ -183,50 +183,91 @@ impl<'c> WarpRing<'c> {
         fill: &Fill<'_, 'c>,
         body: &dyn Fn(&Emit<'c>, Int<'c>, Ptr<'c>),
     ) {
-        let leader = e.eq(e.and(e.thread(), e.int(31)), e.int(0));
-        let base = e.shared_address(self.memory);
-        let start = |e: &Emit<'c>, tile: Int<'c>, stage: Int<'c>, weights: bool, inputs: bool| {
-            e.when(e.and(leader, e.lt(tile, e.int(tiles))), |e| {
-                let full = e.add(self.barriers, e.mul_const(stage, 8));
-                let to = e.add(base, e.mul_const(stage, self.bytes));
-                if weights {
-                    e.barrier_expect(full, fill.bytes);
-                    (fill.weights)(e, tile, to, full);
-                }
-                if inputs {
-                    (fill.inputs)(e, tile, to, full);
-                }
+        self.begin(e, (first, step, tiles), fill);
+        e.each(first, e.int(tiles), step, |e, tile| {
+            self.turn(e, (tile, step, tiles), fill, &|e, stage| body(e, tile, stage));
+        });
+    }
+
+    /// The same turn by turn: `body` gets the turn's number, so that it may have registers of each turn.
+    pub fn run_unrolled(
+        &self,
+        e: &Emit<'c>,
+        (first, step, tiles): (Int<'c>, u64, u64),
+        fill: &Fill<'_, 'c>,
+        body: &dyn Fn(&Emit<'c>, usize, Ptr<'c>),
+    ) {
+        self.begin(e, (first, step, tiles), fill);
+        for turn in 0..tiles.div_ceil(step) {
+            let tile = e.add_const(first, (turn * step) as i64);
+            e.when(e.lt(tile, e.int(tiles)), |e| {
+                self.turn(e, (tile, step, tiles), fill, &|e, stage| body(e, turn as usize, stage));
             });
-        };
+        }
+    }
+
+    /// Starts the copies of `tile` to `stage`, where there is such a tile.
+    fn start(
+        &self,
+        e: &Emit<'c>,
+        (tile, tiles, stage): (Int<'c>, u64, Int<'c>),
+        fill: &Fill<'_, 'c>,
+        (weights, inputs): (bool, bool),
+    ) {
+        let leader = e.eq(e.and(e.thread(), e.int(31)), e.int(0));
+        e.when(e.and(leader, e.lt(tile, e.int(tiles))), |e| {
+            let full = e.add(self.barriers, e.mul_const(stage, 8));
+            let to = e.add(e.shared_address(self.memory), e.mul_const(stage, self.bytes));
+            if weights {
+                e.barrier_expect(full, fill.bytes);
+                (fill.weights)(e, tile, to, full);
+            }
+            if inputs {
+                (fill.inputs)(e, tile, to, full);
+            }
+        });
+    }
+
+    /// Fills the stages, the first of which is the next.
+    fn begin(&self, e: &Emit<'c>, (first, step, tiles): (Int<'c>, u64, u64), fill: &Fill<'_, 'c>) {
         let now = e.get(self.stage).into_int_value();
-        let firsts = |e: &Emit<'c>, weights: bool, inputs: bool| {
+        let firsts = |e: &Emit<'c>, what: (bool, bool)| {
             for i in 0..self.stages {
                 let stage = e.add_const(now, i as i64);
                 let wrapped = e.add_const(stage, -(self.stages as i64));
                 let stage = e.pick(e.ge(stage, e.int(self.stages)), wrapped, stage);
-                start(e, e.add_const(first, (i * step) as i64), stage, weights, inputs);
+                self.start(e, (e.add_const(first, (i * step) as i64), tiles, stage), fill, what);
             }
         };
         if fill.early {
-            firsts(e, true, false);
+            firsts(e, (true, false));
             e.wait_for_inputs();
-            firsts(e, false, true);
+            firsts(e, (false, true));
         } else {
-            firsts(e, true, true);
+            firsts(e, (true, true));
         }
         (fill.then)(e);
-        e.each(first, e.int(tiles), step, |e, tile| {
-            let stage = e.get(self.stage).into_int_value();
-            let phase = e.get(self.phase).into_int_value();
-            e.barrier_wait(e.add(self.barriers, e.mul_const(stage, 8)), phase);
-            body(e, tile, e.byte_offset(self.memory, e.mul_const(stage, self.bytes)));
-            // All lanes have read the stage before it is written again.
-            e.warp_barrier();
-            start(e, e.add_const(tile, (self.stages * step) as i64), stage, true, true);
-            let next = e.add_const(stage, 1);
-            let wrap = e.ge(next, e.int(self.stages));
-            e.set(self.phase, e.pick(wrap, e.sub(e.int(1), phase), phase).into());
-            e.set(self.stage, e.pick(wrap, e.int(0), next).into());
-        });
+    }
+
+    /// Uses `tile`, and has its stage filled again.
+    fn turn(
+        &self,
+        e: &Emit<'c>,
+        (tile, step, tiles): (Int<'c>, u64, u64),
+        fill: &Fill<'_, 'c>,
+        body: &dyn Fn(&Emit<'c>, Ptr<'c>),
+    ) {
+        let stage = e.get(self.stage).into_int_value();
+        let phase = e.get(self.phase).into_int_value();
+        e.barrier_wait(e.add(self.barriers, e.mul_const(stage, 8)), phase);
+        body(e, e.byte_offset(self.memory, e.mul_const(stage, self.bytes)));
+        // All lanes have read the stage before it is written again.
+        e.warp_barrier();
+        let next = e.add_const(tile, (self.stages * step) as i64);
+        self.start(e, (next, tiles, stage), fill, (true, true));
+        let next = e.add_const(stage, 1);
+        let wrap = e.ge(next, e.int(self.stages));
+        e.set(self.phase, e.pick(wrap, e.sub(e.int(1), phase), phase).into());
+        e.set(self.stage, e.pick(wrap, e.int(0), next).into());
     }
 }

@@ -61,7 +61,7 @@ fn projections() -> Vec<Case> {
                 let store = Store::Panels(if elem == Elem::Bf16 { Codec::Bf16 } else { Codec::F32 });
                 let rope = rope(shape.qk_dim - 4);
                 let (shape, cache) = (*shape, *cache);
-                let q = Qkv { in_features: 44, shape, norm, qk_norm, rope, own_kv, store, cache };
+                let q = Qkv { in_features: 44, shape, norm, qk_norm, rope, own_kv, gates: 0, store, cache };
                 cases.extend(ragged("qkv", &qkv(q, FEW), RAGGED, 3e-6));
                 for rope in scaled_ropes(rope.dims) {
                     let spec = qkv(Qkv { rope, ..q }, FEW);

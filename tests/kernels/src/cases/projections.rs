@@ -35,6 +35,7 @@ pub struct Qkv {
     pub qk_norm: Option<f64>,
     pub rope: RopeSpec,
     pub own_kv: bool,
+    pub gates: u64,
     pub store: Store,
     pub cache: CacheSpec,
 }
@@ -64,11 +65,13 @@ pub fn qkv(q: Qkv, limits: Limits) -> KernelSpec {
     }
     operands.extend(q.qk_norm.map(|_| vector(qk_dim)));
     operands.extend(q.qk_norm.filter(|_| q.own_kv).map(|_| vector(qk_dim)));
+    operands.extend((0..q.gates).map(|_| q.store.matrix(1, heads * v_dim, q.in_features, v_dim)));
     operands.push(tensor(heads * qk_dim));
+    operands.extend((0..q.gates).map(|_| tensor(heads * v_dim)));
     operands.extend(q.own_kv.then_some(OperandSpec::Cache(q.cache)));
-    let Qkv { in_features, shape, norm, qk_norm, rope, own_kv, .. } = q;
+    let Qkv { in_features, shape, norm, qk_norm, rope, own_kv, gates, .. } = q;
     spec(
-        StepOp::QkvAppend(ops::QkvAppend { in_features, shape, norm, qk_norm, rope, own_kv }),
+        StepOp::QkvAppend(ops::QkvAppend { in_features, shape, norm, qk_norm, rope, own_kv, gates }),
         operands,
         limits,
     )

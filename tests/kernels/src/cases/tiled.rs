@@ -97,7 +97,8 @@ fn projections() -> Vec<Case> {
             [(growing, Some(1e-6), true), (ring, Some(1e-6), true), (growing, None, false)]
         {
             let rope = rope(if shape.heads == 5 { 32 } else { shape.qk_dim });
-            let q = Qkv { in_features, shape, norm, qk_norm, rope, own_kv, store: Store::Tiles, cache };
+            let store = Store::Tiles;
+            let q = Qkv { in_features, shape, norm, qk_norm, rope, own_kv, gates: 0, store, cache };
             let spec = qkv(q, MANY);
             for (i, batch) in APPENDS.iter().enumerate() {
                 let small = shape.heads == 5 && own_kv && [1, 2].contains(&i);
@@ -106,6 +107,12 @@ fn projections() -> Vec<Case> {
             for rope in scaled_ropes(rope.dims).into_iter().filter(|_| own_kv) {
                 let spec = qkv(Qkv { rope, ..q }, MANY);
                 cases.extend([1, 5].map(|i| case("qkv scaled", &spec, APPENDS[i], ERROR)));
+            }
+            // Where products end in registers, gates are projected beside them.
+            let gates = if own_kv && cache == ring { 2 } else { 1 };
+            if qk_norm.is_none() && rope.dims == shape.qk_dim {
+                let spec = qkv(Qkv { gates, ..q }, MANY);
+                cases.extend(APPENDS.map(|batch| case("qkv gates", &spec, batch, ERROR)));
             }
         }
         for cache in [growing, ring] {
@@ -136,7 +143,17 @@ fn mixed() -> Vec<Case> {
         (even, Store::Panels(Codec::Bf16), tiled_caches(even)[0], None),
     ] {
         let rope = rope(shape.qk_dim - 4);
-        let q = Qkv { in_features: 44, shape, norm: Some(1e-6), qk_norm, rope, own_kv: true, store, cache };
+        let q = Qkv {
+            in_features: 44,
+            shape,
+            norm: Some(1e-6),
+            qk_norm,
+            rope,
+            own_kv: true,
+            gates: 0,
+            store,
+            cache,
+        };
         let spec = qkv(q, MANY);
         let batches = [&APPENDS[1..3], &APPENDS[4..]].concat();
         for (i, batch) in batches.iter().enumerate() {

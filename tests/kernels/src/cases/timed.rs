@@ -38,6 +38,7 @@ fn on_rows() -> Vec<KernelSpec> {
         qk_norm: None,
         rope: rope(64),
         own_kv: true,
+        gates: 0,
         store: bf16,
         cache: growing,
     };

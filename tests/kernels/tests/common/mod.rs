@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use hyc_kernels::{Generator, Nvidia, gpu_generator};
+use hyc_plan::ops::QkvAppend;
 use hyc_plan::{
     Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape,
     Operand, Plan, RowRange, StepOp, Target, TargetKind, Variant,
@@ -49,6 +50,10 @@ impl Backend for Policy {
 
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
         self.inner.tiles_rows(op, weights)
+    }
+
+    fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {
+        self.inner.projects_gates(op, weights)
     }
 
     fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {

@@ -13,11 +13,11 @@ use hyc_kernel_tests::case::tiled;
 use hyc_kernel_tests::compare::{Limits, Step};
 use hyc_kernel_tests::manifest::{Kernel, Manifest};
 use hyc_kernel_tests::{Batch, Case, Memory, Rng, memory, run_reference, sample_rows};
-use hyc_plan::StepOp;
+use hyc_plan::{KernelSpec, Kind, Role, StepOp};
 use serde::{Deserialize, Serialize};
 
 use crate::Args;
-use crate::device::{Gpu, Variant};
+use crate::device::{Decoy, Gpu, Variant};
 
 /// A line from the worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,7 +96,7 @@ fn check(
         let mut rng = Rng::of(seed, &probe.name);
         let batch = Batch::new(&mut rng, 8, &[(0, 1)], 1);
         let block = block(&probe.name, &mut rng).ok_or_else(|| vec!["there is no such block".to_string()])?;
-        let got = launch(args, gpu, number, &kernel, &batch, &block.memory())?;
+        let got = launch(args, gpu, number, &kernel, &batch, (&block.memory(), &[]))?;
         return block.check(&got);
     }
     let entry = &manifest.cases[number];
@@ -108,9 +108,27 @@ fn check(
     let rows = sample_rows(&mut rng, &case.spec, &batch);
     let want = run_reference(&case.spec, &batch, &before, &rows);
     let kernel = Variant { index: entry.kernel, kernel, name: &entry.variant, image };
-    let got = launch(args, gpu, number, &kernel, &batch, &before)?;
+    // Every other case meets a choice that comes late: what a kernel guesses of it is wrong.
+    let decoys = if number % 2 == 1 { decoys(&case.spec, &before) } else { Vec::new() };
+    let got = launch(args, gpu, number, &kernel, &batch, (&before, &decoys))?;
     let step = Step { spec: &case.spec, batch: &batch, before: &before, want: &want, got: &got, rows: &rows };
     step.check(&limits(&case))
+}
+
+/// Other choices than those that the step reads, each of which could be one: the same from last to first.
+fn decoys(spec: &KernelSpec, before: &[Memory]) -> Vec<Decoy> {
+    let chosen =
+        |role: &Role| !role.writes() && matches!(role.kind, Kind::Selection { .. } | Kind::Experts { .. });
+    let of = |(operand, memory): (usize, &Memory)| {
+        let mut decoy = memory.clone();
+        let words = decoy.bytes_mut();
+        words.reverse();
+        words.chunks_exact_mut(4).for_each(<[u8]>::reverse);
+        Decoy { operand, memory: decoy }
+    };
+    let roles = spec.op.roles();
+    let chosen = roles.iter().zip(before.iter().enumerate()).filter(|(role, _)| chosen(role));
+    chosen.map(|(_, memory)| of(memory)).collect()
 }
 
 /// Runs one kernel, telling of it; a fault that nothing survives ends the process.
@@ -120,11 +138,11 @@ fn launch(
     number: usize,
     kernel: &Variant<'_>,
     batch: &Batch,
-    before: &[Memory],
+    memory: (&[Memory], &[Decoy]),
 ) -> Result<Vec<Memory>, Vec<String>> {
     let mut gpu = gpu.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     say(&Line::Start(number));
-    let got = gpu.run(kernel, batch, before, args.leave_scratch);
+    let got = gpu.run(kernel, batch, memory, args.leave_scratch);
     if let Err(fault) = &got
         && fault.fatal
     {

@@ -1,0 +1,151 @@
+//! How the rows of a few-row product reach its warps, and what a block keeps in shared memory for that.
+
+use super::pack_rows::k_tiles;
+use crate::gpu::isa::{Emit, Int, SHARED_SLACK};
+use crate::gpu::tile::pipeline::WarpRing;
+
+/// Threads of a block.
+pub const THREADS: u64 = 256;
+pub const WARPS: u64 = THREADS / 32;
+
+/// Rows of a block, and how they reach its warps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Feed {
+    /// So many times eight rows, copied beside each k tile of the weights.
+    Tiles(u64),
+    /// One row, all of which is in shared memory before the first product: the rings have weights alone, in more stages.
+    Whole,
+    /// The same of a row for each warp, which has a strip of its own.
+    Own,
+    /// Eight rows, of which a warp has its k tiles in registers before the first product.
+    Registers,
+}
+
+impl Feed {
+    /// Eights of rows that `mma` multiplies.
+    pub fn eights(self) -> u64 {
+        match self {
+            Feed::Tiles(eights) => eights,
+            Feed::Whole | Feed::Own | Feed::Registers => 1,
+        }
+    }
+
+    /// Rows of a block.
+    pub fn rows(self) -> u64 {
+        match self {
+            Feed::Tiles(eights) => 8 * eights,
+            Feed::Registers => 8,
+            Feed::Whole | Feed::Own => 1,
+        }
+    }
+
+    /// Bytes of one stage: a k tile of `weights` weights, and of the rows.
+    pub fn stage_bytes(self, weights: u64) -> u64 {
+        match self {
+            Feed::Tiles(eights) => 2048 * weights + 1024 * eights,
+            Feed::Whole | Feed::Own | Feed::Registers => 2048 * weights,
+        }
+    }
+
+    /// Bytes of what is in shared memory from the beginning to the end.
+    fn kept_bytes(self, in_features: u64) -> u64 {
+        match self {
+            Feed::Tiles(_) | Feed::Registers => 0,
+            Feed::Whole => 128 * k_tiles(in_features),
+            Feed::Own => WARPS * 128 * k_tiles(in_features),
+        }
+    }
+}
+
+/// Most input features of a row that is kept whole; of one that is read in f32, which every thread has 16 registers for of each
+/// 2,048, and as many for its norm.
+pub const MOST_WHOLE: u64 = 32768;
+pub const MOST_RAW: u64 = 8192;
+/// Most input features of rows in registers, 32 of a thread. With 64, for 4,096, a step took longer: the ring is full, but each warp
+/// looks 16 times for its rows.
+const MOST_HELD: u64 = 2048;
+/// Most bytes of rows that experts' products keep.
+const MOST_KEPT: u64 = 40 << 10;
+/// Shared memory of a block: two share a multiprocessor.
+const SHARED: u64 = 100 << 10;
+const SHARED_WHOLE: u64 = 108 << 10;
+/// The same where a block ends so soon that a third one had better begin meanwhile: that of one weight's short strip.
+const SHARED_SHORT: u64 = 73 << 10;
+const SHORT: u64 = 4096;
+
+/// What a block's warps keep in shared memory.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub weights: u64,
+    pub feed: Feed,
+    pub in_features: u64,
+}
+
+impl Shape {
+    /// The rows of a block of products, as `feed` says; eights of rows in registers where those suffice.
+    pub fn new(weights: u64, feed: Feed, in_features: u64) -> Shape {
+        let held = feed == Feed::Tiles(1) && weights == 1 && in_features <= MOST_HELD;
+        Shape { weights, feed: if held { Feed::Registers } else { feed }, in_features }
+    }
+
+    /// One row of so many weights, kept as `feed` says where that leaves the rings enough.
+    pub fn of_row(weights: u64, feed: Feed, in_features: u64) -> Shape {
+        let kept = feed.kept_bytes(in_features) <= MOST_KEPT;
+        Shape { weights, feed: if kept { feed } else { Feed::Tiles(1) }, in_features }
+    }
+
+    /// The first of the rows that a block copies with a row.
+    pub fn first<'c>(self, e: &Emit<'c>, row: Int<'c>) -> Int<'c> {
+        match self.feed {
+            Feed::Tiles(_) | Feed::Registers => e.sub(row, e.and(row, e.int(7))),
+            Feed::Whole | Feed::Own => row,
+        }
+    }
+
+    /// Stages of each warp. Of one row three quarters of its k tiles at most: what is left of shared memory is the next blocks'.
+    fn stages(self) -> u64 {
+        let short = self.weights == 1 && self.in_features <= SHORT;
+        let tiles = k_tiles(self.in_features);
+        let most = |turns: u64| (3 * turns).div_ceil(4);
+        let (all, most) = match self.feed {
+            Feed::Tiles(_) => (SHARED, u64::MAX),
+            Feed::Whole => (if short { SHARED_SHORT } else { SHARED_WHOLE }, most(tiles.div_ceil(WARPS))),
+            Feed::Registers => (SHARED_WHOLE, most(tiles.div_ceil(WARPS))),
+            Feed::Own => (SHARED_WHOLE, most(tiles)),
+        };
+        let rings = all.saturating_sub(self.feed.kept_bytes(self.in_features));
+        (rings / (WARPS * self.feed.stage_bytes(self.weights))).min(most).max(2)
+    }
+
+    pub fn ring_bytes(self) -> u64 {
+        WARPS * self.stages() * self.feed.stage_bytes(self.weights)
+    }
+
+    /// Dynamic shared memory of the block.
+    pub fn shared_bytes(self) -> u64 {
+        self.ring_bytes() + self.feed.kept_bytes(self.in_features) + SHARED_SLACK
+    }
+
+    /// The rings of the warps; all threads of the block must come here.
+    pub fn ring<'c>(self, e: &Emit<'c>) -> WarpRing<'c> {
+        WarpRing::new(e, WARPS, self.stages(), self.feed.stage_bytes(self.weights))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two blocks of an expert's product share a multiprocessor, whatever its width.
+    #[test]
+    fn rows_that_are_kept_leave_room() {
+        for in_features in (1..=1 << 17).step_by(61) {
+            for (weights, feed) in [(2, Feed::Whole), (1, Feed::Own)] {
+                let shape = Shape::of_row(weights, feed, in_features);
+                let bytes = shape.shared_bytes();
+                assert!(bytes <= 112 << 10, "{bytes} bytes of {weights} x {in_features}");
+                assert!(shape.stages() >= 2, "{in_features}");
+            }
+        }
+    }
+}
