@@ -6,6 +6,7 @@ use std::process::Command;
 use hyc::output::{Kept, Target};
 use hyc::{compile, object};
 use hyc_kernels::cpu::Level;
+use hyc_plan::artefact::VERSION;
 use hyc_runtime::{Model, Verify};
 
 use crate::cargo::{Cargo, say};
@@ -28,10 +29,18 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// What the outputs depend on beside the files.
-    pub fn says(&self) -> String {
+    /// What the outputs depend on beside the files: the build script is the compiler, and when it was made tells it from others.
+    pub fn says(&self) -> Result<String> {
         let Work { name, symbol, embed, level, cargo, .. } = self;
-        format!("{} {name} {symbol} {embed:?} {level:?} {:?}", env!("CARGO_PKG_VERSION"), cargo.hyc)
+        let compiler = match &cargo.hyc {
+            Some(hyc) => PathBuf::from(hyc),
+            None => {
+                std::env::current_exe().map_err(|e| Error::io("find", Path::new("the build script"), &e))?
+            }
+        };
+        // What is looked up in PATH is told by its name alone.
+        let made = std::fs::metadata(&compiler).and_then(|file| file.modified()).ok();
+        Ok(format!("{VERSION} {name} {symbol} {embed:?} {level:?} {} {made:?}", compiler.display()))
     }
 
     fn place(&self, end: &str) -> PathBuf {

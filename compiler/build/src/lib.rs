@@ -139,7 +139,7 @@ impl Model {
             level: cargo.level(self.cpu)?,
             cargo: &cargo,
         };
-        let stamp = inputs.stamp(&work.says())?;
+        let stamp = inputs.stamp(&work.says()?)?;
         if !work.is_done(&stamp) {
             work.run()?;
             work.stamp(&stamp)?;
