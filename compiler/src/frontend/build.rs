@@ -18,6 +18,7 @@ pub fn build_graph(desc: &ModelDesc) -> Graph {
         layers: desc.layers.len() as u64,
         hidden: desc.hidden as u64,
         vocab: desc.vocab as u64,
+        named: None,
         max_context: desc.target.max_context as u64,
         max_batch: desc.target.max_batch as u64,
         chunk: desc.target.chunk as u64,

@@ -55,6 +55,7 @@ const END_TOKENS: &[&str] = &[
 /// ```
 pub struct Tokenizer {
     inner: Inner,
+    entries: u64,
     settings: TextSettings,
     special: HashSet<u32>,
     /// The same without special tokens, once it is needed.
@@ -121,11 +122,17 @@ impl Tokenizer {
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
         Ok(Tokenizer {
             inner,
+            entries: most,
             settings,
             special,
             #[cfg(feature = "chat")]
             literal: OnceLock::new(),
         })
+    }
+
+    /// Entries: the ids of all its tokens are below.
+    pub fn entries(&self) -> u64 {
+        self.entries
     }
 
     /// What the model wants of its text.

@@ -139,7 +139,7 @@ pub const MODEL: SectionKeys = SectionKeys {
             ty: Type::Integer(1),
             default: Default::Required,
             example: "32000",
-            meaning: "Entries of the vocabulary; a tokenizer may have fewer.",
+            meaning: "Entries of the vocabulary. Where the tokenizer has fewer, the others are never chosen.",
             tensors: &[Tensor {
                 place: "every model",
                 ..matrix("model.embed_tokens.weight", &["vocab", "hidden"])
