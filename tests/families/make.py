@@ -99,7 +99,17 @@ GGUF_NAMES = {
 VOCABULARY = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz0123456789Ġ.", "th", "the", "Ġthe"]
 VOCABULARY += [f"<free{i}>" for i in range(GGUF_SIZES["vocab_size"] - len(VOCABULARY))]
 # Types whose blocks are made up: nothing here quantises to them.
-BLOCK_TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
+BLOCK_TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "Q2_K", "Q3_K"]
+# Where their scales stand, numbers of f16; else at the beginning.
+SCALES = {
+    "Q6_K": [208],
+    "Q2_K": [80, 82],
+    "Q3_K": [108],
+    "Q4_1": [0, 2],
+    "Q5_1": [0, 2],
+    "Q4_K": [0, 2],
+    "Q5_K": [0, 2],
+}
 
 
 def gguf_name(name):
@@ -171,7 +181,7 @@ def make_gguf(folder):
         qtype = gguf.GGMLQuantizationType[kind]
         block = numbers.integers(0, 256, (3, gguf.GGML_QUANT_SIZES[qtype][1]), dtype=np.uint8)
         # Scales that are finite: exponents of f16 from 2^-8 to 2^-1.
-        for at in {"Q6_K": [208]}.get(kind, [0, 2] if kind in ["Q4_1", "Q5_1", "Q4_K", "Q5_K"] else [0]):
+        for at in SCALES.get(kind, [0]):
             block[:, at + 1] = numbers.integers(0x1C, 0x38, 3) | numbers.integers(0, 2, 3) << 7
         blocks[f"{kind}.bytes"] = torch.from_numpy(block)
         blocks[f"{kind}.values"] = torch.from_numpy(gguf.dequantize(block, qtype).astype(np.float32))

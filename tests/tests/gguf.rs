@@ -150,6 +150,8 @@ fn said(path: &Path) -> (Option<i32>, String) {
     let output = hyc(&["import", path.to_str().unwrap(), "-o", "-", "--no-tokenizer"]);
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
+        ("Q2_K", 10),
+        ("Q3_K", 11),
 
 /// Cut anywhere, or with any count made huge, a file is one error, and nothing is allocated for what it says.
 #[test]
@@ -183,7 +185,9 @@ fn a_file_that_is_cut_or_lies_is_an_error() {
     refused(&patched(table, &[200]), &["has 200 dimensions"]);
     refused(&patched(table + 4, &[255; 8]), &["is not possible"]);
     refused(&patched(table + 4, &[33, 0, 0, 0]), &["is not possible"]);
-    refused(&patched(table + 20, &[11, 0, 0, 0]), &["`token_embd.weight`", "is of type Q3_K"]);
+    for (kind, name) in [(16, "IQ2_XXS"), (23, "IQ4_XS"), (29, "IQ1_M"), (35, "TQ2_0")] {
+        refused(&patched(table + 20, &[kind, 0, 0, 0]), &[&format!("is of type {name}")]);
+    }
     refused(&patched(table + 20, &[99, 0, 0, 0]), &["is of type number 99"]);
     refused(&patched(table + 24, &[1]), &["is not possible"]);
     refused(&patched(find("llama"), b"gemma"), &["of the architecture gemma cannot be imported"]);

@@ -125,7 +125,7 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
             example: "[\"model.safetensors\"]",
             meaning: "safetensors files, a `.safetensors.index.json` for all files that it names, or GGUF files, found \
                       from the description's folder. Together they hold every tensor of the model once. Blocks of \
-                      GGUF (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K) become the numbers that they stand for.",
+                      GGUF (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K) become the numbers that they stand for.",
             ..PLAIN
         },
         Key {
