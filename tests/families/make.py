@@ -1,6 +1,7 @@
 """Tiny random checkpoints of the families that `hyc import` reads, as transformers writes them, with the logits that it
 computes of them; and the weights of one in GGUF files, as ggml's package writes and reads them. `python make.py` writes
-the folders anew, `python make.py --check` compares. Needs torch 2.11, transformers 5.24 and gguf 0.19.
+the folders anew, `python make.py NAME ...` those of these names, `python make.py --check` compares. Needs torch 2.11,
+transformers 5.24 and gguf 0.19.
 """
 
 import json
@@ -40,33 +41,54 @@ LLAMA3 = dict(
     original_max_position_embeddings=16,
 )
 YARN = dict(rope_type="yarn", rope_theta=5000.0, factor=8.0, original_max_position_embeddings=16)
+# Two lists, neither of which ascends; `original` is above or below the number of tokens.
+LONGROPE = dict(
+    rope_type="longrope",
+    rope_theta=5000.0,
+    short_factor=[1.0, 1.25, 0.8, 1.5, 2.0, 1.03, 3.0, 2.5],
+    long_factor=[1.0, 2.5, 1.8, 6.5, 12.0, 9.06, 31.0, 24.5],
+)
 
-# Each folder: the model's class, its configuration's class, and what it is made with.
+# Each folder: the model's class, its configuration's class, and what it is made with. Its seed is its place.
 FAMILIES = {
     "llama": ("LlamaForCausalLM", "LlamaConfig", dict(head_dim=16)),
-    "llama3": ("LlamaForCausalLM", "LlamaConfig", dict(rope_parameters=LLAMA3, tie_word_embeddings=True)),
     "llama-linear": (
         "LlamaForCausalLM",
         "LlamaConfig",
         dict(rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0)),
     ),
+    "llama3": ("LlamaForCausalLM", "LlamaConfig", dict(rope_parameters=LLAMA3, tie_word_embeddings=True)),
     "mistral": ("MistralForCausalLM", "MistralConfig", dict(head_dim=12, sliding_window=None)),
     "mistral-window": ("MistralForCausalLM", "MistralConfig", dict(head_dim=8, sliding_window=8)),
     "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, tie_word_embeddings=True)),
-    # Its name is last, so that the seeds of the others stay.
+    "qwen3-yarn": ("Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, rope_parameters=YARN)),
     "qwen3moe": (
         "Qwen3MoeForCausalLM",
         "Qwen3MoeConfig",
         dict(head_dim=8, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=12, norm_topk_prob=True),
     ),
-    "qwen3-yarn": ("Qwen3ForCausalLM", "Qwen3Config", dict(head_dim=16, rope_parameters=YARN)),
+    "llama-longrope-short": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        dict(head_dim=16, rope_parameters=LONGROPE | dict(original_max_position_embeddings=64)),
+    ),
+    "llama-longrope-long": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        dict(head_dim=16, rope_parameters=LONGROPE | dict(original_max_position_embeddings=16)),
+    ),
+    "qwen3-yarn-ramp": (
+        "Qwen3ForCausalLM",
+        "Qwen3Config",
+        dict(head_dim=16, rope_parameters=YARN | dict(truncate=False)),
+    ),
 }
 
 
 def make(name, folder):
     """Writes a checkpoint, and the logits of one sequence."""
     model_class, config_class, more = FAMILIES[name]
-    torch.manual_seed(1 + sorted(FAMILIES).index(name))
+    torch.manual_seed(1 + list(FAMILIES).index(name))
     config = getattr(transformers, config_class)(**SIZES | more)
     model = getattr(transformers, model_class)(config).eval()
     with torch.no_grad():
@@ -124,6 +146,62 @@ def pairs_side_by_side(rows, heads):
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
 
 
+def byte_level(writer):
+    """A vocabulary of letters."""
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(VOCABULARY)
+    writer.add_token_types([3 if token.startswith("<") else 1 for token in VOCABULARY])
+    writer.add_token_merges(["t h", "th e", "Ġ the"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(False)
+
+
+def write_gguf(path, model, own, qtype, vocabulary=byte_level, factors=None):
+    """Writes a model in a type, and gives the values that it stands for."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    vocabulary(writer)
+    writer.add_chat_template("{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}<s>")
+    stands_for = {}
+    for name, value in own.items():
+        part = name.split(".")[-2]
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(part)
+        # Norms stay as they are.
+        to = qtype if value.ndim == 2 else gguf.GGMLQuantizationType.F32
+        stored = gguf.quantize(value, to)
+        rows = pairs_side_by_side(stored, heads) if heads else stored
+        writer.add_tensor(gguf_name(name), np.ascontiguousarray(rows), raw_dtype=to)
+        stands_for[name] = torch.from_numpy(gguf.dequantize(stored, to).astype(np.float32))
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", factors)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return stands_for
+
+
+def logits(model, stands_for, tokens):
+    """What the model computes with these values."""
+    model.load_state_dict(stands_for)
+    model.config.rms_norm_eps = 1e-5
+    for norm in [m for m in model.modules() if hasattr(m, "variance_epsilon")]:
+        norm.variance_epsilon = 1e-5
+    with torch.no_grad():
+        return model(tokens.long()).logits[0].contiguous()
+
+
 def make_gguf(folder):
     """Writes one model in each type, the logits of the values that it stands for, and blocks with their values."""
     torch.manual_seed(77)
@@ -133,46 +211,15 @@ def make_gguf(folder):
     tokens = torch.randint(0, config.vocab_size, (1, TOKENS), dtype=torch.int32)
     golden = {"tokens": tokens[0]}
     for kind in GGUF_TYPES:
-        qtype = gguf.GGMLQuantizationType[kind]
-        writer = gguf.GGUFWriter(folder / f"llama.{kind}.gguf", "llama")
-        writer.add_context_length(config.max_position_embeddings)
-        writer.add_embedding_length(config.hidden_size)
-        writer.add_block_count(config.num_hidden_layers)
-        writer.add_feed_forward_length(config.intermediate_size)
-        writer.add_head_count(config.num_attention_heads)
-        writer.add_head_count_kv(config.num_key_value_heads)
-        writer.add_layer_norm_rms_eps(1e-5)
-        writer.add_rope_freq_base(10000.0)
-        writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre("smollm")
-        writer.add_token_list(VOCABULARY)
-        writer.add_token_types([3 if token.startswith("<") else 1 for token in VOCABULARY])
-        writer.add_token_merges(["t h", "th e", "Ġ the"])
-        writer.add_bos_token_id(1)
-        writer.add_eos_token_id(2)
-        writer.add_add_bos_token(False)
-        writer.add_chat_template("{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}<s>")
-        stands_for = {}
-        for name, value in own.items():
-            part = name.split(".")[-2]
-            heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(part)
-            # Norms stay as they are.
-            to = qtype if value.ndim == 2 else gguf.GGMLQuantizationType.F32
-            stored = gguf.quantize(value, to)
-            rows = pairs_side_by_side(stored, heads) if heads else stored
-            writer.add_tensor(gguf_name(name), np.ascontiguousarray(rows), raw_dtype=to)
-            stands_for[name] = torch.from_numpy(gguf.dequantize(stored, to).astype(np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        model.load_state_dict(stands_for)
-        model.config.rms_norm_eps = 1e-5
-        for norm in [m for m in model.modules() if hasattr(m, "variance_epsilon")]:
-            norm.variance_epsilon = 1e-5
-        with torch.no_grad():
-            golden[f"logits.{kind}"] = model(tokens.long()).logits[0].contiguous()
+        stands_for = write_gguf(folder / f"llama.{kind}.gguf", model, own, gguf.GGMLQuantizationType[kind])
+        golden[f"logits.{kind}"] = logits(model, stands_for, tokens)
+    # Llama 3.1's scaling, as llama.cpp's converter writes it: the frequencies of training over the scaled ones.
+    scaled = transformers.LlamaConfig(**GGUF_SIZES, rope_parameters=LLAMA3 | dict(rope_theta=10000.0))
+    scaled = transformers.LlamaForCausalLM(scaled).eval()
+    factors = (model.model.rotary_emb.inv_freq / scaled.model.rotary_emb.inv_freq).numpy()
+    kind = gguf.GGMLQuantizationType.F32
+    stands_for = write_gguf(folder / "llama.factors.gguf", scaled, own, kind, factors=factors)
+    golden["logits.factors"] = logits(scaled, stands_for, tokens)
     save_file(golden, folder / "golden.safetensors")
 
     numbers = np.random.default_rng(5)
@@ -220,19 +267,17 @@ def check(name):
 
 
 def main():
-    for name in FAMILIES:
-        if sys.argv[1:] == ["--check"]:
-            check(name)
-        else:
-            shutil.rmtree(HERE / name, ignore_errors=True)
-            (HERE / name).mkdir()
-            make(name, HERE / name)
-    if sys.argv[1:] == ["--check"]:
-        check_gguf()
-    else:
-        shutil.rmtree(HERE.parent / "gguf", ignore_errors=True)
-        (HERE.parent / "gguf").mkdir()
-        make_gguf(HERE.parent / "gguf")
+    checks = sys.argv[1:] == ["--check"]
+    wanted = [*FAMILIES, "gguf"] if checks or not sys.argv[1:] else sys.argv[1:]
+    for name in wanted:
+        of_gguf = name == "gguf"
+        folder = HERE.parent / name if of_gguf else HERE / name
+        if checks:
+            check_gguf() if of_gguf else check(name)
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        make_gguf(folder) if of_gguf else make(name, folder)
     print(f"{len(FAMILIES)} families, {len(GGUF_TYPES)} GGUF files")
 
 

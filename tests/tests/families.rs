@@ -43,14 +43,18 @@ fn logits(description: &Path, folder: &Path, tokens: &[u32]) -> Vec<f32> {
     run(&mut session, tokens).unwrap().logits
 }
 
+/// What is asked for beside a checkpoint, of those that need it.
+const ARGS: [(&str, &[&str]); 1] = [("llama-longrope-long", &["--context", "256"])];
+
 #[test]
 fn every_family_gives_the_logits_of_transformers() {
     let families = families();
-    assert!(families.len() >= 8, "{families:?}");
+    assert!(families.len() >= 11, "{families:?}");
     for checkpoint in families {
         let folder = tempfile::tempdir().unwrap();
         let golden = Golden::open(&checkpoint.join("golden.safetensors"));
-        let description = import(&checkpoint, folder.path(), &[]);
+        let args = ARGS.iter().find(|(name, _)| checkpoint.ends_with(name)).map_or(&[][..], |(_, args)| args);
+        let description = import(&checkpoint, folder.path(), args);
         let ours = logits(&description, folder.path(), &tokens(&golden));
         let (_, theirs) = golden.f32("logits").unwrap();
         let error = relative_error(&ours, &theirs);
@@ -109,13 +113,30 @@ fn what_cannot_be_expressed_is_refused_by_name() {
         ("num_hidden_layers", json!(4), "missing: `model.layers.3."),
         ("num_hidden_layers", json!(2), "not used by the model: `model.layers.2."),
         ("logit_scale", json!(0.5), "not known here"),
-        ("rope_parameters", rope("longrope"), "`rope_parameters.rope_type` = \"longrope\": no such scaling"),
+        ("rope_parameters", rope("ntk"), "`rope_parameters.rope_type` = \"ntk\": no such scaling"),
+        ("rope_parameters", rope("longrope"), "has no `rope_parameters.short_factor`"),
+        (
+            "rope_parameters",
+            json!({ "rope_type": "longrope", "short_factor": [1.0, 0.0], "long_factor": [1.0] }),
+            "`rope_parameters.short_factor` = [1.0,0.0]: it must be a list of numbers above 0",
+        ),
+        (
+            "rope_parameters",
+            json!({ "rope_type": "longrope", "short_factor": vec![1.5; 129], "long_factor": [1.0] }),
+            "it has 129 numbers, of which 128 can be listed",
+        ),
+        (
+            "rope_parameters",
+            json!({ "rope_type": "longrope", "short_factor": vec![1.5; 7], "long_factor": [1.0] }),
+            "`rope_parameters.short_factor` = 7: it must have 8 numbers",
+        ),
         ("rope_parameters", json!({ "rope_theta": 1e4, "mystery": 3 }), "`rope_parameters.mystery` = 3"),
         (
             "rope_parameters",
             json!({ "rope_theta": 1e4, "partial_rotary_factor": 0.5 }),
             "a part of a head turns",
         ),
+        ("partial_rotary_factor", json!(0.5), "`partial_rotary_factor` = 0.5: a part of a head turns"),
         ("rope_parameters", json!({ "rope_type": "linear" }), "has no `rope_parameters.factor`"),
         ("rope_parameters", json!(3), "`rope_parameters` = 3: it must be a table"),
         (
@@ -266,4 +287,29 @@ fn dynamic_scaling_is_imported_as_far_as_it_does_nothing() {
         code == Some(0) && text.contains("max_context = 128") && notes.contains("beyond 128 tokens"),
         "{notes}"
     );
+}
+
+/// One list of factors is for contexts as long as those of training, the other for longer ones; which one it is is told.
+#[test]
+fn a_context_has_one_list_of_factors() {
+    let at = |name: &str, context: Option<&str>| {
+        let args: Vec<&str> = context.map(|n| vec!["--context", n]).unwrap_or_default();
+        let (code, text, notes) = said(&root().join("tests/families").join(name), &args);
+        assert_eq!(code, Some(0), "{notes}");
+        let rope = text.lines().find(|line| line.starts_with("rope")).unwrap().to_string();
+        let context = text.lines().find(|line| line.starts_with("max_context")).unwrap().to_string();
+        (rope, context, notes)
+    };
+    let (rope, context, notes) = at("llama-longrope-short", None);
+    // sqrt(1 + ln(256 / 64) / ln(64))
+    assert!(rope.contains("attention_factor = 1.1547005383792517, factors = [1.0, 1.25, 0.8, "), "{rope}");
+    assert!(
+        context.ends_with("= 64") && notes.contains("`short_factor`, for a context of 64 tokens"),
+        "{notes}"
+    );
+    let (longer, context, notes) = at("llama-longrope-short", Some("65"));
+    assert!(longer.contains("factors = [1.0, 2.5, 1.8, 6.5, 12.0, 9.06, 31.0, 24.5]"), "{longer}");
+    assert!(context.ends_with("= 65") && notes.contains("`long_factor` at every length"), "{notes}");
+    let rope = at("qwen3-yarn-ramp", None).0;
+    assert!(rope.contains("scaling = \"factors\"") && !rope.contains("yarn"), "{rope}");
 }

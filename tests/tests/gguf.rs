@@ -50,6 +50,25 @@ fn every_type_gives_the_logits_of_its_values() {
     }
 }
 
+/// Frequencies that the file scales by a list are those of transformers' scaling of Llama 3.1.
+#[test]
+fn a_list_of_factors_scales_the_frequencies() {
+    let golden = Golden::open(&root().join("tests/gguf/golden.safetensors"));
+    let folder = tempfile::tempdir().unwrap();
+    let description = imported("factors", folder.path());
+    let text = std::fs::read_to_string(&description).unwrap();
+    assert!(
+        text.contains("scaling = \"factors\"") && text.contains("ignore = [\"rope_freqs.weight\"]"),
+        "{text}"
+    );
+    let ours = logits(&description, &tokens(&golden));
+    let (_, theirs) = golden.f32("logits.factors").unwrap();
+    let error = relative_error(&ours, &theirs);
+    assert!(error < 1.6e-6, "logits differ by {error:.2e}");
+    let (_, plain) = golden.f32("logits.F32").unwrap();
+    assert!(relative_error(&ours, &plain) > 1e-2);
+}
+
 /// Heads whose pairs stand side by side are other ones.
 #[test]
 fn pairs_are_put_in_halves() {
@@ -131,6 +150,8 @@ fn blocks_stand_for_what_ggml_says() {
         ("Q4_K", 12),
         ("Q5_K", 13),
         ("Q6_K", 14),
+        ("Q2_K", 10),
+        ("Q3_K", 11),
     ] {
         let bytes = golden.tensor(&format!("{name}.bytes")).unwrap().data().to_vec();
         let values = golden.tensor(&format!("{name}.values")).unwrap();
@@ -150,8 +171,6 @@ fn said(path: &Path) -> (Option<i32>, String) {
     let output = hyc(&["import", path.to_str().unwrap(), "-o", "-", "--no-tokenizer"]);
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
-        ("Q2_K", 10),
-        ("Q3_K", 11),
 
 /// Cut anywhere, or with any count made huge, a file is one error, and nothing is allocated for what it says.
 #[test]

@@ -112,6 +112,16 @@ impl Config {
         self.get(key).map(|value| good(value).ok_or_else(|| wrong(value))).transpose()
     }
 
+    /// A list of numbers above 0, as f32, that must be there.
+    pub fn needs_positives(&self, key: &str) -> Result<Vec<f32>> {
+        let value = self.get(key).ok_or_else(|| self.missing(key))?;
+        let good = |x: &f64| hyc_plan::is_positive_f32(*x);
+        let number = |value: &Value| value.as_f64().filter(good).map(|x| x as f32);
+        let list: Option<Vec<f32>> = value.as_array().and_then(|list| list.iter().map(number).collect());
+        list.filter(|list| !list.is_empty())
+            .ok_or_else(|| self.wrong(key, value, "a list of numbers above 0"))
+    }
+
     /// A number from 0.
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
         let good = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x >= 0.0);

@@ -21,6 +21,10 @@ pub struct Family {
     pub eps: f64,
     /// Whether layers have experts, each of which is a tensor of its own in the files.
     pub experts: bool,
+    /// Whether a part of a head may turn.
+    pub partial: bool,
+    /// Whether LongRoPE was once called `yarn`.
+    pub long_yarn: bool,
     /// Whether `sliding_window` counts where it is there; else `use_sliding_window` says so.
     pub windows: bool,
 }
@@ -32,6 +36,8 @@ const PLAIN: Family = Family {
     theta: 10_000.0,
     eps: 1e-6,
     experts: false,
+    partial: false,
+    long_yarn: false,
     windows: false,
 };
 

@@ -2,8 +2,10 @@
 //! tokenizer.json beside the description.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use hyc_plan::MOST_PAIRS;
 use serde_json::{Map, Value as Json, json};
 
 use super::config::Config;
@@ -77,6 +79,8 @@ const TENSORS: [(&str, &str); 12] = [
     ("blk.{i}.ffn_up.weight", "model.layers.{i}.mlp.up_proj.weight"),
     ("blk.{i}.ffn_down.weight", "model.layers.{i}.mlp.down_proj.weight"),
 ];
+/// What each pair's frequency of RoPE is divided by, as Llama 3.1 scales it.
+const FACTORS: &str = "rope_freqs.weight";
 const HEAD: &str = "output.weight";
 const INTERLEAVED: [&str; 2] = ["blk.{i}.attn_q.weight", "blk.{i}.attn_k.weight"];
 
@@ -90,6 +94,8 @@ pub struct Opened {
     pub rename: Vec<(&'static str, &'static str)>,
     /// Names in the file of tensors whose heads hold pairs side by side.
     pub interleaved: &'static [&'static str],
+    /// Names in the file of tensors that the configuration says, too.
+    pub ignored: &'static [&'static str],
     file: Gguf,
 }
 
@@ -102,8 +108,8 @@ pub fn is_one(path: &Path) -> bool {
 
 /// Reads one. Errors: those of [`gguf::read`]; an architecture that is not known.
 pub fn open(path: &Path) -> Result<Opened> {
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-    let file = gguf::read(path, &file)?;
+    let opened = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let file = gguf::read(path, &opened)?;
     let name = match file.keys.get("general.architecture") {
         Some(Value::Text(name)) => name.as_str(),
         _ => return Err(Error::input(format!("{} does not say its architecture", place(path)))),
@@ -113,19 +119,48 @@ pub fn open(path: &Path) -> Result<Opened> {
         let message = format!("GGUF models of the architecture {} cannot be imported yet", shortened(name));
         return Err(Error::input(message).help(format!("hyc imports {}", listed(&known, ", "))));
     };
-    // Llama 3.1's scaling of RoPE, as factors of its frequencies.
-    if file.tensors.contains_key("rope_freqs.weight") {
-        let message = format!("{} has `rope_freqs.weight`: frequencies of RoPE are a tensor", place(path));
-        return Err(Error::input(message).help("import the safetensors that it was converted from"));
-    }
     let has = |name: &str| file.tensors.contains_key(name);
     let rename =
         TENSORS.iter().chain(of.more).copied().filter(|(from, _)| *from != HEAD || has(HEAD)).collect();
     let tied = !has(HEAD);
     let quantised = file.tensors.values().any(|tensor| tensor.stored.elements() > 1);
     let interleaved: &'static [&'static str] = if of.interleaved { &INTERLEAVED } else { &[] };
-    let config = Config::of(path, config(&file, of, tied)?);
-    Ok(Opened { config, quantised, rename, interleaved, file })
+    let mut config = config(&file, of, tied)?;
+    let ignored: &'static [&'static str] = if has(FACTORS) { &[FACTORS] } else { &[] };
+    if let Some(tensor) = file.tensors.get(FACTORS) {
+        by_factors(&mut config, &factors(path, &opened, tensor)?, path)?;
+    }
+    let config = Config::of(path, config);
+    Ok(Opened { config, quantised, rename, interleaved, ignored, file })
+}
+
+/// The numbers of [`FACTORS`]. Errors: it is no list of as many as can be.
+fn factors(path: &Path, file: &File, tensor: &gguf::Tensor) -> Result<Vec<f32>> {
+    let most = MOST_PAIRS as u64;
+    if tensor.shape.len() != 1 || tensor.shape[0] > most {
+        let message = format!("`{FACTORS}` in {} has the shape {:?}", place(path), tensor.shape);
+        return Err(Error::input(message).help(format!("it is a list of at most {most} numbers")));
+    }
+    let mut bytes = vec![0; (tensor.bytes.end - tensor.bytes.start) as usize];
+    file.read_exact_at(&mut bytes, tensor.bytes.start).map_err(|e| Error::io("read", path, e))?;
+    let mut list = Vec::new();
+    tensor.stored.decode(&bytes, &mut |x| list.push(x));
+    Ok(list)
+}
+
+/// What frequencies are divided by at every length: LongRoPE whose two lists are the same. Errors: another scaling beside.
+fn by_factors(config: &mut Map<String, Json>, factors: &[f32], path: &Path) -> Result<()> {
+    let scaled = config.get("rope_scaling").map(|scaling| &scaling["rope_type"]);
+    if let Some(other) = scaled.filter(|kind| **kind != json!("default")) {
+        let message = format!("{} scales RoPE by `{FACTORS}` and by {other}", place(path));
+        return Err(Error::input(message).help("import the safetensors that it was converted from"));
+    }
+    let list: Vec<Json> = factors.iter().map(|x| json(&Value::Float(f64::from(*x)))).collect();
+    let scaling = json!({
+        "rope_type": "longrope", "short_factor": list, "long_factor": list, "attention_factor": 1.0,
+    });
+    config.insert("rope_scaling".into(), scaling);
+    Ok(())
 }
 
 /// What a config.json would say.

@@ -85,6 +85,8 @@ pub enum Type {
     Multiple(i64, i64),
     /// A number above zero, and finite, as an f32.
     Positive,
+    /// A list, not empty, of such numbers.
+    Positives,
     /// A setting of sampling, both ends of its range included.
     Within(Range),
     /// An integer from 0 to the largest that TOML has.
@@ -191,6 +193,7 @@ impl Type {
             Type::Between(least, most) => format!("integer, {least} to {most}"),
             Type::Multiple(of, most) => format!("multiple of {of}, at most {most}"),
             Type::Positive => "number above 0".to_string(),
+            Type::Positives => "list of numbers above 0".to_string(),
             Type::Within(Range { least, most, whole: true, .. }) => format!("integer, {least} to {most}"),
             Type::Within(Range { least, most, .. }) => format!("number, {least} to {most}"),
             Type::Seed => "integer from 0".to_string(),

@@ -52,6 +52,9 @@ fn key(key: &Key) -> Value {
             json!({ "type": "integer", "minimum": of, "maximum": most, "multipleOf": of })
         }
         Type::Positive => json!({ "type": "number", "exclusiveMinimum": 0 }),
+        Type::Positives => {
+            json!({ "type": "array", "items": { "type": "number", "exclusiveMinimum": 0 }, "minItems": 1 })
+        }
         Type::Within(range) => {
             let kind = if range.whole { "integer" } else { "number" };
             // The f32 next to 0.01 is 0.01 for who reads it.
