@@ -82,6 +82,11 @@ FAMILIES = {
         "Qwen3Config",
         dict(head_dim=16, rope_parameters=YARN | dict(truncate=False)),
     ),
+    "smollm3": (
+        "SmolLM3ForCausalLM",
+        "SmolLM3Config",
+        dict(head_dim=8, no_rope_layer_interval=2, tie_word_embeddings=True, pad_token_id=0),
+    ),
 }
 
 

@@ -49,7 +49,7 @@ const ARGS: [(&str, &[&str]); 1] = [("llama-longrope-long", &["--context", "256"
 #[test]
 fn every_family_gives_the_logits_of_transformers() {
     let families = families();
-    assert!(families.len() >= 11, "{families:?}");
+    assert!(families.len() >= 12, "{families:?}");
     for checkpoint in families {
         let folder = tempfile::tempdir().unwrap();
         let golden = Golden::open(&checkpoint.join("golden.safetensors"));
@@ -312,4 +312,41 @@ fn a_context_has_one_list_of_factors() {
     assert!(context.ends_with("= 65") && notes.contains("`long_factor` at every length"), "{notes}");
     let rope = at("qwen3-yarn-ramp", None).0;
     assert!(rope.contains("scaling = \"factors\"") && !rope.contains("yarn"), "{rope}");
+}
+
+/// Layers without RoPE are those that the configuration names, else every fourth, and they alone do not turn.
+#[test]
+fn layers_may_have_no_positions() {
+    let line = |change: &dyn Fn(&mut Map<String, Value>)| {
+        let (code, text, err) = said(changed("smollm3", change).path(), &[]);
+        assert_eq!(code, Some(0), "{err}");
+        text.lines().find(|line| line.starts_with("no_rope")).map(String::from)
+    };
+    assert_eq!(line(&|_| {}).unwrap(), "no_rope = [1]");
+    let interval = |every: u64| {
+        line(&move |config| {
+            config.remove("no_rope_layers");
+            config.insert("no_rope_layer_interval".into(), json!(every));
+        })
+    };
+    assert_eq!(interval(3).unwrap(), "no_rope = [2]");
+    assert_eq!(interval(4), None);
+    for list in [json!([1, 0]), json!([1, 2, 1]), json!("none")] {
+        let folder = changed("smollm3", |config| _ = config.insert("no_rope_layers".into(), list));
+        let (code, _, err) = said(folder.path(), &[]);
+        assert!(code == Some(3) && err.contains("it must be a list of 3 numbers, 0 or 1"), "{err}");
+    }
+    let folder = changed("llama", |config| _ = config.insert("no_rope_layers".into(), json!([1, 0, 1])));
+    let (code, _, err) = said(folder.path(), &[]);
+    assert!(code == Some(3) && err.contains("`no_rope_layers` = [1,0,1]"), "{err}");
+    // A description without the line is another model.
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = root().join("tests/families/smollm3");
+    let golden = Golden::open(&checkpoint.join("golden.safetensors"));
+    let description = import(&checkpoint, folder.path(), &[]);
+    let text = std::fs::read_to_string(&description).unwrap();
+    std::fs::write(&description, text.replace("no_rope = [1]", "")).unwrap();
+    let (_, theirs) = golden.f32("logits").unwrap();
+    let error = relative_error(&logits(&description, folder.path(), &tokens(&golden)), &theirs);
+    assert!(error > 1e-2, "{error:.2e}");
 }

@@ -25,6 +25,8 @@ pub struct Family {
     pub partial: bool,
     /// Whether LongRoPE was once called `yarn`.
     pub long_yarn: bool,
+    /// Every so many layers the last one has no RoPE, where `no_rope_layers` does not name them.
+    pub no_rope_every: Option<u64>,
     /// Whether `sliding_window` counts where it is there; else `use_sliding_window` says so.
     pub windows: bool,
 }
@@ -38,15 +40,17 @@ const PLAIN: Family = Family {
     experts: false,
     partial: false,
     long_yarn: false,
+    no_rope_every: None,
     windows: false,
 };
 
 /// All that are known. Their tensors have the names that a `model.toml` has.
-pub const FAMILIES: [Family; 4] = [
+pub const FAMILIES: [Family; 5] = [
     PLAIN,
     Family { class: "MistralForCausalLM", windows: true, ..PLAIN },
     Family { class: "Qwen3ForCausalLM", qk_norm: true, head_dim: Some(128), ..PLAIN },
     Family { class: "Qwen3MoeForCausalLM", qk_norm: true, experts: true, ..PLAIN },
+    Family { class: "SmolLM3ForCausalLM", theta: 2_000_000.0, no_rope_every: Some(4), ..PLAIN },
 ];
 
 /// The family of a configuration. Errors: none, or one that is not known here.

@@ -91,6 +91,24 @@ pub fn read(config: &Config, family: Family, head_dim: u64, context: Option<u64>
     Ok(rope)
 }
 
+/// Layers without it.
+pub fn layers_without(config: &Config, family: Family) -> Result<Vec<u64>> {
+    const KEY: &str = "no_rope_layers";
+    let Some(every) = family.no_rope_every else { return Ok(Vec::new()) };
+    let every = config.size("no_rope_layer_interval")?.unwrap_or(every);
+    let layers = config.needs_size("num_hidden_layers")?;
+    let Some(value) = config.get(KEY) else {
+        return Ok((0..layers).filter(|layer| (layer + 1) % every == 0).collect());
+    };
+    // A 1 for each layer that has it.
+    let turns = |value: &Value| value.as_u64().filter(|n| *n < 2).map(|n| n == 1);
+    let list: Option<Vec<bool>> = value.as_array().and_then(|list| list.iter().map(turns).collect());
+    match list.filter(|list| list.len() as u64 == layers) {
+        Some(list) => Ok((0..).zip(list).filter(|(_, turns)| !turns).map(|(layer, _)| layer).collect()),
+        None => Err(config.refused(KEY, value, &format!("it must be a list of {layers} numbers, 0 or 1"))),
+    }
+}
+
 /// Elements of a head that turn.
 fn turning(config: &Config, table: &Config, family: Family, head_dim: u64) -> Result<u64> {
     const KEY: &str = "partial_rotary_factor";

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::config::Config;
 use super::family::{self, Family};
 use super::options::{Options, Selection};
-use super::rope::Rope;
+use super::rope::{self, Rope};
 use crate::error::{Error, ErrorKind, Result};
 
 const GENERATION: &str = "generation_config.json";
@@ -151,6 +151,10 @@ pub fn attention(out: &mut String, config: &Config, family: Family, options: &Op
                 toml::Value::from(pattern.as_str())
             );
         }
+    }
+    let still = rope::layers_without(config, family)?;
+    if !still.is_empty() {
+        let _ = writeln!(out, "no_rope = {still:?}");
     }
     Ok(())
 }
