@@ -1,9 +1,10 @@
 """Tiny random checkpoints of the families that `hyc import` reads, as transformers writes them, with the logits that it
 computes of them; and the weights of one in GGUF files, as ggml's package writes and reads them. `python make.py` writes
 the folders anew, `python make.py NAME ...` those of these names, `python make.py --check` compares. Needs torch 2.11,
-transformers 5.24 and gguf 0.19.
+transformers 5.24, gguf 0.19 and sentencepiece 0.2.
 """
 
+import io
 import json
 import pathlib
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 
 import gguf
 import numpy as np
+import sentencepiece
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -163,6 +165,72 @@ def byte_level(writer):
     writer.add_add_bos_token(False)
 
 
+# What SentencePiece learns its pieces of, and texts that it cuts: letters that it has not seen, and spaces anywhere.
+LEARNT = [
+    "the cat sat on the mat and then the other cat thought of the weather",
+    "a théâtre, 12 numbers and 21 more: another mother gathered the heather there",
+    "he heard that these three were near the sea, eating hot ham at the theatre",
+    "banana bandana, an ananas and a cabana; cannot stand on sand and handle a sandal",
+]
+TEXTS = [
+    "the cat",
+    "  then  the   other ",
+    "théâtre and weather, 12",
+    "Zebra? ünseen \u2603 \U0001f388!",
+    "\n\ttabs\n",
+    "tttthhhheeee",
+    "another sand theatre: heathens stand at hand, banananas; the catheter",
+    "tethered handsome mothers eat thesandthereafter",
+    " ",
+]
+FREE = 8
+
+
+def learnt_pieces():
+    """A small vocabulary of pieces."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LEARNT * 4),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=376,
+        byte_fallback=True,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        user_defined_symbols=["<|user|>"],
+        num_threads=1,
+        minloglevel=2,
+    )
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+
+def pieces(learnt):
+    """What writes its vocabulary, with tokens behind it that no text has."""
+
+    def kind(i):
+        if learnt.is_unknown(i):
+            return gguf.TokenType.UNKNOWN
+        if learnt.is_control(i):
+            return gguf.TokenType.CONTROL
+        if learnt.is_byte(i):
+            return gguf.TokenType.BYTE
+        return gguf.TokenType.USER_DEFINED if learnt.id_to_piece(i) == "<|user|>" else gguf.TokenType.NORMAL
+
+    def write(writer):
+        ids = range(learnt.get_piece_size())
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list([learnt.id_to_piece(i) for i in ids] + [f"[PAD{i}]" for i in range(FREE)])
+        writer.add_token_scores([learnt.get_score(i) for i in ids] + [-1000.0] * FREE)
+        writer.add_token_types([kind(i) for i in ids] + [gguf.TokenType.UNUSED] * FREE)
+        writer.add_bos_token_id(learnt.bos_id())
+        writer.add_eos_token_id(learnt.eos_id())
+        writer.add_unk_token_id(learnt.unk_id())
+
+    return write
+
+
 def write_gguf(path, model, own, qtype, vocabulary=byte_level, factors=None):
     """Writes a model in a type, and gives the values that it stands for."""
     config = model.config
@@ -225,6 +293,13 @@ def make_gguf(folder):
     kind = gguf.GGMLQuantizationType.F32
     stands_for = write_gguf(folder / "llama.factors.gguf", scaled, own, kind, factors=factors)
     golden["logits.factors"] = logits(scaled, stands_for, tokens)
+    learnt = learnt_pieces()
+    config = transformers.LlamaConfig(**GGUF_SIZES | dict(vocab_size=learnt.get_piece_size() + FREE))
+    more = transformers.LlamaForCausalLM(config).eval()
+    own = {name: value.numpy().copy() for name, value in more.state_dict().items()}
+    write_gguf(folder / "llama.pieces.gguf", more, own, gguf.GGMLQuantizationType.Q8_0, vocabulary=pieces(learnt))
+    cut = [dict(text=text, ids=learnt.encode(text), back=learnt.decode(learnt.encode(text))) for text in TEXTS]
+    (folder / "pieces.json").write_text(json.dumps(cut, indent=1) + "\n")
     save_file(golden, folder / "golden.safetensors")
 
     numbers = np.random.default_rng(5)
@@ -247,7 +322,7 @@ def check_gguf():
         make_gguf(folder)
         for made in sorted(folder.iterdir()):
             kept = HERE.parent / "gguf" / made.name
-            if made.suffix == ".gguf":
+            if made.suffix in [".gguf", ".json"]:
                 assert made.read_bytes() == kept.read_bytes(), made.name
             else:
                 made, kept = load_file(made), load_file(kept)

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use common::hyc_binary;
-use hyc_runtime::{Model, Session, SessionOptions, Tokenizer};
+use hyc_runtime::{Model, Session, SessionOptions, TextStream, Tokenizer};
 use hyc_tests::parity::{run, tokens};
 use hyc_tests::{Golden, compiled_model, relative_error, root};
 
@@ -108,6 +108,64 @@ fn a_vocabulary_becomes_a_tokenizer() {
     let output = hyc(&["import", root().join("tests/gguf/llama.Q4_0.gguf").to_str().unwrap(), "-o", "-"]);
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && err.contains("must stand beside the description"), "{err}");
+}
+
+/// Pieces with scores become pairs in their order: SentencePiece itself cuts these texts so.
+#[test]
+fn pieces_are_put_together_by_their_scores() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&imported("pieces", folder.path()));
+    let tokenizer = Tokenizer::of(&model).unwrap();
+    let cut = std::fs::read(root().join("tests/gguf/pieces.json")).unwrap();
+    let cut: Vec<serde_json::Value> = serde_json::from_slice(&cut).unwrap();
+    assert!(cut.len() >= 9);
+    for one in &cut {
+        let text = one["text"].as_str().unwrap();
+        let ids: Vec<u32> =
+            one["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        assert_eq!(tokenizer.encode_bare(text).unwrap(), ids, "{text:?}");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), one["back"].as_str().unwrap(), "{text:?}");
+        // As the file says, or says nothing of it: a prompt begins with its first token.
+        assert_eq!(tokenizer.encode(text).unwrap(), [&[1][..], &ids].concat());
+        let mut stream = TextStream::new(&tokenizer, &[], &[], false).unwrap();
+        let mut streamed: String = ids.iter().map(|id| stream.push(*id).unwrap().0).collect();
+        streamed.push_str(&stream.finish().unwrap().0);
+        assert_eq!(streamed, one["back"].as_str().unwrap(), "{text:?}");
+    }
+    // A user's token is found before text is cut, and a text begins anew behind it, as llama.cpp has it.
+    let bare = |text: &str| tokenizer.encode_bare(text).unwrap();
+    assert_eq!(bare("a<|user|>the mat"), [&bare("a")[..], &[3], &bare("the mat")].concat());
+    assert_eq!(bare("</s>"), [2]);
+    // Rows behind the pieces have no tokens.
+    let info = &model.plan().model;
+    assert_eq!((info.vocab, info.named, tokenizer.entries()), (384, Some(376), 376));
+}
+
+/// A vocabulary of pieces that is damaged is one error.
+#[test]
+fn pieces_that_are_none_are_refused() {
+    let whole = std::fs::read(root().join("tests/gguf/llama.pieces.gguf")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (path, description) = (folder.path().join("model.gguf"), folder.path().join("model.toml"));
+    let refused = |find: &[u8], skip: usize, with: &[u8], says: &str| {
+        let mut bytes = whole.clone();
+        let at = whole.windows(find.len()).position(|part| part == find).unwrap() + find.len() + skip;
+        bytes[at..at + with.len()].copy_from_slice(with);
+        std::fs::write(&path, bytes).unwrap();
+        let output = hyc(&["import", path.to_str().unwrap(), "-o", description.to_str().unwrap()]);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(3) && err.contains(says), "{says}: {err}");
+        assert!(err.contains("--no-tokenizer") && !description.exists(), "{err}");
+    };
+    let scores = b"tokenizer.ggml.scores";
+    refused(b"tokenizer.ggml.score", 0, b"z", "has 0 scores for 376 tokens");
+    // Behind the kind of value, the kind of its values, their count, and 262 scores.
+    refused(scores, 4 + 4 + 8 + 4 * 262, &f32::NAN.to_le_bytes(), "has the score Float(NaN) of token 262");
+    refused(b"tokenizer.ggml.token", 0, b"z", "has no list of tokens");
+    refused(b"<0x01>", 8, b"<0x01>", "has two tokens, 5 and 6, that are `<0x01>`");
+    let mut unlike = *b"llama";
+    unlike[4] = b'o';
+    refused(b"tokenizer.ggml.model", 4 + 8, &unlike, "is of the kind `llamo`");
 }
 
 /// A file of one tensor, `[1, cols]`, of a type of that number.

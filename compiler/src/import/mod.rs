@@ -7,8 +7,10 @@ mod config;
 mod family;
 mod gguf;
 mod options;
+mod pieces;
 mod rope;
 mod sections;
+mod vocabulary;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
