@@ -89,6 +89,23 @@ FAMILIES = {
         "SmolLM3Config",
         dict(head_dim=8, no_rope_layer_interval=2, tie_word_embeddings=True, pad_token_id=0),
     ),
+    "phi3": (
+        "Phi3ForCausalLM",
+        "Phi3Config",
+        dict(
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            original_max_position_embeddings=64,
+            rope_parameters=LONGROPE
+            | dict(
+                short_factor=LONGROPE["short_factor"][:6],
+                long_factor=LONGROPE["long_factor"][:6],
+                partial_rotary_factor=0.75,
+            ),
+            sliding_window=300,
+            pad_token_id=0,
+        ),
+    ),
 }
 
 

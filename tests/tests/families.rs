@@ -49,7 +49,7 @@ const ARGS: [(&str, &[&str]); 1] = [("llama-longrope-long", &["--context", "256"
 #[test]
 fn every_family_gives_the_logits_of_transformers() {
     let families = families();
-    assert!(families.len() >= 12, "{families:?}");
+    assert!(families.len() >= 13, "{families:?}");
     for checkpoint in families {
         let folder = tempfile::tempdir().unwrap();
         let golden = Golden::open(&checkpoint.join("golden.safetensors"));
@@ -349,4 +349,57 @@ fn layers_may_have_no_positions() {
     let (_, theirs) = golden.f32("logits").unwrap();
     let error = relative_error(&logits(&description, folder.path(), &tokens(&golden)), &theirs);
     assert!(error > 1e-2, "{error:.2e}");
+}
+
+/// Fused projections are split, and of a head the part turns that the configuration says.
+#[test]
+fn fused_projections_and_parts_of_heads_are_read() {
+    let (code, text, err) = said(&root().join("tests/families/phi3"), &[]);
+    assert_eq!(code, Some(0), "{err}");
+    for line in [
+        "kind = \"full\"",
+        "rope = { theta = 5000.0, dims = 12, scaling = \"factors\"",
+        "\"model.layers.{i}.mlp.gate_up_proj.weight\" = [[\"model.layers.{i}.mlp.gate_proj.weight\", 48], ",
+        "[\"model.layers.{i}.self_attn.k_proj.weight\", 16], [\"model.layers.{i}.self_attn.v_proj.weight\", 16]]",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let at = |key: &str, value: Value| {
+        let folder = changed("phi3", |config| _ = config.insert(key.to_string(), value));
+        let (code, text, err) = said(folder.path(), &[]);
+        (code, text + &err)
+    };
+    let rope =
+        |part: f64| json!({ "rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": part });
+    let (code, text) = at("rope_parameters", rope(0.5));
+    assert!(code == Some(0) && text.contains("rope = { theta = 5000.0, dims = 8 }"), "{text}");
+    for (key, value, says) in [
+        ("rope_parameters", rope(0.45), "7 elements of 16 cannot turn in pairs"),
+        ("rope_parameters", rope(1.5), "24 elements of 16 cannot turn in pairs"),
+        ("intermediate_size", json!(47), "is [96, 32], and its parts have 47 + 47 rows"),
+    ] {
+        let (code, err) = at(key, value);
+        assert!(code == Some(3) && err.contains(says), "{says}: {code:?} {err}");
+    }
+    // A window within the contexts is one.
+    let (code, text) = at("sliding_window", json!(32));
+    assert!(code == Some(0) && text.contains("kind = \"swa\"") && text.contains("window = 32"), "{text}");
+    // A number that is none, in the rows of the keys: they are those of the file.
+    let folder = changed("phi3", |_| {});
+    let path = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let name = "model.layers.1.self_attn.qkv_proj.weight";
+    let view = tensors.tensor(name).unwrap();
+    let (shape, mut data) = (view.shape().to_vec(), view.data().to_vec());
+    data[4 * (33 * shape[1] + 5)..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let bad = TensorView::new(safetensors::Dtype::F32, shape, &data).unwrap();
+    let mut views: Vec<_> = tensors.tensors().into_iter().filter(|(other, _)| other != name).collect();
+    views.push((name.to_string(), bad));
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let description = import(folder.path(), folder.path(), &[]);
+    let output = hyc(&["check", "--weights", description.to_str().unwrap()]);
+    let err = String::from_utf8_lossy(&output.stderr);
+    let says = "qkv_proj.weight` in ";
+    assert!(err.contains(says) && err.contains("holds NaN at row 33, column 5"), "{err}");
 }

@@ -209,7 +209,7 @@ impl Draft<'_> {
         if family::of(config)?.experts {
             self.text.push_str(EXPERTS);
         }
-        Ok(())
+        sections::split(&mut self.text, config, family::of(config)?)
     }
 
     fn tokenizer(&mut self, folder: &Path) {

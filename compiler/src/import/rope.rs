@@ -33,8 +33,9 @@ pub fn read(config: &Config, family: Family, head_dim: u64, context: Option<u64>
         Some(kind) => Some(kind),
         None => table.word("type")?,
     };
-    // Both names are known, whichever is there.
+    // Both names are known, whichever is there, and where nothing is scaled a length of training says nothing.
     table.get("type");
+    config.get("original_max_position_embeddings");
     let trained = config.size("max_position_embeddings")?;
     let original = || -> Result<f64> {
         let here = table.positive("original_max_position_embeddings")?;

@@ -1,4 +1,4 @@
-//! `[weights] rename`, `stack` and `ignore`: from the names in the files to those of the model.
+//! `[weights] rename`, `stack`, `split` and `ignore`: from the names in the files to those of the model.
 //!
 //! All of them see names as they are in the files. A pattern that matches nothing is an error, as is everything that would
 //! leave open which tensor is meant.
@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::pattern::{Part, Pattern};
+use super::split::Split;
 use crate::error::{Error, Result};
 use crate::words::{listed, shortened};
 
@@ -32,6 +33,8 @@ pub struct Names {
     pub rename: Vec<Rename>,
     /// `stack`.
     pub stack: Vec<Stack>,
+    /// `split`.
+    pub split: Vec<Split>,
     /// `ignore`.
     pub ignore: Vec<Pattern>,
     /// `interleaved`.
@@ -69,7 +72,7 @@ impl Rename {
     }
 
     /// What `name` becomes; `None` where the pattern does not match.
-    fn apply(&self, name: &str) -> Option<String> {
+    pub(super) fn apply(&self, name: &str) -> Option<String> {
         Some(self.fill(&self.from.matches(name)?))
     }
 
@@ -120,6 +123,8 @@ impl Stack {
 pub struct Resolved {
     /// The model's name to the tensors of the files that are stacked under it, in order.
     pub stacked: BTreeMap<String, Vec<String>>,
+    /// Name in the files to the model's tensors that it holds, and how many rows each of them has.
+    pub split: BTreeMap<String, Vec<(String, u64)>>,
     /// Name in the files to the model's name.
     pub names: BTreeMap<String, String>,
     /// What an ignored tensor would have been called, to the pattern that ignores it.
@@ -136,6 +141,7 @@ impl Names {
         let mut taken: BTreeMap<String, String> = BTreeMap::new();
         let mut parts: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
         let mut stacks = vec![false; self.stack.len()];
+        let mut splits = vec![false; self.split.len()];
         for name in given {
             let ignored = self.ignore.iter().zip(&mut used.1).filter(|(p, _)| p.matches(name).is_some());
             let mut ignored: Vec<_> = ignored.collect();
@@ -161,6 +167,32 @@ impl Names {
                         "`stack`: `{other}` and `{name}` are both part {number} of `{pattern}`"
                     ));
                 }
+                continue;
+            }
+            let found = self.split.iter().zip(&mut splits).filter_map(|(split, used)| {
+                let parts = split.apply(name)?;
+                *used = true;
+                Some((parts, split.from()))
+            });
+            let found: Vec<_> = found.collect();
+            if let [(_, one), (_, other), ..] = found[..] {
+                faults.push(format!("`{}` matches both `{one}` and `{other}` of `split`", shortened(name)));
+            }
+            if let Some((parts, _)) = found.into_iter().next() {
+                if let Some(pattern) = ignored {
+                    let parts = parts.into_iter().map(|(to, _)| (to, pattern.clone()));
+                    resolved.ignored.extend(parts);
+                    continue;
+                }
+                for (to, _) in &parts {
+                    if let Some(other) = taken.insert(to.clone(), name.clone()) {
+                        let [to, name, other] = [to, name, &other].map(|name| shortened(name));
+                        faults.push(format!(
+                            "two tensors are called `{to}`: a part of `{name}`, and `{other}`"
+                        ));
+                    }
+                }
+                resolved.split.insert(name.clone(), parts);
                 continue;
             }
             let mut new: Option<(String, &Rename)> = None;
@@ -221,6 +253,9 @@ impl Names {
         for i in unused(&stacks) {
             faults.push(format!("`stack`: no tensor is called `{}`", self.stack[i].rename.from.text));
         }
+        for i in unused(&splits) {
+            faults.push(format!("`split`: no tensor is called `{}`", self.split[i].from()));
+        }
         for i in unused(&used.1) {
             faults.push(format!("`ignore`: no tensor is called `{}`", self.ignore[i].text));
         }
@@ -228,7 +263,7 @@ impl Names {
             return Ok(resolved);
         }
         let message = format!(
-            "`rename`, `stack` and `ignore` do not fit the weight files:\n  {}",
+            "`rename`, `stack`, `split` and `ignore` do not fit the weight files:\n  {}",
             listed(&faults, "\n  ")
         );
         Err(Error::input(message)

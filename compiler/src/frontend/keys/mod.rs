@@ -105,6 +105,8 @@ pub enum Type {
     Patterns,
     /// A table from names with wildcards to such names.
     Renames,
+    /// A table from names with wildcards to lists of such names, each with a number of rows.
+    Splits,
     /// A list, not empty, of layers, ascending.
     Layers,
     /// A token's spelling or number.
@@ -207,6 +209,7 @@ impl Type {
             Type::Files => "list of file names".to_string(),
             Type::Patterns => "list of names with wildcards".to_string(),
             Type::Renames => "table from names to names, with wildcards".to_string(),
+            Type::Splits => "table from names to lists of names with their rows, with wildcards".to_string(),
             Type::Layers => "list of layers, ascending".to_string(),
             Type::Token => "spelling or number of a token".to_string(),
             Type::Tokens => "spelling or number of a token, or a list of such".to_string(),

@@ -158,6 +158,15 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
             ..PLAIN
         },
         Key {
+            name: "split",
+            ty: Type::Splits,
+            default: Default::Otherwise("each tensor of the files is one of the model"),
+            example: "{ \"*.gate_up_proj.weight\" = [[\"*.gate_proj.weight\", 96], [\"*.up_proj.weight\", 96]] }",
+            meaning: "Tensors of the files whose rows are several of the model's, one after the other, with how many rows each \
+                      of them has: projections that a checkpoint holds as one.",
+            ..PLAIN
+        },
+        Key {
             name: "ignore",
             ty: Type::Patterns,
             default: Default::Otherwise("every tensor of the files is used"),
