@@ -3,6 +3,7 @@
 //!
 //! What a description cannot express is an error that names the key: nothing is approximated.
 
+mod byte_level;
 mod config;
 mod family;
 mod gguf;
@@ -10,6 +11,7 @@ mod options;
 mod pieces;
 mod rope;
 mod sections;
+mod tokens;
 mod vocabulary;
 
 use std::fmt::Write;

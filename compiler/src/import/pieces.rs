@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::vocabulary::{CONTROL, Keys, PLAIN, UNKNOWN, added, broken};
+use super::tokens::{CONTROL, Keys, PLAIN, UNKNOWN, added, broken};
 use crate::error::Result;
 use crate::gguf::Value;
 use crate::words::shortened;

@@ -9,6 +9,7 @@ mod index;
 mod names;
 mod pattern;
 mod random;
+mod rename;
 mod sniff;
 mod split;
 
@@ -27,8 +28,9 @@ use header::Entry;
 use index::Index;
 
 pub use block::{Block, Encoding, TensorSource};
-pub use names::{Names, Rename, Stack};
+pub use names::{Names, Stack};
 pub use pattern::Pattern;
+pub use rename::Rename;
 pub use split::Split;
 
 /// Where the weights are.

@@ -3,19 +3,13 @@
 //! All of them see names as they are in the files. A pattern that matches nothing is an error, as is everything that would
 //! leave open which tensor is meant.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use super::pattern::{Part, Pattern};
+use super::rename::Rename;
 use super::split::Split;
 use crate::error::{Error, Result};
 use crate::words::{listed, shortened};
-
-/// A pattern of names in the files, and of the model's names that they become.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rename {
-    from: Pattern,
-    to: Pattern,
-}
 
 /// A pattern of names in the files whose tensors are the rows of one of the model's, in the order of an integer that its name
 /// does not have.
@@ -41,55 +35,6 @@ pub struct Names {
     pub interleaved: Vec<Pattern>,
     /// Rows of a head of those.
     pub head: u64,
-}
-
-impl Rename {
-    /// Reads both patterns. Errors: a faulty one; a wildcard of `to` that `from` does not give.
-    pub fn parse(from: &str, to: &str) -> Result<Rename, String> {
-        let (from, to) = (Pattern::parse(from)?, Pattern::parse(to)?);
-        let mut seen = HashSet::new();
-        for part in from.wildcards() {
-            if let Part::Number(name) = part
-                && !seen.insert(name)
-            {
-                return Err(format!(
-                    "`{{{name}}}` stands twice in `{}`: name the second one `{{j}}`",
-                    from.text
-                ));
-            }
-        }
-        for part in to.wildcards() {
-            if let Part::Number(name) = part
-                && !seen.contains(name)
-            {
-                return Err(format!("`{{{name}}}` is not in `{}`", from.text));
-            }
-        }
-        if from.count_any() != to.count_any() {
-            return Err(format!("`{}` and `{}` must have the same number of `*`", from.text, to.text));
-        }
-        Ok(Rename { from, to })
-    }
-
-    /// What `name` becomes; `None` where the pattern does not match.
-    pub(super) fn apply(&self, name: &str) -> Option<String> {
-        Some(self.fill(&self.from.matches(name)?))
-    }
-
-    /// The name that `to` is with what the wildcards of `from` stand for.
-    fn fill(&self, found: &[&str]) -> String {
-        let pairs: Vec<(&Part, &str)> = self.from.wildcards().zip(found.iter().copied()).collect();
-        let mut texts = pairs.iter().filter(|(part, _)| **part == Part::Any).map(|(_, text)| *text);
-        let mut out = String::new();
-        for part in &self.to.parts {
-            out.push_str(match part {
-                Part::Text(text) => text,
-                Part::Any => texts.next().unwrap_or(""),
-                number => pairs.iter().find(|(part, _)| *part == number).map_or("", |(_, text)| text),
-            });
-        }
-        out
-    }
 }
 
 impl Stack {

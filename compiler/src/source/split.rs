@@ -1,7 +1,7 @@
 //! `[weights] split`: a tensor of the files whose rows are several of the model's, one after the other.
 
-use super::names::Rename;
 use super::pattern::Pattern;
+use super::rename::Rename;
 
 /// Most of the model's tensors that one of the files holds.
 const MOST: usize = 16;
