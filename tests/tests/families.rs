@@ -371,11 +371,13 @@ fn fused_projections_and_parts_of_heads_are_read() {
     };
     let rope =
         |part: f64| json!({ "rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": part });
+    assert_eq!(at("full_attn_mod", json!(1)).0, Some(0));
     let (code, text) = at("rope_parameters", rope(0.5));
     assert!(code == Some(0) && text.contains("rope = { theta = 5000.0, dims = 8 }"), "{text}");
     for (key, value, says) in [
         ("rope_parameters", rope(0.45), "7 elements of 16 cannot turn in pairs"),
         ("rope_parameters", rope(1.5), "24 elements of 16 cannot turn in pairs"),
+        ("full_attn_mod", json!(2), "`full_attn_mod` = 2: some layers have other attention"),
         ("intermediate_size", json!(47), "is [96, 32], and its parts have 47 + 47 rows"),
     ] {
         let (code, err) = at(key, value);

@@ -63,6 +63,10 @@ pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, nam
     }
     config.must_be("pretraining_tp", &[Value::from(1)], "products are summed in slices")?;
     config.must_be("rope_interleaved", &[Value::Bool(false)], "neighbours turn in place of halves")?;
+    // Of Phi-3: what its later configurations say beside what transformers reads.
+    config.must_be("full_attn_mod", &[Value::from(1)], "some layers have other attention")?;
+    config.must_be("interpolate_factor", &[Value::from(1)], "positions are interpolated")?;
+    config.must_be("lm_head_bias", &[Value::Bool(false)], "products have biases")?;
     let Heads { hidden, heads, kv_heads, head_dim } = heads(config, family)?;
     let eps = config.positive("rms_norm_eps")?.unwrap_or(family.eps);
     let layers = config.needs_size("num_hidden_layers")?;
