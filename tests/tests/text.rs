@@ -92,6 +92,25 @@ fn what_the_tokenizer_cannot_name_is_never_chosen() {
     };
     assert_eq!(below(&Compiled::new(&few, &[])), 60);
     assert!(below(&Compiled::new(&tokenizers::plain(), &[])) < 30);
+    // Ids between its tokens can be chosen, which is said.
+    few["model"]["vocab"]
+        .as_object_mut()
+        .unwrap()
+        .retain(|_, id| ![280, 290].contains(&id.as_u64().unwrap()));
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    std::fs::write(path("tokenizer.json"), few.to_string()).unwrap();
+    let model = root().join("examples/tiny-hysparse/model.toml");
+    let said = |args: &[&str]| {
+        let out = path("m.hyc");
+        let all = [&["compile", model.to_str().unwrap(), "-q", "-o", &out], args].concat();
+        let output = hyc(&all);
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let holes = said(&["--tokenizer", &path("tokenizer.json")]);
+    assert!(holes.contains("note: the tokenizer has no token for 2 ids between its others"), "{holes}");
+    assert_eq!(said(&[]), "");
 }
 
 #[test]

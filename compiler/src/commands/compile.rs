@@ -177,6 +177,11 @@ pub fn run(args: Args) -> Result<()> {
     check_gpu(&args, input.graph.header.target)?;
     let text = text_of(&args, input.desc.as_ref(), input.graph.header.vocab)?;
     driver::choose_of(&mut input.graph, text.as_ref());
+    if let Some(Text { holes, .. }) = text.as_ref().filter(|text| text.holes > 0) {
+        terminal::note(&format!(
+            "note: the tokenizer has no token for {holes} ids between its others: the model can choose them, and they print nothing\n"
+        ));
+    }
     let table = args.table.as_deref().map(tuning::read).transpose()?;
     let options = driver::Options {
         level,
