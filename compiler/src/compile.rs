@@ -32,7 +32,12 @@ pub struct Compiled {
 /// Errors: whatever is wrong with the description, its weight files or its tokenizer; a target that this build makes no code
 /// for.
 pub fn compile(input: &Path, level: Level, check: &dyn Fn() -> Result<()>) -> Result<Compiled> {
-    let loaded = driver::load_input(input)?;
+    let mut loaded = driver::load_input(input)?;
+    let text = match &loaded.desc {
+        Some(desc) => text::read(&desc.tokenizer, loaded.graph.header.vocab)?,
+        None => None,
+    };
+    driver::choose_of(&mut loaded.graph, text.as_ref());
     let mut lowered = driver::lower(loaded.graph, level, &mut |_| check())?;
     let code = driver::generate_code(&mut lowered.plan, level, false, check)?.blob;
     let (plan, graph) = (lowered.plan, lowered.graph.to_string());
@@ -40,7 +45,6 @@ pub fn compile(input: &Path, level: Level, check: &dyn Fn() -> Result<()>) -> Re
     let Some(desc) = loaded.desc else {
         return Ok(Compiled { plan, code, graph, text: None, sampling: None, weights: Weights::Absent });
     };
-    let text = text::read(&desc.tokenizer, plan.model.vocab)?;
     if desc.weights.files.is_empty() {
         return Ok(Compiled { plan, code, graph, text, sampling: desc.sampling, weights: Weights::Absent });
     }

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
 use crate::input;
 use crate::targets::check_target;
+use crate::text::Text;
 use crate::words::{listed, place};
 
 /// What `hyc compile` may start from.
@@ -65,6 +66,13 @@ fn json_error(path: &Path, text: &str) -> Error {
     }
     Error::input(format!("{path} is JSON, and no model.toml"))
         .help("give a model.toml (`hyc explain` lists its keys) or a graph dump")
+}
+
+/// Tokens are chosen from those that the model's tokenizer has.
+pub fn choose_of(graph: &mut Graph, text: Option<&Text>) {
+    if let Some(text) = text {
+        graph.header.named = text.named;
+    }
 }
 
 /// How a pass went.

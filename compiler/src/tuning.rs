@@ -195,6 +195,7 @@ mod tests {
             layers: 1,
             hidden: 8,
             vocab: 8,
+            named: None,
             max_context: 512,
             max_batch,
             chunk,

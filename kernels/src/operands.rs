@@ -160,7 +160,7 @@ mod tests {
         let logits = OperandSpec::Tensor { elem: Elem::F32, width: 50, stride: 64 };
         let token = OperandSpec::Tensor { elem: Elem::I32, width: 1, stride: 16 };
         KernelSpec {
-            op: StepOp::Sample(ops::Sample { vocab: 50 }),
+            op: StepOp::Sample(ops::Sample { vocab: 50, named: None }),
             operands: vec![logits, token],
             rows: Rows::Outputs,
             max_rows: 4,

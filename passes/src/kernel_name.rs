@@ -67,7 +67,8 @@ fn base(spec: &KernelSpec) -> String {
         StepOp::PageLists(ops::PageLists { select, lists, .. }) => {
             format!("{op}_{}x{}_tile{}", select.kv_heads, select.blocks, lists.tile)
         }
-        StepOp::Sample(ops::Sample { vocab }) => format!("{op}_{vocab}"),
+        StepOp::Sample(ops::Sample { vocab, named: None }) => format!("{op}_{vocab}"),
+        StepOp::Sample(ops::Sample { vocab, named: Some(named) }) => format!("{op}_{named}_of_{vocab}"),
         StepOp::Router(ops::Router { experts, active }) => format!("{op}_{active}of{experts}"),
         StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn }) => {
             format!("{op}_{active}of{experts}_{in_features}x{ffn}")

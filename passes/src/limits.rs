@@ -31,6 +31,10 @@ pub fn check(graph: &Graph) -> Result<(), PassError> {
             return Err(PassError::new(PASS, message));
         }
     }
+    if let Some(named) = h.named.filter(|named| *named == 0 || *named > h.vocab) {
+        let message = format!("the header's `named = {named}` is not from 1 to `vocab`, {}", h.vocab);
+        return Err(PassError::new(PASS, message));
+    }
     if h.layers > MAX_LAYERS {
         let message = format!("the header says {} layers, a model has at most {MAX_LAYERS}", h.layers);
         return Err(PassError::new(PASS, message));

@@ -89,7 +89,7 @@ fn add_sampling(plan: &mut Plan, backend: &dyn Backend) -> Result<(), PassError>
     plan.arena_bytes = buffer.offset + buffer.bytes();
     plan.buffers.push(buffer);
     plan.sampled = Some(to);
-    let op = hyc_plan::StepOp::Sample(ops::Sample { vocab: plan.model.vocab });
+    let op = hyc_plan::StepOp::Sample(ops::Sample { vocab: plan.model.vocab, named: plan.model.named });
     let operands = vec![Operand::Buffer(plan.logits), Operand::Buffer(to)];
     let step = Step { name: op.name().to_string(), layer: None, op, operands, kernel };
     let spec = plan.spec(&step);
@@ -216,6 +216,7 @@ fn model_info(graph: &Graph, caches: &[Cache]) -> Result<ModelInfo, PassError> {
         layers: u32::try_from(h.layers).map_err(|_| PassError::new(PASS, "too many layers"))?,
         hidden: h.hidden,
         vocab: h.vocab,
+        named: h.named,
         max_context: h.max_context,
         max_batch: h.max_batch,
         chunk: h.chunk,

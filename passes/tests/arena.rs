@@ -27,6 +27,7 @@ fn draft() -> impl Strategy<Value = Draft> {
 /// plan-memory looks at types and uses alone, so that any op does.
 fn build(drafts: &[Draft], chunk: u64, max_outputs: u64) -> Graph {
     let header = Header {
+        named: None,
         name: "random".to_string(),
         layers: 1,
         hidden: 16,

@@ -109,7 +109,7 @@ impl Sampler {
         let mut seen = Vec::new();
         let (params, state) = self.next(&mut seen);
         self.advance(state);
-        penalise_and_choose(&mut logits.to_vec(), &params, &seen).unwrap_or(0)
+        penalise_and_choose(&mut logits.to_vec(), logits.len() as u64, &params, &seen).unwrap_or(0)
     }
 }
 

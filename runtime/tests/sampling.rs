@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use common::{BAD_TOKEN, Parts, Plain, naive};
@@ -76,6 +77,32 @@ fn a_random_seed_is_told_and_repeats_the_run() {
     let others: Vec<Generated> = (0..10).map(|_| any()).collect();
     assert!(others.iter().all(|other| other.seed != first.seed));
     assert!(others.iter().any(|other| other.tokens != first.tokens));
+}
+
+/// What the tokenizer cannot name is never chosen, however likely it is or however a penalty rewards it: on the host, and
+/// where the plan does it.
+#[test]
+fn tokens_without_a_name_are_not_chosen() {
+    let chosen = |parts: Parts| {
+        let mut session = session(&parts.load().unwrap());
+        let mut found = BTreeSet::new();
+        for seed in 0..40 {
+            let id = session.add_sequence().unwrap();
+            let rewarding = Sampling { temperature: 3.0, presence_penalty: -2.0, ..Sampling::default() };
+            session.set_sampling(id, if seed == 0 { Sampling::default() } else { rewarding }, seed).unwrap();
+            session.feed(id, &[1, 2, 9, 3]).unwrap();
+            found
+                .extend(session.step_sampled().unwrap().sampled.into_iter().map(|(_, token)| token.unwrap()));
+            session.remove_sequence(id).unwrap();
+        }
+        found
+    };
+    for parts in [|| Parts::new(), || Parts::new().named(4)] {
+        let (host, device) = (chosen(parts()), chosen(parts().sampling()));
+        assert_eq!(host, device);
+        let all = parts().plan.model.named.is_none();
+        assert_eq!(host.iter().any(|token| *token >= 4), all, "{host:?}");
+    }
 }
 
 /// Settings for sequences of one batch, all different.

@@ -58,14 +58,16 @@ pub fn compile_wrongly(
     let text = std::fs::read_to_string(model).expect("a model.toml");
     let mut desc = hyc::frontend::parse_model(model, &text).unwrap_or_else(|e| panic!("{}", e.render(false)));
     edit(&mut desc);
-    let lowered = driver::lower(hyc::frontend::build_graph(&desc), level, &mut |_| Ok(())).expect("lowers");
+    let text = hyc::text::read(&desc.tokenizer, desc.vocab as u64).expect("reads the tokenizer");
+    let mut graph = hyc::frontend::build_graph(&desc);
+    driver::choose_of(&mut graph, text.as_ref());
+    let lowered = driver::lower(graph, level, &mut |_| Ok(())).expect("lowers");
     let mut plan = lowered.plan;
     let mut code = driver::generate_code(&mut plan, level, false, &|| Ok(())).expect("generates code");
     spoil(&mut plan);
     hyc_plan::bind::seal(&plan, &mut code.blob);
     let source = WeightSource::open(&desc.weights.files).and_then(|files| files.renamed(&desc.weights.names));
     let weights = Weights::Files(source.expect("opens the weights"));
-    let text = hyc::text::read(&desc.tokenizer, plan.model.vocab).expect("reads the tokenizer");
     let artefact = Artefact {
         plan: &plan,
         code: &code.blob,

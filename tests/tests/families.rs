@@ -43,14 +43,18 @@ fn logits(description: &Path, folder: &Path, tokens: &[u32]) -> Vec<f32> {
     run(&mut session, tokens).unwrap().logits
 }
 
+/// What is asked for beside a checkpoint, of those that need it.
+const ARGS: [(&str, &[&str]); 1] = [("llama-longrope-long", &["--context", "256"])];
+
 #[test]
 fn every_family_gives_the_logits_of_transformers() {
     let families = families();
-    assert!(families.len() >= 8, "{families:?}");
+    assert!(families.len() >= 13, "{families:?}");
     for checkpoint in families {
         let folder = tempfile::tempdir().unwrap();
         let golden = Golden::open(&checkpoint.join("golden.safetensors"));
-        let description = import(&checkpoint, folder.path(), &[]);
+        let args = ARGS.iter().find(|(name, _)| checkpoint.ends_with(name)).map_or(&[][..], |(_, args)| args);
+        let description = import(&checkpoint, folder.path(), args);
         let ours = logits(&description, folder.path(), &tokens(&golden));
         let (_, theirs) = golden.f32("logits").unwrap();
         let error = relative_error(&ours, &theirs);
@@ -109,13 +113,30 @@ fn what_cannot_be_expressed_is_refused_by_name() {
         ("num_hidden_layers", json!(4), "missing: `model.layers.3."),
         ("num_hidden_layers", json!(2), "not used by the model: `model.layers.2."),
         ("logit_scale", json!(0.5), "not known here"),
-        ("rope_parameters", rope("longrope"), "`rope_parameters.rope_type` = \"longrope\": no such scaling"),
+        ("rope_parameters", rope("ntk"), "`rope_parameters.rope_type` = \"ntk\": no such scaling"),
+        ("rope_parameters", rope("longrope"), "has no `rope_parameters.short_factor`"),
+        (
+            "rope_parameters",
+            json!({ "rope_type": "longrope", "short_factor": [1.0, 0.0], "long_factor": [1.0] }),
+            "`rope_parameters.short_factor` = [1.0,0.0]: it must be a list of numbers above 0",
+        ),
+        (
+            "rope_parameters",
+            json!({ "rope_type": "longrope", "short_factor": vec![1.5; 129], "long_factor": [1.0] }),
+            "it has 129 numbers, of which 128 can be listed",
+        ),
+        (
+            "rope_parameters",
+            json!({ "rope_type": "longrope", "short_factor": vec![1.5; 7], "long_factor": [1.0] }),
+            "`rope_parameters.short_factor` = 7: it must have 8 numbers",
+        ),
         ("rope_parameters", json!({ "rope_theta": 1e4, "mystery": 3 }), "`rope_parameters.mystery` = 3"),
         (
             "rope_parameters",
             json!({ "rope_theta": 1e4, "partial_rotary_factor": 0.5 }),
             "a part of a head turns",
         ),
+        ("partial_rotary_factor", json!(0.5), "`partial_rotary_factor` = 0.5: a part of a head turns"),
         ("rope_parameters", json!({ "rope_type": "linear" }), "has no `rope_parameters.factor`"),
         ("rope_parameters", json!(3), "`rope_parameters` = 3: it must be a table"),
         (
@@ -266,4 +287,121 @@ fn dynamic_scaling_is_imported_as_far_as_it_does_nothing() {
         code == Some(0) && text.contains("max_context = 128") && notes.contains("beyond 128 tokens"),
         "{notes}"
     );
+}
+
+/// One list of factors is for contexts as long as those of training, the other for longer ones; which one it is is told.
+#[test]
+fn a_context_has_one_list_of_factors() {
+    let at = |name: &str, context: Option<&str>| {
+        let args: Vec<&str> = context.map(|n| vec!["--context", n]).unwrap_or_default();
+        let (code, text, notes) = said(&root().join("tests/families").join(name), &args);
+        assert_eq!(code, Some(0), "{notes}");
+        let rope = text.lines().find(|line| line.starts_with("rope")).unwrap().to_string();
+        let context = text.lines().find(|line| line.starts_with("max_context")).unwrap().to_string();
+        (rope, context, notes)
+    };
+    let (rope, context, notes) = at("llama-longrope-short", None);
+    // sqrt(1 + ln(256 / 64) / ln(64))
+    assert!(rope.contains("attention_factor = 1.1547005383792517, factors = [1.0, 1.25, 0.8, "), "{rope}");
+    assert!(
+        context.ends_with("= 64") && notes.contains("`short_factor`, for a context of 64 tokens"),
+        "{notes}"
+    );
+    let (longer, context, notes) = at("llama-longrope-short", Some("65"));
+    assert!(longer.contains("factors = [1.0, 2.5, 1.8, 6.5, 12.0, 9.06, 31.0, 24.5]"), "{longer}");
+    assert!(context.ends_with("= 65") && notes.contains("`long_factor` at every length"), "{notes}");
+    let rope = at("qwen3-yarn-ramp", None).0;
+    assert!(rope.contains("scaling = \"factors\"") && !rope.contains("yarn"), "{rope}");
+}
+
+/// Layers without RoPE are those that the configuration names, else every fourth, and they alone do not turn.
+#[test]
+fn layers_may_have_no_positions() {
+    let line = |change: &dyn Fn(&mut Map<String, Value>)| {
+        let (code, text, err) = said(changed("smollm3", change).path(), &[]);
+        assert_eq!(code, Some(0), "{err}");
+        text.lines().find(|line| line.starts_with("no_rope")).map(String::from)
+    };
+    assert_eq!(line(&|_| {}).unwrap(), "no_rope = [1]");
+    let interval = |every: u64| {
+        line(&move |config| {
+            config.remove("no_rope_layers");
+            config.insert("no_rope_layer_interval".into(), json!(every));
+        })
+    };
+    assert_eq!(interval(3).unwrap(), "no_rope = [2]");
+    assert_eq!(interval(4), None);
+    for list in [json!([1, 0]), json!([1, 2, 1]), json!("none")] {
+        let folder = changed("smollm3", |config| _ = config.insert("no_rope_layers".into(), list));
+        let (code, _, err) = said(folder.path(), &[]);
+        assert!(code == Some(3) && err.contains("it must be a list of 3 numbers, 0 or 1"), "{err}");
+    }
+    let folder = changed("llama", |config| _ = config.insert("no_rope_layers".into(), json!([1, 0, 1])));
+    let (code, _, err) = said(folder.path(), &[]);
+    assert!(code == Some(3) && err.contains("`no_rope_layers` = [1,0,1]"), "{err}");
+    // A description without the line is another model.
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = root().join("tests/families/smollm3");
+    let golden = Golden::open(&checkpoint.join("golden.safetensors"));
+    let description = import(&checkpoint, folder.path(), &[]);
+    let text = std::fs::read_to_string(&description).unwrap();
+    std::fs::write(&description, text.replace("no_rope = [1]", "")).unwrap();
+    let (_, theirs) = golden.f32("logits").unwrap();
+    let error = relative_error(&logits(&description, folder.path(), &tokens(&golden)), &theirs);
+    assert!(error > 1e-2, "{error:.2e}");
+}
+
+/// Fused projections are split, and of a head the part turns that the configuration says.
+#[test]
+fn fused_projections_and_parts_of_heads_are_read() {
+    let (code, text, err) = said(&root().join("tests/families/phi3"), &[]);
+    assert_eq!(code, Some(0), "{err}");
+    for line in [
+        "kind = \"full\"",
+        "rope = { theta = 5000.0, dims = 12, scaling = \"factors\"",
+        "\"model.layers.{i}.mlp.gate_up_proj.weight\" = [[\"model.layers.{i}.mlp.gate_proj.weight\", 48], ",
+        "[\"model.layers.{i}.self_attn.k_proj.weight\", 16], [\"model.layers.{i}.self_attn.v_proj.weight\", 16]]",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let at = |key: &str, value: Value| {
+        let folder = changed("phi3", |config| _ = config.insert(key.to_string(), value));
+        let (code, text, err) = said(folder.path(), &[]);
+        (code, text + &err)
+    };
+    let rope =
+        |part: f64| json!({ "rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": part });
+    assert_eq!(at("full_attn_mod", json!(1)).0, Some(0));
+    let (code, text) = at("rope_parameters", rope(0.5));
+    assert!(code == Some(0) && text.contains("rope = { theta = 5000.0, dims = 8 }"), "{text}");
+    for (key, value, says) in [
+        ("rope_parameters", rope(0.45), "7 elements of 16 cannot turn in pairs"),
+        ("rope_parameters", rope(1.5), "24 elements of 16 cannot turn in pairs"),
+        ("full_attn_mod", json!(2), "`full_attn_mod` = 2: some layers have other attention"),
+        ("intermediate_size", json!(47), "is [96, 32], and its parts have 47 + 47 rows"),
+    ] {
+        let (code, err) = at(key, value);
+        assert!(code == Some(3) && err.contains(says), "{says}: {code:?} {err}");
+    }
+    // A window within the contexts is one.
+    let (code, text) = at("sliding_window", json!(32));
+    assert!(code == Some(0) && text.contains("kind = \"swa\"") && text.contains("window = 32"), "{text}");
+    // A number that is none, in the rows of the keys: they are those of the file.
+    let folder = changed("phi3", |_| {});
+    let path = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let name = "model.layers.1.self_attn.qkv_proj.weight";
+    let view = tensors.tensor(name).unwrap();
+    let (shape, mut data) = (view.shape().to_vec(), view.data().to_vec());
+    data[4 * (33 * shape[1] + 5)..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let bad = TensorView::new(safetensors::Dtype::F32, shape, &data).unwrap();
+    let mut views: Vec<_> = tensors.tensors().into_iter().filter(|(other, _)| other != name).collect();
+    views.push((name.to_string(), bad));
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let description = import(folder.path(), folder.path(), &[]);
+    let output = hyc(&["check", "--weights", description.to_str().unwrap()]);
+    let err = String::from_utf8_lossy(&output.stderr);
+    let says = "qkv_proj.weight` in ";
+    assert!(err.contains(says) && err.contains("holds NaN at row 33, column 5"), "{err}");
 }

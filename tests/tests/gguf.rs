@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use common::hyc_binary;
-use hyc_runtime::{Model, Session, SessionOptions, Tokenizer};
+use hyc_runtime::{Model, Session, SessionOptions, TextStream, Tokenizer};
 use hyc_tests::parity::{run, tokens};
 use hyc_tests::{Golden, compiled_model, relative_error, root};
 
@@ -48,6 +48,25 @@ fn every_type_gives_the_logits_of_its_values() {
         println!("{kind:5} {error:.2e}");
         assert!(error < 1.6e-6, "{kind}: logits differ by {error:.2e}");
     }
+}
+
+/// Frequencies that the file scales by a list are those of transformers' scaling of Llama 3.1.
+#[test]
+fn a_list_of_factors_scales_the_frequencies() {
+    let golden = Golden::open(&root().join("tests/gguf/golden.safetensors"));
+    let folder = tempfile::tempdir().unwrap();
+    let description = imported("factors", folder.path());
+    let text = std::fs::read_to_string(&description).unwrap();
+    assert!(
+        text.contains("scaling = \"factors\"") && text.contains("ignore = [\"rope_freqs.weight\"]"),
+        "{text}"
+    );
+    let ours = logits(&description, &tokens(&golden));
+    let (_, theirs) = golden.f32("logits.factors").unwrap();
+    let error = relative_error(&ours, &theirs);
+    assert!(error < 1.6e-6, "logits differ by {error:.2e}");
+    let (_, plain) = golden.f32("logits.F32").unwrap();
+    assert!(relative_error(&ours, &plain) > 1e-2);
 }
 
 /// Heads whose pairs stand side by side are other ones.
@@ -91,6 +110,64 @@ fn a_vocabulary_becomes_a_tokenizer() {
     assert!(output.status.code() == Some(2) && err.contains("must stand beside the description"), "{err}");
 }
 
+/// Pieces with scores become pairs in their order: SentencePiece itself cuts these texts so.
+#[test]
+fn pieces_are_put_together_by_their_scores() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&imported("pieces", folder.path()));
+    let tokenizer = Tokenizer::of(&model).unwrap();
+    let cut = std::fs::read(root().join("tests/gguf/pieces.json")).unwrap();
+    let cut: Vec<serde_json::Value> = serde_json::from_slice(&cut).unwrap();
+    assert!(cut.len() >= 9);
+    for one in &cut {
+        let text = one["text"].as_str().unwrap();
+        let ids: Vec<u32> =
+            one["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        assert_eq!(tokenizer.encode_bare(text).unwrap(), ids, "{text:?}");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), one["back"].as_str().unwrap(), "{text:?}");
+        // As the file says, or says nothing of it: a prompt begins with its first token.
+        assert_eq!(tokenizer.encode(text).unwrap(), [&[1][..], &ids].concat());
+        let mut stream = TextStream::new(&tokenizer, &[], &[], false).unwrap();
+        let mut streamed: String = ids.iter().map(|id| stream.push(*id).unwrap().0).collect();
+        streamed.push_str(&stream.finish().unwrap().0);
+        assert_eq!(streamed, one["back"].as_str().unwrap(), "{text:?}");
+    }
+    // A user's token is found before text is cut, and a text begins anew behind it, as llama.cpp has it.
+    let bare = |text: &str| tokenizer.encode_bare(text).unwrap();
+    assert_eq!(bare("a<|user|>the mat"), [&bare("a")[..], &[3], &bare("the mat")].concat());
+    assert_eq!(bare("</s>"), [2]);
+    // Rows behind the pieces have no tokens.
+    let info = &model.plan().model;
+    assert_eq!((info.vocab, info.named, tokenizer.entries()), (384, Some(376), 376));
+}
+
+/// A vocabulary of pieces that is damaged is one error.
+#[test]
+fn pieces_that_are_none_are_refused() {
+    let whole = std::fs::read(root().join("tests/gguf/llama.pieces.gguf")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (path, description) = (folder.path().join("model.gguf"), folder.path().join("model.toml"));
+    let refused = |find: &[u8], skip: usize, with: &[u8], says: &str| {
+        let mut bytes = whole.clone();
+        let at = whole.windows(find.len()).position(|part| part == find).unwrap() + find.len() + skip;
+        bytes[at..at + with.len()].copy_from_slice(with);
+        std::fs::write(&path, bytes).unwrap();
+        let output = hyc(&["import", path.to_str().unwrap(), "-o", description.to_str().unwrap()]);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(3) && err.contains(says), "{says}: {err}");
+        assert!(err.contains("--no-tokenizer") && !description.exists(), "{err}");
+    };
+    let scores = b"tokenizer.ggml.scores";
+    refused(b"tokenizer.ggml.score", 0, b"z", "has 0 scores for 376 tokens");
+    // Behind the kind of value, the kind of its values, their count, and 262 scores.
+    refused(scores, 4 + 4 + 8 + 4 * 262, &f32::NAN.to_le_bytes(), "has the score Float(NaN) of token 262");
+    refused(b"tokenizer.ggml.token", 0, b"z", "has no list of tokens");
+    refused(b"<0x01>", 8, b"<0x01>", "has two tokens, 5 and 6, that are `<0x01>`");
+    let mut unlike = *b"llama";
+    unlike[4] = b'o';
+    refused(b"tokenizer.ggml.model", 4 + 8, &unlike, "is of the kind `llamo`");
+}
+
 /// A file of one tensor, `[1, cols]`, of a type of that number.
 fn one_tensor(kind: u32, cols: u64, bytes: &[u8]) -> Vec<u8> {
     let mut file = Vec::new();
@@ -131,6 +208,8 @@ fn blocks_stand_for_what_ggml_says() {
         ("Q4_K", 12),
         ("Q5_K", 13),
         ("Q6_K", 14),
+        ("Q2_K", 10),
+        ("Q3_K", 11),
     ] {
         let bytes = golden.tensor(&format!("{name}.bytes")).unwrap().data().to_vec();
         let values = golden.tensor(&format!("{name}.values")).unwrap();
@@ -183,7 +262,9 @@ fn a_file_that_is_cut_or_lies_is_an_error() {
     refused(&patched(table, &[200]), &["has 200 dimensions"]);
     refused(&patched(table + 4, &[255; 8]), &["is not possible"]);
     refused(&patched(table + 4, &[33, 0, 0, 0]), &["is not possible"]);
-    refused(&patched(table + 20, &[11, 0, 0, 0]), &["`token_embd.weight`", "is of type Q3_K"]);
+    for (kind, name) in [(16, "IQ2_XXS"), (23, "IQ4_XS"), (29, "IQ1_M"), (35, "TQ2_0")] {
+        refused(&patched(table + 20, &[kind, 0, 0, 0]), &[&format!("is of type {name}")]);
+    }
     refused(&patched(table + 20, &[99, 0, 0, 0]), &["is of type number 99"]);
     refused(&patched(table + 24, &[1]), &["is not possible"]);
     refused(&patched(find("llama"), b"gemma"), &["of the architecture gemma cannot be imported"]);

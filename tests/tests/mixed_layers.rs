@@ -27,7 +27,7 @@ fn layer(kind: AttentionKind, heads: usize, kv_heads: usize) -> LayerDesc {
         kv_heads,
         qk_dim,
         v_dim,
-        rope,
+        rope: Some(rope),
         qk_norm: false,
         gate: Gate::None,
         sink: false,
@@ -55,7 +55,7 @@ fn mixed() -> ModelDesc {
         }),
         with(layer(AttentionKind::Window { window: 5 }, 3, 3), |l| {
             (l.attention.qk_dim, l.attention.v_dim) = (16, 24);
-            l.attention.rope = Rope { theta: 10_000.0, dims: 8, scaling: None };
+            l.attention.rope = Some(Rope { theta: 10_000.0, dims: 8, scaling: None });
             l.ffn = Ffn::Dense { ffn: 40 };
         }),
         with(layer(sparse(32, SparseKv::Own, None), 8, 2), |l| {

@@ -76,6 +76,43 @@ fn the_post_processor_of_the_file_applies() {
     assert_eq!(model.run(&["--prompt", "", "-n", "1"])["prompt_tokens"], 1);
 }
 
+/// The model has more rows of logits than this tokenizer has tokens: the others are never chosen, and a dump says so.
+#[test]
+fn what_the_tokenizer_cannot_name_is_never_chosen() {
+    let mut few = tokenizers::plain();
+    let vocab = few["model"]["vocab"].as_object_mut().unwrap();
+    vocab.retain(|_, id| id.as_u64().unwrap() < 300);
+    few["model"]["merges"].as_array_mut().unwrap().truncate(0);
+    let below = |model: &Compiled| {
+        let hot = ["--temperature", "4", "--top-k", "0", "--seed", "3", "--ignore-eos"];
+        let run = ["run", model.path(), "--json", "--prompt", "The kernel", "-n", "60"];
+        let done: Value = serde_json::from_str(&ok(&[&run[..], &hot].concat())).unwrap();
+        let tokens = done["tokens"].as_array().unwrap().clone();
+        tokens.iter().filter(|token| token.as_u64().unwrap() < 300).count()
+    };
+    assert_eq!(below(&Compiled::new(&few, &[])), 60);
+    assert!(below(&Compiled::new(&tokenizers::plain(), &[])) < 30);
+    // Ids between its tokens can be chosen, which is said.
+    few["model"]["vocab"]
+        .as_object_mut()
+        .unwrap()
+        .retain(|_, id| ![280, 290].contains(&id.as_u64().unwrap()));
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    std::fs::write(path("tokenizer.json"), few.to_string()).unwrap();
+    let model = root().join("examples/tiny-hysparse/model.toml");
+    let said = |args: &[&str]| {
+        let out = path("m.hyc");
+        let all = [&["compile", model.to_str().unwrap(), "-q", "-o", &out], args].concat();
+        let output = hyc(&all);
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let holes = said(&["--tokenizer", &path("tokenizer.json")]);
+    assert!(holes.contains("note: the tokenizer has no token for 2 ids between its others"), "{holes}");
+    assert_eq!(said(&[]), "");
+}
+
 #[test]
 fn a_neighbour_asks_for_the_first_token_and_names_the_last() {
     let mut tokenizer = tokenizers::with_bos();

@@ -175,6 +175,13 @@ pub fn run(args: Args) -> Result<()> {
         Cpu::Baseline => Level::Baseline,
     };
     check_gpu(&args, input.graph.header.target)?;
+    let text = text_of(&args, input.desc.as_ref(), input.graph.header.vocab)?;
+    driver::choose_of(&mut input.graph, text.as_ref());
+    if let Some(Text { holes, .. }) = text.as_ref().filter(|text| text.holes > 0) {
+        terminal::note(&format!(
+            "note: the tokenizer has no token for {holes} ids between its others: the model can choose them, and they print nothing\n"
+        ));
+    }
     let table = args.table.as_deref().map(tuning::read).transpose()?;
     let options = driver::Options {
         level,
@@ -202,7 +209,9 @@ pub fn run(args: Args) -> Result<()> {
         Destination::Form(sink) => {
             let bytes = match args.emit {
                 None => dumps.into_bytes(),
-                Some(Emit::Obj) => object_of(&args, lowered, &options, &names, input.desc.as_ref())?,
+                Some(Emit::Obj) => {
+                    object_of(&args, lowered, &options, (&names, text.as_ref()), input.desc.as_ref())?
+                }
                 Some(form) => render(&args, form, lowered, (&options, &style))?,
             };
             signal::check("making what was asked for")?;
@@ -218,17 +227,16 @@ pub fn run(args: Args) -> Result<()> {
     let desc = input.desc.as_ref();
     let weights = open_weights(&args, desc, &names, &lowered.plan)?;
     let sampling = desc.and_then(|desc| desc.sampling);
-    let text = text_of(&args, desc, &lowered.plan)?;
     let mut summary = write_artefact(&args, lowered, &options, &weights, text.as_ref(), sampling, &target)?;
     summary.seconds = start.elapsed().as_secs_f64();
     print_summary(&args, &summary)
 }
 
 /// The model's text: the description's, with the tokenizer that the arguments name.
-fn text_of(args: &Args, desc: Option<&ModelDesc>, plan: &Plan) -> Result<Option<Text>> {
+fn text_of(args: &Args, desc: Option<&ModelDesc>, vocab: u64) -> Result<Option<Text>> {
     let mut tokenizer = desc.map(|desc| desc.tokenizer.clone()).unwrap_or_default();
     tokenizer.file = args.tokenizer.clone().or(tokenizer.file);
-    text::read(&tokenizer, plan.model.vocab)
+    text::read(&tokenizer, vocab)
 }
 
 /// Errors: an assembler for what needs none.
@@ -413,16 +421,15 @@ fn object_of(
     args: &Args,
     mut lowered: Lowered,
     options: &driver::Options,
-    names: &Names,
+    (names, text): (&Names, Option<&Text>),
     desc: Option<&ModelDesc>,
 ) -> Result<Vec<u8>> {
-    let text = text_of(args, desc, &lowered.plan)?;
     let code = driver::generate_code(&mut lowered.plan, options.clone(), false, &generating)?;
     let plan = &lowered.plan;
     let weights = if args.embed_weights { open_weights(args, desc, names, plan)? } else { Weights::Absent };
     let sampling = desc.and_then(|desc| desc.sampling);
     let name = args.symbol.clone().unwrap_or_else(|| object::name_of(&plan.model.name));
-    let model = object::Model { plan, code: &code.blob, text: text.as_ref(), sampling };
+    let model = object::Model { plan, code: &code.blob, text, sampling };
     object::object(&name, &model, &weights, &mut |_| signal::check("packing the weights"))
 }
 

@@ -24,6 +24,8 @@ pub struct Attention {
     pub top_k: usize,
     /// What each layer sees.
     pub kinds: Vec<AttentionKind>,
+    /// Layers whose queries and keys do not turn.
+    pub no_rope: Vec<usize>,
     gate: Gate,
     full_gate: bool,
     full_sink: bool,
@@ -103,8 +105,9 @@ pub fn read(a: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<A
         Family::Swa if !is_full => AttentionKind::Window { window },
         Family::Swa | Family::Full => AttentionKind::Full { top_k: None },
     };
-    let kinds = full.into_iter().map(layer).collect();
-    Some(Attention { block, top_k, kinds, gate, full_gate, full_sink, sparse_sink })
+    let kinds: Vec<AttentionKind> = full.into_iter().map(layer).collect();
+    let no_rope = read_no_rope(a, &kinds, faults)?;
+    Some(Attention { block, top_k, kinds, no_rope, gate, full_gate, full_sink, sparse_sink })
 }
 
 fn read_block(a: &Section, faults: &Faults) -> Option<usize> {
@@ -207,35 +210,11 @@ fn read_full_list(
     selects: bool,
     faults: &Faults,
 ) -> Option<Vec<bool>> {
-    let example = format!("write for example `full = [0, {}]`", layers - 1);
-    let Some(items) = value.get_ref().as_array() else {
-        faults.add(value.span(), "`full` must be a list of layers", "not a list", &example);
-        return None;
-    };
+    let example = format!("[0, {}]", layers - 1);
+    let list = read_layer_list(("full", &example), value, layers, faults);
+    let good = list.is_some();
     let mut full = vec![false; layers];
-    let mut last: Option<usize> = None;
-    let mut good = true;
-    for item in items {
-        let n = item.get_ref().as_integer().and_then(|i| usize::from_str_radix(i.as_str(), i.radix()).ok());
-        let fault = match n {
-            None => Some("a layer is an integer from 0".to_string()),
-            Some(n) if n >= layers => {
-                Some(format!("layer {n} is out of range: layers are 0 to {}", layers - 1))
-            }
-            Some(n) if last.is_some_and(|last| n <= last) => {
-                Some("layers must ascend, each once".to_string())
-            }
-            Some(n) => {
-                full[n] = true;
-                last = Some(n);
-                None
-            }
-        };
-        if let Some(message) = fault {
-            faults.add(item.span(), message, "in this list", &example);
-            good = false;
-        }
-    }
+    list.into_iter().flatten().for_each(|layer| full[layer] = true);
     if good && selects && !full[0] {
         faults.add(
             value.span(),
@@ -255,4 +234,65 @@ fn read_full_list(
         return None;
     }
     good.then_some(full)
+}
+
+/// Layers, ascending, each once.
+fn read_layer_list(
+    (key, example): (&str, &str),
+    value: &toml::Spanned<DeValue>,
+    layers: usize,
+    faults: &Faults,
+) -> Option<Vec<usize>> {
+    let example = format!("write for example `{key} = {example}`");
+    let Some(items) = value.get_ref().as_array() else {
+        faults.add(value.span(), format!("`{key}` must be a list of layers"), "not a list", &example);
+        return None;
+    };
+    let mut list: Vec<usize> = Vec::new();
+    let mut good = true;
+    for item in items {
+        let n = item.get_ref().as_integer().and_then(|i| usize::from_str_radix(i.as_str(), i.radix()).ok());
+        let fault = match n {
+            None => Some("a layer is an integer from 0".to_string()),
+            Some(n) if n >= layers => {
+                Some(format!("layer {n} is out of range: layers are 0 to {}", layers - 1))
+            }
+            Some(n) if list.last().is_some_and(|last| n <= *last) => {
+                Some("layers must ascend, each once".to_string())
+            }
+            Some(n) => {
+                list.push(n);
+                None
+            }
+        };
+        if let Some(message) = fault {
+            faults.add(item.span(), message, "in this list", &example);
+            good = false;
+        }
+    }
+    good.then_some(list)
+}
+
+/// Layers whose queries and keys do not turn. Errors: a layer that reads the keys of one that is unlike it.
+fn read_no_rope(a: &Section, kinds: &[AttentionKind], faults: &Faults) -> Option<Vec<usize>> {
+    let Some(value) = a.get("no_rope") else { return Some(Vec::new()) };
+    let list = read_layer_list(("no_rope", "[3]"), value, kinds.len(), faults)?;
+    let mut oracle = 0;
+    for (layer, kind) in kinds.iter().enumerate() {
+        match kind {
+            AttentionKind::Full { .. } => oracle = layer,
+            AttentionKind::Sparse { kv: SparseKv::Shared | SparseKv::SharedBoth, .. }
+                if list.contains(&layer) != list.contains(&oracle) =>
+            {
+                let message = format!(
+                    "layer {layer} reads the keys of layer {oracle}, and one of the two does not turn"
+                );
+                let help = "name both in `no_rope`, or neither; or write `sparse_kv = \"own\"`";
+                faults.add(value.span(), message, "in this list", help);
+                return None;
+            }
+            AttentionKind::Sparse { .. } | AttentionKind::Window { .. } => {}
+        }
+    }
+    Some(list)
 }

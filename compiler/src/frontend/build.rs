@@ -18,6 +18,7 @@ pub fn build_graph(desc: &ModelDesc) -> Graph {
         layers: desc.layers.len() as u64,
         hidden: desc.hidden as u64,
         vocab: desc.vocab as u64,
+        named: None,
         max_context: desc.target.max_context as u64,
         max_batch: desc.target.max_batch as u64,
         chunk: desc.target.chunk as u64,
@@ -175,14 +176,14 @@ impl Builder<'_> {
         self.add(x, y, "x")
     }
 
-    /// W_q or W_k with QK-norm and RoPE.
+    /// W_q or W_k with QK-norm and RoPE, where the layer has them.
     fn head_projection(&mut self, a: &AttentionDesc, h: ValueId, which: &str, heads: usize) -> ValueId {
         let (hidden, width) = (self.desc.hidden, heads * a.qk_dim);
         let mut y = self.linear(h, &format!("self_attn.{which}_proj.weight"), hidden, width, which);
         if a.qk_norm {
             y = self.norm(y, &format!("self_attn.{which}_norm.weight"), a.qk_dim, &format!("{which}_normed"));
         }
-        let Rope { theta, dims, scaling } = a.rope;
+        let Some(Rope { theta, dims, scaling }) = a.rope else { return y };
         let op = Op::Rope(op::Rope { heads: heads as u64, theta, dims: dims as u64, scaling });
         self.one(op, &[y], &format!("{which}_rot"), self.tokens(width))
     }

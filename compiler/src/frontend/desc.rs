@@ -54,8 +54,8 @@ pub struct AttentionDesc {
     pub qk_dim: usize,
     /// Elements of a value.
     pub v_dim: usize,
-    /// Rotary embedding.
-    pub rope: Rope,
+    /// Rotary embedding; `None`: queries and keys know no positions (NoPE, Kazemnejad et al., 2305.19466).
+    pub rope: Option<Rope>,
     /// RMSNorm over each head of q and k before RoPE.
     pub qk_norm: bool,
     /// Gate on each branch.

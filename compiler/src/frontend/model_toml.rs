@@ -5,7 +5,7 @@ use std::path::Path;
 use hyc_ir::text::nearest;
 use toml::de::DeTable;
 
-use super::desc::{AttentionDesc, LayerDesc, ModelDesc};
+use super::desc::{AttentionDesc, AttentionKind, LayerDesc, ModelDesc};
 use super::diagnostic::{Diagnostic, Diagnostics, MOST};
 use super::reader::{Faults, Section};
 use super::{attention, ffn, keys, model, names, sampling, target, tokenizer, weights};
@@ -87,7 +87,8 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
             "convert the weights to halves, as transformers has them",
         );
     }
-    let layer = |kind| {
+    let layer = |(layer, kind): (usize, AttentionKind)| {
+        let rope = Some(rope).filter(|_| !attention.no_rope.contains(&layer));
         let (gate, sink) = (attention.gate(kind), attention.sink(kind));
         let attention = AttentionDesc { kind, heads, kv_heads, qk_dim, v_dim, rope, qk_norm, gate, sink };
         LayerDesc { attention, ffn }
@@ -99,7 +100,7 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
         norm_eps: base.norm_eps,
         tie_embeddings: base.tie_embeddings,
         block: attention.block,
-        layers: attention.kinds.iter().copied().map(layer).collect(),
+        layers: attention.kinds.iter().copied().enumerate().map(layer).collect(),
         weights,
         tokenizer,
         sampling,

@@ -57,6 +57,14 @@ pub const THEIRS: &[(&str, Ours)] = &[
     ("rotary_dim", Other("model", "rope", "write `rope = { theta = ..., dims = ... }` in [model]")),
     ("rope_scaling", Other("model", "rope", "write `rope = { theta = ..., scaling = ... }` in [model]")),
     ("rope_parameters", Other("model", "rope", "write `rope = { theta = ..., scaling = ... }` in [model]")),
+    (
+        "no_rope_layers",
+        Other(
+            "attention",
+            "no_rope",
+            "write `no_rope = [...]` in [attention]: the layers that this has 0 for",
+        ),
+    ),
     ("use_qk_norm", Key("model", "qk_norm")),
     ("tie_word_embeddings", Key("model", "tie_embeddings")),
     ("max_position_embeddings", Key("target", "max_context")),

@@ -178,6 +178,20 @@ impl<'a, 'i> Section<'a, 'i> {
         self.number(key, "a number above 0 and finite as an f32", &hyc_plan::is_positive_f32, example)
     }
 
+    /// A list, not empty, of numbers that are finite and above zero as f32.
+    pub fn positives(&self, key: &str, example: &str) -> Option<At<Vec<f32>>> {
+        let value = self.get(key)?;
+        let good = |x: &f64| hyc_plan::is_positive_f32(*x);
+        let number = |item: &Spanned<DeValue<'i>>| as_number(item.get_ref()).filter(good).map(|x| x as f32);
+        let list: Option<Vec<f32>> =
+            value.get_ref().as_array().and_then(|items| items.iter().map(number).collect());
+        let list = list.filter(|list| !list.is_empty());
+        if list.is_none() {
+            self.wrong(key, value, "a list of numbers above 0 and finite as f32", example);
+        }
+        list.map(|value_of| At { value: value_of, span: value.span() })
+    }
+
     /// A number that is `good`; `wanted` says which are.
     pub fn number(
         &self,
@@ -187,15 +201,11 @@ impl<'a, 'i> Section<'a, 'i> {
         example: &str,
     ) -> Option<At<f64>> {
         let value = self.get(key)?;
-        let number = match value.get_ref() {
-            DeValue::Float(f) => f.as_str().replace('_', "").parse::<f64>().ok(),
-            DeValue::Integer(i) => i64::from_str_radix(i.as_str(), i.radix()).ok().map(|n| n as f64),
-            _ => {
-                self.wrong(key, value, "a number", example);
-                return None;
-            }
-        };
-        match number {
+        if !matches!(value.get_ref(), DeValue::Float(_) | DeValue::Integer(_)) {
+            self.wrong(key, value, "a number", example);
+            return None;
+        }
+        match as_number(value.get_ref()) {
             Some(x) if good(x) => Some(At { value: x, span: value.span() }),
             _ => {
                 self.out_of_range(key, value, wanted, example);
@@ -277,5 +287,14 @@ impl<'a, 'i> Section<'a, 'i> {
                 &format!("remove `{key}`"),
             );
         }
+    }
+}
+
+/// A number of either kind.
+fn as_number(value: &DeValue<'_>) -> Option<f64> {
+    match value {
+        DeValue::Float(f) => f.as_str().replace('_', "").parse().ok(),
+        DeValue::Integer(i) => i64::from_str_radix(i.as_str(), i.radix()).ok().map(|n| n as f64),
+        _ => None,
     }
 }

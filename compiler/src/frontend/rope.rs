@@ -1,6 +1,6 @@
 //! `rope` of `[model]`.
 
-use hyc_plan::RopeScaling;
+use hyc_plan::{MOST_PAIRS, RopeFactors, RopeScaling};
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -34,7 +34,7 @@ pub fn read(model: &Section, qk_dim: Option<usize>, faults: &Faults) -> Option<R
         );
         return None;
     }
-    let scaling = read_scaling(&rope, theta, faults)?;
+    let scaling = read_scaling(&rope, (theta, dims), faults)?;
     Some(Rope { theta, dims, scaling })
 }
 
@@ -59,12 +59,18 @@ enum Way {
     Linear,
     Llama3,
     Yarn,
+    Factors,
 }
 
 /// `None`: there is a fault.
-fn read_scaling(rope: &Section, theta: f64, faults: &Faults) -> Option<Option<RopeScaling>> {
-    const WAYS: &[(&str, Way)] =
-        &[("none", Way::None), ("linear", Way::Linear), ("llama3", Way::Llama3), ("yarn", Way::Yarn)];
+fn read_scaling(rope: &Section, (theta, dims): (f64, usize), faults: &Faults) -> Option<Option<RopeScaling>> {
+    const WAYS: &[(&str, Way)] = &[
+        ("none", Way::None),
+        ("linear", Way::Linear),
+        ("llama3", Way::Llama3),
+        ("yarn", Way::Yarn),
+        ("factors", Way::Factors),
+    ];
     let way = rope.word("scaling", WAYS, Way::None);
     let of: &[(&str, &[Way])] = &[
         ("factor", &[Way::Linear, Way::Llama3, Way::Yarn]),
@@ -73,7 +79,8 @@ fn read_scaling(rope: &Section, theta: f64, faults: &Faults) -> Option<Option<Ro
         ("high_freq_factor", &[Way::Llama3]),
         ("beta_fast", &[Way::Yarn]),
         ("beta_slow", &[Way::Yarn]),
-        ("attention_factor", &[Way::Yarn]),
+        ("attention_factor", &[Way::Yarn, Way::Factors]),
+        ("factors", &[Way::Factors]),
     ];
     // What an unknown word would take is not said.
     let known = rope.get("scaling").is_none()
@@ -108,9 +115,16 @@ fn read_scaling(rope: &Section, theta: f64, faults: &Faults) -> Option<Option<Ro
             let magnitude = or("attention_factor", 1.0 + 0.1 * factor.max(1.0).ln())?;
             RopeScaling::Yarn { factor, fast, slow, original, magnitude }
         }
+        Way::Factors => {
+            if rope.get("factors").is_none() {
+                rope.missing("factors", "[1.0, 1.5]");
+            }
+            let (factors, magnitude) = (read_factors(rope, dims, faults), or("attention_factor", 1.0)?);
+            RopeScaling::Factors { factors: factors?, magnitude }
+        }
     };
     let counts = way != Way::Yarn || theta > 1.0;
-    if !scaling.is_possible() || !counts {
+    if !scaling.is_possible(dims as u64) || !counts {
         let fault = match way {
             Way::Llama3 => "`low_freq_factor` must be below `high_freq_factor`",
             _ if !counts => "\"yarn\" needs a `theta` above 1",
@@ -120,4 +134,20 @@ fn read_scaling(rope: &Section, theta: f64, faults: &Faults) -> Option<Option<Ro
         return None;
     }
     Some(Some(scaling))
+}
+
+/// A number for each pair of `dims`.
+fn read_factors(rope: &Section, dims: usize, faults: &Faults) -> Option<RopeFactors> {
+    let list = rope.positives("factors", "[1.0, 1.5]")?;
+    let pairs = dims / 2;
+    if list.value.len() != pairs || pairs > MOST_PAIRS {
+        let message = match pairs > MOST_PAIRS {
+            true => format!("`factors` are at most {MOST_PAIRS}, and {dims} dims of a head turn"),
+            false => format!("`factors` has {} numbers for {pairs} pairs that turn", list.value.len()),
+        };
+        let help = "give one for each pair: half as many as elements of a head turn";
+        faults.add(list.span, message, "another number of them", help);
+        return None;
+    }
+    RopeFactors::new(&list.value)
 }

@@ -7,12 +7,13 @@ use toml::de::DeValue;
 
 use super::desc::{WeightDtype, WeightsDesc};
 use super::reader::{Faults, Section};
-use crate::source::{Names, Pattern, Rename, Stack};
+use crate::source::{Names, Pattern, Rename, Split, Stack};
 
 /// The words of `dtype` and of `kv_dtype` under `[target]`.
 pub const DTYPES: &[(&str, WeightDtype)] = &[("bf16", WeightDtype::Bf16), ("f32", WeightDtype::F32)];
 
 const RENAME: &str = "\"from.{i}.weight\" = \"to.{i}.weight\"";
+const SPLIT: &str = "\"qkv.{i}.weight\" = [[\"q.{i}.weight\", 64], [\"kv.{i}.weight\", 32]]";
 const STACK: &str = "\"experts.{e}.up.weight\" = \"experts.up.weight\"";
 
 /// Reads the section; files lie relative to `folder`.
@@ -20,8 +21,9 @@ pub fn read(folder: &Path, weights: &Section, faults: &Faults) -> WeightsDesc {
     let files = strings(weights, "files", "path", "model.safetensors", faults);
     let files: Vec<PathBuf> = files.into_iter().map(|file| folder.join(file.get_ref())).collect();
     let names = Names {
-        rename: read_names(weights, ("rename", RENAME), Rename::parse, faults),
-        stack: read_names(weights, ("stack", STACK), Stack::parse, faults),
+        rename: read_names(weights, ("rename", RENAME), renamed(Rename::parse), faults),
+        stack: read_names(weights, ("stack", STACK), renamed(Stack::parse), faults),
+        split: read_names(weights, ("split", SPLIT), split, faults),
         ignore: patterns(weights, "ignore", "*.inv_freq", faults),
         interleaved: patterns(weights, "interleaved", "blk.{i}.attn_q.weight", faults),
         head: 0,
@@ -71,11 +73,36 @@ fn strings<'a>(
     found
 }
 
-/// A table from patterns of names in the files to names of the model.
+/// What a line of a table becomes. `None`: its value is something else than is wanted.
+type Line<T> = Option<Result<T, String>>;
+
+/// A name in the files, and one of the model.
+fn renamed<T>(parse: impl Fn(&str, &str) -> Result<T, String>) -> impl Fn(&str, &DeValue<'_>) -> Line<T> {
+    move |from, to| Some(parse(from, to.as_str()?))
+}
+
+/// A name in the files, and names of the model with their rows.
+fn split(from: &str, to: &DeValue<'_>) -> Line<Split> {
+    let part = |item: &Spanned<DeValue<'_>>| match item.get_ref().as_array()?.iter().collect::<Vec<_>>()[..] {
+        [name, rows] => {
+            let rows = rows.get_ref().as_integer()?;
+            Some((
+                name.get_ref().as_str()?.to_string(),
+                u64::from_str_radix(rows.as_str(), rows.radix()).ok()?,
+            ))
+        }
+        _ => None,
+    };
+    let parts: Vec<(String, u64)> = to.as_array()?.iter().map(part).collect::<Option<_>>()?;
+    let parts: Vec<(&str, u64)> = parts.iter().map(|(to, rows)| (to.as_str(), *rows)).collect();
+    Some(Split::parse(from, &parts))
+}
+
+/// A table from patterns of names in the files to what they are of the model.
 fn read_names<T>(
     weights: &Section,
     (key, example): (&str, &str),
-    parse: fn(&str, &str) -> Result<T, String>,
+    parse: impl Fn(&str, &DeValue<'_>) -> Line<T>,
     faults: &Faults,
 ) -> Vec<T> {
     let help = format!("write for example `{key} = {{ {example} }}`");
@@ -87,16 +114,18 @@ fn read_names<T>(
     };
     let mut found = Vec::new();
     for (from, to) in table {
-        match to.get_ref() {
-            DeValue::String(text) => match parse(from.get_ref(), text) {
-                Ok(one) => found.push(one),
-                Err(fault) => faults.add(to.span(), format!("`{key}`: {fault}"), "in this line", &help),
-            },
-            DeValue::Table(_) => {
+        match parse(from.get_ref(), to.get_ref()) {
+            Some(Ok(one)) => found.push(one),
+            Some(Err(fault)) => faults.add(to.span(), format!("`{key}`: {fault}"), "in this line", &help),
+            None if to.get_ref().is_table() => {
                 let message = "a name with points is written in quotes";
                 faults.add(from.span(), message, "this is a table in a table", &help);
             }
-            _ => faults.add(to.span(), format!("a name of `{key}` is a string"), "not a string", &help),
+            None if key == "split" => {
+                let message = "`split` becomes a list of names, each with its rows";
+                faults.add(to.span(), message, "not such a list", &help);
+            }
+            None => faults.add(to.span(), format!("a name of `{key}` is a string"), "not a string", &help),
         }
     }
     found

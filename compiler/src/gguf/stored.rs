@@ -19,6 +19,10 @@ pub enum Stored {
     Q5_1,
     /// See [`Stored::Q4_0`].
     Q8_0,
+    /// Blocks of 256: sixteen scales and least values of 4 bits, and 2 bits each.
+    Q2K,
+    /// Blocks of 256: sixteen scales of 6 bits, and 3 bits each.
+    Q3K,
     /// Blocks of 256: eight scales and least values of 6 bits, and 4 bits each.
     Q4K,
     /// The same, with 5 bits each.
@@ -27,10 +31,10 @@ pub enum Stored {
     Q6K,
 }
 
-use Stored::{Bf16, F16, F32, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use Stored::{Bf16, F16, F32, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 
 /// Number in the file, type, name, elements and bytes of a block.
-const TYPES: [(u32, Stored, &str, u64, u64); 11] = [
+const TYPES: [(u32, Stored, &str, u64, u64); 13] = [
     (0, F32, "F32", 1, 4),
     (1, F16, "F16", 1, 2),
     (2, Q4_0, "Q4_0", 32, 18),
@@ -38,6 +42,8 @@ const TYPES: [(u32, Stored, &str, u64, u64); 11] = [
     (6, Q5_0, "Q5_0", 32, 22),
     (7, Q5_1, "Q5_1", 32, 24),
     (8, Q8_0, "Q8_0", 32, 34),
+    (10, Q2K, "Q2_K", 256, 84),
+    (11, Q3K, "Q3_K", 256, 110),
     (12, Q4K, "Q4_K", 256, 144),
     (13, Q5K, "Q5_K", 256, 176),
     (14, Q6K, "Q6_K", 256, 210),
@@ -45,10 +51,8 @@ const TYPES: [(u32, Stored, &str, u64, u64); 11] = [
 ];
 
 /// Names of types that are not read.
-const OTHERS: [(u32, &str); 16] = [
+const OTHERS: [(u32, &str); 15] = [
     (9, "Q8_1"),
-    (10, "Q2_K"),
-    (11, "Q3_K"),
     (15, "Q8_K"),
     (16, "IQ2_XXS"),
     (17, "IQ2_XS"),
@@ -59,6 +63,7 @@ const OTHERS: [(u32, &str); 16] = [
     (22, "IQ2_S"),
     (23, "IQ4_XS"),
     (28, "F64"),
+    (29, "IQ1_M"),
     (34, "TQ1_0"),
     (35, "TQ2_0"),
     (39, "MXFP4"),
@@ -113,6 +118,8 @@ impl Stored {
                 Bf16 => take(half::bf16::from_le_bytes([block[0], block[1]]).to_f32()),
                 Q4_0 | Q4_1 | Q5_0 | Q5_1 => halves(self, block, take),
                 Q8_0 => block[2..].iter().for_each(|q| take(f16(block, 0) * f32::from(*q as i8))),
+                Q2K => quarters(block, take),
+                Q3K => thirds(block, take),
                 Q4K | Q5K => eighths(self, block, take),
                 Q6K => sixteenths(block, take),
             }
@@ -148,6 +155,34 @@ fn halves(stored: Stored, block: &[u8], take: &mut dyn FnMut(f32)) {
         let low = if j < 16 { byte & 15 } else { byte >> 4 };
         let high = (fifth >> j & 1) << 4;
         take((i32::from(low) + high as i32 - middle) as f32 * scale + least);
+    }
+}
+
+/// Blocks of 256 in sixteen parts, each with a scale and a least value of 4 bits; four elements a byte, 32 apart.
+fn quarters(block: &[u8], take: &mut dyn FnMut(f32)) {
+    let (packed, rest) = block.split_at(16);
+    let (scale, least) = (f16(rest, 64), f16(rest, 66));
+    for i in 0..256 {
+        let four = packed[i / 16];
+        let two = rest[32 * (i / 128) + i % 32] >> (2 * (i % 128 / 32)) & 3;
+        take(scale * f32::from(four & 15) * f32::from(two) - least * f32::from(four >> 4));
+    }
+}
+
+/// Blocks of 256 in sixteen parts, each with a scale of 6 bits; two bits of an element as [`quarters`] has them, its third,
+/// which says that it is not below 0, in a plane of its own.
+fn thirds(block: &[u8], take: &mut dyn FnMut(f32)) {
+    let (high, rest) = block.split_at(32);
+    let (low, rest) = rest.split_at(64);
+    let scale = f16(rest, 12);
+    for i in 0..256 {
+        let (part, quarter) = (i / 16, i / 32);
+        let four = if part < 8 { rest[part] & 15 } else { rest[part - 8] >> 4 };
+        let six = four | (rest[8 + part % 4] >> (2 * (part / 4)) & 3) << 4;
+        let two = low[32 * (i / 128) + i % 32] >> (2 * (quarter % 4)) & 3;
+        let third = high[i % 32] >> quarter & 1;
+        let whole = i32::from(two | third << 2) - 4;
+        take(scale * f32::from(i16::from(six) - 32) * whole as f32);
     }
 }
 

@@ -26,6 +26,7 @@ const SILENT: &[&str] = &[
     "cache_implementation",
     "chunk_size_feed_forward",
     "dtype",
+    "embd_pdrop",
     "eos_token_id",
     "id2label",
     "initializer_range",
@@ -37,6 +38,7 @@ const SILENT: &[&str] = &[
     "output_hidden_states",
     "output_router_logits",
     "pad_token_id",
+    "resid_pdrop",
     "return_dict",
     "router_aux_loss_coef",
     "torch_dtype",
@@ -110,6 +112,16 @@ impl Config {
         let good = |value: &Value| value.as_f64().filter(|x| hyc_plan::is_positive_f32(*x));
         let wrong = |value| self.wrong(key, value, "a number above 0");
         self.get(key).map(|value| good(value).ok_or_else(|| wrong(value))).transpose()
+    }
+
+    /// A list of numbers above 0, as f32, that must be there.
+    pub fn needs_positives(&self, key: &str) -> Result<Vec<f32>> {
+        let value = self.get(key).ok_or_else(|| self.missing(key))?;
+        let good = |x: &f64| hyc_plan::is_positive_f32(*x);
+        let number = |value: &Value| value.as_f64().filter(good).map(|x| x as f32);
+        let list: Option<Vec<f32>> = value.as_array().and_then(|list| list.iter().map(number).collect());
+        list.filter(|list| !list.is_empty())
+            .ok_or_else(|| self.wrong(key, value, "a list of numbers above 0"))
     }
 
     /// A number from 0.

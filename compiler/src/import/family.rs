@@ -21,6 +21,14 @@ pub struct Family {
     pub eps: f64,
     /// Whether layers have experts, each of which is a tensor of its own in the files.
     pub experts: bool,
+    /// Whether queries, keys and values are one projection, and gate and up another.
+    pub fused: bool,
+    /// Whether a part of a head may turn.
+    pub partial: bool,
+    /// Whether LongRoPE was once called `yarn`.
+    pub long_yarn: bool,
+    /// Every so many layers the last one has no RoPE, where `no_rope_layers` does not name them.
+    pub no_rope_every: Option<u64>,
     /// Whether `sliding_window` counts where it is there; else `use_sliding_window` says so.
     pub windows: bool,
 }
@@ -32,15 +40,30 @@ const PLAIN: Family = Family {
     theta: 10_000.0,
     eps: 1e-6,
     experts: false,
+    fused: false,
+    partial: false,
+    long_yarn: false,
+    no_rope_every: None,
     windows: false,
 };
 
-/// All that are known. Their tensors have the names that a `model.toml` has.
-pub const FAMILIES: [Family; 4] = [
+/// All that are known. Their tensors have the names that a `model.toml` has, but for
+/// [`Family::experts`] and [`Family::fused`].
+pub const FAMILIES: [Family; 6] = [
     PLAIN,
     Family { class: "MistralForCausalLM", windows: true, ..PLAIN },
     Family { class: "Qwen3ForCausalLM", qk_norm: true, head_dim: Some(128), ..PLAIN },
     Family { class: "Qwen3MoeForCausalLM", qk_norm: true, experts: true, ..PLAIN },
+    Family {
+        class: "Phi3ForCausalLM",
+        eps: 1e-5,
+        windows: true,
+        fused: true,
+        partial: true,
+        long_yarn: true,
+        ..PLAIN
+    },
+    Family { class: "SmolLM3ForCausalLM", theta: 2_000_000.0, no_rope_every: Some(4), ..PLAIN },
 ];
 
 /// The family of a configuration. Errors: none, or one that is not known here.
@@ -74,5 +97,7 @@ pub fn window(config: &Config, family: Family) -> Result<Option<u64>> {
             return Err(config.refused("layer_types", &value, "layers of several kinds"));
         }
     }
-    Ok(window)
+    // One that holds every context hides nothing.
+    let trained = config.size("max_position_embeddings")?;
+    Ok(window.filter(|window| trained.is_none_or(|trained| *window < trained)))
 }

@@ -2,11 +2,14 @@
 //! tokenizer.json beside the description.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use hyc_plan::MOST_PAIRS;
 use serde_json::{Map, Value as Json, json};
 
 use super::config::Config;
+use super::vocabulary::{self, Vocabulary};
 use crate::error::{Error, Result};
 use crate::gguf::{self, Gguf, Value};
 use crate::words::{listed, place, shortened};
@@ -77,6 +80,8 @@ const TENSORS: [(&str, &str); 12] = [
     ("blk.{i}.ffn_up.weight", "model.layers.{i}.mlp.up_proj.weight"),
     ("blk.{i}.ffn_down.weight", "model.layers.{i}.mlp.down_proj.weight"),
 ];
+/// What each pair's frequency of RoPE is divided by, as Llama 3.1 scales it.
+const FACTORS: &str = "rope_freqs.weight";
 const HEAD: &str = "output.weight";
 const INTERLEAVED: [&str; 2] = ["blk.{i}.attn_q.weight", "blk.{i}.attn_k.weight"];
 
@@ -90,7 +95,16 @@ pub struct Opened {
     pub rename: Vec<(&'static str, &'static str)>,
     /// Names in the file of tensors whose heads hold pairs side by side.
     pub interleaved: &'static [&'static str],
+    /// Names in the file of tensors that the configuration says, too.
+    pub ignored: &'static [&'static str],
     file: Gguf,
+}
+
+impl Opened {
+    /// The vocabulary; see [`vocabulary::read`].
+    pub fn vocabulary(&self) -> Result<Option<Vocabulary>> {
+        vocabulary::read(&self.file.keys)
+    }
 }
 
 /// Whether it is one.
@@ -102,8 +116,8 @@ pub fn is_one(path: &Path) -> bool {
 
 /// Reads one. Errors: those of [`gguf::read`]; an architecture that is not known.
 pub fn open(path: &Path) -> Result<Opened> {
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-    let file = gguf::read(path, &file)?;
+    let opened = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let file = gguf::read(path, &opened)?;
     let name = match file.keys.get("general.architecture") {
         Some(Value::Text(name)) => name.as_str(),
         _ => return Err(Error::input(format!("{} does not say its architecture", place(path)))),
@@ -113,19 +127,48 @@ pub fn open(path: &Path) -> Result<Opened> {
         let message = format!("GGUF models of the architecture {} cannot be imported yet", shortened(name));
         return Err(Error::input(message).help(format!("hyc imports {}", listed(&known, ", "))));
     };
-    // Llama 3.1's scaling of RoPE, as factors of its frequencies.
-    if file.tensors.contains_key("rope_freqs.weight") {
-        let message = format!("{} has `rope_freqs.weight`: frequencies of RoPE are a tensor", place(path));
-        return Err(Error::input(message).help("import the safetensors that it was converted from"));
-    }
     let has = |name: &str| file.tensors.contains_key(name);
     let rename =
         TENSORS.iter().chain(of.more).copied().filter(|(from, _)| *from != HEAD || has(HEAD)).collect();
     let tied = !has(HEAD);
     let quantised = file.tensors.values().any(|tensor| tensor.stored.elements() > 1);
     let interleaved: &'static [&'static str] = if of.interleaved { &INTERLEAVED } else { &[] };
-    let config = Config::of(path, config(&file, of, tied)?);
-    Ok(Opened { config, quantised, rename, interleaved, file })
+    let mut config = config(&file, of, tied)?;
+    let ignored: &'static [&'static str] = if has(FACTORS) { &[FACTORS] } else { &[] };
+    if let Some(tensor) = file.tensors.get(FACTORS) {
+        by_factors(&mut config, &factors(path, &opened, tensor)?, path)?;
+    }
+    let config = Config::of(path, config);
+    Ok(Opened { config, quantised, rename, interleaved, ignored, file })
+}
+
+/// The numbers of [`FACTORS`]. Errors: it is no list of as many as can be.
+fn factors(path: &Path, file: &File, tensor: &gguf::Tensor) -> Result<Vec<f32>> {
+    let most = MOST_PAIRS as u64;
+    if tensor.shape.len() != 1 || tensor.shape[0] > most {
+        let message = format!("`{FACTORS}` in {} has the shape {:?}", place(path), tensor.shape);
+        return Err(Error::input(message).help(format!("it is a list of at most {most} numbers")));
+    }
+    let mut bytes = vec![0; (tensor.bytes.end - tensor.bytes.start) as usize];
+    file.read_exact_at(&mut bytes, tensor.bytes.start).map_err(|e| Error::io("read", path, e))?;
+    let mut list = Vec::new();
+    tensor.stored.decode(&bytes, &mut |x| list.push(x));
+    Ok(list)
+}
+
+/// What frequencies are divided by at every length: LongRoPE whose two lists are the same. Errors: another scaling beside.
+fn by_factors(config: &mut Map<String, Json>, factors: &[f32], path: &Path) -> Result<()> {
+    let scaled = config.get("rope_scaling").map(|scaling| &scaling["rope_type"]);
+    if let Some(other) = scaled.filter(|kind| **kind != json!("default")) {
+        let message = format!("{} scales RoPE by `{FACTORS}` and by {other}", place(path));
+        return Err(Error::input(message).help("import the safetensors that it was converted from"));
+    }
+    let list: Vec<Json> = factors.iter().map(|x| json(&Value::Float(f64::from(*x)))).collect();
+    let scaling = json!({
+        "rope_type": "longrope", "short_factor": list, "long_factor": list, "attention_factor": 1.0,
+    });
+    config.insert("rope_scaling".into(), scaling);
+    Ok(())
 }
 
 /// What a config.json would say.
@@ -177,145 +220,4 @@ fn json(value: &Value) -> Json {
         Value::Text(text) => json!(text),
         Value::List(list) => list.iter().map(json).collect(),
     }
-}
-
-/// What a vocabulary becomes.
-pub struct Vocabulary {
-    /// tokenizer.json.
-    pub tokenizer: String,
-    /// Chat template.
-    pub template: Option<String>,
-    /// The token that begins a text.
-    pub bos: Option<u64>,
-    /// Tokens that end one.
-    pub eos: Vec<u64>,
-    /// Whether a prompt begins with `bos`.
-    pub add_bos: bool,
-}
-
-impl Opened {
-    fn text(&self, key: &str) -> Option<&str> {
-        text_of(self.file.keys.get(key)?)
-    }
-
-    fn id(&self, key: &str) -> Option<u64> {
-        match self.file.keys.get(key) {
-            Some(Value::Unsigned(id)) => Some(*id),
-            _ => None,
-        }
-    }
-
-    fn list(&self, key: &str) -> Option<&[Value]> {
-        match self.file.keys.get(key) {
-            Some(Value::List(list)) => Some(list),
-            _ => None,
-        }
-    }
-
-    fn texts(&self, key: &str) -> Option<Vec<&str>> {
-        self.list(key)?.iter().map(text_of).collect()
-    }
-
-    /// The vocabulary; `None`: the file has none. Errors: one of a kind that is not known, or that is none.
-    pub fn vocabulary(&self) -> Result<Option<Vocabulary>> {
-        let Some(model) = self.text("tokenizer.ggml.model") else { return Ok(None) };
-        if model != "gpt2" {
-            let message = format!("the file's tokenizer is of the kind `{}`", shortened(model));
-            return Err(Error::input(message)
-                .help("hyc reads byte-level BPE (`gpt2`); `--no-tokenizer` imports the model without"));
-        }
-        let pre = self.text("tokenizer.ggml.pre").unwrap_or("default");
-        let Some(pre) = pre_tokenizer(pre) else {
-            let message =
-                format!("the file's tokenizer cuts text as `{}`, which is not known", shortened(pre));
-            return Err(Error::input(message).help("`--no-tokenizer` imports the model without"));
-        };
-        let broken = |what: &str| Error::input(format!("the file's tokenizer has no list of {what}"));
-        let tokens = self.texts("tokenizer.ggml.tokens").ok_or_else(|| broken("tokens"))?;
-        let merges = self.texts("tokenizer.ggml.merges").ok_or_else(|| broken("merges"))?;
-        let kinds = self.list("tokenizer.ggml.token_type").unwrap_or_default();
-        let flag = |key: &str| self.file.keys.get(key) == Some(&Value::Bool(true));
-        let eos = ["eos_token_id", "eot_token_id", "eom_token_id"];
-        let mut eos: Vec<u64> =
-            eos.iter().filter_map(|key| self.id(&format!("tokenizer.ggml.{key}"))).collect();
-        eos.dedup();
-        Ok(Some(Vocabulary {
-            tokenizer: tokenizer(&tokens, kinds, &merges, pre).to_string(),
-            template: self.text("tokenizer.chat_template").map(str::to_string),
-            bos: self.id("tokenizer.ggml.bos_token_id"),
-            eos,
-            add_bos: flag("tokenizer.ggml.add_bos_token"),
-        }))
-    }
-}
-
-fn text_of(value: &Value) -> Option<&str> {
-    match value {
-        Value::Text(text) => Some(text),
-        _ => None,
-    }
-}
-
-/// How text is cut before it is merged: normalizer, pre-tokenizer, and whether a whole word that is a token stays one.
-struct Pre {
-    normalizer: Json,
-    cuts: Json,
-    ignore_merges: bool,
-}
-
-/// By llama.cpp's names, as the tokenizer.json has it that each was converted from.
-fn pre_tokenizer(name: &str) -> Option<Pre> {
-    let bytes = |regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex });
-    let split = |pattern: &str| {
-        let split = json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
-        json!({ "type": "Sequence", "pretokenizers": [split, bytes(false)] })
-    };
-    const WORDS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}DIGITS| ?[^\\s\\p{L}\\p{N}]+\
-                         [\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-    let plain = |cuts| Some(Pre { normalizer: Json::Null, cuts, ignore_merges: false });
-    match name {
-        "default" | "gpt-2" => plain(bytes(true)),
-        "smollm" => {
-            let digits = json!({ "type": "Digits", "individual_digits": true });
-            plain(json!({ "type": "Sequence", "pretokenizers": [digits, bytes(true)] }))
-        }
-        "qwen2" => {
-            let cuts = split(&WORDS.replace("DIGITS", ""));
-            Some(Pre { normalizer: json!({ "type": "NFC" }), cuts, ignore_merges: false })
-        }
-        "llama-bpe" => {
-            let cuts = split(&WORDS.replace("DIGITS", "{1,3}"));
-            Some(Pre { normalizer: Json::Null, cuts, ignore_merges: true })
-        }
-        _ => None,
-    }
-}
-
-/// Kinds of tokens: those that a program sets, and those that a user's text may spell.
-const CONTROL: Value = Value::Unsigned(3);
-const USERS: Value = Value::Unsigned(4);
-
-fn tokenizer(tokens: &[&str], kinds: &[Value], merges: &[&str], pre: Pre) -> Json {
-    let vocab: Map<String, Json> =
-        tokens.iter().zip(0..).map(|(token, id)| (token.to_string(), json!(id))).collect();
-    let added = tokens.iter().zip(kinds).enumerate().filter(|(_, (_, kind))| [CONTROL, USERS].contains(kind));
-    let added: Vec<Json> = added
-        .map(|(id, (token, kind))| {
-            json!({
-                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": *kind == CONTROL,
-            })
-        })
-        .collect();
-    json!({
-        "version": "1.0",
-        "added_tokens": added,
-        "normalizer": pre.normalizer,
-        "pre_tokenizer": pre.cuts,
-        "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
-        "model": {
-            "type": "BPE", "ignore_merges": pre.ignore_merges, "byte_fallback": false, "fuse_unk": false,
-            "vocab": vocab, "merges": merges,
-        },
-    })
 }

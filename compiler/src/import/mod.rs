@@ -3,12 +3,16 @@
 //!
 //! What a description cannot express is an error that names the key: nothing is approximated.
 
+mod byte_level;
 mod config;
 mod family;
 mod gguf;
 mod options;
+mod pieces;
 mod rope;
 mod sections;
+mod tokens;
+mod vocabulary;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -112,6 +116,9 @@ impl Draft<'_> {
             let list: Vec<String> = opened.interleaved.iter().map(|name| format!("\"{name}\"")).collect();
             let _ = writeln!(self.text, "interleaved = [{}]", list.join(", "));
         }
+        if !opened.ignored.is_empty() {
+            let _ = writeln!(self.text, "ignore = {:?}", opened.ignored);
+        }
         let _ = write!(self.text, "\n[weights.rename]\n{names}");
         if !self.options.no_tokenizer {
             self.vocabulary(&opened, at)?;
@@ -156,7 +163,8 @@ impl Draft<'_> {
     /// `[model]` and `[attention]` of what stands at `path`.
     fn model(&mut self, config: &Config, path: &Path) -> Result<Rope> {
         let family = family::of(config)?;
-        let rope = rope::read(config, family.theta)?;
+        let head_dim = sections::heads(config, family)?.head_dim;
+        let rope = rope::read(config, family, head_dim, self.options.context)?;
         let name = self.options.name.clone().unwrap_or_else(|| name_of(path));
         sections::model(&mut self.text, config, family, &rope, &name)?;
         sections::attention(&mut self.text, config, family, self.options)?;
@@ -203,7 +211,7 @@ impl Draft<'_> {
         if family::of(config)?.experts {
             self.text.push_str(EXPERTS);
         }
-        Ok(())
+        sections::split(&mut self.text, config, family::of(config)?)
     }
 
     fn tokenizer(&mut self, folder: &Path) {
@@ -219,11 +227,7 @@ impl Draft<'_> {
     fn target(&mut self, config: &Config, rope: &Rope) -> Result<()> {
         let trained = config.needs_size("max_position_embeddings")?;
         let most = rope.most.map_or(trained, |most| most.min(trained));
-        if most < trained {
-            self.notes.push(format!(
-                "RoPE is scaled by the length of a sequence beyond {most} tokens, which is not imported: that is the context"
-            ));
-        }
+        self.notes.extend(rope.note.clone());
         let context = self.options.context.unwrap_or(most);
         if context > most {
             let message = format!("a context of {context} tokens: the checkpoint's is {most}");

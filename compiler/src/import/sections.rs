@@ -9,10 +9,50 @@ use serde_json::Value;
 use super::config::Config;
 use super::family::{self, Family};
 use super::options::{Options, Selection};
-use super::rope::Rope;
+use super::rope::{self, Rope};
 use crate::error::{Error, ErrorKind, Result};
 
 const GENERATION: &str = "generation_config.json";
+
+/// Widths of a layer's attention.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    hidden: u64,
+    heads: u64,
+    kv_heads: u64,
+    /// Elements of a head.
+    pub head_dim: u64,
+}
+
+/// What a configuration says of heads.
+pub fn heads(config: &Config, family: Family) -> Result<Heads> {
+    let hidden = config.needs_size("hidden_size")?;
+    let heads = config.needs_size("num_attention_heads")?;
+    let kv_heads = config.size("num_key_value_heads")?.unwrap_or(heads);
+    let head_dim = config.size("head_dim")?.or(family.head_dim);
+    let head_dim = head_dim.or(hidden.checked_div(heads)).unwrap_or(hidden);
+    Ok(Heads { hidden, heads, kv_heads, head_dim })
+}
+
+/// `[weights.split]` of a family whose projections are fused.
+pub fn split(out: &mut String, config: &Config, family: Family) -> Result<()> {
+    if !family.fused {
+        return Ok(());
+    }
+    let Heads { heads, kv_heads, head_dim, .. } = heads(config, family)?;
+    let (q, kv) = (heads.saturating_mul(head_dim), kv_heads.saturating_mul(head_dim));
+    let ffn = config.needs_size("intermediate_size")?;
+    let line = |from: &str, parts: &[(&str, u64)]| {
+        let parts: Vec<String> =
+            parts.iter().map(|(to, rows)| format!("[\"model.layers.{{i}}.{to}.weight\", {rows}]")).collect();
+        format!("\"model.layers.{{i}}.{from}.weight\" = [{}]\n", parts.join(", "))
+    };
+    out.push_str("\n[weights.split]\n");
+    let attention = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+    out.push_str(&line("self_attn.qkv_proj", &attention));
+    out.push_str(&line("mlp.gate_up_proj", &[("mlp.gate_proj", ffn), ("mlp.up_proj", ffn)]));
+    Ok(())
+}
 
 /// `[model]`.
 pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, name: &str) -> Result<()> {
@@ -23,11 +63,11 @@ pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, nam
     }
     config.must_be("pretraining_tp", &[Value::from(1)], "products are summed in slices")?;
     config.must_be("rope_interleaved", &[Value::Bool(false)], "neighbours turn in place of halves")?;
-    let hidden = config.needs_size("hidden_size")?;
-    let heads = config.needs_size("num_attention_heads")?;
-    let kv_heads = config.size("num_key_value_heads")?.unwrap_or(heads);
-    let head_dim = config.size("head_dim")?.or(family.head_dim);
-    let head_dim = head_dim.or(hidden.checked_div(heads)).unwrap_or(hidden);
+    // Of Phi-3: what its later configurations say beside what transformers reads.
+    config.must_be("full_attn_mod", &[Value::from(1)], "some layers have other attention")?;
+    config.must_be("interpolate_factor", &[Value::from(1)], "positions are interpolated")?;
+    config.must_be("lm_head_bias", &[Value::Bool(false)], "products have biases")?;
+    let Heads { hidden, heads, kv_heads, head_dim } = heads(config, family)?;
     let eps = config.positive("rms_norm_eps")?.unwrap_or(family.eps);
     let layers = config.needs_size("num_hidden_layers")?;
     let vocab = config.needs_size("vocab_size")?;
@@ -82,20 +122,27 @@ pub fn experts(out: &mut String, config: &Config, family: Family) -> Result<()> 
 }
 
 fn rope_table(rope: &Rope) -> String {
-    let theta = rope.theta;
+    let dims = rope.dims.map(|dims| format!(", dims = {dims}")).unwrap_or_default();
+    let theta = format!("{:?}{dims}", rope.theta);
     match rope.scaling {
-        None => format!("{{ theta = {theta:?} }}"),
+        None => format!("{{ theta = {theta} }}"),
         Some(RopeScaling::Linear { factor }) => {
-            format!("{{ theta = {theta:?}, scaling = \"linear\", factor = {factor:?} }}")
+            format!("{{ theta = {theta}, scaling = \"linear\", factor = {factor:?} }}")
         }
         Some(RopeScaling::Llama3 { factor, low, high, original }) => format!(
-            "{{ theta = {theta:?}, scaling = \"llama3\", factor = {factor:?}, low_freq_factor = {low:?}, \
+            "{{ theta = {theta}, scaling = \"llama3\", factor = {factor:?}, low_freq_factor = {low:?}, \
              high_freq_factor = {high:?}, original_context = {original:?} }}"
         ),
         Some(RopeScaling::Yarn { factor, fast, slow, original, magnitude }) => format!(
-            "{{ theta = {theta:?}, scaling = \"yarn\", factor = {factor:?}, beta_fast = {fast:?}, beta_slow = {slow:?}, \
+            "{{ theta = {theta}, scaling = \"yarn\", factor = {factor:?}, beta_fast = {fast:?}, beta_slow = {slow:?}, \
              original_context = {original:?}, attention_factor = {magnitude:?} }}"
         ),
+        Some(RopeScaling::Factors { factors, magnitude }) => {
+            let list: Vec<f64> = factors.shortest().collect();
+            format!(
+                "{{ theta = {theta}, scaling = \"factors\", attention_factor = {magnitude:?}, factors = {list:?} }}"
+            )
+        }
     }
 }
 
@@ -128,6 +175,10 @@ pub fn attention(out: &mut String, config: &Config, family: Family, options: &Op
                 toml::Value::from(pattern.as_str())
             );
         }
+    }
+    let still = rope::layers_without(config, family)?;
+    if !still.is_empty() {
+        let _ = writeln!(out, "no_rope = {still:?}");
     }
     Ok(())
 }

@@ -9,7 +9,9 @@ mod index;
 mod names;
 mod pattern;
 mod random;
+mod rename;
 mod sniff;
+mod split;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,8 +28,10 @@ use header::Entry;
 use index::Index;
 
 pub use block::{Block, Encoding, TensorSource};
-pub use names::{Names, Rename, Stack};
+pub use names::{Names, Stack};
 pub use pattern::Pattern;
+pub use rename::Rename;
+pub use split::Split;
 
 /// Where the weights are.
 pub enum Weights {
@@ -81,6 +85,8 @@ struct Tensor {
     name: String,
     /// What follows its rows, of tensors that are stacked: file and entry of each.
     more: Vec<(usize, Entry)>,
+    /// Rows of the file's tensor before its first one.
+    before: u64,
     /// Rows of a head, where the two elements of each pair that turns stand side by side and not in halves.
     pairs: Option<u64>,
 }
@@ -162,6 +168,11 @@ impl WeightSource {
             let parts = parts.iter().filter_map(|name| tensors.remove(name)).collect();
             self.tensors.insert(new.clone(), stacked(new, parts)?);
         }
+        for (old, parts) in &resolved.split {
+            if let Some(tensor) = tensors.remove(old) {
+                self.tensors.extend(cut(&tensor, parts)?);
+            }
+        }
         let mut used = vec![false; names.interleaved.len()];
         for (old, mut tensor) in tensors {
             let pattern = names.interleaved.iter().position(|pattern| pattern.is_of(&old));
@@ -222,8 +233,14 @@ impl WeightSource {
 
     fn add_tensors(&mut self, path: &Path, file: File, tensors: BTreeMap<String, Entry>) -> Result<()> {
         for (name, entry) in tensors {
-            let tensor =
-                Tensor { file: self.files.len(), entry, name: name.clone(), more: Vec::new(), pairs: None };
+            let tensor = Tensor {
+                file: self.files.len(),
+                entry,
+                name: name.clone(),
+                more: Vec::new(),
+                before: 0,
+                pairs: None,
+            };
             if let Some(other) = self.tensors.insert(name.clone(), tensor) {
                 let first = self.files.get(other.file).map_or(path, |(path, _)| path);
                 let (name, first, path) = (shortened(&name), place(first), place(path));
@@ -377,6 +394,27 @@ fn pairs(tensor: &Tensor, head: u64) -> Result<u64> {
         .help("it is for the projections of queries and keys"))
 }
 
+/// Several tensors of one, by their names and how many of its rows each of them has. Errors: they are not all of its rows.
+fn cut(tensor: &Tensor, parts: &[(String, u64)]) -> Result<Vec<(String, Tensor)>> {
+    let Entry { dtype, shape, bytes } = &tensor.entry;
+    let rows = shape.first().copied().unwrap_or(0);
+    let Some(places) = split::rows(parts, rows).filter(|_| shape.len() == 2) else {
+        let wanted: Vec<String> = parts.iter().map(|(_, rows)| rows.to_string()).collect();
+        let (name, wanted) = (shortened(&tensor.name), listed(&wanted, " + "));
+        let message = format!("`split`: `{name}` is {shape:?}, and its parts have {wanted} rows");
+        return Err(Error::input(message).help("all rows of a matrix are split, each belongs to one part"));
+    };
+    let row = (bytes.end - bytes.start) / rows.max(1);
+    let part = |((to, _), (first, count)): (&(String, u64), (u64, u64))| {
+        let begin = bytes.start + first * row;
+        let entry =
+            Entry { dtype: dtype.clone(), shape: vec![count, shape[1]], bytes: begin..begin + count * row };
+        let (file, name) = (tensor.file, tensor.name.clone());
+        (to.clone(), Tensor { file, entry, name, more: Vec::new(), before: first, pairs: None })
+    };
+    Ok(parts.iter().zip(places).map(part).collect())
+}
+
 /// One tensor of several: its first axis counts them. Errors: two that are not alike.
 fn stacked(name: &str, mut parts: Vec<Tensor>) -> Result<Tensor> {
     let count = parts.len() as u64;
@@ -469,7 +507,7 @@ fn advice(missing: &[&str], extra: &[&str]) -> String {
 /// The error of one element.
 fn unfit(tensor: &Tensor, path: &Path, codec: Codec, at: u64, x: f32) -> Error {
     let cols = tensor.entry.shape.last().copied().unwrap_or(1).max(1);
-    let (row, column) = (at / cols, at % cols);
+    let (row, column) = (tensor.before + at / cols, at % cols);
     let at = match tensor.entry.shape[..] {
         [_, rows, _] => format!("matrix {}, row {}, column {column}", row / rows.max(1), row % rows.max(1)),
         [_] => format!("element {column}"),

@@ -1,20 +1,15 @@
-//! `[weights] rename`, `stack` and `ignore`: from the names in the files to those of the model.
+//! `[weights] rename`, `stack`, `split` and `ignore`: from the names in the files to those of the model.
 //!
 //! All of them see names as they are in the files. A pattern that matches nothing is an error, as is everything that would
 //! leave open which tensor is meant.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use super::pattern::{Part, Pattern};
+use super::rename::Rename;
+use super::split::Split;
 use crate::error::{Error, Result};
 use crate::words::{listed, shortened};
-
-/// A pattern of names in the files, and of the model's names that they become.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rename {
-    from: Pattern,
-    to: Pattern,
-}
 
 /// A pattern of names in the files whose tensors are the rows of one of the model's, in the order of an integer that its name
 /// does not have.
@@ -32,61 +27,14 @@ pub struct Names {
     pub rename: Vec<Rename>,
     /// `stack`.
     pub stack: Vec<Stack>,
+    /// `split`.
+    pub split: Vec<Split>,
     /// `ignore`.
     pub ignore: Vec<Pattern>,
     /// `interleaved`.
     pub interleaved: Vec<Pattern>,
     /// Rows of a head of those.
     pub head: u64,
-}
-
-impl Rename {
-    /// Reads both patterns. Errors: a faulty one; a wildcard of `to` that `from` does not give.
-    pub fn parse(from: &str, to: &str) -> Result<Rename, String> {
-        let (from, to) = (Pattern::parse(from)?, Pattern::parse(to)?);
-        let mut seen = HashSet::new();
-        for part in from.wildcards() {
-            if let Part::Number(name) = part
-                && !seen.insert(name)
-            {
-                return Err(format!(
-                    "`{{{name}}}` stands twice in `{}`: name the second one `{{j}}`",
-                    from.text
-                ));
-            }
-        }
-        for part in to.wildcards() {
-            if let Part::Number(name) = part
-                && !seen.contains(name)
-            {
-                return Err(format!("`{{{name}}}` is not in `{}`", from.text));
-            }
-        }
-        if from.count_any() != to.count_any() {
-            return Err(format!("`{}` and `{}` must have the same number of `*`", from.text, to.text));
-        }
-        Ok(Rename { from, to })
-    }
-
-    /// What `name` becomes; `None` where the pattern does not match.
-    fn apply(&self, name: &str) -> Option<String> {
-        Some(self.fill(&self.from.matches(name)?))
-    }
-
-    /// The name that `to` is with what the wildcards of `from` stand for.
-    fn fill(&self, found: &[&str]) -> String {
-        let pairs: Vec<(&Part, &str)> = self.from.wildcards().zip(found.iter().copied()).collect();
-        let mut texts = pairs.iter().filter(|(part, _)| **part == Part::Any).map(|(_, text)| *text);
-        let mut out = String::new();
-        for part in &self.to.parts {
-            out.push_str(match part {
-                Part::Text(text) => text,
-                Part::Any => texts.next().unwrap_or(""),
-                number => pairs.iter().find(|(part, _)| *part == number).map_or("", |(_, text)| text),
-            });
-        }
-        out
-    }
 }
 
 impl Stack {
@@ -120,6 +68,8 @@ impl Stack {
 pub struct Resolved {
     /// The model's name to the tensors of the files that are stacked under it, in order.
     pub stacked: BTreeMap<String, Vec<String>>,
+    /// Name in the files to the model's tensors that it holds, and how many rows each of them has.
+    pub split: BTreeMap<String, Vec<(String, u64)>>,
     /// Name in the files to the model's name.
     pub names: BTreeMap<String, String>,
     /// What an ignored tensor would have been called, to the pattern that ignores it.
@@ -136,6 +86,7 @@ impl Names {
         let mut taken: BTreeMap<String, String> = BTreeMap::new();
         let mut parts: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
         let mut stacks = vec![false; self.stack.len()];
+        let mut splits = vec![false; self.split.len()];
         for name in given {
             let ignored = self.ignore.iter().zip(&mut used.1).filter(|(p, _)| p.matches(name).is_some());
             let mut ignored: Vec<_> = ignored.collect();
@@ -161,6 +112,32 @@ impl Names {
                         "`stack`: `{other}` and `{name}` are both part {number} of `{pattern}`"
                     ));
                 }
+                continue;
+            }
+            let found = self.split.iter().zip(&mut splits).filter_map(|(split, used)| {
+                let parts = split.apply(name)?;
+                *used = true;
+                Some((parts, split.from()))
+            });
+            let found: Vec<_> = found.collect();
+            if let [(_, one), (_, other), ..] = found[..] {
+                faults.push(format!("`{}` matches both `{one}` and `{other}` of `split`", shortened(name)));
+            }
+            if let Some((parts, _)) = found.into_iter().next() {
+                if let Some(pattern) = ignored {
+                    let parts = parts.into_iter().map(|(to, _)| (to, pattern.clone()));
+                    resolved.ignored.extend(parts);
+                    continue;
+                }
+                for (to, _) in &parts {
+                    if let Some(other) = taken.insert(to.clone(), name.clone()) {
+                        let [to, name, other] = [to, name, &other].map(|name| shortened(name));
+                        faults.push(format!(
+                            "two tensors are called `{to}`: a part of `{name}`, and `{other}`"
+                        ));
+                    }
+                }
+                resolved.split.insert(name.clone(), parts);
                 continue;
             }
             let mut new: Option<(String, &Rename)> = None;
@@ -221,6 +198,9 @@ impl Names {
         for i in unused(&stacks) {
             faults.push(format!("`stack`: no tensor is called `{}`", self.stack[i].rename.from.text));
         }
+        for i in unused(&splits) {
+            faults.push(format!("`split`: no tensor is called `{}`", self.split[i].from()));
+        }
         for i in unused(&used.1) {
             faults.push(format!("`ignore`: no tensor is called `{}`", self.ignore[i].text));
         }
@@ -228,7 +208,7 @@ impl Names {
             return Ok(resolved);
         }
         let message = format!(
-            "`rename`, `stack` and `ignore` do not fit the weight files:\n  {}",
+            "`rename`, `stack`, `split` and `ignore` do not fit the weight files:\n  {}",
             listed(&faults, "\n  ")
         );
         Err(Error::input(message)

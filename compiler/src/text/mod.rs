@@ -25,6 +25,10 @@ pub struct Text {
     pub tokenizer: Vec<u8>,
     /// What the model wants beside it.
     pub settings: TextSettings,
+    /// Entries that the tokenizer has, where the model has more.
+    pub named: Option<u64>,
+    /// Ids between its tokens that it has none for: they can be chosen.
+    pub holes: u64,
 }
 
 /// Reads the tokenizer that a description names, for a model of `vocab` entries, and resolves its settings. Each key
@@ -58,7 +62,8 @@ pub fn read(desc: &TokenizerDesc, vocab: u64) -> Result<Option<Text>> {
     let neighbours = Neighbours::read(path.parent().unwrap_or(Path::new("")))?;
     let settings = resolve(desc, &neighbours, &tokenizer)?;
     settings.check().map_err(Error::input)?;
-    Ok(Some(Text { tokenizer: json, settings }))
+    let named = Some(tokenizer.entries()).filter(|entries| (1..vocab).contains(entries));
+    Ok(Some(Text { tokenizer: json, settings, named, holes: tokenizer.holes() }))
 }
 
 fn resolve(desc: &TokenizerDesc, neighbours: &Neighbours, tokenizer: &Tokenizer) -> Result<TextSettings> {

@@ -130,7 +130,7 @@ impl AttrValue for RopeScaling {
     }
     const WORDS: &'static str = RopeScaling::FORMS;
     const OPTIONAL: &'static str = "`linear(factor)`, `llama3(factor, low, high, original)`, `yarn(factor, fast, slow, original, \
-                                     magnitude)`, or left out";
+                                     magnitude)`, `factors(magnitude, a number for each pair)`, or left out";
 }
 
 macro_rules! word_attr {

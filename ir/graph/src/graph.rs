@@ -43,6 +43,8 @@ pub struct Header {
     pub hidden: u64,
     /// Vocabulary entries.
     pub vocab: u64,
+    /// Entries that the tokenizer has, where they are fewer: tokens are chosen from these. `None`: from all.
+    pub named: Option<u64>,
     /// Most tokens of a sequence.
     pub max_context: u64,
     /// Most sequences in a step.

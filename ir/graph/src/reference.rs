@@ -41,7 +41,7 @@ has one type for each result, in their order. `layer` is the layer that an op be
 numbered by `detect-chains`.
 
 The header has `layers`, `hidden`, `vocab`, `max_context`, `max_batch`, `chunk`, `max_outputs` (integers) and `target` (`cpu`
-or `sm_90a`). A dump of some layers says so, as in `graph \"NAME\" layers 12-13 {`, and is not accepted.
+or `sm_90a`); and `named`, an integer, where a tokenizer has fewer tokens than `vocab`: the others are never chosen. A dump of some layers says so, as in `graph \"NAME\" layers 12-13 {`, and is not accepted.
 
 A line `weights \"model.layers.{i}.mlp.up_proj.weight\" layer 0-8 : weight<..>` stands for the `weight` ops of these layers:
 each stands before the first op that reads it, in the order of that op's operands, or, behind `before`, before the weight of

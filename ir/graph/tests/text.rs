@@ -187,3 +187,23 @@ fn faults_stand_where_they_are() {
         assert!((at, found) == (line, column) && message.contains(says), "{at}:{found}: {message}\n{text}");
     }
 }
+
+/// How many tokens have names stands in the header, where they are fewer.
+#[test]
+fn a_header_says_what_has_a_name() {
+    let named = HEADER.replace("vocab = 32", "vocab = 32, named = 31");
+    let graph = parse(&format!("{named}{BODY}"));
+    assert_eq!(graph.header.named, Some(31));
+    let printed = text::print(&graph);
+    assert!(printed.starts_with(&named) && parse(&printed).header == graph.header, "{printed}");
+    let (_, _, message) = fault(&named.replace("named = 31", "named = many"));
+    assert!(message.contains("the header needs `named = ` an integer"), "{message}");
+}
+
+/// What is written in a value that holds numbers is a number: values in values took the stack of whoever read them.
+#[test]
+fn values_are_not_nested() {
+    let deep = format!("{HEADER}%x = rope(%x) {{scaling = {}", "a(".repeat(1 << 20));
+    let (line, _, message) = fault(&deep);
+    assert_eq!((line, message.as_str()), (4, "a number belongs here"));
+}

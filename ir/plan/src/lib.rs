@@ -20,6 +20,7 @@ pub mod pack;
 mod plan;
 mod roles;
 mod rope;
+mod rope_factors;
 pub mod sample;
 pub mod sampling;
 mod shape;
@@ -48,6 +49,7 @@ pub use plan::{
 };
 pub use roles::{Access, Kind, Reach, Role};
 pub use rope::{RopeScaling, RopeSpec};
+pub use rope_factors::{MOST_PAIRS, RopeFactors};
 pub use shape::{AttnShape, Epilogue, GateMode, SelectShape};
 pub use spec::{KernelSpec, OperandSpec};
 pub use step::{Grid, GridDim, Rows, StepOp};

@@ -92,6 +92,10 @@ pub struct ModelInfo {
     pub hidden: u64,
     /// Vocabulary entries; a token id is below it.
     pub vocab: u64,
+    /// Entries that the tokenizer has, where the model has more rows of logits than that: a token of those behind
+    /// them means nothing, and is never chosen. `None`: all are chosen from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<u64>,
     /// Most tokens of one sequence, prompt and continuation.
     pub max_context: u64,
     /// Most sequences in one step.
@@ -105,6 +109,11 @@ pub struct ModelInfo {
 }
 
 impl ModelInfo {
+    /// Entries that tokens are chosen from.
+    pub fn choices(&self) -> u64 {
+        self.named.unwrap_or(self.vocab)
+    }
+
     /// Entries of the longest [`StepContext::seen`](crate::abi::StepContext::seen): a pass samples one row per
     /// sequence.
     pub fn most_seen(&self) -> u64 {

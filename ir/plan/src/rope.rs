@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::elem::is_positive_f32;
+use crate::rope_factors::RopeFactors;
 
 /// Rotary embedding, rotate-half over the first `dims` of a head (Su et al., 2104.09864, in the
 /// half-split form): for i < dims/2, angle a = pos * frequency(i), and with the magnitude m,
@@ -21,6 +22,7 @@ pub struct RopeSpec {
 /// Changed frequencies, so that a model sees further than where it was trained. `f` is `theta^(-2i/dims)`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a plan has few of them, and ops are copied")]
 pub enum RopeScaling {
     /// `f / factor` (position interpolation, Chen et al., 2306.15595, eq. 4).
     Linear {
@@ -53,6 +55,13 @@ pub enum RopeScaling {
         /// What queries and keys are multiplied by.
         magnitude: f64,
     },
+    /// `f / factors[i]` of pair `i`, with a magnitude: LongRoPE's (Ding et al., 2402.13753) and whatever else is constant.
+    Factors {
+        /// One for each pair.
+        factors: RopeFactors,
+        /// What queries and keys are multiplied by.
+        magnitude: f64,
+    },
 }
 
 impl RopeSpec {
@@ -79,14 +88,17 @@ impl RopeSpec {
                 let slowed = ((i as f64 - first) / width).clamp(0.0, 1.0);
                 plain * (1.0 - slowed) + plain / factor * slowed
             }
+            Some(RopeScaling::Factors { factors, .. }) => {
+                plain / factors.list().get(i as usize).map_or(1.0, |factor| f64::from(*factor))
+            }
         }
     }
 
     /// What sines and cosines are multiplied by.
     pub fn magnitude(&self) -> f64 {
         match self.scaling {
-            Some(RopeScaling::Yarn { magnitude, .. }) => magnitude,
-            _ => 1.0,
+            Some(RopeScaling::Yarn { magnitude, .. } | RopeScaling::Factors { magnitude, .. }) => magnitude,
+            Some(RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. }) | None => 1.0,
         }
     }
 
@@ -101,13 +113,14 @@ impl RopeSpec {
         let fits = self.dims % 2 == 0 && (2..=dim).contains(&self.dims) && is_positive_f32(self.theta);
         // Pairs of a base of 1 all turn alike: none turns as often as asked for.
         let counts = !matches!(self.scaling, Some(RopeScaling::Yarn { .. })) || self.theta > 1.0;
-        fits && counts && self.scaling.is_none_or(|scaling| scaling.is_possible())
+        fits && counts && self.scaling.is_none_or(|scaling| scaling.is_possible(self.dims))
     }
 }
 
 impl RopeScaling {
     /// What is written, in words.
-    pub const FORMS: &'static str = "`linear(factor)`, `llama3(factor, low, high, original)` or `yarn(factor, fast, slow, original, magnitude)`";
+    pub const FORMS: &'static str = "`linear(factor)`, `llama3(factor, low, high, original)`, \
+                                       `yarn(factor, fast, slow, original, magnitude)` or `factors(magnitude, a number for each pair)`";
 
     /// Its name and its numbers, as [`RopeScaling::of`] takes them.
     pub fn parts(&self) -> (&'static str, Vec<f64>) {
@@ -118,6 +131,9 @@ impl RopeScaling {
             }
             RopeScaling::Yarn { factor, fast, slow, original, magnitude } => {
                 ("yarn", vec![factor, fast, slow, original, magnitude])
+            }
+            RopeScaling::Factors { factors, magnitude } => {
+                ("factors", std::iter::once(magnitude).chain(factors.shortest()).collect())
             }
         }
     }
@@ -130,16 +146,23 @@ impl RopeScaling {
             ("yarn", &[factor, fast, slow, original, magnitude]) => {
                 RopeScaling::Yarn { factor, fast, slow, original, magnitude }
             }
+            ("factors", [magnitude, factors @ ..]) => {
+                let factors: Vec<f32> = factors.iter().map(|x| *x as f32).collect();
+                RopeScaling::Factors { factors: RopeFactors::new(&factors)?, magnitude: *magnitude }
+            }
             _ => return None,
         })
     }
 
-    /// Whether its numbers are positive, and in their order.
-    pub fn is_possible(&self) -> bool {
+    /// Whether its numbers are positive, in their order, and as many as there are pairs in `dims`.
+    pub fn is_possible(&self, dims: u64) -> bool {
         let ordered = match *self {
             RopeScaling::Linear { .. } => true,
             RopeScaling::Llama3 { low, high, .. } => low < high,
             RopeScaling::Yarn { fast, slow, .. } => slow < fast,
+            RopeScaling::Factors { factors, .. } => {
+                factors.is_possible() && 2 * factors.list().len() as u64 == dims
+            }
         };
         ordered && self.parts().1.iter().all(|number| is_positive_f32(*number))
     }
@@ -159,11 +182,13 @@ mod tests {
         let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 };
         let yarn =
             |factor, original| RopeScaling::Yarn { factor, fast: 32.0, slow: 1.0, original, magnitude: 1.0 };
+        let factors = RopeScaling::Factors { factors: RopeFactors::new(&[2.5; 32]).unwrap(), magnitude: 1.0 };
         for (theta, dims, scaling, known) in [
             (5e5, 128, llama3, LLAMA3),
             (1e6, 128, yarn(4.0, 32768.0), YARN_4),
             (1.5e5, 64, yarn(32.0, 4096.0), YARN_32),
             (1e4, 64, RopeScaling::Linear { factor: 2.5 }, LINEAR),
+            (1e4, 64, factors, LINEAR),
         ] {
             for (i, value) in known {
                 let own = spec(theta, dims, scaling).frequency(i);
@@ -223,9 +248,16 @@ mod tests {
         ] {
             assert_eq!(spec.is_possible(64), good, "{spec:?}");
         }
-        let scaling = yarn(32.0, 1.0);
-        let (name, numbers) = scaling.parts();
-        assert_eq!(RopeScaling::of(name, &numbers), Some(scaling));
-        assert_eq!(RopeScaling::of("llama3", &numbers), None);
+        let of =
+            |list: &[f32]| RopeScaling::Factors { factors: RopeFactors::new(list).unwrap(), magnitude: 1.25 };
+        for (list, good) in [(&[1.0, 0.3][..], true), (&[1.0], false), (&[1.0, -2.0], false)] {
+            assert_eq!(spec(1e4, 4, of(list)).is_possible(64), good, "{list:?}");
+        }
+        for scaling in [yarn(32.0, 1.0), of(&[1.0, 0.3])] {
+            let (name, numbers) = scaling.parts();
+            assert_eq!(RopeScaling::of(name, &numbers), Some(scaling));
+            assert_eq!(RopeScaling::of("llama3", &numbers), None);
+        }
+        assert_eq!(RopeScaling::of("factors", &[1.0]), None);
     }
 }

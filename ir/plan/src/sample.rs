@@ -89,15 +89,20 @@ pub fn penalised(logit: f32, generated: u32, params: &SampleParams) -> f32 {
     (less_often - presence).clamp(f32::MIN, f32::MAX)
 }
 
-/// Penalises a row's logits and chooses its token. `seen` is the pass's whole list.
+/// Penalises a row's logits and chooses its token, of the first `choices`. `seen` is the pass's whole list.
 ///
-/// Panics where the row's part of the list is not inside it, or an id is no logit's.
-pub fn penalise_and_choose(logits: &mut [f32], params: &SampleParams, seen: &[Seen]) -> Option<u32> {
+/// Panics where the row's part of the list is not inside it, an id is no logit's, or there are more choices than logits.
+pub fn penalise_and_choose(
+    logits: &mut [f32],
+    choices: u64,
+    params: &SampleParams,
+    seen: &[Seen],
+) -> Option<u32> {
     for Seen { id, generated } in &seen[params.first_seen as usize..][..params.seen as usize] {
         let logit = &mut logits[*id as usize];
         *logit = penalised(*logit, *generated, params);
     }
-    choose(logits, params)
+    choose(&logits[..choices as usize], params)
 }
 
 /// The token; `None` where a logit is no finite number or there is none.
@@ -280,7 +285,7 @@ mod tests {
         let row = SampleParams { repeat: 10.0, ..SampleParams::default() };
         let chosen = |first_seen, count| {
             let params = SampleParams { first_seen, seen: count, ..row };
-            penalise_and_choose(&mut [4.0, 3.0, 2.0, 5.0], &params, &seen)
+            penalise_and_choose(&mut [4.0, 3.0, 2.0, 5.0], 4, &params, &seen)
         };
         assert_eq!(
             [chosen(0, 0), chosen(3, 0), chosen(0, 3), chosen(2, 1), chosen(1, 2)].map(Option::unwrap),

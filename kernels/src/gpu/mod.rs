@@ -98,7 +98,7 @@ fn build(k: &mut Kernel<'_, '_>) {
         StepOp::ExpertsDown(ops::ExpertsDown { active, ffn, out_features: out, .. }) => {
             moe::experts::down(k, active, ffn, out)
         }
-        StepOp::Sample(ops::Sample { vocab }) => sampling::sample(k, vocab),
+        StepOp::Sample(op) => sampling::sample(k, op),
     }
 }
 

@@ -76,7 +76,7 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
         }
         StepOp::PageLists(ops::PageLists { select, lists, .. }) => lists::make(v, select, lists),
         StepOp::GatherRows(ops::GatherRows { width }) => pointwise::gather(v, width),
-        StepOp::Sample(ops::Sample { vocab }) => pointwise::sample(v, vocab),
+        StepOp::Sample(op) => pointwise::sample(v, op),
     }
 }
 

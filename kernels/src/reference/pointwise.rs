@@ -1,6 +1,6 @@
 //! Rows in, rows out.
 
-use hyc_plan::{GateMode, RopeSpec};
+use hyc_plan::{GateMode, RopeSpec, ops};
 
 use super::view::{TensorView, Views};
 
@@ -100,12 +100,13 @@ pub fn gather(v: &Views, width: u64) {
     }
 }
 
-pub fn sample(v: &Views, vocab: u64) {
+pub fn sample(v: &Views, op: ops::Sample) {
     let (logits, out) = (v.tensor("logits"), v.tensor("token"));
     for output in v.rows() {
         // Logits are f32 in memory: nothing is lost.
-        let mut logits: Vec<f32> = logits.row(output, vocab).into_iter().map(|x| x as f32).collect();
-        let token = hyc_plan::sample::penalise_and_choose(&mut logits, &v.sampling(output), v.seen());
+        let mut logits: Vec<f32> = logits.row(output, op.vocab).into_iter().map(|x| x as f32).collect();
+        let token =
+            hyc_plan::sample::penalise_and_choose(&mut logits, op.choices(), &v.sampling(output), v.seen());
         out.set_int(output, 0, token.map_or(-1, |token| token as i32));
     }
 }

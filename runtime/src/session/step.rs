@@ -145,7 +145,8 @@ impl Session {
             None => (0u64..)
                 .zip(&params)
                 .map(|(row, params)| {
-                    Ok(penalise_and_choose(&mut self.engine.row(plan.logits, row)?, params, &seen))
+                    let mut logits = self.engine.row(plan.logits, row)?;
+                    Ok(penalise_and_choose(&mut logits, plan.model.choices(), params, &seen))
                 })
                 .collect::<Result<_>>()?,
         };

@@ -55,6 +55,8 @@ const END_TOKENS: &[&str] = &[
 /// ```
 pub struct Tokenizer {
     inner: Inner,
+    entries: u64,
+    holes: u64,
     settings: TextSettings,
     special: HashSet<u32>,
     /// The same without special tokens, once it is needed.
@@ -106,7 +108,8 @@ impl Tokenizer {
             }
             Ok(inner)
         })?;
-        let most = inner.get_vocab(true).values().copied().max().map_or(0, |id| u64::from(id) + 1);
+        let ids: HashSet<u32> = inner.get_vocab(true).into_values().collect();
+        let most = ids.iter().max().map_or(0, |id| u64::from(*id) + 1);
         if most > vocab {
             let message = format!("the tokenizer has {most} entries, the model's vocabulary {vocab}");
             return Err(Error::new(ErrorKind::BadInput, message)
@@ -121,11 +124,23 @@ impl Tokenizer {
         let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
         Ok(Tokenizer {
             inner,
+            entries: most,
+            holes: most - ids.len() as u64,
             settings,
             special,
             #[cfg(feature = "chat")]
             literal: OnceLock::new(),
         })
+    }
+
+    /// Entries: the ids of all its tokens are below.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Ids below [`Tokenizer::entries`] that no token has.
+    pub fn holes(&self) -> u64 {
+        self.holes
     }
 
     /// What the model wants of its text.

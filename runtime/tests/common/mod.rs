@@ -131,6 +131,7 @@ pub fn plan() -> Plan {
             layers: 2,
             hidden: width,
             vocab: VOCAB as u64,
+            named: None,
             max_context: 40,
             max_batch: 3,
             chunk: 8,
@@ -226,11 +227,17 @@ fn le(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
 }
 
 impl Parts {
+    /// The tokenizer would have so many entries.
+    pub fn named(mut self, named: u64) -> Parts {
+        self.plan.model.named = Some(named);
+        self
+    }
+
     /// The plan ends with a step that chooses tokens.
     pub fn sampling(mut self) -> Parts {
         let plan = &mut self.plan;
         let id = KernelId(plan.kernels.len() as u32);
-        let op = StepOp::Sample(ops::Sample { vocab: VOCAB as u64 });
+        let op = StepOp::Sample(ops::Sample { vocab: VOCAB as u64, named: plan.model.named });
         let to = BufferId(plan.buffers.len() as u32);
         plan.buffers.push(Buffer {
             name: "sampled".into(),
@@ -487,7 +494,7 @@ unsafe impl Kernels for Plain {
                     }
                 }
             }
-            StepOp::Sample(_) => {
+            StepOp::Sample(op) => {
                 let c = context;
                 // SAFETY: the engine keeps these lists, of these lengths, and a row of 16 words for each token.
                 let (params, list, out) = unsafe {
@@ -501,7 +508,8 @@ unsafe impl Kernels for Plain {
                 for ((row, params), out) in
                     floats(0, outs).chunks(WIDTH).zip(params).zip(out.chunks_mut(WIDTH))
                 {
-                    out[0] = penalise_and_choose(&mut row.to_vec(), params, list).map_or(-1, |t| t as i32);
+                    let token = penalise_and_choose(&mut row.to_vec(), op.choices(), params, list);
+                    out[0] = token.map_or(-1, |token| token as i32);
                 }
             }
             other => panic!("{other:?} is not in the hand-made plan"),

@@ -86,7 +86,7 @@ impl Work {
         let copies =
             if timed { (COPIES_BYTES / (cost.bytes as u64).max(1)).clamp(1, MOST_COPIES) } else { 1 };
         let runs = match case.spec.op {
-            StepOp::Sample(ops::Sample { vocab }) => Runs::Choose { vocab },
+            StepOp::Sample(ops::Sample { vocab, .. }) => Runs::Choose { vocab },
             _ => {
                 let kernel = HostKernel::new(&case.spec, CpuTarget::host().level);
                 let scratch = kernel.scratch();
@@ -121,6 +121,7 @@ impl Work {
                     // As a session does: penalties may change the logits.
                     black_box(penalise_and_choose(
                         &mut black_box(&logits).clone(),
+                        *vocab,
                         &self.batch.sampling[0],
                         &self.batch.seen,
                     ));

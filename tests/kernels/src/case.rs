@@ -216,7 +216,7 @@ impl Case {
             _ => 50,
         };
         let mut batch = Batch::new(rng, page.unwrap_or(8), &self.sequences, vocab);
-        if let StepOp::Sample(ops::Sample { vocab }) = self.spec.op {
+        if let StepOp::Sample(ops::Sample { vocab, .. }) = self.spec.op {
             let rows = 0..batch.outputs();
             let seen = &mut batch.seen;
             batch.sampling = rows.map(|row| self.fill.filter(row).params(rng, vocab, seen)).collect();
@@ -295,7 +295,9 @@ pub fn label(spec: &KernelSpec) -> String {
             let SelectShape { kv_heads, blocks, .. } = select;
             format!("page_lists {kv_heads} k{blocks} tile{} least{}", lists.tile, lists.least)
         }
-        StepOp::Sample(ops::Sample { vocab }) => format!("sample {vocab}"),
+        StepOp::Sample(ops::Sample { vocab, named }) => {
+            format!("sample {}{vocab}", named.map(|named| format!("{named}of")).unwrap_or_default())
+        }
         StepOp::Router(ops::Router { experts, active }) => format!("router {active}of{experts}"),
         StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn }) => {
             format!("experts_up {active}of{experts} {ffn}x{in_features}")

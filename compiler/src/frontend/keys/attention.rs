@@ -39,6 +39,18 @@ pub const ATTENTION: SectionKeys = SectionKeys {
             ..PLAIN
         },
         Key {
+            name: "no_rope",
+            ty: Type::Layers,
+            default: Default::Otherwise("every layer has RoPE"),
+            example: "[3, 7]",
+            meaning: "Layers whose queries and keys do not turn (NoPE). A sparse layer that reads the keys of its oracle is as that is.",
+            formula: Some(Formula {
+                text: "q = W_q x, k = W_k x, at every position",
+                source: "Kazemnejad et al., arXiv 2305.19466",
+            }),
+            ..PLAIN
+        },
+        Key {
             name: "block",
             ty: Type::Multiple(8, 256),
             default: Default::Value("64"),

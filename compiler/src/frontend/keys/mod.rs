@@ -85,6 +85,8 @@ pub enum Type {
     Multiple(i64, i64),
     /// A number above zero, and finite, as an f32.
     Positive,
+    /// A list, not empty, of such numbers.
+    Positives,
     /// A setting of sampling, both ends of its range included.
     Within(Range),
     /// An integer from 0 to the largest that TOML has.
@@ -103,6 +105,8 @@ pub enum Type {
     Patterns,
     /// A table from names with wildcards to such names.
     Renames,
+    /// A table from names with wildcards to lists of such names, each with a number of rows.
+    Splits,
     /// A list, not empty, of layers, ascending.
     Layers,
     /// A token's spelling or number.
@@ -191,6 +195,7 @@ impl Type {
             Type::Between(least, most) => format!("integer, {least} to {most}"),
             Type::Multiple(of, most) => format!("multiple of {of}, at most {most}"),
             Type::Positive => "number above 0".to_string(),
+            Type::Positives => "list of numbers above 0".to_string(),
             Type::Within(Range { least, most, whole: true, .. }) => format!("integer, {least} to {most}"),
             Type::Within(Range { least, most, .. }) => format!("number, {least} to {most}"),
             Type::Seed => "integer from 0".to_string(),
@@ -204,6 +209,7 @@ impl Type {
             Type::Files => "list of file names".to_string(),
             Type::Patterns => "list of names with wildcards".to_string(),
             Type::Renames => "table from names to names, with wildcards".to_string(),
+            Type::Splits => "table from names to lists of names with their rows, with wildcards".to_string(),
             Type::Layers => "list of layers, ascending".to_string(),
             Type::Token => "spelling or number of a token".to_string(),
             Type::Tokens => "spelling or number of a token, or a list of such".to_string(),

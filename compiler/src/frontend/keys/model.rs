@@ -139,7 +139,7 @@ pub const MODEL: SectionKeys = SectionKeys {
             ty: Type::Integer(1),
             default: Default::Required,
             example: "32000",
-            meaning: "Entries of the vocabulary; a tokenizer may have fewer.",
+            meaning: "Entries of the vocabulary. Where the tokenizer has fewer, the others are never chosen.",
             tensors: &[Tensor {
                 place: "every model",
                 ..matrix("model.embed_tokens.weight", &["vocab", "hidden"])
@@ -231,7 +231,7 @@ pub const ROPE: SectionKeys = SectionKeys {
         },
         Key {
             name: "scaling",
-            ty: Type::Word(&["none", "linear", "llama3", "yarn"]),
+            ty: Type::Word(&["none", "linear", "llama3", "yarn", "factors"]),
             default: Default::Value("\"none\""),
             example: "\"llama3\"",
             meaning: "How the frequencies of training are changed for longer contexts. With f as a pair's: \"linear\": f / factor (Chen et \
@@ -239,12 +239,15 @@ pub const ROPE: SectionKeys = SectionKeys {
                       low_freq_factor) / (high_freq_factor - low_freq_factor), kept from 0 to 1, (1 - s) f / factor + \
                       s f. \"yarn\": Peng et al., arXiv 2309.00071, eqs. 17 to 22: f of the pairs that turn more than \
                       `beta_fast` times in original_context tokens, f / factor of those that turn less than `beta_slow` \
-                      times, a ramp between; queries and keys grow by attention_factor.",
+                      times, a ramp between; queries and keys grow by attention_factor. \"factors\": f / factors[n] of pair n; \
+                      queries and keys grow by attention_factor.",
             ..PLAIN
         },
         Key {
             name: "factor",
-            default: Default::Otherwise("required with `scaling`, and refused without"),
+            default: Default::Otherwise(
+                "required with \"linear\", \"llama3\" and \"yarn\", and refused with others",
+            ),
             example: "8.0",
             meaning: "How much longer contexts are than those of training.",
             ..NUMBER
@@ -286,10 +289,23 @@ pub const ROPE: SectionKeys = SectionKeys {
         },
         Key {
             name: "attention_factor",
-            default: Default::Otherwise("0.1 ln(factor) + 1"),
+            default: Default::Otherwise("0.1 ln(factor) + 1 with \"yarn\", 1 with \"factors\""),
             example: "1.2",
-            meaning: "Of \"yarn\": what queries and keys are multiplied by.",
+            meaning: "Of \"yarn\" and \"factors\": what queries and keys are multiplied by.",
             ..NUMBER
+        },
+        Key {
+            name: "factors",
+            ty: Type::Positives,
+            default: Default::Otherwise("required with \"factors\", and refused with others"),
+            example: "[1.0, 1.5]",
+            meaning: "Of \"factors\": what the frequency of each pair is divided by, dims/2 numbers, at most 128. LongRoPE's \
+                      lists and GGUF's `rope_freqs` are such.",
+            formula: Some(Formula {
+                text: "(a_n, a_{n+dims/2}) turns by the angle position * theta^(-2n/dims) / factors[n]",
+                source: "Ding et al., arXiv 2402.13753, eq. 2, at one length",
+            }),
+            ..PLAIN
         },
     ],
 };

@@ -125,7 +125,7 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
             example: "[\"model.safetensors\"]",
             meaning: "safetensors files, a `.safetensors.index.json` for all files that it names, or GGUF files, found \
                       from the description's folder. Together they hold every tensor of the model once. Blocks of \
-                      GGUF (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K) become the numbers that they stand for.",
+                      GGUF (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K) become the numbers that they stand for.",
             ..PLAIN
         },
         Key {
@@ -155,6 +155,15 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
             meaning: "Tensors of the files that are one of the model's, one after the other in the order of the integer \
                       that the new name has not: experts that a checkpoint holds each by itself. Its numbers go from 0 \
                       without a hole, and all have one shape and one element type.",
+            ..PLAIN
+        },
+        Key {
+            name: "split",
+            ty: Type::Splits,
+            default: Default::Otherwise("each tensor of the files is one of the model"),
+            example: "{ \"*.gate_up_proj.weight\" = [[\"*.gate_proj.weight\", 96], [\"*.up_proj.weight\", 96]] }",
+            meaning: "Tensors of the files whose rows are several of the model's, one after the other, with how many rows each \
+                      of them has: projections that a checkpoint holds as one.",
             ..PLAIN
         },
         Key {

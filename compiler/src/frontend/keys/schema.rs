@@ -52,6 +52,9 @@ fn key(key: &Key) -> Value {
             json!({ "type": "integer", "minimum": of, "maximum": most, "multipleOf": of })
         }
         Type::Positive => json!({ "type": "number", "exclusiveMinimum": 0 }),
+        Type::Positives => {
+            json!({ "type": "array", "items": { "type": "number", "exclusiveMinimum": 0 }, "minItems": 1 })
+        }
         Type::Within(range) => {
             let kind = if range.whole { "integer" } else { "number" };
             // The f32 next to 0.01 is 0.01 for who reads it.
@@ -67,6 +70,11 @@ fn key(key: &Key) -> Value {
             json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 })
         }
         Type::Renames => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        Type::Splits => {
+            let part = json!({ "type": "array", "minItems": 2, "maxItems": 2 });
+            let parts = json!({ "type": "array", "items": part, "minItems": 1, "maxItems": 16 });
+            json!({ "type": "object", "additionalProperties": parts })
+        }
         Type::Layers => {
             json!({ "type": "array", "items": { "type": "integer", "minimum": 0 }, "minItems": 1 })
         }

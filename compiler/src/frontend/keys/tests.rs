@@ -57,9 +57,10 @@ fn every_key_is_read() {
             Type::Integer(_) | Type::Between(..) | Type::Multiple(..) | Type::Positive | Type::Flag => {
                 "\"word\""
             }
-            Type::Table(_) | Type::Renames | Type::Within(_) | Type::Seed => "\"word\"",
+            Type::Table(_) | Type::Renames | Type::Splits | Type::Within(_) | Type::Seed => "\"word\"",
             Type::Token | Type::Tokens => "true",
             Type::Text | Type::Name | Type::Word(_) | Type::Files | Type::Patterns | Type::Layers => "7",
+            Type::Positives => "7",
             Type::Switch => "7",
         };
         let found = bases().iter().any(|base| {
@@ -108,6 +109,9 @@ fn types_are_those_of_the_reader() {
             // An f32 has neither of the last two.
             Type::Positive => ["0.0", "-1.0", "inf", "nan", "1e300", "1e-300"].iter().for_each(|x| {
                 assert!(faults(x).contains("above 0 and finite as an f32"), "{} = {x}", key.name);
+            }),
+            Type::Positives => ["[]", "[1, 0]", "[\"a\"]"].iter().for_each(|list| {
+                assert!(faults(list).contains("must be a list of numbers above 0"), "{} = {list}", key.name);
             }),
             Type::Name => assert!(faults("\"a/b\"").contains("becomes a file name")),
             // Of the targets, those that this build carries are offered.

@@ -168,12 +168,17 @@ impl<'t> Cursor<'t> {
             if !numbers.is_empty() {
                 self.punct(",")?;
             }
+            // What stands here is no value of another attribute: none has another in it, so that nothing is nested.
             let at = self.column();
-            match self.attr()? {
-                Attr::Float(x) => numbers.push(x),
-                Attr::Int(n) => numbers.push(n as f64),
-                _ => return Err(Fail::new(at, "a number belongs here")),
-            }
+            let number = match self.next(Kind::Number, "a number") {
+                Ok(text) => text.parse().ok(),
+                Err(_) => match self.word("a number")? {
+                    "inf" => Some(f64::INFINITY),
+                    "NaN" => Some(f64::NAN),
+                    _ => None,
+                },
+            };
+            numbers.push(number.ok_or_else(|| Fail::new(at, "a number belongs here"))?);
         }
         Ok(numbers)
     }

@@ -9,8 +9,8 @@ use crate::op::Attr;
 /// More bytes than any header has.
 const MOST_BYTES: usize = 4096;
 
-const KEYS: [&str; 8] =
-    ["layers", "hidden", "vocab", "max_context", "max_batch", "chunk", "max_outputs", "target"];
+const KEYS: [&str; 9] =
+    ["layers", "hidden", "vocab", "named", "max_context", "max_batch", "chunk", "max_outputs", "target"];
 
 /// Whether a line begins a graph.
 pub fn begins(line: &str) -> bool {
@@ -83,6 +83,7 @@ fn parse(text: &str) -> Result<Header, Fail> {
         layers: int("layers")?,
         hidden: int("hidden")?,
         vocab: int("vocab")?,
+        named: attrs.iter().any(|(key, _)| key == "named").then(|| int("named")).transpose()?,
         max_context: int("max_context")?,
         max_batch: int("max_batch")?,
         chunk: int("chunk")?,

@@ -28,8 +28,9 @@ pub fn print(graph: &Graph) -> String {
 pub fn print_as(graph: &Graph, style: &Style) -> String {
     let h = &graph.header;
     let part = style.layers.as_ref().map(|layers| format!(" layers {layers}")).unwrap_or_default();
+    let named = h.named.map(|named| format!(", named = {named}")).unwrap_or_default();
     let mut out = format!(
-        "graph \"{}\"{part} {{\n  layers = {}, hidden = {}, vocab = {}, max_context = {}, max_batch = {}, \
+        "graph \"{}\"{part} {{\n  layers = {}, hidden = {}, vocab = {}{named}, max_context = {}, max_batch = {}, \
          chunk = {}, max_outputs = {}, target = {}\n}}\n",
         h.name, h.layers, h.hidden, h.vocab, h.max_context, h.max_batch, h.chunk, h.max_outputs, h.target
     );

@@ -28,9 +28,9 @@ fn attributes(op: &Op) -> Result<(), Fault> {
             return Err((ATTRIBUTE, format!("`{key} = {value:?}` is not possible")));
         }
     }
-    if let Op::Rope(op::Rope { scaling: Some(scaling), .. })
-    | Op::QkvAppend(op::QkvAppend { scaling: Some(scaling), .. }) = op
-        && !scaling.is_possible()
+    if let Op::Rope(op::Rope { scaling: Some(scaling), dims, .. })
+    | Op::QkvAppend(op::QkvAppend { scaling: Some(scaling), dims, .. }) = op
+        && !scaling.is_possible(*dims)
     {
         return Err((ATTRIBUTE, format!("`scaling = {:?}` is not possible", scaling.parts())));
     }

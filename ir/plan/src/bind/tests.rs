@@ -47,6 +47,7 @@ fn plan(target: Target) -> Plan {
             layers: 1,
             hidden: 16,
             vocab: 16,
+            named: None,
             max_context: 64,
             max_batch: 2,
             chunk: 8,

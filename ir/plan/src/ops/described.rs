@@ -303,4 +303,8 @@ impl Op for Sample {
     fn roles(&self) -> Vec<Role> {
         vec![read("logits", rows(self.vocab)), write("token", Kind::Token)]
     }
+
+    fn is_possible(&self) -> bool {
+        chooses(self.choices(), self.vocab)
+    }
 }

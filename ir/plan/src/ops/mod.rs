@@ -274,4 +274,14 @@ pub struct GatherRows {
 pub struct Sample {
     /// Vocabulary entries.
     pub vocab: u64,
+    /// Those of ids below it are chosen from, as [`ModelInfo::named`](crate::ModelInfo::named) says; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<u64>,
+}
+
+impl Sample {
+    /// Entries that are chosen from.
+    pub fn choices(&self) -> u64 {
+        self.named.unwrap_or(self.vocab)
+    }
 }

@@ -143,6 +143,9 @@ fn sizes(plan: &Plan, report: &mut Report) {
             report.add("model", format!("{name} = {count} is not from 1 to {MAX_COUNT}"));
         }
     }
+    if m.named.is_some_and(|named| named == 0 || named > m.vocab) {
+        report.add("model", format!("named = {:?} is not from 1 to vocab", m.named));
+    }
     for (name, count, most) in
         [("layers", u64::from(m.layers), MAX_LAYERS), ("max_batch", m.max_batch, MAX_SEQUENCES)]
     {

@@ -20,6 +20,11 @@ pub fn check(plan: &Plan, step: &Step, roles: &[Role], report: &mut Report) {
     {
         report.add(&step.name, format!("a table of {vocab} rows for a vocabulary of {}", plan.model.vocab));
     }
+    if let StepOp::Sample(ops::Sample { named, .. }) = step.op
+        && named != plan.model.named
+    {
+        report.add(&step.name, "chooses from other entries than the model says");
+    }
     if let StepOp::Sample(_) = step.op
         && !matches!(step.operands[..], [Operand::Buffer(from), Operand::Buffer(to)]
             if from == plan.logits && Some(to) == plan.sampled)

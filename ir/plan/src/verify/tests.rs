@@ -61,6 +61,7 @@ fn plan() -> Plan {
             layers: 2,
             hidden: 16,
             vocab: 32,
+            named: None,
             max_context: 64,
             max_batch: 2,
             chunk: 16,
@@ -249,7 +250,7 @@ fn sampling() {
         p.sampled = Some(BufferId(7));
         p.arena_bytes += 1024;
         let operands = vec![Operand::Buffer(BufferId(6)), Operand::Buffer(BufferId(7))];
-        p.steps.push(step("sample", None, StepOp::Sample(ops::Sample { vocab: 32 }), operands));
+        p.steps.push(step("sample", None, StepOp::Sample(ops::Sample { vocab: 32, named: None }), operands));
         add_kernels(p);
     };
     let mut plan = plan();
@@ -266,7 +267,12 @@ fn sampling() {
     wrong("something else than the plan's logits", |p| p.logits = BufferId(5));
     wrong("not a buffer of tokens", |p| p.buffers[7].width = 2);
     wrong("not a buffer of tokens", |p| p.buffers[7].elem = Elem::F32);
-    wrong("operand `logits`", |p| p.steps[6].op = StepOp::Sample(ops::Sample { vocab: 31 }));
+    wrong("chooses from other entries", |p| p.model.named = Some(31));
+    wrong("named = Some(33) is not from 1 to vocab", |p| p.model.named = Some(33));
+    wrong("the op's sizes or numbers are not possible", |p| {
+        p.steps[6].op = StepOp::Sample(ops::Sample { vocab: 32, named: Some(0) });
+    });
+    wrong("operand `logits`", |p| p.steps[6].op = StepOp::Sample(ops::Sample { vocab: 31, named: None }));
 }
 
 #[test]

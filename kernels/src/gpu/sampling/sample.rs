@@ -12,10 +12,10 @@
 
 use std::mem::offset_of;
 
-use hyc_plan::Extent;
 use hyc_plan::abi::StepContext;
 use hyc_plan::sample::{EXP2, FLOOR, SampleParams, Seen};
 use hyc_plan::sampling::MAX_PENALTY_WINDOW;
+use hyc_plan::{Extent, ops};
 
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var, WARP};
@@ -27,11 +27,13 @@ const PIECES: u64 = 8;
 /// An exponent of all ones: no finite number.
 const NO_NUMBER: u64 = 0x7f80_0000;
 
-/// Makes the kernel.
-pub fn sample(k: &mut Kernel<'_, '_>, vocab: u64) {
+/// Makes the kernel. Logits behind the op's choices are not looked at; penalties may change them, as those of any token
+/// of the vocabulary.
+pub fn sample(k: &mut Kernel<'_, '_>, op: ops::Sample) {
+    let (vocab, choices) = (op.vocab, op.choices());
     // Rows beyond the blocks take turns.
     let blocks = k.multiprocessors.min(k.spec.max_rows);
-    let column = vocab.next_multiple_of(THREADS);
+    let column = choices.next_multiple_of(THREADS);
     let ids_at = k.scratch(4 * blocks * column);
     let most_seen = vocab.min(u64::from(MAX_PENALTY_WINDOW));
     let kept_at = k.scratch(4 * blocks * most_seen);
@@ -46,7 +48,7 @@ pub fn sample(k: &mut Kernel<'_, '_>, vocab: u64) {
             let logits = e.at(e.operand("logits"), e.mul_const(e.wide(index), e.stride("logits")));
             let penalised = e.lt_unsigned(e.int(0), params.seen);
             e.when(penalised, |e| penalise(e, &params, logits, kept));
-            let row = Row { vocab, logits, ids, partial, params };
+            let row = Row { vocab: choices, logits, ids, partial, params };
             let token = row.token(e);
             e.when(penalised, |e| {
                 e.barrier();

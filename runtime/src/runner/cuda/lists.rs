@@ -114,6 +114,7 @@ mod tests {
             layers: 1,
             hidden: 1,
             vocab: 9,
+            named: None,
             max_context: 1000,
             max_batch: 3,
             chunk: 17,

@@ -46,11 +46,15 @@ pub fn rope(dims: u64) -> RopeSpec {
 }
 
 /// The same in each way to see further.
-pub fn scaled_ropes(dims: u64) -> [RopeSpec; 3] {
+pub fn scaled_ropes(dims: u64) -> [RopeSpec; 4] {
     let linear = RopeScaling::Linear { factor: 4.0 };
     let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 96.0 };
     let yarn = RopeScaling::Yarn { factor: 4.0, fast: 32.0, slow: 1.0, original: 384.0, magnitude: 1.375 };
-    [linear, llama3, yarn].map(|scaling| RopeSpec { scaling: Some(scaling), ..rope(dims) })
+    // Neither ascending nor of one sign of their logarithms.
+    let list: Vec<f32> = (0..dims / 2).map(|i| [0.5, 1.0, 3.25][i as usize % 3] + i as f32 / 16.0).collect();
+    let factors = RopeFactors::new(&list).expect("a few pairs");
+    let factors = RopeScaling::Factors { factors, magnitude: 1.1875 };
+    [linear, llama3, yarn, factors].map(|scaling| RopeSpec { scaling: Some(scaling), ..rope(dims) })
 }
 
 /// A QKV projection.

@@ -1,4 +1,5 @@
-//! A token a row, equal to the reference's: every filter, ties, and rows that are no numbers.
+//! A token a row, equal to the reference's: every filter, ties, rows that are no numbers, and logits behind those
+//! that are chosen from.
 
 use hyc_plan::*;
 
@@ -12,8 +13,9 @@ pub fn all() -> Vec<Case> {
     let filters = Filter::ALL.map(Fill::Sampled).into_iter();
     let fills: Vec<Fill> = filters.chain([Fill::TiedLogits, Fill::BadLogits]).collect();
     let mut cases = Vec::new();
-    for vocab in [5, 97, 4096, 151_680] {
-        let tokens = spec(StepOp::Sample(ops::Sample { vocab }), vec![tensor(vocab), indices(1)], FEW);
+    let some = [(97, 64), (4096, 4095), (151_936, 151_669)].map(|(vocab, named)| (vocab, Some(named)));
+    for (vocab, named) in [5, 97, 4096, 151_680].map(|vocab| (vocab, None)).into_iter().chain(some) {
+        let tokens = spec(StepOp::Sample(ops::Sample { vocab, named }), vec![tensor(vocab), indices(1)], FEW);
         let spec = KernelSpec { rows: Rows::Outputs, max_rows: 140, ..tokens };
         for fill in &fills {
             for rows in ROWS {

@@ -71,7 +71,8 @@ fn attentions() -> impl Iterator<Item = Case> {
 /// A row of logits to a token, which the host does without a kernel.
 fn samples() -> impl Iterator<Item = Case> {
     let vocab = 32_000;
-    let tokens = spec(StepOp::Sample(ops::Sample { vocab }), vec![tensor(vocab), indices(1)], LIMITS);
+    let tokens =
+        spec(StepOp::Sample(ops::Sample { vocab, named: None }), vec![tensor(vocab), indices(1)], LIMITS);
     let spec = KernelSpec { rows: Rows::Outputs, ..tokens };
     [Filter::Greedy, Filter::Temperature, Filter::TopP].into_iter().map(move |filter| {
         let case = case("timed", &spec, &[(0, 1)], 0.0);
