@@ -107,6 +107,21 @@ impl Model {
         matches!(self.weights, Weights::Random(..))
     }
 
+    /// Some bytes of a weight that the file has, checked: the digests' leaves that they touch. Errors: as [`Model::weight`], and
+    /// weights that are made up.
+    pub(crate) fn weight_piece(&self, id: WeightId, bytes: Range<usize>) -> Result<&[u8]> {
+        let weight = self.plan.weights.get(id.index()).ok_or_else(|| no_weight(id))?;
+        match &self.weights {
+            Weights::File(starts) => {
+                self.check_weight(&weight.name, bytes.clone())?;
+                let start = starts[id.index()];
+                Ok(&self.weight_file().1[start + bytes.start..start + bytes.end])
+            }
+            Weights::Random(..) | Weights::Absent => Err(wrong_weights(&self.path, true)),
+            Weights::Unread => Err(unread_weights(&self.path)),
+        }
+    }
+
     /// The same in pieces of at most `most` bytes (64 KiB at least), in order; nothing is kept of what is made up.
     pub fn weight_pieces(
         &self,
@@ -116,17 +131,11 @@ impl Model {
     ) -> Result<()> {
         let weight = self.plan.weights.get(id.index()).ok_or_else(|| no_weight(id))?;
         match &self.weights {
-            Weights::File(starts) => {
-                let (start, len, most) = (starts[id.index()], weight.bytes() as usize, most.max(1 << 16));
-                (0..len).step_by(most).try_for_each(|at| {
-                    let end = len.min(at + most);
-                    self.check_weight(&weight.name, at..end)?;
-                    sink(&self.weight_file().1[start + at..start + end])
-                })
-            }
-            Weights::Absent => Err(wrong_weights(&self.path, true)),
-            Weights::Unread => Err(unread_weights(&self.path)),
             Weights::Random(random, _) => random.pieces(weight, most, sink),
+            Weights::File(_) | Weights::Absent | Weights::Unread => {
+                let (len, most) = (weight.bytes() as usize, most.max(1 << 16));
+                (0..len).step_by(most).try_for_each(|at| sink(self.weight_piece(id, at..len.min(at + most))?))
+            }
         }
     }
 }

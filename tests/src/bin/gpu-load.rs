@@ -1,0 +1,126 @@
+//! How long a GPU's artefact with all its weights takes to its first token, beside what the bus takes for its bytes.
+//!
+//! The weights are made up and written first, beside the artefacts, which were compiled with `--no-weights`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr)] // A program of the tests: it may end at a closed pipe.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use cudarc::driver::sys;
+use hyc::output::{Kept, Target};
+use hyc::source::Weights;
+use hyc::write::{self, Artefact};
+use hyc_plan::bind;
+use hyc_runtime::{LoadOptions, Model, Session, SessionOptions, Verify};
+use hyc_tests::{Table, each_artefact, text};
+
+/// Time the load of artefacts compiled with `--no-weights`, with weights that are made up
+#[derive(Debug, Parser)]
+struct Args {
+    /// A folder of artefacts
+    #[arg(default_value = "target/gpu/shapes")]
+    folder: PathBuf,
+    /// Only artefacts whose name holds this
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// Where artefacts with weights are written; they go when their times are known
+    #[arg(long, default_value = "/tmp")]
+    out: PathBuf,
+    /// Loads of each kind
+    #[arg(long, default_value_t = 3)]
+    repeat: usize,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    each_artefact(&args.folder, &args.filter, &mut |path, name, table| load(&args, path, name, table))
+}
+
+fn load(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), String> {
+    let out = args.out.join(format!("{name}-weights.hyc"));
+    let bytes = with_weights(path, &out)?;
+    let bus = bus_rate()?;
+    for (what, verify) in [("checked", LoadOptions::default().verify), ("unchecked", Verify::Header)] {
+        let times: Result<Vec<f64>, String> = (0..args.repeat).map(|_| first_token(&out, verify)).collect();
+        let row = times.map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            let (half, sent) = (times[times.len() / 2], bytes as f64 / bus);
+            let gib = bytes as f64 / f64::from(1 << 30);
+            format!("first token of {gib:.1} GiB after {half:.2} s ({times:.2?}); over the bus at {:.1} GB/s: {sent:.2} s", bus / 1e9)
+        });
+        table.row(name, what, row);
+    }
+    std::fs::remove_file(&out).map_err(|e| format!("{}: {e}", out.display()))
+}
+
+/// Writes the artefact with weights; returns their bytes.
+fn with_weights(path: &Path, out: &Path) -> Result<u64, String> {
+    let model = Model::open_to_look(path, Verify::Full).map_err(text)?;
+    let plan = model.plan();
+    let mut code = bind::lay_out_ptx(plan, model.ptx().ok_or("no artefact for a GPU")?);
+    bind::seal(plan, &mut code);
+    let artefact = Artefact {
+        plan,
+        code: &code,
+        cubin: model.cubin(),
+        graph: model.graph_text().unwrap_or_default(),
+        asm: "",
+        text: None,
+        sampling: None,
+    };
+    let target = Target::new(out, &Kept::default()).map_err(text)?;
+    let start = Instant::now();
+    write::artefact(&target, &artefact, &Weights::Random { seed: 1 }, &mut |_| Ok(())).map_err(text)?;
+    println!("{}: written in {:.0} s", out.display(), start.elapsed().as_secs_f64());
+    Ok(plan.weights.iter().map(hyc_plan::Weight::bytes).sum())
+}
+
+/// Seconds from nothing to a token.
+fn first_token(path: &Path, verify: Verify) -> Result<f64, String> {
+    let start = Instant::now();
+    // SAFETY: made here, and nobody changes it.
+    let model =
+        unsafe { Model::load(path, &LoadOptions { verify, ..LoadOptions::default() }) }.map_err(text)?;
+    let mut session = Session::new(model, &SessionOptions::default()).map_err(text)?;
+    let id = session.add_sequence().map_err(text)?;
+    session.feed(id, &[1]).map_err(text)?;
+    for (_, token) in session.step_sampled().map_err(text)?.sampled {
+        token.map_err(text)?;
+    }
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Bytes a second from pinned memory to the first GPU.
+fn bus_rate() -> Result<f64, String> {
+    const BYTES: usize = 1 << 30;
+    let check = |result: sys::CUresult| match result {
+        sys::CUresult::CUDA_SUCCESS => Ok(()),
+        other => Err(format!("measuring the bus: {other:?}")),
+    };
+    // SAFETY: only looks for the library; later calls are made where it was found.
+    if !unsafe { sys::is_culib_present() } {
+        return Err("there is no NVIDIA driver here (libcuda)".into());
+    }
+    let (mut device, mut context, mut from, mut to) = (0, std::ptr::null_mut(), std::ptr::null_mut(), 0);
+    // SAFETY: plain calls of the driver with places for their results; both allocations have the bytes that are copied.
+    unsafe {
+        check(sys::cuInit(0))?;
+        check(sys::cuDeviceGet(&mut device, 0))?;
+        check(sys::cuDevicePrimaryCtxRetain(&mut context, device))?;
+        check(sys::cuCtxSetCurrent(context))?;
+        check(sys::cuMemAllocHost_v2(&mut from, BYTES))?;
+        check(sys::cuMemAlloc_v2(&mut to, BYTES))?;
+        let mut best = 0f64;
+        for _ in 0..3 {
+            let start = Instant::now();
+            check(sys::cuMemcpyHtoD_v2(to, from, BYTES))?;
+            best = best.max(BYTES as f64 / start.elapsed().as_secs_f64());
+        }
+        check(sys::cuMemFree_v2(to))?;
+        check(sys::cuMemFreeHost(from))?;
+        Ok(best)
+    }
+}
