@@ -37,6 +37,7 @@ pub fn tiles_rows(op: &StepOp, tiled: bool) -> bool {
         | StepOp::Rope(_)
         | StepOp::Append(_)
         | StepOp::Add(_)
+        | StepOp::Bias(_)
         | StepOp::SiluMul(_)
         | StepOp::Gate(_)
         | StepOp::PageLists(_)

@@ -37,6 +37,7 @@ fn base(spec: &KernelSpec) -> String {
         StepOp::Embed(ops::Embed { hidden: width, .. })
         | StepOp::Add(ops::Add { width })
         | StepOp::SiluMul(ops::SiluMul { width })
+        | StepOp::Bias(ops::Bias { width })
         | StepOp::GatherRows(ops::GatherRows { width }) => format!("{op}_{width}"),
         StepOp::RmsNorm(ops::RmsNorm { groups, width, .. }) => format!("{op}_{groups}x{width}"),
         StepOp::Rope(ops::Rope { heads, dim, .. }) => format!("{op}_{heads}x{dim}"),

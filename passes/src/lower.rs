@@ -84,6 +84,7 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
             StepOp::Append(ops::Append { kv_heads: cache.kv_heads, qk_dim: cache.qk_dim, v_dim: cache.v_dim })
         }
         Op::Add(op::Add {}) => StepOp::Add(ops::Add { width: out()? }),
+        Op::Bias(op::Bias {}) => StepOp::Bias(ops::Bias { width: out()? }),
         Op::SiluMul(op::SiluMul {}) => StepOp::SiluMul(ops::SiluMul { width: out()? }),
         Op::Gate(op::Gate { heads, mode }) => {
             StepOp::Gate(ops::Gate { heads, v_dim: out()? / heads.max(1), mode })

@@ -106,6 +106,7 @@ FAMILIES = {
             pad_token_id=0,
         ),
     ),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", dict(num_key_value_heads=1, tie_word_embeddings=True)),
 }
 
 
@@ -119,6 +120,8 @@ def make(name, folder):
         for key, value in model.named_parameters():
             if key.endswith("norm.weight"):
                 value.uniform_(0.5, 1.5)
+            if key.endswith(".bias"):
+                value.uniform_(-1.0, 1.0)
     tokens = torch.randint(0, SIZES["vocab_size"], (1, TOKENS), dtype=torch.int32)
     with torch.no_grad():
         logits = model(tokens.long()).logits

@@ -28,6 +28,7 @@ fn layer(kind: AttentionKind, heads: usize, kv_heads: usize) -> LayerDesc {
         qk_dim,
         v_dim,
         rope: Some(rope),
+        qkv_bias: false,
         qk_norm: false,
         gate: Gate::None,
         sink: false,

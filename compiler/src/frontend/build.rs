@@ -154,6 +154,17 @@ impl Builder<'_> {
         self.one(Op::Linear(op::Linear {}), &[x, weight], name, self.tokens(out_features))
     }
 
+    /// The projection to queries, keys or values, which `which` names.
+    fn projection(&mut self, a: &AttentionDesc, h: ValueId, which: &str, width: usize) -> ValueId {
+        let weight = format!("self_attn.{which}_proj.weight");
+        let y = self.linear(h, &weight, self.desc.hidden, width, which);
+        if !a.qkv_bias {
+            return y;
+        }
+        let bias = self.vector(&format!("self_attn.{which}_proj.bias"), width);
+        self.one(Op::Bias(op::Bias {}), &[y, bias], &format!("{which}_biased"), self.tokens(width))
+    }
+
     fn add(&mut self, a: ValueId, b: ValueId, name: &str) -> ValueId {
         let ty = self.graph.ty(a).clone();
         self.one(Op::Add(op::Add {}), &[a, b], name, ty)
@@ -176,10 +187,10 @@ impl Builder<'_> {
         self.add(x, y, "x")
     }
 
-    /// W_q or W_k with QK-norm and RoPE, where the layer has them.
+    /// W_q or W_k with bias, QK-norm and RoPE, where the layer has them.
     fn head_projection(&mut self, a: &AttentionDesc, h: ValueId, which: &str, heads: usize) -> ValueId {
-        let (hidden, width) = (self.desc.hidden, heads * a.qk_dim);
-        let mut y = self.linear(h, &format!("self_attn.{which}_proj.weight"), hidden, width, which);
+        let width = heads * a.qk_dim;
+        let mut y = self.projection(a, h, which, width);
         if a.qk_norm {
             y = self.norm(y, &format!("self_attn.{which}_norm.weight"), a.qk_dim, &format!("{which}_normed"));
         }
@@ -191,7 +202,7 @@ impl Builder<'_> {
     /// k, v of this layer, appended to a cache of its own.
     fn own_cache(&mut self, a: &AttentionDesc, h: ValueId) -> ValueId {
         let k = self.head_projection(a, h, "k", a.kv_heads);
-        let v = self.linear(h, "self_attn.v_proj.weight", self.desc.hidden, a.kv_heads * a.v_dim, "v");
+        let v = self.projection(a, h, "v", a.kv_heads * a.v_dim);
         let ty = self.cache_type(a);
         let owner = u64::from(self.layer.unwrap_or(0));
         let before = self.one(Op::Cache(op::Cache { owner }), &[], "cache", ty.clone());

@@ -56,6 +56,8 @@ pub struct AttentionDesc {
     pub v_dim: usize,
     /// Rotary embedding; `None`: queries and keys know no positions (NoPE, Kazemnejad et al., 2305.19466).
     pub rope: Option<Rope>,
+    /// Whether queries, keys and values have biases.
+    pub qkv_bias: bool,
     /// RMSNorm over each head of q and k before RoPE.
     pub qk_norm: bool,
     /// Gate on each branch.

@@ -17,6 +17,7 @@ pub struct Base {
     pub norm_eps: f64,
     pub rope: Option<Rope>,
     pub qk_norm: bool,
+    pub qkv_bias: bool,
     pub tie_embeddings: bool,
 }
 
@@ -60,6 +61,7 @@ pub fn read(model: &Section, faults: &Faults) -> Base {
         norm_eps: model.positive("norm_eps", "1e-6").map_or(1e-6, |at| at.value),
         rope,
         qk_norm: model.flag("qk_norm", false),
+        qkv_bias: model.flag("qkv_bias", false),
         tie_embeddings: model.flag("tie_embeddings", false),
     }
 }

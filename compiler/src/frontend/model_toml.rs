@@ -77,7 +77,7 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
 
     let (base, attention, ffn) = (base?, attention?, ffn?);
     let (heads, kv_heads, qk_dim, v_dim) = (base.heads?, base.kv_heads?, base.qk_dim?, base.v_dim?);
-    let (rope, qk_norm) = (base.rope?, base.qk_norm);
+    let (rope, qk_norm, qkv_bias) = (base.rope?, base.qk_norm, base.qkv_bias);
     weights.names.head = qk_dim as u64;
     if let (Some(span), true) = (interleaved, rope.dims < qk_dim) {
         faults.add(
@@ -90,7 +90,8 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
     let layer = |(layer, kind): (usize, AttentionKind)| {
         let rope = Some(rope).filter(|_| !attention.no_rope.contains(&layer));
         let (gate, sink) = (attention.gate(kind), attention.sink(kind));
-        let attention = AttentionDesc { kind, heads, kv_heads, qk_dim, v_dim, rope, qk_norm, gate, sink };
+        let attention =
+            AttentionDesc { kind, heads, kv_heads, qk_dim, v_dim, rope, qkv_bias, qk_norm, gate, sink };
         LayerDesc { attention, ffn }
     };
     Some(ModelDesc {

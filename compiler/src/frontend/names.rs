@@ -126,7 +126,14 @@ pub const THEIRS: &[(&str, Ours)] = &[
     ("model_type", Note("leave it out: `kind` in [attention] says which family it is")),
     ("architectures", Note("leave it out: `kind` in [attention] says which family it is")),
     ("hidden_act", Note("leave it out where it is \"silu\": the feed-forward part is SwiGLU here")),
-    ("attention_bias", Note("leave it out where it is false: products have no biases here")),
+    (
+        "attention_bias",
+        Other(
+            "model",
+            "qkv_bias",
+            "write `qkv_bias = true` in [model], where the output projection has none",
+        ),
+    ),
     ("mlp_bias", Note("leave it out where it is false: products have no biases here")),
     ("use_bias", Note("leave it out where it is false: products have no biases here")),
     ("attention_dropout", Note("leave it out: it is about training")),

@@ -11,6 +11,8 @@ use crate::words::{listed, shortened};
 pub struct Family {
     /// The class, as `architectures` names it.
     pub class: &'static str,
+    /// Whether queries, keys and values have biases, and no other product does.
+    pub qkv_bias: bool,
     /// Whether heads of q and k are normalised.
     pub qk_norm: bool,
     /// Elements of a head, where nothing is said; `None`: the width over the heads.
@@ -35,6 +37,7 @@ pub struct Family {
 
 const PLAIN: Family = Family {
     class: "LlamaForCausalLM",
+    qkv_bias: false,
     qk_norm: false,
     head_dim: None,
     theta: 10_000.0,
@@ -49,9 +52,10 @@ const PLAIN: Family = Family {
 
 /// All that are known. Their tensors have the names that a `model.toml` has, but for
 /// [`Family::experts`] and [`Family::fused`].
-pub const FAMILIES: [Family; 6] = [
+pub const FAMILIES: [Family; 7] = [
     PLAIN,
     Family { class: "MistralForCausalLM", windows: true, ..PLAIN },
+    Family { class: "Qwen2ForCausalLM", qkv_bias: true, ..PLAIN },
     Family { class: "Qwen3ForCausalLM", qk_norm: true, head_dim: Some(128), ..PLAIN },
     Family { class: "Qwen3MoeForCausalLM", qk_norm: true, experts: true, ..PLAIN },
     Family {

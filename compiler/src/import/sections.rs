@@ -83,6 +83,9 @@ pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, nam
         rope_table(rope)
     );
     out.push_str(&lines);
+    if family.qkv_bias {
+        out.push_str("qkv_bias = true\n");
+    }
     if family.qk_norm {
         out.push_str("qk_norm = true\n");
     }

@@ -30,6 +30,7 @@ pub fn formula(op: &Op) -> String {
         }
         Op::Gate(_) => "y = x ⊙ σ(g)".to_string(),
         Op::Add(_) => "y = a + b".to_string(),
+        Op::Bias(_) => "y = x + b".to_string(),
         Op::SiluMul(_) => "y = silu(a) ⊙ b".to_string(),
         Op::Router(op) => {
             format!(

@@ -62,6 +62,7 @@ described! {
     Embed { "table": Takes::Weight } => { "out": Gives::Tensor }
     RmsNorm { "x": Takes::Tensor, "weight": Takes::Weight } => { "out": Gives::Tensor }
     Linear { "x": Takes::Tensor, "weight": Takes::Weight } => { "out": Gives::Tensor }
+    Bias { "x": Takes::Tensor, "weight": Takes::Weight } => { "out": Gives::Tensor }
     Rope { "x": Takes::Tensor } => { "out": Gives::Tensor }
     GatherRows { "x": Takes::Tensor } => { "out": Gives::Tensor }
     Append { "cache": Takes::Append, "k": Takes::Tensor, "v": Takes::Tensor } => {

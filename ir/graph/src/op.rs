@@ -245,6 +245,8 @@ ops! {
         /// One gate a head or an element of x; a gate is never none.
         mode: GateMode,
     },
+    /// A vector of the width of a row, added to each.
+    Bias "bias", of("hyc", &["out = x + weight"]) => {},
     /// A sum.
     Add "add", of("hyc", &["out = a + b"]) => {},
     /// The middle of a SwiGLU.

@@ -62,6 +62,7 @@ impl KernelSpec {
             | StepOp::Rope(_)
             | StepOp::Append(_)
             | StepOp::Add(_)
+            | StepOp::Bias(_)
             | StepOp::SiluMul(_)
             | StepOp::Gate(_)
             | StepOp::PageLists(_)

@@ -213,6 +213,7 @@ fn body(e: &mut Emit<'_>, spec: &KernelSpec) {
         StepOp::Add(ops::Add { width }) => {
             pointwise::emit_binary(e, ["a", "b", "out"], width, |e, a, b| e.fadd(a, b))
         }
+        StepOp::Bias(ops::Bias { width }) => pointwise::emit_bias(e, width),
         StepOp::SiluMul(ops::SiluMul { width }) => {
             pointwise::emit_binary(e, ["a", "b", "out"], width, |e, a, b| {
                 let a = e.silu4(a);

@@ -102,6 +102,28 @@ pub fn emit_binary(
     });
 }
 
+/// Emits `Bias`.
+pub fn emit_bias(e: &mut Emit<'_>, width: u64) {
+    let weight = e.operand("weight");
+    rows(e, ["x", "out"], |e, _, [x, out]| {
+        e.row_loop(
+            width,
+            |e, i| {
+                let (x, b, to) = (e.at(x, i, 4), e.at(weight, i, 4), e.at(out, i, 4));
+                let (x, b) = (e.load4(x, 0), e.load4(b, 0));
+                let y = e.fadd(x, b);
+                e.store(y, to, 0);
+            },
+            |e, i| {
+                let (x, b, to) = (e.at(x, i, 4), e.at(weight, i, 4), e.at(out, i, 4));
+                let (x, b) = (e.load(x, 0), e.load(b, 0));
+                let y = e.fadd(x, b);
+                e.store(y, to, 0);
+            },
+        );
+    });
+}
+
 /// Emits `Gate`.
 pub fn emit_gate(e: &mut Emit<'_>, heads: u64, v_dim: u64, mode: GateMode) {
     if mode != GateMode::Head {

@@ -35,6 +35,7 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
         | StepOp::Rope(_)
         | StepOp::Append(_)
         | StepOp::Add(_)
+        | StepOp::Bias(_)
         | StepOp::SiluMul(_)
         | StepOp::Gate(_)
         | StepOp::FullAttention(_)

@@ -49,6 +49,7 @@ fn build(k: &mut Kernel<'_, '_>) {
         StepOp::Embed(_)
         | StepOp::RmsNorm(_)
         | StepOp::Add(_)
+        | StepOp::Bias(_)
         | StepOp::SiluMul(_)
         | StepOp::Gate(_)
         | StepOp::GatherRows(_)

@@ -114,6 +114,12 @@ irdl.dialect @hysparse {
     irdl.operands(x: %x, weight: %w)
     irdl.results(out: %out)
   }
+  irdl.operation @bias {
+    %x = irdl.base "!builtin.tensor"
+    %weight = irdl.base @types::@hysparse::@weight
+    irdl.operands(x: %x, weight: %weight)
+    irdl.results(out: %x)
+  }
   irdl.operation @rope {
     %x = irdl.base "!builtin.tensor"
     %heads = irdl.base "#builtin.integer"

@@ -24,6 +24,7 @@ pub fn function(entry: &str, spec: &KernelSpec) -> Option<Result<String, String>
         StepOp::Add(ops::Add { width }) => {
             binary(&mut k, width, |k, a, b| k.floats_with(LANES, "addf", a, b))
         }
+        StepOp::Bias(ops::Bias { width }) => bias(&mut k, width),
         StepOp::SiluMul(ops::SiluMul { width }) => binary(&mut k, width, |k, a, b| {
             let sigmoid = sigmoid(k, LANES, a);
             let silu = k.floats_with(LANES, "mulf", a, &sigmoid);
@@ -75,6 +76,23 @@ fn binary(k: &mut Kernel<'_>, width: u64, f: impl Fn(&mut Kernel<'_>, &str, &str
 }
 
 /// `out = x * sigmoid(g)`, one g per element or head.
+fn bias(k: &mut Kernel<'_>, width: u64) {
+    let (team, row) = (k.block(), k.row());
+    let lanes = if width % LANES == 0 { LANES } else { 1 };
+    let [x, out] = ["x", "out"].map(|name| k.tensor_row(name, &row));
+    let weight = k.operand("weight");
+    k.columns(&team, width, lanes, |k, columns| {
+        let loaded: Vec<[Value; 2]> = columns
+            .iter()
+            .map(|column| [&x, &weight].map(|from| k.load(Elem::F32, lanes, from, column)))
+            .collect();
+        for (column, [x, b]) in columns.iter().zip(&loaded) {
+            let y = k.floats_with(lanes, "addf", x, b);
+            k.store(lanes, &out, column, &y);
+        }
+    });
+}
+
 fn gate(k: &mut Kernel<'_>, heads: u64, v_dim: u64, mode: GateMode) {
     // Lanes of a chunk that crosses heads would have several gates.
     let by_head = mode == GateMode::Head;

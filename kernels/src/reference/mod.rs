@@ -50,6 +50,7 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
             pointwise::append(v, kv_heads, qk_dim, v_dim)
         }
         StepOp::Add(ops::Add { width }) => pointwise::binary(v, width, |a, b| a + b),
+        StepOp::Bias(ops::Bias { width }) => pointwise::bias(v, width),
         StepOp::SiluMul(ops::SiluMul { width }) => {
             pointwise::binary(v, width, |a, b| a * pointwise::sigmoid(a) * b)
         }
@@ -105,6 +106,7 @@ pub unsafe fn scores(
         | StepOp::Rope(_)
         | StepOp::Append(_)
         | StepOp::Add(_)
+        | StepOp::Bias(_)
         | StepOp::SiluMul(_)
         | StepOp::Gate(_)
         | StepOp::FullAttention(_)

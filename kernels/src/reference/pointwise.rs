@@ -82,6 +82,13 @@ pub fn binary(v: &Views, width: u64, f: impl Fn(f64, f64) -> f64) {
     }
 }
 
+pub fn bias(v: &Views, width: u64) {
+    let (x, weight, out) = (v.tensor("x"), v.weight("weight"), v.tensor("out"));
+    for row in v.rows() {
+        (0..width).for_each(|col| out.set(row, col, x.get(row, col) + weight.get(0, col)));
+    }
+}
+
 pub fn gate(v: &Views, heads: u64, v_dim: u64, mode: GateMode) {
     let (x, gate, out) = (v.tensor("x"), v.tensor("gate"), v.tensor("out"));
     for row in v.rows() {

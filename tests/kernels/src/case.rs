@@ -272,6 +272,7 @@ pub fn label(spec: &KernelSpec) -> String {
             format!("append {kv_heads} d{qk_dim}/{v_dim}")
         }
         StepOp::Add(ops::Add { width }) => format!("add {width}"),
+        StepOp::Bias(ops::Bias { width }) => format!("bias {width}"),
         StepOp::SiluMul(ops::SiluMul { width }) => format!("silu_mul {width}"),
         StepOp::Gate(ops::Gate { heads, v_dim, mode }) => format!("gate {heads}x{v_dim} {mode:?}"),
         StepOp::FullAttention(ops::FullAttention { shape: s, sink }) => {

@@ -189,6 +189,8 @@ fn wide_rows() {
     for width in WIDTHS {
         wide(StepOp::Add(ops::Add { width }), vec![tensor(width); 3]);
         wide(StepOp::SiluMul(ops::SiluMul { width }), vec![tensor(width); 3]);
+        let bias = OperandSpec::Weight(Format { codec: Codec::F32, layout: Layout::Vector { len: width } });
+        wide(StepOp::Bias(ops::Bias { width }), vec![tensor(width), bias, tensor(width)]);
         wide(StepOp::GatherRows(ops::GatherRows { width }), vec![tensor(width); 2]);
     }
 }

@@ -192,6 +192,31 @@ pub const MODEL: SectionKeys = SectionKeys {
             ..PLAIN
         },
         Key {
+            name: "qkv_bias",
+            ty: Type::Flag,
+            default: Default::Value("false"),
+            example: "true",
+            meaning: "A bias on each projection to queries, keys and values, before QK-norm and RoPE.",
+            tensors: &[
+                Tensor {
+                    place: "every layer with `qkv_bias = true`",
+                    present: |_, layer| layer.attention.qkv_bias,
+                    ..vector("model.layers.{i}.self_attn.q_proj.bias", &["heads * qk_head_dim"])
+                },
+                Tensor {
+                    place: "with `qkv_bias = true`, layers with keys of their own",
+                    present: |d, layer| layer.attention.qkv_bias && own_kv(d, layer),
+                    ..vector("model.layers.{i}.self_attn.k_proj.bias", &["kv_heads * qk_head_dim"])
+                },
+                Tensor {
+                    place: "with `qkv_bias = true`, layers with keys of their own",
+                    present: |d, layer| layer.attention.qkv_bias && own_kv(d, layer),
+                    ..vector("model.layers.{i}.self_attn.v_proj.bias", &["kv_heads * v_head_dim"])
+                },
+            ],
+            ..PLAIN
+        },
+        Key {
             name: "tie_embeddings",
             ty: Type::Flag,
             default: Default::Value("false"),

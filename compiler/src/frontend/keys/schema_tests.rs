@@ -100,6 +100,7 @@ fn the_schema_agrees_with_the_reader() {
         ("model", "rope", Some("{ dims = 4 }")),
         ("model", "rope", Some("{ theta = 5, dims = 4 }")),
         ("model", "qk_norm", Some("1")),
+        ("model", "qkv_bias", Some("1")),
         ("attention", "kind", Some("\"full\"")),
         ("attention", "kind", Some("\"swa\"")),
         ("attention", "kind", Some("\"none\"")),

@@ -262,6 +262,7 @@ fn tensors_are_those_of_the_graph() {
                     text = with(&text, "attention", "full_gate", Some(gates));
                     text = with(&text, "attention", "full_sink", Some(on));
                     text = with(&text, "model", "qk_norm", Some(on));
+                    text = with(&text, "model", "qkv_bias", Some(on));
                     text = with(&text, "model", "tie_embeddings", Some(on));
                     text = with(&text, "model", "qk_head_dim", Some("12"));
                     if text.contains("[moe]") {

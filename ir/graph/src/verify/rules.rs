@@ -85,6 +85,11 @@ impl View<'_> {
             Op::Linear(op::Linear {}) => self.linear(None, Epilogue::Store),
             Op::FusedLinear(op::FusedLinear { norm, epilogue }) => self.linear(norm, epilogue),
             Op::QkvAppend(op) => self.qkv(&op),
+            Op::Bias(op::Bias {}) => {
+                let (rows, width) = self.row("x")?;
+                self.want_vector("weight", width)?;
+                self.want_result("out", &Type::rows(rows, width))
+            }
             Op::Rope(op::Rope { heads, dims, .. }) => {
                 let (rows, width) = self.row("x")?;
                 if width % heads != 0 || dims % 2 != 0 || dims > width / heads {

@@ -173,6 +173,15 @@ impl Op for QkvAppend {
     }
 }
 
+impl Op for Bias {
+    const NAME: &'static str = "bias";
+
+    fn roles(&self) -> Vec<Role> {
+        let Bias { width } = *self;
+        vec![read("x", rows(width)), read("weight", Kind::Vector(width)), write("out", rows(width))]
+    }
+}
+
 impl Op for Rope {
     const NAME: &'static str = "rope";
     const BY_TOKEN: bool = true;

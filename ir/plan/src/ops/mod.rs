@@ -92,6 +92,13 @@ pub struct QkvAppend {
     pub gates: u64,
 }
 
+/// A vector added to each row.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Bias {
+    /// Width of rows.
+    pub width: u64,
+}
+
 /// RoPE over `heads` heads of `dim` elements.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Rope {

@@ -136,6 +136,11 @@ fn rows() -> Vec<Case> {
         let three = || vec![tensor(width), tensor(width), tensor(width)];
         specs.push(spec(StepOp::Add(ops::Add { width }), three(), FEW));
         specs.push(spec(StepOp::SiluMul(ops::SiluMul { width }), three(), FEW));
+        specs.push(spec(
+            StepOp::Bias(ops::Bias { width }),
+            vec![tensor(width), vector(width), tensor(width)],
+            FEW,
+        ));
         let gather =
             spec(StepOp::GatherRows(ops::GatherRows { width }), vec![tensor(width), tensor(width)], FEW);
         specs.push(KernelSpec { rows: Rows::Outputs, ..gather });

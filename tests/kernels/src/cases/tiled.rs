@@ -6,7 +6,7 @@ use hyc_plan::*;
 use super::attention::{attention, caches, every};
 use super::experts::{Mixture, experts, router};
 use super::projections::{EPILOGUES, Qkv, append, linear, qkv, rope, scaled_ropes};
-use super::{Case, Fill, MANY, Sequences, Store, case, sized, spec, tensor};
+use super::{Case, Fill, MANY, Sequences, Store, case, sized, spec, tensor, vector};
 
 pub fn all() -> Vec<Case> {
     [linears(), vocabulary(), projections(), mixed(), attentions(), ties(), mixtures(), rows()].concat()
@@ -261,6 +261,7 @@ fn rows() -> Vec<Case> {
     for spec in [
         spec(StepOp::Add(ops::Add { width }), three(), MANY),
         spec(StepOp::SiluMul(ops::SiluMul { width }), three(), MANY),
+        spec(StepOp::Bias(ops::Bias { width }), vec![tensor(width), vector(width), tensor(width)], MANY),
     ] {
         cases.extend([1, 300].map(|rows| case("rows", &spec, &[(0, rows)], ERROR)));
     }
