@@ -162,6 +162,13 @@ fn in_tiles(spec: &KernelSpec) -> bool {
     })
 }
 
+/// Whether some weights are in panels.
+fn in_panels(spec: &KernelSpec) -> bool {
+    spec.operands.iter().any(|operand| {
+        matches!(operand, OperandSpec::Weight(format) if matches!(format.layout, Layout::Panels { .. }))
+    })
+}
+
 /// Whether a tensor lies in rows.
 fn in_rows(spec: &KernelSpec, name: &str) -> bool {
     let operand = spec.at(name).and_then(|at| spec.operands.get(at));
@@ -213,6 +220,9 @@ fn check(spec: &KernelSpec) -> Result<(), String> {
         }
     }
     match spec.op {
+        StepOp::QkvAppend(_) if in_tiles(spec) && in_panels(spec) => {
+            Err("projections of which some are in tiles and some in panels".to_string())
+        }
         StepOp::QkvAppend(op) if op.gates > 0 && !(in_tiles(spec) && qkv_tile(&op).is_some()) => {
             Err("gates beside projections that do not end in registers".to_string())
         }

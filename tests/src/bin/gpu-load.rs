@@ -30,8 +30,8 @@ struct Args {
     #[arg(long, default_value = "/tmp")]
     out: PathBuf,
     /// Loads of each kind
-    #[arg(long, default_value_t = 3)]
-    repeat: usize,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    repeat: u64,
 }
 
 fn main() -> ExitCode {
@@ -41,8 +41,8 @@ fn main() -> ExitCode {
 
 fn load(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), String> {
     let out = args.out.join(format!("{name}-weights.hyc"));
-    let bytes = with_weights(path, &out)?;
     let bus = bus_rate()?;
+    let bytes = with_weights(path, &out)?;
     for (what, verify) in [("checked", LoadOptions::default().verify), ("unchecked", Verify::Header)] {
         let times: Result<Vec<f64>, String> = (0..args.repeat).map(|_| first_token(&out, verify)).collect();
         let row = times.map(|mut times| {

@@ -1,5 +1,6 @@
 //! Products of bf16 tiles on tensor cores, `y = W x`: for a few rows (bound by the bytes of W) and for many (bound by
-//! the tensor cores). The rows are packed first.
+//! the tensor cores). Rows that
+//! lie in f32 are packed first, save the only one of [`M1`].
 
 use super::feed::{Feed, MOST_RAW};
 use super::matrices::{Inputs, RawRows};

@@ -87,15 +87,11 @@ fn copy_file(
         Ok(true)
     };
     let work = || -> Result<()> {
-        let run = || {
-            let mut staging = Staging::new(device)?;
-            while step(&mut staging)? {}
-            Ok(())
-        };
-        let result = run();
-        // One error ends them all.
-        stop.fetch_or(result.is_err(), Ordering::Relaxed);
-        result
+        let last = Last(&stop);
+        let mut staging = Staging::new(device)?;
+        while step(&mut staging)? {}
+        last.ended_well();
+        Ok(())
     };
     let threads = Machine::here().cores().min(MOST_THREADS).min(pieces.len());
     let total = total(model);
@@ -104,16 +100,17 @@ fn copy_file(
         let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
         let others: Vec<_> = (1..threads).filter_map(spawn).collect();
         let mut own = || -> Result<()> {
+            let last = Last(&stop);
             let mut staging = Staging::new(device)?;
             while step(&mut staging)? {
                 if !progress(done.load(Ordering::Relaxed), total) {
                     return Err(cancelled());
                 }
             }
+            last.ended_well();
             Ok(())
         };
         let mut result = own();
-        stop.fetch_or(result.is_err(), Ordering::Relaxed);
         for other in others {
             let of_other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             result = result.and(of_other);
@@ -121,6 +118,22 @@ fn copy_file(
         result
     })?;
     if progress(total, total) { Ok(()) } else { Err(cancelled()) }
+}
+
+/// An error or a panic of one thread ends them all.
+struct Last<'a>(&'a AtomicBool);
+
+impl Last<'_> {
+    /// Leaves the others to their work.
+    fn ended_well(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Last<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Those that are made up, one behind the other.

@@ -205,6 +205,10 @@ impl Gpu {
         let mut values = vec![lists.address];
         values.extend(operands.iter().map(|buffer| buffer.address));
         values.push(scratch.address);
+        if decoys.len() > 1 {
+            let message = "two choices that come late: the second launch would wait for the first".into();
+            return Err(Fault { message, fatal: false });
+        }
         let mut kept = Vec::new();
         for decoy in decoys {
             let to = &operands[decoy.operand];

@@ -13,7 +13,7 @@ use hyc_kernel_tests::case::tiled;
 use hyc_kernel_tests::compare::{Limits, Step};
 use hyc_kernel_tests::manifest::{Kernel, Manifest};
 use hyc_kernel_tests::{Batch, Case, Memory, Rng, memory, run_reference, sample_rows};
-use hyc_plan::{KernelSpec, Kind, Role, StepOp};
+use hyc_plan::{KernelSpec, Kind, OperandSpec, Role, StepOp};
 use serde::{Deserialize, Serialize};
 
 use crate::Args;
@@ -115,20 +115,25 @@ fn check(
     step.check(&limits(&case))
 }
 
-/// Other choices than those that the step reads, each of which could be one: the same from last to first.
+/// Other choices than those that the step reads, each of which could be one: the chosen ones of each row, each in the place of the one
+/// before.
 fn decoys(spec: &KernelSpec, before: &[Memory]) -> Vec<Decoy> {
     let chosen =
         |role: &Role| !role.writes() && matches!(role.kind, Kind::Selection { .. } | Kind::Experts { .. });
     let of = |(operand, memory): (usize, &Memory)| {
-        let mut decoy = memory.clone();
-        let words = decoy.bytes_mut();
-        words.reverse();
-        words.chunks_exact_mut(4).for_each(<[u8]>::reverse);
-        Decoy { operand, memory: decoy }
+        let OperandSpec::Tensor { width, stride, .. } = spec.operands[operand] else { return None };
+        let (word, mut decoy) = (size_of::<i32>(), memory.clone());
+        for row in decoy.bytes_mut().chunks_exact_mut(word * stride as usize) {
+            let chosen = |word: &[u8]| word.last().is_some_and(|high| high & 0x80 == 0);
+            let words =
+                row[..word * width as usize].chunks_exact(word).take_while(|word| chosen(word)).count();
+            row[..word * words].rotate_left(word.min(word * words));
+        }
+        Some(Decoy { operand, memory: decoy })
     };
     let roles = spec.op.roles();
     let chosen = roles.iter().zip(before.iter().enumerate()).filter(|(role, _)| chosen(role));
-    chosen.map(|(_, memory)| of(memory)).collect()
+    chosen.filter_map(|(_, memory)| of(memory)).collect()
 }
 
 /// Runs one kernel, telling of it; a fault that nothing survives ends the process.
