@@ -62,6 +62,11 @@ pub fn shipped() -> Arc<Table> {
     Arc::clone(TABLE.get_or_init(|| Arc::new(Table::parse(SHIPPED).unwrap_or_default())))
 }
 
+/// Whether any of these is tiles.
+fn in_tiles(weights: &[Layout]) -> bool {
+    weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. }))
+}
+
 impl Backend for Nvidia {
     fn target(&self) -> Target {
         Target::Nvidia(self.gpu)
@@ -84,12 +89,11 @@ impl Backend for Nvidia {
 
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
         // Norms' weights are vectors.
-        tiles_rows(op, weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. })))
+        tiles_rows(op, in_tiles(weights))
     }
 
     fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {
-        let tiled = weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. }));
-        tiled && qkv_tile(op).is_some()
+        in_tiles(weights) && qkv_tile(op).is_some()
     }
 
     fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {

@@ -3,6 +3,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // Tables of test programs: they may end at a closed pipe.
 
 pub mod directed;
+#[cfg(feature = "cuda")]
+pub mod first_gpu;
 pub mod guard;
 pub mod mutate;
 pub mod parity;

@@ -1,6 +1,6 @@
 //! What each graph op says of its operands and results.
 
-use hyc_plan::ops::GATES;
+use hyc_plan::ops::gates;
 use hyc_plan::{Epilogue, GateMode, Reach};
 
 use crate::op::*;
@@ -30,11 +30,6 @@ fn sink(has: bool) -> Option<(&'static str, Takes)> {
 /// The page lists of `sel`, where they are read.
 fn lists(has: bool) -> Option<(&'static str, Takes)> {
     has.then_some(("lists", Takes::PageLists { of: "sel" }))
-}
-
-/// Weight and logits of each gate that is projected.
-fn projected_gates(op: &QkvAppend) -> impl Iterator<Item = (&'static str, &'static str)> {
-    GATES.into_iter().take(op.gates.unwrap_or(0) as usize)
 }
 
 /// Ops whose operands and results do not depend on their attributes.
@@ -208,14 +203,14 @@ impl Described for QkvAppend {
             list.extend([("q_norm", Takes::Weight)]);
             list.extend(self.own_kv.then_some(("k_norm", Takes::Weight)));
         }
-        list.extend(projected_gates(self).map(|(weight, _)| (weight, Takes::Weight)));
+        list.extend(gates(self.gates.unwrap_or(0)).map(|(weight, _)| (weight, Takes::Weight)));
         list.extend(self.own_kv.then_some(("cache", Takes::Append)));
         list
     }
 
     fn gives(&self) -> List<Gives> {
         let mut list = gives([("q", Gives::Tensor)]);
-        list.extend(projected_gates(self).map(|(_, logits)| (logits, Gives::Tensor)));
+        list.extend(gates(self.gates.unwrap_or(0)).map(|(_, logits)| (logits, Gives::Tensor)));
         list.extend(self.own_kv.then_some(("cache", Gives::Cache(Version::After("cache")))));
         list
     }

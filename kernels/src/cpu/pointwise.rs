@@ -82,45 +82,39 @@ pub fn emit_binary(
     width: u64,
     op: impl Fn(&mut Emit<'_>, Value, Value) -> Value,
 ) {
-    rows(e, tensors, |e, _, [a, b, out]| {
-        e.row_loop(
-            width,
-            |e, i| {
-                let (a, b, to) = (e.at(a, i, 4), e.at(b, i, 4), e.at(out, i, 4));
-                let (a, b) = (e.load4(a, 0), e.load4(b, 0));
-                let y = op(e, a, b);
-                e.store(y, to, 0);
-            },
-            |e, i| {
-                let (a, b, to) = (e.at(a, i, 4), e.at(b, i, 4), e.at(out, i, 4));
-                let (a, b) = (e.load_splat(a, 0), e.load_splat(b, 0));
-                let y = op(e, a, b);
-                let y = e.lane(y, 0);
-                e.store(y, to, 0);
-            },
-        );
-    });
+    rows(e, tensors, |e, _, row| elements(e, row, width, &op));
+}
+
+/// The same of two rows and a third, at these addresses.
+fn elements(
+    e: &mut Emit<'_>,
+    [a, b, out]: [Value; 3],
+    width: u64,
+    op: &impl Fn(&mut Emit<'_>, Value, Value) -> Value,
+) {
+    e.row_loop(
+        width,
+        |e, i| {
+            let (a, b, to) = (e.at(a, i, 4), e.at(b, i, 4), e.at(out, i, 4));
+            let (a, b) = (e.load4(a, 0), e.load4(b, 0));
+            let y = op(e, a, b);
+            e.store(y, to, 0);
+        },
+        |e, i| {
+            let (a, b, to) = (e.at(a, i, 4), e.at(b, i, 4), e.at(out, i, 4));
+            let (a, b) = (e.load_splat(a, 0), e.load_splat(b, 0));
+            let y = op(e, a, b);
+            let y = e.lane(y, 0);
+            e.store(y, to, 0);
+        },
+    );
 }
 
 /// Emits `Bias`.
 pub fn emit_bias(e: &mut Emit<'_>, width: u64) {
     let weight = e.operand("weight");
     rows(e, ["x", "out"], |e, _, [x, out]| {
-        e.row_loop(
-            width,
-            |e, i| {
-                let (x, b, to) = (e.at(x, i, 4), e.at(weight, i, 4), e.at(out, i, 4));
-                let (x, b) = (e.load4(x, 0), e.load4(b, 0));
-                let y = e.fadd(x, b);
-                e.store(y, to, 0);
-            },
-            |e, i| {
-                let (x, b, to) = (e.at(x, i, 4), e.at(weight, i, 4), e.at(out, i, 4));
-                let (x, b) = (e.load(x, 0), e.load(b, 0));
-                let y = e.fadd(x, b);
-                e.store(y, to, 0);
-            },
-        );
+        elements(e, [x, weight, out], width, &|e: &mut Emit<'_>, x, b| e.fadd(x, b));
     });
 }
 

@@ -157,16 +157,16 @@ fn of(spec: &KernelSpec, rows: &[Row]) -> Vec<Variant> {
 
 /// Whether the weights of a product are in tiles.
 fn in_tiles(spec: &KernelSpec) -> bool {
-    spec.operands.iter().any(|operand| {
-        matches!(operand, OperandSpec::Weight(format) if matches!(format.layout, Layout::Tiles { .. }))
-    })
+    any_weight(spec, |layout| matches!(layout, Layout::Tiles { .. }))
 }
 
 /// Whether some weights are in panels.
 fn in_panels(spec: &KernelSpec) -> bool {
-    spec.operands.iter().any(|operand| {
-        matches!(operand, OperandSpec::Weight(format) if matches!(format.layout, Layout::Panels { .. }))
-    })
+    any_weight(spec, |layout| matches!(layout, Layout::Panels { .. }))
+}
+
+fn any_weight(spec: &KernelSpec, is: fn(&Layout) -> bool) -> bool {
+    spec.operands.iter().any(|operand| matches!(operand, OperandSpec::Weight(format) if is(&format.layout)))
 }
 
 /// Whether a tensor lies in rows.

@@ -63,36 +63,39 @@ fn sigmoid(k: &mut Kernel<'_>, lanes: u64, x: &str) -> Value {
 
 /// `out = f(a, b)`.
 fn binary(k: &mut Kernel<'_>, width: u64, f: impl Fn(&mut Kernel<'_>, &str, &str) -> Value) {
-    let (team, row) = (k.block(), k.row());
-    let [a, b, out] = ["a", "b", "out"].map(|name| k.tensor_row(name, &row));
-    k.columns(&team, width, LANES, |k, columns| {
+    let row = k.row();
+    let rows = ["a", "b", "out"].map(|name| k.tensor_row(name, &row));
+    elements(k, &rows, (width, LANES), f);
+}
+
+fn bias(k: &mut Kernel<'_>, width: u64) {
+    // Nothing stands behind the vector's end.
+    let lanes = if width % LANES == 0 { LANES } else { 1 };
+    let row = k.row();
+    let [x, out] = ["x", "out"].map(|name| k.tensor_row(name, &row));
+    let weight = k.operand("weight");
+    elements(k, &[x, weight, out], (width, lanes), |k, x, b| k.floats_with(lanes, "addf", x, b));
+}
+
+/// Maps the first two rows to the third, so many elements at a time.
+fn elements(
+    k: &mut Kernel<'_>,
+    [a, b, out]: &[Value; 3],
+    (width, lanes): (u64, u64),
+    f: impl Fn(&mut Kernel<'_>, &str, &str) -> Value,
+) {
+    let team = k.block();
+    k.columns(&team, width, lanes, |k, columns| {
         let loaded: Vec<[Value; 2]> =
-            columns.iter().map(|c| [&a, &b].map(|x| k.load(Elem::F32, LANES, x, c))).collect();
+            columns.iter().map(|c| [a, b].map(|x| k.load(Elem::F32, lanes, x, c))).collect();
         for (column, [a, b]) in columns.iter().zip(&loaded) {
             let y = f(k, a, b);
-            k.store(LANES, &out, column, &y);
+            k.store(lanes, out, column, &y);
         }
     });
 }
 
 /// `out = x * sigmoid(g)`, one g per element or head.
-fn bias(k: &mut Kernel<'_>, width: u64) {
-    let (team, row) = (k.block(), k.row());
-    let lanes = if width % LANES == 0 { LANES } else { 1 };
-    let [x, out] = ["x", "out"].map(|name| k.tensor_row(name, &row));
-    let weight = k.operand("weight");
-    k.columns(&team, width, lanes, |k, columns| {
-        let loaded: Vec<[Value; 2]> = columns
-            .iter()
-            .map(|column| [&x, &weight].map(|from| k.load(Elem::F32, lanes, from, column)))
-            .collect();
-        for (column, [x, b]) in columns.iter().zip(&loaded) {
-            let y = k.floats_with(lanes, "addf", x, b);
-            k.store(lanes, &out, column, &y);
-        }
-    });
-}
-
 fn gate(k: &mut Kernel<'_>, heads: u64, v_dim: u64, mode: GateMode) {
     // Lanes of a chunk that crosses heads would have several gates.
     let by_head = mode == GateMode::Head;

@@ -1,6 +1,6 @@
 //! Matrix products and what is fused around them.
 
-use hyc_plan::ops::{GATES, QkvAppend};
+use hyc_plan::ops::{QkvAppend, gates};
 use hyc_plan::{AttnShape, Epilogue};
 
 use super::pointwise::{normalise, rotate, sigmoid};
@@ -60,7 +60,7 @@ pub fn qkv_append(v: &Views, c: &QkvAppend) {
             q.iter().zip(h * qk_dim..).for_each(|(q, col)| q_rows.set(*row, col, *q));
         }
     }
-    for (weight, logits) in GATES.into_iter().take(c.gates as usize) {
+    for (weight, logits) in gates(c.gates) {
         let to = v.tensor(logits);
         for h in 0..heads {
             let weights = project(weight, h, v_dim);

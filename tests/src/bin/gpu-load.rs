@@ -15,7 +15,7 @@ use hyc::source::Weights;
 use hyc::write::{self, Artefact};
 use hyc_plan::bind;
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions, Verify};
-use hyc_tests::{Table, each_artefact, text};
+use hyc_tests::{Table, each_artefact, first_gpu, text};
 
 /// Time the load of artefacts compiled with `--no-weights`, with weights that are made up
 #[derive(Debug, Parser)]
@@ -96,21 +96,11 @@ fn first_token(path: &Path, verify: Verify) -> Result<f64, String> {
 /// Bytes a second from pinned memory to the first GPU.
 fn bus_rate() -> Result<f64, String> {
     const BYTES: usize = 1 << 30;
-    let check = |result: sys::CUresult| match result {
-        sys::CUresult::CUDA_SUCCESS => Ok(()),
-        other => Err(format!("measuring the bus: {other:?}")),
-    };
-    // SAFETY: only looks for the library; later calls are made where it was found.
-    if !unsafe { sys::is_culib_present() } {
-        return Err("there is no NVIDIA driver here (libcuda)".into());
-    }
-    let (mut device, mut context, mut from, mut to) = (0, std::ptr::null_mut(), std::ptr::null_mut(), 0);
+    first_gpu::enter()?;
+    let check = |result| first_gpu::check(result, "measuring the bus");
+    let (mut from, mut to) = (std::ptr::null_mut(), 0);
     // SAFETY: plain calls of the driver with places for their results; both allocations have the bytes that are copied.
     unsafe {
-        check(sys::cuInit(0))?;
-        check(sys::cuDeviceGet(&mut device, 0))?;
-        check(sys::cuDevicePrimaryCtxRetain(&mut context, device))?;
-        check(sys::cuCtxSetCurrent(context))?;
         check(sys::cuMemAllocHost_v2(&mut from, BYTES))?;
         check(sys::cuMemAlloc_v2(&mut to, BYTES))?;
         let mut best = 0f64;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use cudarc::driver::sys;
 use hyc_runtime::{LoadOptions, Model, SequenceId, Session, SessionOptions, Verify};
-use hyc_tests::{Table, each_artefact, text};
+use hyc_tests::{Table, each_artefact, first_gpu, text};
 
 /// Run artefacts compiled with `--no-weights` at the lengths that they are made for
 #[derive(Debug, Parser)]
@@ -60,25 +60,11 @@ fn main() -> ExitCode {
 
 /// Bytes that the first GPU can still give, in its primary context, which stays open.
 fn free_bytes() -> Result<u64, String> {
-    // SAFETY: only looks for the library; later calls are made where it was found.
-    if !unsafe { sys::is_culib_present() } {
-        return Err("there is no NVIDIA driver here (libcuda)".into());
-    }
-    let (mut device, mut context, mut free, mut total) = (0, std::ptr::null_mut(), 0, 0);
-    // SAFETY: plain calls of the driver with places for their results.
-    let results = unsafe {
-        [
-            sys::cuInit(0),
-            sys::cuDeviceGet(&mut device, 0),
-            sys::cuDevicePrimaryCtxRetain(&mut context, device),
-            sys::cuCtxSetCurrent(context),
-            sys::cuMemGetInfo_v2(&mut free, &mut total),
-        ]
-    };
-    match results.into_iter().find(|result| *result != sys::CUresult::CUDA_SUCCESS) {
-        Some(result) => Err(format!("asking for free memory: {result:?}")),
-        None => Ok(free as u64),
-    }
+    first_gpu::enter()?;
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: places for the results.
+    first_gpu::check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "asking for free memory")?;
+    Ok(free as u64)
 }
 
 fn shape(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), String> {

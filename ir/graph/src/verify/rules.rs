@@ -5,7 +5,7 @@ use super::view::View;
 use crate::graph::{Graph, OpId};
 use crate::op::{self, Op};
 use crate::types::{Dim, Sym, Type};
-use hyc_plan::ops::GATES;
+use hyc_plan::ops::{self, GATES};
 use hyc_plan::{Elem, Epilogue, GateMode};
 
 /// Reports what is wrong with an op whose arity is right.
@@ -293,7 +293,7 @@ impl View<'_> {
             }
         }
         let mut v_dim = own.then(|| self.cache_operand("cache")).transpose()?.map(|cache| cache.v_dim);
-        for (weight, logits) in GATES.into_iter().take(gates.unwrap_or(0) as usize) {
+        for (weight, logits) in ops::gates(gates.unwrap_or(0)) {
             let [width, _] = *self.weight(weight)? else { return Err(fault("a projection is a matrix")) };
             let dim = *v_dim.get_or_insert(width / heads);
             if heads.checked_mul(dim) != Some(width) {

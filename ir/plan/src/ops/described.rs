@@ -146,7 +146,6 @@ impl Op for QkvAppend {
 
     fn roles(&self) -> Vec<Role> {
         let QkvAppend { in_features, shape, norm, qk_norm, own_kv, gates, .. } = *self;
-        let gates = || GATES.iter().take(gates as usize);
         let AttnShape { heads, kv_heads, qk_dim, v_dim } = shape;
         let mut roles = vec![product_input(in_features, norm)];
         roles.extend(norm.map(|_| read("norm", Kind::Vector(in_features))));
@@ -159,9 +158,11 @@ impl Op for QkvAppend {
             roles.push(read("q_norm", Kind::Vector(qk_dim)));
             roles.extend(own_kv.then(|| read("k_norm", Kind::Vector(qk_dim))));
         }
-        roles.extend(gates().map(|(weight, _)| read(weight, projection(heads, v_dim, in_features))));
+        roles.extend(
+            super::gates(gates).map(|(weight, _)| read(weight, projection(heads, v_dim, in_features))),
+        );
         roles.push(write("q", slices(heads, qk_dim)));
-        roles.extend(gates().map(|(_, logits)| write(logits, sliced_tiles(heads, v_dim))));
+        roles.extend(super::gates(gates).map(|(_, logits)| write(logits, sliced_tiles(heads, v_dim))));
         roles.extend(own_kv.then(|| append("cache", kv_heads, qk_dim, v_dim)));
         roles
     }

@@ -72,6 +72,11 @@ pub struct Linear {
 /// Weight and logits of each gate that `QkvAppend` may project.
 pub const GATES: [(&str, &str); 2] = [("wg1", "gate1"), ("wg2", "gate2")];
 
+/// Those of the first `count` of them.
+pub fn gates(count: u64) -> impl Iterator<Item = (&'static str, &'static str)> {
+    GATES.into_iter().take(count as usize)
+}
+
 /// Projections to q (and k, v where `own_kv`), optional QK-norm, RoPE on q and k, and the append of
 /// k, v to the layer's cache at each row's position. q is left unscaled. Beside them the logits of elementwise gates.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

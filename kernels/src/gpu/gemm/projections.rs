@@ -1,7 +1,7 @@
 //! What the kernels of `QkvAppend` share: what is projected to.
 
 use hyc_plan::PANEL;
-use hyc_plan::ops::{GATES, QkvAppend};
+use hyc_plan::ops::{self, GATES, QkvAppend};
 
 /// What is projected to.
 #[derive(Clone, Copy)]
@@ -15,7 +15,7 @@ pub enum Projection {
 
 /// The gates of an op, each with the name of its logits.
 pub fn gates(c: &QkvAppend) -> impl Iterator<Item = (usize, &'static str)> {
-    GATES.into_iter().take(c.gates as usize).map(|(_, logits)| logits).enumerate()
+    ops::gates(c.gates).map(|(_, logits)| logits).enumerate()
 }
 
 impl Projection {

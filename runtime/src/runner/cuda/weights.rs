@@ -86,10 +86,14 @@ fn copy_file(
         done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(true)
     };
-    let work = || -> Result<()> {
+    let work = |goes_on: &mut dyn FnMut() -> bool| -> Result<()> {
         let last = Last(&stop);
         let mut staging = Staging::new(device)?;
-        while step(&mut staging)? {}
+        while step(&mut staging)? {
+            if !goes_on() {
+                return Err(cancelled());
+            }
+        }
         last.ended_well();
         Ok(())
     };
@@ -97,20 +101,9 @@ fn copy_file(
     let total = total(model);
     std::thread::scope(|scope| {
         // Where the system refuses a thread, those that are there do its work.
-        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, || work(&mut || true)).ok();
         let others: Vec<_> = (1..threads).filter_map(spawn).collect();
-        let mut own = || -> Result<()> {
-            let last = Last(&stop);
-            let mut staging = Staging::new(device)?;
-            while step(&mut staging)? {
-                if !progress(done.load(Ordering::Relaxed), total) {
-                    return Err(cancelled());
-                }
-            }
-            last.ended_well();
-            Ok(())
-        };
-        let mut result = own();
+        let mut result = work(&mut || progress(done.load(Ordering::Relaxed), total));
         for other in others {
             let of_other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             result = result.and(of_other);

@@ -205,18 +205,21 @@ impl Gpu {
         let mut values = vec![lists.address];
         values.extend(operands.iter().map(|buffer| buffer.address));
         values.push(scratch.address);
-        if decoys.len() > 1 {
-            let message = "two choices that come late: the second launch would wait for the first".into();
-            return Err(Fault { message, fatal: false });
-        }
-        let mut kept = Vec::new();
-        for decoy in decoys {
-            let to = &operands[decoy.operand];
-            kept.push(Buffer::of(before[decoy.operand].bytes())?);
-            to.write(decoy.memory.bytes())?;
-            self.launch_late(kept.last().map_or(0, |from| from.address), to)?;
-        }
-        self.launch(module, (kernel, name), batch, (&mut values, !decoys.is_empty()))?;
+        // What the late launch copies from lives until the stream is through.
+        let late = match decoys {
+            [] => None,
+            [decoy] => {
+                let (from, to) = (Buffer::of(before[decoy.operand].bytes())?, &operands[decoy.operand]);
+                to.write(decoy.memory.bytes())?;
+                self.launch_late(from.address, to)?;
+                Some(from)
+            }
+            _ => {
+                let message = "two choices that come late: the second launch would wait for the first".into();
+                return Err(Fault { message, fatal: false });
+            }
+        };
+        self.launch(module, (kernel, name), batch, (&mut values, late.is_some()))?;
         // SAFETY: the stream lives as long as the process.
         let result = unsafe { sys::cuStreamSynchronize(self.stream) };
         check(result, "running").map_err(|fault| Fault { fatal: true, ..fault })?;
