@@ -253,7 +253,14 @@ pub fn gpu_code(plan: &mut Plan, wanted: Wanted) -> Result<hyc_kernels::gpu::Ptx
     let specs = specs(plan);
     let requests: Vec<gpu::Request<'_>> =
         specs.iter().zip(&plan.kernels).map(|((_, spec), kernel)| request(kernel, spec, wanted)).collect();
-    let ptx = gpu::compile(&requests, gpu).map_err(internal)?;
+    let slices: Vec<gpu::SliceRequest<'_>> = (0..plan.slice_kernels.len())
+        .filter_map(|index| plan.slices.iter().find(|slice| slice.kernel as usize == index))
+        .map(|slice| slice_request(plan, slice, wanted))
+        .collect();
+    let ptx = gpu::compile_sliced(&requests, &slices, gpu).map_err(internal)?;
+    for (kernel, launch) in plan.slice_kernels.iter_mut().zip(&ptx.slices) {
+        kernel.launch = Some(launch.clone());
+    }
     for ((entry, kernel), (_, spec)) in plan.kernels.iter_mut().zip(&ptx.kernels).zip(&specs) {
         entry.scratch_bytes = kernel.scratch_bytes;
         entry.code = hyc_plan::Code::Nvidia { launches: kernel.launches.clone() };
@@ -280,6 +287,23 @@ pub(crate) fn request<'a>(
     let names = kernel.variants.iter().map(|variant| variant.name.as_str());
     let variants = names.filter(|name| wanted.all_variants || chosen(name)).collect();
     hyc_kernels::gpu::Request { name: &kernel.name, spec, variants, clocked: wanted.clocks }
+}
+
+/// What is asked of it for a slice.
+#[cfg(feature = "llvm")]
+fn slice_request<'p>(
+    plan: &'p Plan,
+    slice: &hyc_plan::Slice,
+    wanted: Wanted,
+) -> hyc_kernels::gpu::SliceRequest<'p> {
+    let kernel = &plan.slice_kernels[slice.kernel as usize];
+    let specs = plan.steps[slice.steps()].iter().map(|step| plan.spec(step));
+    hyc_kernels::gpu::SliceRequest {
+        name: &kernel.name,
+        steps: specs.zip(slice.parts.iter().cloned()).collect(),
+        blocks: kernel.blocks,
+        clocked: wanted.clocks,
+    }
 }
 
 /// Name and spec of each kernel.

@@ -10,6 +10,7 @@ mod nvidia;
 mod operands;
 mod panels;
 pub mod reference;
+mod slices;
 mod this_build;
 mod tiles;
 

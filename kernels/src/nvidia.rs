@@ -5,11 +5,13 @@ use std::sync::{Arc, OnceLock};
 use hyc_plan::ops::QkvAppend;
 use hyc_plan::table::Table;
 use hyc_plan::{
-    Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, StepOp, Target, Variant,
+    Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, RowRange, Slicer, StepOp,
+    Target, Variant,
 };
 
 use crate::lists::page_lists;
 use crate::panels::panels;
+use crate::slices::tasks;
 use crate::tiles::{qkv_tile, tiles_rows};
 
 /// What was measured on the cards that hyc is tuned for.
@@ -98,6 +100,11 @@ impl Backend for Nvidia {
 
     fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {
         page_lists(op, caches).filter(|_| self.tensor_cores)
+    }
+
+    fn slicer(&self) -> Option<Slicer> {
+        let blocks = u64::from(self.gpu.multiprocessors);
+        self.tensor_cores.then_some(Slicer { tasks, rows: RowRange::new(1, 1), blocks })
     }
 
     fn samples(&self) -> bool {

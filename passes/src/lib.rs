@@ -19,6 +19,7 @@ mod plan_memory;
 mod rewrite;
 mod schedule;
 mod select_kernels;
+mod slices;
 mod tile_rows;
 mod told_plan;
 

@@ -18,6 +18,7 @@ use crate::kernel_name;
 use crate::plan_memory::Arena;
 use crate::rewrite::{cache_reads, cache_roots};
 use crate::select_kernels::{KernelChoice, Selected, cache_spec, variants};
+use crate::slices;
 
 const PASS: &str = "schedule";
 
@@ -55,6 +56,8 @@ pub fn run(
         chains: chains(graph),
         logits,
         sampled: None,
+        slices: vec![],
+        slice_kernels: vec![],
     };
     for (id, lowered, kernel) in &selected.steps {
         let operands: Option<Vec<Operand>> = lowered.operands.iter().map(|v| ids.get(v).copied()).collect();
@@ -69,6 +72,7 @@ pub fn run(
     if backend.samples() {
         add_sampling(&mut plan, backend)?;
     }
+    slices::add(&mut plan, backend);
     plan.verify()
         .map_err(|errors| PassError::new(PASS, format!("the plan is not valid: {}", listed(&errors))))?;
     Ok(plan)

@@ -6,7 +6,7 @@ use hyc_ir::{Graph, OpId, text};
 use hyc_passes::{PASSES, origins, rewrites, run_named};
 use hyc_plan::ops::QkvAppend;
 use hyc_plan::{
-    Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, ListShape, StepOp, Target, Variant,
+    Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, ListShape, Slicer, StepOp, Target, Variant,
 };
 
 /// A back end that keeps f32 in rows.
@@ -34,6 +34,10 @@ impl Backend for Rows {
     }
 
     fn page_lists(&self, _: &StepOp, _: &[CacheSpec]) -> Option<ListShape> {
+        None
+    }
+
+    fn slicer(&self) -> Option<Slicer> {
         None
     }
 

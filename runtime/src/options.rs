@@ -1,5 +1,7 @@
 //! How a session is set up.
 
+use std::time::Duration;
+
 use crate::memory::Machine;
 
 /// What a session on a GPU does its own way.
@@ -8,11 +10,17 @@ pub struct GpuOptions {
     /// Whether decode passes are captured once and replayed. Without it each kernel is launched by itself, and
     /// the error of a kernel that fails says which one it was.
     pub graphs: bool,
+    /// Whether a captured pass of one row computes runs of its steps in one persistent launch each, where the artefact has
+    /// such. Without it each step is launched by itself, which takes as long.
+    pub slices: bool,
+    /// How long a task of such a launch waits for another at most: then the launch fails, and its error names both. Other
+    /// processes on the device count.
+    pub patience: Duration,
 }
 
 impl Default for GpuOptions {
     fn default() -> GpuOptions {
-        GpuOptions { graphs: true }
+        GpuOptions { graphs: true, slices: false, patience: Duration::from_secs(10) }
     }
 }
 

@@ -167,7 +167,7 @@ fn gpu(test: &str) -> bool {
 }
 
 fn options(graphs: bool) -> SessionOptions {
-    SessionOptions { gpu: GpuOptions { graphs }, ..SessionOptions::default() }
+    SessionOptions { gpu: GpuOptions { graphs, ..GpuOptions::default() }, ..SessionOptions::default() }
 }
 
 /// Feeds prompts and then single tokens to three sequences; the best token after each step, in order.

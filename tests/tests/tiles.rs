@@ -13,7 +13,7 @@ use hyc_kernels::{Generator, Nvidia};
 use hyc_plan::ops::QkvAppend;
 use hyc_plan::{
     Backend, CacheSpec, Codec, Elem, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, NvidiaArch, Plan,
-    StepOp, Variant, bind,
+    Slicer, StepOp, Variant, bind,
 };
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::relative_error;
@@ -85,6 +85,10 @@ impl Backend for Card {
         let lists = self.inner.page_lists(op, caches)?;
         // The first of two chunks has them; the second, of 54 rows, does not.
         self.lists.map(|tile| ListShape { tile, least: lists.least.min(55) })
+    }
+
+    fn slicer(&self) -> Option<Slicer> {
+        None
     }
 
     fn samples(&self) -> bool {

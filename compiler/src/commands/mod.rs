@@ -145,12 +145,15 @@ struct GpuArgs {
     /// On a GPU: launch each kernel by itself, so that an error says which one failed
     #[arg(long)]
     no_graphs: bool,
+    /// On a GPU: compute runs of products of a decode step in one persistent launch each, not launch by launch
+    #[arg(long)]
+    slices: bool,
 }
 
 impl GpuArgs {
     /// The runtime's options.
     fn options(&self) -> GpuOptions {
-        GpuOptions { graphs: !self.no_graphs }
+        GpuOptions { graphs: !self.no_graphs, slices: self.slices, ..GpuOptions::default() }
     }
 }
 

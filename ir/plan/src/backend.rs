@@ -6,6 +6,7 @@ use crate::layout::Layout;
 use crate::lists::ListShape;
 use crate::ops::QkvAppend;
 use crate::roles::Kind;
+use crate::slice::Slicer;
 use crate::spec::KernelSpec;
 use crate::step::StepOp;
 use crate::target::Target;
@@ -36,6 +37,9 @@ pub trait Backend {
 
     /// Whether a pass ends with the choice of tokens on the target. Else the session chooses them from the logits.
     fn samples(&self) -> bool;
+
+    /// Its persistent kernels; `None`: it has none.
+    fn slicer(&self) -> Option<Slicer>;
 
     /// The ways in which its kernels can compute this, one at least, with what was measured of them. Errors: why there is no
     /// kernel for it.

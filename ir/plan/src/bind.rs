@@ -72,6 +72,20 @@ fn of_step(plan: &Plan, step: &Step) -> Sha {
     kernel_digest(&plan.target, &plan.spec(step), kernel)
 }
 
+/// The digest of what the code of a plan's slices of one kernel is made from.
+fn slice_digest(plan: &Plan, kernel: usize) -> Option<Sha> {
+    let slice = plan.slices.iter().find(|slice| slice.kernel as usize == kernel)?;
+    let specs: Vec<KernelSpec> = plan.steps[slice.steps()].iter().map(|step| plan.spec(step)).collect();
+    Some(digest(&("hyc slice", &plan.target, specs, &slice.parts, &plan.slice_kernels[kernel])))
+}
+
+/// The symbols of all code with their digests: kernels', then slices'. The plan must be verified.
+pub fn code_digests(plan: &Plan) -> Vec<(String, Option<Sha>)> {
+    let kernels = plan.kernels.iter().map(|kernel| symbol(&kernel.name)).zip(kernel_digests(plan));
+    let slices = plan.slice_kernels.iter().enumerate();
+    kernels.chain(slices.map(|(i, kernel)| (symbol(&kernel.name), slice_digest(plan, i)))).collect()
+}
+
 /// Digests of all kernels, by the first step that runs each. The plan must be verified.
 pub fn kernel_digests(plan: &Plan) -> Vec<Option<Sha>> {
     let mut digests = vec![None; plan.kernels.len()];
@@ -101,8 +115,8 @@ pub fn lay_out(plan: &mut Plan, functions: &[Vec<u8>]) -> Vec<u8> {
 pub fn lay_out_ptx(plan: &Plan, text: &str) -> Vec<u8> {
     let mut code = text.trim_end().to_string();
     code.push_str("\n\n");
-    let symbols = plan.kernels.iter().map(|kernel| symbol(&kernel.name)).collect::<Vec<_>>();
-    for symbol in symbols.iter().map(String::as_str).chain([PLAN_SYMBOL]) {
+    let symbols = code_digests(plan);
+    for symbol in symbols.iter().map(|(symbol, _)| symbol.as_str()).chain([PLAN_SYMBOL]) {
         code.push_str(&format!("{VARIABLE}{symbol}{OPEN}{}}};\n", hex_list(&[0; DIGEST_BYTES])));
     }
     let mut code = code.into_bytes();
@@ -113,7 +127,7 @@ pub fn lay_out_ptx(plan: &Plan, text: &str) -> Vec<u8> {
 /// Writes all digests to their places. The plan must be verified; a place that is not there is left alone.
 pub fn seal(plan: &Plan, code: &mut [u8]) {
     let places = places(plan, code).kernels;
-    for (digest, place) in kernel_digests(plan).into_iter().zip(places) {
+    for ((_, digest), place) in code_digests(plan).into_iter().zip(places) {
         if let Some(digest) = digest {
             put(code, place, plan, &digest);
         }
@@ -140,6 +154,11 @@ pub fn check(plan: &Plan, code: &[u8]) -> Result<(), Unbound> {
         };
         return Err(Unbound(format!("kernel `{kernel}` of step {index}, {}, {what}", step.name)));
     }
+    for (index, kernel) in plan.slice_kernels.iter().enumerate() {
+        if ours.get(plan.kernels.len() + index) != Some(&slice_digest(plan, index)) {
+            return Err(Unbound(format!("`{}` was made for other steps than its slices'", kernel.name)));
+        }
+    }
     match get(plan, code, places.plan) {
         Some(digest) if digest == plan_digest(plan) => Ok(()),
         _ => Err(Unbound("its plan is not the one that its code was made for".to_string())),
@@ -153,6 +172,7 @@ fn is_ptx(plan: &Plan) -> bool {
 /// Where digests begin in the code: the plan's, and each kernel's.
 struct Places {
     plan: Option<usize>,
+    /// Of kernels, then of slices' kernels.
     kernels: Vec<Option<usize>>,
 }
 
@@ -160,7 +180,9 @@ fn places(plan: &Plan, code: &[u8]) -> Places {
     if is_ptx(plan) {
         let variables = variables(code);
         let find = |name: &str| variables.get(name.as_bytes()).copied();
-        let kernels = plan.kernels.iter().map(|kernel| find(&symbol(&kernel.name))).collect();
+        let names = plan.kernels.iter().map(|kernel| &kernel.name);
+        let names = names.chain(plan.slice_kernels.iter().map(|kernel| &kernel.name));
+        let kernels = names.map(|name| find(&symbol(name))).collect();
         return Places { plan: find(PLAN_SYMBOL), kernels };
     }
     let before = |kernel: &Kernel| {

@@ -13,13 +13,14 @@ use crate::format::Format;
 use crate::kernel::Kernel;
 use crate::sampling::MAX_PENALTY_WINDOW;
 use crate::shape::SelectShape;
+use crate::slice::{Slice, SliceKernel};
 use crate::spec::{KernelSpec, OperandSpec};
 use crate::step::{Rows, StepOp};
 use crate::target::Target;
 use crate::tensor;
 
 /// The format that this build writes and reads.
-pub const PLAN_VERSION: u32 = 4;
+pub const PLAN_VERSION: u32 = 5;
 /// Most layers of a model: several times what any published model has. Passes are linear in the layers up to it.
 pub const MAX_LAYERS: u64 = 1024;
 
@@ -79,6 +80,12 @@ pub struct Plan {
     /// Where the sampled tokens stand, `[outputs, 1]` i32, in a plan that samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampled: Option<BufferId>,
+    /// Runs of steps that one launch may compute in place of theirs, by their first steps; on a GPU.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slices: Vec<Slice>,
+    /// Their code, by [`Slice::kernel`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slice_kernels: Vec<SliceKernel>,
 }
 
 /// The model's name, sizes and limits.

@@ -28,7 +28,8 @@ use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use hyc_plan::ops::QkvAppend;
 use hyc_plan::{
-    Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, ListShape, StepOp, Target, Variant, ops,
+    Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, ListShape, Slicer, StepOp, Target, Variant,
+    ops,
 };
 
 use crate::panels::panels;
@@ -87,6 +88,10 @@ impl Backend for CpuTarget {
     }
 
     fn page_lists(&self, _: &StepOp, _: &[CacheSpec]) -> Option<ListShape> {
+        None
+    }
+
+    fn slicer(&self) -> Option<Slicer> {
         None
     }
 

@@ -6,7 +6,7 @@ use super::attention::limits::{
     CLUSTERS, FLASH, LISTS, NO_LISTS, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS,
 };
 use super::attention::{flash_prefill, limits, simt, sparse_cluster};
-use super::gemm::feed::{MOST_RAW, MOST_WHOLE};
+use super::gemm::feed::MOST_WHOLE;
 use super::gemm::pack_rows::BLOCK_ROWS;
 use super::gemm::product::{M1, M8, M32, WGMMA, WGMMA128};
 use super::gemm::{large_m, panel};
@@ -14,6 +14,7 @@ use super::moe::dispatch::{BY_ROW, GROUPED};
 use super::moe::grouped_gemm::BY_ROW_ROWS;
 use crate::lists;
 use crate::operands;
+use crate::slices::MOST_RAW;
 use crate::tiles::{ends_in_registers, qkv_tile, tiles_rows};
 
 /// Most rows that `m8` and `m32` are offered for: beyond them they have lost on every shape that was measured.

@@ -27,11 +27,21 @@ use gemm::{linear, pack_rows, qkv};
 
 pub use candidates::candidates;
 pub use function::GpuKernel;
+pub use gemm::slice::Request as SliceRequest;
 pub use module::{GpuError, Ptx, Request};
 
 /// Generates kernels for a GPU as one PTX text.
 pub fn compile(requests: &[Request<'_>], gpu: &Gpu) -> Result<Ptx, GpuError> {
-    module::compile(requests, gpu, &build)
+    module::compile((requests, &[]), gpu, &build)
+}
+
+/// The same, and slices of their plan.
+pub fn compile_sliced(
+    requests: &[Request<'_>],
+    slices: &[SliceRequest<'_>],
+    gpu: &Gpu,
+) -> Result<Ptx, GpuError> {
+    module::compile((requests, slices), gpu, &build)
 }
 
 /// A digest, in hexadecimal digits, of the code of one variant of a kernel before it is optimised, at a

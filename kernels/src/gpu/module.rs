@@ -3,7 +3,7 @@
 use std::fmt;
 use std::mem::ManuallyDrop;
 
-use hyc_plan::{Gpu, KernelSpec, NvidiaArch};
+use hyc_plan::{Gpu, KernelSpec, Launch, NvidiaArch};
 use inkwell::OptimizationLevel;
 use inkwell::context::Context;
 use inkwell::passes::PassBuilderOptions;
@@ -12,6 +12,7 @@ use inkwell::targets::{
 };
 
 use super::function::{GpuKernel, Kernel};
+use super::gemm::slice;
 use super::isa::wait_at_entry;
 use crate::mlir;
 
@@ -36,6 +37,8 @@ pub struct Ptx {
     pub llvm: String,
     /// One entry a spec, in order.
     pub kernels: Vec<GpuKernel>,
+    /// The launches of slices, in order.
+    pub slices: Vec<Launch>,
 }
 
 /// What a kernel's code is before optimisation, the functions of one variant alone: a digest of it in hexadecimal digits.
@@ -83,9 +86,9 @@ pub struct Request<'a> {
     pub clocked: bool,
 }
 
-/// Generates kernels for a GPU, each one's functions being made by `build`.
+/// Generates kernels for a GPU, each one's functions being made by `build`, and slices.
 pub fn compile(
-    requests: &[Request<'_>],
+    (requests, slices): (&[Request<'_>], &[slice::Request<'_>]),
     gpu: &Gpu,
     build: &dyn Fn(&mut Kernel<'_, '_>),
 ) -> Result<Ptx, GpuError> {
@@ -115,6 +118,11 @@ pub fn compile(
         }
         kernels.push(finished.launched);
     }
+    let sliced = |request| {
+        slice::slice(&context, &module, request)
+            .map_err(|fault| GpuError(format!("{}: {fault}", request.name)))
+    };
+    let slices = slices.iter().map(sliced).collect::<Result<_, _>>()?;
     if !row_wise.is_empty() {
         mlir::link(&row_wise, &context, &module).map_err(|e| GpuError(e.to_string()))?;
         for name in &waiting {
@@ -130,5 +138,5 @@ pub fn compile(
     let text =
         machine.write_to_memory_buffer(&module, FileType::Assembly).map_err(|e| GpuError(e.to_string()))?;
     let text = String::from_utf8_lossy(text.as_slice()).trim_end_matches('\0').to_string();
-    Ok(Ptx { text, llvm, kernels })
+    Ok(Ptx { text, llvm, kernels, slices })
 }

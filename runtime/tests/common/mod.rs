@@ -193,6 +193,8 @@ pub fn plan() -> Plan {
         chains: vec![],
         logits: BufferId(5),
         sampled: None,
+        slices: vec![],
+        slice_kernels: vec![],
     };
     let kernels = plan.steps.iter().zip(0..);
     let kernels =

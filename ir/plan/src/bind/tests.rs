@@ -73,6 +73,8 @@ fn plan(target: Target) -> Plan {
         chains: vec![],
         logits: BufferId(3),
         sampled: None,
+        slices: vec![],
+        slice_kernels: vec![],
     };
     for (step, name) in plan.steps.iter().zip(["embed", "linear-1", "gather", "head"]) {
         let mut kernel = Kernel::of_one_variant(name.into(), &plan.spec(step), &plan.target);

@@ -11,20 +11,23 @@
 //! * operands have the kind, the width and the element type that the op's roles say ([`operands`]);
 //! * order: a buffer is read after it was written in the pass, and nothing overlapping was written since; no
 //!   step's reads and writes overlap ([`order`]);
+//! * slices: a part waits for whole parts before it, and for every one that writes what it touches or touches what it
+//!   writes; slices do not overlap ([`slices`]);
 //! * caches: a read follows the owner's append, a ring is read within its window, rings hold window and chunk;
 //! * selections: each read has one producer in the pass, of the same shape, whose bytes nobody overwrote, made
 //!   over the very cache that is read, or read over the layer's own ([`order`]).
 
 mod operands;
 mod order;
+mod slices;
 mod uses;
 
 use std::fmt;
 
 use crate::tensor::{self, BLOCK_ROWS};
 use crate::{
-    CachePolicy, Chosen, Code, Elem, Format, Kernel, KvOrder, MAX_BYTES, MAX_LAYERS, PLAN_VERSION, Plan,
-    Role, Rows, StepOp, Target,
+    CachePolicy, Chosen, Code, Elem, Format, Kernel, KvOrder, Launch, MAX_BYTES, MAX_LAYERS, PLAN_VERSION,
+    Plan, Role, Rows, StepOp, Target,
 };
 
 /// One broken rule.
@@ -97,6 +100,7 @@ fn verify_as(plan: &Plan, describe: &Describe<'_>) -> Result<(), Vec<PlanError>>
     if report.0.is_empty() {
         plan.steps.iter().for_each(|step| operands::check_kernel(plan, step, &mut report));
         order::check(plan, describe, &mut report);
+        slices::check(plan, &mut report);
         uses::check(plan, &mut report);
     }
     if report.0.is_empty() { Ok(()) } else { Err(report.0) }
@@ -109,6 +113,9 @@ fn lengths(plan: &Plan, report: &mut Report) {
         ("caches", plan.caches.len()),
         ("kernels", plan.kernels.len()),
         ("chains", plan.chains.len()),
+        ("slices", plan.slices.len()),
+        ("slices' kernels", plan.slice_kernels.len()),
+        ("parts", plan.slices.iter().map(|slice| slice.parts.len()).sum::<usize>()),
         // A step has a few at most.
         ("weights", plan.weights.len() / 8),
         ("operands", plan.steps.iter().map(|step| step.operands.len()).sum::<usize>() / 16),
@@ -171,14 +178,16 @@ fn sizes(plan: &Plan, report: &mut Report) {
         if kernel.scratch_bytes > MAX_BYTES || !possible {
             report.add(&kernel.name, "impossible sizes");
         }
-        for launch in kernel.launches() {
-            // Counts are at most MAX_COUNT, so that products below stay in 64 bits.
-            let extents = launch.grid.iter().all(|e| (1..=MAX_COUNT).contains(&e.per) && e.each > 0);
-            if !extents || !(1..=1024).contains(&launch.threads) || launch.shared_bytes > MAX_SHARED_BYTES {
-                report.add(&kernel.name, format!("`{}` cannot be launched", launch.entry));
-            }
-        }
+        kernel.launches().iter().for_each(|launch| check_launch(&kernel.name, launch, report));
         chosen(plan, kernel, report);
+    }
+}
+
+fn check_launch(kernel: &str, launch: &Launch, report: &mut Report) {
+    // Counts are at most MAX_COUNT, so that products of them stay in 64 bits.
+    let extents = launch.grid.iter().all(|e| (1..=MAX_COUNT).contains(&e.per) && e.each > 0);
+    if !extents || !(1..=1024).contains(&launch.threads) || launch.shared_bytes > MAX_SHARED_BYTES {
+        report.add(kernel, format!("`{}` cannot be launched", launch.entry));
     }
 }
 

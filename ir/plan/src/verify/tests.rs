@@ -126,6 +126,8 @@ fn plan() -> Plan {
         chains: vec![],
         logits: BufferId(6),
         sampled: None,
+        slices: vec![],
+        slice_kernels: vec![],
     };
     add_kernels(&mut plan);
     plan

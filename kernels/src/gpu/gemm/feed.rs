@@ -57,10 +57,8 @@ impl Feed {
     }
 }
 
-/// Most input features of a row that is kept whole; of one that is read in f32, of which every thread has eight registers for each
-/// 2,048, and as many of its norm.
+/// Most input features of a row that is kept whole.
 pub const MOST_WHOLE: u64 = 32768;
-pub const MOST_RAW: u64 = 8192;
 /// Most input features of rows in registers, 32 of a thread. With 64, for 4,096, a step took longer: the ring is full, but each warp
 /// looks 16 times for its rows.
 const MOST_HELD: u64 = 2048;

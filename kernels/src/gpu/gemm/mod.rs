@@ -13,5 +13,6 @@ pub mod qkv;
 pub mod qkv_large_m;
 pub mod qkv_small_m;
 mod rope;
+pub mod slice;
 pub mod small_m;
 pub mod wgmma;

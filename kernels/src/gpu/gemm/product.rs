@@ -2,11 +2,12 @@
 //! the tensor cores). Rows that
 //! lie in f32 are packed first, save the only one of [`M1`].
 
-use super::feed::{Feed, MOST_RAW};
+use super::feed::Feed;
 use super::matrices::{Inputs, RawRows};
 use super::pack_rows::{Packed, pack, packed_bytes};
 use crate::gpu::function::Kernel;
 use crate::gpu::tile::TiledRows;
+use crate::slices::MOST_RAW;
 
 /// Products of one, of 8 and of 32 rows per block by `small_m`, and of 128 by `wgmma`, in wide and in narrow tiles.
 pub const M1: &str = "m1";

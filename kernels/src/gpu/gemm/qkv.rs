@@ -23,9 +23,9 @@ use crate::gpu::isa::WARP;
 use crate::gpu::paged_kv::{key_store, value_store};
 use crate::tiles::{ends_in_registers, qkv_tile};
 
-/// Makes `QkvAppend`.
-pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
-    let (spec, s) = (k.spec, c.shape);
+/// What an op projects to, in the order of the columns.
+pub fn parts(c: &QkvAppend) -> Vec<Part> {
+    let s = c.shape;
     let mut projections = vec![(Projection::Query, s.heads, s.qk_dim)];
     if c.own_kv {
         projections.push((Projection::Key, s.kv_heads, s.qk_dim));
@@ -39,7 +39,14 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
         columns += heads * dim;
         Part { projection, heads, dim, column }
     };
-    let parts: Vec<Part> = projections.into_iter().map(&mut part).collect();
+    projections.into_iter().map(&mut part).collect()
+}
+
+/// Makes `QkvAppend`.
+pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
+    let spec = k.spec;
+    let parts = parts(c);
+    let columns: u64 = parts.iter().map(|part| part.heads * part.dim).sum();
     let layout = k.layout("wq");
     let tiled = matches!(layout, Layout::Tiles { .. });
     let fused = tiled && ends_in_registers(c);

@@ -32,8 +32,8 @@ pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], inputs: I
     }
 }
 
-fn function(
-    k: &mut Kernel<'_, '_>,
+fn function<'c>(
+    k: &mut Kernel<'c, '_>,
     variant: &str,
     c: &QkvAppend,
     parts: &[Part],
@@ -49,9 +49,9 @@ fn function(
             .of(&[variant])
             .shared_bytes(shape.shared_bytes())
             .waits_itself(),
-        |e| {
+        |e: &Emit<'c>| {
             let ring = shape.ring(e);
-            let place = Place::new(e, parts);
+            let place = Place::new(e, parts, || e.block_x());
             let first_row = e.mul_const(e.block_y(), feed.rows());
             let table = angles(e, c.rope);
             let strip = Strip {
@@ -72,14 +72,17 @@ fn function(
                 let inside = e.and(e.lt(local, e.int(feed.rows())), e.lt(row, row_count(e, spec)));
                 let row = e.min(row, e.add_const(row_count(e, spec), -1));
                 let other = e.shuffle(*value, 8);
-                finish(e, (c, table, &logits), &place, (inside, row, output), (*value, other));
+                let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
+                let page = |e: &Emit<'c>| page_of(e, &e.cache("cache"), row, position);
+                let to = Spot { row, position, page: &page };
+                finish(e, (c, table, &logits), &place, &to, (inside, output, *value, other));
             }
         },
     );
 }
 
 /// What a block computes.
-struct Place<'c> {
+pub struct Place<'c> {
     /// The number of what is projected to.
     part: Int<'c>,
     matrix: Ptr<'c>,
@@ -87,20 +90,21 @@ struct Place<'c> {
     /// Elements of a head.
     dim: Int<'c>,
     /// First dims of the two eights.
-    dims: [Int<'c>; 2],
+    pub dims: [Int<'c>; 2],
 }
 
 impl<'c> Place<'c> {
-    fn new(e: &Emit<'c>, parts: &[Part]) -> Place<'c> {
+    /// Block `index()` of 16 outputs of all parts.
+    pub fn new(e: &Emit<'c>, parts: &[Part], index: impl Fn() -> Int<'c>) -> Place<'c> {
         let (mut part, mut local, mut matrix) =
-            (e.int(parts[0].projection.number()), e.block_x(), e.operand(parts[0].projection.weight()));
+            (e.int(parts[0].projection.number()), index(), e.operand(parts[0].projection.weight()));
         let mut dim = e.int(parts[0].dim);
         let mut begin = 0;
         for pair in parts.windows(2) {
             begin += pair[0].heads * pair[0].dim / 16;
-            let here = e.ge(e.block_x(), e.int(begin));
+            let here = e.ge(index(), e.int(begin));
             part = e.pick(here, e.int(pair[1].projection.number()), part);
-            local = e.pick(here, e.add_const(e.block_x(), -(begin as i64)), local);
+            local = e.pick(here, e.add_const(index(), -(begin as i64)), local);
             matrix = e.pick_ptr(here, e.operand(pair[1].projection.weight()), matrix);
             dim = e.pick(here, e.int(pair[1].dim), dim);
         }
@@ -117,20 +121,27 @@ impl<'c> Place<'c> {
 
 impl<'c> Place<'c> {
     /// The address of the weights of the head's dim `dim`, a multiple of eight, in the first of their tiles.
-    fn row(&self, e: &Emit<'c>, dim: Int<'c>, in_features: u64) -> Ptr<'c> {
+    pub fn row(&self, e: &Emit<'c>, dim: Int<'c>, in_features: u64) -> Ptr<'c> {
         tile_row(e, self.matrix, e.add(e.mul(self.head, self.dim), dim), in_features)
     }
 }
 
-/// Rotates and stores one result: `value` of lane `output` of 16, `other` that of its pair.
-fn finish<'c>(
+/// Whose result it is.
+pub struct Spot<'a, 'c> {
+    pub row: Int<'c>,
+    pub position: Int<'c>,
+    /// The page that holds the position, and its place in it.
+    pub page: &'a dyn Fn(&Emit<'c>) -> (Ptr<'c>, Int<'c>),
+}
+
+/// Rotates and stores one result, where it is `inside`: `value` of lane `output` of 16, `other` that of its pair.
+pub fn finish<'c>(
     e: &Emit<'c>,
     (c, table, logits): (&QkvAppend, Ptr<'c>, &[To]),
     place: &Place<'c>,
-    (inside, row, output): (Int<'c>, Int<'c>, Int<'c>),
-    (value, other): (Float<'c>, Float<'c>),
+    &Spot { row, position, page }: &Spot<'_, 'c>,
+    (inside, output, value, other): (Int<'c>, Int<'c>, Float<'c>, Float<'c>),
 ) {
-    let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
     let (far, eighth) = e.div_rem(output, 8);
     let is_far = e.eq(far, e.int(1));
     let dim = e.add(e.pick(is_far, place.dims[1], place.dims[0]), eighth);
@@ -154,7 +165,7 @@ fn finish<'c>(
     }
     let cache = e.cache("cache");
     e.when(e.and(inside, e.or(part(Projection::Key), part(Projection::Value))), |e| {
-        let (page, token) = page_of(e, &cache, row, position);
+        let (page, token) = page(e);
         e.either(
             part(Projection::Key),
             |e| e.store_elem(cache.elem, page, key_index(e, &cache, place.head, token, dim), rotated),

@@ -127,12 +127,12 @@ impl<'c> Strip<'c> {
                                 e.store_words(kept, e.mul_const(place, 4), &words);
                             }
                         }
-                        None => self.keep_row(e, kept, tiles, (e.thread(), THREADS)),
+                        None => keep_row(e, (self.rows.tiles, kept), tiles, (e.thread(), THREADS)),
                     }
                     e.barrier();
                 }
                 Feed::Own => {
-                    self.keep_row(e, kept, tiles, (e.lane(), 32));
+                    keep_row(e, (self.rows.tiles, kept), tiles, (e.lane(), 32));
                     e.warp_barrier();
                 }
             }
@@ -184,24 +184,29 @@ impl<'c> Strip<'c> {
         };
         (0..tiles.div_ceil(self.step)).map(turn).collect()
     }
+}
 
-    /// The row to shared memory, piece by piece as it lies, by some threads. A barrier of theirs follows.
-    fn keep_row(&self, e: &Emit<'c>, kept: Ptr<'c>, tiles: u64, (thread, threads): (Int<'c>, u64)) {
-        let pieces = 8 * tiles;
-        let places: Vec<Int<'c>> = (0..pieces.div_ceil(threads))
-            .map(|round| e.min(e.add_const(thread, (round * threads) as i64), e.int(pieces - 1)))
-            .collect();
-        let words: Vec<Chunk<'c>> = places
-            .iter()
-            .map(|place| {
-                let (tile, piece) = e.div_rem(*place, 8);
-                let at = e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(piece, 4));
-                e.load4(self.rows.tiles, at)
-            })
-            .collect();
-        for (place, words) in places.iter().zip(words) {
-            e.store_words(kept, e.mul_const(*place, 4), &words);
-        }
+/// The row at `from` to shared memory at `kept`, piece by piece as it lies, by some threads. A barrier of theirs follows.
+pub fn keep_row<'c>(
+    e: &Emit<'c>,
+    (from, kept): (Ptr<'c>, Ptr<'c>),
+    tiles: u64,
+    (thread, threads): (Int<'c>, u64),
+) {
+    let pieces = 8 * tiles;
+    let places: Vec<Int<'c>> = (0..pieces.div_ceil(threads))
+        .map(|round| e.min(e.add_const(thread, (round * threads) as i64), e.int(pieces - 1)))
+        .collect();
+    let words: Vec<Chunk<'c>> = places
+        .iter()
+        .map(|place| {
+            let (tile, piece) = e.div_rem(*place, 8);
+            let at = e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(piece, 4));
+            e.load4(from, at)
+        })
+        .collect();
+    for (place, words) in places.iter().zip(words) {
+        e.store_words(kept, e.mul_const(*place, 4), &words);
     }
 }
 

@@ -2,9 +2,15 @@
 
 use super::emit::{Emit, Int};
 
+/// The barrier of threads that meet without the others.
+const AMONG: u64 = 15;
+
 impl<'c> Emit<'c> {
-    /// Waits for all threads of the block; what they wrote is seen.
+    /// Waits for all threads of the block, or those [`Emit::among`] which this is; what they wrote is seen.
     pub fn barrier(&self) {
+        if let Some(threads) = self.meeting.get() {
+            return self.named_barrier(self.int(AMONG), threads);
+        }
         let ty = self.context.void_type().fn_type(&[], false);
         self.asm(ty, "bar.sync 0;", "~{memory}", true, &[]);
     }

@@ -5,6 +5,7 @@
 //! and stays where intrinsics come and go. Mutable variables are stack slots, which LLVM's O3 turns into
 //! registers.
 
+use std::cell::{Cell, RefCell};
 use std::mem::offset_of;
 use std::rc::Rc;
 
@@ -49,12 +50,17 @@ pub struct Emit<'c> {
     pub(super) module: &'c Module<'c>,
     pub(super) b: Builder<'c>,
     pub(super) f: FunctionValue<'c>,
-    named: Rc<Operands>,
+    /// Those of the step in hand, and how many parameters stand before the first of them.
+    named: RefCell<(Rc<Operands>, usize)>,
     /// How many of the parameters are operands.
     operands: usize,
+    /// The threads that meet at a [`Emit::barrier`]; `None`: all of the block.
+    pub(super) meeting: Cell<Option<u64>>,
     /// Whether it writes down its times.
     clocked: bool,
-    shared: std::cell::Cell<u32>,
+    /// The thread that does.
+    pub(super) notes: Cell<u64>,
+    shared: Cell<u32>,
 }
 
 /// The builder fails only where it stands nowhere, which [`Emit::new`] rules out.
@@ -82,7 +88,19 @@ impl<'c> Emit<'c> {
         f.add_attribute(AttributeLoc::Function, context.create_string_attribute("nvvm.minctasm", "1"));
         let b = context.create_builder();
         b.position_at_end(context.append_basic_block(f, "entry"));
-        let e = Emit { context, module, b, f, named, operands, clocked, shared: 0.into() };
+        let named = RefCell::new((named, 1));
+        let e = Emit {
+            context,
+            module,
+            b,
+            f,
+            named,
+            operands,
+            meeting: Cell::new(None),
+            clocked,
+            notes: Cell::new(0),
+            shared: 0.into(),
+        };
         e.let_dependents_start();
         e.note_time(offset_of!(BlockTimes, begin));
         e
@@ -105,7 +123,29 @@ impl<'c> Emit<'c> {
 
     /// The address of the operand of this name.
     pub fn operand(&self, name: &str) -> Ptr<'c> {
-        self.operand_at(self.named.index(name))
+        let (named, first) = &*self.named.borrow();
+        self.param(first + named.index(name))
+    }
+
+    /// Within `body` operands are those of another step, the first of which is operand `first` of all.
+    pub fn with_operands<R>(&self, named: &Rc<Operands>, first: usize, body: impl FnOnce(&Self) -> R) -> R {
+        let others = self.named.replace((Rc::clone(named), 1 + first));
+        let result = body(self);
+        self.named.replace(others);
+        result
+    }
+
+    /// Within `body` the first `threads` threads of the block, all of which come there, meet at barriers without the others.
+    pub fn among<R>(&self, threads: u64, body: impl FnOnce(&Self) -> R) -> R {
+        let others = self.meeting.replace(Some(threads));
+        let result = body(self);
+        self.meeting.set(others);
+        result
+    }
+
+    /// The address of operand `i` of all steps of the function.
+    pub fn operand_of_all(&self, i: usize) -> Ptr<'c> {
+        self.param(1 + i)
     }
 
     /// The address of operand `i`, of a probe: those of an op have names.
@@ -115,22 +155,22 @@ impl<'c> Emit<'c> {
 
     /// Elements from row to row of a tensor.
     pub fn stride(&self, name: &str) -> u64 {
-        self.named.stride(name)
+        self.named.borrow().0.stride(name)
     }
 
     /// Whether a tensor lies in bf16 tiles.
     pub fn in_tiles(&self, name: &str) -> bool {
-        self.named.in_tiles(name)
+        self.named.borrow().0.in_tiles(name)
     }
 
     /// Element type of a weight.
     pub fn elem(&self, name: &str) -> Elem {
-        self.named.weight(name).0
+        self.named.borrow().0.weight(name).0
     }
 
     /// The constants of a cache.
     pub fn cache(&self, name: &str) -> CacheSpec {
-        self.named.cache(name)
+        self.named.borrow().0.cache(name)
     }
 
     /// The address of a row (of an index of 32 bits) of a tensor.

@@ -20,7 +20,12 @@ impl<'c> Emit<'c> {
         self.note_time(offset_of!(BlockTimes, inputs));
     }
 
-    /// The first thread of the block writes the time to a field of its [`BlockTimes`], in a function that does so.
+    /// The thread that notes times, from here on.
+    pub fn note_by(&self, thread: u64) {
+        self.notes.set(thread);
+    }
+
+    /// The first thread of the block, or the one that was said, writes the time to a field of its [`BlockTimes`], in a function that does so.
     pub(super) fn note_time(&self, field: usize) {
         self.note(field, "mov.u64 $0, %globaltimer;");
     }
@@ -34,7 +39,7 @@ impl<'c> Emit<'c> {
     fn note(&self, field: usize, text: &str) {
         let Some(times) = self.times() else { return };
         let size = size_of::<BlockTimes>() as u64;
-        self.when(self.eq(self.thread(), self.int(0)), |e| {
+        self.when(self.eq(self.thread(), self.int(self.notes.get())), |e| {
             let block = e.add(e.block_x(), e.mul(e.block_y(), e.grid_x()));
             let at = e.byte_offset(times, e.mul_const(e.wide(block), size));
             let ty = e.context.i64_type();

@@ -5,6 +5,7 @@ mod bulk_copy;
 mod cluster;
 mod control;
 mod emit;
+mod hand_over;
 mod int;
 mod launch;
 mod math;

@@ -35,7 +35,7 @@ impl Probe {
     /// Its PTX and its launch, the function being called `entry`.
     pub fn compile(&self, entry: &str) -> Result<Ptx, GpuError> {
         let request = Request { name: entry, spec: &self.spec(), variants: vec!["probe"], clocked: false };
-        compile(&[request], &Gpu::of(NvidiaArch::Sm90a), &self.build)
+        compile((&[request], &[]), &Gpu::of(NvidiaArch::Sm90a), &self.build)
     }
 }
 

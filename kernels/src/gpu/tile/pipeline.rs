@@ -25,7 +25,12 @@ impl<'c> Ring<'c> {
     /// Makes the barriers in 16 bytes a stage of shared memory; `consumers` arrivals empty a stage. Every thread of
     /// the block must come here; a barrier of the block follows inside.
     pub fn new(e: &Emit<'c>, stages: u64, consumers: u64) -> Ring<'c> {
-        let ring = Ring::make(e, stages, consumers, false);
+        Ring::between(e, stages, (1, consumers))
+    }
+
+    /// The same; so many arrivals of producers, who store for themselves, fill a stage.
+    pub fn between(e: &Emit<'c>, stages: u64, (producers, consumers): (u64, u64)) -> Ring<'c> {
+        let ring = Ring::make(e, stages, (producers, consumers), false);
         e.barrier();
         ring
     }
@@ -33,17 +38,17 @@ impl<'c> Ring<'c> {
     /// The same in each of two blocks of a cluster: a stage is empty when it is so in both, so that either may fill it in
     /// both. Every thread of the cluster must come here, and to a barrier of the cluster before it ends.
     pub fn of_pair(e: &Emit<'c>, stages: u64, consumers: u64) -> Ring<'c> {
-        let ring = Ring::make(e, stages, 2 * consumers, true);
+        let ring = Ring::make(e, stages, (1, 2 * consumers), true);
         e.cluster_barrier();
         ring
     }
 
-    fn make(e: &Emit<'c>, stages: u64, consumers: u64, paired: bool) -> Ring<'c> {
+    fn make(e: &Emit<'c>, stages: u64, (producers, consumers): (u64, u64), paired: bool) -> Ring<'c> {
         let memory = e.shared(4 * stages);
         let barriers = e.shared_address(memory);
         e.when(e.eq(e.thread(), e.int(0)), |e| {
             for i in 0..stages {
-                e.barrier_init(e.add_const(barriers, 8 * i as i64), 1);
+                e.barrier_init(e.add_const(barriers, 8 * i as i64), producers);
                 e.barrier_init(e.add_const(barriers, 8 * (stages + i) as i64), consumers);
             }
             e.barrier_init_fence();
@@ -91,6 +96,33 @@ impl<'c> Ring<'c> {
         e.barrier_expect(full, bytes);
         copy(e, stage, full);
         self.advance(e);
+    }
+
+    /// The side of producers who store for themselves: waits for the stage in hand to be empty, and returns it.
+    pub fn empty(&self, e: &Emit<'c>) -> Int<'c> {
+        let (stage, _, empty) = self.at(e);
+        e.barrier_wait(empty, e.sub(e.int(1), e.get(self.phase).into_int_value()));
+        stage
+    }
+
+    /// Says that they have filled it (where `here` holds) and goes on to the next.
+    pub fn filled(&self, e: &Emit<'c>, here: Int<'c>) {
+        let (_, full, _) = self.at(e);
+        e.when(here, |e| e.barrier_arrive(full));
+        self.advance(e);
+    }
+
+    /// Waits until the stage `window` before the one in hand is full, so that no more than so many are on their way. One thread.
+    pub fn wait_behind(&self, e: &Emit<'c>, window: u64) {
+        let window = window.min(self.stages) as i64;
+        let stage = e.get(self.stage).into_int_value();
+        let phase = e.get(self.phase).into_int_value();
+        let back = e.add_const(stage, -window);
+        // Of the round before; in the first there is none, and a new barrier counts as past the phase before its first.
+        let wrapped = e.lt(back, e.int(0));
+        let at = e.pick(wrapped, e.add_const(back, self.stages as i64), back);
+        let phase = e.pick(wrapped, e.sub(e.int(1), phase), phase);
+        e.barrier_wait(e.add(self.barriers, e.mul_const(at, 8)), phase);
     }
 
     /// The consumers' side: waits for the stage in hand to be full, and returns it.

@@ -5,12 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute, CUresult, CUstream};
+use hyc_plan::Hang;
 
+use super::slices;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Block, inside};
 
 /// The least driver, as `cuDriverGetVersion` says it: CUDA 12.8 is the first that reads PTX 8.7.
 const LEAST_DRIVER: c_int = 12080;
+
+/// Pinned bytes of a device: how far a pass is, and behind it a [`Hang`].
+const PINNED: usize = 128;
+const HANG_AT: u64 = 64;
 
 /// A kernel has failed: the driver then fails every call of the process, for good. Neither a reset of the primary
 /// context nor one of our own helps (tried with driver 580).
@@ -23,8 +29,8 @@ pub(super) enum Running {
     Nothing,
     /// Steps of these names, one by one; the marker counts those that are through.
     Steps(Arc<[String]>),
-    /// A captured pass of so many rows.
-    Graph(u64),
+    /// A captured pass of so many rows, of steps of these names.
+    Graph(u64, Arc<[String]>),
 }
 
 /// The first device, with its primary context and one stream. Freed with the last that holds it.
@@ -163,9 +169,9 @@ impl Device {
         unsafe {
             // 1: does not wait for the default stream, which others of the process may use.
             check(sys::cuStreamCreate(&mut device.stream, 1), || "making a stream".into())?;
-            check(sys::cuMemAllocHost_v2(&mut marker, 64), || "allocating pinned memory".into())?;
+            check(sys::cuMemAllocHost_v2(&mut marker, PINNED), || "allocating pinned memory".into())?;
             device.marker = marker.cast();
-            device.marker.write_volatile(0);
+            device.marker.cast::<u8>().write_bytes(0, PINNED);
         }
         Ok(Arc::new(device))
     }
@@ -184,6 +190,24 @@ impl Device {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = running;
     }
 
+    /// Where a launch that has waited in vain says so: pinned, beside the marker.
+    pub(super) fn hang_address(&self) -> u64 {
+        self.marker as u64 + HANG_AT
+    }
+
+    /// What it has said.
+    fn hang(&self) -> Option<Hang> {
+        // SAFETY: allocated by `open` with room for both, freed by `drop`; the device writes single words.
+        let hang = unsafe { self.marker.byte_add(HANG_AT as usize).cast::<Hang>().read_volatile() };
+        (hang.hung != 0).then_some(hang)
+    }
+
+    /// Multiprocessors.
+    pub(super) fn multiprocessors(&self) -> Result<u64> {
+        let count = attribute(self.ordinal, CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        Ok(count.max(0) as u64)
+    }
+
     /// Has the stream note that `count` steps are through.
     pub(super) fn mark(&self, count: u32) -> Result<()> {
         // SAFETY: the marker is pinned, and pinned memory has one address for host and device. 0: the write
@@ -196,11 +220,12 @@ impl Device {
     fn failing(&self) -> String {
         match &*self.running.lock().unwrap_or_else(PoisonError::into_inner) {
             Running::Nothing => "work on the GPU failed".into(),
-            Running::Graph(rows) => {
-                format!(
+            Running::Graph(rows, names) => match self.hang() {
+                Some(hang) => slices::told(&hang, names),
+                None => format!(
                     "a kernel of a captured pass of {rows} rows failed (without `graphs` its name is said)"
-                )
-            }
+                ),
+            },
             Running::Steps(names) => {
                 // SAFETY: allocated by `open`, freed by `drop`.
                 let done = unsafe { self.marker.read_volatile() } as usize;
@@ -275,6 +300,15 @@ pub struct DeviceBlock {
     device: Arc<Device>,
     pub(super) address: u64,
     len: u64,
+}
+
+impl DeviceBlock {
+    /// Puts zeros into all of it, on the stream.
+    pub(super) fn clear(&self) -> Result<()> {
+        let (stream, len) = (self.device.stream, self.len as usize);
+        // SAFETY: the allocation is that long.
+        check(unsafe { sys::cuMemsetD8Async(self.address, 0, len, stream) }, || "clearing memory".into())
+    }
 }
 
 // SAFETY: an allocation of the device of `len` bytes, which it aligns to 256, freed when this is dropped.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction};
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Kernel, KernelId, Plan, Step};
+use hyc_plan::{Kernel, KernelId, Launch, Plan, Slice, Step};
 
 use super::device::{Device, DeviceBlock, check};
 use super::module::Module;
@@ -135,30 +135,67 @@ impl Launcher {
                     *last = at;
                 }
             }
-            let mut overlap = sys::CUlaunchAttribute {
-                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-                pad: [0; 4],
-                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-            };
-            let config = sys::CUlaunchConfig {
-                gridDimX: x as u32,
-                gridDimY: y as u32,
-                gridDimZ: 1,
-                blockDimX: launch.threads,
-                blockDimY: 1,
-                blockDimZ: 1,
-                sharedMemBytes: launch.shared_bytes,
-                hStream: self.device.stream,
-                attrs: &mut overlap,
-                numAttrs: u32::from(launch.overlaps),
-            };
-            // SAFETY: the function takes these addresses, by the plan; they outlive it on the stream, and the
-            // driver copies configuration and parameters before it returns.
-            let result = unsafe {
-                sys::cuLaunchKernelEx(&config, *function, self.params.as_mut_ptr(), std::ptr::null_mut())
-            };
-            check(result, || format!("launching `{}` for {}", launch.entry, step.name))?;
+            put(&self.device, (*function, launch), [x as u32, y as u32], (&mut self.params, &step.name))?;
         }
         Ok(())
     }
+
+    /// Puts a slice on the stream. `operands`: those of all steps; `lists`: the device address of the context.
+    pub(super) fn launch_slice(
+        &mut self,
+        slice: &Slice,
+        (function, launch): &(CUfunction, Launch),
+        operands: &[Vec<*mut u8>],
+        (lists, others): (u64, [u64; 3]),
+    ) -> Result<()> {
+        let addresses = operands[slice.steps()].iter().flatten();
+        self.values.clear();
+        self.values.push(lists);
+        self.values.extend(addresses.map(|address| *address as u64));
+        self.values.extend(others);
+        self.values.push(0);
+        if let Some(times) = self.times.as_mut().filter(|_| launch.clocked) {
+            let [x, _] = launch.grid.map(|extent| extent.blocks(1, 1));
+            let at = times.reserve(slice.first as usize, &launch.entry, x)?;
+            if let Some(last) = self.values.last_mut() {
+                *last = at;
+            }
+        }
+        self.params.clear();
+        self.params.extend(self.values.iter_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>()));
+        let grid = launch.grid.map(|extent| extent.blocks(1, 1) as u32);
+        let name = &self.names[slice.first as usize];
+        put(&self.device, (*function, launch), grid, (&mut self.params, name))
+    }
+}
+
+/// Puts one function on the stream, for a step of that name.
+fn put(
+    device: &Device,
+    (function, launch): (CUfunction, &Launch),
+    [x, y]: [u32; 2],
+    (params, name): (&mut [*mut c_void], &str),
+) -> Result<()> {
+    let mut overlap = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    };
+    let config = sys::CUlaunchConfig {
+        gridDimX: x,
+        gridDimY: y,
+        gridDimZ: 1,
+        blockDimX: launch.threads,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: launch.shared_bytes,
+        hStream: device.stream,
+        attrs: &mut overlap,
+        numAttrs: u32::from(launch.overlaps),
+    };
+    // SAFETY: the function takes these addresses, by the plan; they outlive it on the stream, and the driver copies
+    // configuration and parameters before it returns.
+    let result =
+        unsafe { sys::cuLaunchKernelEx(&config, function, params.as_mut_ptr(), std::ptr::null_mut()) };
+    check(result, || format!("launching `{}` for {name}", launch.entry))
 }

@@ -11,6 +11,7 @@ mod limits;
 mod lists;
 mod module;
 mod runner;
+mod slices;
 mod times;
 mod weights;
 

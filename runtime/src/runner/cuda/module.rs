@@ -113,9 +113,9 @@ impl Module {
             Error::new(ErrorKind::BadArtefact, format!("the artefact's GPU code and its plan differ: {what}"))
                 .help("compile the model again")
         };
-        for (kernel, digest) in plan.kernels.iter().zip(bind::kernel_digests(plan)) {
-            if self.variable(&bind::symbol(&kernel.name))? != digest {
-                return Err(other(format!("kernel `{}` was made for other sizes", kernel.name)));
+        for (symbol, digest) in bind::code_digests(plan) {
+            if self.variable(&symbol)? != digest {
+                return Err(other(format!("what `{symbol}` stands for was made for other sizes")));
             }
         }
         match self.variable(PLAN_SYMBOL)? == Some(bind::plan_digest(plan)) {

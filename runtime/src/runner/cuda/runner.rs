@@ -11,6 +11,7 @@ use super::graph::{Graph, Graphs, PassKey};
 use super::launcher::Launcher;
 use super::lists::ListLayout;
 use super::module::Module;
+use super::slices::Slices;
 use super::weights;
 use crate::error::{ErrorKind, Result};
 use crate::memory::Block;
@@ -38,6 +39,8 @@ pub struct CudaRunner {
     lists: Lists,
     tokens: Tokens,
     launcher: Launcher,
+    /// `None`: each step is launched by itself.
+    slices: Option<Slices>,
     memory: Memory,
     replaced: Vec<Replaced>,
     capture: bool,
@@ -66,6 +69,10 @@ impl CudaRunner {
         module.check(plan)?;
         let launcher = Launcher::new(&device, &module, plan)?;
         let lists = Lists::new(&device, plan)?;
+        let slices = match options.slices {
+            true => Some(Slices::new(&device, &module, plan, options.patience)?),
+            false => None,
+        };
         let (weights, addresses) = weights::copy(&device, model, progress)?;
         let place = CudaMemory { device: Arc::clone(&device), _weights: weights, addresses };
         Ok(CudaRunner {
@@ -74,6 +81,7 @@ impl CudaRunner {
             lists,
             tokens: Tokens::new(&device, plan)?,
             launcher,
+            slices,
             memory: Memory::place(model, memory.room, Box::new(place))?,
             replaced: Vec::new(),
             capture: options.graphs,
@@ -117,7 +125,21 @@ impl CudaRunner {
     fn record(&mut self, pass: &Pass<'_>, copied: u64, timed: bool) -> Result<()> {
         self.lists.copy(&self.device, copied)?;
         let timing = self.timing.as_ref().filter(|_| timed);
+        self.slices.as_ref().map_or(Ok(()), Slices::begin)?;
+        let mut sliced = 0..0;
         for (index, step) in pass.plan.steps.iter().enumerate() {
+            if sliced.contains(&index) {
+                continue;
+            }
+            // What is timed is each step.
+            if let Some(slices) = self.slices.as_ref().filter(|_| !timed)
+                && let Some((slice, code)) = slices.at(pass.plan, index, pass.context)
+            {
+                let addresses = (self.lists.block.address, slices.addresses(pass.plan, slice));
+                self.launcher.launch_slice(slice, code, pass.operands, addresses)?;
+                sliced = slice.steps();
+                continue;
+            }
             let events = timing.map(|timing| &timing.events[index]);
             events.map_or(Ok(()), |(start, _)| start.record_in_graph())?;
             self.launcher.launch(
@@ -181,7 +203,7 @@ impl CudaRunner {
         let pass = &Pass { plan: model.plan(), context, operands: &operands };
         self.device.enter()?;
         self.lists.pending = None;
-        self.device.set_running(Running::Graph(context.tokens));
+        self.device.set_running(Running::Graph(context.tokens, self.launcher.names.clone()));
         let copied = self.lists.layout.copied(used);
         let run = if self.timing.is_some() { Self::run_timed } else { Self::replay };
         let ran = run(self, pass, copied).map_err(|error| self.device.explain(error))?;

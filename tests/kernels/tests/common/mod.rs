@@ -7,7 +7,7 @@ use hyc_kernels::{Generator, Nvidia, gpu_generator};
 use hyc_plan::ops::QkvAppend;
 use hyc_plan::{
     Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape,
-    Operand, Plan, RowRange, StepOp, Target, TargetKind, Variant,
+    Operand, Plan, RowRange, Slicer, StepOp, Target, TargetKind, Variant,
 };
 
 /// The policy of a target's back end, which has no kernel for `refuse`.
@@ -58,6 +58,10 @@ impl Backend for Policy {
 
     fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {
         self.inner.page_lists(op, caches)
+    }
+
+    fn slicer(&self) -> Option<Slicer> {
+        None
     }
 
     fn samples(&self) -> bool {

@@ -1,0 +1,575 @@
+//! A slice: products of one row, one after the other, in one launch that never stops streaming their weights.
+//!
+//! ```text
+//! warp 8, producer:   for each part: for each stage of this block's share: wait until it is empty, start its copies
+//!                     (weights alone, so that it waits for nobody's results: across parts it runs ahead as far as the ring goes)
+//! warps 0 .. 8:       for each part: wait for its counters; the row to shared memory, normalised;
+//!                       for each strip of the share: for each stage: warp w multiplies k tile 8 g + w; sums to the finisher
+//! warp 9, finisher:   for each part: for each strip: add the eight warps' sums, what follows the product, store,
+//!                       raise the part's counter
+//! ```
+//! A task is a strip of 16 outputs, a stage eight of its k tiles. A part's stages are split evenly over the blocks, each of which
+//! has a contiguous range; ranges are no shorter than a strip, so that two blocks at most share one. The later of the two has
+//! the end of the strip, computes it first and hands its sums over; the earlier one, whose last it is, finishes the strip. Sums
+//! of k tiles are added in the order in which `small_m` adds them, so that strips which are not shared have the same bits.
+
+use std::mem::offset_of;
+use std::rc::Rc;
+
+use hyc_plan::abi::StepContext;
+use hyc_plan::ops::{Linear, QkvAppend};
+use hyc_plan::{Counters, Epilogue, Extent, Hang, KernelSpec, Launch, Part as Step, StepOp, Watch};
+use inkwell::context::Context;
+use inkwell::module::Module;
+
+use super::feed::{THREADS, WARPS};
+use super::matrices::{Matrix, Product, Rows, To};
+use super::pack_rows::{RowPieces, k_tiles, strip_offset};
+use super::projections::{Part as Projected, gates};
+use super::qkv::parts;
+use super::qkv_small_m::{Place, Spot, finish};
+use super::rope::angles;
+use super::small_m::keep_row;
+use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK, Var};
+use crate::gpu::paged_kv::page_of;
+use crate::gpu::tile::pipeline::Ring;
+use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES, TiledRows};
+use crate::operands::Operands;
+use crate::slices::OUTPUTS;
+
+/// Bytes of a stage: of each of eight k tiles the rows of a strip.
+const STAGE: u64 = WARPS * ROWS;
+/// Bytes of a strip's rows of a k tile.
+const ROWS: u64 = OUTPUTS * 128;
+/// Shared memory of a block, which has a multiprocessor to itself; what the ring leaves is barriers, sums and the row.
+const SHARED: u64 = 227 << 10;
+const STATIC: u64 = 6 << 10;
+/// Stages of a block that are on their way at a time, where the ring has room for more: enough for all of the memory's
+/// bandwidth. With the whole ring on its way some multiprocessors were served a quarter faster than others, which then were late
+/// at the part's end.
+const ON_THE_WAY: u64 = 4;
+/// Strips whose sums wait for the finisher.
+const WAITING: u64 = 2;
+/// All threads: those that multiply, the producer's warp, the finisher's.
+const ALL: u64 = THREADS + 64;
+
+/// A slice to generate.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// Its name, unique among all kernels that are generated together.
+    pub name: &'a str,
+    /// Its steps, and what each is split into.
+    pub steps: Vec<(KernelSpec, Step)>,
+    /// Blocks of its launch.
+    pub blocks: u64,
+    /// Whether it writes down the times of its blocks.
+    pub clocked: bool,
+}
+
+/// What follows a strip's sums.
+enum End {
+    Linear(Product),
+    Qkv(QkvAppend, Vec<Projected>),
+}
+
+/// One step of the slice.
+struct Part {
+    operands: Rc<Operands>,
+    /// Which of the launch's operands is its first.
+    first: usize,
+    number: u64,
+    step: Step,
+    in_features: u64,
+    /// eps of the row's norm.
+    norm: Option<f64>,
+    /// Whether the row lies in tiles.
+    tiled: bool,
+    /// Weights of a strip: one, or that of a gate beside it.
+    weights: u64,
+    end: End,
+}
+
+impl Part {
+    fn new((spec, step): &(KernelSpec, Step), first: usize, number: u64) -> Result<Part, String> {
+        let operands = Rc::new(Operands::new(spec));
+        let (in_features, norm, weights, end) = match spec.op {
+            StepOp::Linear(op) => {
+                let product = product(&operands, &op);
+                (op.in_features, op.norm, 1 + u64::from(product.up.is_some()), End::Linear(product))
+            }
+            StepOp::QkvAppend(op) => (op.in_features, op.norm, 1, End::Qkv(op, parts(&op))),
+            other => return Err(format!("`{}` is in no slice", other.name())),
+        };
+        let tiled = operands.in_tiles("x");
+        Ok(Part { operands, first, number, step: step.clone(), in_features, norm, tiled, weights, end })
+    }
+
+    /// Stages of one weight of a strip.
+    fn groups(&self) -> u64 {
+        k_tiles(self.in_features).div_ceil(WARPS)
+    }
+
+    /// Stages of each weight that this block has: from, to, and those of all blocks.
+    fn share<'c>(&self, e: &Emit<'c>, blocks: u64) -> (Int<'c>, Int<'c>) {
+        let (all, sharing) = (self.step.tasks * self.groups(), blocks.min(self.step.tasks));
+        let block = e.min(e.block_x(), e.int(sharing));
+        let bound = |block: Int<'c>| e.div_rem(e.mul_const(block, all), sharing).0;
+        (bound(block), bound(e.min(e.add_const(block, 1), e.int(sharing))))
+    }
+
+    /// For each strip of a share: the strip, its first stage, and the one behind its last.
+    fn strips<'c>(
+        &self,
+        e: &Emit<'c>,
+        (begin, end): (Int<'c>, Int<'c>),
+        body: impl FnOnce(&Emit<'c>, Int<'c>, (Int<'c>, Int<'c>)),
+    ) {
+        let at = e.var(begin.into());
+        let now = |e: &Emit<'c>| e.get(at).into_int_value();
+        e.during(
+            |e| e.lt(now(e), end),
+            |e| {
+                let (strip, first) = e.div_rem(now(e), self.groups());
+                let last = e.min(e.int(self.groups()), e.add(first, e.sub(end, now(e))));
+                body(e, strip, (first, last));
+                e.set(at, e.add(now(e), e.sub(last, first)).into());
+            },
+        );
+    }
+
+    /// The rows of a strip in the first k tile of each weight, in pieces of so many bytes.
+    fn rows<'c>(&self, e: &Emit<'c>, strip: Int<'c>) -> (Vec<Vec<Ptr<'c>>>, u64) {
+        match &self.end {
+            End::Linear(product) => {
+                let at = strip_offset(e, strip, self.in_features);
+                let names = [Some(product.matrices[0].name), product.up];
+                let rows = |name| vec![e.byte_offset(e.operand(name), at)];
+                (names.into_iter().flatten().map(rows).collect(), ROWS)
+            }
+            End::Qkv(_, parts) => {
+                let place = Place::new(e, parts, || strip);
+                (vec![place.dims.map(|dim| place.row(e, dim, self.in_features)).to_vec()], ROWS / 2)
+            }
+        }
+    }
+}
+
+/// `y = W x` of an op, whose row is read as it lies.
+fn product(operands: &Operands, op: &Linear) -> Product {
+    let to = if operands.in_tiles("out") { To::Tiles("out") } else { To::Rows(Rows::Operand("out")) };
+    Product {
+        in_features: op.in_features,
+        matrices: vec![Matrix { name: "weight", out: op.out_features, column: 0 }],
+        up: (op.epilogue == Epilogue::SwiGlu).then_some("up"),
+        inputs: super::matrices::Inputs { tiles: TiledRows::Operand("x"), raw: None },
+        to,
+        plus: (op.epilogue == Epilogue::Residual).then_some("residual"),
+    }
+}
+
+/// The slice as it is being made.
+struct Slice<'c> {
+    parts: Vec<Part>,
+    /// Operands of all.
+    operands: usize,
+    counters: Counters,
+    /// Weights on their way; sums on theirs.
+    ring: Ring<'c>,
+    sums: Ring<'c>,
+    /// The row, and the sums: `[strip % WAITING][weight][warp][output]`.
+    row: Ptr<'c>,
+    partial: Ptr<'c>,
+}
+
+/// Makes the function of a slice.
+pub fn slice<'c>(
+    context: &'c Context,
+    module: &'c Module<'c>,
+    request: &Request<'_>,
+) -> Result<Launch, String> {
+    let mut operands = 0;
+    let mut parts = Vec::new();
+    for (number, step) in (0..).zip(&request.steps) {
+        parts.push(Part::new(step, operands, number)?);
+        operands += step.0.operands.len();
+    }
+    let kept = parts.iter().map(|part| 128 * k_tiles(part.in_features)).max().unwrap_or(0);
+    let stages = (SHARED - STATIC - SHARED_SLACK - kept) / STAGE;
+    let counters = Counters { parts: parts.len() as u64, blocks: request.blocks };
+    let named = parts.first().map(|part| Rc::clone(&part.operands)).ok_or("a slice of nothing")?;
+    // Behind the operands the number of the first step, and the watch.
+    let e = Emit::new(context, module, request.name, (named, operands + 2), (ALL as u32, request.clocked));
+    e.note_by(THREADS + 32);
+    let ring = Ring::new(&e, stages, WARPS);
+    let sums = Ring::between(&e, WAITING, (WARPS, 1));
+    let row = e.byte_offset(e.dynamic_shared(), e.int(stages * STAGE));
+    let partial = e.shared(WAITING * 2 * WARPS * OUTPUTS);
+    let s = Slice { parts, operands, counters, ring, sums, row, partial };
+    let warp = e.uniform(e.div_rem(e.thread(), 32).0);
+    e.either(
+        e.lt(warp, e.int(WARPS)),
+        |e| s.multiply(e),
+        |e| e.either(e.eq(warp, e.int(WARPS)), |e| s.produce(e), |e| s.finish(e)),
+    );
+    let faults: Vec<String> = s.parts.iter().filter_map(|part| part.operands.fault()).collect();
+    e.finish();
+    if let Some(fault) = faults.into_iter().next() {
+        return Err(fault);
+    }
+    Ok(Launch {
+        entry: request.name.to_string(),
+        grid: [Extent::fixed(request.blocks), Extent::fixed(1)],
+        threads: ALL as u32,
+        shared_bytes: (stages * STAGE + kept + SHARED_SLACK) as u32,
+        overlaps: true,
+        clocked: request.clocked,
+        variants: vec![],
+    })
+}
+
+impl<'c> Slice<'c> {
+    /// Each part in turn, with its operands in hand.
+    fn each(&self, e: &Emit<'c>, body: impl Fn(&Emit<'c>, &Part, (Int<'c>, Int<'c>))) {
+        for part in &self.parts {
+            e.with_operands(&part.operands, part.first, |e| {
+                let share = part.share(e, self.counters.blocks);
+                e.when(e.lt(share.0, share.1), |e| body(e, part, share));
+            });
+        }
+    }
+
+    /// The producer's warp: one lane starts copies.
+    fn produce(&self, e: &Emit<'c>) {
+        e.when(e.eq(e.lane(), e.int(0)), |e| {
+            self.each(e, |e, part, share| {
+                let (tiles, groups) = (k_tiles(part.in_features), part.groups());
+                part.strips(e, share, |e, strip, (first, last)| {
+                    let (weights, bytes) = part.rows(e, strip);
+                    e.each(first, last, 1, |e, group| {
+                        let at = e.mul_const(e.wide(group), WARPS * TILE_BYTES);
+                        for pieces in &weights {
+                            let from: Vec<Ptr<'c>> =
+                                pieces.iter().map(|piece| e.byte_offset(*piece, at)).collect();
+                            let copies = |e: &Emit<'c>, tiles| self.copies(e, (&from, bytes), tiles);
+                            let rest = tiles % WARPS;
+                            match rest {
+                                0 => copies(e, WARPS),
+                                _ => e.either(
+                                    e.lt(group, e.int(groups - 1)),
+                                    |e| copies(e, WARPS),
+                                    |e| copies(e, rest),
+                                ),
+                            }
+                        }
+                    });
+                });
+            });
+        });
+    }
+
+    /// Fills a stage with pieces of so many k tiles.
+    fn copies(&self, e: &Emit<'c>, (pieces, bytes): (&[Ptr<'c>], u64), tiles: u64) {
+        let memory = e.shared_address(e.dynamic_shared());
+        self.ring.wait_behind(e, ON_THE_WAY);
+        // Both arms of a branch fill one stage: the ring's place is a variable.
+        self.ring.produce(e, tiles * ROWS, |e, stage, full| {
+            let to = e.add(memory, e.mul_const(stage, STAGE));
+            for tile in 0..tiles {
+                for (piece, from) in (0..).zip(pieces) {
+                    let to = e.add_const(to, (tile * ROWS + piece * bytes) as i64);
+                    let from = e.byte_offset(*from, e.long(tile * TILE_BYTES));
+                    e.bulk_copy(to, from, bytes, full);
+                }
+            }
+        });
+    }
+
+    /// The warps that multiply.
+    fn multiply(&self, e: &Emit<'c>) {
+        e.among(THREADS, |e| {
+            e.wait_for_inputs();
+            let (warp, lane) = e.div_rem(e.thread(), 32);
+            let (g, t) = e.lane_pair();
+            let pieces = [0, 4].map(|first| Swizzle::words(e, g, e.add_const(t, first)));
+            let first_column = e.eq(t, e.int(0));
+            self.each(e, |e, part, share| {
+                self.keep(e, part);
+                let tiles = k_tiles(part.in_features);
+                part.strips(e, share, |e, _, (first, last)| {
+                    let four = || (0..4).map(|_| e.float_var(0.0)).collect::<Vec<_>>();
+                    let sums: Vec<Vec<Var<'c>>> = (0..part.weights).map(|_| four()).collect();
+                    sums.iter().flatten().for_each(|sum| e.set(*sum, e.float(0.0).into()));
+                    e.each(first, last, 1, |e, group| {
+                        let k = e.add(e.mul_const(group, WARPS), warp);
+                        let inside = e.lt(k, e.int(tiles));
+                        let at = e.mul_const(e.min(k, e.int(tiles - 1)), 32);
+                        // All lanes g have the one row: columns that are not its are nobody's results.
+                        let row = [0, 4].map(|piece| {
+                            let place = e.mul_const(e.add_const(t, piece), 4);
+                            e.load4(self.row, e.add(at, place))
+                        });
+                        for sums in &sums {
+                            let stage = self.ring.full(e);
+                            let at = e.add(e.mul_const(stage, STAGE), e.mul_const(warp, ROWS));
+                            let rows = e.byte_offset(e.dynamic_shared(), at);
+                            let multiply = |e: &Emit<'c>| products(e, rows, &pieces, &row, sums);
+                            if tiles % WARPS == 0 {
+                                multiply(e)
+                            } else {
+                                e.when(inside, multiply)
+                            }
+                            e.warp_barrier();
+                            self.ring.release(e, e.eq(lane, e.int(0)));
+                        }
+                    });
+                    let stage = self.sums.empty(e);
+                    e.when(first_column, |e| {
+                        for (weight, sums) in (0..).zip(&sums) {
+                            let at = self.partial_at(e, (stage, weight), warp);
+                            e.store(self.partial, e.add(at, g), e.get(sums[0]));
+                            e.store(self.partial, e.add_const(e.add(at, g), 8), e.get(sums[2]));
+                        }
+                    });
+                    e.warp_barrier();
+                    self.sums.filled(e, e.eq(lane, e.int(0)));
+                });
+            });
+        });
+    }
+
+    /// Where a warp's sums of a weight begin.
+    fn partial_at(&self, e: &Emit<'c>, (stage, weight): (Int<'c>, u64), warp: Int<'c>) -> Int<'c> {
+        let strip = e.add_const(e.mul_const(stage, 2), weight as i64);
+        e.mul_const(e.add(e.mul_const(strip, WARPS), warp), OUTPUTS)
+    }
+
+    /// Waits for the part's counters, and keeps its row in shared memory. The threads that multiply.
+    fn keep(&self, e: &Emit<'c>, part: &Part) {
+        let tiles = k_tiles(part.in_features);
+        let norm = part.norm.map(|eps| (eps, "norm"));
+        let pieces = (!part.tiled).then(|| RowPieces::new(e, part.in_features, THREADS, norm));
+        e.when(e.eq(e.thread(), e.int(0)), |e| self.wait(e, part));
+        // Nobody multiplies by the row before any more.
+        e.barrier();
+        match pieces {
+            Some(pieces) => {
+                for (place, words) in pieces.read(e, e.operand("x")) {
+                    e.store_words(self.row, e.mul_const(place, 4), &words);
+                }
+            }
+            None => keep_row(e, (e.operand("x"), self.row), tiles, (e.thread(), THREADS)),
+        }
+        e.barrier();
+    }
+
+    /// One thread waits for the counters of a part.
+    fn wait(&self, e: &Emit<'c>, part: &Part) {
+        for wait in &part.step.waits {
+            let counter = self.counters.of(u64::from(wait.part));
+            self.wait_until(
+                e,
+                (part.number, u64::from(wait.part)),
+                (e.scratch(), e.int(counter)),
+                wait.count,
+            );
+        }
+    }
+
+    /// Waits until a word has come to `count`; gives up when the launch's patience is at its end, and says so.
+    fn wait_until(
+        &self,
+        e: &Emit<'c>,
+        (part, awaited): (u64, u64),
+        (base, word): (Ptr<'c>, Int<'c>),
+        count: u64,
+    ) {
+        let begin = e.nanoseconds();
+        e.repeat(|e| {
+            let now = e.load_acquired(base, word);
+            let there = e.ge(now, e.int(count));
+            let patience = e.load_long(self.watch(e), e.int((offset_of!(Watch, patience) / 8) as u64));
+            let gone = e.sub(e.nanoseconds(), begin);
+            e.when(e.and(e.lt(now, e.int(count)), e.lt(patience, gone)), |e| {
+                let hang = e.load_long(self.watch(e), e.int((offset_of!(Watch, hang) / 8) as u64));
+                let tell = |field: usize, value| e.tell_host(hang, field as u64 / 4, value);
+                tell(offset_of!(Hang, part), e.int(part));
+                tell(offset_of!(Hang, awaited), e.int(awaited));
+                tell(offset_of!(Hang, count), now);
+                tell(offset_of!(Hang, block), e.block_x());
+                tell(offset_of!(Hang, step), self.first_step(e));
+                tell(offset_of!(Hang, hung), e.int(1));
+                e.fail();
+            });
+            there
+        });
+    }
+
+    /// What the launch knows of hangs, behind the operands.
+    fn watch(&self, e: &Emit<'c>) -> Ptr<'c> {
+        e.operand_of_all(self.operands + 1)
+    }
+
+    /// Where blocks hand over sums, behind that.
+    fn handed(&self, e: &Emit<'c>) -> Ptr<'c> {
+        e.byte_offset(self.watch(e), e.long(size_of::<Watch>() as u64))
+    }
+
+    /// The number of the slice's first step, which stands where an address could.
+    fn first_step(&self, e: &Emit<'c>) -> Int<'c> {
+        let number = e.address(e.operand_of_all(self.operands));
+        e.low(number)
+    }
+
+    /// The finisher's warp: lane `16 w + i` has output i of weight w.
+    fn finish(&self, e: &Emit<'c>) {
+        e.wait_for_inputs();
+        let lane = e.lane();
+        let leader = e.eq(lane, e.int(0));
+        let last_part = self.counters.parts - 1;
+        self.each(e, |e, part, share| {
+            let ends = Ends::new(e, part);
+            e.when(leader, |e| self.wait(e, part));
+            e.warp_barrier();
+            part.strips(e, share, |e, strip, (first, last)| {
+                let plus = ends.plus(e, (strip, lane));
+                let stage = self.sums.full(e);
+                let sum = self.sum(e, part, (stage, lane));
+                e.warp_barrier();
+                self.sums.release(e, leader);
+                e.either(
+                    e.lt(e.int(0), first),
+                    |e| self.hand_over(e, part, (lane, sum)),
+                    |e| {
+                        let all = e.var(sum.into());
+                        e.when(e.lt(last, e.int(part.groups())), |e| {
+                            let rest = self.handed_over(e, part, lane);
+                            e.set(all, e.fadd(sum, rest).into());
+                        });
+                        ends.store(e, (strip, lane), e.get_float(all), plus);
+                        // Nobody waits for the last part.
+                        if part.number < last_part {
+                            e.warp_barrier();
+                            let counter = e.int(self.counters.of(part.number));
+                            e.when(leader, |e| e.raise(e.scratch(), counter));
+                        }
+                    },
+                );
+            });
+        });
+    }
+
+    /// What the eight warps have of this lane's output, in their order.
+    fn sum(&self, e: &Emit<'c>, part: &Part, (stage, lane): (Int<'c>, Int<'c>)) -> Float<'c> {
+        let (weight, output) = e.div_rem(lane, OUTPUTS);
+        let weight = e.min(weight, e.int(part.weights - 1));
+        let strip = e.add(e.mul_const(stage, 2), weight);
+        let at = e.add(e.mul_const(strip, WARPS * OUTPUTS), output);
+        (0..WARPS).fold(e.float(0.0), |sum, warp| {
+            e.fadd(sum, e.load(self.partial, e.add_const(at, (warp * OUTPUTS) as i64)))
+        })
+    }
+
+    /// Where a block hands over its sums of a part.
+    fn handed_at(&self, e: &Emit<'c>, part: &Part, block: Int<'c>) -> Int<'c> {
+        let at = e.mul_const(block, Counters::HANDED);
+        e.add_const(at, (part.number * self.counters.blocks * Counters::HANDED) as i64)
+    }
+
+    /// The end of a strip whose beginning the block before has.
+    fn hand_over(&self, e: &Emit<'c>, part: &Part, (lane, sum): (Int<'c>, Float<'c>)) {
+        let (handed, at) = (self.handed(e), self.handed_at(e, part, e.block_x()));
+        e.store(handed, e.add(at, lane), sum.into());
+        e.warp_barrier();
+        let there = e.add_const(at, Counters::SUMS as i64);
+        e.when(e.eq(lane, e.int(0)), |e| e.store_released(handed, there, e.int(1)));
+    }
+
+    /// What the block behind has of this block's last strip.
+    fn handed_over(&self, e: &Emit<'c>, part: &Part, lane: Int<'c>) -> Float<'c> {
+        let (handed, at) = (self.handed(e), self.handed_at(e, part, e.add_const(e.block_x(), 1)));
+        let there = e.add_const(at, Counters::SUMS as i64);
+        e.when(e.eq(lane, e.int(0)), |e| {
+            self.wait_until(e, (part.number, part.number), (handed, there), 1);
+            e.store(handed, there, e.int(0).into());
+        });
+        e.warp_barrier();
+        e.widen(e.load_int_anew(handed, e.add(at, lane)))
+    }
+}
+
+/// What follows the sums of a part's strips, with what is the same for all of them.
+struct Ends<'a, 'c> {
+    part: &'a Part,
+    /// RoPE's table and the row's place in the cache, of projections.
+    place: Option<(Ptr<'c>, Int<'c>, Option<(Ptr<'c>, Int<'c>)>)>,
+}
+
+impl<'a, 'c> Ends<'a, 'c> {
+    fn new(e: &Emit<'c>, part: &'a Part) -> Ends<'a, 'c> {
+        let place = match &part.end {
+            End::Qkv(op, _) => {
+                let position = e.load_int(e.list(offset_of!(StepContext, positions)), e.int(0));
+                let page = op.own_kv.then(|| page_of(e, &e.cache("cache"), e.int(0), position));
+                Some((angles(e, op.rope), position, page))
+            }
+            End::Linear(_) => None,
+        };
+        Ends { part, place }
+    }
+
+    /// The column of a lane's output of a strip, and whether there is one.
+    fn column(e: &Emit<'c>, product: &Product, (strip, lane): (Int<'c>, Int<'c>)) -> (Int<'c>, Int<'c>) {
+        let output = e.and(lane, e.int(OUTPUTS - 1));
+        let column = e.add(e.mul_const(strip, OUTPUTS), output);
+        let inside = e.and(e.lt(lane, e.int(OUTPUTS)), e.lt(column, e.int(product.matrices[0].out)));
+        (column, inside)
+    }
+
+    /// What is added to a lane's output, read before its sums are there.
+    fn plus(&self, e: &Emit<'c>, of: (Int<'c>, Int<'c>)) -> Option<Float<'c>> {
+        let End::Linear(product) = &self.part.end else { return None };
+        let (column, inside) = Ends::column(e, product, of);
+        let column = e.pick(inside, column, e.int(0));
+        product.plus.map(|name| e.load(e.operand(name), column))
+    }
+
+    /// Stores a lane's output: of a strip, with its sum and what is added.
+    fn store(&self, e: &Emit<'c>, of: (Int<'c>, Int<'c>), sum: Float<'c>, plus: Option<Float<'c>>) {
+        match (&self.part.end, self.place) {
+            (End::Qkv(op, parts), Some((table, position, page))) => {
+                let (strip, lane) = of;
+                let place = Place::new(e, parts, || strip);
+                let logits: Vec<To> = gates(op).map(|(_, name)| to(e, name)).collect();
+                let page = |e: &Emit<'c>| page.unwrap_or_else(|| (e.scratch(), e.int(0)));
+                let spot = Spot { row: e.int(0), position, page: &page };
+                let mine = e.lt(lane, e.int(OUTPUTS));
+                let output = e.and(lane, e.int(OUTPUTS - 1));
+                let other = e.shuffle(sum, 8);
+                finish(e, (op, table, &logits), &place, &spot, (mine, output, sum, other));
+            }
+            (End::Linear(product), _) => {
+                let value = match product.up {
+                    Some(_) => e.fmul(e.silu(sum), e.shuffle(sum, 16)),
+                    None => sum,
+                };
+                let value = plus.map_or(value, |plus| e.fadd(value, plus));
+                let (column, inside) = Ends::column(e, product, of);
+                e.when(inside, |e| product.to.store(e, e.int(0), column, value));
+            }
+            (End::Qkv(..), None) => {}
+        }
+    }
+}
+
+/// Where an operand's results go.
+fn to(e: &Emit<'_>, name: &'static str) -> To {
+    if e.in_tiles(name) { To::Tiles(name) } else { To::Rows(Rows::Operand(name)) }
+}
+
+/// Adds the products of a strip's rows of one k tile with the row's.
+fn products<'c>(e: &Emit<'c>, rows: Ptr<'c>, pieces: &[Int<'c>; 2], x: &[Chunk<'c>; 2], sums: &[Var<'c>]) {
+    for (piece, x) in pieces.iter().zip(x) {
+        let [low, high] = [0, 256].map(|eight| e.load4(rows, e.add_const(*piece, eight)));
+        Fragment { low, high: Some(high) }.multiply(e, sums, *x);
+    }
+}

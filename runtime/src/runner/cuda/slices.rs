@@ -1,0 +1,104 @@
+//! Runs of steps that one persistent launch computes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cudarc::driver::sys::CUfunction;
+use hyc_plan::abi::StepContext;
+use hyc_plan::{Counters, Hang, Launch, Plan, Slice, Watch};
+
+use super::device::{Device, DeviceBlock};
+use super::module::Module;
+use crate::error::Result;
+use crate::memory::Block;
+
+/// A plan's slices on a device.
+pub(super) struct Slices {
+    /// Those of each slice, in the plan's order.
+    counters: DeviceBlock,
+    counter_bytes: u64,
+    /// A [`Watch`], and behind it what blocks of a launch hand over.
+    shared: DeviceBlock,
+    /// By [`Slice::kernel`]; `None`: its steps are launched one by one.
+    kernels: Vec<Option<Code>>,
+}
+
+/// A function, and how it is launched.
+pub(super) type Code = (CUfunction, Launch);
+
+// SAFETY: the functions are the driver's handles.
+unsafe impl Send for Slices {}
+
+/// Bytes of the counters of each of a plan's slices, and of what all share: a few MiB, of what a runner leaves free.
+fn sizes(plan: &Plan) -> (u64, u64) {
+    let counters = |slice: &Slice| plan.slice_kernels[slice.kernel as usize].counters(slice.parts.len());
+    let most = |bytes: fn(Counters) -> u64| plan.slices.iter().map(|slice| bytes(counters(slice))).max();
+    let shared = most(Counters::handed_bytes).map_or(0, |handed| handed + size_of::<Watch>() as u64);
+    (most(Counters::bytes).unwrap_or(0), shared)
+}
+
+impl Slices {
+    /// Those whose blocks the device can run all at the same time. A task that waits longer than `patience` ends its launch.
+    pub(super) fn new(
+        device: &Arc<Device>,
+        module: &Module,
+        plan: &Plan,
+        patience: Duration,
+    ) -> Result<Slices> {
+        let multiprocessors = device.multiprocessors()?;
+        let kernels = plan.slice_kernels.iter().map(|kernel| match &kernel.launch {
+            Some(launch) if kernel.blocks <= multiprocessors => {
+                Ok(Some((module.function(launch)?, launch.clone())))
+            }
+            Some(_) | None => Ok(None),
+        });
+        let kernels = kernels.collect::<Result<Vec<_>>>()?;
+        let (counter_bytes, shared) = sizes(plan);
+        let counters = device.zeroed(counter_bytes * plan.slices.len() as u64)?;
+        let mut shared = device.zeroed(shared)?;
+        if !plan.slices.is_empty() {
+            let patience = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX).min(i64::MAX as u64);
+            shared.write(0, &[device.hang_address(), patience].map(u64::to_le_bytes).concat())?;
+        }
+        Ok(Slices { counters, counter_bytes, shared, kernels })
+    }
+
+    /// The slice that begins with step `index`, where it computes this pass.
+    pub(super) fn at<'p>(
+        &self,
+        plan: &'p Plan,
+        index: usize,
+        context: &StepContext,
+    ) -> Option<(&'p Slice, &Code)> {
+        let number = plan.slice_at(index)?;
+        let slice = &plan.slices[number];
+        let rows = plan.slice_kernels[slice.kernel as usize].rows;
+        let kernel = self.kernels.get(slice.kernel as usize)?.as_ref()?;
+        rows.contains(context.tokens).then_some((slice, kernel))
+    }
+
+    /// What a launch gets behind its operands: the slice's first step, what all slices share, its counters.
+    pub(super) fn addresses(&self, plan: &Plan, slice: &Slice) -> [u64; 3] {
+        let number = plan.slice_at(slice.first as usize).unwrap_or(0) as u64;
+        let counters = self.counters.address + number * self.counter_bytes;
+        [u64::from(slice.first), self.shared.address, counters]
+    }
+
+    /// Puts zeros into all counters, on the stream: a pass begins.
+    pub(super) fn begin(&self) -> Result<()> {
+        if self.counter_bytes == 0 { Ok(()) } else { self.counters.clear() }
+    }
+}
+
+/// What a launch that has waited in vain says of it, in words.
+pub(super) fn told(hang: &Hang, names: &[String]) -> String {
+    let name = |part: u32| {
+        let step = (hang.step + part) as usize;
+        names.get(step).cloned().unwrap_or_else(|| format!("step {step}"))
+    };
+    let awaited = match hang.awaited == hang.part {
+        true => "the rest of it by another block".to_string(),
+        false => format!("{} of which {} tasks are through", name(hang.awaited), hang.count),
+    };
+    format!("a task of {} waited in vain for {awaited} (block {})", name(hang.part), hang.block)
+}
