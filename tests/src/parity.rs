@@ -43,8 +43,13 @@ pub fn run(session: &mut Session, tokens: &[u32]) -> Result<Run> {
 }
 
 /// Logits of all positions where a new session gets the tokens in pieces of these lengths.
-pub fn run_pieces(model: &Arc<Model>, tokens: &[u32], pieces: &[usize]) -> Result<Vec<f32>> {
-    let mut session = Session::new(model.clone(), &SessionOptions::default())?;
+pub fn run_pieces(
+    model: &Arc<Model>,
+    options: &SessionOptions,
+    tokens: &[u32],
+    pieces: &[usize],
+) -> Result<Vec<f32>> {
+    let mut session = Session::new(model.clone(), options)?;
     let id = session.add_sequence()?;
     session.set_all_logits(true);
     let (mut rest, mut logits) = (tokens, Vec::new());

@@ -49,7 +49,7 @@ fn chunks_and_decode_change_no_bit() {
         let whole = run(&mut session, &tokens).unwrap();
         for pieces in [vec![1; tokens.len()], vec![7, 64, 1, 1, 50, 80], vec![150, 1, 1, 51]] {
             assert!(pieces.iter().sum::<usize>() >= tokens.len());
-            let logits = run_pieces(&model, &tokens, &pieces).unwrap();
+            let logits = run_pieces(&model, &SessionOptions::default(), &tokens, &pieces).unwrap();
             assert!(logits == whole.logits, "{name}: other chunks, other logits");
         }
     }

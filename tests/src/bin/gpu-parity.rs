@@ -11,7 +11,7 @@ use clap::Parser;
 use hyc::diff::{Found, Options, diff};
 use hyc::interp::Interpreter;
 use hyc_plan::{Elem, Layout, Plan, Step, StepOp, ops};
-use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
+use hyc_runtime::{GpuOptions, LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::parity::{check_caches, check_selections, run, run_batch, run_pieces, tokens};
 use hyc_tests::retrieval::{Other, Prompts, decode};
 use hyc_tests::{Golden, Table, each_artefact, relative_error, text};
@@ -134,11 +134,16 @@ fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
     }
     let want = reference.logits;
     right &= table.error(name, "logits, interpreter", relative_error(&whole.logits, &want), limits.own);
-    for (check, pieces) in [
-        ("decode, interpreter", vec![1; tokens.len()]),
-        ("pieces, interpreter", vec![7, 64, 1, 1, 50, 80, tokens.len()]),
-    ] {
-        let logits = run_pieces(&model, &tokens, &pieces).map_err(text)?;
+    let (usual, ones) = (SessionOptions::default(), vec![1; tokens.len()]);
+    let sliced = GpuOptions { slices: true, ..GpuOptions::default() };
+    let sliced = SessionOptions { gpu: sliced, ..SessionOptions::default() };
+    let slices = (!model.plan().slices.is_empty()).then(|| ("slices, interpreter", &sliced, ones.clone()));
+    let checks = [
+        ("decode, interpreter", &usual, ones),
+        ("pieces, interpreter", &usual, vec![7, 64, 1, 1, 50, 80, tokens.len()]),
+    ];
+    for (check, options, pieces) in checks.into_iter().chain(slices) {
+        let logits = run_pieces(&model, options, &tokens, &pieces).map_err(text)?;
         right &= table.error(name, check, relative_error(&logits, &want), limits.own);
     }
     let part = |from: usize, to: usize| &tokens[tokens.len() * from / 20..tokens.len() * to / 20];
