@@ -51,6 +51,27 @@ LONGROPE = dict(
     long_factor=[1.0, 2.5, 1.8, 6.5, 12.0, 9.06, 31.0, 24.5],
 )
 
+# Kinds of layers: full at both ends, and a window between.
+KINDS = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+# A part of each head turns, by another base in layers with a window.
+PARTIAL = dict(rope_type="default", partial_rotary_factor=0.334)
+MIMO = dict(
+    head_dim=12,
+    v_head_dim=8,
+    num_hidden_layers=4,
+    num_key_value_heads=1,
+    sliding_window=9,
+    layer_types=KINDS,
+    mlp_layer_types=["dense"] * 4,
+    rope_parameters=dict(
+        full_attention=PARTIAL | dict(rope_theta=5000.0), sliding_attention=PARTIAL | dict(rope_theta=100.0)
+    ),
+    # Nothing is routed.
+    n_routed_experts=2,
+    num_experts_per_tok=1,
+    moe_intermediate_size=8,
+)
+
 # Each folder: the model's class, its configuration's class, and what it is made with. Its seed is its place.
 FAMILIES = {
     "llama": ("LlamaForCausalLM", "LlamaConfig", dict(head_dim=16)),
@@ -107,6 +128,51 @@ FAMILIES = {
         ),
     ),
     "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", dict(num_key_value_heads=1, tie_word_embeddings=True)),
+    "mimo": ("MiMoV2FlashForCausalLM", "MiMoV2FlashConfig", MIMO | dict(hidden_size=24, attention_value_scale=0.707)),
+    "qwen2-windows": (
+        "Qwen2ForCausalLM",
+        "Qwen2Config",
+        dict(hidden_size=24, use_sliding_window=True, sliding_window=7, max_window_layers=1),
+    ),
+    "qwen3-windows": (
+        "Qwen3ForCausalLM",
+        "Qwen3Config",
+        dict(
+            head_dim=8, num_hidden_layers=4, use_sliding_window=True, sliding_window=11, layer_types=KINDS, hidden_size=24
+        ),
+    ),
+    "ministral": (
+        "MinistralForCausalLM",
+        "MinistralConfig",
+        dict(head_dim=8, num_hidden_layers=4, sliding_window=11, layer_types=KINDS[::-1][1:] + KINDS[1:2], hidden_size=24),
+    ),
+    "smollm3-windows": (
+        "SmolLM3ForCausalLM",
+        "SmolLM3Config",
+        dict(
+            head_dim=8,
+            hidden_size=24,
+            no_rope_layer_interval=2,
+            use_sliding_window=True,
+            sliding_window=7,
+            pad_token_id=0,
+        ),
+    ),
+    "qwen3moe-dense": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        dict(
+            head_dim=8,
+            hidden_size=24,
+            num_hidden_layers=4,
+            num_experts=6,
+            num_experts_per_tok=2,
+            moe_intermediate_size=12,
+            norm_topk_prob=True,
+            decoder_sparse_step=2,
+            mlp_only_layers=[3],
+        ),
+    ),
 }
 
 
@@ -120,6 +186,8 @@ def make(name, folder):
         for key, value in model.named_parameters():
             if key.endswith("norm.weight"):
                 value.uniform_(0.5, 1.5)
+            if key.endswith("sinks"):
+                value.uniform_(-2.0, 2.0)
             if key.endswith(".bias"):
                 value.uniform_(-1.0, 1.0)
     tokens = torch.randint(0, SIZES["vocab_size"], (1, TOKENS), dtype=torch.int32)
