@@ -38,6 +38,10 @@ const COMPUTED: &str = "*.rotary_emb.inv_freq";
 /// The head of a model that has the embedding table as its head.
 const HEAD: &str = "lm_head.weight";
 
+/// Queries, keys and values, and gate and up, where a class has them as one.
+const FUSED: [&str; 2] =
+    ["model.layers.{i}.self_attn.qkv_proj.weight", "model.layers.{i}.mlp.gate_up_proj.weight"];
+
 /// The names of experts and of what chooses them.
 const EXPERTS: &str = r#"
 [weights.rename]
@@ -123,6 +127,9 @@ impl Draft<'_> {
             let _ = writeln!(self.text, "ignore = {:?}", opened.ignored);
         }
         let _ = write!(self.text, "\n[weights.rename]\n{names}");
+        if let Some(fused) = opened.fused {
+            sections::split(&mut self.text, &opened.config, family::of(&opened.config)?, fused)?;
+        }
         if !self.options.no_tokenizer {
             self.vocabulary(&opened, at)?;
         }
@@ -230,7 +237,10 @@ impl Draft<'_> {
             by_kind::names(&mut self.text, config, &layers::read(config, family)?)?;
             self.value_scale(config, dtype)?;
         }
-        sections::split(&mut self.text, config, family)
+        match family.fused {
+            true => sections::split(&mut self.text, config, family, FUSED),
+            false => Ok(()),
+        }
     }
 
     /// `[weights.scale]` of a model whose values are multiplied.

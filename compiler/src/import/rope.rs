@@ -30,6 +30,9 @@ pub enum Of {
     Windows,
 }
 
+/// Of GGUF files: how many elements of a head turn, in the place of a part of it.
+pub const TURNING: &str = "rope.dimension_count";
+
 /// Base of layers with a window, where nothing is said.
 const WINDOWS_THETA: f64 = 10_000.0;
 
@@ -61,6 +64,7 @@ pub fn read(config: &Config, family: Family, of: Of, head_dim: u64, context: Opt
     // Both names are known, whichever is there, and where nothing is scaled a length of training says nothing.
     table.get("type");
     config.get("original_max_position_embeddings");
+    table.get("original_max_position_embeddings");
     let trained = config.size("max_position_embeddings")?;
     let original = || -> Result<f64> {
         let here = table.positive("original_max_position_embeddings")?;
@@ -142,7 +146,7 @@ fn turning(config: &Config, table: &Config, family: Family, head_dim: u64) -> Re
     };
     let (inner, outer) = (table.positive(KEY)?, config.positive(KEY)?);
     let part = inner.or(outer).unwrap_or(usual);
-    let turning = (head_dim as f64 * part) as u64;
+    let turning = config.size(TURNING)?.unwrap_or((head_dim as f64 * part) as u64);
     if turning % 2 != 0 || !(2..=head_dim).contains(&turning) {
         let of = if inner.is_some() { table } else { config };
         let why = format!("{turning} elements of {head_dim} cannot turn in pairs");

@@ -43,23 +43,20 @@ pub fn heads(config: &Config, family: Family) -> Result<Heads> {
     Ok(Heads { hidden, heads, kv_heads, head_dim, v_dim })
 }
 
-/// `[weights.split]` of a family whose projections are fused.
-pub fn split(out: &mut String, config: &Config, family: Family) -> Result<()> {
-    if !family.fused {
-        return Ok(());
-    }
+/// `[weights.split]` of the names, in the files, of queries, keys and values and of gate and up.
+pub fn split(out: &mut String, config: &Config, family: Family, [qkv, gate_up]: [&str; 2]) -> Result<()> {
     let Heads { heads, kv_heads, head_dim, .. } = heads(config, family)?;
     let (q, kv) = (heads.saturating_mul(head_dim), kv_heads.saturating_mul(head_dim));
     let ffn = config.needs_size("intermediate_size")?;
     let line = |from: &str, parts: &[(&str, u64)]| {
         let parts: Vec<String> =
             parts.iter().map(|(to, rows)| format!("[\"model.layers.{{i}}.{to}.weight\", {rows}]")).collect();
-        format!("\"model.layers.{{i}}.{from}.weight\" = [{}]\n", parts.join(", "))
+        format!("\"{from}\" = [{}]\n", parts.join(", "))
     };
     out.push_str("\n[weights.split]\n");
     let attention = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
-    out.push_str(&line("self_attn.qkv_proj", &attention));
-    out.push_str(&line("mlp.gate_up_proj", &[("mlp.gate_proj", ffn), ("mlp.up_proj", ffn)]));
+    out.push_str(&line(qkv, &attention));
+    out.push_str(&line(gate_up, &[("mlp.gate_proj", ffn), ("mlp.up_proj", ffn)]));
     Ok(())
 }
 
