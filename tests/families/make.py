@@ -138,13 +138,24 @@ FAMILIES = {
         "Qwen3ForCausalLM",
         "Qwen3Config",
         dict(
-            head_dim=8, num_hidden_layers=4, use_sliding_window=True, sliding_window=11, layer_types=KINDS, hidden_size=24
+            head_dim=8,
+            num_hidden_layers=4,
+            use_sliding_window=True,
+            sliding_window=11,
+            layer_types=KINDS,
+            hidden_size=24,
         ),
     ),
     "ministral": (
         "MinistralForCausalLM",
         "MinistralConfig",
-        dict(head_dim=8, num_hidden_layers=4, sliding_window=11, layer_types=KINDS[::-1][1:] + KINDS[1:2], hidden_size=24),
+        dict(
+            head_dim=8,
+            num_hidden_layers=4,
+            sliding_window=11,
+            layer_types=[*KINDS[1:], "sliding_attention"],
+            hidden_size=24,
+        ),
     ),
     "smollm3-windows": (
         "SmolLM3ForCausalLM",

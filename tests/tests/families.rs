@@ -74,6 +74,7 @@ fn what_cannot_be_expressed_is_refused_by_name() {
         ("hidden_size", json!(null), "has no `hidden_size`"),
         ("hidden_size", json!(24), "wrong shape"),
         ("num_hidden_layers", json!(4), "missing: `model.layers.3."),
+        ("num_hidden_layers", json!(1 << 20), "`num_hidden_layers` = 1048576: it must be at most "),
         ("num_hidden_layers", json!(2), "not used by the model: `model.layers.2."),
         ("logit_scale", json!(0.5), "not known here"),
         ("rope_parameters", rope("ntk"), "`rope_parameters.rope_type` = \"ntk\": no such scaling"),

@@ -9,6 +9,7 @@ use std::path::Path;
 use checkpoints::{changed, import, logits, said};
 use hyc_tests::parity::tokens;
 use hyc_tests::{Golden, relative_error, root};
+use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 
 /// What is written of a checkpoint of transformers with another configuration.
@@ -132,6 +133,28 @@ fn values_are_multiplied_where_their_code_does() {
     assert!(text.contains("v_proj.weight\" = 0.707"), "{text}");
     let (_, _, notes) = said(&root().join("tests/families/mimo"), &["--dtype", "bf16"]);
     assert!(notes.contains("values are multiplied by 0.707"), "{notes}");
+}
+
+/// One name in the files is another one of the model's by the kind of its layer.
+#[test]
+fn layers_of_both_kinds_may_have_sinks() {
+    let folder = changed("mimo", set("add_full_attention_sink_bias", json!(true)));
+    let path = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut views = tensors.tensors();
+    for layer in [0, 3] {
+        let sinks = tensors.tensor("model.layers.1.self_attn.attention_sink_bias").unwrap();
+        views.push((format!("model.layers.{layer}.self_attn.attention_sink_bias"), sinks));
+    }
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let (code, text, err) = said(folder.path(), &[]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(text.contains("full_sink = true\n"), "{text}");
+    for (layer, name) in [(0, "sink"), (1, "sink_window"), (2, "sink_window"), (3, "sink")] {
+        let at = format!("model.layers.{layer}.self_attn");
+        assert!(text.contains(&format!("\"{at}.attention_sink_bias\" = \"{at}.{name}\"\n")), "{text}");
+    }
 }
 
 /// All that cannot be expressed stands in one error.

@@ -2,13 +2,10 @@
 
 use super::attention::Attention;
 use super::desc::{AttentionKind, SparseKv};
+use super::keys::SPARSE_HEADS;
 use super::model::{self, Heads};
 use super::reader::{Faults, Section};
 use super::rope;
-
-/// What this reads.
-pub const KEYS: [&str; 5] =
-    ["sparse_heads", "sparse_kv_heads", "sparse_qk_head_dim", "sparse_v_head_dim", "sparse_rope"];
 
 /// Reads them beside the `full` layers' heads. Errors: what a layer cannot have that reads its oracle's keys.
 pub fn read(
@@ -57,7 +54,7 @@ fn check_kinds(a: &Section, kinds: &[AttentionKind]) {
     let other = kinds.iter().find(|kind| !matches!(kind, AttentionKind::Full { .. }));
     match other {
         None | Some(AttentionKind::Full { .. }) => {
-            KEYS.iter().for_each(|key| a.refuse(key, "every layer is full"));
+            SPARSE_HEADS.iter().for_each(|key| a.refuse(key, "every layer is full"));
         }
         Some(AttentionKind::Window { .. }) => {}
         Some(AttentionKind::Sparse { kv, .. }) => {

@@ -12,8 +12,6 @@ use super::rope::{self, Of, Rope};
 use super::sections::{self, Heads};
 use crate::error::Result;
 
-/// Elements of a value, where nothing is said.
-const VALUE_WIDTH: u64 = 128;
 /// What values are multiplied by, where nothing is said.
 const VALUE_SCALE: f64 = 0.707;
 
@@ -21,11 +19,6 @@ const VALUE_SCALE: f64 = 0.707;
 pub const FURTHER: &str = "model.mtp.*";
 /// Projections to values.
 pub const VALUES: &str = "model.layers.{i}.self_attn.v_proj.weight";
-
-/// Elements of a value of layers that see all tokens.
-pub fn value_width(config: &Config) -> Result<u64> {
-    Ok(config.size("v_head_dim")?.unwrap_or(VALUE_WIDTH))
-}
 
 /// What values are multiplied by; `None`: they are not.
 pub fn value_scale(config: &Config) -> Result<Option<f64>> {
@@ -95,7 +88,7 @@ fn sinks(config: &Config) -> Result<(bool, bool)> {
 
 /// `[weights.rename]` of sinks.
 pub fn names(out: &mut String, config: &Config, layers: &Layers) -> Result<()> {
-    let count = config.needs_size("num_hidden_layers")?;
+    let count = config.layers()?;
     let (full_sink, sink) = sinks(config)?;
     let is_full = |layer: u64| match layers {
         Layers::Full => true,
@@ -140,7 +133,7 @@ pub fn experts(config: &Config) -> Result<()> {
     ] {
         config.get(key);
     }
-    let layers = config.needs_size("num_hidden_layers")?;
+    let layers = config.layers()?;
     if let Some(experts) = config.flags("moe_layer_freq", layers)? {
         if experts.contains(&true) {
             config.cannot(

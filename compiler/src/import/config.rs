@@ -119,6 +119,17 @@ impl Config {
         self.size(key)?.ok_or_else(|| self.missing(key))
     }
 
+    /// The number of layers, no more than a model may have.
+    pub fn layers(&self) -> Result<u64> {
+        const KEY: &str = "num_hidden_layers";
+        let layers = self.needs_size(KEY)?;
+        if layers > hyc_plan::MAX_LAYERS {
+            let want = format!("at most {}", hyc_plan::MAX_LAYERS);
+            return Err(self.wrong(KEY, &Value::from(layers), &want));
+        }
+        Ok(layers)
+    }
+
     /// A number above 0.
     pub fn positive(&self, key: &str) -> Result<Option<f64>> {
         let good = |value: &Value| value.as_f64().filter(|x| hyc_plan::is_positive_f32(*x));

@@ -15,6 +15,8 @@ pub struct Family {
     pub qk_norm: bool,
     /// Elements of a head, where nothing is said; `None`: the width over the heads.
     pub head_dim: Option<u64>,
+    /// Elements of a value, where nothing is said; `None`: as many as a query has, whatever is said.
+    pub v_dim: Option<u64>,
     /// Base of RoPE, where nothing is said.
     pub theta: f64,
     /// eps of norms, where nothing is said.
@@ -33,7 +35,7 @@ pub struct Family {
     pub windows_unasked: bool,
     /// Which layers have the window.
     pub windows: Windows,
-    /// Whether layers with a window have heads, RoPE and sinks of their own, and values have a width of theirs.
+    /// Whether layers with a window have heads, RoPE and sinks of their own, and values may be multiplied.
     pub by_kind: bool,
 }
 
@@ -57,6 +59,7 @@ const PLAIN: Family = Family {
     qkv_bias: false,
     qk_norm: false,
     head_dim: None,
+    v_dim: None,
     theta: 10_000.0,
     eps: 1e-6,
     experts: false,
@@ -103,6 +106,7 @@ pub const FAMILIES: [Family; 9] = [
     Family {
         class: "MiMoV2FlashForCausalLM",
         head_dim: Some(192),
+        v_dim: Some(128),
         theta: 5_000_000.0,
         eps: 1e-5,
         partial: Some(0.334),

@@ -25,7 +25,7 @@ const TYPES: &str = "layer_types";
 
 /// Reads them. Errors: kinds of layers that there are not; layers of two kinds, in a class whose layers are alike.
 pub fn read(config: &Config, family: Family) -> Result<Layers> {
-    let layers = config.needs_size("num_hidden_layers")?;
+    let layers = config.layers()?;
     let window = window(config, family)?;
     let list = listed(config, family, layers)?;
     if let Some(list) = &list {

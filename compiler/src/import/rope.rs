@@ -126,7 +126,7 @@ pub fn layers_without(config: &Config, family: Family) -> Result<Vec<u64>> {
     const KEY: &str = "no_rope_layers";
     let Some(every) = family.no_rope_every else { return Ok(Vec::new()) };
     let every = config.size("no_rope_layer_interval")?.unwrap_or(every);
-    let layers = config.needs_size("num_hidden_layers")?;
+    let layers = config.layers()?;
     let Some(list) = config.flags(KEY, layers)? else {
         return Ok((0..layers).filter(|layer| (layer + 1) % every == 0).collect());
     };

@@ -7,7 +7,6 @@ use std::path::Path;
 use hyc_plan::RopeScaling;
 use serde_json::Value;
 
-use super::by_kind;
 use super::config::Config;
 use super::family::Family;
 use super::layers::{self, Layers};
@@ -39,7 +38,10 @@ pub fn heads(config: &Config, family: Family) -> Result<Heads> {
     let kv_heads = config.size("num_key_value_heads")?.unwrap_or(heads);
     let head_dim = config.size("head_dim")?.or(family.head_dim);
     let head_dim = head_dim.or(hidden.checked_div(heads)).unwrap_or(hidden);
-    let v_dim = if family.by_kind { by_kind::value_width(config)? } else { head_dim };
+    let v_dim = match family.v_dim {
+        Some(usual) => config.size("v_head_dim")?.unwrap_or(usual),
+        None => head_dim,
+    };
     Ok(Heads { hidden, heads, kv_heads, head_dim, v_dim })
 }
 
@@ -80,7 +82,7 @@ pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, nam
         true => format!("head_dim = {head_dim}"),
         false => format!("qk_head_dim = {head_dim}\nv_head_dim = {v_dim}"),
     };
-    let layers = config.needs_size("num_hidden_layers")?;
+    let layers = config.layers()?;
     let vocab = config.needs_size("vocab_size")?;
     // Of a model of experts it is what its dense layers would have.
     let ffn = match family.experts && dense_layers(config)?.is_empty() {
@@ -139,7 +141,7 @@ pub fn experts(out: &mut String, config: &Config, family: Family) -> Result<()> 
 
 /// Layers without experts, of a family that has some.
 fn dense_layers(config: &Config) -> Result<Vec<u64>> {
-    let layers = config.needs_size("num_hidden_layers")?;
+    let layers = config.layers()?;
     let every = config.size("decoder_sparse_step")?.unwrap_or(1);
     let listed = match config.get("mlp_only_layers") {
         None => BTreeSet::new(),

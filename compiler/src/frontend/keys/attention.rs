@@ -245,6 +245,10 @@ pub const ATTENTION: SectionKeys = SectionKeys {
     ],
 };
 
+/// Keys of heads that full layers do not have.
+pub const SPARSE_HEADS: [&str; 5] =
+    ["sparse_heads", "sparse_kv_heads", "sparse_qk_head_dim", "sparse_v_head_dim", "sparse_rope"];
+
 fn is_full(layer: &LayerDesc) -> bool {
     matches!(layer.attention.kind, AttentionKind::Full { .. })
 }

@@ -21,7 +21,7 @@ use super::desc::{LayerDesc, ModelDesc};
 /// matter in 64.
 pub const MAX_SIZE: i64 = 1 << 24;
 
-pub use attention::ATTENTION;
+pub use attention::{ATTENTION, SPARSE_HEADS};
 pub use markdown::markdown;
 pub use model::{MODEL, ROPE};
 pub use others::{MOE, TARGET, TOKENIZER, WEIGHTS};

@@ -2,9 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::sparse;
 use super::MAX_SIZE;
-use super::{Default, Key, SECTIONS, SectionKeys, Type};
+use super::{Default, Key, SECTIONS, SPARSE_HEADS, SectionKeys, Type};
 
 /// The schema. It takes every description that the reader takes; the reader alone knows how values fit each other.
 pub fn schema() -> Value {
@@ -119,7 +118,7 @@ fn kinds() -> Vec<Value> {
     };
     let one_list = json!({ "oneOf": [{ "required": ["pattern"] }, { "required": ["full"] }] });
     let mut full = vec!["pattern", "full", "top_k", "window", "sparse_kv", "window_branch"];
-    full.extend(sparse::KEYS);
+    full.extend(SPARSE_HEADS);
     let full = refuse(&full);
     let mut swa = refuse(&["top_k", "gate", "sparse_kv", "window_branch"]);
     swa["required"] = json!(["window"]);
