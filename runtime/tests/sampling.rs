@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use common::{BAD_TOKEN, Parts, Plain, naive};
-use hyc_plan::artefact::SAMPLING_KEY;
+use hyc_plan::artefact::{SAMPLING_KEY, TEXT_KEY};
 use hyc_runtime::{
     CancelToken, Error, ErrorKind, GenerateOptions, Generated, Model, Sampler, Sampling, SamplingDefaults,
-    Session, SessionOptions, Tokenizer, generate,
+    Session, SessionOptions, TextSettings, Tokenizer, generate,
 };
 
 fn session(model: &Arc<Model>) -> Session {
@@ -117,6 +117,42 @@ fn settings() -> [Sampling; 3] {
 /// A model whose plan chooses tokens itself, as a GPU's does.
 fn choosing() -> Arc<Model> {
     Parts::new().sampling().load().unwrap()
+}
+
+/// Ids between tokens that the tokenizer has none for are never chosen: by the host, and where the plan would choose by itself.
+#[test]
+fn ids_without_a_token_are_never_chosen() {
+    let settings = |unnamed: &[[u32; 2]]| {
+        let settings = TextSettings { unnamed: unnamed.to_vec(), ..TextSettings::default() };
+        serde_json::to_string(&settings).unwrap()
+    };
+    let likeliest = |model: Arc<Model>, sampling: Sampling| {
+        let mut session = session(&model);
+        let mut found = BTreeSet::new();
+        for seed in 0..60 {
+            let id = session.add_sequence().unwrap();
+            session.set_sampling(id, sampling, seed).unwrap();
+            session.feed(id, &[1 + seed as u32 % 5, 2]).unwrap();
+            let chosen = session.step_sampled().unwrap().sampled.remove(0).1.unwrap();
+            session.remove_sequence(id).unwrap();
+            found.insert(chosen);
+        }
+        found
+    };
+    for sampling in [safe(), Sampling { temperature: 2.0, ..Sampling::default() }] {
+        let all = likeliest(Parts::new().load().unwrap(), sampling);
+        let (first, last) = (*all.first().unwrap(), *all.range(..BAD_TOKEN).last().unwrap());
+        assert!(all.len() > 3, "{all:?}");
+        let json = settings(&[[first, first + 1], [last, last + 1]]);
+        let parts = || Parts::new().with_tokenizer().with_metadata(TEXT_KEY, &json);
+        let named = likeliest(parts().load().unwrap(), sampling);
+        assert!(!named.contains(&first) && !named.contains(&last), "{named:?}");
+        assert_eq!(likeliest(parts().sampling().load().unwrap(), sampling), named);
+    }
+    for wrong in [&[[3, 3]][..], &[[0, 16]], &[[15, 17]], &[[2, 3], [1, 2]]] {
+        let error = Parts::new().with_metadata(TEXT_KEY, &settings(wrong)).load().err().expect("refused");
+        assert!(error.kind == ErrorKind::BadArtefact && error.help.is_some(), "{error}");
+    }
 }
 
 /// Every sequence of a batch chooses what a sampler with its settings chooses that has seen the same tokens, the first

@@ -51,6 +51,27 @@ LONGROPE = dict(
     long_factor=[1.0, 2.5, 1.8, 6.5, 12.0, 9.06, 31.0, 24.5],
 )
 
+# Kinds of layers: full at both ends, and a window between.
+KINDS = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+# A part of each head turns, by another base in layers with a window.
+PARTIAL = dict(rope_type="default", partial_rotary_factor=0.334)
+MIMO = dict(
+    head_dim=12,
+    v_head_dim=8,
+    num_hidden_layers=4,
+    num_key_value_heads=1,
+    sliding_window=9,
+    layer_types=KINDS,
+    mlp_layer_types=["dense"] * 4,
+    rope_parameters=dict(
+        full_attention=PARTIAL | dict(rope_theta=5000.0), sliding_attention=PARTIAL | dict(rope_theta=100.0)
+    ),
+    # Nothing is routed.
+    n_routed_experts=2,
+    num_experts_per_tok=1,
+    moe_intermediate_size=8,
+)
+
 # Each folder: the model's class, its configuration's class, and what it is made with. Its seed is its place.
 FAMILIES = {
     "llama": ("LlamaForCausalLM", "LlamaConfig", dict(head_dim=16)),
@@ -107,6 +128,62 @@ FAMILIES = {
         ),
     ),
     "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", dict(num_key_value_heads=1, tie_word_embeddings=True)),
+    "mimo": ("MiMoV2FlashForCausalLM", "MiMoV2FlashConfig", MIMO | dict(hidden_size=24, attention_value_scale=0.707)),
+    "qwen2-windows": (
+        "Qwen2ForCausalLM",
+        "Qwen2Config",
+        dict(hidden_size=24, use_sliding_window=True, sliding_window=7, max_window_layers=1),
+    ),
+    "qwen3-windows": (
+        "Qwen3ForCausalLM",
+        "Qwen3Config",
+        dict(
+            head_dim=8,
+            num_hidden_layers=4,
+            use_sliding_window=True,
+            sliding_window=11,
+            layer_types=KINDS,
+            hidden_size=24,
+        ),
+    ),
+    "ministral": (
+        "MinistralForCausalLM",
+        "MinistralConfig",
+        dict(
+            head_dim=8,
+            num_hidden_layers=4,
+            sliding_window=11,
+            layer_types=[*KINDS[1:], "sliding_attention"],
+            hidden_size=24,
+        ),
+    ),
+    "smollm3-windows": (
+        "SmolLM3ForCausalLM",
+        "SmolLM3Config",
+        dict(
+            head_dim=8,
+            hidden_size=24,
+            no_rope_layer_interval=2,
+            use_sliding_window=True,
+            sliding_window=7,
+            pad_token_id=0,
+        ),
+    ),
+    "qwen3moe-dense": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        dict(
+            head_dim=8,
+            hidden_size=24,
+            num_hidden_layers=4,
+            num_experts=6,
+            num_experts_per_tok=2,
+            moe_intermediate_size=12,
+            norm_topk_prob=True,
+            decoder_sparse_step=2,
+            mlp_only_layers=[3],
+        ),
+    ),
 }
 
 
@@ -120,6 +197,8 @@ def make(name, folder):
         for key, value in model.named_parameters():
             if key.endswith("norm.weight"):
                 value.uniform_(0.5, 1.5)
+            if key.endswith("sinks"):
+                value.uniform_(-2.0, 2.0)
             if key.endswith(".bias"):
                 value.uniform_(-1.0, 1.0)
     tokens = torch.randint(0, SIZES["vocab_size"], (1, TOKENS), dtype=torch.int32)
@@ -285,6 +364,72 @@ def write_gguf(path, model, own, qtype, vocabulary=byte_level, factors=None):
     return stands_for
 
 
+# Names that two architectures have beside those of llama's.
+OTHER_NAMES = {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
+OTHERS = {
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", dict(tie_word_embeddings=True)),
+    # A window and a part of each head, and lists for short and for long sequences: all of it is in the file.
+    "phi3": (
+        "Phi3ForCausalLM",
+        "Phi3Config",
+        dict(
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            sliding_window=13,
+            pad_token_id=0,
+            original_max_position_embeddings=64,
+            rope_parameters=LONGROPE
+            | dict(
+                short_factor=LONGROPE["short_factor"][:6],
+                long_factor=LONGROPE["long_factor"][:6],
+                partial_rotary_factor=0.75,
+            ),
+        ),
+    ),
+}
+
+
+def write_other(path, name, model, qtype):
+    """Writes a model of another architecture, and gives the values that it stands for. No rows are exchanged."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, name)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if name == "phi3":
+        writer.add_rope_dimension_count(12)
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_rope_scaling_orig_ctx_len(64)
+        # sqrt(1 + ln(256 / 64) / ln(64))
+        writer.add_rope_scaling_attn_factors(1.1547005383792517)
+        for kind in ["short", "long"]:
+            factors = np.array(config.rope_parameters[f"{kind}_factor"], dtype=np.float32)
+            writer.add_tensor(f"rope_factors_{kind}.weight", factors)
+    byte_level(writer)
+    stands_for = {}
+    for tensor, value in model.state_dict().items():
+        if tensor == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        to = qtype if value.ndim == 2 else gguf.GGMLQuantizationType.F32
+        stored = gguf.quantize(value.numpy(), to)
+        stands_for[tensor] = torch.from_numpy(gguf.dequantize(stored, to).astype(np.float32))
+        for theirs, own in OTHER_NAMES.items():
+            tensor = tensor.replace(theirs, own)
+        writer.add_tensor(gguf_name(tensor), stored, raw_dtype=to)
+    if config.tie_word_embeddings:
+        stands_for["lm_head.weight"] = stands_for["model.embed_tokens.weight"]
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return stands_for
+
+
 def logits(model, stands_for, tokens):
     """What the model computes with these values."""
     model.load_state_dict(stands_for)
@@ -320,6 +465,15 @@ def make_gguf(folder):
     write_gguf(folder / "llama.pieces.gguf", more, own, gguf.GGMLQuantizationType.Q8_0, vocabulary=pieces(learnt))
     cut = [dict(text=text, ids=learnt.encode(text), back=learnt.decode(learnt.encode(text))) for text in TEXTS]
     (folder / "pieces.json").write_text(json.dumps(cut, indent=1) + "\n")
+    for name, (model_class, config_class, other) in OTHERS.items():
+        config = getattr(transformers, config_class)(**GGUF_SIZES | other)
+        model = getattr(transformers, model_class)(config).eval()
+        with torch.no_grad():
+            for key, value in model.named_parameters():
+                if key.endswith(".bias"):
+                    value.uniform_(-1.0, 1.0)
+        stands_for = write_other(folder / f"{name}.gguf", name, model, gguf.GGMLQuantizationType.Q8_0)
+        golden[f"logits.{name}"] = logits(model, stands_for, tokens)
     save_file(golden, folder / "golden.safetensors")
 
     numbers = np.random.default_rng(5)

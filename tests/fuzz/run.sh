@@ -23,7 +23,7 @@ seeds=target/seeds
 rm -rf $seeds
 mkdir -p $seeds/model_toml $seeds/text_ir $seeds/artefact $seeds/tokenizer $seeds/checkpoint
 cp "$root"/tests/configs/*/*.toml "$root"/tests/golden/*/model.toml $seeds/model_toml --backup=numbered
-cp "$root"/tests/families/*/config.json "$root"/tests/gguf/llama.Q*.gguf $seeds/checkpoint --backup=numbered
+cp "$root"/tests/families/*/config.json "$root"/tests/gguf/{llama.Q*,qwen2,phi3}.gguf $seeds/checkpoint --backup=numbered
 find "$root/tests/filetests" "$root/ir/graph/src" -name '*.hyir' -exec cp --backup=numbered {} $seeds/text_ir \;
 i=0
 for model in "$root"/tests/golden/*/model.toml; do

@@ -2,22 +2,18 @@
 
 #![allow(clippy::print_stdout)] // A test's output is captured.
 
+#[path = "common/checkpoints.rs"]
+mod checkpoints;
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::PathBuf;
 
-use common::hyc_binary;
-use hyc_runtime::{Session, SessionOptions};
-use hyc_tests::parity::{run, tokens};
-use hyc_tests::{Golden, compiled_model, relative_error, root};
+use checkpoints::{changed, hyc, import, logits, said};
+use hyc_tests::parity::tokens;
+use hyc_tests::{Golden, relative_error, root};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
-
-fn hyc(args: &[&str]) -> Output {
-    Command::new(hyc_binary()).args(args).output().expect("hyc runs")
-}
 
 fn families() -> Vec<PathBuf> {
     let folder = root().join("tests/families");
@@ -27,29 +23,13 @@ fn families() -> Vec<PathBuf> {
     folders
 }
 
-/// Imports a checkpoint, and gives the description's path.
-fn import(checkpoint: &Path, folder: &Path, args: &[&str]) -> PathBuf {
-    let description = folder.join("model.toml");
-    let output =
-        hyc(&[&["import", checkpoint.to_str().unwrap(), "-o", description.to_str().unwrap()][..], args]
-            .concat());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    description
-}
-
-fn logits(description: &Path, folder: &Path, tokens: &[u32]) -> Vec<f32> {
-    let model = compiled_model(description, &folder.join("model.hyc"));
-    let mut session = Session::new(model, &SessionOptions::default()).unwrap();
-    run(&mut session, tokens).unwrap().logits
-}
-
 /// What is asked for beside a checkpoint, of those that need it.
 const ARGS: [(&str, &[&str]); 1] = [("llama-longrope-long", &["--context", "256"])];
 
 #[test]
 fn every_family_gives_the_logits_of_transformers() {
     let families = families();
-    assert!(families.len() >= 14, "{families:?}");
+    assert!(families.len() >= 20, "{families:?}");
     for checkpoint in families {
         let folder = tempfile::tempdir().unwrap();
         let golden = Golden::open(&checkpoint.join("golden.safetensors"));
@@ -81,28 +61,11 @@ fn a_selection_of_everything_changes_nothing() {
     assert!(error > 1e-2, "a selection of one block changes nothing: {error:.2e}");
 }
 
-/// A copy of a checkpoint with another `config.json`.
-fn changed(name: &str, change: impl FnOnce(&mut Map<String, Value>)) -> tempfile::TempDir {
-    let (from, folder) = (root().join("tests/families").join(name), tempfile::tempdir().unwrap());
-    let text = std::fs::read_to_string(from.join("config.json")).unwrap();
-    let mut config: Map<String, Value> = serde_json::from_str(&text).unwrap();
-    change(&mut config);
-    std::fs::write(folder.path().join("config.json"), serde_json::to_string(&config).unwrap()).unwrap();
-    std::fs::copy(from.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
-    folder
-}
-
-fn said(checkpoint: &Path, args: &[&str]) -> (Option<i32>, String, String) {
-    let output = hyc(&[&["import", checkpoint.to_str().unwrap(), "-o", "-"][..], args].concat());
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
 #[test]
 fn what_cannot_be_expressed_is_refused_by_name() {
     let rope = |kind: &str| json!({ "rope_type": kind, "rope_theta": 1e4, "factor": 2.0 });
     for (key, value, says) in [
-        ("architectures", json!(["GemmaForCausalLM"]), "class GemmaForCausalLM cannot be imported yet"),
+        ("architectures", json!(["FalconForCausalLM"]), "class FalconForCausalLM cannot be imported yet"),
         ("architectures", json!([]), "has no `architectures`"),
         ("hidden_act", json!("gelu"), "`hidden_act` = \"gelu\": the feed-forward part is no SwiGLU"),
         ("attention_bias", json!(true), "`attention_bias` = true: products have biases"),
@@ -111,6 +74,7 @@ fn what_cannot_be_expressed_is_refused_by_name() {
         ("hidden_size", json!(null), "has no `hidden_size`"),
         ("hidden_size", json!(24), "wrong shape"),
         ("num_hidden_layers", json!(4), "missing: `model.layers.3."),
+        ("num_hidden_layers", json!(1 << 20), "`num_hidden_layers` = 1048576: it must be at most "),
         ("num_hidden_layers", json!(2), "not used by the model: `model.layers.2."),
         ("logit_scale", json!(0.5), "not known here"),
         ("rope_parameters", rope("ntk"), "`rope_parameters.rope_type` = \"ntk\": no such scaling"),
@@ -156,8 +120,13 @@ fn experts_that_cannot_be_expressed_are_refused_by_name() {
     for (key, value, says) in [
         ("norm_topk_prob", json!(false), "`norm_topk_prob` = false: the weights of chosen experts"),
         ("norm_topk_prob", json!(null), "`norm_topk_prob` = false"),
-        ("decoder_sparse_step", json!(2), "some layers have no experts"),
-        ("mlp_only_layers", json!([1]), "some layers have no experts"),
+        ("decoder_sparse_step", json!(2), "missing: `model.layers.0.mlp.gate_proj.weight`"),
+        ("mlp_only_layers", json!([1]), "missing: `model.layers.1.mlp.gate_proj.weight`"),
+        (
+            "mlp_only_layers",
+            json!([3]),
+            "`mlp_only_layers` = [3]: it must be a list of layers, which are 0 to 2",
+        ),
         ("num_experts_per_tok", json!(null), "has no `num_experts_per_tok`"),
         ("num_local_experts", json!(7), "wrong shape: `model.layers.0.mlp.router.weight`"),
     ] {

@@ -17,9 +17,10 @@ fn hyc(args: &[&str]) -> Output {
     Command::new(hyc_binary()).args(args).output().expect("hyc runs")
 }
 
-/// The description of the file of a type, which is imported.
+/// The description of the file of a type, or of an architecture, which is imported.
 fn imported(kind: &str, folder: &Path) -> PathBuf {
-    let file = root().join(format!("tests/gguf/llama.{kind}.gguf"));
+    let name = if OTHERS.contains(&kind) { format!("{kind}.gguf") } else { format!("llama.{kind}.gguf") };
+    let file = root().join("tests/gguf").join(name);
     let description = folder.join("model.toml");
     let (from, to) = (file.to_str().unwrap(), description.to_str().unwrap());
     let output = hyc(&["import", from, "-o", to, "--dtype", "f32"]);
@@ -48,6 +49,67 @@ fn every_type_gives_the_logits_of_its_values() {
         println!("{kind:5} {error:.2e}");
         assert!(error < 1.6e-6, "{kind}: logits differ by {error:.2e}");
     }
+}
+
+/// Other architectures than llama's, whose files are written in blocks.
+const OTHERS: [&str; 2] = ["qwen2", "phi3"];
+
+#[test]
+fn every_architecture_gives_the_logits_of_its_values() {
+    let golden = Golden::open(&root().join("tests/gguf/golden.safetensors"));
+    for name in OTHERS {
+        let folder = tempfile::tempdir().unwrap();
+        let description = imported(name, folder.path());
+        let text = std::fs::read_to_string(&description).unwrap();
+        let lines: &[&str] = match name {
+            "qwen2" => {
+                &["qkv_bias = true", "tie_embeddings = true", "\"blk.{i}.attn_k.bias\" = \"model.layers.{i}."]
+            }
+            _ => &[
+                "rope = { theta = 5000.0, dims = 12, scaling = \"factors\", attention_factor = 1.1547005, factors = [1.0, 1.25, ",
+                "window = 13",
+                "max_context = 64",
+                "ignore = [\"rope_factors_short.weight\", \"rope_factors_long.weight\"]",
+                "\"blk.{i}.ffn_up.weight\" = [[\"model.layers.{i}.mlp.gate_proj.weight\", 64], [\"model.",
+                "[\"model.layers.{i}.self_attn.k_proj.weight\", 16], [\"model.layers.{i}.self_attn.v_proj.weight\", 16]]",
+            ],
+        };
+        lines.iter().for_each(|line| assert!(text.contains(line), "{line}: {text}"));
+        let ours = logits(&description, &tokens(&golden));
+        let (_, theirs) = golden.f32(&format!("logits.{name}")).unwrap();
+        let error = relative_error(&ours, &theirs);
+        println!("{name:5} {error:.2e}");
+        assert!(error < 1.6e-6, "{name}: logits differ by {error:.2e}");
+    }
+}
+
+/// What a file of Phi-3 says of windows and lengths counts, and is not made up.
+#[test]
+fn windows_and_lists_of_factors_are_those_of_the_file() {
+    let whole = std::fs::read(root().join("tests/gguf/phi3.gguf")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let find = |text: &str| whole.windows(text.len()).position(|bytes| bytes == text.as_bytes()).unwrap();
+    let said = |at: usize, with: &[u8]| {
+        let mut bytes = whole.clone();
+        bytes[at..at + with.len()].copy_from_slice(with);
+        std::fs::write(&path, bytes).unwrap();
+        let output = hyc(&["import", path.to_str().unwrap(), "-o", "-", "--no-tokenizer"]);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let after = |key: &str| find(key) + key.len() + 4;
+    let (code, text, err) = said(after("phi3.attention.sliding_window"), &[0]);
+    assert!(code == Some(0) && text.contains("kind = \"full\""), "{text}{err}");
+    let (code, text, err) = said(after("phi3.rope.dimension_count"), &[11]);
+    assert!(
+        code == Some(3) && text.is_empty() && err.contains("11 elements of 16 cannot turn in pairs"),
+        "{err}"
+    );
+    let (code, _, err) = said(after("phi3.rope.scaling.original_context_length"), &[0]);
+    assert!(code == Some(3) && err.contains("original_max_position_embeddings` = 0"), "{err}");
+    let (code, _, err) = said(find("rope_factors_long.weight") + 13, b"lonk");
+    assert!(code == Some(3) && err.contains("has no `rope_factors_long.weight`, and the other"), "{err}");
 }
 
 /// Frequencies that the file scales by a list are those of transformers' scaling of Llama 3.1.

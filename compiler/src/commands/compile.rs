@@ -177,9 +177,14 @@ pub fn run(args: Args) -> Result<()> {
     check_gpu(&args, input.graph.header.target)?;
     let text = text_of(&args, input.desc.as_ref(), input.graph.header.vocab)?;
     driver::choose_of(&mut input.graph, text.as_ref());
-    if let Some(Text { holes, .. }) = text.as_ref().filter(|text| text.holes > 0) {
+    let unnamed = text.as_ref().map_or(0, |text| text.settings.unnamed_ids());
+    if unnamed > 0 {
+        let who = match input.graph.header.target {
+            TargetKind::Host => "",
+            _ => "; for this the host chooses, which reads all logits of each step",
+        };
         terminal::note(&format!(
-            "note: the tokenizer has no token for {holes} ids between its others: the model can choose them, and they print nothing\n"
+            "note: the tokenizer has no token for {unnamed} ids between its others: they are never chosen{who}\n"
         ));
     }
     let table = args.table.as_deref().map(tuning::read).transpose()?;

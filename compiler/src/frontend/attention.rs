@@ -237,7 +237,7 @@ fn read_full_list(
 }
 
 /// Layers, ascending, each once.
-fn read_layer_list(
+pub fn read_layer_list(
     (key, example): (&str, &str),
     value: &toml::Spanned<DeValue>,
     layers: usize,

@@ -176,7 +176,7 @@ pub enum WeightDtype {
 }
 
 /// Weight files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WeightsDesc {
     /// safetensors files.
     pub files: Vec<PathBuf>,

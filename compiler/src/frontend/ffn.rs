@@ -1,14 +1,41 @@
-//! `ffn` of `[model]`, or `[moe]`: the feed-forward part of every layer.
+//! `ffn` of `[model]`, or `[moe]`: the feed-forward part of each layer.
 
+use super::attention::read_layer_list;
 use super::desc::Ffn;
-use super::reader::{Faults, Section};
+use super::reader::{At, Faults, Section};
 
-/// Reads the one of the two that is there.
-pub fn read(model: &Section, moe: &Section, faults: &Faults) -> Option<Ffn> {
-    if !moe.present() {
-        return model.need_size("ffn", "11008").map(|at| Ffn::Dense { ffn: at.value });
+/// What the two say.
+pub struct Ffns {
+    usual: Ffn,
+    /// Layers without experts, in a model that has some, and their width.
+    dense: (Vec<usize>, usize),
+}
+
+impl Ffns {
+    /// That of a layer.
+    pub fn of(&self, layer: usize) -> Ffn {
+        let (layers, ffn) = &self.dense;
+        if layers.contains(&layer) { Ffn::Dense { ffn: *ffn } } else { self.usual }
     }
-    model.refuse("ffn", "with [moe] the width is `expert_ffn`");
+}
+
+/// Reads the one of the two that is there, or both, where some of the `layers` have no experts.
+pub fn read(model: &Section, moe: &Section, layers: Option<At<usize>>, faults: &Faults) -> Option<Ffns> {
+    if !moe.present() {
+        let usual = Ffn::Dense { ffn: model.need_size("ffn", "11008")?.value };
+        return Some(Ffns { usual, dense: (Vec::new(), 0) });
+    }
+    let dense = match moe.get("dense") {
+        Some(value) => {
+            let list = layers.and_then(|n| read_layer_list(("dense", "[0]"), value, n.value, faults));
+            let ffn = model.need_size("ffn", "11008");
+            list.zip(ffn).map(|(list, ffn)| (list, ffn.value))
+        }
+        None => {
+            model.refuse("ffn", "with [moe] the width is `expert_ffn`, but for layers that `dense` names");
+            Some((Vec::new(), 0))
+        }
+    };
     let experts = moe.need_size("experts", "512");
     let active = moe.need_size("active", "8");
     let expert_ffn = moe.need_size("expert_ffn", "512");
@@ -23,10 +50,11 @@ pub fn read(model: &Section, moe: &Section, faults: &Faults) -> Option<Ffn> {
         );
         return None;
     }
-    Some(Ffn::Moe {
+    let usual = Ffn::Moe {
         experts: experts.value,
         active: active.value,
         expert_ffn: expert_ffn.value,
         shared_ffn: shared_ffn.map_or(0, |at| at.value),
-    })
+    };
+    Some(Ffns { usual, dense: dense? })
 }

@@ -13,6 +13,7 @@ mod names;
 mod reader;
 mod rope;
 mod sampling;
+mod sparse;
 mod target;
 mod tokenizer;
 mod weights;

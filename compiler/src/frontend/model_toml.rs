@@ -7,8 +7,9 @@ use toml::de::DeTable;
 
 use super::desc::{AttentionDesc, AttentionKind, LayerDesc, ModelDesc};
 use super::diagnostic::{Diagnostic, Diagnostics, MOST};
+use super::model::Heads;
 use super::reader::{Faults, Section};
-use super::{attention, ffn, keys, model, names, sampling, target, tokenizer, weights};
+use super::{attention, ffn, keys, model, names, sampling, sparse, target, tokenizer, weights};
 
 /// Reads a model description. `path` is named in faults, and files are found relative to its folder.
 pub fn parse_model(path: &Path, text: &str) -> Result<ModelDesc, Diagnostics> {
@@ -66,33 +67,42 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
 
     let base = model.present().then(|| model::read(&model, faults));
     let layers = base.as_ref().and_then(|b| b.layers.clone());
-    let attention = attention.present().then(|| attention::read(&attention, layers, faults)).flatten();
+    let section = attention;
+    let attention = section.present().then(|| attention::read(&section, layers.clone(), faults)).flatten();
+    let full = base.as_ref().and_then(|b| b.heads);
+    let sparse = sparse::read(&section, full, attention.as_ref(), faults);
     // Without [model] nobody can say which of the two is missing.
-    let ffn = (model.present() || moe.present()).then(|| ffn::read(&model, &moe, faults)).flatten();
+    let ffn = (model.present() || moe.present()).then(|| ffn::read(&model, &moe, layers, faults)).flatten();
     let interleaved = weights.get("interleaved").map(|value| value.span());
     let mut weights = weights::read(folder, &weights, faults);
     let target = target::read(&target, weights.dtype, attention.as_ref(), faults);
     let tokenizer = tokenizer::read(folder, &tokenizer);
     let sampling = sampling::read(&sampling);
 
-    let (base, attention, ffn) = (base?, attention?, ffn?);
-    let (heads, kv_heads, qk_dim, v_dim) = (base.heads?, base.kv_heads?, base.qk_dim?, base.v_dim?);
-    let (rope, qk_norm, qkv_bias) = (base.rope?, base.qk_norm, base.qkv_bias);
-    weights.names.head = qk_dim as u64;
-    if let (Some(span), true) = (interleaved, rope.dims < qk_dim) {
+    let (base, attention, ffn, full, sparse) = (base?, attention?, ffn?, full?, sparse?);
+    let (qk_norm, qkv_bias) = (base.qk_norm, base.qkv_bias);
+    weights.names.head = full.qk_dim as u64;
+    let other = [full, sparse].into_iter().find(|of| of.qk_dim != full.qk_dim || of.rope.dims < of.qk_dim);
+    if let (Some(span), Some(Heads { qk_dim, rope, .. })) = (interleaved, other) {
+        let message = match qk_dim == full.qk_dim {
+            true => format!("`interleaved`: {} of the {qk_dim} elements of a head turn", rope.dims),
+            false => format!("`interleaved`: some heads have {} elements, and some {qk_dim}", full.qk_dim),
+        };
         faults.add(
             span,
-            format!("`interleaved`: {} of the {qk_dim} elements of a head turn", rope.dims),
-            "whole heads are put in halves",
+            message,
+            "whole heads of one size are put in halves",
             "convert the weights to halves, as transformers has them",
         );
     }
     let layer = |(layer, kind): (usize, AttentionKind)| {
+        let of = if matches!(kind, AttentionKind::Full { .. }) { full } else { sparse };
+        let Heads { heads, kv_heads, qk_dim, v_dim, rope } = of;
         let rope = Some(rope).filter(|_| !attention.no_rope.contains(&layer));
         let (gate, sink) = (attention.gate(kind), attention.sink(kind));
         let attention =
             AttentionDesc { kind, heads, kv_heads, qk_dim, v_dim, rope, qkv_bias, qk_norm, gate, sink };
-        LayerDesc { attention, ffn }
+        LayerDesc { attention, ffn: ffn.of(layer) }
     };
     Some(ModelDesc {
         name: base.name?,

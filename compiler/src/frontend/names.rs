@@ -94,12 +94,35 @@ pub const THEIRS: &[(&str, Ours)] = &[
         "norm_topk_prob",
         Note("leave it out where it is true: the chosen experts' weights always add up to 1 here"),
     ),
+    ("mlp_only_layers", Other("moe", "dense", "write `dense = [...]` in [moe]: the layers that it names")),
     (
-        "mlp_only_layers",
-        Note("leave it out where it is empty: all layers have the same feed-forward part here"),
+        "decoder_sparse_step",
+        Other(
+            "moe",
+            "dense",
+            "write `dense = [...]` in [moe], where it is not 1: the layers without experts",
+        ),
     ),
-    ("decoder_sparse_step", Note("leave it out where it is 1: every layer has the experts here")),
-    ("first_k_dense_replace", Note("leave it out where it is 0: every layer has the experts here")),
+    (
+        "first_k_dense_replace",
+        Other("moe", "dense", "write `dense = [...]` in [moe], where it is not 0: as many layers from 0"),
+    ),
+    (
+        "moe_layer_freq",
+        Other("moe", "dense", "write `dense = [...]` in [moe]: the layers that this has 0 for"),
+    ),
+    ("swa_num_attention_heads", Key("attention", "sparse_heads")),
+    ("swa_num_key_value_heads", Key("attention", "sparse_kv_heads")),
+    ("swa_head_dim", Key("attention", "sparse_qk_head_dim")),
+    ("swa_v_head_dim", Key("attention", "sparse_v_head_dim")),
+    (
+        "swa_rope_theta",
+        Other("attention", "sparse_rope", "write `sparse_rope = { theta = ... }` in [attention]"),
+    ),
+    (
+        "hybrid_layer_pattern",
+        Other("attention", "full", "write `full = [...]` in [attention]: the layers that this has 0 for"),
+    ),
     ("sliding_window", Key("attention", "window")),
     ("window_size", Key("attention", "window")),
     (

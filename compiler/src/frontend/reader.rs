@@ -291,7 +291,7 @@ impl<'a, 'i> Section<'a, 'i> {
 }
 
 /// A number of either kind.
-fn as_number(value: &DeValue<'_>) -> Option<f64> {
+pub fn as_number(value: &DeValue<'_>) -> Option<f64> {
     match value {
         DeValue::Float(f) => f.as_str().replace('_', "").parse().ok(),
         DeValue::Integer(i) => i64::from_str_radix(i.as_str(), i.radix()).ok().map(|n| n as f64),

@@ -1,4 +1,4 @@
-//! `rope` of `[model]`.
+//! `rope` of `[model]`, and what has its form.
 
 use hyc_plan::{MOST_PAIRS, RopeFactors, RopeScaling};
 use toml::Spanned;
@@ -8,14 +8,14 @@ use super::desc::Rope;
 use super::keys::ROPE;
 use super::reader::{Faults, Section};
 
-/// Reads `rope` of a model whose heads have `qk_dim` elements.
-pub fn read(model: &Section, qk_dim: Option<usize>, faults: &Faults) -> Option<Rope> {
-    let Some(value) = model.get("rope") else {
-        model.missing("rope", "{ theta = 640000.0 }");
+/// Reads `key`, which must be there, of heads of `qk_dim` elements.
+pub fn read(section: &Section, key: &str, qk_dim: Option<usize>, faults: &Faults) -> Option<Rope> {
+    let Some(value) = section.get(key) else {
+        section.missing(key, "{ theta = 640000.0 }");
         return None;
     };
     if !value.get_ref().is_table() {
-        return not_a_rope(value, faults);
+        return not_a_rope(key, value, faults);
     }
     let rope = Section::new(&ROPE, Some(value), faults);
     if rope.present() && rope.get("theta").is_none() {
@@ -39,7 +39,7 @@ pub fn read(model: &Section, qk_dim: Option<usize>, faults: &Faults) -> Option<R
 }
 
 /// A number in the place of the table is its base.
-fn not_a_rope(value: &Spanned<DeValue<'_>>, faults: &Faults) -> Option<Rope> {
+fn not_a_rope(key: &str, value: &Spanned<DeValue<'_>>, faults: &Faults) -> Option<Rope> {
     let number = match value.get_ref() {
         DeValue::Integer(i) if i.radix() == 10 => Some(i.as_str()),
         DeValue::Float(f) => Some(f.as_str()),
@@ -47,8 +47,9 @@ fn not_a_rope(value: &Spanned<DeValue<'_>>, faults: &Faults) -> Option<Rope> {
     };
     let good = |text: &&str| text.replace('_', "").parse::<f64>().is_ok_and(hyc_plan::is_positive_f32);
     let theta = number.filter(good).unwrap_or("640000.0");
-    let help = format!("write `rope = {{ theta = {theta} }}`");
-    faults.add(value.span(), "`rope` must be a table with its base `theta`", "not a table", &help);
+    let help = format!("write `{key} = {{ theta = {theta} }}`");
+    let message = format!("`{key}` must be a table with its base `theta`");
+    faults.add(value.span(), message, "not a table", &help);
     None
 }
 

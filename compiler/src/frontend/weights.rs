@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::desc::{WeightDtype, WeightsDesc};
-use super::reader::{Faults, Section};
+use super::reader::{Faults, Section, as_number};
 use crate::source::{Names, Pattern, Rename, Split, Stack};
 
 /// The words of `dtype` and of `kv_dtype` under `[target]`.
@@ -14,6 +14,7 @@ pub const DTYPES: &[(&str, WeightDtype)] = &[("bf16", WeightDtype::Bf16), ("f32"
 
 const RENAME: &str = "\"from.{i}.weight\" = \"to.{i}.weight\"";
 const SPLIT: &str = "\"qkv.{i}.weight\" = [[\"q.{i}.weight\", 64], [\"kv.{i}.weight\", 32]]";
+const SCALE: &str = "\"layers.{i}.v_proj.weight\" = 0.707";
 const STACK: &str = "\"experts.{e}.up.weight\" = \"experts.up.weight\"";
 
 /// Reads the section; files lie relative to `folder`.
@@ -27,6 +28,7 @@ pub fn read(folder: &Path, weights: &Section, faults: &Faults) -> WeightsDesc {
         ignore: patterns(weights, "ignore", "*.inv_freq", faults),
         interleaved: patterns(weights, "interleaved", "blk.{i}.attn_q.weight", faults),
         head: 0,
+        scale: read_names(weights, ("scale", SCALE), scaled, faults),
     };
     WeightsDesc { files, dtype: weights.word("dtype", DTYPES, WeightDtype::Bf16), names }
 }
@@ -98,6 +100,15 @@ fn split(from: &str, to: &DeValue<'_>) -> Line<Split> {
     Some(Split::parse(from, &parts))
 }
 
+/// A name in the files, and what its numbers are multiplied by.
+fn scaled(from: &str, by: &DeValue<'_>) -> Line<(Pattern, f64)> {
+    let by = as_number(by)?;
+    if !hyc_plan::is_positive_f32(by) {
+        return Some(Err(format!("{by} is no number above 0 and finite as an f32")));
+    }
+    Some(Pattern::parse(from).map(|pattern| (pattern, by)))
+}
+
 /// A table from patterns of names in the files to what they are of the model.
 fn read_names<T>(
     weights: &Section,
@@ -120,6 +131,10 @@ fn read_names<T>(
             None if to.get_ref().is_table() => {
                 let message = "a name with points is written in quotes";
                 faults.add(from.span(), message, "this is a table in a table", &help);
+            }
+            None if key == "scale" => {
+                let message = "what `scale` multiplies by is a number";
+                faults.add(to.span(), message, "not a number", &help);
             }
             None if key == "split" => {
                 let message = "`split` becomes a list of names, each with its rows";

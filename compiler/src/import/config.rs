@@ -51,10 +51,12 @@ const SILENT: &[&str] = &[
 /// A part of the file, in which keys are found by their names in transformers.
 pub struct Config {
     path: PathBuf,
-    /// `rope_scaling.` where it is a table of another.
-    within: &'static str,
+    /// `rope_scaling` where it is a table of another.
+    within: String,
     table: Map<String, Value>,
     asked: RefCell<BTreeSet<String>>,
+    /// What it says that cannot be expressed, and why.
+    refused: RefCell<Vec<String>>,
 }
 
 impl Config {
@@ -72,7 +74,12 @@ impl Config {
 
     /// What a file of another form says.
     pub fn of(path: &Path, table: Map<String, Value>) -> Config {
-        Config { path: path.to_path_buf(), within: "", table, asked: RefCell::default() }
+        Config::part(path, String::new(), table)
+    }
+
+    fn part(path: &Path, within: String, table: Map<String, Value>) -> Config {
+        let (asked, refused) = (RefCell::default(), RefCell::default());
+        Config { path: path.to_path_buf(), within, table, asked, refused }
     }
 
     /// A value. `null` is none.
@@ -81,14 +88,19 @@ impl Config {
         self.table.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether a key is there, and says that there is none.
+    pub fn says_null(&self, key: &str) -> bool {
+        self.get(key).is_none() && self.table.contains_key(key)
+    }
+
     /// A table in it; an empty one where there is none.
-    pub fn table(&self, key: &'static str) -> Result<Config> {
+    pub fn table(&self, key: &str) -> Result<Config> {
         let table = match self.get(key) {
             None => Map::new(),
             Some(Value::Object(table)) => table.clone(),
             Some(other) => return Err(self.wrong(key, other, "a table")),
         };
-        Ok(Config { path: self.path.clone(), within: key, table, asked: RefCell::default() })
+        Ok(Config::part(&self.path, self.name(key), table))
     }
 
     /// Whether there is anything in it.
@@ -105,6 +117,17 @@ impl Config {
     /// A size that must be there.
     pub fn needs_size(&self, key: &str) -> Result<u64> {
         self.size(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// The number of layers, no more than a model may have.
+    pub fn layers(&self) -> Result<u64> {
+        const KEY: &str = "num_hidden_layers";
+        let layers = self.needs_size(KEY)?;
+        if layers > hyc_plan::MAX_LAYERS {
+            let want = format!("at most {}", hyc_plan::MAX_LAYERS);
+            return Err(self.wrong(KEY, &Value::from(layers), &want));
+        }
+        Ok(layers)
     }
 
     /// A number above 0.
@@ -148,6 +171,16 @@ impl Config {
         self.get(key).map(|value| value.as_str().ok_or_else(|| wrong(value))).transpose()
     }
 
+    /// A list of a 0 or 1 for each of so many layers.
+    pub fn flags(&self, key: &str, layers: u64) -> Result<Option<Vec<bool>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let flag = |value: &Value| value.as_u64().filter(|n| *n < 2).map(|n| n == 1);
+        let list: Option<Vec<bool>> = value.as_array().and_then(|list| list.iter().map(flag).collect());
+        let list = list.filter(|list| list.len() as u64 == layers);
+        let want = format!("a list of {layers} numbers, 0 or 1");
+        list.map(Some).ok_or_else(|| self.wrong(key, value, &want))
+    }
+
     /// A list of strings.
     pub fn words(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
@@ -155,17 +188,34 @@ impl Config {
         words.map(Some).ok_or_else(|| self.wrong(key, value, "a list of strings"))
     }
 
-    /// A key that must have a value, where it is there at all; `why`: what any other one would mean.
-    pub fn must_be(&self, key: &str, wanted: &[Value], why: &str) -> Result<()> {
-        match self.get(key) {
-            Some(value) if !wanted.contains(value) => Err(self.refused(key, value, why)),
-            _ => Ok(()),
+    /// A key that must have a value, where it is there at all; `why`: what any other one would mean. Another value is an
+    /// error of [`Config::expressible`].
+    pub fn must_be(&self, key: &str, wanted: &[Value], why: &str) {
+        if let Some(value) = self.get(key).filter(|value| !wanted.contains(value)) {
+            self.cannot(key, value, why);
         }
     }
 
-    /// The error of a value that cannot be expressed.
+    /// Notes a value that cannot be expressed, for [`Config::expressible`].
+    pub fn cannot(&self, key: &str, value: &Value, why: &str) {
+        self.refused.borrow_mut().push(format!("{}: {why}", self.spelt(key, value)));
+    }
+
+    /// The error of a value that cannot be expressed, with all that was noted before.
     pub fn refused(&self, key: &str, value: &Value, why: &str) -> Error {
-        Error::input(format!("{}: {why}", self.says(key, value)))
+        self.cannot(key, value, why);
+        self.all_refused()
+    }
+
+    /// Errors: what was noted, all of it.
+    pub fn expressible(&self) -> Result<()> {
+        if self.refused.borrow().is_empty() { Ok(()) } else { Err(self.all_refused()) }
+    }
+
+    fn all_refused(&self) -> Error {
+        let list = self.refused.borrow();
+        let before = if list.len() == 1 { " " } else { ":\n  " };
+        Error::input(format!("{} says{before}{}", place(&self.path), listed(&list, "\n  ")))
             .help("hyc does not have it yet, and imports nothing that it would compute otherwise")
     }
 
@@ -185,12 +235,17 @@ impl Config {
     }
 
     fn says(&self, key: &str, value: &Value) -> String {
-        let value = value.to_string();
-        format!("{} says `{}` = {}", place(&self.path), shortened(&self.name(key)), shortened(&value))
+        format!("{} says {}", place(&self.path), self.spelt(key, value))
     }
 
-    /// Errors: a key that nobody asked for and that may change what the model computes.
+    fn spelt(&self, key: &str, value: &Value) -> String {
+        let value = value.to_string();
+        format!("`{}` = {}", shortened(&self.name(key)), shortened(&value))
+    }
+
+    /// Errors: what was noted; a key that nobody asked for and that may change what the model computes.
     pub fn all_asked(&self) -> Result<()> {
+        self.expressible()?;
         let asked = self.asked.borrow();
         let known = |key: &str| asked.contains(key) || (self.within.is_empty() && SILENT.contains(&key));
         let silent = |value: &Value| value.is_null() || *value == Value::Bool(false);

@@ -9,6 +9,7 @@ use hyc_plan::MOST_PAIRS;
 use serde_json::{Map, Value as Json, json};
 
 use super::config::Config;
+use super::rope;
 use super::vocabulary::{self, Vocabulary};
 use crate::error::{Error, Result};
 use crate::gguf::{self, Gguf, Value};
@@ -21,22 +22,44 @@ struct Architecture {
     class: &'static str,
     /// Whether heads of q and k hold pairs side by side.
     interleaved: bool,
+    /// Whether queries, keys and values are one tensor ([`FUSED`]), and gate and up another.
+    fused: bool,
     /// Tensors beside those of every model.
     more: &'static [(&'static str, &'static str)],
 }
 
-const ARCHITECTURES: [Architecture; 2] = [
-    Architecture { name: "llama", class: "LlamaForCausalLM", interleaved: true, more: &[] },
+const HALVES: Architecture =
+    Architecture { name: "", class: "", interleaved: false, fused: false, more: &[] };
+
+const ARCHITECTURES: [Architecture; 4] = [
+    Architecture { name: "llama", class: "LlamaForCausalLM", interleaved: true, ..HALVES },
+    Architecture { name: "phi3", class: "Phi3ForCausalLM", fused: true, ..HALVES },
+    Architecture {
+        name: "qwen2",
+        class: "Qwen2ForCausalLM",
+        more: &[
+            ("blk.{i}.attn_q.bias", "model.layers.{i}.self_attn.q_proj.bias"),
+            ("blk.{i}.attn_k.bias", "model.layers.{i}.self_attn.k_proj.bias"),
+            ("blk.{i}.attn_v.bias", "model.layers.{i}.self_attn.v_proj.bias"),
+        ],
+        ..HALVES
+    },
     Architecture {
         name: "qwen3",
         class: "Qwen3ForCausalLM",
-        interleaved: false,
         more: &[
             ("blk.{i}.attn_q_norm.weight", "model.layers.{i}.self_attn.q_norm.weight"),
             ("blk.{i}.attn_k_norm.weight", "model.layers.{i}.self_attn.k_norm.weight"),
         ],
+        ..HALVES
     },
 ];
+
+/// Tensors of which the file of a fused architecture has two in the place of five.
+const PROJECTIONS: [&str; 5] =
+    [INTERLEAVED[0], INTERLEAVED[1], "blk.{i}.attn_v.weight", "blk.{i}.ffn_gate.weight", FUSED[1]];
+/// Queries, keys and values; gate and up.
+const FUSED: [&str; 2] = ["blk.{i}.attn_qkv.weight", "blk.{i}.ffn_up.weight"];
 
 /// Keys behind the architecture's name, and what transformers calls the same.
 const KEYS: [(&str, &str); 11] = [
@@ -63,8 +86,9 @@ const SCALING: [(&str, &str); 4] = [
 
 /// Says how the model came to be, and nothing of what it computes.
 const SILENT: &str = "rope.scaling.finetuned";
-/// Sizes that are the width of a head here: elements of a value, and those that turn.
-const WIDTHS: [&str; 2] = ["attention.value_length", "rope.dimension_count"];
+/// Sizes that are the width of a head here, unless a part of it may turn: elements of a value, and those that turn.
+const WIDTHS: [&str; 2] = ["attention.value_length", TURNING];
+const TURNING: &str = "rope.dimension_count";
 
 const TENSORS: [(&str, &str); 12] = [
     ("token_embd.weight", "model.embed_tokens.weight"),
@@ -82,6 +106,8 @@ const TENSORS: [(&str, &str); 12] = [
 ];
 /// What each pair's frequency of RoPE is divided by, as Llama 3.1 scales it.
 const FACTORS: &str = "rope_freqs.weight";
+/// The same of Phi-3, for sequences as long as those of training, and for longer ones.
+const BY_LENGTH: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 const HEAD: &str = "output.weight";
 const INTERLEAVED: [&str; 2] = ["blk.{i}.attn_q.weight", "blk.{i}.attn_k.weight"];
 
@@ -95,6 +121,8 @@ pub struct Opened {
     pub rename: Vec<(&'static str, &'static str)>,
     /// Names in the file of tensors whose heads hold pairs side by side.
     pub interleaved: &'static [&'static str],
+    /// Names in the file of tensors that hold several projections each: see [`FUSED`].
+    pub fused: Option<[&'static str; 2]>,
     /// Names in the file of tensors that the configuration says, too.
     pub ignored: &'static [&'static str],
     file: Gguf,
@@ -128,25 +156,41 @@ pub fn open(path: &Path) -> Result<Opened> {
         return Err(Error::input(message).help(format!("hyc imports {}", listed(&known, ", "))));
     };
     let has = |name: &str| file.tensors.contains_key(name);
-    let rename =
-        TENSORS.iter().chain(of.more).copied().filter(|(from, _)| *from != HEAD || has(HEAD)).collect();
+    let own = |name: &str| (name != HEAD || has(HEAD)) && !(of.fused && PROJECTIONS.contains(&name));
+    let rename = TENSORS.iter().chain(of.more).copied().filter(|(from, _)| own(from)).collect();
     let tied = !has(HEAD);
     let quantised = file.tensors.values().any(|tensor| tensor.stored.elements() > 1);
     let interleaved: &'static [&'static str] = if of.interleaved { &INTERLEAVED } else { &[] };
     let mut config = config(&file, of, tied)?;
-    let ignored: &'static [&'static str] = if has(FACTORS) { &[FACTORS] } else { &[] };
-    if let Some(tensor) = file.tensors.get(FACTORS) {
-        by_factors(&mut config, &factors(path, &opened, tensor)?, path)?;
+    let ignored: &'static [&'static str] = if has(FACTORS) {
+        &[FACTORS]
+    } else if BY_LENGTH.iter().any(|name| has(name)) {
+        if let Some(missing) = BY_LENGTH.iter().find(|name| !has(name)) {
+            let message = format!("{} has no `{missing}`, and the other list of factors", place(path));
+            return Err(Error::input(message).help("download it again: RoPE has both or neither"));
+        }
+        &BY_LENGTH
+    } else {
+        &[]
+    };
+    let lists = ignored.iter().filter_map(|name| Some((name, file.tensors.get(*name)?)));
+    let lists: Vec<Vec<f32>> =
+        lists.map(|(name, tensor)| factors(path, &opened, name, tensor)).collect::<Result<_>>()?;
+    match &lists[..] {
+        [all] => by_factors(&mut config, [all, all], Some(1.0), path)?,
+        [short, long] => by_factors(&mut config, [short, long], None, path)?,
+        _ => {}
     }
+    let fused = of.fused.then_some(FUSED);
     let config = Config::of(path, config);
-    Ok(Opened { config, quantised, rename, interleaved, ignored, file })
+    Ok(Opened { config, quantised, rename, interleaved, fused, ignored, file })
 }
 
-/// The numbers of [`FACTORS`]. Errors: it is no list of as many as can be.
-fn factors(path: &Path, file: &File, tensor: &gguf::Tensor) -> Result<Vec<f32>> {
+/// The numbers of a list of factors. Errors: it is no list of as many as can be.
+fn factors(path: &Path, file: &File, name: &str, tensor: &gguf::Tensor) -> Result<Vec<f32>> {
     let most = MOST_PAIRS as u64;
     if tensor.shape.len() != 1 || tensor.shape[0] > most {
-        let message = format!("`{FACTORS}` in {} has the shape {:?}", place(path), tensor.shape);
+        let message = format!("`{name}` in {} has the shape {:?}", place(path), tensor.shape);
         return Err(Error::input(message).help(format!("it is a list of at most {most} numbers")));
     }
     let mut bytes = vec![0; (tensor.bytes.end - tensor.bytes.start) as usize];
@@ -156,18 +200,31 @@ fn factors(path: &Path, file: &File, tensor: &gguf::Tensor) -> Result<Vec<f32>> 
     Ok(list)
 }
 
-/// What frequencies are divided by at every length: LongRoPE whose two lists are the same. Errors: another scaling beside.
-fn by_factors(config: &mut Map<String, Json>, factors: &[f32], path: &Path) -> Result<()> {
-    let scaled = config.get("rope_scaling").map(|scaling| &scaling["rope_type"]);
-    if let Some(other) = scaled.filter(|kind| **kind != json!("default")) {
-        let message = format!("{} scales RoPE by `{FACTORS}` and by {other}", place(path));
+/// What frequencies are divided by: LongRoPE, whose two lists are the same where it is so at every length, and `grown` is what
+/// queries and keys grow by where the file does not say it. Errors: another scaling beside.
+fn by_factors(
+    config: &mut Map<String, Json>,
+    lists: [&[f32]; 2],
+    grown: Option<f64>,
+    path: &Path,
+) -> Result<()> {
+    let said = config.remove("rope_scaling");
+    let mut scaling = said.and_then(|said| said.as_object().cloned()).unwrap_or_default();
+    if let Some(other) =
+        scaling.get("rope_type").filter(|kind| !["default", "longrope"].iter().any(|k| *kind == k))
+    {
+        let message = format!("{} scales RoPE by a list of factors and by {other}", place(path));
         return Err(Error::input(message).help("import the safetensors that it was converted from"));
     }
-    let list: Vec<Json> = factors.iter().map(|x| json(&Value::Float(f64::from(*x)))).collect();
-    let scaling = json!({
-        "rope_type": "longrope", "short_factor": list, "long_factor": list, "attention_factor": 1.0,
-    });
-    config.insert("rope_scaling".into(), scaling);
+    let list = |factors: &[f32]| factors.iter().map(|x| json(&Value::Float(f64::from(*x)))).collect::<Json>();
+    let [short, long] = lists.map(list);
+    scaling.insert("rope_type".into(), json!("longrope"));
+    scaling.insert("short_factor".into(), short);
+    scaling.insert("long_factor".into(), long);
+    if let Some(grown) = grown {
+        scaling.entry("attention_factor").or_insert(json!(grown));
+    }
+    config.insert("rope_scaling".into(), Json::Object(scaling));
     Ok(())
 }
 
@@ -191,6 +248,8 @@ fn config(file: &Gguf, of: &Architecture, tied: bool) -> Result<Map<String, Json
         } else if let Some(name) = named(&SCALING) {
             let none = *value == Value::Text("none".into());
             scaling.insert(name.to_string(), if none { json!("default") } else { json(value) });
+        } else if own == TURNING && of.fused {
+            config.insert(rope::TURNING.into(), json(value));
         } else if own != SILENT && !(WIDTHS.contains(&own) && size(own) == width) {
             // Nobody asks for it, which is an error that names it.
             config.insert(key.clone(), json(value));
@@ -198,6 +257,10 @@ fn config(file: &Gguf, of: &Architecture, tied: bool) -> Result<Map<String, Json
     }
     if !scaling.is_empty() {
         config.insert("rope_scaling".into(), Json::Object(scaling));
+    }
+    // A window of no tokens is none.
+    if config.get("sliding_window") == Some(&json!(0)) {
+        config.remove("sliding_window");
     }
     if let Some(table) = file.tensors.get("token_embd.weight") {
         config.insert("vocab_size".into(), json!(table.shape.first()));

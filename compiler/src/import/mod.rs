@@ -3,10 +3,12 @@
 //!
 //! What a description cannot express is an error that names the key: nothing is approximated.
 
+mod by_kind;
 mod byte_level;
 mod config;
 mod family;
 mod gguf;
+mod layers;
 mod options;
 mod pieces;
 mod rope;
@@ -21,9 +23,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, build_graph};
 use crate::source::{Expected, WeightSource};
 use crate::words::place;
+use by_kind::FURTHER;
 use config::Config;
 pub use options::{Options, Selection};
-use rope::Rope;
+use rope::{Of, Rope};
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -34,6 +37,10 @@ const WEIGHTS: &str = "model.safetensors";
 const COMPUTED: &str = "*.rotary_emb.inv_freq";
 /// The head of a model that has the embedding table as its head.
 const HEAD: &str = "lm_head.weight";
+
+/// Queries, keys and values, and gate and up, where a class has them as one.
+const FUSED: [&str; 2] =
+    ["model.layers.{i}.self_attn.qkv_proj.weight", "model.layers.{i}.mlp.gate_up_proj.weight"];
 
 /// The names of experts and of what chooses them.
 const EXPERTS: &str = r#"
@@ -120,6 +127,9 @@ impl Draft<'_> {
             let _ = writeln!(self.text, "ignore = {:?}", opened.ignored);
         }
         let _ = write!(self.text, "\n[weights.rename]\n{names}");
+        if let Some(fused) = opened.fused {
+            sections::split(&mut self.text, &opened.config, family::of(&opened.config)?, fused)?;
+        }
         if !self.options.no_tokenizer {
             self.vocabulary(&opened, at)?;
         }
@@ -163,20 +173,27 @@ impl Draft<'_> {
     /// `[model]` and `[attention]` of what stands at `path`.
     fn model(&mut self, config: &Config, path: &Path) -> Result<Rope> {
         let family = family::of(config)?;
-        let head_dim = sections::heads(config, family)?.head_dim;
-        let rope = rope::read(config, family, head_dim, self.options.context)?;
+        let (head_dim, context) = (sections::heads(config, family)?.head_dim, self.options.context);
+        let mut rope = rope::read(config, family, Of::Full, head_dim, context)?;
         let name = self.options.name.clone().unwrap_or_else(|| name_of(path));
         sections::model(&mut self.text, config, family, &rope, &name)?;
-        sections::attention(&mut self.text, config, family, self.options)?;
+        let layers = sections::attention(&mut self.text, config, family, self.options)?;
+        if family.by_kind {
+            by_kind::experts(config)?;
+            let other = by_kind::attention(&mut self.text, config, family, (&rope, &layers), context)?;
+            rope.most = rope.most.into_iter().chain(other.most).min();
+            rope.note = rope.note.or(other.note);
+        }
         sections::experts(&mut self.text, config, family)?;
+        if let Some(value) = config.get("quantization_config") {
+            config.cannot("quantization_config", value, "weights are quantised");
+        }
+        config.expressible()?;
         Ok(rope)
     }
 
     /// `[weights]` of a folder.
     fn weights(&mut self, config: &Config, files: &[PathBuf], source: &WeightSource) -> Result<()> {
-        if let Some(value) = config.get("quantization_config") {
-            return Err(config.refused("quantization_config", value, "weights are quantised"));
-        }
         let stored = match config.word("dtype")? {
             Some(dtype) => Some(dtype),
             None => config.word("torch_dtype")?,
@@ -204,14 +221,38 @@ impl Draft<'_> {
             ));
             ignore.push(HEAD);
         }
+        let family = family::of(config)?;
+        if family.by_kind && source.names().any(|name| name.starts_with(FURTHER.trim_end_matches('*'))) {
+            self.notes.push("layers that predict tokens after the next one are left out".into());
+            ignore.push(FURTHER);
+        }
         if !ignore.is_empty() {
             let list: Vec<String> = ignore.iter().map(|pattern| format!("\"{pattern}\"")).collect();
             let _ = writeln!(self.text, "ignore = [{}]", list.join(", "));
         }
-        if family::of(config)?.experts {
+        if family.experts {
             self.text.push_str(EXPERTS);
         }
-        sections::split(&mut self.text, config, family::of(config)?)
+        if family.by_kind {
+            by_kind::names(&mut self.text, config, &layers::read(config, family)?)?;
+            self.value_scale(config, dtype)?;
+        }
+        match family.fused {
+            true => sections::split(&mut self.text, config, family, FUSED),
+            false => Ok(()),
+        }
+    }
+
+    /// `[weights.scale]` of a model whose values are multiplied.
+    fn value_scale(&mut self, config: &Config, dtype: &str) -> Result<()> {
+        let Some(scale) = by_kind::value_scale(config)? else { return Ok(()) };
+        let _ = write!(self.text, "\n[weights.scale]\n\"{}\" = {scale:?}\n", by_kind::VALUES);
+        if dtype == "bf16" {
+            self.notes.push(format!(
+                "values are multiplied by {scale}: `v_proj.weight` is, which bf16 rounds (`--dtype f32` does not)"
+            ));
+        }
+        Ok(())
     }
 
     fn tokenizer(&mut self, folder: &Path) {

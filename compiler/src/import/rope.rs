@@ -21,13 +21,41 @@ pub struct Rope {
     pub note: Option<String>,
 }
 
+/// Whose it is, where layers with a window have one of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// Layers that see all tokens; of most families all layers.
+    Full,
+    /// Layers with a window.
+    Windows,
+}
+
+/// Of GGUF files: how many elements of a head turn, in the place of a part of it.
+pub const TURNING: &str = "rope.dimension_count";
+
+/// Base of layers with a window, where nothing is said.
+const WINDOWS_THETA: f64 = 10_000.0;
+
 /// Reads it for heads of `head_dim` elements. `context`: most tokens of a sequence, where that is asked for.
-pub fn read(config: &Config, family: Family, head_dim: u64, context: Option<u64>) -> Result<Rope> {
-    let outer = config.positive("rope_theta")?;
+pub fn read(config: &Config, family: Family, of: Of, head_dim: u64, context: Option<u64>) -> Result<Rope> {
+    let (outer, inner, usual) = match of {
+        Of::Full => ("rope_theta", "full_attention", family.theta),
+        Of::Windows => ("swa_rope_theta", "sliding_attention", WINDOWS_THETA),
+    };
+    let outer = config.positive(outer)?;
     let old = config.table("rope_scaling")?;
     let new = config.table("rope_parameters")?;
-    let table = if new.is_empty() { old } else { new };
-    let theta = table.positive("rope_theta")?.or(outer).unwrap_or(family.theta);
+    let table = if family.by_kind {
+        ["full_attention", "sliding_attention"].iter().for_each(|kind| _ = new.get(kind));
+        new.all_asked()?;
+        old.all_asked()?;
+        new.table(inner)?
+    } else if new.is_empty() {
+        old
+    } else {
+        new
+    };
+    let theta = table.positive("rope_theta")?.or(outer).unwrap_or(usual);
     let turning = turning(config, &table, family, head_dim)?;
     let kind = match table.word("rope_type")? {
         Some(kind) => Some(kind),
@@ -36,6 +64,7 @@ pub fn read(config: &Config, family: Family, head_dim: u64, context: Option<u64>
     // Both names are known, whichever is there, and where nothing is scaled a length of training says nothing.
     table.get("type");
     config.get("original_max_position_embeddings");
+    table.get("original_max_position_embeddings");
     let trained = config.size("max_position_embeddings")?;
     let original = || -> Result<f64> {
         let here = table.positive("original_max_position_embeddings")?;
@@ -97,32 +126,27 @@ pub fn layers_without(config: &Config, family: Family) -> Result<Vec<u64>> {
     const KEY: &str = "no_rope_layers";
     let Some(every) = family.no_rope_every else { return Ok(Vec::new()) };
     let every = config.size("no_rope_layer_interval")?.unwrap_or(every);
-    let layers = config.needs_size("num_hidden_layers")?;
-    let Some(value) = config.get(KEY) else {
+    let layers = config.layers()?;
+    let Some(list) = config.flags(KEY, layers)? else {
         return Ok((0..layers).filter(|layer| (layer + 1) % every == 0).collect());
     };
     // A 1 for each layer that has it.
-    let turns = |value: &Value| value.as_u64().filter(|n| *n < 2).map(|n| n == 1);
-    let list: Option<Vec<bool>> = value.as_array().and_then(|list| list.iter().map(turns).collect());
-    match list.filter(|list| list.len() as u64 == layers) {
-        Some(list) => Ok((0..).zip(list).filter(|(_, turns)| !turns).map(|(layer, _)| layer).collect()),
-        None => Err(config.refused(KEY, value, &format!("it must be a list of {layers} numbers, 0 or 1"))),
-    }
+    Ok((0..).zip(list).filter(|(_, turns)| !turns).map(|(layer, _)| layer).collect())
 }
 
 /// Elements of a head that turn.
 fn turning(config: &Config, table: &Config, family: Family, head_dim: u64) -> Result<u64> {
     const KEY: &str = "partial_rotary_factor";
-    if !family.partial {
+    let Some(usual) = family.partial else {
         let whole = [Value::from(1), Value::from(1.0)];
         for config in [config, table] {
-            config.must_be(KEY, &whole, "a part of a head turns, in a class whose heads turn as a whole")?;
+            config.must_be(KEY, &whole, "a part of a head turns, in a class whose heads turn as a whole");
         }
         return Ok(head_dim);
-    }
+    };
     let (inner, outer) = (table.positive(KEY)?, config.positive(KEY)?);
-    let part = inner.or(outer).unwrap_or(1.0);
-    let turning = (head_dim as f64 * part) as u64;
+    let part = inner.or(outer).unwrap_or(usual);
+    let turning = config.size(TURNING)?.unwrap_or((head_dim as f64 * part) as u64);
     if turning % 2 != 0 || !(2..=head_dim).contains(&turning) {
         let of = if inner.is_some() { table } else { config };
         let why = format!("{turning} elements of {head_dim} cannot turn in pairs");

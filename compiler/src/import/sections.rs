@@ -1,5 +1,6 @@
 //! Sections of a description that a configuration fills.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -7,7 +8,8 @@ use hyc_plan::RopeScaling;
 use serde_json::Value;
 
 use super::config::Config;
-use super::family::{self, Family};
+use super::family::Family;
+use super::layers::{self, Layers};
 use super::options::{Options, Selection};
 use super::rope::{self, Rope};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,11 +19,16 @@ const GENERATION: &str = "generation_config.json";
 /// Widths of a layer's attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Heads {
-    hidden: u64,
-    heads: u64,
-    kv_heads: u64,
-    /// Elements of a head.
+    /// Width of the residual stream.
+    pub hidden: u64,
+    /// Query heads.
+    pub heads: u64,
+    /// KV heads.
+    pub kv_heads: u64,
+    /// Elements of a query or key.
     pub head_dim: u64,
+    /// Elements of a value.
+    pub v_dim: u64,
 }
 
 /// What a configuration says of heads.
@@ -31,54 +38,60 @@ pub fn heads(config: &Config, family: Family) -> Result<Heads> {
     let kv_heads = config.size("num_key_value_heads")?.unwrap_or(heads);
     let head_dim = config.size("head_dim")?.or(family.head_dim);
     let head_dim = head_dim.or(hidden.checked_div(heads)).unwrap_or(hidden);
-    Ok(Heads { hidden, heads, kv_heads, head_dim })
+    let v_dim = match family.v_dim {
+        Some(usual) => config.size("v_head_dim")?.unwrap_or(usual),
+        None => head_dim,
+    };
+    Ok(Heads { hidden, heads, kv_heads, head_dim, v_dim })
 }
 
-/// `[weights.split]` of a family whose projections are fused.
-pub fn split(out: &mut String, config: &Config, family: Family) -> Result<()> {
-    if !family.fused {
-        return Ok(());
-    }
+/// `[weights.split]` of the names, in the files, of queries, keys and values and of gate and up.
+pub fn split(out: &mut String, config: &Config, family: Family, [qkv, gate_up]: [&str; 2]) -> Result<()> {
     let Heads { heads, kv_heads, head_dim, .. } = heads(config, family)?;
     let (q, kv) = (heads.saturating_mul(head_dim), kv_heads.saturating_mul(head_dim));
     let ffn = config.needs_size("intermediate_size")?;
     let line = |from: &str, parts: &[(&str, u64)]| {
         let parts: Vec<String> =
             parts.iter().map(|(to, rows)| format!("[\"model.layers.{{i}}.{to}.weight\", {rows}]")).collect();
-        format!("\"model.layers.{{i}}.{from}.weight\" = [{}]\n", parts.join(", "))
+        format!("\"{from}\" = [{}]\n", parts.join(", "))
     };
     out.push_str("\n[weights.split]\n");
     let attention = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
-    out.push_str(&line("self_attn.qkv_proj", &attention));
-    out.push_str(&line("mlp.gate_up_proj", &[("mlp.gate_proj", ffn), ("mlp.up_proj", ffn)]));
+    out.push_str(&line(qkv, &attention));
+    out.push_str(&line(gate_up, &[("mlp.gate_proj", ffn), ("mlp.up_proj", ffn)]));
     Ok(())
 }
 
 /// `[model]`.
 pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, name: &str) -> Result<()> {
     let silu = [Value::from("silu"), Value::from("swish")];
-    config.must_be("hidden_act", &silu, "the feed-forward part is no SwiGLU")?;
+    config.must_be("hidden_act", &silu, "the feed-forward part is no SwiGLU");
     for key in ["attention_bias", "mlp_bias", "qkv_bias", "use_qkv_bias"] {
-        config.must_be(key, &[Value::Bool(false)], "products have biases")?;
+        config.must_be(key, &[Value::Bool(false)], "products have biases");
     }
-    config.must_be("pretraining_tp", &[Value::from(1)], "products are summed in slices")?;
-    config.must_be("rope_interleaved", &[Value::Bool(false)], "neighbours turn in place of halves")?;
+    config.must_be("pretraining_tp", &[Value::from(1)], "products are summed in slices");
+    config.must_be("rope_interleaved", &[Value::Bool(false)], "neighbours turn in place of halves");
     // Of Phi-3: what its later configurations say beside what transformers reads.
-    config.must_be("full_attn_mod", &[Value::from(1)], "some layers have other attention")?;
-    config.must_be("interpolate_factor", &[Value::from(1)], "positions are interpolated")?;
-    config.must_be("lm_head_bias", &[Value::Bool(false)], "products have biases")?;
-    let Heads { hidden, heads, kv_heads, head_dim } = heads(config, family)?;
-    let eps = config.positive("rms_norm_eps")?.unwrap_or(family.eps);
-    let layers = config.needs_size("num_hidden_layers")?;
+    config.must_be("full_attn_mod", &[Value::from(1)], "some layers have other attention");
+    config.must_be("interpolate_factor", &[Value::from(1)], "positions are interpolated");
+    config.must_be("lm_head_bias", &[Value::Bool(false)], "products have biases");
+    let Heads { hidden, heads, kv_heads, head_dim, v_dim } = heads(config, family)?;
+    let other = if family.by_kind { config.positive("layernorm_epsilon")? } else { None };
+    let eps = config.positive("rms_norm_eps")?.or(other).unwrap_or(family.eps);
+    let width = match head_dim == v_dim {
+        true => format!("head_dim = {head_dim}"),
+        false => format!("qk_head_dim = {head_dim}\nv_head_dim = {v_dim}"),
+    };
+    let layers = config.layers()?;
     let vocab = config.needs_size("vocab_size")?;
     // Of a model of experts it is what its dense layers would have.
-    let ffn = match family.experts {
+    let ffn = match family.experts && dense_layers(config)?.is_empty() {
         true => config.size("intermediate_size").map(|_| String::new())?,
         false => format!("ffn = {}\n", config.needs_size("intermediate_size")?),
     };
     let lines = format!(
         "[model]\nname = {}\nlayers = {layers}\nhidden = {hidden}\nheads = {heads}\nkv_heads = {kv_heads}\n\
-         head_dim = {head_dim}\n{ffn}vocab = {vocab}\nnorm_eps = {eps:?}\nrope = {}\n",
+         {width}\n{ffn}vocab = {vocab}\nnorm_eps = {eps:?}\nrope = {}\n",
         toml::Value::from(name),
         rope_table(rope)
     );
@@ -108,8 +121,7 @@ pub fn experts(out: &mut String, config: &Config, family: Family) -> Result<()> 
             "the weights of chosen experts do not add up to 1",
         ));
     }
-    config.must_be("decoder_sparse_step", &[Value::from(1)], "some layers have no experts")?;
-    config.must_be("mlp_only_layers", &[Value::Array(Vec::new())], "some layers have no experts")?;
+    let dense = dense_layers(config)?;
     // transformers 5 has a name of its own.
     let experts = match config.size("num_local_experts")? {
         Some(experts) => experts,
@@ -121,10 +133,30 @@ pub fn experts(out: &mut String, config: &Config, family: Family) -> Result<()> 
         out,
         "\n[moe]\nexperts = {experts}\nactive = {active}\nexpert_ffn = {width}\nshared_ffn = 0\n"
     );
+    if !dense.is_empty() {
+        let _ = writeln!(out, "dense = {dense:?}");
+    }
     Ok(())
 }
 
-fn rope_table(rope: &Rope) -> String {
+/// Layers without experts, of a family that has some.
+fn dense_layers(config: &Config) -> Result<Vec<u64>> {
+    let layers = config.layers()?;
+    let every = config.size("decoder_sparse_step")?.unwrap_or(1);
+    let listed = match config.get("mlp_only_layers") {
+        None => BTreeSet::new(),
+        Some(value) => {
+            let layer = |value: &Value| value.as_u64().filter(|layer| *layer < layers);
+            let list = value.as_array().and_then(|list| list.iter().map(layer).collect());
+            let why = format!("it must be a list of layers, which are 0 to {}", layers - 1);
+            list.ok_or_else(|| config.refused("mlp_only_layers", value, &why))?
+        }
+    };
+    Ok((0..layers).filter(|layer| (layer + 1) % every != 0 || listed.contains(layer)).collect())
+}
+
+/// RoPE as a table of `[model]` or `[attention]`.
+pub fn rope_table(rope: &Rope) -> String {
     let dims = rope.dims.map(|dims| format!(", dims = {dims}")).unwrap_or_default();
     let theta = format!("{:?}{dims}", rope.theta);
     match rope.scaling {
@@ -149,28 +181,29 @@ fn rope_table(rope: &Rope) -> String {
     }
 }
 
-/// `[attention]`: full attention, a window in every layer, or layers that select for others.
-pub fn attention(out: &mut String, config: &Config, family: Family, options: &Options) -> Result<()> {
+/// `[attention]`: full attention, windows in some layers or all, or layers that select for others.
+pub fn attention(out: &mut String, config: &Config, family: Family, options: &Options) -> Result<Layers> {
     let (block, selection) = (options.block, options.selection.as_ref());
-    let window = family::window(config, family)?;
-    match (window, selection) {
-        (Some(window), Some(_)) => {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("every layer sees a window of {window} tokens alone"),
-            )
-            .help("leave `--pattern` out: layers without full attention choose nothing"));
+    let layers = layers::read(config, family)?;
+    match (&layers, selection) {
+        (Layers::Windows { window, full }, Some(_)) => {
+            let which = if full.is_empty() { "every layer sees" } else { "some layers see" };
+            return Err(Error::new(ErrorKind::Usage, format!("{which} a window of {window} tokens alone"))
+                .help("leave `--pattern` out: layers without full attention choose nothing"));
         }
-        (Some(window), None) => {
+        (Layers::Windows { window, full }, None) => {
             let _ = write!(
                 out,
-                "\n[attention]\nkind = \"swa\"\nfull = []\nwindow = {window}\nsparse_sink = false\nblock = {block}\n"
+                "\n[attention]\nkind = \"swa\"\nfull = {full:?}\nwindow = {window}\nblock = {block}\n"
             );
+            if !family.by_kind {
+                out.push_str("sparse_sink = false\n");
+            }
         }
-        (None, None) => {
+        (Layers::Full, None) => {
             let _ = write!(out, "\n[attention]\nkind = \"full\"\nblock = {block}\n");
         }
-        (None, Some(Selection { pattern, top_k })) => {
+        (Layers::Full, Some(Selection { pattern, top_k })) => {
             let _ = write!(
                 out,
                 "\n[attention]\npattern = {}\nblock = {block}\ntop_k = {top_k}\nsparse_kv = \"own\"\n\
@@ -183,7 +216,7 @@ pub fn attention(out: &mut String, config: &Config, family: Family, options: &Op
     if !still.is_empty() {
         let _ = writeln!(out, "no_rope = {still:?}");
     }
-    Ok(())
+    Ok(layers)
 }
 
 /// `[sampling]`: how tokens are chosen, as the model's makers say.

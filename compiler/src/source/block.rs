@@ -94,6 +94,15 @@ impl Block {
         }
     }
 
+    /// Multiplies the numbers, which are f32 then.
+    pub fn scale(&mut self, by: f64) {
+        let mut numbers = Vec::new();
+        self.to_f32(&mut numbers);
+        self.bytes.clear();
+        self.bytes.extend(numbers.iter().flat_map(|x| ((f64::from(*x) * by) as f32).to_le_bytes()));
+        self.encoding = Encoding::F32;
+    }
+
     /// The numbers as codes of `codec`, where they are that already.
     pub fn codes(&self, codec: Codec) -> Option<&[u8]> {
         (self.encoding.codec() == Some(codec)).then_some(&self.bytes)

@@ -89,6 +89,8 @@ struct Tensor {
     before: u64,
     /// Rows of a head, where the two elements of each pair that turns stand side by side and not in halves.
     pairs: Option<u64>,
+    /// What its numbers are multiplied by.
+    scale: Option<f64>,
 }
 
 /// A tensor that a model needs.
@@ -164,6 +166,7 @@ impl WeightSource {
     pub fn renamed(mut self, names: &Names) -> Result<WeightSource> {
         let resolved = names.resolve(self.tensors.keys())?;
         let mut tensors = std::mem::take(&mut self.tensors);
+        scale(&mut tensors, &names.scale)?;
         for (new, parts) in &resolved.stacked {
             let parts = parts.iter().filter_map(|name| tensors.remove(name)).collect();
             self.tensors.insert(new.clone(), stacked(new, parts)?);
@@ -240,6 +243,7 @@ impl WeightSource {
                 more: Vec::new(),
                 before: 0,
                 pairs: None,
+                scale: None,
             };
             if let Some(other) = self.tensors.insert(name.clone(), tensor) {
                 let first = self.files.get(other.file).map_or(path, |(path, _)| path);
@@ -354,6 +358,9 @@ impl TensorSource for WeightSource {
                 out.encoding = Encoding::F32;
             }
         }
+        if let Some(by) = tensor.scale {
+            out.scale(by);
+        }
         Ok(())
     }
 
@@ -394,6 +401,24 @@ fn pairs(tensor: &Tensor, head: u64) -> Result<u64> {
         .help("it is for the projections of queries and keys"))
 }
 
+/// Notes what each tensor is multiplied by. Errors: a pattern of no tensor; a tensor of two patterns.
+fn scale(tensors: &mut BTreeMap<String, Tensor>, patterns: &[(Pattern, f64)]) -> Result<()> {
+    for (pattern, by) in patterns {
+        let mut found = tensors.iter_mut().filter(|(name, _)| pattern.is_of(name)).peekable();
+        if found.peek().is_none() {
+            return Err(Error::input(format!("`scale`: no tensor is called `{}`", pattern.text()))
+                .help("patterns match names as they are in the files"));
+        }
+        for (name, tensor) in found {
+            if tensor.scale.replace(*by).is_some() {
+                let message = format!("`scale`: `{}` is scaled twice", shortened(name));
+                return Err(Error::input(message).help("let one pattern match it"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Several tensors of one, by their names and how many of its rows each of them has. Errors: they are not all of its rows.
 fn cut(tensor: &Tensor, parts: &[(String, u64)]) -> Result<Vec<(String, Tensor)>> {
     let Entry { dtype, shape, bytes } = &tensor.entry;
@@ -410,7 +435,10 @@ fn cut(tensor: &Tensor, parts: &[(String, u64)]) -> Result<Vec<(String, Tensor)>
         let entry =
             Entry { dtype: dtype.clone(), shape: vec![count, shape[1]], bytes: begin..begin + count * row };
         let (file, name) = (tensor.file, tensor.name.clone());
-        (to.clone(), Tensor { file, entry, name, more: Vec::new(), before: first, pairs: None })
+        (
+            to.clone(),
+            Tensor { file, entry, name, more: Vec::new(), before: first, pairs: None, scale: tensor.scale },
+        )
     };
     Ok(parts.iter().zip(places).map(part).collect())
 }
@@ -423,12 +451,15 @@ fn stacked(name: &str, mut parts: Vec<Tensor>) -> Result<Tensor> {
         return Err(Error::input(format!("nothing is stacked to `{}`", shortened(name))));
     };
     for part in more {
-        if (&part.entry.shape, &part.entry.dtype) != (&first.entry.shape, &first.entry.dtype) {
+        let alike = |tensor: &Tensor| (tensor.entry.shape.clone(), tensor.entry.dtype.clone(), tensor.scale);
+        if alike(&part) != alike(&first) {
             let says = |tensor: &Tensor| {
                 format!("`{}` is {:?} of {}", shortened(&tensor.name), tensor.entry.shape, tensor.entry.dtype)
             };
             let message = format!("`stack`: {}, {}", says(&first), says(&part));
-            return Err(Error::input(message).help("what is stacked has one shape and one element type"));
+            return Err(
+                Error::input(message).help("what is stacked has one shape, one element type and one scale")
+            );
         }
         first.more.push((part.file, part.entry));
     }

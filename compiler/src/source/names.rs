@@ -21,7 +21,7 @@ pub struct Stack {
 }
 
 /// What `[weights]` says of the files' tensors.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Names {
     /// `rename`.
     pub rename: Vec<Rename>,
@@ -35,6 +35,8 @@ pub struct Names {
     pub interleaved: Vec<Pattern>,
     /// Rows of a head of those.
     pub head: u64,
+    /// `scale`: tensors whose numbers are multiplied, and by what.
+    pub scale: Vec<(Pattern, f64)>,
 }
 
 impl Stack {

@@ -27,8 +27,6 @@ pub struct Text {
     pub settings: TextSettings,
     /// Entries that the tokenizer has, where the model has more.
     pub named: Option<u64>,
-    /// Ids between its tokens that it has none for: they can be chosen.
-    pub holes: u64,
 }
 
 /// Reads the tokenizer that a description names, for a model of `vocab` entries, and resolves its settings. Each key
@@ -60,10 +58,11 @@ pub fn read(desc: &TokenizerDesc, vocab: u64) -> Result<Option<Text>> {
     let tokenizer = Tokenizer::new(&json, vocab, TextSettings::default())
         .map_err(|e| Error::from(e).within(&words::place(path)))?;
     let neighbours = Neighbours::read(path.parent().unwrap_or(Path::new("")))?;
-    let settings = resolve(desc, &neighbours, &tokenizer)?;
+    let settings =
+        TextSettings { unnamed: tokenizer.unnamed().to_vec(), ..resolve(desc, &neighbours, &tokenizer)? };
     settings.check().map_err(Error::input)?;
     let named = Some(tokenizer.entries()).filter(|entries| (1..vocab).contains(entries));
-    Ok(Some(Text { tokenizer: json, settings, named, holes: tokenizer.holes() }))
+    Ok(Some(Text { tokenizer: json, settings, named }))
 }
 
 fn resolve(desc: &TokenizerDesc, neighbours: &Neighbours, tokenizer: &Tokenizer) -> Result<TextSettings> {
@@ -111,6 +110,7 @@ fn resolve(desc: &TokenizerDesc, neighbours: &Neighbours, tokenizer: &Tokenizer)
         add_bos,
         add_eos,
         chat_template: template(desc, neighbours)?,
+        unnamed: Vec::new(),
     })
 }
 

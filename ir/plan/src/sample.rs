@@ -98,11 +98,41 @@ pub fn penalise_and_choose(
     params: &SampleParams,
     seen: &[Seen],
 ) -> Option<u32> {
+    penalise(logits, params, seen);
+    choose(&logits[..choices as usize], params)
+}
+
+/// The same, of those choices alone that are in none of the ranges of
+/// [`TextSettings::unnamed`](crate::text_settings::TextSettings::unnamed).
+pub fn penalise_and_choose_named(
+    logits: &mut [f32],
+    choices: u64,
+    unnamed: &[[u32; 2]],
+    params: &SampleParams,
+    seen: &[Seen],
+) -> Option<u32> {
+    penalise(logits, params, seen);
+    let logits = &logits[..choices as usize];
+    if unnamed.is_empty() || logits.iter().any(|x| !x.is_finite()) {
+        return choose(logits, params);
+    }
+    // Ids that are left out change neither the order of the others nor their sum.
+    let mut ids = Vec::with_capacity(logits.len());
+    let mut next = 0;
+    for [first, end] in unnamed {
+        ids.extend(next..(*first).min(choices as u32));
+        next = *end;
+    }
+    ids.extend(next..choices as u32);
+    let named: Vec<f32> = ids.iter().map(|id| logits[*id as usize]).collect();
+    choose(&named, params).map(|at| ids[at as usize])
+}
+
+fn penalise(logits: &mut [f32], params: &SampleParams, seen: &[Seen]) {
     for Seen { id, generated } in &seen[params.first_seen as usize..][..params.seen as usize] {
         let logit = &mut logits[*id as usize];
         *logit = penalised(*logit, *generated, params);
     }
-    choose(&logits[..choices as usize], params)
 }
 
 /// The token; `None` where a logit is no finite number or there is none.
@@ -156,6 +186,41 @@ mod tests {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// What is chosen of named ids is what is chosen where the logits of the others are hopeless.
+    #[test]
+    fn unnamed_ids_are_never_chosen() {
+        let mut state = 7;
+        let unnamed = [[0, 2], [5, 6], [6, 9], [30, 40], [200, 300]];
+        let is_named = |id: u32| !unnamed.iter().any(|[first, end]| (*first..*end).contains(&id));
+        for round in 0..500 {
+            let logits: Vec<f32> = (0..50).map(|_| (mix(&mut state) % 64) as f32 / 8.0 - 4.0).collect();
+            let params = SampleParams {
+                scale: if round % 5 == 0 { 0.0 } else { 1.4 },
+                top_k: [0, 1, 7][round % 3],
+                top_p: [1.0, 0.6][round % 2],
+                draw: mix(&mut state),
+                seen: 1,
+                repeat: 1.3,
+                ..SampleParams::default()
+            };
+            let seen = [Seen { id: (round % 50) as u32, generated: 1 }];
+            let found = penalise_and_choose_named(&mut logits.clone(), 50, &unnamed, &params, &seen);
+            let hopeless = |(id, x): (u32, &f32)| if is_named(id) { *x } else { -1e6 };
+            let mut others: Vec<f32> = (0..).zip(&logits).map(hopeless).collect();
+            assert_eq!(found, penalise_and_choose(&mut others, 50, &params, &seen), "round {round}");
+            assert!(found.is_some_and(is_named));
+            let all = penalise_and_choose_named(&mut logits.clone(), 50, &[], &params, &seen);
+            assert_eq!(all, penalise_and_choose(&mut logits.clone(), 50, &params, &seen));
+        }
+        let params = SampleParams::default();
+        assert_eq!(penalise_and_choose_named(&mut [1.0; 4], 4, &[[0, 4]], &params, &[]), None);
+        assert_eq!(penalise_and_choose_named(&mut [f32::NAN, 1.0], 2, &[[0, 1]], &params, &[]), None);
+        assert_eq!(
+            penalise_and_choose_named(&mut [9.0, 1.0, 2.0], 2, &[[0, 1], [2, 3]], &params, &[]),
+            Some(1)
+        );
     }
 
     #[test]

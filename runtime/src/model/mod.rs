@@ -218,7 +218,7 @@ impl Model {
         if let Some(other) = beside.as_ref().filter(|_| options.verify == Verify::Full) {
             other.digests.check(&other.path, &other.file, other.digests.leaves_of(|_| true), progress)?;
         }
-        let text = text(path, metadata)?;
+        let text = text(path, metadata, plan.model.choices())?;
         let places: BTreeMap<String, (usize, usize)> =
             header.tensors.into_iter().map(|(name, t)| (name, (t.place.start, t.place.end))).collect();
         if purpose == Purpose::Run {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hyc_plan::sample::{SampleParams, penalise_and_choose};
+use hyc_plan::sample::{SampleParams, penalise_and_choose_named};
 use hyc_plan::{Rows, Step};
 
 use super::schedule::{Schedule, schedule};
@@ -134,7 +134,9 @@ impl Session {
             next.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let model = Arc::clone(self.model());
         let plan = model.plan();
-        if plan.sampled.is_some() {
+        let unnamed = model.text_settings().map_or(&[][..], |settings| &settings.unnamed);
+        // A plan that chooses by itself chooses from all ids below the last: with some that have no token the host does.
+        if plan.sampled.is_some() && unnamed.is_empty() {
             step.input.sampling.clone_from(&params);
             step.input.seen.clone_from(&seen);
         }
@@ -146,7 +148,7 @@ impl Session {
                 .zip(&params)
                 .map(|(row, params)| {
                     let mut logits = self.engine.row(plan.logits, row)?;
-                    Ok(penalise_and_choose(&mut logits, plan.model.choices(), params, &seen))
+                    Ok(penalise_and_choose_named(&mut logits, plan.model.choices(), unnamed, params, &seen))
                 })
                 .collect::<Result<_>>()?,
         };

@@ -56,12 +56,20 @@ const END_TOKENS: &[&str] = &[
 pub struct Tokenizer {
     inner: Inner,
     entries: u64,
-    holes: u64,
+    unnamed: Vec<[u32; 2]>,
     settings: TextSettings,
     special: HashSet<u32>,
     /// The same without special tokens, once it is needed.
     #[cfg(feature = "chat")]
     literal: OnceLock<Inner>,
+}
+
+/// The ranges of ids before, and between, those that are there.
+fn between(ids: &HashSet<u32>) -> Vec<[u32; 2]> {
+    let mut ids: Vec<u32> = ids.iter().copied().collect();
+    ids.sort_unstable();
+    let before = ids.iter().scan(0, |next, id| Some([std::mem::replace(next, id + 1), *id]));
+    before.filter(|[first, end]| first < end).collect()
 }
 
 impl Tokenizer {
@@ -125,7 +133,7 @@ impl Tokenizer {
         Ok(Tokenizer {
             inner,
             entries: most,
-            holes: most - ids.len() as u64,
+            unnamed: between(&ids),
             settings,
             special,
             #[cfg(feature = "chat")]
@@ -138,9 +146,9 @@ impl Tokenizer {
         self.entries
     }
 
-    /// Ids below [`Tokenizer::entries`] that no token has.
-    pub fn holes(&self) -> u64 {
-        self.holes
+    /// Ids below [`Tokenizer::entries`] that no token has, as [`TextSettings::unnamed`] has them.
+    pub fn unnamed(&self) -> &[[u32; 2]] {
+        &self.unnamed
     }
 
     /// What the model wants of its text.

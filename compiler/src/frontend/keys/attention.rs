@@ -1,7 +1,7 @@
 //! `[attention]`.
 
 use super::super::desc::{AttentionKind, Gate, LayerDesc, ModelDesc};
-use super::model::{matrix, vector};
+use super::model::{ROPE, matrix, vector};
 use super::{Default, Formula, Key, PLAIN, SectionKeys, Tensor, Type};
 
 /// Which layers are full, and what the others select and see.
@@ -179,6 +179,48 @@ pub const ATTENTION: SectionKeys = SectionKeys {
             ..PLAIN
         },
         Key {
+            name: "sparse_heads",
+            ty: Type::Integer(1),
+            default: Default::Otherwise("`heads` of [model]"),
+            example: "64",
+            meaning: "Query heads of layers that are not full. Refused, as the four keys after it, where every layer is full.",
+            ..PLAIN
+        },
+        Key {
+            name: "sparse_kv_heads",
+            ty: Type::Integer(1),
+            default: Default::Otherwise("`kv_heads` of [model]"),
+            example: "8",
+            meaning: "KV heads of layers that are not full; divides their query heads. For `kind = \"swa\"`: a sparse layer has as \
+                      many as its oracle, whose selection it reads.",
+            ..PLAIN
+        },
+        Key {
+            name: "sparse_qk_head_dim",
+            ty: Type::Integer(1),
+            default: Default::Otherwise("that of [model]"),
+            example: "192",
+            meaning: "Elements of a query and a key of layers that are not full, with `sparse_rope` beside it. For `kind = \"swa\"` \
+                      and `sparse_kv = \"own\"`: other layers read their oracle's keys.",
+            ..PLAIN
+        },
+        Key {
+            name: "sparse_v_head_dim",
+            ty: Type::Integer(1),
+            default: Default::Otherwise("that of [model]"),
+            example: "128",
+            meaning: "Elements of a value of layers that are not full; for the same models.",
+            ..PLAIN
+        },
+        Key {
+            name: "sparse_rope",
+            ty: Type::Table(&ROPE),
+            default: Default::Otherwise("`rope` of [model]"),
+            example: "{ theta = 10000.0 }",
+            meaning: "Rotary embedding of layers that are not full, as a whole: nothing of `rope` is taken over; for the same models.",
+            ..PLAIN
+        },
+        Key {
             name: "sparse_sink",
             ty: Type::Flag,
             default: Default::Value("true"),
@@ -202,6 +244,10 @@ pub const ATTENTION: SectionKeys = SectionKeys {
         },
     ],
 };
+
+/// Keys of heads that full layers do not have.
+pub const SPARSE_HEADS: [&str; 5] =
+    ["sparse_heads", "sparse_kv_heads", "sparse_qk_head_dim", "sparse_v_head_dim", "sparse_rope"];
 
 fn is_full(layer: &LayerDesc) -> bool {
     matches!(layer.attention.kind, AttentionKind::Full { .. })

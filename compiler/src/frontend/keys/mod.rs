@@ -21,7 +21,7 @@ use super::desc::{LayerDesc, ModelDesc};
 /// matter in 64.
 pub const MAX_SIZE: i64 = 1 << 24;
 
-pub use attention::ATTENTION;
+pub use attention::{ATTENTION, SPARSE_HEADS};
 pub use markdown::markdown;
 pub use model::{MODEL, ROPE};
 pub use others::{MOE, TARGET, TOKENIZER, WEIGHTS};
@@ -107,7 +107,9 @@ pub enum Type {
     Renames,
     /// A table from names with wildcards to lists of such names, each with a number of rows.
     Splits,
-    /// A list, not empty, of layers, ascending.
+    /// A table from names with wildcards to numbers above zero.
+    Scales,
+    /// A list of layers, ascending.
     Layers,
     /// A token's spelling or number.
     Token,
@@ -209,6 +211,7 @@ impl Type {
             Type::Files => "list of file names".to_string(),
             Type::Patterns => "list of names with wildcards".to_string(),
             Type::Renames => "table from names to names, with wildcards".to_string(),
+            Type::Scales => "table from names to numbers above 0, with wildcards".to_string(),
             Type::Splits => "table from names to lists of names with their rows, with wildcards".to_string(),
             Type::Layers => "list of layers, ascending".to_string(),
             Type::Token => "spelling or number of a token".to_string(),

@@ -7,7 +7,7 @@ use super::{Default, Dtype, Formula, Key, PLAIN, SectionKeys, Tensor, Type};
 pub const MODEL: SectionKeys = SectionKeys {
     name: "model",
     required: true,
-    meaning: "Sizes of the model, and what is the same in all its layers.",
+    meaning: "Sizes of the model, and what is the same in all its layers, or in its full ones where [attention] has keys for the others.",
     keys: &[
         Key {
             name: "name",
@@ -109,7 +109,7 @@ pub const MODEL: SectionKeys = SectionKeys {
         Key {
             name: "ffn",
             ty: Type::Integer(1),
-            default: Default::Needed("without `[moe]`, and refused with it"),
+            default: Default::Needed("without `[moe]`, and with its `dense`; refused with `[moe]` alone"),
             example: "11008",
             meaning: "Width of the feed-forward part.",
             formula: Some(Formula {
@@ -339,7 +339,7 @@ const NUMBER: Key = Key { ty: Type::Positive, ..PLAIN };
 
 const OWN_KV: &str = "full layers; sparse layers with KV of their own: `kind = \"swa\"`, `sparse_kv = \"own\"`, or \
                       \"shared\" with a window branch";
-const DENSE: &str = "every layer of a model without `[moe]`";
+const DENSE: &str = "every layer of a model without `[moe]`, and those that its `dense` names";
 
 fn own_kv(_: &ModelDesc, layer: &LayerDesc) -> bool {
     layer.attention.has_own_kv()

@@ -8,7 +8,7 @@ use super::{Default, Formula, Key, PLAIN, SectionKeys, Tensor, Type};
 pub const MOE: SectionKeys = SectionKeys {
     name: "moe",
     required: false,
-    meaning: "Routed experts in every layer, in place of `ffn`.",
+    meaning: "Routed experts in place of `ffn`: in every layer, or in all but `dense`.",
     keys: &[
         Key {
             name: "experts",
@@ -94,11 +94,19 @@ pub const MOE: SectionKeys = SectionKeys {
             ],
             ..PLAIN
         },
+        Key {
+            name: "dense",
+            ty: Type::Layers,
+            default: Default::Otherwise("every layer has experts"),
+            example: "[0]",
+            meaning: "Layers without experts, whose feed-forward part is `ffn` of [model] wide.",
+            ..PLAIN
+        },
     ],
 };
 
-const MOE_LAYERS: &str = "every layer of a model with `[moe]`";
-const SHARED: &str = "every layer of a model with `[moe]` and `shared_ffn` above 0";
+const MOE_LAYERS: &str = "layers with experts: every one of a model with `[moe]`, but for `dense`";
+const SHARED: &str = "layers with experts, where `shared_ffn` is above 0";
 
 fn moe(_: &ModelDesc, layer: &LayerDesc) -> bool {
     matches!(layer.ffn, Ffn::Moe { .. })
@@ -164,6 +172,16 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
             example: "{ \"*.gate_up_proj.weight\" = [[\"*.gate_proj.weight\", 96], [\"*.up_proj.weight\", 96]] }",
             meaning: "Tensors of the files whose rows are several of the model's, one after the other, with how many rows each \
                       of them has: projections that a checkpoint holds as one.",
+            ..PLAIN
+        },
+        Key {
+            name: "scale",
+            ty: Type::Scales,
+            default: Default::Otherwise("numbers are as they are in the files"),
+            example: "{ \"layers.{i}.v_proj.weight\" = 0.707 }",
+            meaning: "What the numbers of some tensors are multiplied by, by their names in the files, with the patterns of \
+                      `rename`: a constant that a checkpoint's code has beside its weights. They are f32 then, which is \
+                      rounded where `dtype` is \"bf16\".",
             ..PLAIN
         },
         Key {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::MAX_SIZE;
-use super::{Default, Key, SECTIONS, SectionKeys, Type};
+use super::{Default, Key, SECTIONS, SPARSE_HEADS, SectionKeys, Type};
 
 /// The schema. It takes every description that the reader takes; the reader alone knows how values fit each other.
 pub fn schema() -> Value {
@@ -18,7 +18,7 @@ pub fn schema() -> Value {
         "required": required,
         "additionalProperties": false,
         // The feed-forward part is one of two.
-        "if": { "required": ["moe"] },
+        "if": { "required": ["moe"], "properties": { "moe": { "not": { "required": ["dense"] } } } },
         "then": { "properties": { "model": { "not": { "required": ["ffn"] } } } },
         "else": { "properties": { "model": { "required": ["ffn"] } } },
     })
@@ -70,13 +70,16 @@ fn key(key: &Key) -> Value {
             json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 })
         }
         Type::Renames => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        Type::Scales => {
+            json!({ "type": "object", "additionalProperties": { "type": "number", "exclusiveMinimum": 0 } })
+        }
         Type::Splits => {
             let part = json!({ "type": "array", "minItems": 2, "maxItems": 2 });
             let parts = json!({ "type": "array", "items": part, "minItems": 1, "maxItems": 16 });
             json!({ "type": "object", "additionalProperties": parts })
         }
         Type::Layers => {
-            json!({ "type": "array", "items": { "type": "integer", "minimum": 0 }, "minItems": 1 })
+            json!({ "type": "array", "items": { "type": "integer", "minimum": 0 } })
         }
         Type::Token => json!({ "anyOf": [{ "type": "string" }, number()] }),
         Type::Tokens => {
@@ -114,7 +117,9 @@ fn kinds() -> Vec<Value> {
         json!({ "not": { "anyOf": list } })
     };
     let one_list = json!({ "oneOf": [{ "required": ["pattern"] }, { "required": ["full"] }] });
-    let full = refuse(&["pattern", "full", "top_k", "window", "sparse_kv", "window_branch"]);
+    let mut full = vec!["pattern", "full", "top_k", "window", "sparse_kv", "window_branch"];
+    full.extend(SPARSE_HEADS);
+    let full = refuse(&full);
     let mut swa = refuse(&["top_k", "gate", "sparse_kv", "window_branch"]);
     swa["required"] = json!(["window"]);
     let no_window =

@@ -57,7 +57,9 @@ fn every_key_is_read() {
             Type::Integer(_) | Type::Between(..) | Type::Multiple(..) | Type::Positive | Type::Flag => {
                 "\"word\""
             }
-            Type::Table(_) | Type::Renames | Type::Splits | Type::Within(_) | Type::Seed => "\"word\"",
+            Type::Table(_) | Type::Renames | Type::Splits | Type::Scales | Type::Within(_) | Type::Seed => {
+                "\"word\""
+            }
             Type::Token | Type::Tokens => "true",
             Type::Text | Type::Name | Type::Word(_) | Type::Files | Type::Patterns | Type::Layers => "7",
             Type::Positives => "7",
@@ -265,8 +267,18 @@ fn tensors_are_those_of_the_graph() {
                     text = with(&text, "model", "qkv_bias", Some(on));
                     text = with(&text, "model", "tie_embeddings", Some(on));
                     text = with(&text, "model", "qk_head_dim", Some("12"));
+                    text = with(&text, "attention", "sparse_heads", Some("6"));
+                    if kv == "own" {
+                        text = with(&text, "attention", "sparse_qk_head_dim", Some("16"));
+                        text = with(&text, "attention", "sparse_v_head_dim", Some("4"));
+                        text = with(&text, "attention", "sparse_rope", Some("{ theta = 7.0 }"));
+                    }
                     if text.contains("[moe]") {
                         text = with(&text, "moe", "shared_ffn", Some(if on == "true" { "12" } else { "0" }));
+                        if on == "true" {
+                            text = with(&text, "moe", "dense", Some("[0, 2]"));
+                            text = with(&text, "model", "ffn", Some("40"));
+                        }
                     }
                     texts.push(text);
                 }
