@@ -55,7 +55,12 @@ pub enum To {
 impl To {
     /// An operand as it lies.
     pub fn operand(k: &Kernel<'_, '_>, name: &'static str) -> To {
-        if k.in_tiles(name) { To::Tiles(name) } else { To::Rows(Rows::Operand(name)) }
+        To::lying(k.in_tiles(name), name)
+    }
+
+    /// An operand that lies in tiles or in rows.
+    pub fn lying(tiled: bool, name: &'static str) -> To {
+        if tiled { To::Tiles(name) } else { To::Rows(Rows::Operand(name)) }
     }
 
     /// Stores one result.

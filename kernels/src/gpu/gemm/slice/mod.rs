@@ -13,28 +13,24 @@
 //! the end of the strip, computes it first and hands its sums over; the earlier one, whose last it is, finishes the strip. Sums
 //! of k tiles are added in the order in which `small_m` adds them, so that strips which are not shared have the same bits.
 
+mod ends;
+mod part;
+
 use std::mem::offset_of;
 use std::rc::Rc;
 
-use hyc_plan::abi::StepContext;
-use hyc_plan::ops::{Linear, QkvAppend};
-use hyc_plan::{Counters, Epilogue, Extent, Hang, KernelSpec, Launch, Part as Step, StepOp, Watch};
+use hyc_plan::{Counters, Extent, Hang, KernelSpec, Launch, Part as Step, Watch};
 use inkwell::context::Context;
 use inkwell::module::Module;
 
+use self::ends::Ends;
+use self::part::Part;
 use super::feed::{THREADS, WARPS};
-use super::matrices::{Matrix, Product, Rows, To};
-use super::pack_rows::{RowPieces, k_tiles, strip_offset};
-use super::projections::{Part as Projected, gates};
-use super::qkv::parts;
-use super::qkv_small_m::{Place, Spot, finish};
-use super::rope::angles;
+use super::pack_rows::{RowPieces, k_tiles};
 use super::small_m::keep_row;
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK, Var};
-use crate::gpu::paged_kv::page_of;
 use crate::gpu::tile::pipeline::Ring;
-use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES, TiledRows};
-use crate::operands::Operands;
+use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES};
 use crate::slices::OUTPUTS;
 
 /// Bytes of a stage: of each of eight k tiles the rows of a strip.
@@ -64,107 +60,6 @@ pub struct Request<'a> {
     pub blocks: u64,
     /// Whether it writes down the times of its blocks.
     pub clocked: bool,
-}
-
-/// What follows a strip's sums.
-enum End {
-    Linear(Product),
-    Qkv(QkvAppend, Vec<Projected>),
-}
-
-/// One step of the slice.
-struct Part {
-    operands: Rc<Operands>,
-    /// Which of the launch's operands is its first.
-    first: usize,
-    number: u64,
-    step: Step,
-    in_features: u64,
-    /// eps of the row's norm.
-    norm: Option<f64>,
-    /// Whether the row lies in tiles.
-    tiled: bool,
-    /// Weights of a strip: one, or that of a gate beside it.
-    weights: u64,
-    end: End,
-}
-
-impl Part {
-    fn new((spec, step): &(KernelSpec, Step), first: usize, number: u64) -> Result<Part, String> {
-        let operands = Rc::new(Operands::new(spec));
-        let (in_features, norm, weights, end) = match spec.op {
-            StepOp::Linear(op) => {
-                let product = product(&operands, &op);
-                (op.in_features, op.norm, 1 + u64::from(product.up.is_some()), End::Linear(product))
-            }
-            StepOp::QkvAppend(op) => (op.in_features, op.norm, 1, End::Qkv(op, parts(&op))),
-            other => return Err(format!("`{}` is in no slice", other.name())),
-        };
-        let tiled = operands.in_tiles("x");
-        Ok(Part { operands, first, number, step: step.clone(), in_features, norm, tiled, weights, end })
-    }
-
-    /// Stages of one weight of a strip.
-    fn groups(&self) -> u64 {
-        k_tiles(self.in_features).div_ceil(WARPS)
-    }
-
-    /// Stages of each weight that this block has: from, to, and those of all blocks.
-    fn share<'c>(&self, e: &Emit<'c>, blocks: u64) -> (Int<'c>, Int<'c>) {
-        let (all, sharing) = (self.step.tasks * self.groups(), blocks.min(self.step.tasks));
-        let block = e.min(e.block_x(), e.int(sharing));
-        let bound = |block: Int<'c>| e.div_rem(e.mul_const(block, all), sharing).0;
-        (bound(block), bound(e.min(e.add_const(block, 1), e.int(sharing))))
-    }
-
-    /// For each strip of a share: the strip, its first stage, and the one behind its last.
-    fn strips<'c>(
-        &self,
-        e: &Emit<'c>,
-        (begin, end): (Int<'c>, Int<'c>),
-        body: impl FnOnce(&Emit<'c>, Int<'c>, (Int<'c>, Int<'c>)),
-    ) {
-        let at = e.var(begin.into());
-        let now = |e: &Emit<'c>| e.get(at).into_int_value();
-        e.during(
-            |e| e.lt(now(e), end),
-            |e| {
-                let (strip, first) = e.div_rem(now(e), self.groups());
-                let last = e.min(e.int(self.groups()), e.add(first, e.sub(end, now(e))));
-                body(e, strip, (first, last));
-                e.set(at, e.add(now(e), e.sub(last, first)).into());
-            },
-        );
-    }
-
-    /// The rows of a strip in the first k tile of each weight, in pieces of so many bytes.
-    fn rows<'c>(&self, e: &Emit<'c>, strip: Int<'c>) -> (Vec<Vec<Ptr<'c>>>, u64) {
-        match &self.end {
-            End::Linear(product) => {
-                let at = strip_offset(e, strip, self.in_features);
-                let names = [Some(product.matrices[0].name), product.up];
-                let rows = |name| vec![e.byte_offset(e.operand(name), at)];
-                (names.into_iter().flatten().map(rows).collect(), ROWS)
-            }
-            End::Qkv(_, parts) => {
-                let place = Place::new(e, parts, || strip);
-                (vec![place.dims.map(|dim| place.row(e, dim, self.in_features)).to_vec()], ROWS / 2)
-            }
-        }
-    }
-}
-
-/// `y = W x` of an op, whose row is read as it lies.
-fn product(operands: &Operands, op: &Linear) -> Product {
-    let to = if operands.in_tiles("out") { To::Tiles("out") } else { To::Rows(Rows::Operand("out")) };
-    Product {
-        in_features: op.in_features,
-        matrices: vec![Matrix { name: "weight", out: op.out_features, column: 0 }],
-        up: (op.epilogue == Epilogue::SwiGlu).then_some("up"),
-        inputs: super::matrices::Inputs { tiles: TiledRows::Operand("x"), raw: None },
-        to,
-        plus: (op.epilogue == Epilogue::Residual).then_some("residual"),
-    }
 }
 
 /// The slice as it is being made.
@@ -495,75 +390,6 @@ impl<'c> Slice<'c> {
         e.warp_barrier();
         e.widen(e.load_int_anew(handed, e.add(at, lane)))
     }
-}
-
-/// What follows the sums of a part's strips, with what is the same for all of them.
-struct Ends<'a, 'c> {
-    part: &'a Part,
-    /// RoPE's table and the row's place in the cache, of projections.
-    place: Option<(Ptr<'c>, Int<'c>, Option<(Ptr<'c>, Int<'c>)>)>,
-}
-
-impl<'a, 'c> Ends<'a, 'c> {
-    fn new(e: &Emit<'c>, part: &'a Part) -> Ends<'a, 'c> {
-        let place = match &part.end {
-            End::Qkv(op, _) => {
-                let position = e.load_int(e.list(offset_of!(StepContext, positions)), e.int(0));
-                let page = op.own_kv.then(|| page_of(e, &e.cache("cache"), e.int(0), position));
-                Some((angles(e, op.rope), position, page))
-            }
-            End::Linear(_) => None,
-        };
-        Ends { part, place }
-    }
-
-    /// The column of a lane's output of a strip, and whether there is one.
-    fn column(e: &Emit<'c>, product: &Product, (strip, lane): (Int<'c>, Int<'c>)) -> (Int<'c>, Int<'c>) {
-        let output = e.and(lane, e.int(OUTPUTS - 1));
-        let column = e.add(e.mul_const(strip, OUTPUTS), output);
-        let inside = e.and(e.lt(lane, e.int(OUTPUTS)), e.lt(column, e.int(product.matrices[0].out)));
-        (column, inside)
-    }
-
-    /// What is added to a lane's output, read before its sums are there.
-    fn plus(&self, e: &Emit<'c>, of: (Int<'c>, Int<'c>)) -> Option<Float<'c>> {
-        let End::Linear(product) = &self.part.end else { return None };
-        let (column, inside) = Ends::column(e, product, of);
-        let column = e.pick(inside, column, e.int(0));
-        product.plus.map(|name| e.load(e.operand(name), column))
-    }
-
-    /// Stores a lane's output: of a strip, with its sum and what is added.
-    fn store(&self, e: &Emit<'c>, of: (Int<'c>, Int<'c>), sum: Float<'c>, plus: Option<Float<'c>>) {
-        match (&self.part.end, self.place) {
-            (End::Qkv(op, parts), Some((table, position, page))) => {
-                let (strip, lane) = of;
-                let place = Place::new(e, parts, || strip);
-                let logits: Vec<To> = gates(op).map(|(_, name)| to(e, name)).collect();
-                let page = |e: &Emit<'c>| page.unwrap_or_else(|| (e.scratch(), e.int(0)));
-                let spot = Spot { row: e.int(0), position, page: &page };
-                let mine = e.lt(lane, e.int(OUTPUTS));
-                let output = e.and(lane, e.int(OUTPUTS - 1));
-                let other = e.shuffle(sum, 8);
-                finish(e, (op, table, &logits), &place, &spot, (mine, output, sum, other));
-            }
-            (End::Linear(product), _) => {
-                let value = match product.up {
-                    Some(_) => e.fmul(e.silu(sum), e.shuffle(sum, 16)),
-                    None => sum,
-                };
-                let value = plus.map_or(value, |plus| e.fadd(value, plus));
-                let (column, inside) = Ends::column(e, product, of);
-                e.when(inside, |e| product.to.store(e, e.int(0), column, value));
-            }
-            (End::Qkv(..), None) => {}
-        }
-    }
-}
-
-/// Where an operand's results go.
-fn to(e: &Emit<'_>, name: &'static str) -> To {
-    if e.in_tiles(name) { To::Tiles(name) } else { To::Rows(Rows::Operand(name)) }
 }
 
 /// Adds the products of a strip's rows of one k tile with the row's.

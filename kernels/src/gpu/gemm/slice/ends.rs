@@ -1,0 +1,79 @@
+//! What follows the sums of a slice's strips: what is added, SwiGLU, RoPE, the store.
+
+use std::mem::offset_of;
+
+use hyc_plan::abi::StepContext;
+
+use super::super::matrices::{Product, To};
+use super::super::projections::gates;
+use super::super::qkv_small_m::{Place, Spot, finish};
+use super::super::rope::angles;
+use super::part::{End, Part};
+use crate::gpu::isa::{Emit, Float, Int, Ptr};
+use crate::gpu::paged_kv::page_of;
+use crate::slices::OUTPUTS;
+
+/// What follows the sums of a part's strips, with what is the same for all of them.
+pub struct Ends<'a, 'c> {
+    part: &'a Part,
+    /// RoPE's table and the row's place in the cache, of projections.
+    place: Option<(Ptr<'c>, Int<'c>, Option<(Ptr<'c>, Int<'c>)>)>,
+}
+
+impl<'a, 'c> Ends<'a, 'c> {
+    /// Looks up what all strips of the part need.
+    pub fn new(e: &Emit<'c>, part: &'a Part) -> Ends<'a, 'c> {
+        let place = match &part.end {
+            End::Qkv(op, _) => {
+                let position = e.load_int(e.list(offset_of!(StepContext, positions)), e.int(0));
+                let page = op.own_kv.then(|| page_of(e, &e.cache("cache"), e.int(0), position));
+                Some((angles(e, op.rope), position, page))
+            }
+            End::Linear(_) => None,
+        };
+        Ends { part, place }
+    }
+
+    /// The column of a lane's output of a strip, and whether there is one.
+    fn column(e: &Emit<'c>, product: &Product, (strip, lane): (Int<'c>, Int<'c>)) -> (Int<'c>, Int<'c>) {
+        let output = e.and(lane, e.int(OUTPUTS - 1));
+        let column = e.add(e.mul_const(strip, OUTPUTS), output);
+        let inside = e.and(e.lt(lane, e.int(OUTPUTS)), e.lt(column, e.int(product.matrices[0].out)));
+        (column, inside)
+    }
+
+    /// What is added to a lane's output, read before its sums are there.
+    pub fn plus(&self, e: &Emit<'c>, of: (Int<'c>, Int<'c>)) -> Option<Float<'c>> {
+        let End::Linear(product) = &self.part.end else { return None };
+        let (column, inside) = Ends::column(e, product, of);
+        let column = e.pick(inside, column, e.int(0));
+        product.plus.map(|name| e.load(e.operand(name), column))
+    }
+
+    /// Stores a lane's output: of a strip, with its sum and what is added.
+    pub fn store(&self, e: &Emit<'c>, of: (Int<'c>, Int<'c>), sum: Float<'c>, plus: Option<Float<'c>>) {
+        match (&self.part.end, self.place) {
+            (End::Qkv(op, parts), Some((table, position, page))) => {
+                let (strip, lane) = of;
+                let place = Place::new(e, parts, || strip);
+                let logits: Vec<To> = gates(op).map(|(_, name)| To::lying(e.in_tiles(name), name)).collect();
+                let page = |e: &Emit<'c>| page.unwrap_or_else(|| (e.scratch(), e.int(0)));
+                let spot = Spot { row: e.int(0), position, page: &page };
+                let mine = e.lt(lane, e.int(OUTPUTS));
+                let output = e.and(lane, e.int(OUTPUTS - 1));
+                let other = e.shuffle(sum, 8);
+                finish(e, (op, table, &logits), &place, &spot, (mine, output, sum, other));
+            }
+            (End::Linear(product), _) => {
+                let value = match product.up {
+                    Some(_) => e.fmul(e.silu(sum), e.shuffle(sum, 16)),
+                    None => sum,
+                };
+                let value = plus.map_or(value, |plus| e.fadd(value, plus));
+                let (column, inside) = Ends::column(e, product, of);
+                e.when(inside, |e| product.to.store(e, e.int(0), column, value));
+            }
+            (End::Qkv(..), None) => {}
+        }
+    }
+}
