@@ -22,7 +22,7 @@ use crate::frontend::{self, build_graph};
 use crate::source::{Expected, WeightSource};
 use crate::words::place;
 use config::Config;
-pub use options::{Options, Selection};
+pub use options::{Options, Seen, Selection};
 use rope::Rope;
 
 const CONFIG: &str = "config.json";
