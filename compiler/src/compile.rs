@@ -5,6 +5,7 @@ use std::path::Path;
 
 use hyc_kernels::cpu::Level;
 use hyc_plan::Plan;
+use hyc_plan::eval::EvalGates;
 use hyc_plan::sampling::SamplingDefaults;
 
 use crate::driver;
@@ -23,6 +24,7 @@ pub struct Compiled {
     graph: String,
     text: Option<Text>,
     sampling: Option<SamplingDefaults>,
+    eval: Option<EvalGates>,
     weights: Weights,
 }
 
@@ -43,14 +45,16 @@ pub fn compile(input: &Path, level: Level, check: &dyn Fn() -> Result<()>) -> Re
     let (plan, graph) = (lowered.plan, lowered.graph.to_string());
     driver::check_plan(&plan)?;
     let Some(desc) = loaded.desc else {
-        return Ok(Compiled { plan, code, graph, text: None, sampling: None, weights: Weights::Absent });
+        let (sampling, eval, weights) = (None, None, Weights::Absent);
+        return Ok(Compiled { plan, code, graph, text: None, sampling, eval, weights });
     };
+    let (sampling, eval) = (desc.sampling, desc.eval);
     if desc.weights.files.is_empty() {
-        return Ok(Compiled { plan, code, graph, text, sampling: desc.sampling, weights: Weights::Absent });
+        return Ok(Compiled { plan, code, graph, text, sampling, eval, weights: Weights::Absent });
     }
     let source = WeightSource::open(&desc.weights.files)?.renamed(&desc.weights.names)?;
     source.check(&Expected::of_plan(&plan))?;
-    Ok(Compiled { plan, code, graph, text, sampling: desc.sampling, weights: Weights::Files(source) })
+    Ok(Compiled { plan, code, graph, text, sampling, eval, weights: Weights::Files(source) })
 }
 
 impl Compiled {
@@ -75,6 +79,7 @@ impl Compiled {
             asm: "",
             text: self.text.as_ref(),
             sampling: self.sampling,
+            eval: self.eval,
         };
         write::artefact(target, &artefact, &self.weights, progress)
     }
@@ -85,8 +90,8 @@ impl Compiled {
             return Err(Error::input(format!("`{}` names no weight files to embed", self.plan.model.name))
                 .help("name them under [weights]"));
         }
-        let Compiled { plan, code, text, sampling, .. } = self;
-        let model = object::Model { plan, code, text: text.as_ref(), sampling: *sampling };
+        let Compiled { plan, code, text, sampling, eval, .. } = self;
+        let model = object::Model { plan, code, text: text.as_ref(), sampling: *sampling, eval: *eval };
         let weights = if embed { &self.weights } else { &Weights::Absent };
         object::object(name, &model, weights, &mut |_| Ok(()))
     }

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use hyc_kernels::cpu::{CpuTarget, Level};
 use hyc_plan::artefact::VERSION;
+use hyc_plan::eval::EvalGates;
 use hyc_plan::sampling::{RANGES, Sampling, SamplingDefaults};
 use hyc_plan::text_settings::TextSettings;
 use hyc_plan::{Gpu, Layout, Plan, Target};
 use hyc_runtime::Model;
 use serde_json::{Value, json};
 
+use crate::eval;
 use crate::report::bytes;
 use crate::summary::{self, Summary};
 use crate::words::place;
@@ -47,6 +49,9 @@ pub fn text(model: &Model) -> String {
         line("text", settings_text(settings));
     }
     line("sampling", sampling_text(&model.sampling_defaults()));
+    if let Some(gates) = model.eval_gates() {
+        line("eval", gates_text(&gates));
+    }
     out.push_str(&format!("\n{}\n{}", summary::chains_text(&summary), summary::kv_text(&summary.kv)));
     out
 }
@@ -77,6 +82,7 @@ pub fn json(model: &Model) -> Value {
     value["tokenizer"] = tokenizer(model);
     value["text"] = json!(model.text_settings());
     value["sampling"] = json!(model.sampling_defaults());
+    value["eval"] = json!(model.eval_gates());
     value
 }
 
@@ -96,6 +102,13 @@ fn sampling_text(defaults: &SamplingDefaults) -> String {
     let mut list: Vec<String> = changed.map(|((range, value), _)| format!("{} {value}", range.key)).collect();
     list.extend(defaults.seed.map(|seed| format!("seed {seed}")));
     if list.is_empty() { "greedy".to_string() } else { list.join(", ") }
+}
+
+/// What must hold on a text, and in windows of how many tokens.
+fn gates_text(gates: &EvalGates) -> String {
+    let mut list: Vec<String> = eval::gates(gates).iter().map(ToString::to_string).collect();
+    list.extend(gates.context.map(|context| format!("windows of {context} tokens")));
+    if list.is_empty() { "nothing must hold".to_string() } else { list.join(", ") }
 }
 
 /// The level of a CPU's code, as `hyc compile --cpu` names it.

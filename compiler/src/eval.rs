@@ -1,7 +1,9 @@
 //! How well a model does on a text: perplexity, keys that were planted in it, and what its selections hold of attention.
 
+use std::fmt;
 use std::sync::Arc;
 
+use hyc_plan::eval::{EvalGates, RANGES};
 use hyc_runtime::{Model, Session, Tokenizer};
 use serde_json::{Value, json};
 
@@ -210,16 +212,34 @@ impl std::str::FromStr for Gate {
     fn from_str(text: &str) -> Result<Gate, String> {
         let (name, value) = text.split_once('=').ok_or("write NAME=NUMBER, as recall=0.9")?;
         let value: f64 = value.parse().map_err(|_| format!("`{value}` is no number"))?;
-        let share = (0.0..=1.0).contains(&value);
+        let range = RANGES.iter().find(|range| range.key == name);
+        if let Some(range) = range.filter(|range| !range.holds(value)) {
+            return Err(format!("`{name}` is {}", range.wanted()));
+        }
         match name {
-            "recall" if share => Ok(Gate::Recall(value)),
-            "keys" if share => Ok(Gate::Keys(value)),
-            "perplexity" if value >= 1.0 && value.is_finite() => Ok(Gate::Perplexity(value)),
-            "recall" | "keys" => Err(format!("`{name}` is from 0 to 1")),
-            "perplexity" => Err("a perplexity is 1 or more".to_string()),
+            "recall" => Ok(Gate::Recall(value)),
+            "keys" => Ok(Gate::Keys(value)),
+            "perplexity" => Ok(Gate::Perplexity(value)),
             _ => Err("the gates are `recall`, `keys` and `perplexity`".to_string()),
         }
     }
+}
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Gate::Recall(least) => write!(f, "recall={least}"),
+            Gate::Keys(least) => write!(f, "keys={least}"),
+            Gate::Perplexity(most) => write!(f, "perplexity={most}"),
+        }
+    }
+}
+
+/// The gates that an artefact has.
+pub fn gates(kept: &EvalGates) -> Vec<Gate> {
+    let EvalGates { recall, keys, perplexity, context: _ } = *kept;
+    let list = [recall.map(Gate::Recall), keys.map(Gate::Keys), perplexity.map(Gate::Perplexity)];
+    list.into_iter().flatten().collect()
 }
 
 /// All that was measured.
@@ -344,7 +364,11 @@ mod tests {
 
     #[test]
     fn gates_are_read_and_name_what_fails() {
-        assert_eq!("recall=0.9".parse(), Ok(Gate::Recall(0.9)));
+        let kept = EvalGates { recall: Some(0.9), perplexity: Some(12.0), ..EvalGates::default() };
+        assert_eq!(gates(&kept), [Gate::Recall(0.9), Gate::Perplexity(12.0)]);
+        for gate in gates(&kept) {
+            assert_eq!(gate.to_string().parse(), Ok(gate));
+        }
         for bad in
             ["recall", "recall=2", "recall=x", "perplexity=0.5", "perplexity=nan", "speed=1", "keys=-1"]
         {

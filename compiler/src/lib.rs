@@ -39,6 +39,8 @@ mod made_up;
 #[cfg(feature = "cli")]
 mod measure;
 pub mod object;
+#[cfg(feature = "cli")]
+mod oracles;
 pub mod output;
 #[cfg(feature = "cli")]
 mod provenance;

@@ -8,6 +8,7 @@
 //!   embedded.
 
 use hyc_plan::artefact::ALIGN;
+use hyc_plan::eval::EvalGates;
 use hyc_plan::sampling::SamplingDefaults;
 use hyc_plan::{Code, Plan};
 use object::read::{Object as _, ObjectSymbol as _};
@@ -47,6 +48,8 @@ pub struct Model<'a> {
     pub text: Option<&'a Text>,
     /// How tokens are chosen where nobody says otherwise.
     pub sampling: Option<SamplingDefaults>,
+    /// What must hold of the model on a text.
+    pub eval: Option<EvalGates>,
 }
 
 /// The object of a model and of its weights, where they are not `Absent`. Errors: a name that no symbol can have; an
@@ -57,7 +60,7 @@ pub fn object(
     weights: &Weights,
     progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Vec<u8>> {
-    let Model { plan, code, text, sampling } = *model;
+    let Model { plan, code, text, sampling, eval } = *model;
     if !is_name(name) {
         return Err(Error::new(ErrorKind::Usage, format!("no symbol can be named after `{name}`"))
             .help("take letters, digits and `_`, 64 at most, and no digit first"));
@@ -71,7 +74,7 @@ pub fn object(
     }
     let host = plan.target.is_host();
     let (linked, kept) = if host { (code, &[][..]) } else { (&[][..], code) };
-    let artefact = Artefact { plan, code: kept, cubin: None, graph: "", asm: "", text, sampling };
+    let artefact = Artefact { plan, code: kept, cubin: None, graph: "", asm: "", text, sampling, eval };
     let artefact = artefact_bytes(&artefact, weights, progress)?;
     file(name, plan, &artefact, linked)
 }

@@ -3,9 +3,10 @@
 use std::io::{self, BufWriter, Cursor, Seek, SeekFrom, Write};
 
 use hyc_plan::artefact::{
-    ALIGN, ASM, CODE, CUBIN, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, ROOT_KEY, SAMPLING_KEY,
-    TEXT_KEY, TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY, hex,
+    ALIGN, ASM, CODE, CUBIN, EVAL_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, ROOT_KEY,
+    SAMPLING_KEY, TEXT_KEY, TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY, hex,
 };
+use hyc_plan::eval::EvalGates;
 use hyc_plan::pack::Packer;
 use hyc_plan::sampling::SamplingDefaults;
 use hyc_plan::{Plan, Weight};
@@ -33,6 +34,8 @@ pub struct Artefact<'a> {
     pub text: Option<&'a Text>,
     /// How tokens are chosen where nobody says otherwise; `None`: greedily.
     pub sampling: Option<SamplingDefaults>,
+    /// What must hold of the model on a text.
+    pub eval: Option<EvalGates>,
 }
 
 /// The plan as JSON.
@@ -215,6 +218,10 @@ fn header(
         let json =
             sampling.to_json().map_err(|e| Error::new(ErrorKind::Internal, format!("[sampling]: {e}")))?;
         metadata[SAMPLING_KEY] = json.into();
+    }
+    if let Some(eval) = &artefact.eval {
+        let json = eval.to_json().map_err(|e| Error::new(ErrorKind::Internal, format!("[eval]: {e}")))?;
+        metadata[EVAL_KEY] = json.into();
     }
     if let Some(text) = artefact.text {
         metadata[TEXT_KEY] = serde_json::json!(text.settings).to_string().into();

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use common::{BAD_TOKEN, Parts, Plain, naive};
-use hyc_plan::artefact::{SAMPLING_KEY, TEXT_KEY};
+use hyc_plan::artefact::{EVAL_KEY, SAMPLING_KEY, TEXT_KEY};
+use hyc_plan::eval::EvalGates;
 use hyc_runtime::{
     CancelToken, Error, ErrorKind, GenerateOptions, Generated, Model, Sampler, Sampling, SamplingDefaults,
     Session, SessionOptions, TextSettings, Tokenizer, generate,
@@ -49,6 +50,21 @@ fn an_artefact_says_how_to_sample() {
         let error = Parts::new().with_metadata(SAMPLING_KEY, bad).load().err().expect(bad);
         assert_eq!(error.kind, ErrorKind::BadArtefact, "{bad}: {error}");
         assert!(error.message.contains("its sampling") && error.help.is_some(), "{bad}: {error}");
+    }
+}
+
+/// What must hold on a text is checked as it is read, and nothing else goes by it.
+#[test]
+fn an_artefact_says_what_must_hold_on_a_text() {
+    assert_eq!(Parts::new().load().unwrap().eval_gates(), None);
+    let gates = EvalGates { recall: Some(0.9), context: Some(32), ..EvalGates::default() };
+    let good = gates.to_json().unwrap();
+    let model = Parts::new().with_metadata(EVAL_KEY, &good).load().unwrap();
+    assert_eq!(model.eval_gates(), Some(gates));
+    for bad in ["", "null", &good.replace("0.9", "1.9"), &good.replace("recall", "recal"), &good[1..]] {
+        let error = Parts::new().with_metadata(EVAL_KEY, bad).load().err().expect(bad);
+        assert_eq!(error.kind, ErrorKind::BadArtefact, "{bad}: {error}");
+        assert!(error.message.contains("gates of [eval]") && error.help.is_some(), "{bad}: {error}");
     }
 }
 

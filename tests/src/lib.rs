@@ -78,6 +78,7 @@ pub fn compile_wrongly(
         asm: "",
         text: text.as_ref(),
         sampling: desc.sampling,
+        eval: desc.eval,
     };
     let target = Target::new(out, &Kept::default()).expect("can be written");
     write::artefact(&target, &artefact, &weights, &mut |_| Ok(())).expect("writes the artefact");

@@ -71,8 +71,16 @@ impl Subject {
 
     fn write(&self, plan: &Plan, code: &[u8]) -> PathBuf {
         let path = self.folder.join("mutant.hyc");
-        let artefact =
-            Artefact { plan: &self.plan, code, cubin: None, graph: "", asm: "", text: None, sampling: None };
+        let artefact = Artefact {
+            plan: &self.plan,
+            code,
+            cubin: None,
+            graph: "",
+            asm: "",
+            text: None,
+            sampling: None,
+            eval: None,
+        };
         let target = Target::new(&path, &Kept::default()).expect("can be written");
         write::artefact_stating(&target, &artefact, plan, &self.weights, &mut |_| Ok(())).expect("writes");
         path

@@ -90,11 +90,58 @@ fn a_gate_names_the_layer_that_does_not_hold() {
     assert!(out.contains("selection of  recall"), "{out}");
     let (code, _, err) = run("8", &["--gate", "recall=0.01", "--gate", "perplexity=1.5"]);
     assert!(code == Some(1) && err.contains("perplexity is "), "{err}");
-    let (code, _, err) = run("8", &["--gate", "recall=0.01", "--gate", "perplexity=1e9"]);
+    let (code, _, err) = run("8", &["--gate", "recall=0.01", "--gate", "perplexity=1e7"]);
     assert_eq!(code, Some(0), "{err}");
     // Nothing is left out.
     let (code, out, err) = run("256", &["--gate", "recall=1"]);
     assert!(code == Some(0) && out.contains("recall 1: no token"), "{out}{err}");
+}
+
+/// What an artefact says must hold does, where no flag says otherwise; `hyc inspect` shows it.
+#[test]
+fn a_gate_ships_in_the_artefact() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = Golden::open(&root().join("tests/families/llama3/golden.safetensors"));
+    let (ids, _) = ids(&golden, folder.path());
+    let model = artefact(
+        "tests/families/llama3",
+        folder.path(),
+        &["--pattern", "1:1", "--top-k", "8", "--block", "8"],
+    );
+    let description = folder.path().join("model.toml");
+    let plain = std::fs::read_to_string(&description).unwrap();
+    let run = |eval: &str, args: &[&str]| {
+        std::fs::write(&description, format!("{plain}\n[eval]\n{eval}")).unwrap();
+        drop(compiled_model(&description, &model));
+        let words = ["eval", model.to_str().unwrap(), "--ids", ids.to_str().unwrap()];
+        let output = hyc(&[&words[..], args].concat());
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, out, err) = run("recall = 0.99\n", &[]);
+    assert!(code == Some(1) && err.contains("error: layer ") && err.contains("less than 0.99"), "{err}");
+    assert!(out.contains("selection of  recall"), "{out}");
+    // A flag takes the place of all that the artefact says.
+    for args in [&["--gate", "perplexity=1e7"][..], &["--no-gate"]] {
+        let (code, out, err) = run("recall = 0.99\nperplexity = 1\n", args);
+        assert!(code == Some(0) && !out.contains("recall"), "{args:?}: {out}{err}");
+    }
+    let windows = |context: usize| format!("in {} windows", tokens(&golden).len().div_ceil(context));
+    let (code, out, err) = run("recall = 0.01\nperplexity = 1e7\ncontext = 16\n", &[]);
+    assert!(code == Some(0) && out.contains(&windows(16)), "{out}{err}");
+    let (code, out, _) = run("context = 16\n", &["--context", "24"]);
+    assert!(code == Some(0) && out.contains(&windows(24)), "{out}");
+    let (code, _, err) = run("keys = 0.5\n", &[]);
+    assert!(code == Some(2) && err.contains("planted in a text") && err.contains("--no-gate"), "{err}");
+    drop(run("recall = 0.01\nperplexity = 1e7\ncontext = 16\n", &[]));
+    let inspect =
+        |args: &[&str]| text(&hyc(&[&["inspect", model.to_str().unwrap()][..], args].concat()).stdout);
+    let shown = inspect(&[]);
+    assert!(
+        shown.contains("eval          recall=0.01, perplexity=10000000, windows of 16 tokens\n"),
+        "{shown}"
+    );
+    let json: Value = serde_json::from_str(&inspect(&["--json"])).unwrap();
+    assert_eq!(json["eval"]["recall"], 0.01);
 }
 
 #[test]

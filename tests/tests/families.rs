@@ -235,6 +235,40 @@ fn what_older_checkpoints_have_is_known() {
     assert!(code == Some(2) && err.contains("every layer sees a window of 8 tokens"), "{err}");
 }
 
+/// Full layers by a pattern or one by one; the others select, or see a window.
+#[test]
+fn layers_that_are_not_full() {
+    let checkpoint = root().join("tests/families/llama");
+    for (args, lines) in [
+        (
+            &["--pattern", "1:1", "--top-k", "64"][..],
+            "pattern = \"1:1\"\nblock = 64\ntop_k = 64\nsparse_kv = \"own\"\n",
+        ),
+        (&["--pattern", "0, 2", "--top-k", "64"], "full = [0, 2]\nblock = 64\ntop_k = 64\n"),
+        (
+            &["--pattern", "1:1", "--window", "12"],
+            "kind = \"swa\"\npattern = \"1:1\"\nwindow = 12\nsparse_sink = false\n",
+        ),
+        (&["--pattern", "1", "--window", "12"], "kind = \"swa\"\nfull = [1]\n"),
+    ] {
+        let (code, text, err) = said(&checkpoint, args);
+        assert!(code == Some(0) && text.contains(lines), "{args:?}: {text}{err}");
+    }
+    for (args, code, says) in [
+        (&["--pattern", "0,1", "--top-k", "64"][..], 3, "the last layer must be full"),
+        (&["--pattern", "1,2", "--top-k", "64"], 3, "layer 0 is sparse and has no oracle before it"),
+        (&["--pattern", "0,2,9", "--top-k", "64"], 3, "layer 9 is out of range"),
+        (&["--pattern", "0,x", "--top-k", "64"], 3, "\"0,x\" is no pattern for 3 layers"),
+        (&["--pattern", "1:1", "--window", "0"], 3, "a window of 0 tokens sees nothing"),
+        (&["--pattern", "1:1"], 2, "--top-k <TOKENS>|--window <TOKENS>"),
+        (&["--pattern", "1:1", "--top-k", "64", "--window", "8"], 2, "cannot be used with"),
+        (&["--window", "8"], 2, "--pattern"),
+    ] {
+        let (found, out, err) = said(&checkpoint, args);
+        assert!(found == Some(code) && out.is_empty() && err.contains(says), "{args:?}: {found:?} {err}");
+    }
+}
+
 /// What stands in the description is a string, whatever is in it.
 #[test]
 fn names_are_strings() {

@@ -146,8 +146,16 @@ fn layers_that_differ_compile_and_run() {
 
     let code = driver::generate_code(&mut lowered.plan, level, false, &|| Ok(())).expect("generates code");
     let plan = &lowered.plan;
-    let artefact =
-        Artefact { plan, code: &code.blob, cubin: None, graph: "", asm: "", text: None, sampling: None };
+    let artefact = Artefact {
+        plan,
+        code: &code.blob,
+        cubin: None,
+        graph: "",
+        asm: "",
+        text: None,
+        sampling: None,
+        eval: None,
+    };
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("mixed.hyc");
     let target = Target::new(&out, &Kept::default()).expect("can be written");

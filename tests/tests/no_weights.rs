@@ -37,6 +37,7 @@ fn a_seed_makes_up_what_is_missing() {
             asm: "",
             text: None,
             sampling: None,
+            eval: None,
         };
         let out = folder.path().join(format!("{name}.hyc"));
         let target = Target::new(&out, &Kept::default()).expect("can be written");

@@ -1,5 +1,5 @@
 //! SmolLM2-135M-Instruct, which `examples/smollm2.sh` fetches and `run-tests.sh` asks for: its GGUF file through `hyc
-//! import`, and the greedy choices of transformers on the same values (`tests/smollm2/make.py`).
+//! import`, and the greedy choices of transformers (`tests/smollm2/make.py`) and llama.cpp (`make_llama_cpp.py`) on the same values.
 
 #![allow(clippy::print_stdout)] // A test's output is captured.
 
@@ -34,20 +34,58 @@ fn compiled(folder: &Path, context: &str, more: &str) -> PathBuf {
     artefact
 }
 
+/// What another project computes of the pieces.
+struct Theirs {
+    whose: &'static str,
+    best: Vec<i32>,
+    logits: Vec<f32>,
+    /// The largest difference of a logit that may be: twice what was measured.
+    most: f32,
+    worst: f32,
+    near: Vec<(usize, usize)>,
+}
+
+impl Theirs {
+    fn open(whose: &'static str, file: &str, most: f32) -> Theirs {
+        let golden = Golden::open(&root().join("tests/smollm2").join(file));
+        let ((shape, best), (_, logits)) = (golden.i32("best").unwrap(), golden.f32("logits").unwrap());
+        assert_eq!(shape, [50, 128, 2], "{file}");
+        Theirs { whose, best, logits, most, worst: 0.0, near: Vec::new() }
+    }
+
+    /// Logits of a place of a piece beside theirs.
+    fn compare(&mut self, row: &[f32], (piece, place): (usize, usize), length: usize) {
+        let at = 2 * (piece * length + place);
+        let [first, second] = [self.logits[at], self.logits[at + 1]];
+        self.worst = self.worst.max((row[self.best[at] as usize] - first).abs());
+        let chosen = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+        if chosen != self.best[at] as usize {
+            let best = self.best[at];
+            assert!(
+                first - second < MARGIN,
+                "{}: piece {piece}, place {place}: {chosen}, not {best}",
+                self.whose
+            );
+            self.near.push((piece, place));
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs the checkpoint: run-tests.sh fetches it"]
-fn greedy_choices_are_those_of_transformers() {
+fn greedy_choices_are_those_of_transformers_and_of_llama_cpp() {
     let golden = Golden::open(&root().join("tests/smollm2/golden.safetensors"));
-    let ((shape, tokens), (_, best)) = (golden.i32("tokens").unwrap(), golden.i32("best").unwrap());
-    let (_, logits) = golden.f32("logits").unwrap();
+    let (shape, tokens) = golden.i32("tokens").unwrap();
     let (count, length) = (shape[0], shape[1]);
-    assert_eq!((count, length), (50, 128));
+    let mut theirs = [
+        Theirs::open("transformers", "golden.safetensors", 7.6e-3),
+        Theirs::open("llama.cpp", "llama_cpp.safetensors", 8.8e-3),
+    ];
     let folder = tempfile::tempdir().unwrap();
     let artefact = compiled(folder.path(), "128", "max_batch = 16\nmax_outputs = 16\n");
     // SAFETY: this test wrote it, and nobody else writes to it.
     let model = unsafe { Model::load(&artefact, &Default::default()) }.unwrap();
     let mut session = Session::new(model, &SessionOptions::default()).unwrap();
-    let (mut near, mut worst) = (Vec::new(), 0f32);
     for pieces in (0..count).collect::<Vec<usize>>().chunks(BATCH) {
         let ids: Vec<SequenceId> = pieces.iter().map(|_| session.add_sequence().unwrap()).collect();
         for place in 0..length {
@@ -57,28 +95,16 @@ fn greedy_choices_are_those_of_transformers() {
             session.step_sampled().unwrap();
             for (id, piece) in ids.iter().zip(pieces) {
                 let row = session.output(*id, "logits").unwrap();
-                let at = 2 * (piece * length + place);
-                let [first, second] = [logits[at], logits[at + 1]];
-                worst = worst.max((row[best[at] as usize] - first).abs());
-                let chosen = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
-                if chosen != best[at] as usize {
-                    assert!(
-                        first - second < MARGIN,
-                        "piece {piece}, place {place}: {chosen}, not {}",
-                        best[at]
-                    );
-                    near.push((*piece, place));
-                }
+                theirs.iter_mut().for_each(|theirs| theirs.compare(&row, (*piece, place), length));
             }
         }
         ids.into_iter().for_each(|id| session.remove_sequence(id).unwrap());
     }
-    println!("largest difference of a logit {worst:.1e}; ties chosen otherwise: {near:?}");
-    assert!(worst < WORST, "{worst:.2e}");
+    for Theirs { whose, worst, near, most, .. } in theirs {
+        println!("{whose}: largest difference of a logit {worst:.1e}; ties chosen otherwise: {near:?}");
+        assert!(worst < most, "{whose}: {worst:.2e}");
+    }
 }
-
-/// Twice what was measured.
-const WORST: f32 = 7.6e-3;
 
 /// Three turns, the sequence kept between them.
 #[test]

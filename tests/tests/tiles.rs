@@ -113,8 +113,16 @@ fn plan(model: &str, tiles: bool, lists: Option<u64>) -> Plan {
 fn run(plan: &Plan) -> (Vec<f32>, Vec<f32>) {
     let mut code = bind::lay_out_ptx(plan, "");
     bind::seal(plan, &mut code);
-    let artefact =
-        Artefact { plan, code: &code, cubin: None, graph: "", asm: "", text: None, sampling: None };
+    let artefact = Artefact {
+        plan,
+        code: &code,
+        cubin: None,
+        graph: "",
+        asm: "",
+        text: None,
+        sampling: None,
+        eval: None,
+    };
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("m.hyc");
     let target = Target::new(&out, &Kept::default()).expect("can be written");

@@ -6,7 +6,6 @@ use std::time::Instant;
 use clap::ValueEnum;
 use hyc_ir::text::{Style, print_as};
 use hyc_kernels::cpu::Level;
-use hyc_plan::sampling::SamplingDefaults;
 use hyc_plan::{Plan, TargetKind};
 
 use super::destination::{self, Destination, TOKENIZER, WEIGHTS, Wish};
@@ -231,8 +230,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let desc = input.desc.as_ref();
     let weights = open_weights(&args, desc, &names, &lowered.plan)?;
-    let sampling = desc.and_then(|desc| desc.sampling);
-    let mut summary = write_artefact(&args, lowered, &options, &weights, text.as_ref(), sampling, &target)?;
+    let mut summary = write_artefact(&args, lowered, &options, &weights, text.as_ref(), desc, &target)?;
     summary.seconds = start.elapsed().as_secs_f64();
     print_summary(&args, &summary)
 }
@@ -337,7 +335,7 @@ fn write_artefact(
     options: &driver::Options,
     weights: &Weights,
     text: Option<&Text>,
-    sampling: Option<SamplingDefaults>,
+    desc: Option<&ModelDesc>,
     target: &Target,
 ) -> Result<Summary> {
     let code = driver::generate_code(&mut lowered.plan, options.clone(), true, &generating)?;
@@ -360,7 +358,8 @@ fn write_artefact(
         graph: &graph,
         asm: &code.asm,
         text,
-        sampling,
+        sampling: desc.and_then(|desc| desc.sampling),
+        eval: desc.and_then(|desc| desc.eval),
     };
     signal::check("generating code")?;
     let size = write::artefact(target, &artefact, weights, &mut |bytes| {
@@ -432,9 +431,9 @@ fn object_of(
     let code = driver::generate_code(&mut lowered.plan, options.clone(), false, &generating)?;
     let plan = &lowered.plan;
     let weights = if args.embed_weights { open_weights(args, desc, names, plan)? } else { Weights::Absent };
-    let sampling = desc.and_then(|desc| desc.sampling);
+    let (sampling, eval) = (desc.and_then(|desc| desc.sampling), desc.and_then(|desc| desc.eval));
     let name = args.symbol.clone().unwrap_or_else(|| object::name_of(&plan.model.name));
-    let model = object::Model { plan, code: &code.blob, text, sampling };
+    let model = object::Model { plan, code: &code.blob, text, sampling, eval };
     object::object(&name, &model, &weights, &mut |_| signal::check("packing the weights"))
 }
 

@@ -22,6 +22,7 @@ use crate::terminal;
 ///   hyc eval model.hyc --text book.txt --context 8192 --tokens 100000 --keys 10
 ///   hyc eval model.hyc --text book.txt --recall 1024
 ///   hyc eval model.hyc --text book.txt --gate recall=0.9 --gate perplexity=12    exit code 1 where one fails
+///   hyc eval model.hyc --text book.txt --no-gate    whatever the artefact says must hold
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -34,7 +35,8 @@ pub struct Args {
     /// tokenizer, in which no key can be planted
     #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "keys"])]
     ids: Option<PathBuf>,
-    /// Tokens of a window, and of the text that a key is planted in; without it the model's context, 2048 at most
+    /// Tokens of a window, and of the text that a key is planted in; without it those of the artefact's [eval], else the
+    /// model's context, 2048 at most
     #[arg(long, value_name = "N")]
     context: Option<u64>,
     /// Tokens of the text that count for perplexity, from its beginning; without it all
@@ -46,9 +48,13 @@ pub struct Args {
     /// Recall over this many tokens of the text; a gate of it alone takes 512
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     recall: Option<u32>,
-    /// What must hold (may be repeated): recall=LEAST of each layer, keys=LEAST share, perplexity=MOST
+    /// What must hold (may be repeated): recall=LEAST of each layer, keys=LEAST share, perplexity=MOST; without it what
+    /// the artefact's [eval] says
     #[arg(long, value_name = "NAME=NUMBER")]
     gate: Vec<Gate>,
+    /// Nothing must hold, whatever the artefact says
+    #[arg(long, conflicts_with = "gate")]
+    no_gate: bool,
     #[command(flatten)]
     threads: super::ThreadArgs,
     #[command(flatten)]
@@ -83,6 +89,11 @@ pub fn run(args: Args) -> Result<()> {
             return Err(Error::new(ErrorKind::Usage, "there is no text").help("give `--text FILE`"));
         }
     };
+    let kept = model.eval_gates().unwrap_or_default();
+    let gates = match args.no_gate || !args.gate.is_empty() {
+        true => args.gate,
+        false => eval::gates(&kept),
+    };
     let longest = model.plan().model.max_context;
     let context = match args.context {
         Some(context) if context > longest => {
@@ -92,13 +103,13 @@ pub fn run(args: Args) -> Result<()> {
                 .help("give a smaller `--context`, or compile with a larger `max_context`"));
         }
         Some(context) => context,
-        None => CONTEXT.min(longest),
+        None => kept.context.unwrap_or(CONTEXT).min(longest),
     };
-    let asks = |which: fn(&Gate) -> bool| args.gate.iter().any(which);
+    let asks = |which: fn(&Gate) -> bool| gates.iter().any(which);
     let keys = if args.keys == 0 && asks(|gate| matches!(gate, Gate::Keys(_))) { KEYS } else { args.keys };
     if keys > 0 && tokenizer.is_none() {
         return Err(Error::new(ErrorKind::Usage, "a key is planted in a text, not between token ids")
-            .help("give `--text` in place of `--ids`"));
+            .help("give `--text` in place of `--ids`, or `--no-gate` where the artefact asks for keys"));
     }
     let recall = args.recall.or_else(|| asks(|gate| matches!(gate, Gate::Recall(_))).then_some(RECALL));
     // Before anything that takes long.
@@ -147,5 +158,5 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         terminal::print(&report.text())?;
     }
-    report.hold(&args.gate)
+    report.hold(&gates)
 }

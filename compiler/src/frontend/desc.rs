@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use hyc_plan::eval::EvalGates;
 use hyc_plan::sampling::SamplingDefaults;
 use hyc_plan::{RopeScaling, TargetKind};
 
@@ -28,6 +29,8 @@ pub struct ModelDesc {
     pub tokenizer: TokenizerDesc,
     /// How tokens are chosen where nobody says otherwise; `None`: greedily.
     pub sampling: Option<SamplingDefaults>,
+    /// What must hold of it on a text.
+    pub eval: Option<EvalGates>,
     /// What it is compiled for.
     pub target: TargetDesc,
 }

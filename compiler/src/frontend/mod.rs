@@ -4,6 +4,7 @@ mod attention;
 mod build;
 mod desc;
 mod diagnostic;
+mod eval;
 pub mod explain;
 mod ffn;
 pub mod keys;

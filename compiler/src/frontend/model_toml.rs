@@ -9,7 +9,7 @@ use super::desc::{AttentionDesc, AttentionKind, LayerDesc, ModelDesc};
 use super::diagnostic::{Diagnostic, Diagnostics, MOST};
 use super::model::Heads;
 use super::reader::{Faults, Section};
-use super::{attention, ffn, keys, model, names, sampling, sparse, target, tokenizer, weights};
+use super::{attention, eval, ffn, keys, model, names, sampling, sparse, target, tokenizer, weights};
 
 /// Reads a model description. `path` is named in faults, and files are found relative to its folder.
 pub fn parse_model(path: &Path, text: &str) -> Result<ModelDesc, Diagnostics> {
@@ -63,6 +63,7 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
     let weights = Section::new(&keys::WEIGHTS, find("weights"), faults);
     let tokenizer = Section::new(&keys::TOKENIZER, find("tokenizer"), faults);
     let sampling = Section::new(&keys::SAMPLING, find("sampling"), faults);
+    let eval = Section::new(&keys::EVAL, find("eval"), faults);
     let target = Section::new(&keys::TARGET, find("target"), faults);
 
     let base = model.present().then(|| model::read(&model, faults));
@@ -78,6 +79,7 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
     let target = target::read(&target, weights.dtype, attention.as_ref(), faults);
     let tokenizer = tokenizer::read(folder, &tokenizer);
     let sampling = sampling::read(&sampling);
+    let eval = eval::read(&eval, attention.as_ref(), target.as_ref(), faults);
 
     let (base, attention, ffn, full, sparse) = (base?, attention?, ffn?, full?, sparse?);
     let (qk_norm, qkv_bias) = (base.qk_norm, base.qkv_bias);
@@ -115,6 +117,7 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
         weights,
         tokenizer,
         sampling,
+        eval,
         target: target?,
     })
 }

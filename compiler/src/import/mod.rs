@@ -25,7 +25,7 @@ use crate::source::{Expected, WeightSource};
 use crate::words::place;
 use by_kind::FURTHER;
 use config::Config;
-pub use options::{Options, Selection};
+pub use options::{Options, Seen, Selection};
 use rope::{Of, Rope};
 
 const CONFIG: &str = "config.json";

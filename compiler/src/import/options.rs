@@ -15,15 +15,24 @@ pub struct Options {
     pub no_tokenizer: bool,
     /// Tokens of a page, and of a block of the selection.
     pub block: u64,
-    /// Oracle layers and the sparse ones after each, in place of full attention in every layer.
+    /// Full layers and what the others see, in place of full attention in every layer.
     pub selection: Option<Selection>,
 }
 
-/// Layers that select, in a checkpoint that was trained without.
+/// Layers that are not full, in a checkpoint that was trained without.
 #[derive(Debug, Clone)]
 pub struct Selection {
-    /// As `pattern` of `[attention]`.
+    /// As `pattern` of `[attention]`, or as `full`: layers between commas.
     pub pattern: String,
-    /// Tokens that a query selects.
-    pub top_k: u64,
+    /// What the others see.
+    pub seen: Seen,
+}
+
+/// What a layer sees that is not full.
+#[derive(Debug, Clone, Copy)]
+pub enum Seen {
+    /// So many tokens that the full layer before it selects.
+    TopK(u64),
+    /// The last tokens, so many.
+    Window(u64),
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::config::Config;
 use super::family::Family;
 use super::layers::{self, Layers};
-use super::options::{Options, Selection};
+use super::options::{Options, Seen, Selection};
 use super::rope::{self, Rope};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -203,13 +203,19 @@ pub fn attention(out: &mut String, config: &Config, family: Family, options: &Op
         (Layers::Full, None) => {
             let _ = write!(out, "\n[attention]\nkind = \"full\"\nblock = {block}\n");
         }
-        (Layers::Full, Some(Selection { pattern, top_k })) => {
-            let _ = write!(
-                out,
-                "\n[attention]\npattern = {}\nblock = {block}\ntop_k = {top_k}\nsparse_kv = \"own\"\n\
-                 window_branch = false\ngate = \"none\"\nsparse_sink = false\n",
-                toml::Value::from(pattern.as_str())
-            );
+        (Layers::Full, Some(Selection { pattern, seen })) => {
+            let full = full_layers(pattern);
+            let _ = match seen {
+                Seen::TopK(top_k) => write!(
+                    out,
+                    "\n[attention]\n{full}\nblock = {block}\ntop_k = {top_k}\nsparse_kv = \"own\"\n\
+                     window_branch = false\ngate = \"none\"\nsparse_sink = false\n"
+                ),
+                Seen::Window(window) => write!(
+                    out,
+                    "\n[attention]\nkind = \"swa\"\n{full}\nwindow = {window}\nsparse_sink = false\nblock = {block}\n"
+                ),
+            };
         }
     }
     let still = rope::layers_without(config, family)?;
@@ -217,6 +223,15 @@ pub fn attention(out: &mut String, config: &Config, family: Family, options: &Op
         let _ = writeln!(out, "no_rope = {still:?}");
     }
     Ok(layers)
+}
+
+/// The key that says which layers are full: layers between commas are a list, all else a pattern, whatever it says.
+fn full_layers(pattern: &str) -> String {
+    let layers: Result<Vec<u64>, _> = pattern.split(',').map(|layer| layer.trim().parse()).collect();
+    match layers {
+        Ok(layers) => format!("full = {layers:?}"),
+        Err(_) => format!("pattern = {}", toml::Value::from(pattern)),
+    }
 }
 
 /// `[sampling]`: how tokens are chosen, as the model's makers say.

@@ -1,7 +1,8 @@
 //! How much the selections of neighbouring tokens, of KV heads and of oracle layers overlap, in any artefact.
 //!
-//! `selection-overlap MODEL.hyc PLOT.svg NAME=FILE ...`: FILE is text, or a safetensors file with `prompts`
-//! (u16, 65535 fills the end). Prints a Markdown table; the plot has distinct blocks by neighbours.
+//! `selection-overlap MODEL.hyc PLOT.svg [--contexts N,N] NAME=FILE ...`: FILE is text, or a safetensors file with `prompts`
+//! (u16, 65535 fills the end). Prints a Markdown table by layer and KV head, and one of their means in units of what a token
+//! selects; the plot has distinct blocks by neighbours.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A program of the tests: it may end at a closed pipe.
 
@@ -12,8 +13,12 @@ use hyc_runtime::plan::{Operand, StepOp, ops};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions, Tokenizer, Values};
 use safetensors::SafeTensors;
 
+/// Contexts, where nothing is said.
 const CONTEXTS: [usize; 3] = [1024, 2048, 4096];
+/// Neighbours of the table by layer and head, and of the plot.
 const NEIGHBOURS: [usize; 3] = [8, 32, 64];
+/// Neighbours of the means.
+const MEANS: [usize; 6] = [2, 4, 8, 16, 32, 64];
 /// Prompts of a source that are run, and tokens before each context's end that are looked at.
 const PROMPTS: usize = 4;
 const LAST: usize = 256;
@@ -41,7 +46,11 @@ impl Mean {
 fn main() -> Result<(), AnyError> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [model, plot, sources @ ..] = &args[..] else {
-        return Err("usage: selection-overlap MODEL.hyc PLOT.svg NAME=FILE ...".into());
+        return Err("usage: selection-overlap MODEL.hyc PLOT.svg [--contexts N,N] NAME=FILE ...".into());
+    };
+    let (contexts, sources) = match sources {
+        [flag, list, sources @ ..] if flag == "--contexts" => (self::contexts(list)?, sources),
+        sources => (CONTEXTS.to_vec(), sources),
     };
     // SAFETY: whoever names the artefact asks for this program to be run.
     let model = Arc::new(unsafe { Model::load(model, &LoadOptions::default()) }?);
@@ -50,35 +59,55 @@ fn main() -> Result<(), AnyError> {
          |---|---|---|---|---|---|---|---|---|---|\n",
     );
     let mut curves: BTreeMap<String, [Mean; 3]> = BTreeMap::new();
+    let mut means = means_head();
     for source in sources {
         let (name, file) = source.split_once('=').ok_or("a source is NAME=FILE")?;
-        let prompts = prompts(&model, file)?;
-        for context in CONTEXTS {
-            let runs: Vec<_> = prompts
-                .iter()
-                .filter(|prompt| prompt.len() + 32 >= context)
-                .map(|prompt| run(&model, &prompt[..context.min(prompt.len())]))
-                .collect::<Result<_, _>>()?;
+        let runs: Vec<_> = prompts(&model, file, contexts[contexts.len() - 1])?
+            .iter()
+            .map(|prompt| run(&model, prompt))
+            .collect::<Result<_, _>>()?;
+        for context in &contexts {
+            // What a token selects does not depend on those behind it: each context is a beginning of the longest.
+            let runs: Vec<_> = runs.iter().filter_map(|run| beginning(run, *context)).collect();
             if !runs.is_empty() {
-                table.push_str(&rows(&model, name, context, &runs, &mut curves));
+                table.push_str(&rows(&model, name, *context, &runs, &mut curves));
+                means.push_str(&means_row(&model, name, *context, &runs));
             }
         }
     }
-    println!("{table}");
+    println!("{table}\n{means}");
     std::fs::write(plot, svg(&curves))?;
     Ok(())
 }
 
-fn prompts(model: &Model, file: &str) -> Result<Vec<Vec<u32>>, AnyError> {
+/// Contexts, ascending.
+fn contexts(list: &str) -> Result<Vec<usize>, AnyError> {
+    let mut contexts: Vec<usize> = list.split(',').map(str::parse).collect::<Result<_, _>>()?;
+    contexts.sort_unstable();
+    if contexts[0] < LAST {
+        Err(format!("a context has {LAST} tokens at least").into())
+    } else {
+        Ok(contexts)
+    }
+}
+
+/// The first tokens of a run, where it is about as long.
+fn beginning(run: &BTreeMap<u32, Selected>, context: usize) -> Option<BTreeMap<u32, Selected>> {
+    let length = run.values().next()?.len();
+    let cut = |(layer, tokens): (&u32, &Selected)| (*layer, tokens[..context.min(length)].to_vec());
+    (length + 32 >= context).then(|| run.iter().map(cut).collect())
+}
+
+fn prompts(model: &Model, file: &str, longest: usize) -> Result<Vec<Vec<u32>>, AnyError> {
     let bytes = std::fs::read(file).map_err(|e| format!("{file}: {e}"))?;
-    let longest = CONTEXTS[CONTEXTS.len() - 1];
     if let Ok(tensors) = SafeTensors::deserialize(&bytes) {
         let view = tensors.tensor("prompts")?;
         let width = *view.shape().last().ok_or("prompts have no shape")?;
         let ids: Vec<u32> =
             view.data().chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))).collect();
         let rows = ids.chunks(width).take(PROMPTS);
-        return Ok(rows.map(|row| row.iter().copied().filter(|id| *id != 65535).collect()).collect());
+        let prompt = |row: &[u32]| row.iter().copied().filter(|id| *id != 65535).take(longest).collect();
+        return Ok(rows.map(prompt).collect());
     }
     let tokens = Tokenizer::of(model)?.encode(std::str::from_utf8(&bytes)?)?;
     Ok(tokens.chunks_exact(longest).take(PROMPTS).map(<[u32]>::to_vec).collect())
@@ -121,6 +150,41 @@ fn select_shape(model: &Model) -> (usize, usize) {
     shape.unwrap_or((1, 1))
 }
 
+/// Distinct blocks that `n` tokens choose uniformly at random, `kept` each of `visible`.
+fn uniform(visible: f64, kept: usize, n: usize) -> f64 {
+    visible * (1.0 - (1.0 - (kept as f64 / visible).min(1.0)).powi(n as i32))
+}
+
+/// Distinct blocks of each whole group of `n` neighbours among the last tokens.
+fn distinct(tokens: &Selected, head: usize, n: usize) -> impl Iterator<Item = f64> {
+    let first = tokens.len().saturating_sub(LAST);
+    tokens[first..].chunks_exact(n).map(move |group| {
+        let union: BTreeSet<i32> = group.iter().flat_map(|token| &token[head]).copied().collect();
+        union.len() as f64
+    })
+}
+
+fn means_head() -> String {
+    let columns: Vec<String> = MEANS.iter().map(|n| format!(" of {n} (uniform) |")).collect();
+    let line = "---|".repeat(MEANS.len());
+    format!("| source | context | block | tokens kept |{}\n|---|---|---|---|{line}\n", columns.concat())
+}
+
+/// Means over layers, KV heads and runs, in units of the blocks that a token selects.
+fn means_row(model: &Model, name: &str, context: usize, runs: &[BTreeMap<u32, Selected>]) -> String {
+    let (block, kept) = select_shape(model);
+    let mean = |n: usize| {
+        let mut mean = Mean::default();
+        for tokens in runs.iter().flat_map(BTreeMap::values) {
+            (0..tokens[0].len()).flat_map(|head| distinct(tokens, head, n)).for_each(|d| mean.add(d));
+        }
+        let visible = (context as f64 / block as f64).ceil();
+        format!(" {:.2} ({:.1}) |", mean.get() / kept as f64, uniform(visible, kept, n) / kept as f64)
+    };
+    let cells: Vec<String> = MEANS.iter().map(|n| mean(*n)).collect();
+    format!("| {name} | {context} | {block} | {} |{}\n", block * kept, cells.concat())
+}
+
 fn rows(
     model: &Model,
     name: &str,
@@ -129,26 +193,19 @@ fn rows(
     curves: &mut BTreeMap<String, [Mean; 3]>,
 ) -> String {
     let (block, kept) = select_shape(model);
-    let uniform = NEIGHBOURS.map(|n| {
-        let visible = (context as f64 / block as f64).ceil();
-        visible * (1.0 - (1.0 - (kept as f64 / visible).min(1.0)).powi(n as i32))
-    });
+    let uniform = NEIGHBOURS.map(|n| uniform((context as f64 / block as f64).ceil(), kept, n));
     let layers: Vec<u32> = runs[0].keys().copied().collect();
     let mut out = String::new();
     for layer in &layers {
         let heads = runs[0][layer][0].len();
         for head in 0..heads {
-            let mut distinct = [Mean::default(); 3];
+            let mut means = [Mean::default(); 3];
             let (mut other_head, mut other_layer) = (Mean::default(), Mean::default());
             for run in runs {
                 let tokens = &run[layer];
                 let first = tokens.len().saturating_sub(LAST);
                 for (i, n) in NEIGHBOURS.iter().enumerate() {
-                    for group in tokens[first..].chunks_exact(*n) {
-                        let union: BTreeSet<i32> =
-                            group.iter().flat_map(|token| &token[head]).copied().collect();
-                        distinct[i].add(union.len() as f64);
-                    }
+                    distinct(tokens, head, *n).for_each(|d| means[i].add(d));
                 }
                 for t in first..tokens.len() {
                     let shared = |other: &BTreeSet<i32>| {
@@ -162,7 +219,7 @@ fn rows(
                         .for_each(|l| other_layer.add(shared(&run[l][t][head])));
                 }
             }
-            let d = distinct.map(Mean::get);
+            let d = means.map(Mean::get);
             out.push_str(&format!(
                 "| {name} | {context} | {layer} | {head} | {:.1} | {:.1} | {:.1} | {:.1} {:.1} {:.1} | {:.0} % | {:.0} % |\n",
                 d[0],

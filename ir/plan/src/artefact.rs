@@ -11,6 +11,7 @@
 //! * [`WEIGHTS_KEY`]: [`NO_WEIGHTS`] where the weights were left out: whoever loads the file makes them up;
 //! * [`TEXT_KEY`]: [`crate::text_settings::TextSettings`] as JSON, beside a tokenizer;
 //! * [`SAMPLING_KEY`]: the model's way of sampling as JSON, where it has one;
+//! * [`EVAL_KEY`]: [`crate::eval::EvalGates`] as JSON, where the model has any;
 //! * [`HASH_KEY`]: the SHA-256 of the N header bytes, with the 64 digits of this value itself written as
 //!   zeros. So the hash covers the plan, every tensor's place and, through the tree, every byte.
 //!
@@ -49,6 +50,8 @@ pub const NO_WEIGHTS: &str = "absent";
 /// Metadata key of the model's own way of sampling
 /// ([`SamplingDefaults`](crate::sampling::SamplingDefaults)); a file without it is greedy.
 pub const SAMPLING_KEY: &str = "hyc.sampling";
+/// Metadata key of what must hold of the model on a text ([`EvalGates`](crate::eval::EvalGates)); no runtime goes by it.
+pub const EVAL_KEY: &str = "hyc.eval";
 /// Tensor with the kernels' machine code.
 pub const CODE: &str = "hyc.code";
 /// Tensor with a GPU's machine code, beside its PTX in [`CODE`].

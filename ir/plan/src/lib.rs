@@ -11,6 +11,7 @@ pub mod bind;
 mod cache;
 mod codec;
 mod elem;
+pub mod eval;
 mod format;
 mod kernel;
 mod layout;

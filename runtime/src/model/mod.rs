@@ -17,8 +17,9 @@ use std::sync::OnceLock;
 
 use hyc_plan::Plan;
 use hyc_plan::artefact::{
-    ASM, CODE, CUBIN, GRAPH, NO_WEIGHTS, PAD, PLAN_KEY, SAMPLING_KEY, TOKENIZER, TREE, WEIGHTS_KEY,
+    ASM, CODE, CUBIN, EVAL_KEY, GRAPH, NO_WEIGHTS, PAD, PLAN_KEY, SAMPLING_KEY, TOKENIZER, TREE, WEIGHTS_KEY,
 };
+use hyc_plan::eval::EvalGates;
 use hyc_plan::sampling::SamplingDefaults;
 use hyc_plan::text_settings::TextSettings;
 
@@ -98,6 +99,7 @@ pub struct Model {
     beside: Option<Beside>,
     places: BTreeMap<String, (usize, usize)>,
     sampling: SamplingDefaults,
+    eval: Option<EvalGates>,
     pub(crate) code: Option<HostCode>,
     purpose: Purpose,
 }
@@ -187,6 +189,10 @@ impl Model {
             SamplingDefaults::from_json(json).map_err(|e| damaged(path, format!("its sampling: {e}")))
         });
         let sampling = sampling.transpose()?.unwrap_or_default();
+        let eval = metadata.get(EVAL_KEY).map(|json| {
+            EvalGates::from_json(json).map_err(|e| damaged(path, format!("its gates of [eval]: {e}")))
+        });
+        let eval = eval.transpose()?;
         let absent = metadata.get(WEIGHTS_KEY).is_some_and(|value| value == NO_WEIGHTS);
         let stated = metadata.get(PLAN_KEY).map(String::as_str).unwrap_or_default();
         let other = other.map(|(path, file)| Beside::open(path, file, &plan, stated)).transpose()?;
@@ -245,6 +251,7 @@ impl Model {
             beside,
             places,
             sampling,
+            eval,
             code,
             purpose,
         })
@@ -303,6 +310,11 @@ impl Model {
     /// How tokens are chosen where nobody says otherwise: the description's `[sampling]`; greedy without one.
     pub fn sampling_defaults(&self) -> SamplingDefaults {
         self.sampling
+    }
+
+    /// What must hold of the model on a text, for whoever evaluates it: the description's `[eval]`.
+    pub fn eval_gates(&self) -> Option<EvalGates> {
+        self.eval
     }
 
     /// The scheduled graph's text, where the artefact has it.

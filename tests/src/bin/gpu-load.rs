@@ -70,6 +70,7 @@ fn with_weights(path: &Path, out: &Path) -> Result<u64, String> {
         asm: "",
         text: None,
         sampling: None,
+        eval: None,
     };
     let target = Target::new(out, &Kept::default()).map_err(text)?;
     let start = Instant::now();

@@ -55,6 +55,7 @@ fn artefact(out: &Path, spoil: impl FnOnce(&mut hyc_plan::Plan)) {
         asm: &code.asm,
         text: None,
         sampling: None,
+        eval: None,
     };
     let target = Target::new(out, &Kept::default()).unwrap();
     write::artefact(&target, &artefact, &Weights::Absent, &mut |_| Ok(())).unwrap();

@@ -3,6 +3,7 @@
 //! The reader refuses what stands not here; `docs/model-toml.md`, `hyc schema` and `hyc explain` are made from it.
 
 mod attention;
+mod eval;
 mod markdown;
 mod model;
 mod others;
@@ -22,6 +23,7 @@ use super::desc::{LayerDesc, ModelDesc};
 pub const MAX_SIZE: i64 = 1 << 24;
 
 pub use attention::{ATTENTION, SPARSE_HEADS};
+pub use eval::EVAL;
 pub use markdown::markdown;
 pub use model::{MODEL, ROPE};
 pub use others::{MOE, TARGET, TOKENIZER, WEIGHTS};
@@ -29,7 +31,8 @@ pub use sampling::SAMPLING;
 pub use schema::schema;
 
 /// All sections, in the order of a description.
-pub const SECTIONS: &[&SectionKeys] = &[&MODEL, &ATTENTION, &MOE, &WEIGHTS, &TOKENIZER, &SAMPLING, &TARGET];
+pub const SECTIONS: &[&SectionKeys] =
+    &[&MODEL, &ATTENTION, &MOE, &WEIGHTS, &TOKENIZER, &SAMPLING, &EVAL, &TARGET];
 
 /// A section.
 #[derive(Debug)]
