@@ -2,9 +2,9 @@
 
     peers.py [PART]...
 
-Parts: copy matvec product prefill decode flashinfer nsa; all without one. FlashInfer and flash-linear-attention are not
-in PyTorch: measured were flashinfer-python 0.6.1, which compiles its kernels when they are first called, and fla-core
-0.6.0.
+Parts: copy matvec product prefill decode flashinfer flashinfer_decode step nsa; all without one.
+FlashInfer and flash-linear-attention are not in PyTorch: measured were flashinfer-python 0.6.1, which compiles its
+kernels when they are first called, and fla-core 0.6.0.
 
 Shapes are those of the 7B model: 32 query heads, 8 KV heads, head dim 128. bf16, random data, medians; work that is
 bound by bytes runs inside a CUDA graph over rotating weights, so that no cache helps.
@@ -111,6 +111,82 @@ def flashinfer():
         row(f"FlashInfer FA3 causal prefill, {tokens}", ms, f"{causal_flop(tokens) / ms / 1e9:.0f} TFLOP/s")
 
 
+def flashinfer_decode():
+    """A step of one token over paged KV, pages of 64, as its plan splits it; the KV of six layers in turn."""
+    from flashinfer import BatchDecodeWithPagedKVCacheWrapper
+
+    for batch, context in [(1, 4096), (1, 32768), (1, 131072), (8, 32768)]:
+        pages = context // 64
+        q = torch.randn(batch, 32, 128, device="cuda").bfloat16()
+        caches = [torch.randn(batch * pages, 2, 64, 8, 128, device="cuda").bfloat16() for _ in range(6)]
+        of_batch = torch.arange(0, batch * pages + 1, pages, device="cuda", dtype=torch.int32)
+        table = torch.randperm(batch * pages, device="cuda").int()
+        last = torch.full((batch,), 64, device="cuda", dtype=torch.int32)
+        workspace = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+        bytes_ = 2 * batch * 8 * context * 128 * 2
+        for name, options in [
+            ("tensor cores", {"use_tensor_cores": True, "backend": "fa2"}),
+            ("CUDA cores", {"use_tensor_cores": False}),
+        ]:
+            wrapper = BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD", **options)
+            types = {"q_data_type": torch.bfloat16, "kv_data_type": torch.bfloat16}
+            wrapper.plan(of_batch, table, last, 32, 8, 128, 64, **types)
+            ms = median_ms(graph_of(lambda w=wrapper, q=q, c=caches: [w.run(q, kv) for kv in c])) / len(caches)
+            row(f"FlashInfer decode, {name}, batch {batch}, {context}", ms, f"{bytes_ / ms / 1e9:.2f} TB/s")
+
+
+def layer(x, w, kv, cos, sin):
+    """One layer of the full-attention 7B for the last token of each sequence."""
+    batch, width = x.shape[0], 4096
+    h = F.rms_norm(x, (width,), w["norm"])
+    q, k, v = F.linear(h, w["qkv"]).split([4096, 1024, 1024], dim=-1)
+
+    def turned(y, heads):
+        y = y.view(batch, heads, 1, 128)
+        a, b = y.chunk(2, dim=-1)
+        return y * cos + torch.cat([-b, a], dim=-1) * sin
+
+    keys, values = kv
+    keys[:, :, -1:] = turned(k, 8)
+    values[:, :, -1:] = v.view(batch, 8, 1, 128)
+    y = F.scaled_dot_product_attention(turned(q, 32), keys, values, enable_gqa=True)
+    x = x + F.linear(y.reshape(batch, width), w["o"])
+    gate, up = F.linear(F.rms_norm(x, (width,), w["norm2"]), w["gate_up"]).chunk(2, dim=-1)
+    return x + F.linear(F.silu(gate) * up, w["down"])
+
+
+def step():
+    """A decode step of the full-attention 7B: 36 compiled layers and the head in one CUDA graph."""
+    compiled = torch.compile(layer, dynamic=False)
+
+    def weight(out, inn):
+        return torch.empty(out, inn, device="cuda", dtype=torch.bfloat16).normal_(0, 0.02)
+
+    one = torch.ones(4096, device="cuda", dtype=torch.bfloat16)
+    layers = [
+        {"norm": one, "norm2": one, "qkv": weight(6144, 4096), "o": weight(4096, 4096),
+         "gate_up": weight(22016, 4096), "down": weight(4096, 11008)}
+        for _ in range(36)
+    ]
+    head = weight(151680, 4096)
+    cos, sin = (torch.randn(128, device="cuda").bfloat16() for _ in range(2))
+    for batch, context in [(1, 4096), (1, 32768), (1, 131072), (8, 4096), (8, 32768)]:
+        def kv(heads=8, batch=batch, context=context):
+            return torch.empty(batch, heads, context, 128, device="cuda", dtype=torch.bfloat16).normal_()
+
+        caches = [(kv(), kv()) for _ in layers]
+        x = torch.randn(batch, 4096, device="cuda").bfloat16()
+
+        def whole(x=x, caches=caches):
+            for w, cache in zip(layers, caches, strict=True):
+                x = compiled(x, w, cache, cos, sin)
+            return F.linear(F.rms_norm(x, (4096,), one), head).argmax(-1)
+
+        with torch.no_grad(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            row(f"compiled PyTorch step, batch {batch}, {context}", median_ms(graph_of(whole)), "")
+        del caches
+
+
 def nsa():
     """The selected branch of native sparse attention, uniform blocks: 64 heads on 4 KV heads, 16 blocks of 64."""
     from fla.ops.nsa.parallel import parallel_nsa_fwd
@@ -125,7 +201,7 @@ def nsa():
     row(f"NSA selected branch, group 16, {tokens}", ms, f"{flop / ms / 1e9:.0f} TFLOP/s")
 
 
-PARTS = (copy, matvec, product, prefill, decode, flashinfer, nsa)
+PARTS = (copy, matvec, product, prefill, decode, flashinfer, flashinfer_decode, step, nsa)
 
 if __name__ == "__main__":
     torch.manual_seed(0)

@@ -334,7 +334,7 @@ fn function(module: CUmodule, entry: &str, shared_bytes: u32) -> Result<CUfuncti
     // SAFETY: the module is loaded, the name ends in NUL.
     let result = unsafe { sys::cuModuleGetFunction(&mut function, module, name.as_ptr()) };
     check(result, &format!("finding {entry}"))?;
-    if shared_bytes > 48 << 10 {
+    if shared_bytes > 0 {
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function belongs to the loaded module.
         let result = unsafe { sys::cuFuncSetAttribute(function, attribute, shared_bytes as i32) };
