@@ -4,6 +4,7 @@ use crate::*;
 
 mod described;
 mod provenance;
+mod slices;
 
 const SHAPE: AttnShape = AttnShape { heads: 2, kv_heads: 1, qk_dim: 8, v_dim: 8 };
 const SELECT: SelectShape = SelectShape { kv_heads: 1, block: 8, blocks: 2 };
