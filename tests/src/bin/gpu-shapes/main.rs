@@ -104,17 +104,18 @@ fn shape(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
     println!("{name:<16} {} MiB more after all runs", used.saturating_sub(taken) >> 20);
     // Two sessions have no room beside each other.
     drop(session);
-    match slices::told(model.plan()) {
-        Some(told) => sliced(args, (name, &told), (&model, &given, without), table),
-        None => Ok(println!("{name:<16} has no slices")),
-    }
+    let Some(told) = slices::told(model.plan()) else {
+        println!("{name:<16} has no slices");
+        return Ok(());
+    };
+    sliced(args, (name, &told), (&model, &given, without), table)
 }
 
 /// The checks of a session with slices.
 fn sliced(
     args: &Args,
     (name, told): (&str, &str),
-    (model, given, without): (&Arc<Model>, &[u32], Result<Vec<Vec<f32>>, String>),
+    (model, given, without): (&Arc<Model>, &[u32], Result<slices::Rows, String>),
     table: &mut Table,
 ) -> Result<(), String> {
     let mut session = Session::new(model.clone(), &slices::options()).map_err(text)?;

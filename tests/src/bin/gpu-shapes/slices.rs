@@ -11,6 +11,9 @@ pub const TOKENS: (usize, usize) = (300, 64);
 /// many models yet.
 const LIMIT: f64 = 5e-3;
 
+/// A row of logits for each step.
+pub type Rows = Vec<Vec<f32>>;
+
 /// Options of a session with slices.
 pub fn options() -> SessionOptions {
     SessionOptions { gpu: GpuOptions { slices: true, ..GpuOptions::default() }, ..SessionOptions::default() }
@@ -23,7 +26,7 @@ pub fn told(plan: &Plan) -> Option<String> {
 }
 
 /// The logits behind the prompt and behind each given token of one new sequence. Errors: a device's; a step gives none.
-pub fn logits(session: &mut Session, tokens: &[u32]) -> Result<Vec<Vec<f32>>, String> {
+pub fn logits(session: &mut Session, tokens: &[u32]) -> Result<Rows, String> {
     let id = session.add_sequence().map_err(text)?;
     let (prompt, given) = tokens.split_at(TOKENS.0);
     let mut all = Vec::new();
