@@ -161,17 +161,36 @@ fn kernels_of_slices() {
     }
     wrong("passes of no rows", |p| p.slice_kernels[0].rows.least = 0);
     wrong("passes of no rows", |p| p.slice_kernels[0].rows = RowRange { least: 2, most: 1 });
-    wrong("`f` cannot be launched", |p| {
-        p.slice_kernels[0].launch = Some(Launch {
-            entry: "f".into(),
-            grid: [Extent::fixed(2), Extent::fixed(1)],
-            threads: 0,
-            shared_bytes: 0,
-            overlaps: false,
-            clocked: false,
-            variants: vec![],
-        });
-    });
+    let launched = |blocks, threads| {
+        move |p: &mut Plan| {
+            sliced(p);
+            p.slice_kernels[0].launch = Some(launch(blocks, threads));
+        }
+    };
+    broken("`f` cannot be launched", launched(2, 0));
+    broken("all: `f` is not launched in 2 blocks", launched(3, 32));
+}
+
+fn launch(blocks: u64, threads: u32) -> Launch {
+    Launch {
+        entry: "f".into(),
+        grid: [Extent::fixed(blocks), Extent::fixed(1)],
+        threads,
+        shared_bytes: 0,
+        overlaps: false,
+        clocked: false,
+        variants: vec![],
+    }
+}
+
+/// Any numbers in its slices, too.
+#[test]
+fn mutated_slices_do_not_panic() {
+    let mut plan = plan();
+    sliced(&mut plan);
+    plan.slice_kernels[0].launch = Some(launch(2, 32));
+    assert_eq!(plan.verify(), Ok(()));
+    mutated(&plan, "\"slices\"");
 }
 
 /// What the verifier says of slices alone.
