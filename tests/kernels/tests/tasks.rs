@@ -2,6 +2,7 @@
 
 use hyc_kernel_tests::{Case, Rng, cases, memory, pointers};
 use hyc_kernels::reference;
+use hyc_plan::OperandSpec;
 
 /// How many tasks a step has that has several; all of them checked.
 fn check(case: &Case, seed: u64) -> u64 {
@@ -35,15 +36,34 @@ fn check(case: &Case, seed: u64) -> u64 {
     tasks
 }
 
+/// Bytes that the tasks of a case may copy: some tenths of a second.
+const MOST: u64 = 64 << 20;
+
+/// Of each kernel the case that copies least.
 #[test]
 fn tasks_are_a_step_cut_in_pieces() {
-    let named = |case: &Case| ["linear", "qkv_append"].contains(&case.spec.op.name());
-    let several = cases::all()
-        .iter()
-        .filter(|case| case.small && named(case))
-        .filter(|case| check(case, 5) > 1)
-        .count();
-    assert!(several > 20, "{several}");
+    let all = cases::all();
+    for op in ["linear", "qkv_append"] {
+        let of_kernels =
+            all.chunk_by(|a, b| a.spec == b.spec).filter(|of_one| of_one[0].spec.op.name() == op);
+        let least = of_kernels.filter_map(|of_one| of_one.iter().min_by_key(|case| bytes(case)));
+        let cases: Vec<&Case> =
+            least.filter(|case| bytes(case) < MOST && case.batch(&mut Rng(5)).rows() < 99).collect();
+        let several = cases.iter().filter(|case| check(case, 5) > 1).count();
+        assert!(several >= 4, "{op}: {several}");
+    }
+}
+
+/// What a case's tasks copy, all together.
+fn bytes(case: &Case) -> u64 {
+    let mut rng = Rng::of(5, &case.name());
+    let batch = case.batch(&mut rng);
+    let weights = case.spec.operands.iter().map(|operand| match operand {
+        OperandSpec::Weight(format) => format.bytes(),
+        OperandSpec::Tensor { stride, .. } => 4 * stride * batch.rows(),
+        OperandSpec::Cache(cache) => 4 * cache.page_elements() * batch.pages(cache),
+    });
+    reference::tasks(&case.spec) * weights.sum::<u64>()
 }
 
 /// A step that is not split has one task.
