@@ -44,6 +44,11 @@ pub fn text(model: &Model) -> String {
     );
     line("activations", format!("{} in one arena", bytes(summary.arena_bytes)));
     line("kernels", format!("{} for {} steps", summary.kernels.0, summary.kernels.1));
+    if !plan.slices.is_empty() {
+        let steps = plan.slices.iter().map(|slice| slice.parts.len()).sum::<usize>();
+        let slices = format!("{} of {steps} steps, by {}", plan.slices.len(), plan.slice_kernels.len());
+        line("slices", format!("{slices} kernels (`--slices`)"));
+    }
     line("tokenizer", tokenizer_text(&tokenizer(model)));
     if let Some(settings) = model.text_settings() {
         line("text", settings_text(settings));

@@ -5,6 +5,7 @@
 pub mod assembler;
 #[cfg(feature = "cli")]
 mod bandwidth;
+pub mod by_tasks;
 #[cfg(feature = "cli")]
 mod chosen;
 #[cfg(feature = "cli")]

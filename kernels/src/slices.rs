@@ -17,11 +17,8 @@ const MOST_KEPT: u64 = 16384;
 pub fn tasks(spec: &KernelSpec) -> Option<u64> {
     let operand = |name: &str| spec.at(name).and_then(|at| spec.operands.get(at));
     let tiled = |name: &str| match operand(name) {
-        Some(OperandSpec::Weight(format)) => match format.layout {
-            Layout::Tiles { out_features, .. } => Some(out_features),
-            Layout::Panels { .. } | Layout::Rows { .. } | Layout::Vector { .. } => None,
-        },
-        _ => None,
+        Some(OperandSpec::Weight(format)) => matches!(format.layout, Layout::Tiles { .. }),
+        _ => false,
     };
     let reads = |in_features: u64| match operand("x") {
         Some(OperandSpec::Tensor { elem: Elem::Bf16, .. }) => in_features <= MOST_KEPT,
@@ -29,13 +26,17 @@ pub fn tasks(spec: &KernelSpec) -> Option<u64> {
         _ => false,
     };
     match spec.op {
-        StepOp::Linear(op) => {
-            tiled("weight").filter(|_| reads(op.in_features)).map(|outputs| outputs.div_ceil(OUTPUTS))
-        }
-        StepOp::QkvAppend(op) => {
-            let possible = tiled("wq").is_some() && reads(op.in_features) && ends_in_registers(&op);
-            possible.then(|| projected(&op) / OUTPUTS)
-        }
+        StepOp::Linear(op) if tiled("weight") && reads(op.in_features) => split(&spec.op),
+        StepOp::QkvAppend(op) if tiled("wq") && reads(op.in_features) => split(&spec.op),
+        _ => None,
+    }
+}
+
+/// Tasks of an op that can be split; what a task is, [`crate::reference::run_task`] says.
+pub fn split(op: &StepOp) -> Option<u64> {
+    match op {
+        StepOp::Linear(op) => Some(op.out_features.div_ceil(OUTPUTS)),
+        StepOp::QkvAppend(op) => ends_in_registers(op).then(|| projected(op) / OUTPUTS),
         _ => None,
     }
 }

@@ -22,6 +22,7 @@ mod select_kernels;
 mod slices;
 mod tile_rows;
 mod told_plan;
+mod told_slices;
 
 use std::time::Instant;
 

@@ -6,6 +6,8 @@ use std::fmt::Write;
 use hyc_ir::text::{Layers, pattern};
 use hyc_plan::{Cache, CachePolicy, Operand, Plan, Step};
 
+use crate::told_slices;
+
 /// Whether a layer is one of those that are asked for.
 pub fn wanted(layers: Option<&Layers>, layer: Option<u32>) -> bool {
     layers.is_none_or(|layers| layer.is_some_and(|layer| layers.contains(layer)))
@@ -16,7 +18,7 @@ pub fn of_layers(layers: impl IntoIterator<Item = u32>) -> String {
     Layers::of(layers).map(|layers| format!(", {}", layers.named())).unwrap_or_default()
 }
 
-/// Arena, chains, caches and steps.
+/// Arena, chains, caches, steps and slices.
 pub fn text(plan: &Plan, layers: Option<&Layers>) -> String {
     let mut out = format!("arena of {} bytes, pages of {} tokens\n", plan.arena_bytes, plan.model.page);
     for chain in &plan.chains {
@@ -28,7 +30,7 @@ pub fn text(plan: &Plan, layers: Option<&Layers>) -> String {
     }
     caches(&mut out, plan, layers);
     layers_of(&mut out, plan, layers);
-    out
+    out + &told_slices::text(plan, |layer| wanted(layers, layer))
 }
 
 /// A line for all caches that only their owners read, and that are alike.
@@ -139,7 +141,7 @@ fn name<'p>(plan: &'p Plan, operand: &Operand) -> &'p str {
     }
 }
 
-/// A line a step: number, layer and op, kernel, operands by their roles with numbers and names.
+/// A line a step: number, layer and op, kernel, operands by their roles with numbers and names. Then its slices.
 pub fn steps(plan: &Plan) -> String {
     let operand = |operand: &Operand| {
         let id = match operand {
@@ -156,5 +158,6 @@ pub fn steps(plan: &Plan) -> String {
         let kernel = &plan.kernels[step.kernel.index()].name;
         format!("{i:4} {} {kernel} ({})\n", step.name, list.join(", "))
     };
-    plan.steps.iter().enumerate().map(line).collect()
+    let steps: String = plan.steps.iter().enumerate().map(line).collect();
+    steps + &told_slices::text(plan, |_| true)
 }

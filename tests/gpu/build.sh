@@ -3,7 +3,7 @@
 #
 #   tests/gpu/build.sh [FOLDER]
 #
-# bin/       gpu-check, gpu-parity, gpu-shapes, gpu-load, gpu-runtime, hyc: stripped, no LLVM inside
+# bin/       gpu-check, gpu-parity, gpu-shapes, gpu-hang, gpu-load, gpu-runtime, hyc: stripped, no LLVM inside
 # cases.tgz  PTX of all kernel cases
 # goldens.tgz, models.tgz, tiny.tgz  GPU artefacts: the goldens, tests/gpu/models with random weights, the trained tiny
 #            model; each is enough for run.sh, which checks those that came along
@@ -59,8 +59,8 @@ rm "$out/tune/model.toml"
 
 # What is carried there.
 cargo build --locked --release -p hyc-kernel-tests -p hyc-tests -p hyc \
-  --features hyc-kernel-tests/cuda,hyc-tests/cuda,hyc/cuda --bin gpu-check --bin gpu-parity --bin gpu-shapes --bin gpu-load --bin hyc
-for program in gpu-check gpu-parity gpu-shapes gpu-load hyc; do
+  --features hyc-kernel-tests/cuda,hyc-tests/cuda,hyc/cuda --bin gpu-check --bin gpu-parity --bin gpu-shapes --bin gpu-hang --bin gpu-load --bin hyc
+for program in gpu-check gpu-parity gpu-shapes gpu-hang gpu-load hyc; do
   cp "target/release/$program" "$out/bin/"
   strip "$out/bin/$program"
 done

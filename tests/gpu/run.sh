@@ -4,11 +4,11 @@
 #
 #   tests/gpu/run.sh [--skip PART]... [--only PART]... [--seed N] [FOLDER]
 #
-# Parts: kernels runtime parity shapes memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go to $OUT,
+# Parts: kernels runtime parity shapes hang memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go to $OUT,
 # or to FOLDER/logs.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
-parts=(kernels runtime parity shapes memcheck racecheck initcheck)
+parts=(kernels runtime parity shapes hang memcheck racecheck initcheck)
 folder=target/gpu
 seed=$(date +%s)
 only=()
@@ -51,6 +51,8 @@ run() {
   runtime) HYC_NEEDS_GPU=1 "$folder/bin/gpu-runtime" --nocapture ;;
   parity) timeout 400 "$folder/bin/gpu-parity" "$folder/models" ;;
   shapes) timeout 590 "$folder/bin/gpu-shapes" "$folder/shapes" --long 100 --endless 10000 ;;
+  # A process of its own: CUDA fails every later call of one in which a kernel failed.
+  hang) timeout 120 "$folder/bin/gpu-hang" "$folder/models" ;;
   memcheck) sanitize memcheck ;;
   # A last page is cleared behind its newest token by a warp group, and the notes of shared pages are read by whole warps,
   # before one thread of each says that the stage is used up and may be written again. That all threads are through by then, a

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // Tables of test programs: they may end at a closed pipe.
 
+pub mod card;
 pub mod directed;
 #[cfg(feature = "cuda")]
 pub mod first_gpu;

@@ -1,21 +1,10 @@
 //! A GPU's plan whose rows lie in bf16 tiles, by the interpreter beside the same plan in f32 rows: logits and hidden states differ
 //! by rounding alone. And one whose sparse layers walk along page lists, beside the same that read the selection. No kernel is generated, so that this needs neither LLVM nor a card.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use hyc::frontend::{build_graph, parse_model};
 use hyc::interp::Interpreter;
-use hyc::output::{Kept, Target};
-use hyc::source::Weights;
-use hyc::write::{self, Artefact};
-use hyc_kernels::{Generator, Nvidia};
-use hyc_plan::ops::QkvAppend;
-use hyc_plan::{
-    Backend, CacheSpec, Codec, Elem, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, NvidiaArch, Plan,
-    Slicer, StepOp, Variant, bind,
-};
-use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
+use hyc_plan::{Elem, Plan};
+use hyc_runtime::{Session, SessionOptions};
+use hyc_tests::card::{self, Card};
 use hyc_tests::relative_error;
 
 /// All experts are active and all blocks are kept: rounding changes no choice.
@@ -53,85 +42,15 @@ chunk = 96
 max_outputs = 96
 "#;
 
-/// The back end of a GPU, which lays out rows in tiles where this is so, and lists pages for tiles of so many rows.
-struct Card {
-    inner: Nvidia,
-    tiles: bool,
-    lists: Option<u64>,
-}
-
-impl Backend for Card {
-    fn target(&self) -> hyc_plan::Target {
-        self.inner.target()
-    }
-
-    fn layout(&self, kind: &Kind, codec: Codec) -> Option<Layout> {
-        self.inner.layout(kind, codec)
-    }
-
-    fn kv_order(&self, cache: &CacheSpec) -> KvOrder {
-        self.inner.kv_order(cache)
-    }
-
-    fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
-        self.tiles && self.inner.tiles_rows(op, weights)
-    }
-
-    fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {
-        self.inner.projects_gates(op, weights)
-    }
-
-    fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {
-        let lists = self.inner.page_lists(op, caches)?;
-        // The first of two chunks has them; the second, of 54 rows, does not.
-        self.lists.map(|tile| ListShape { tile, least: lists.least.min(55) })
-    }
-
-    fn slicer(&self) -> Option<Slicer> {
-        None
-    }
-
-    fn samples(&self) -> bool {
-        false
-    }
-
-    fn candidates(&self, spec: &KernelSpec) -> Result<Vec<Variant>, String> {
-        self.inner.candidates(spec)
-    }
-}
-
 fn plan(model: &str, tiles: bool, lists: Option<u64>) -> Plan {
-    let gpu = Gpu::of(NvidiaArch::Sm90a);
-    let card = Card { inner: Nvidia::new(gpu, Generator::of_anything()), tiles, lists };
-    let desc = parse_model(Path::new("model.toml"), model).unwrap_or_else(|e| panic!("{}", e.render(false)));
-    let mut graph = build_graph(&desc);
-    graph.header.target = card.target().kind();
-    hyc_passes::run(graph, &card, &mut |_| true).expect("is planned").plan
+    Card { tiles, lists, slices: None }.plan(model)
 }
 
 /// Logits of every row, and the last token's hidden state.
 fn run(plan: &Plan) -> (Vec<f32>, Vec<f32>) {
-    let mut code = bind::lay_out_ptx(plan, "");
-    bind::seal(plan, &mut code);
-    let artefact = Artefact {
-        plan,
-        code: &code,
-        cubin: None,
-        graph: "",
-        asm: "",
-        text: None,
-        sampling: None,
-        eval: None,
-    };
-    let folder = tempfile::tempdir().expect("a folder");
-    let out = folder.path().join("m.hyc");
-    let target = Target::new(&out, &Kept::default()).expect("can be written");
-    write::artefact(&target, &artefact, &Weights::Absent, &mut |_| Ok(())).expect("writes the artefact");
-    let load = LoadOptions { random_weights: Some(9), ..LoadOptions::default() };
-    // SAFETY: made here, and nobody changes it.
-    let model = Arc::new(unsafe { Model::load(&out, &load) }.expect("loads"));
     let options = SessionOptions { threads: Some(1), max_sequences: Some(1), ..SessionOptions::default() };
-    let mut session = Session::with_kernels(model, Box::new(Interpreter), &options).expect("starts");
+    let mut session =
+        Session::with_kernels(card::model(plan), Box::new(Interpreter), &options).expect("starts");
     session.set_all_logits(true);
     let id = session.add_sequence().expect("adds");
     let tokens: Vec<u32> = (0..150).map(|i| (i * i * 31 + 7) % 64).collect();

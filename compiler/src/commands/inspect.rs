@@ -19,7 +19,7 @@ use crate::{provenance, selections, summary, terminal, variants};
 /// Examples:
 ///   hyc inspect model.hyc             what is in it
 ///   hyc inspect model.hyc graph       the scheduled graph, as `hyc compile` takes it back
-///   hyc inspect model.hyc plan        the steps
+///   hyc inspect model.hyc plan        the steps, and which of them form slices
 ///   hyc inspect model.hyc kv          the KV caches and their bytes
 ///   hyc inspect model.hyc memory      what a session takes
 ///   hyc inspect model.hyc selections  who selects for which layers, and which blocks of which cache
@@ -46,7 +46,7 @@ enum Part {
     Summary,
     /// The scheduled graph
     Graph,
-    /// The steps with their operands
+    /// The steps with their operands, and slices
     Plan,
     /// The variants of each kernel, what is predicted and measured of them, and which was chosen for which rows
     Kernels,

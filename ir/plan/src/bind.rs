@@ -72,18 +72,25 @@ fn of_step(plan: &Plan, step: &Step) -> Sha {
     kernel_digest(&plan.target, &plan.spec(step), kernel)
 }
 
-/// The digest of what the code of a plan's slices of one kernel is made from.
-fn slice_digest(plan: &Plan, kernel: usize) -> Option<Sha> {
-    let slice = plan.slices.iter().find(|slice| slice.kernel as usize == kernel)?;
-    let specs: Vec<KernelSpec> = plan.steps[slice.steps()].iter().map(|step| plan.spec(step)).collect();
-    Some(digest(&("hyc slice", &plan.target, specs, &slice.parts, &plan.slice_kernels[kernel])))
+/// The digests of what the code of slices' kernels is made from, by the first slice of each. The plan must be verified.
+fn slice_digests(plan: &Plan) -> Vec<Option<Sha>> {
+    let mut digests = vec![None; plan.slice_kernels.len()];
+    for slice in &plan.slices {
+        let kernel = slice.kernel as usize;
+        digests[kernel].get_or_insert_with(|| {
+            let specs: Vec<KernelSpec> =
+                plan.steps[slice.steps()].iter().map(|step| plan.spec(step)).collect();
+            digest(&("hyc slice", &plan.target, specs, &slice.parts, &plan.slice_kernels[kernel]))
+        });
+    }
+    digests
 }
 
 /// The symbols of all code with their digests: kernels', then slices'. The plan must be verified.
 pub fn code_digests(plan: &Plan) -> Vec<(String, Option<Sha>)> {
     let kernels = plan.kernels.iter().map(|kernel| symbol(&kernel.name)).zip(kernel_digests(plan));
-    let slices = plan.slice_kernels.iter().enumerate();
-    kernels.chain(slices.map(|(i, kernel)| (symbol(&kernel.name), slice_digest(plan, i)))).collect()
+    let slices = plan.slice_kernels.iter().map(|kernel| symbol(&kernel.name));
+    kernels.chain(slices.zip(slice_digests(plan))).collect()
 }
 
 /// Digests of all kernels, by the first step that runs each. The plan must be verified.
@@ -154,8 +161,9 @@ pub fn check(plan: &Plan, code: &[u8]) -> Result<(), Unbound> {
         };
         return Err(Unbound(format!("kernel `{kernel}` of step {index}, {}, {what}", step.name)));
     }
-    for (index, kernel) in plan.slice_kernels.iter().enumerate() {
-        if ours.get(plan.kernels.len() + index) != Some(&slice_digest(plan, index)) {
+    let of_slices = ours.iter().skip(plan.kernels.len());
+    for ((kernel, own), digest) in plan.slice_kernels.iter().zip(of_slices).zip(slice_digests(plan)) {
+        if *own != digest {
             return Err(Unbound(format!("`{}` was made for other steps than its slices'", kernel.name)));
         }
     }

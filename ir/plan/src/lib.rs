@@ -34,6 +34,7 @@ pub mod tensor;
 pub mod text_settings;
 pub mod variant;
 mod verify;
+mod waits;
 pub mod work;
 
 pub use align::{MAX_BYTES, PANEL, ROW_ALIGN, TILE, V_ALIGN, round_up};

@@ -1,10 +1,13 @@
 //! Matrix products and what is fused around them.
 
-use hyc_plan::ops::{QkvAppend, gates};
+use std::ops::Range;
+
+use hyc_plan::ops::{Linear, QkvAppend, gates};
 use hyc_plan::{AttnShape, Epilogue};
 
 use super::pointwise::{normalise, rotate, sigmoid};
 use super::view::{Views, dot};
+use crate::slices::OUTPUTS;
 
 /// The rows of `x` with their numbers, normalised where there is a fused norm.
 fn inputs(v: &Views, in_features: u64, norm: Option<f64>) -> Vec<(u64, Vec<f64>)> {
@@ -16,71 +19,112 @@ fn inputs(v: &Views, in_features: u64, norm: Option<f64>) -> Vec<(u64, Vec<f64>)
     v.rows().map(|row| (row, input(row))).collect()
 }
 
-pub fn linear(v: &Views, in_features: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
+/// The outputs `cols` of a product.
+pub fn linear(v: &Views, c: &Linear, cols: Range<u64>) {
     let (weight, to) = (v.weight("weight"), v.tensor("out"));
-    let inputs = inputs(v, in_features, norm);
-    for col in 0..out {
-        let w = weight.row(col, in_features as usize);
+    let inputs = inputs(v, c.in_features, c.norm);
+    for col in cols {
+        let w = weight.row(col, c.in_features as usize);
         let products = inputs.iter().map(|(row, x)| (*row, x, dot(&w, x)));
-        match epilogue {
+        match c.epilogue {
             Epilogue::Store => products.for_each(|(row, _, y)| to.set(row, col, y)),
             Epilogue::Residual => {
                 let residual = v.tensor("residual");
                 products.for_each(|(row, _, y)| to.set(row, col, y + residual.get(row, col)));
             }
             Epilogue::SwiGlu => {
-                let up = v.weight("up").row(col, in_features as usize);
+                let up = v.weight("up").row(col, c.in_features as usize);
                 products.for_each(|(row, x, y)| to.set(row, col, y * sigmoid(y) * dot(&up, x)));
             }
         }
     }
 }
 
-pub fn qkv_append(v: &Views, c: &QkvAppend) {
+/// What `QkvAppend` projects to.
+struct Projection {
+    weight: &'static str,
+    /// The name of its norm where it is rotated.
+    norm: Option<&'static str>,
+    heads: u64,
+    dim: u64,
+    to: To,
+}
+
+/// Where that is stored.
+#[derive(Clone, Copy)]
+enum To {
+    Rows(&'static str),
+    Keys,
+    Values,
+}
+
+/// All of it, in the order of the tasks.
+fn projections(c: &QkvAppend) -> Vec<Projection> {
     let AttnShape { heads, kv_heads, qk_dim, v_dim } = c.shape;
-    let inputs = inputs(v, c.in_features, c.norm);
-    let project = |weight: &str, h: u64, dim: u64| {
-        let weight = v.weight(weight);
-        (h * dim..(h + 1) * dim).map(|row| weight.row(row, c.in_features as usize)).collect::<Vec<_>>()
-    };
-    let finish = |mut y: Vec<f64>, norm: &str, position: u64| {
-        if let Some(eps) = c.qk_norm {
-            let weight = v.weight(norm);
-            y = normalise(&y, eps, |i| weight.get(0, i));
-        }
-        rotate(&mut y, position, c.rope);
-        y
-    };
-    let product = |weights: &[Vec<f64>], x: &[f64]| weights.iter().map(|w| dot(w, x)).collect::<Vec<_>>();
-    let q_rows = v.tensor("q");
-    for h in 0..heads {
-        let weights = project("wq", h, qk_dim);
-        for (row, x) in &inputs {
-            let q = finish(product(&weights, x), "q_norm", v.position(*row));
-            q.iter().zip(h * qk_dim..).for_each(|(q, col)| q_rows.set(*row, col, *q));
-        }
+    let rotated = |weight, norm, heads, to| Projection { weight, norm: Some(norm), heads, dim: qk_dim, to };
+    let plain = |weight, heads, to| Projection { weight, norm: None, heads, dim: v_dim, to };
+    let mut all = vec![rotated("wq", "q_norm", heads, To::Rows("q"))];
+    if c.own_kv {
+        all.push(rotated("wk", "k_norm", kv_heads, To::Keys));
+        all.push(plain("wv", kv_heads, To::Values));
     }
-    for (weight, logits) in gates(c.gates) {
-        let to = v.tensor(logits);
-        for h in 0..heads {
-            let weights = project(weight, h, v_dim);
-            for (row, x) in &inputs {
-                product(&weights, x).iter().zip(h * v_dim..).for_each(|(y, col)| to.set(*row, col, *y));
+    all.extend(gates(c.gates).map(|(weight, logits)| plain(weight, heads, To::Rows(logits))));
+    all
+}
+
+/// These dims of one head; where it is rotated, with each its pair. A head with a norm is given whole.
+fn head(v: &Views, c: &QkvAppend, p: &Projection, (h, dims): (u64, &[u64]), inputs: &[(u64, Vec<f64>)]) {
+    let weight = v.weight(p.weight);
+    let weights: Vec<_> = dims.iter().map(|d| weight.row(h * p.dim + d, c.in_features as usize)).collect();
+    for (row, x) in inputs {
+        let mut y = vec![0.0; p.dim as usize];
+        dims.iter().zip(&weights).for_each(|(d, w)| y[*d as usize] = dot(w, x));
+        if let Some(norm) = p.norm {
+            if let Some(eps) = c.qk_norm {
+                let weight = v.weight(norm);
+                y = normalise(&y, eps, |i| weight.get(0, i));
+            }
+            rotate(&mut y, v.position(*row), c.rope);
+        }
+        let (sequence, position) = (v.sequence(*row), v.position(*row));
+        let results = dims.iter().map(|d| (*d, y[*d as usize]));
+        match p.to {
+            To::Rows(name) => {
+                let to = v.tensor(name);
+                results.for_each(|(d, y)| to.set(*row, h * p.dim + d, y));
+            }
+            To::Keys => {
+                let cache = v.cache("cache");
+                results.for_each(|(d, k)| cache.set_key(sequence, position, h, d, k));
+            }
+            To::Values => {
+                let cache = v.cache("cache");
+                results.for_each(|(d, x)| cache.set_value(sequence, position, h, d, x));
             }
         }
     }
-    if !c.own_kv {
-        return;
+}
+
+pub fn qkv_append(v: &Views, c: &QkvAppend) {
+    let inputs = inputs(v, c.in_features, c.norm);
+    for p in projections(c) {
+        let dims: Vec<u64> = (0..p.dim).collect();
+        (0..p.heads).for_each(|h| head(v, c, &p, (h, &dims), &inputs));
     }
-    let cache = v.cache("cache");
-    for h in 0..kv_heads {
-        let (keys, values) = (project("wk", h, qk_dim), project("wv", h, v_dim));
-        for (row, x) in &inputs {
-            let (sequence, position) = (v.sequence(*row), v.position(*row));
-            let k = finish(product(&keys, x), "k_norm", position);
-            k.iter().zip(0..).for_each(|(k, d)| cache.set_key(sequence, position, h, d, *k));
-            let values = product(&values, x);
-            values.iter().zip(0..).for_each(|(x, d)| cache.set_value(sequence, position, h, d, *x));
+}
+
+/// Strip `task` of all projections, [`OUTPUTS`] each: of q and k half of it lies half a head further, so that it has whole pairs.
+pub fn qkv_strip(v: &Views, c: &QkvAppend, task: u64) {
+    let mut strip = task;
+    for p in projections(c) {
+        let of_head = p.dim / OUTPUTS;
+        if strip < p.heads * of_head {
+            let (h, strip) = (strip / of_head, strip % of_head);
+            let (half, far) = if p.norm.is_some() { (8, p.dim / 2) } else { (16, 8) };
+            let first = strip * half;
+            let dims: Vec<u64> = (first..first + 8).chain(first + far..first + far + 8).collect();
+            return head(v, c, &p, (h, &dims), &inputs(v, c.in_features, c.norm));
         }
+        strip -= p.heads * of_head;
     }
 }

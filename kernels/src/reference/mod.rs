@@ -17,6 +17,8 @@ use hyc_plan::{KernelSpec, StepOp, ops};
 pub use attention::select_top;
 use view::{Views, row_count};
 
+use crate::slices::{OUTPUTS, split};
+
 /// Executes the whole grid of one step.
 ///
 /// # Safety
@@ -39,9 +41,7 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
     match spec.op {
         StepOp::Embed(ops::Embed { hidden, .. }) => pointwise::embed(v, hidden),
         StepOp::RmsNorm(ops::RmsNorm { groups, width, eps }) => pointwise::rmsnorm(v, groups, width, eps),
-        StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue }) => {
-            linear::linear(v, in_features, out, norm, epilogue)
-        }
+        StepOp::Linear(op) => linear::linear(v, &op, 0..op.out_features),
         StepOp::QkvAppend(op) => {
             linear::qkv_append(v, &op);
         }
@@ -78,6 +78,34 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
         StepOp::PageLists(ops::PageLists { select, lists, .. }) => lists::make(v, select, lists),
         StepOp::GatherRows(ops::GatherRows { width }) => pointwise::gather(v, width),
         StepOp::Sample(op) => pointwise::sample(v, op),
+    }
+}
+
+/// Tasks of a step: those that a GPU's persistent kernels split it into; one, all of it, where they do not.
+pub fn tasks(spec: &KernelSpec) -> u64 {
+    split(&spec.op).unwrap_or(1)
+}
+
+/// Executes one task of a step for all rows; none where `task` is not below [`tasks`]. What it stores no other task stores, and
+/// reads the step's inputs alone.
+///
+/// # Safety
+/// As for [`run`].
+pub unsafe fn run_task(spec: &KernelSpec, context: &StepContext, operands: &[*mut u8], task: u64) {
+    if task >= tasks(spec) {
+        return;
+    }
+    let rows: Vec<u64> = (0..row_count(spec, context)).collect();
+    // SAFETY: passed on from the caller.
+    let v = &unsafe { Views::new(spec, context, operands, &rows) };
+    match spec.op {
+        StepOp::Linear(op) => {
+            let first = task * OUTPUTS;
+            linear::linear(v, &op, first..op.out_features.min(first + OUTPUTS));
+        }
+        StepOp::QkvAppend(op) if split(&spec.op).is_some() => linear::qkv_strip(v, &op, task),
+        // SAFETY: passed on from the caller.
+        _ => unsafe { run(spec, context, operands) },
     }
 }
 

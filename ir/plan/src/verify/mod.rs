@@ -12,7 +12,7 @@
 //! * order: a buffer is read after it was written in the pass, and nothing overlapping was written since; no
 //!   step's reads and writes overlap ([`order`]);
 //! * slices: a part waits for whole parts before it, and for every one that writes what it touches or touches what it
-//!   writes; slices do not overlap ([`slices`]);
+//!   writes; slices do not overlap, those of one kernel are alike ([`slices`]);
 //! * caches: a read follows the owner's append, a ring is read within its window, rings hold window and chunk;
 //! * selections: each read has one producer in the pass, of the same shape, whose bytes nobody overwrote, made
 //!   over the very cache that is read, or read over the layer's own ([`order`]).

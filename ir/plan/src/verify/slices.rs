@@ -1,7 +1,7 @@
 //! Each task of a slice waits for what it reads, and for those that read what it overwrites.
 
 use super::Report;
-use crate::{Plan, Rows, Slice};
+use crate::{Extent, KernelSpec, Part, Plan, Rows, Slice};
 
 /// Most steps of a slice: what a function takes as parameters, sixteen operands each.
 const MOST_PARTS: usize = 16;
@@ -33,23 +33,30 @@ pub fn check(plan: &Plan, report: &mut Report) {
     kernels(plan, report);
 }
 
+/// What the code of a slice has of it: its specs and its tasks.
+fn made_of(plan: &Plan, slice: &Slice) -> (Vec<KernelSpec>, Vec<Part>) {
+    (plan.steps[slice.steps()].iter().map(|step| plan.spec(step)).collect(), slice.parts.clone())
+}
+
 fn kernels(plan: &Plan, report: &mut Report) {
+    // Of each kernel what its first slice is made of, and whether the others are like it.
+    let mut first = vec![None; plan.slice_kernels.len()];
+    let mut alike = vec![true; first.len()];
+    for slice in &plan.slices {
+        let kernel = slice.kernel as usize;
+        let Some(first) = first.get_mut(kernel) else { continue };
+        let made_of = made_of(plan, slice);
+        alike[kernel] &= first.get_or_insert_with(|| made_of.clone()) == &made_of;
+    }
     let names: std::collections::HashSet<&str> =
         plan.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
     let mut seen = std::collections::HashSet::new();
-    for (index, kernel) in plan.slice_kernels.iter().enumerate() {
-        let mut mine = plan.slices.iter().filter(|slice| slice.kernel as usize == index);
-        let Some(first) = mine.next() else {
+    for ((kernel, first), alike) in plan.slice_kernels.iter().zip(first).zip(alike) {
+        if first.is_none() {
             report.add(&kernel.name, "it is no slice's");
             continue;
-        };
-        // Its code has the specs and the tasks of one of them.
-        let made_of = |slice: &Slice| {
-            let specs = plan.steps[slice.steps()].iter().map(|step| plan.spec(step)).collect::<Vec<_>>();
-            (specs, slice.parts.clone())
-        };
-        let of_first = made_of(first);
-        if mine.any(|slice| made_of(slice) != of_first) {
+        }
+        if !alike {
             report.add(&kernel.name, "its slices are not alike");
         }
         if names.contains(kernel.name.as_str()) || !seen.insert(kernel.name.as_str()) {
@@ -63,6 +70,11 @@ fn kernels(plan: &Plan, report: &mut Report) {
         }
         if let Some(launch) = &kernel.launch {
             super::check_launch(&kernel.name, launch, report);
+            // What blocks hand over has room for so many.
+            if launch.grid != [Extent::fixed(kernel.blocks), Extent::fixed(1)] {
+                let message = format!("`{}` is not launched in {} blocks", launch.entry, kernel.blocks);
+                report.add(&kernel.name, message);
+            }
         }
     }
 }

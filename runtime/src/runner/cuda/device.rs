@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute, CUresult, CUstream};
 use hyc_plan::Hang;
 
-use super::slices;
+use super::hang;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Block, inside};
 
@@ -221,7 +221,7 @@ impl Device {
         match &*self.running.lock().unwrap_or_else(PoisonError::into_inner) {
             Running::Nothing => "work on the GPU failed".into(),
             Running::Graph(rows, names) => match self.hang() {
-                Some(hang) => slices::told(&hang, names),
+                Some(hang) => hang::told(&hang, names),
                 None => format!(
                     "a kernel of a captured pass of {rows} rows failed (without `graphs` its name is said)"
                 ),

@@ -6,6 +6,7 @@
 
 mod device;
 mod graph;
+mod hang;
 mod launcher;
 mod limits;
 mod lists;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cudarc::driver::sys::CUfunction;
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Counters, Hang, Launch, Plan, Slice, Watch};
+use hyc_plan::{Counters, Launch, Plan, Slice, Watch};
 
 use super::device::{Device, DeviceBlock};
 use super::module::Module;
@@ -88,17 +88,4 @@ impl Slices {
     pub(super) fn begin(&self) -> Result<()> {
         if self.counter_bytes == 0 { Ok(()) } else { self.counters.clear() }
     }
-}
-
-/// What a launch that has waited in vain says of it, in words.
-pub(super) fn told(hang: &Hang, names: &[String]) -> String {
-    let name = |part: u32| {
-        let step = (hang.step + part) as usize;
-        names.get(step).cloned().unwrap_or_else(|| format!("step {step}"))
-    };
-    let awaited = match hang.awaited == hang.part {
-        true => "the rest of it by another block".to_string(),
-        false => format!("{} of which {} tasks are through", name(hang.awaited), hang.count),
-    };
-    format!("a task of {} waited in vain for {awaited} (block {})", name(hang.part), hang.block)
 }

@@ -1,10 +1,13 @@
 //! Published shapes on a GPU, with weights made up at load: long prefills and long decodes, alone and in a batch, with
-//! the memory that the plan says; the same steps twice, whose tokens and last logits are equal; many steps in a row.
+//! the memory that the plan says; the same steps twice, whose tokens and last logits are equal; many steps in a row. The last
+//! two with slices too, whose logits are held against those without.
 //!
 //! Sampling happens on the device, whose kernel gives no token for a row with a logit that is no finite number: so
 //! every step's logits are finite where every step gives a token. The last step's are looked at here.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A program of the tests: it may end at a closed pipe.
+
+mod slices;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,7 +43,7 @@ struct Args {
     /// Decode steps
     #[arg(long, default_value_t = 256)]
     steps: usize,
-    /// Steps of one sequence in a row; 0: none
+    /// Steps of one sequence in a row, without slices and with them; 0: none
     #[arg(long, default_value_t = 0)]
     endless: usize,
     /// Seed of the weights and of the tokens
@@ -93,13 +96,37 @@ fn shape(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), 
     }
     table.row(name, "twice", runner.twice());
     if args.endless > 0 {
-        let start = Instant::now();
-        let steps = runner.run(1, 300, args.endless).map(|run| run.steps.len());
-        let text = |steps| format!("{steps} steps in {:.1} s", start.elapsed().as_secs_f64());
-        table.row(name, "endless", steps.map(text));
+        table.row(name, "endless", runner.endless(args.endless));
     }
+    let given: Vec<u32> = (0..slices::TOKENS.0 + slices::TOKENS.1).map(|_| runner.token()).collect();
+    let without = slices::logits(&mut session, &given);
     let used = before.saturating_sub(free_bytes()?);
     println!("{name:<16} {} MiB more after all runs", used.saturating_sub(taken) >> 20);
+    // Two sessions have no room beside each other.
+    drop(session);
+    let Some(told) = slices::told(model.plan()) else {
+        println!("{name:<16} has no slices");
+        return Ok(());
+    };
+    sliced(args, (name, &told), (&model, &given, without), table)
+}
+
+/// The checks of a session with slices.
+fn sliced(
+    args: &Args,
+    (name, told): (&str, &str),
+    (model, given, without): (&Arc<Model>, &[u32], Result<slices::Rows, String>),
+    table: &mut Table,
+) -> Result<(), String> {
+    let mut session = Session::new(model.clone(), &slices::options()).map_err(text)?;
+    let compared =
+        without.and_then(|without| slices::compare(&slices::logits(&mut session, given)?, &without));
+    table.row(name, "slices", compared.map(|text| format!("{told}; {text}")));
+    let mut runner = Runner { session: &mut session, state: args.seed, steps: args.steps };
+    table.row(name, "slices, twice", runner.twice());
+    if args.endless > 0 {
+        table.row(name, "slices, endless", runner.endless(args.endless));
+    }
     Ok(())
 }
 
@@ -184,6 +211,13 @@ impl Runner<'_> {
             }
         }
         Ok(format!("{TWICE:?}: {TWICE_STEPS} steps, equal to the bit"))
+    }
+
+    /// Whether so many steps in a row end.
+    fn endless(&mut self, steps: usize) -> Result<String, String> {
+        let start = Instant::now();
+        let done = self.run(1, 300, steps)?.steps.len();
+        Ok(format!("{done} steps in {:.1} s", start.elapsed().as_secs_f64()))
     }
 
     /// Prompts of `batch` new sequences, then `steps` steps of all of them together.

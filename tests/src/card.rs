@@ -1,0 +1,109 @@
+//! A GPU's plans, which the interpreter runs: no kernel is generated, so that this needs neither LLVM nor a card.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hyc::frontend::{build_graph, parse_model};
+use hyc::output::{Kept, Target};
+use hyc::source::Weights;
+use hyc::write::{self, Artefact};
+use hyc_kernels::{Generator, Nvidia};
+use hyc_plan::ops::QkvAppend;
+use hyc_plan::{
+    Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, NvidiaArch, Plan, RowRange,
+    Slicer, StepOp, Variant, bind,
+};
+use hyc_runtime::{LoadOptions, Model};
+
+/// A GPU's back end, but for this.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Card {
+    /// Whether rows lie in tiles where its own do.
+    pub tiles: bool,
+    /// Whether pages are listed, for tiles of so many rows.
+    pub lists: Option<u64>,
+    /// Whether there are slices, for passes of up to so many rows.
+    pub slices: Option<u64>,
+}
+
+impl Card {
+    /// The plan of a description.
+    pub fn plan(self, model: &str) -> Plan {
+        let inner = Nvidia::new(Gpu::of(NvidiaArch::Sm90a), Generator::of_anything());
+        let backend = &Changed { inner, card: self };
+        let desc =
+            parse_model(Path::new("model.toml"), model).unwrap_or_else(|e| panic!("{}", e.render(false)));
+        let mut graph = build_graph(&desc);
+        graph.header.target = backend.target().kind();
+        hyc_passes::run(graph, backend, &mut |_| true).expect("is planned").plan
+    }
+}
+
+/// A plan without code and weights as a model, whose weights are made up.
+pub fn model(plan: &Plan) -> Arc<Model> {
+    let mut code = bind::lay_out_ptx(plan, "");
+    bind::seal(plan, &mut code);
+    let artefact = Artefact {
+        plan,
+        code: &code,
+        cubin: None,
+        graph: "",
+        asm: "",
+        text: None,
+        sampling: None,
+        eval: None,
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("m.hyc");
+    let target = Target::new(&out, &Kept::default()).expect("can be written");
+    write::artefact(&target, &artefact, &Weights::Absent, &mut |_| Ok(())).expect("writes the artefact");
+    let load = LoadOptions { random_weights: Some(9), ..LoadOptions::default() };
+    // SAFETY: made here, and nobody changes it.
+    Arc::new(unsafe { Model::load(&out, &load) }.expect("loads"))
+}
+
+struct Changed {
+    inner: Nvidia,
+    card: Card,
+}
+
+impl Backend for Changed {
+    fn target(&self) -> hyc_plan::Target {
+        self.inner.target()
+    }
+
+    fn layout(&self, kind: &Kind, codec: Codec) -> Option<Layout> {
+        self.inner.layout(kind, codec)
+    }
+
+    fn kv_order(&self, cache: &CacheSpec) -> KvOrder {
+        self.inner.kv_order(cache)
+    }
+
+    fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
+        self.card.tiles && self.inner.tiles_rows(op, weights)
+    }
+
+    fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {
+        self.inner.projects_gates(op, weights)
+    }
+
+    fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {
+        let lists = self.inner.page_lists(op, caches)?;
+        // The first of two chunks has them; the second, of 54 rows, does not.
+        self.card.lists.map(|tile| ListShape { tile, least: lists.least.min(55) })
+    }
+
+    fn slicer(&self) -> Option<Slicer> {
+        let rows = RowRange::new(1, self.card.slices?);
+        self.inner.slicer().map(|slicer| Slicer { rows, ..slicer })
+    }
+
+    fn samples(&self) -> bool {
+        false
+    }
+
+    fn candidates(&self, spec: &KernelSpec) -> Result<Vec<Variant>, String> {
+        self.inner.candidates(spec)
+    }
+}
