@@ -82,8 +82,10 @@ fn gives_up(model: &Arc<Model>) -> Result<String, String> {
 
 /// Whether a message says that a task of a slice's step waited, and for which other.
 fn names_a_wait(plan: &Plan, message: &str) -> bool {
+    let Some((task, awaited)) = message.split_once(" waited in vain for ") else { return false };
     plan.slices.iter().any(|slice| {
-        let mut names = plan.steps[slice.steps()].iter().map(|step| &step.name);
-        names.any(|name| message.contains(&format!("a task of {name} waited in vain for ")))
+        let names = || slice.steps().map(|index| format!("step {index}, {},", plan.steps[index].name));
+        let waits = |name: String| task.starts_with(&format!("a task of {name}"));
+        names().any(waits) && names().any(|name| awaited.starts_with(&name))
     })
 }

@@ -7,9 +7,9 @@ use hyc_tests::{relative_error, text};
 
 /// Tokens of the prompt, and of those that are given one by one.
 pub const TOKENS: (usize, usize) = (300, 64);
-/// The largest relative error of a step's logits. A bound for now: what sums in another order make of them was not measured on
-/// many models yet.
-const LIMIT: f64 = 5e-3;
+/// The largest relative error of a step's logits, twice what an H100 measured on the 7B: a sum in another order is another bf16
+/// here and there, which 36 layers carry on.
+const LIMIT: f64 = 2.4e-2;
 
 /// A row of logits for each step.
 pub type Rows = Vec<Vec<f32>>;
@@ -62,27 +62,32 @@ pub fn compare(with: &[Vec<f32>], without: &[Vec<f32>]) -> Result<String, String
         }
         equal += usize::from(a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits()));
         let error = relative_error(a, b);
-        // Also where it is no number.
-        if error.is_nan() || error > LIMIT {
-            return Err(format!("step {step}: logits differ by {error:.1e} (limit {LIMIT:.0e})"));
-        }
-        most = f64::max(most, error);
-        let ((ours, _), (theirs, gap)) = (best(a), best(b));
-        let apart = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        if ours != theirs && gap > apart {
+        // `max` would drop what is no number.
+        most = if error.is_nan() { f64::INFINITY } else { f64::max(most, error) };
+        let ((ours, _), (theirs, lead)) = (best(a), best(b));
+        // Three times what the limit lets the difference of two logits be off by.
+        let tie = 3.0 * std::f32::consts::SQRT_2 * LIMIT as f32 * root_mean_square(b);
+        if ours != theirs && lead > tie {
             return Err(format!(
-                "step {step}: token {ours}, not {theirs}, whose lead of {gap:.1e} is above the largest difference, {apart:.1e}"
+                "step {step}: token {ours}, not {theirs}, whose lead of {lead:.1e} is no tie ({tie:.1e})"
             ));
         }
         if ours != theirs {
             ties.push(step);
         }
     }
+    if most > LIMIT {
+        return Err(format!("logits differ by {most:.1e} (limit {LIMIT:.0e})"));
+    }
     Ok(format!(
         "{} steps: logits differ by {most:.1e} at most (limit {LIMIT:.0e}), {equal} equal to the bit; the same greedy tokens save {} ties {ties:?}",
         with.len(),
         ties.len()
     ))
+}
+
+fn root_mean_square(logits: &[f32]) -> f32 {
+    (logits.iter().map(|x| x * x).sum::<f32>() / logits.len() as f32).sqrt()
 }
 
 /// The first of the greatest logits, and its lead over the best of the others.
