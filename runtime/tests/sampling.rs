@@ -61,7 +61,7 @@ fn an_artefact_says_what_must_hold_on_a_text() {
     let good = gates.to_json().unwrap();
     let model = Parts::new().with_metadata(EVAL_KEY, &good).load().unwrap();
     assert_eq!(model.eval_gates(), Some(gates));
-    for bad in ["", "null", &good.replace("0.9", "1.9"), &good.replace("recall", "recal"), &good[1..]] {
+    for bad in ["", "null", &good.replace("0.9", "1.9"), &good.replace("recall", "memory"), &good[1..]] {
         let error = Parts::new().with_metadata(EVAL_KEY, bad).load().err().expect(bad);
         assert_eq!(error.kind, ErrorKind::BadArtefact, "{bad}: {error}");
         assert!(error.message.contains("gates of [eval]") && error.help.is_some(), "{bad}: {error}");

@@ -4,11 +4,11 @@
 #
 #   tests/gpu/run.sh [--skip PART]... [--only PART]... [--seed N] [FOLDER]
 #
-# Parts: kernels runtime parity shapes hang memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go to $OUT,
+# Parts: kernels runtime parity shapes hang slices memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go to $OUT,
 # or to FOLDER/logs.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
-parts=(kernels runtime parity shapes hang memcheck racecheck initcheck)
+parts=(kernels runtime parity shapes hang slices memcheck racecheck initcheck)
 folder=target/gpu
 seed=$(date +%s)
 only=()
@@ -44,6 +44,11 @@ sanitize() {
   compute-sanitizer --tool "$tool" --target-processes all --error-exitcode 9 "${check[@]}" --small --jit --timeout 300 "$@"
 }
 
+# The decode of a model in slices, which are no cases of their own, under a sanitizer.
+sliced() {
+  compute-sanitizer --tool "$@" --error-exitcode 9 "$folder/bin/gpu-parity" "$folder/models" --filter dense-bf16
+}
+
 run() {
   case $1 in
   kernels) "${check[@]}" ;;
@@ -53,6 +58,7 @@ run() {
   shapes) timeout 590 "$folder/bin/gpu-shapes" "$folder/shapes" --long 100 --endless 10000 ;;
   # A process of its own: CUDA fails every later call of one in which a kernel failed.
   hang) timeout 120 "$folder/bin/gpu-hang" "$folder/models" ;;
+  slices) sliced memcheck && sliced initcheck && sliced racecheck --kernel-name kernel_substring=slice ;;
   memcheck) sanitize memcheck ;;
   # A last page is cleared behind its newest token by a warp group, and the notes of shared pages are read by whole warps,
   # before one thread of each says that the stage is used up and may be written again. That all threads are through by then, a

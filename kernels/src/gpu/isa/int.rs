@@ -171,6 +171,11 @@ impl<'c> Emit<'c> {
         ok(self.b.build_int_z_extend(a, self.i64(), ""))
     }
 
+    /// A condition that holds.
+    pub fn holds(&self) -> Int<'c> {
+        self.context.bool_type().const_all_ones()
+    }
+
     /// The low half of an i64.
     pub fn low(&self, a: Int<'c>) -> Int<'c> {
         ok(self.b.build_int_truncate(a, self.i32(), ""))

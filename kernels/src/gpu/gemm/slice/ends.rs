@@ -16,22 +16,31 @@ use crate::slices::OUTPUTS;
 /// What follows the sums of a part's strips, with what is the same for all of them.
 pub struct Ends<'a, 'c> {
     part: &'a Part,
-    /// RoPE's table and the row's place in the cache, of projections.
-    place: Option<(Ptr<'c>, Int<'c>, Option<(Ptr<'c>, Int<'c>)>)>,
+    row: Option<Row<'c>>,
+}
+
+/// What projections know of their row.
+#[derive(Clone, Copy)]
+struct Row<'c> {
+    /// RoPE's turns.
+    table: Ptr<'c>,
+    position: Int<'c>,
+    /// The page of the position, and its place in it, where keys and values are appended.
+    page: Option<(Ptr<'c>, Int<'c>)>,
 }
 
 impl<'a, 'c> Ends<'a, 'c> {
     /// Looks up what all strips of the part need.
     pub fn new(e: &Emit<'c>, part: &'a Part) -> Ends<'a, 'c> {
-        let place = match &part.end {
+        let row = match &part.end {
             End::Qkv(op, _) => {
                 let position = e.load_int(e.list(offset_of!(StepContext, positions)), e.int(0));
                 let page = op.own_kv.then(|| page_of(e, &e.cache("cache"), e.int(0), position));
-                Some((angles(e, op.rope), position, page))
+                Some(Row { table: angles(e, op.rope), position, page })
             }
             End::Linear(_) => None,
         };
-        Ends { part, place }
+        Ends { part, row }
     }
 
     /// The column of a lane's output of a strip, and whether there is one.
@@ -52,8 +61,8 @@ impl<'a, 'c> Ends<'a, 'c> {
 
     /// Stores a lane's output: of a strip, with its sum and what is added.
     pub fn store(&self, e: &Emit<'c>, of: (Int<'c>, Int<'c>), sum: Float<'c>, plus: Option<Float<'c>>) {
-        match (&self.part.end, self.place) {
-            (End::Qkv(op, parts), Some((table, position, page))) => {
+        match (&self.part.end, self.row) {
+            (End::Qkv(op, parts), Some(Row { table, position, page })) => {
                 let (strip, lane) = of;
                 let place = Place::new(e, parts, || strip);
                 let logits: Vec<To> = gates(op).map(|(_, name)| To::lying(e.in_tiles(name), name)).collect();

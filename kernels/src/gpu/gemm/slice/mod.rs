@@ -62,7 +62,7 @@ pub struct Request<'a> {
     pub clocked: bool,
 }
 
-/// The slice as it is being made.
+/// The slice being made.
 struct Slice<'c> {
     parts: Vec<Part>,
     /// Operands of all.
@@ -96,7 +96,8 @@ pub fn slice<'c>(
     let e = Emit::new(context, module, request.name, (named, operands + 2), (ALL as u32, request.clocked));
     e.note_by(THREADS + 32);
     let ring = Ring::new(&e, stages, WARPS);
-    let sums = Ring::between(&e, WAITING, (WARPS, 1));
+    // Every thread speaks for itself: they pass on what they have stored, once a strip.
+    let sums = Ring::between(&e, WAITING, (THREADS, 32));
     let row = e.byte_offset(e.dynamic_shared(), e.int(stages * STAGE));
     let partial = e.shared(WAITING * 2 * WARPS * OUTPUTS);
     let s = Slice { parts, operands, counters, ring, sums, row, partial };
@@ -225,8 +226,7 @@ impl<'c> Slice<'c> {
                             e.store(self.partial, e.add_const(e.add(at, g), 8), e.get(sums[2]));
                         }
                     });
-                    e.warp_barrier();
-                    self.sums.filled(e, e.eq(lane, e.int(0)));
+                    self.sums.filled(e, e.holds());
                 });
             });
         });
@@ -329,8 +329,7 @@ impl<'c> Slice<'c> {
                 let plus = ends.plus(e, (strip, lane));
                 let stage = self.sums.full(e);
                 let sum = self.sum(e, part, (stage, lane));
-                e.warp_barrier();
-                self.sums.release(e, leader);
+                self.sums.release(e, e.holds());
                 e.either(
                     e.lt(e.int(0), first),
                     |e| self.hand_over(e, part, (lane, sum)),

@@ -19,7 +19,7 @@ use crate::operands::Operands;
 /// What follows a strip's sums.
 pub enum End {
     Linear(Product),
-    Qkv(QkvAppend, Vec<Projected>),
+    Qkv(Box<QkvAppend>, Vec<Projected>),
 }
 
 /// One step of the slice.
@@ -48,7 +48,7 @@ impl Part {
                 let product = product(&operands, &op);
                 (op.in_features, op.norm, 1 + u64::from(product.up.is_some()), End::Linear(product))
             }
-            StepOp::QkvAppend(op) => (op.in_features, op.norm, 1, End::Qkv(op, parts(&op))),
+            StepOp::QkvAppend(op) => (op.in_features, op.norm, 1, End::Qkv(Box::new(op), parts(&op))),
             other => return Err(format!("`{}` is in no slice", other.name())),
         };
         let tiled = operands.in_tiles("x");
