@@ -1,9 +1,9 @@
-"""What llama.cpp computes of the pieces of golden.safetensors (`make.py`): the likeliest token at each place, the next likely
-one, and the logits of both, teacher-forced, on the file's numbers dequantised to f32, with KV caches of f32.
+"""What llama.cpp computes of the pieces of golden.safetensors (`make.py`): the likeliest token at each place, the next
+likely one, and the logits of both, teacher-forced, on the file's numbers dequantised to f32, with KV caches of f32.
 
 `python make_llama_cpp.py FILE.gguf` writes llama_cpp.safetensors anew; with --check it compares what is there. Needs
-llama-cpp-python 0.3.36, which pip builds from its source, gguf 0.19 and safetensors. On processors with AMX build it with
-CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=ON": its kernels for AMX crash on Q4_1 when GCC 12 compiled them.
+llama-cpp-python 0.3.36, which pip builds from its source, gguf 0.19 and safetensors. On processors with AMX build it
+with CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=ON": its kernels for AMX crash on Q4_1 when GCC 12 compiled them.
 """
 
 import pathlib
@@ -11,8 +11,8 @@ import sys
 import tempfile
 
 import gguf
-import numpy
 import llama_cpp
+import numpy
 from safetensors.numpy import load_file, save_file
 
 HERE = pathlib.Path(__file__).resolve().parent
