@@ -11,6 +11,8 @@ use hyc_plan::abi::StepContext;
 use hyc_plan::{KernelSpec, Part, Plan, Slice};
 use hyc_runtime::{Error, ErrorKind, Kernels, ModelId, StepCall};
 
+use crate::source::random::next;
+
 /// The kernels of `hyc_kernels::reference`, for any plan: passes that its slices are for by tasks in an order of chance, all else
 /// step by step. A slice's results are there once its last step has been called.
 #[derive(Debug)]
@@ -42,13 +44,9 @@ impl ByTasks {
         ByTasks { state: seed, held: Vec::new() }
     }
 
-    /// A number below `count` (splitmix64).
+    /// A number below `count`.
     fn below(&mut self, count: usize) -> usize {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % count.max(1) as u64) as usize
+        (next(&mut self.state) % count.max(1) as u64) as usize
     }
 
     /// All tasks of the steps in hand. Errors: a step has other tasks; none may begin.

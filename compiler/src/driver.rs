@@ -297,10 +297,9 @@ fn slice_request<'p>(
     wanted: Wanted,
 ) -> hyc_kernels::gpu::SliceRequest<'p> {
     let kernel = &plan.slice_kernels[slice.kernel as usize];
-    let specs = plan.steps[slice.steps()].iter().map(|step| plan.spec(step));
     hyc_kernels::gpu::SliceRequest {
         name: &kernel.name,
-        steps: specs.zip(slice.parts.iter().cloned()).collect(),
+        steps: plan.slice_specs(slice).into_iter().zip(slice.parts.iter().cloned()).collect(),
         blocks: kernel.blocks,
         clocked: wanted.clocks,
     }

@@ -38,6 +38,13 @@ pub struct Artefact<'a> {
     pub eval: Option<EvalGates>,
 }
 
+impl<'a> Artefact<'a> {
+    /// A plan and its code, with nothing beside.
+    pub fn bare(plan: &'a Plan, code: &'a [u8]) -> Artefact<'a> {
+        Artefact { plan, code, cubin: None, graph: "", asm: "", text: None, sampling: None, eval: None }
+    }
+}
+
 /// The plan as JSON.
 pub fn plan_json(plan: &Plan, pretty: bool) -> Result<String> {
     let json = if pretty {

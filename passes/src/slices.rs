@@ -38,10 +38,9 @@ fn add_slice(plan: &mut Plan, slicer: Slicer, first: usize, tasks: &[u64]) {
     let steps = &plan.steps[first..first + tasks.len()];
     let waits = plan.waits(steps, tasks);
     let parts: Vec<Part> = tasks.iter().zip(waits).map(|(&tasks, waits)| Part { tasks, waits }).collect();
-    let made_of =
-        |slice: &Slice| plan.steps[slice.steps()].iter().map(|step| plan.spec(step)).collect::<Vec<_>>();
     let slice = Slice { first: first as u32, parts, kernel: 0 };
-    let alike = |other: &&Slice| other.parts == slice.parts && made_of(other) == made_of(&slice);
+    let specs = plan.slice_specs(&slice);
+    let alike = |other: &&Slice| other.parts == slice.parts && plan.slice_specs(other) == specs;
     let kernel = match plan.slices.iter().find(alike) {
         Some(other) => other.kernel,
         None => {

@@ -50,6 +50,12 @@ LONGROPE = dict(
     short_factor=[1.0, 1.25, 0.8, 1.5, 2.0, 1.03, 3.0, 2.5],
     long_factor=[1.0, 2.5, 1.8, 6.5, 12.0, 9.06, 31.0, 24.5],
 )
+# The same of three quarters of a head of 16.
+LONGROPE_OF_A_PART = LONGROPE | dict(
+    short_factor=LONGROPE["short_factor"][:6],
+    long_factor=LONGROPE["long_factor"][:6],
+    partial_rotary_factor=0.75,
+)
 
 # Kinds of layers: full at both ends, and a window between.
 KINDS = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
@@ -117,12 +123,7 @@ FAMILIES = {
             num_attention_heads=2,
             num_key_value_heads=1,
             original_max_position_embeddings=64,
-            rope_parameters=LONGROPE
-            | dict(
-                short_factor=LONGROPE["short_factor"][:6],
-                long_factor=LONGROPE["long_factor"][:6],
-                partial_rotary_factor=0.75,
-            ),
+            rope_parameters=dict(LONGROPE_OF_A_PART),
             sliding_window=300,
             pad_token_id=0,
         ),
@@ -330,10 +331,9 @@ def pieces(learnt):
     return write
 
 
-def write_gguf(path, model, own, qtype, vocabulary=byte_level, factors=None):
-    """Writes a model in a type, and gives the values that it stands for."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
+def begun(path, architecture, config, theta):
+    """A writer that has the sizes of a model."""
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -341,7 +341,21 @@ def write_gguf(path, model, own, qtype, vocabulary=byte_level, factors=None):
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_freq_base(theta)
+    return writer
+
+
+def end(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_gguf(path, model, own, qtype, vocabulary=byte_level, factors=None):
+    """Writes a model in a type, and gives the values that it stands for."""
+    config = model.config
+    writer = begun(path, "llama", config, 10000.0)
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     vocabulary(writer)
     writer.add_chat_template("{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}<s>")
@@ -357,10 +371,7 @@ def write_gguf(path, model, own, qtype, vocabulary=byte_level, factors=None):
         stands_for[name] = torch.from_numpy(gguf.dequantize(stored, to).astype(np.float32))
     if factors is not None:
         writer.add_tensor("rope_freqs.weight", factors)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    end(writer)
     return stands_for
 
 
@@ -378,12 +389,7 @@ OTHERS = {
             sliding_window=13,
             pad_token_id=0,
             original_max_position_embeddings=64,
-            rope_parameters=LONGROPE
-            | dict(
-                short_factor=LONGROPE["short_factor"][:6],
-                long_factor=LONGROPE["long_factor"][:6],
-                partial_rotary_factor=0.75,
-            ),
+            rope_parameters=dict(LONGROPE_OF_A_PART),
         ),
     ),
 }
@@ -392,15 +398,7 @@ OTHERS = {
 def write_other(path, name, model, qtype):
     """Writes a model of another architecture, and gives the values that it stands for. No rows are exchanged."""
     config = model.config
-    writer = gguf.GGUFWriter(path, name)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer = begun(path, name, config, config.rope_parameters["rope_theta"])
     if name == "phi3":
         writer.add_rope_dimension_count(12)
         writer.add_sliding_window(config.sliding_window)
@@ -423,10 +421,7 @@ def write_other(path, name, model, qtype):
         writer.add_tensor(gguf_name(tensor), stored, raw_dtype=to)
     if config.tie_word_embeddings:
         stands_for["lm_head.weight"] = stands_for["model.embed_tokens.weight"]
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    end(writer)
     return stands_for
 
 

@@ -4,16 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hyc::frontend::{build_graph, parse_model};
-use hyc::output::{Kept, Target};
-use hyc::source::Weights;
-use hyc::write::{self, Artefact};
 use hyc_kernels::{Generator, Nvidia};
 use hyc_plan::ops::QkvAppend;
 use hyc_plan::{
     Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, NvidiaArch, Plan, RowRange,
     Slicer, StepOp, Variant, bind,
 };
-use hyc_runtime::{LoadOptions, Model};
+use hyc_runtime::Model;
+
+use crate::with_made_up_weights;
 
 /// A GPU's back end, but for this.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,23 +42,7 @@ impl Card {
 pub fn model(plan: &Plan) -> Arc<Model> {
     let mut code = bind::lay_out_ptx(plan, "");
     bind::seal(plan, &mut code);
-    let artefact = Artefact {
-        plan,
-        code: &code,
-        cubin: None,
-        graph: "",
-        asm: "",
-        text: None,
-        sampling: None,
-        eval: None,
-    };
-    let folder = tempfile::tempdir().expect("a folder");
-    let out = folder.path().join("m.hyc");
-    let target = Target::new(&out, &Kept::default()).expect("can be written");
-    write::artefact(&target, &artefact, &Weights::Absent, &mut |_| Ok(())).expect("writes the artefact");
-    let load = LoadOptions { random_weights: Some(9), ..LoadOptions::default() };
-    // SAFETY: made here, and nobody changes it.
-    Arc::new(unsafe { Model::load(&out, &load) }.expect("loads"))
+    with_made_up_weights(plan, &code)
 }
 
 struct Changed {

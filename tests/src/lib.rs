@@ -45,6 +45,18 @@ pub fn golden_names() -> Vec<String> {
     names
 }
 
+/// A plan and its code as a model, whose weights are made up when it is loaded.
+pub fn with_made_up_weights(plan: &Plan, code: &[u8]) -> Arc<Model> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("made-up.hyc");
+    let target = Target::new(&out, &Kept::default()).expect("can be written");
+    let artefact = Artefact::bare(plan, code);
+    write::artefact(&target, &artefact, &Weights::Absent, &mut |_| Ok(())).expect("writes the artefact");
+    let load = LoadOptions { random_weights: Some(9), ..LoadOptions::default() };
+    // SAFETY: made here, and nobody changes it.
+    Arc::new(unsafe { Model::load(&out, &load) }.expect("loads"))
+}
+
 /// Compiles a model.toml into `out`, after `edit` has changed its description.
 pub fn compile(model: &Path, out: &Path, level: Level, edit: impl FnOnce(&mut ModelDesc)) {
     compile_wrongly(model, out, level, edit, |_| {});
@@ -130,6 +142,11 @@ impl Golden {
     pub fn i32(&self, name: &str) -> Option<(Vec<usize>, Vec<i32>)> {
         self.words(name).map(|(shape, words)| (shape, words.into_iter().map(i32::from_le_bytes).collect()))
     }
+}
+
+/// The square root of the mean of the squares.
+pub fn root_mean_square(numbers: &[f32]) -> f32 {
+    (numbers.iter().map(|x| x * x).sum::<f32>() / numbers.len() as f32).sqrt()
 }
 
 /// ||a - b|| / ||b||.

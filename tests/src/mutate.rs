@@ -71,16 +71,7 @@ impl Subject {
 
     fn write(&self, plan: &Plan, code: &[u8]) -> PathBuf {
         let path = self.folder.join("mutant.hyc");
-        let artefact = Artefact {
-            plan: &self.plan,
-            code,
-            cubin: None,
-            graph: "",
-            asm: "",
-            text: None,
-            sampling: None,
-            eval: None,
-        };
+        let artefact = Artefact::bare(&self.plan, code);
         let target = Target::new(&path, &Kept::default()).expect("can be written");
         write::artefact_stating(&target, &artefact, plan, &self.weights, &mut |_| Ok(())).expect("writes");
         path

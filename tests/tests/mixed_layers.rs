@@ -2,20 +2,17 @@
 //! code computes what the interpreter does.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use hyc::driver;
 use hyc::frontend::{
     AttentionDesc, AttentionKind, Ffn, Gate, LayerDesc, ModelDesc, Rope, SparseKv, build_graph, parse_model,
 };
 use hyc::interp::Interpreter;
-use hyc::output::{Kept, Target};
-use hyc::source::{Expected, Weights};
-use hyc::write::{self, Artefact};
+use hyc::source::Expected;
 use hyc_kernels::cpu::CpuTarget;
 use hyc_plan::{Plan, StepOp, ops};
-use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
-use hyc_tests::{relative_error, root};
+use hyc_runtime::{Session, SessionOptions};
+use hyc_tests::{relative_error, root, with_made_up_weights};
 
 /// A layer of `heads` and `kv_heads` with nothing beside them.
 fn layer(kind: AttentionKind, heads: usize, kv_heads: usize) -> LayerDesc {
@@ -145,24 +142,7 @@ fn layers_that_differ_compile_and_run() {
     assert_eq!(chains, [(0, vec![1, 3, 5]), (6, vec![7])]);
 
     let code = driver::generate_code(&mut lowered.plan, level, false, &|| Ok(())).expect("generates code");
-    let plan = &lowered.plan;
-    let artefact = Artefact {
-        plan,
-        code: &code.blob,
-        cubin: None,
-        graph: "",
-        asm: "",
-        text: None,
-        sampling: None,
-        eval: None,
-    };
-    let folder = tempfile::tempdir().expect("a folder");
-    let out = folder.path().join("mixed.hyc");
-    let target = Target::new(&out, &Kept::default()).expect("can be written");
-    write::artefact(&target, &artefact, &Weights::Absent, &mut |_| Ok(())).expect("writes the artefact");
-    let load = LoadOptions { random_weights: Some(9), ..LoadOptions::default() };
-    // SAFETY: made here, and nobody changes it.
-    let model = Arc::new(unsafe { Model::load(&out, &load) }.expect("loads"));
+    let model = with_made_up_weights(&lowered.plan, &code.blob);
     let options = SessionOptions { threads: Some(1), max_sequences: Some(1), ..SessionOptions::default() };
     let interpreter = Session::with_kernels(model.clone(), Box::new(Interpreter), &options);
     let want = logits(&mut interpreter.expect("starts"), &[90, 1, 1]);

@@ -29,16 +29,7 @@ fn a_seed_makes_up_what_is_missing() {
         let level = CpuTarget::host().level;
         let mut lowered = driver::lower(input.graph, level, &mut |_| Ok(())).expect("lowers");
         let code = driver::generate_code(&mut lowered.plan, level, false, &|| Ok(())).expect("generates");
-        let artefact = Artefact {
-            plan: &lowered.plan,
-            code: &code.blob,
-            cubin: None,
-            graph: "",
-            asm: "",
-            text: None,
-            sampling: None,
-            eval: None,
-        };
+        let artefact = Artefact::bare(&lowered.plan, &code.blob);
         let out = folder.path().join(format!("{name}.hyc"));
         let target = Target::new(&out, &Kept::default()).expect("can be written");
         let size = write::artefact(&target, &artefact, &Weights::Absent, &mut |_| Ok(())).expect("writes");

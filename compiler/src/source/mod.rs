@@ -8,7 +8,7 @@ mod header;
 mod index;
 mod names;
 mod pattern;
-mod random;
+pub(crate) mod random;
 mod rename;
 mod sniff;
 mod split;

@@ -20,11 +20,16 @@ pub fn rows(seed: u64, name: &str, cols: u64, first: u64, count: u64, out: &mut 
 
 /// Nearly a standard normal: the sum of four uniforms, scaled to variance 1. Tails do not matter here.
 fn normal(state: &mut u64) -> f32 {
+    let z = next(state);
+    let sum: u64 = (0..4).map(|i| (z >> (16 * i)) & 0xffff).sum();
+    (sum as f32 / 65535.0 - 2.0) * 3.0f32.sqrt()
+}
+
+/// The next number of a state (splitmix64).
+pub fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    let sum: u64 = (0..4).map(|i| (z >> (16 * i)) & 0xffff).sum();
-    (sum as f32 / 65535.0 - 2.0) * 3.0f32.sqrt()
+    z ^ (z >> 31)
 }

@@ -78,19 +78,27 @@ fn slice_digests(plan: &Plan) -> Vec<Option<Sha>> {
     for slice in &plan.slices {
         let kernel = slice.kernel as usize;
         digests[kernel].get_or_insert_with(|| {
-            let specs: Vec<KernelSpec> =
-                plan.steps[slice.steps()].iter().map(|step| plan.spec(step)).collect();
+            let specs = plan.slice_specs(slice);
             digest(&("hyc slice", &plan.target, specs, &slice.parts, &plan.slice_kernels[kernel]))
         });
     }
     digests
 }
 
-/// The symbols of all code with their digests: kernels', then slices'. The plan must be verified.
-pub fn code_digests(plan: &Plan) -> Vec<(String, Option<Sha>)> {
-    let kernels = plan.kernels.iter().map(|kernel| symbol(&kernel.name)).zip(kernel_digests(plan));
-    let slices = plan.slice_kernels.iter().map(|kernel| symbol(&kernel.name));
-    kernels.chain(slices.zip(slice_digests(plan))).collect()
+/// The variables of all digests but the plan's, in PTX: kernels', then those of slices' kernels.
+fn symbols(plan: &Plan) -> impl Iterator<Item = String> {
+    let names = plan.kernels.iter().map(|kernel| &kernel.name);
+    names.chain(plan.slice_kernels.iter().map(|kernel| &kernel.name)).map(|name| symbol(name))
+}
+
+/// The digests that belong there. The plan must be verified.
+fn digests(plan: &Plan) -> impl Iterator<Item = Option<Sha>> {
+    kernel_digests(plan).into_iter().chain(slice_digests(plan))
+}
+
+/// The variables with their digests. The plan must be verified.
+pub fn code_digests(plan: &Plan) -> impl Iterator<Item = (String, Option<Sha>)> {
+    symbols(plan).zip(digests(plan))
 }
 
 /// Digests of all kernels, by the first step that runs each. The plan must be verified.
@@ -122,8 +130,7 @@ pub fn lay_out(plan: &mut Plan, functions: &[Vec<u8>]) -> Vec<u8> {
 pub fn lay_out_ptx(plan: &Plan, text: &str) -> Vec<u8> {
     let mut code = text.trim_end().to_string();
     code.push_str("\n\n");
-    let symbols = code_digests(plan);
-    for symbol in symbols.iter().map(|(symbol, _)| symbol.as_str()).chain([PLAN_SYMBOL]) {
+    for symbol in symbols(plan).chain([PLAN_SYMBOL.to_string()]) {
         code.push_str(&format!("{VARIABLE}{symbol}{OPEN}{}}};\n", hex_list(&[0; DIGEST_BYTES])));
     }
     let mut code = code.into_bytes();
@@ -134,7 +141,7 @@ pub fn lay_out_ptx(plan: &Plan, text: &str) -> Vec<u8> {
 /// Writes all digests to their places. The plan must be verified; a place that is not there is left alone.
 pub fn seal(plan: &Plan, code: &mut [u8]) {
     let places = places(plan, code).kernels;
-    for ((_, digest), place) in code_digests(plan).into_iter().zip(places) {
+    for (digest, place) in digests(plan).zip(places) {
         if let Some(digest) = digest {
             put(code, place, plan, &digest);
         }
@@ -188,9 +195,7 @@ fn places(plan: &Plan, code: &[u8]) -> Places {
     if is_ptx(plan) {
         let variables = variables(code);
         let find = |name: &str| variables.get(name.as_bytes()).copied();
-        let names = plan.kernels.iter().map(|kernel| &kernel.name);
-        let names = names.chain(plan.slice_kernels.iter().map(|kernel| &kernel.name));
-        let kernels = names.map(|name| find(&symbol(name))).collect();
+        let kernels = symbols(plan).map(|symbol| find(&symbol)).collect();
         return Places { plan: find(PLAN_SYMBOL), kernels };
     }
     let before = |kernel: &Kernel| {

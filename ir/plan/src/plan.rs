@@ -154,6 +154,11 @@ impl Buffer {
         tensor::stride(self.width)
     }
 
+    /// Whether it has memory in common with another. The numbers of both are possible.
+    pub fn overlaps(&self, other: &Buffer) -> bool {
+        self.offset < other.offset + other.bytes() && other.offset < self.offset + self.bytes()
+    }
+
     /// Bytes taken in the arena; 0 where there can be no such tensor.
     pub fn bytes(&self) -> u64 {
         tensor::bytes(self.elem, self.max_rows, self.width).unwrap_or(0)

@@ -98,8 +98,7 @@ pub fn penalise_and_choose(
     params: &SampleParams,
     seen: &[Seen],
 ) -> Option<u32> {
-    penalise(logits, params, seen);
-    choose(&logits[..choices as usize], params)
+    penalise_and_choose_named(logits, choices, &[], params, seen)
 }
 
 /// The same, of those choices alone that are in none of the ranges of
@@ -111,7 +110,10 @@ pub fn penalise_and_choose_named(
     params: &SampleParams,
     seen: &[Seen],
 ) -> Option<u32> {
-    penalise(logits, params, seen);
+    for Seen { id, generated } in &seen[params.first_seen as usize..][..params.seen as usize] {
+        let logit = &mut logits[*id as usize];
+        *logit = penalised(*logit, *generated, params);
+    }
     let logits = &logits[..choices as usize];
     if unnamed.is_empty() || logits.iter().any(|x| !x.is_finite()) {
         return choose(logits, params);
@@ -126,13 +128,6 @@ pub fn penalise_and_choose_named(
     ids.extend(next..choices as u32);
     let named: Vec<f32> = ids.iter().map(|id| logits[*id as usize]).collect();
     choose(&named, params).map(|at| ids[at as usize])
-}
-
-fn penalise(logits: &mut [f32], params: &SampleParams, seen: &[Seen]) {
-    for Seen { id, generated } in &seen[params.first_seen as usize..][..params.seen as usize] {
-        let logit = &mut logits[*id as usize];
-        *logit = penalised(*logit, *generated, params);
-    }
 }
 
 /// The token; `None` where a logit is no finite number or there is none.

@@ -123,14 +123,12 @@ impl Counters {
 
 /// What all launches of slices share; behind it stands what blocks hand over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(256))]
 pub struct Watch {
     /// Address of a [`Hang`], which the host reads when nothing else can be read.
     pub hang: u64,
     /// Nanoseconds after which a launch gives up.
     pub patience: u64,
-    /// Nothing: what follows is aligned.
-    pub spare: [u64; 30],
 }
 
 /// What a launch that has waited in vain says of it.

@@ -1,12 +1,18 @@
 //! What the parts of a slice have to wait for: the steps before, with which they share memory that either writes.
 
 use crate::plan::{Operand, Plan, Step};
-use crate::slice::Wait;
+use crate::slice::{Slice, Wait};
+use crate::spec::KernelSpec;
 
 impl Plan {
     /// The number of the slice that begins with this step.
     pub fn slice_at(&self, step: usize) -> Option<usize> {
         self.slices.binary_search_by_key(&step, |slice| slice.first as usize).ok()
+    }
+
+    /// What the kernels of a slice's steps are compiled from. Panics on steps or ids out of range: verify first.
+    pub fn slice_specs(&self, slice: &Slice) -> Vec<KernelSpec> {
+        self.steps[slice.steps()].iter().map(|step| self.spec(step)).collect()
     }
 
     /// Whether two steps may not run at the same time: one of them writes what the other reads or writes. Ids are in range.
@@ -23,8 +29,7 @@ impl Plan {
     fn overlap(&self, a: Operand, b: Operand) -> bool {
         match (a, b) {
             (Operand::Buffer(a), Operand::Buffer(b)) => {
-                let [a, b] = [a, b].map(|id| &self.buffers[id.index()]);
-                a.offset < b.offset + b.bytes() && b.offset < a.offset + a.bytes()
+                self.buffers[a.index()].overlaps(&self.buffers[b.index()])
             }
             (a, b) => a == b,
         }
@@ -41,11 +46,7 @@ impl Plan {
                 if !reached[j] && self.conflict(step, &steps[j]) {
                     own.push(Wait { part: j as u32, count: tasks[j] });
                     reached[j] = true;
-                    before[j]
-                        .iter()
-                        .enumerate()
-                        .filter(|(_, there)| **there)
-                        .for_each(|(k, _)| reached[k] = true);
+                    reached.iter_mut().zip(&before[j]).for_each(|(reached, there)| *reached |= there);
                 }
             }
             own.reverse();

@@ -63,14 +63,9 @@ fn with_weights(path: &Path, out: &Path) -> Result<u64, String> {
     let mut code = bind::lay_out_ptx(plan, model.ptx().ok_or("no artefact for a GPU")?);
     bind::seal(plan, &mut code);
     let artefact = Artefact {
-        plan,
-        code: &code,
         cubin: model.cubin(),
         graph: model.graph_text().unwrap_or_default(),
-        asm: "",
-        text: None,
-        sampling: None,
-        eval: None,
+        ..Artefact::bare(plan, &code)
     };
     let target = Target::new(out, &Kept::default()).map_err(text)?;
     let start = Instant::now();

@@ -14,7 +14,7 @@ use hyc_plan::{Elem, Layout, Plan, Step, StepOp, ops};
 use hyc_runtime::{GpuOptions, LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::parity::{check_caches, check_selections, run, run_batch, run_pieces, tokens};
 use hyc_tests::retrieval::{Other, Prompts, decode};
-use hyc_tests::{Golden, Table, each_artefact, relative_error, text};
+use hyc_tests::{Golden, Table, each_artefact, relative_error, root_mean_square, text};
 
 /// Compare GPU artefacts with PyTorch's tensors and with the plan interpreter
 #[derive(Debug, Parser)]
@@ -236,7 +236,7 @@ fn planted(args: &Args, model: &Arc<Model>, name: &str, table: &mut Table) -> Re
     for o in &report.others {
         let tie = match rounds(model.plan()) {
             true => {
-                let size = root_mean_square(&mut session, &prompts, o).map_err(text)?;
+                let size = size_of_logits(&mut session, &prompts, o).map_err(text)?;
                 3.0 * std::f32::consts::SQRT_2 * BF16.own as f32 * size
             }
             false => TIE,
@@ -258,7 +258,7 @@ fn planted(args: &Args, model: &Arc<Model>, name: &str, table: &mut Table) -> Re
 }
 
 /// Of the logits where a token differs.
-fn root_mean_square(session: &mut Session, prompts: &Prompts, other: &Other) -> hyc_runtime::Result<f32> {
+fn size_of_logits(session: &mut Session, prompts: &Prompts, other: &Other) -> hyc_runtime::Result<f32> {
     let id = session.add_sequence()?;
     session.feed(id, &prompts.prompts[other.prompt])?;
     session.feed(id, &prompts.expected[other.prompt][..other.token])?;
@@ -268,5 +268,5 @@ fn root_mean_square(session: &mut Session, prompts: &Prompts, other: &Other) -> 
         }
     };
     session.remove_sequence(id)?;
-    Ok((logits.iter().map(|x| x * x).sum::<f32>() / logits.len() as f32).sqrt())
+    Ok(root_mean_square(&logits))
 }

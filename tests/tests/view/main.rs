@@ -47,16 +47,7 @@ fn artefact(out: &Path, spoil: impl FnOnce(&mut hyc_plan::Plan)) {
     spoil(&mut lowered.plan);
     hyc_plan::bind::seal(&lowered.plan, &mut code.blob);
     let graph = lowered.graph.to_string();
-    let artefact = Artefact {
-        plan: &lowered.plan,
-        code: &code.blob,
-        cubin: None,
-        graph: &graph,
-        asm: &code.asm,
-        text: None,
-        sampling: None,
-        eval: None,
-    };
+    let artefact = Artefact { graph: &graph, asm: &code.asm, ..Artefact::bare(&lowered.plan, &code.blob) };
     let target = Target::new(out, &Kept::default()).unwrap();
     write::artefact(&target, &artefact, &Weights::Absent, &mut |_| Ok(())).unwrap();
 }

@@ -42,8 +42,7 @@ pub fn check(plan: &Plan, describe: &Describe<'_>, report: &mut Report) {
 
 impl State<'_> {
     fn overlap(&self, a: BufferId, b: BufferId) -> bool {
-        let (a, b) = (&self.plan.buffers[a.index()], &self.plan.buffers[b.index()]);
-        a.offset < b.offset + b.bytes() && b.offset < a.offset + a.bytes()
+        self.plan.buffers[a.index()].overlaps(&self.plan.buffers[b.index()])
     }
 
     fn reads(&self, step: &Step, roles: &[Role], report: &mut Report) {

@@ -35,7 +35,7 @@ pub fn check(plan: &Plan, report: &mut Report) {
 
 /// What the code of a slice has of it: its specs and its tasks.
 fn made_of(plan: &Plan, slice: &Slice) -> (Vec<KernelSpec>, Vec<Part>) {
-    (plan.steps[slice.steps()].iter().map(|step| plan.spec(step)).collect(), slice.parts.clone())
+    (plan.slice_specs(slice), slice.parts.clone())
 }
 
 fn kernels(plan: &Plan, report: &mut Report) {
@@ -104,7 +104,7 @@ fn waits(plan: &Plan, slice: &Slice) -> Result<(), String> {
                 ));
             }
             through[of] = true;
-            before[of].iter().enumerate().filter(|(_, there)| **there).for_each(|(k, _)| through[k] = true);
+            through.iter_mut().zip(&before[of]).for_each(|(through, there)| *through |= there);
         }
         if let Some(j) = (0..i).find(|j| !through[*j] && plan.conflict(step, &steps[*j])) {
             return Err(format!(

@@ -143,12 +143,7 @@ impl<'c> Emit<'c> {
         result
     }
 
-    /// The address of operand `i` of all steps of the function.
-    pub fn operand_of_all(&self, i: usize) -> Ptr<'c> {
-        self.param(1 + i)
-    }
-
-    /// The address of operand `i`, of a probe: those of an op have names.
+    /// The address of operand `i` of all that the function has, where it has no name: those of an op have one.
     pub fn operand_at(&self, i: usize) -> Ptr<'c> {
         self.param(1 + i)
     }

@@ -101,14 +101,7 @@ impl Launcher {
         if is_left_out(step, context) {
             return Ok(());
         }
-        self.values.clear();
-        self.values.push(lists);
-        self.values.extend(operands.iter().map(|address| *address as u64));
-        self.values.push(self.scratch.address);
-        // Functions that are not clocked have no such parameter.
-        self.values.push(0);
-        self.params.clear();
-        self.params.extend(self.values.iter_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>()));
+        self.set_params(lists, operands, &[self.scratch.address]);
         let loaded = &self.kernels[step.kernel.index()];
         let rows = loaded.kernel.rows.count(context.tokens, context.outputs);
         if rows == 0 {
@@ -129,12 +122,7 @@ impl Launcher {
                     Error::new(ErrorKind::Resource, message).help("compile with a smaller [target] chunk")
                 );
             }
-            if let Some(times) = self.times.as_mut().filter(|_| launch.clocked) {
-                let at = times.reserve(index, &launch.entry, x * y)?;
-                if let Some(last) = self.values.last_mut() {
-                    *last = at;
-                }
-            }
+            reserve_times(&mut self.times, &mut self.values, (index, launch), x * y)?;
             put(&self.device, (*function, launch), [x as u32, y as u32], (&mut self.params, &step.name))?;
         }
         Ok(())
@@ -146,27 +134,44 @@ impl Launcher {
         slice: &Slice,
         (function, launch): &(CUfunction, Launch),
         operands: &[Vec<*mut u8>],
-        (lists, others): (u64, [u64; 3]),
+        (lists, behind): (u64, [u64; 3]),
     ) -> Result<()> {
-        let addresses = operands[slice.steps()].iter().flatten();
+        let first = slice.first as usize;
+        self.set_params(lists, operands[slice.steps()].iter().flatten(), &behind);
+        let [x, y] = launch.grid.map(|extent| extent.blocks(1, 1));
+        reserve_times(&mut self.times, &mut self.values, (first, launch), x * y)?;
+        put(&self.device, (*function, launch), [x as u32, y as u32], (&mut self.params, &self.names[first]))
+    }
+
+    /// Sets the parameters of the next launches: context, operands, and what stands behind those; last, where a clocked function
+    /// writes its times, which others have no such parameter for.
+    fn set_params<'a>(
+        &mut self,
+        lists: u64,
+        operands: impl IntoIterator<Item = &'a *mut u8>,
+        behind: &[u64],
+    ) {
         self.values.clear();
         self.values.push(lists);
-        self.values.extend(addresses.map(|address| *address as u64));
-        self.values.extend(others);
+        self.values.extend(operands.into_iter().map(|address| *address as u64));
+        self.values.extend(behind);
         self.values.push(0);
-        if let Some(times) = self.times.as_mut().filter(|_| launch.clocked) {
-            let [x, _] = launch.grid.map(|extent| extent.blocks(1, 1));
-            let at = times.reserve(slice.first as usize, &launch.entry, x)?;
-            if let Some(last) = self.values.last_mut() {
-                *last = at;
-            }
-        }
         self.params.clear();
         self.params.extend(self.values.iter_mut().map(|value| std::ptr::from_mut(value).cast::<c_void>()));
-        let grid = launch.grid.map(|extent| extent.blocks(1, 1) as u32);
-        let name = &self.names[slice.first as usize];
-        put(&self.device, (*function, launch), grid, (&mut self.params, name))
     }
+}
+
+/// Makes room for the times of the blocks of a step's launch, where it is clocked, and says it in the last parameter.
+fn reserve_times(
+    times: &mut Option<Times>,
+    values: &mut [u64],
+    (index, launch): (usize, &Launch),
+    blocks: u64,
+) -> Result<()> {
+    if let (Some(times), Some(last)) = (times.as_mut().filter(|_| launch.clocked), values.last_mut()) {
+        *last = times.reserve(index, &launch.entry, blocks)?;
+    }
+    Ok(())
 }
 
 /// Puts one function on the stream, for a step of that name.

@@ -125,18 +125,18 @@ impl CudaRunner {
     fn record(&mut self, pass: &Pass<'_>, copied: u64, timed: bool) -> Result<()> {
         self.lists.copy(&self.device, copied)?;
         let timing = self.timing.as_ref().filter(|_| timed);
-        self.slices.as_ref().map_or(Ok(()), Slices::begin)?;
+        // What is timed is each step.
+        let slices = self.slices.as_ref().filter(|_| !timed);
+        slices.map_or(Ok(()), |slices| slices.begin(pass.plan, pass.context))?;
         let mut sliced = 0..0;
         for (index, step) in pass.plan.steps.iter().enumerate() {
             if sliced.contains(&index) {
                 continue;
             }
-            // What is timed is each step.
-            if let Some(slices) = self.slices.as_ref().filter(|_| !timed)
-                && let Some((slice, code)) = slices.at(pass.plan, index, pass.context)
-            {
-                let addresses = (self.lists.block.address, slices.addresses(pass.plan, slice));
-                self.launcher.launch_slice(slice, code, pass.operands, addresses)?;
+            let found = slices.and_then(|slices| slices.at(pass.plan, index, pass.context));
+            if let Some((slice, code, behind)) = found {
+                let lists = self.lists.block.address;
+                self.launcher.launch_slice(slice, code, pass.operands, (lists, behind))?;
                 sliced = slice.steps();
                 continue;
             }

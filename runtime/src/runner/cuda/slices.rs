@@ -63,29 +63,31 @@ impl Slices {
         Ok(Slices { counters, counter_bytes, shared, kernels })
     }
 
-    /// The slice that begins with step `index`, where it computes this pass.
+    /// Whether some slice computes this pass.
+    fn any(&self, plan: &Plan, context: &StepContext) -> bool {
+        let mut kernels = plan.slice_kernels.iter().zip(&self.kernels);
+        kernels.any(|(kernel, code)| code.is_some() && kernel.rows.contains(context.tokens))
+    }
+
+    /// The slice that begins with step `index`, where it computes this pass: with its code, and what a launch of it gets behind its
+    /// operands, the first step, what all slices share, its counters.
     pub(super) fn at<'p>(
         &self,
         plan: &'p Plan,
         index: usize,
         context: &StepContext,
-    ) -> Option<(&'p Slice, &Code)> {
+    ) -> Option<(&'p Slice, &Code, [u64; 3])> {
         let number = plan.slice_at(index)?;
         let slice = &plan.slices[number];
         let rows = plan.slice_kernels[slice.kernel as usize].rows;
-        let kernel = self.kernels.get(slice.kernel as usize)?.as_ref()?;
-        rows.contains(context.tokens).then_some((slice, kernel))
-    }
-
-    /// What a launch gets behind its operands: the slice's first step, what all slices share, its counters.
-    pub(super) fn addresses(&self, plan: &Plan, slice: &Slice) -> [u64; 3] {
-        let number = plan.slice_at(slice.first as usize).unwrap_or(0) as u64;
-        let counters = self.counters.address + number * self.counter_bytes;
-        [u64::from(slice.first), self.shared.address, counters]
+        let code = self.kernels.get(slice.kernel as usize)?.as_ref()?;
+        let counters = self.counters.address + number as u64 * self.counter_bytes;
+        let behind = [u64::from(slice.first), self.shared.address, counters];
+        rows.contains(context.tokens).then_some((slice, code, behind))
     }
 
     /// Puts zeros into all counters, on the stream: a pass begins.
-    pub(super) fn begin(&self) -> Result<()> {
-        if self.counter_bytes == 0 { Ok(()) } else { self.counters.clear() }
+    pub(super) fn begin(&self, plan: &Plan, context: &StepContext) -> Result<()> {
+        if self.any(plan, context) { self.counters.clear() } else { Ok(()) }
     }
 }

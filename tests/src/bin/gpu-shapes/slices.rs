@@ -3,7 +3,7 @@
 
 use hyc_plan::Plan;
 use hyc_runtime::{GpuOptions, Session, SessionOptions};
-use hyc_tests::{relative_error, text};
+use hyc_tests::{relative_error, root_mean_square, text};
 
 /// Tokens of the prompt, and of those that are given one by one.
 pub const TOKENS: (usize, usize) = (300, 64);
@@ -84,10 +84,6 @@ pub fn compare(with: &[Vec<f32>], without: &[Vec<f32>]) -> Result<String, String
         with.len(),
         ties.len()
     ))
-}
-
-fn root_mean_square(logits: &[f32]) -> f32 {
-    (logits.iter().map(|x| x * x).sum::<f32>() / logits.len() as f32).sqrt()
 }
 
 /// The first of the greatest logits, and its lead over the best of the others.

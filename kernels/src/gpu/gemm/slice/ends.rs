@@ -3,9 +3,10 @@
 use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
+use hyc_plan::ops::QkvAppend;
 
 use super::super::matrices::{Product, To};
-use super::super::projections::gates;
+use super::super::projections::{Part as Projected, gates};
 use super::super::qkv_small_m::{Place, Spot, finish};
 use super::super::rope::angles;
 use super::part::{End, Part};
@@ -14,14 +15,14 @@ use crate::gpu::paged_kv::page_of;
 use crate::slices::OUTPUTS;
 
 /// What follows the sums of a part's strips, with what is the same for all of them.
-pub struct Ends<'a, 'c> {
-    part: &'a Part,
-    row: Option<Row<'c>>,
+pub enum Ends<'a, 'c> {
+    Linear(&'a Product),
+    Qkv(&'a QkvAppend, &'a [Projected], Row<'c>),
 }
 
 /// What projections know of their row.
 #[derive(Clone, Copy)]
-struct Row<'c> {
+pub struct Row<'c> {
     /// RoPE's turns.
     table: Ptr<'c>,
     position: Int<'c>,
@@ -29,18 +30,20 @@ struct Row<'c> {
     page: Option<(Ptr<'c>, Int<'c>)>,
 }
 
+/// What is added to a lane's output, where it is.
+pub type Plus<'c> = Option<Float<'c>>;
+
 impl<'a, 'c> Ends<'a, 'c> {
     /// Looks up what all strips of the part need.
     pub fn new(e: &Emit<'c>, part: &'a Part) -> Ends<'a, 'c> {
-        let row = match &part.end {
-            End::Qkv(op, _) => {
+        match &part.end {
+            End::Linear(product) => Ends::Linear(product),
+            End::Qkv(op, parts) => {
                 let position = e.load_int(e.list(offset_of!(StepContext, positions)), e.int(0));
                 let page = op.own_kv.then(|| page_of(e, &e.cache("cache"), e.int(0), position));
-                Some(Row { table: angles(e, op.rope), position, page })
+                Ends::Qkv(op, parts, Row { table: angles(e, op.rope), position, page })
             }
-            End::Linear(_) => None,
-        };
-        Ends { part, row }
+        }
     }
 
     /// The column of a lane's output of a strip, and whether there is one.
@@ -52,28 +55,29 @@ impl<'a, 'c> Ends<'a, 'c> {
     }
 
     /// What is added to a lane's output, read before its sums are there.
-    pub fn plus(&self, e: &Emit<'c>, of: (Int<'c>, Int<'c>)) -> Option<Float<'c>> {
-        let End::Linear(product) = &self.part.end else { return None };
+    pub fn plus(&self, e: &Emit<'c>, of: (Int<'c>, Int<'c>)) -> Plus<'c> {
+        let Ends::Linear(product) = self else { return None };
         let (column, inside) = Ends::column(e, product, of);
         let column = e.pick(inside, column, e.int(0));
         product.plus.map(|name| e.load(e.operand(name), column))
     }
 
     /// Stores a lane's output: of a strip, with its sum and what is added.
-    pub fn store(&self, e: &Emit<'c>, of: (Int<'c>, Int<'c>), sum: Float<'c>, plus: Option<Float<'c>>) {
-        match (&self.part.end, self.row) {
-            (End::Qkv(op, parts), Some(Row { table, position, page })) => {
+    pub fn store(&self, e: &Emit<'c>, of: (Int<'c>, Int<'c>), sum: Float<'c>, plus: Plus<'c>) {
+        match self {
+            Ends::Qkv(op, parts, Row { table, position, page }) => {
                 let (strip, lane) = of;
                 let place = Place::new(e, parts, || strip);
                 let logits: Vec<To> = gates(op).map(|(_, name)| To::lying(e.in_tiles(name), name)).collect();
+                // Asked for where there is one alone.
                 let page = |e: &Emit<'c>| page.unwrap_or_else(|| (e.scratch(), e.int(0)));
-                let spot = Spot { row: e.int(0), position, page: &page };
+                let spot = Spot { row: e.int(0), position: *position, page: &page };
                 let mine = e.lt(lane, e.int(OUTPUTS));
                 let output = e.and(lane, e.int(OUTPUTS - 1));
                 let other = e.shuffle(sum, 8);
-                finish(e, (op, table, &logits), &place, &spot, (mine, output, sum, other));
+                finish(e, (op, *table, &logits), &place, &spot, (mine, output, sum, other));
             }
-            (End::Linear(product), _) => {
+            Ends::Linear(product) => {
                 let value = match product.up {
                     Some(_) => e.fmul(e.silu(sum), e.shuffle(sum, 16)),
                     None => sum,
@@ -82,7 +86,6 @@ impl<'a, 'c> Ends<'a, 'c> {
                 let (column, inside) = Ends::column(e, product, of);
                 e.when(inside, |e| product.to.store(e, e.int(0), column, value));
             }
-            (End::Qkv(..), None) => {}
         }
     }
 }

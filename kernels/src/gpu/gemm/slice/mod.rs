@@ -301,7 +301,7 @@ impl<'c> Slice<'c> {
 
     /// What the launch knows of hangs, behind the operands.
     fn watch(&self, e: &Emit<'c>) -> Ptr<'c> {
-        e.operand_of_all(self.operands + 1)
+        e.operand_at(self.operands + 1)
     }
 
     /// Where blocks hand over sums, behind that.
@@ -311,7 +311,7 @@ impl<'c> Slice<'c> {
 
     /// The number of the slice's first step, which stands where an address could.
     fn first_step(&self, e: &Emit<'c>) -> Int<'c> {
-        let number = e.address(e.operand_of_all(self.operands));
+        let number = e.address(e.operand_at(self.operands));
         e.low(number)
     }
 
