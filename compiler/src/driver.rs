@@ -31,26 +31,44 @@ pub struct Input {
 
 /// Reads a `model.toml`, or a graph dump (any file whose first word is `graph`).
 pub fn load_input(path: &Path) -> Result<Input> {
+    let text = read_text(path)?;
+    if Dump::is_one(&text) {
+        let dump = Dump { path: path.to_path_buf(), text };
+        return Ok(Input { graph: dump.graph()?, desc: None, dump: Some(dump) });
+    }
+    let desc = description(path, &text)?;
+    check_target(desc.target.kind)?;
+    Ok(Input { graph: frontend::build_graph(&desc), desc: Some(desc), dump: None })
+}
+
+/// Reads a `model.toml`, whatever its target.
+pub fn load_description(path: &Path) -> Result<ModelDesc> {
+    let text = read_text(path)?;
+    if Dump::is_one(&text) {
+        let message = format!("{} is a graph dump, which names no weights", place(path));
+        return Err(Error::input(message).help("give the model.toml that it was made of"));
+    }
+    description(path, &text)
+}
+
+fn read_text(path: &Path) -> Result<String> {
     let bytes = input::read("read", path, input::TEXT_BYTES)?;
-    let text = String::from_utf8(bytes).map_err(|e| {
+    String::from_utf8(bytes).map_err(|e| {
         Error::input(format!(
             "{} is not text: byte {} is not UTF-8",
             place(path),
             e.utf8_error().valid_up_to()
         ))
         .help("give a model.toml or a graph dump; a .hyc artefact goes to `hyc run` or `hyc inspect`")
-    })?;
-    if Dump::is_one(&text) {
-        let dump = Dump { path: path.to_path_buf(), text };
-        return Ok(Input { graph: dump.graph()?, desc: None, dump: Some(dump) });
-    }
+    })
+}
+
+fn description(path: &Path, text: &str) -> Result<ModelDesc> {
     // No TOML begins like that.
     if text.trim_start_matches('\u{feff}').trim_start().starts_with('{') {
-        return Err(json_error(path, &text));
+        return Err(json_error(path, text));
     }
-    let desc = frontend::parse_model(path, &text)?;
-    check_target(desc.target.kind)?;
-    Ok(Input { graph: frontend::build_graph(&desc), desc: Some(desc), dump: None })
+    Ok(frontend::parse_model(path, text)?)
 }
 
 /// JSON where a description is expected: a checkpoint's configuration, or something else.

@@ -11,6 +11,7 @@ mod chosen;
 #[cfg(feature = "cli")]
 pub mod commands;
 pub mod compile;
+pub mod complete;
 #[cfg(feature = "cli")]
 pub mod contents;
 #[cfg(feature = "cli")]

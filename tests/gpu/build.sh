@@ -3,18 +3,19 @@
 #
 #   tests/gpu/build.sh [FOLDER]
 #
-# bin/       gpu-check, gpu-parity, gpu-shapes, gpu-hang, gpu-load, gpu-runtime, hyc: stripped, no LLVM inside
+# bin/       gpu-check, gpu-parity, gpu-shapes, gpu-hang, gpu-load, gpu-smollm2, gpu-runtime, hyc: stripped, no LLVM inside
 # cases.tgz  PTX of all kernel cases
 # goldens.tgz, models.tgz, tiny.tgz  GPU artefacts: the goldens, tests/gpu/models with random weights, the trained tiny
 #            model; each is enough for run.sh, which checks those that came along
 # shapes/    tests/gpu/shapes without weights: some MiB
+# smollm2/   SmolLM2-135M-Instruct without weights, f32 and bf16, which run.sh puts in where the file is: examples/smollm2.sh
 # tune/      published shapes with code of all variants, for `hyc tune`
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . ./setup.sh --llvm
 out=${1:-target/gpu}
-rm -rf "${out:?}"/{bin,cases,models,shapes,tune}
-mkdir -p "$out/bin" "$out/models" "$out/shapes" "$out/tune"
+rm -rf "${out:?}"/{bin,cases,models,shapes,smollm2,tune}
+mkdir -p "$out/bin" "$out/models" "$out/shapes" "$out/smollm2" "$out/tune"
 # Packs all that is in models/ under a name of its own.
 pack() {
   tar -C "$out" -czf "$out/$1.tgz" models
@@ -48,6 +49,15 @@ rmdir "$out/models"
 for model in tests/gpu/shapes/*.toml; do
   target/debug/hyc compile -q --no-weights "$model" -o "$out/shapes/$(basename "$model" .toml).hyc"
 done
+checkpoint=$(examples/smollm2.sh)
+for type in f32 bf16; do
+  model=$out/smollm2/$type.toml
+  target/debug/hyc import "$checkpoint" --name smollm2 --dtype "$type" --context 128 --no-tokenizer -o "$model"
+  printf 'max_batch = 16\nmax_outputs = 16\n' >>"$model"
+  target/debug/hyc compile -q --no-weights --target sm_90a --activations "$type" "$model" -o "${model%.toml}.hyc"
+  # The file is looked for beside the description.
+  sed -i "s#^files = .*#files = [\"$(basename "$checkpoint")\"]#" "$model"
+done
 # Decodes of up to 64 sequences, with every layer that has kernels of its own.
 for model in examples/models/{hysparse,full,swa}-7b.toml tests/gpu/shapes/hysparse-80b-qk192-13.toml; do
   sed 's/^max_context.*/max_context = 16384/; s/^max_batch.*/max_batch = 64/; s/^chunk.*/chunk = 2048/
@@ -59,8 +69,8 @@ rm "$out/tune/model.toml"
 
 # What is carried there.
 cargo build --locked --release -p hyc-kernel-tests -p hyc-tests -p hyc \
-  --features hyc-kernel-tests/cuda,hyc-tests/cuda,hyc/cuda --bin gpu-check --bin gpu-parity --bin gpu-shapes --bin gpu-hang --bin gpu-load --bin hyc
-for program in gpu-check gpu-parity gpu-shapes gpu-hang gpu-load hyc; do
+  --features hyc-kernel-tests/cuda,hyc-tests/cuda,hyc/cuda --bin gpu-check --bin gpu-parity --bin gpu-shapes --bin gpu-hang --bin gpu-load --bin gpu-smollm2 --bin hyc
+for program in gpu-check gpu-parity gpu-shapes gpu-hang gpu-load gpu-smollm2 hyc; do
   cp "target/release/$program" "$out/bin/"
   strip "$out/bin/$program"
 done

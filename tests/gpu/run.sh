@@ -4,11 +4,11 @@
 #
 #   tests/gpu/run.sh [--skip PART]... [--only PART]... [--seed N] [FOLDER]
 #
-# Parts: kernels runtime parity shapes hang slices memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go to $OUT,
-# or to FOLDER/logs.
+# Parts: kernels runtime parity smollm2 shapes hang slices memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go
+# to $OUT, or to FOLDER/logs. The part smollm2 needs the file of examples/smollm2.sh in FOLDER/smollm2.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
-parts=(kernels runtime parity shapes hang slices memcheck racecheck initcheck)
+parts=(kernels runtime parity smollm2 shapes hang slices memcheck racecheck initcheck)
 folder=target/gpu
 seed=$(date +%s)
 only=()
@@ -49,13 +49,27 @@ sliced() {
   compute-sanitizer --tool "$@" --error-exitcode 9 "$folder/bin/gpu-parity" "$folder/models" --filter dense-bf16
 }
 
+# A pretrained model: its weights are put in here.
+pretrained() {
+  local at=$folder/smollm2 whole
+  whole=$(mktemp -d)
+  for type in f32 bf16; do
+    "$folder/bin/hyc" add-weights -q "$at/$type.hyc" "$at/$type.toml" -o "$whole/smollm2-$type.hyc" || return 1
+  done
+  timeout 200 "$folder/bin/gpu-smollm2" "$whole"
+  local status=$?
+  rm -r "$whole"
+  return $status
+}
+
 run() {
   case $1 in
   kernels) "${check[@]}" ;;
   # What would skip itself without a GPU fails instead.
   runtime) HYC_NEEDS_GPU=1 "$folder/bin/gpu-runtime" --nocapture ;;
   parity) timeout 400 "$folder/bin/gpu-parity" "$folder/models" ;;
-  shapes) timeout 590 "$folder/bin/gpu-shapes" "$folder/shapes" --long 100 --endless 10000 ;;
+  smollm2) pretrained ;;
+  shapes) timeout 470 "$folder/bin/gpu-shapes" "$folder/shapes" --long 100 --endless 10000 ;;
   # A process of its own: CUDA fails every later call of one in which a kernel failed.
   hang) timeout 120 "$folder/bin/gpu-hang" "$folder/models" ;;
   slices) sliced memcheck && sliced initcheck && sliced racecheck --kernel-name kernel_substring=slice ;;

@@ -10,6 +10,7 @@ pub mod guard;
 pub mod mutate;
 pub mod parity;
 pub mod retrieval;
+pub mod smollm2;
 mod table;
 pub mod tokenizers;
 

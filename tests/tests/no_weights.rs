@@ -1,6 +1,12 @@
 //! Artefacts without weights: refused as they are, run on weights of a seed.
 
+mod common;
+
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
+
+use common::hyc_binary;
 
 use hyc::driver;
 use hyc::output::{Kept, Target};
@@ -9,6 +15,13 @@ use hyc::write::{self, Artefact};
 use hyc_kernels::cpu::CpuTarget;
 use hyc_runtime::{ErrorKind, LoadOptions, Model, Session, SessionOptions, Verify};
 use hyc_tests::{golden_model, root};
+
+/// Exit code, standard output and error.
+fn hyc(folder: &Path, args: &[&str]) -> (i32, String, String) {
+    let out = Command::new(hyc_binary()).args(args).current_dir(folder).output().expect("runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
+}
 
 /// Logits after some tokens.
 fn logits(model: impl Into<Arc<Model>>) -> Vec<f32> {
@@ -58,4 +71,42 @@ fn a_seed_makes_up_what_is_missing() {
     // SAFETY: made here, and nobody changes it.
     let error = unsafe { Model::load(whole.path(), &seeded(1)) }.err().expect("is refused");
     assert_eq!(error.kind, ErrorKind::BadInput);
+}
+
+/// `hyc add-weights` makes, to the byte, what `hyc compile` does where the weights are.
+#[test]
+fn weights_are_added_to_an_artefact() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tiny = root().join("examples/tiny-hysparse/model.toml");
+    let tiny = tiny.to_str().expect("a name");
+    let ok = |args: &[&str]| {
+        let (code, _, said) = hyc(folder.path(), args);
+        assert_eq!((code, said.as_str()), (0, ""), "{args:?}");
+    };
+    ok(&["compile", "-q", tiny, "-o", "whole.hyc"]);
+    ok(&["compile", "-q", "--no-weights", tiny, "-o", "bare.hyc"]);
+    ok(&["add-weights", "-q", "bare.hyc", tiny, "-o", "added.hyc"]);
+    let [whole, added] =
+        ["whole.hyc", "added.hyc"].map(|name| std::fs::read(folder.path().join(name)).expect("is there"));
+    assert!(whole == added, "{} bytes and {}", whole.len(), added.len());
+
+    let refused = |args: &[&str], why: &str| {
+        let (code, _, said) = hyc(folder.path(), args);
+        assert!((1..4).contains(&code) && said.contains(why), "{args:?}: {code}: {said}");
+    };
+    refused(&["add-weights", "whole.hyc", tiny, "-o", "x.hyc"], "has its weights already");
+    refused(&["add-weights", "bare.hyc", tiny, "-o", "bare.hyc"], "the artefact");
+    refused(&["add-weights", "bare.hyc", tiny, "-o", tiny], "the description");
+    let other = root().join("tests/golden/dense/model.toml");
+    refused(
+        &["add-weights", "bare.hyc", other.to_str().expect("a name"), "-o", "x.hyc"],
+        "was compiled of the model",
+    );
+    ok(&["compile", "-q", "--plan-only", "--emit", "graph", tiny, "-o", "dump.hyir"]);
+    refused(&["add-weights", "bare.hyc", "dump.hyir", "-o", "x.hyc"], "is a graph dump");
+    let toml = std::fs::read_to_string(tiny).expect("is there");
+    let short = toml.replace("hidden = ", "# hidden = ");
+    std::fs::write(folder.path().join("short.toml"), short).expect("writes");
+    refused(&["add-weights", "bare.hyc", "short.toml", "-o", "x.hyc"], "hidden");
+    assert!(!folder.path().join("x.hyc").exists());
 }

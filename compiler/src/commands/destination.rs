@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::driver::Input;
 use crate::dumps;
 use crate::error::{Error, ErrorKind, Result};
-use crate::frontend::TemplateSource;
+use crate::frontend::{ModelDesc, TemplateSource};
 use crate::output::{Folder, Kept, Sink, Target};
 use crate::text::NEIGHBOURS;
 use crate::words::place;
@@ -99,7 +99,13 @@ pub fn keep_model(kept: &mut Kept, path: &Path, input: Option<&Input>) {
         },
         path,
     );
-    let Some(desc) = input.and_then(|input| input.desc.as_ref()) else { return };
+    if let Some(desc) = input.and_then(|input| input.desc.as_ref()) {
+        keep_files(kept, desc);
+    }
+}
+
+/// Keeps the files that a description names.
+pub fn keep_files(kept: &mut Kept, desc: &ModelDesc) {
     desc.weights.files.iter().for_each(|path| keep(kept, WEIGHTS, path));
     desc.tokenizer.file.iter().for_each(|path| keep(kept, TOKENIZER, path));
     if let Some(TemplateSource::File(path)) = &desc.tokenizer.chat_template {

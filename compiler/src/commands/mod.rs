@@ -1,5 +1,6 @@
 //! The command line: one file per command; the doc comment on its arguments is its help.
 
+mod add_weights;
 mod bench;
 mod chat;
 mod check;
@@ -71,6 +72,7 @@ enum Command {
     Check(check::Args),
     Import(import::Args),
     Compile(compile::Args),
+    AddWeights(add_weights::Args),
     Run(run::Args),
     Chat(chat::Args),
     Inspect(inspect::Args),
@@ -98,6 +100,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Check(args) => check::run(args),
         Command::Import(args) => import::run(args),
         Command::Compile(args) => compile::run(args),
+        Command::AddWeights(args) => add_weights::run(args),
         Command::Run(args) => run::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -286,9 +286,14 @@ impl Model {
         self.places.get(name).map(|(start, end)| &self.file[*start..*end])
     }
 
+    /// The code as it lies in the file, machine code or PTX: nothing to be called.
+    pub fn code(&self) -> Option<&[u8]> {
+        self.tensor(CODE)
+    }
+
     /// The PTX of an artefact for a GPU.
     pub fn ptx(&self) -> Option<&str> {
-        let code = self.tensor(CODE).filter(|_| !self.plan.target.is_host());
+        let code = self.code().filter(|_| !self.plan.target.is_host());
         code.and_then(|bytes| std::str::from_utf8(bytes).ok())
     }
 
