@@ -47,6 +47,17 @@ impl Operands {
         matches!(self.of(name), Some(OperandSpec::Tensor { elem: Elem::Bf16, .. }))
     }
 
+    /// How a weight is stored.
+    #[cfg(feature = "llvm")]
+    pub fn format(&self, name: &str) -> Format {
+        match self.of(name) {
+            Some(OperandSpec::Weight(format)) => format,
+            Some(OperandSpec::Tensor { .. } | OperandSpec::Cache(_)) | None => {
+                self.missing(name, "weight", Format { codec: Codec::F32, layout: Layout::Vector { len: 0 } })
+            }
+        }
+    }
+
     /// Element type and order of a weight whose numbers stand by themselves.
     pub fn weight(&self, name: &str) -> (Elem, Layout) {
         match self.of(name) {
@@ -102,9 +113,10 @@ pub fn check(spec: &KernelSpec) -> Result<(), String> {
         if !fits(&role.kind, operand) {
             return Err(format!("operand `{}` of `{op}` is not what the op wants", role.name));
         }
-        if let OperandSpec::Weight(Format {
-            codec: codec @ (Codec::Int8 { .. } | Codec::Fp8 { .. }), ..
-        }) = operand
+        // What is in strips a back end takes or refuses itself.
+        if let OperandSpec::Weight(Format { codec, layout }) = operand
+            && codec.group().is_some()
+            && !matches!(layout, Layout::Strips { .. })
         {
             return Err(format!("no kernel of `{op}` reads weights of {codec}"));
         }
@@ -135,7 +147,10 @@ fn fits(kind: &Kind, operand: &OperandSpec) -> bool {
         }
         Kind::Matrices { .. } => matches!(
             operand,
-            OperandSpec::Weight(Format { layout: Layout::Panels { .. } | Layout::Tiles { .. }, .. })
+            OperandSpec::Weight(Format {
+                layout: Layout::Panels { .. } | Layout::Tiles { .. } | Layout::Strips { .. },
+                ..
+            })
         ),
         Kind::Table { .. } => matches!(
             operand,

@@ -166,6 +166,7 @@ fn layout_name(layout: &Layout) -> &'static str {
         Layout::Rows { .. } => "rows",
         Layout::Panels { .. } => "panels",
         Layout::Tiles { .. } => "tiles",
+        Layout::Strips { .. } => "strips",
     }
 }
 

@@ -8,19 +8,20 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hyc_plan::pack::{Packer, pack};
-use hyc_plan::{Codec, Format, Layout, Weight};
-use hyc_plan::{PANEL, TILE};
+use hyc_plan::pack::{Half, Packer, pack};
+use hyc_plan::{Codec, Format, Layout, PANEL, SPAN, STRIP, TILE, Weight};
 
 use crate::error::Result;
 
 /// Most elements of the block: 64 MiB of f32, far more than any cache that could make copies look fast.
 const MOST: u64 = 16 << 20;
+/// Most records of strips that are packed, of a few KiB each.
+const MOST_RECORDS: u64 = 1024;
 /// Deviation of sinks: beside logits of about 1 they take a small share.
 const SINK: f32 = 0.1;
 
-/// The noise as bytes, by codec and by the bits of its deviation.
-type Scaled = HashMap<(Codec, u32), Arc<Vec<u8>>>;
+/// The noise as bytes, by codec, whether in strips, and by the bits of its deviation.
+type Scaled = HashMap<(Codec, bool, u32), Arc<Vec<u8>>>;
 
 /// The noise of a seed.
 pub struct RandomWeights {
@@ -44,19 +45,41 @@ fn values(weight: &Weight) -> Values {
         Layout::Vector { .. } if weight.name.contains("sink") => Values::Normal(SINK),
         Layout::Vector { .. } => Values::Ones,
         Layout::Rows { cols, .. } => of(cols),
-        Layout::Panels { in_features, .. } | Layout::Tiles { in_features, .. } => of(in_features),
+        Layout::Panels { in_features, .. }
+        | Layout::Tiles { in_features, .. }
+        | Layout::Strips { in_features, .. } => of(in_features),
     }
 }
 
-/// Whether any numbers are bytes of the weight: they share no scales, and no zeros, which kernels rely on, stand between
-/// them.
-fn is_plain(format: Format) -> bool {
-    let padded = match format.layout {
-        Layout::Vector { .. } | Layout::Rows { .. } => false,
-        Layout::Panels { group, .. } => group % PANEL != 0,
-        Layout::Tiles { out_features: out, in_features, .. } => out % TILE != 0 || in_features % TILE != 0,
-    };
-    !padded && format.codec.group().is_none()
+/// What may stand anywhere in a weight, where there is such: a number that shares no scale, or a record of strips. No zeros, which
+/// kernels rely on, stand between them.
+struct Unit {
+    bytes: u64,
+    numbers: u64,
+}
+
+impl Unit {
+    fn of(format: Format) -> Option<Unit> {
+        let codec = format.codec;
+        let padded = match format.layout {
+            Layout::Vector { .. } | Layout::Rows { .. } => false,
+            Layout::Panels { group, .. } => group % PANEL != 0,
+            Layout::Tiles { out_features: out, in_features, .. } => {
+                out % TILE != 0 || in_features % TILE != 0
+            }
+            Layout::Strips { out_features: out, in_features, .. } => {
+                out % STRIP != 0 || in_features % SPAN != 0
+            }
+        };
+        let unit = match (format.layout, codec.group()) {
+            (Layout::Strips { .. }, _) => {
+                Unit { bytes: 2 * Half::of(codec).bytes(), numbers: STRIP * SPAN }
+            }
+            (_, None) => Unit { bytes: codec.code_bytes(1), numbers: 1 },
+            (_, Some(_)) => return None,
+        };
+        (!padded).then_some(unit)
+    }
 }
 
 /// One step of splitmix64.
@@ -95,17 +118,26 @@ impl RandomWeights {
         (mix(&mut state) % self.noise.len() as u64) as usize
     }
 
-    /// The noise of this deviation, as it is stored.
-    fn block(&self, codec: Codec, deviation: f32) -> Arc<Vec<u8>> {
+    /// The noise of this deviation, as it is stored: numbers, or records of strips.
+    fn block(&self, format: Format, deviation: f32) -> Arc<Vec<u8>> {
         let mut scaled = self.scaled.lock().unwrap_or_else(PoisonError::into_inner);
+        let codec = format.codec;
         let make = || {
-            let mut bytes = Vec::with_capacity(self.noise.len() * codec.code_bytes() as usize);
+            if let Layout::Strips { .. } = format.layout {
+                let records = (self.noise.len() as u64 / (STRIP * SPAN)).clamp(1, MOST_RECORDS);
+                let layout = Layout::Strips { count: 1, out_features: STRIP * records, in_features: SPAN };
+                let numbers = (0..layout.elements() as usize).map(|i| self.noise[i % self.noise.len()] * deviation);
+                return Arc::new(pack(Format { codec, layout }, &numbers.collect::<Vec<f32>>()));
+            }
+            let mut bytes = Vec::with_capacity(codec.code_bytes(self.noise.len() as u64) as usize);
             for piece in self.noise.chunks(1 << 16) {
-                piece.iter().for_each(|x| codec.encode(x * deviation, 1.0, &mut bytes));
+                let piece: Vec<f32> = piece.iter().map(|x| x * deviation).collect();
+                codec.encode(&piece, &mut bytes);
             }
             Arc::new(bytes)
         };
-        scaled.entry((codec, deviation.to_bits())).or_insert_with(make).clone()
+        let strips = matches!(format.layout, Layout::Strips { .. });
+        scaled.entry((codec, strips, deviation.to_bits())).or_insert_with(make).clone()
     }
 
     /// The packed bytes of a weight in order, in pieces of at most `most` (at least 64 KiB).
@@ -122,12 +154,15 @@ impl RandomWeights {
                 let bytes = pack(weight.format, &ones);
                 bytes.chunks(most).try_for_each(sink)
             }
-            Values::Normal(deviation) if !is_plain(weight.format) => {
-                self.packed(weight, deviation, &mut |bytes| bytes.chunks(most).try_for_each(&mut *sink))
-            }
             Values::Normal(deviation) => {
-                let block = self.block(weight.format.codec, deviation);
-                let mut at = self.start(weight) * weight.format.codec.code_bytes() as usize;
+                let Some(unit) = Unit::of(weight.format) else {
+                    return self.packed(weight, deviation, &mut |bytes| {
+                        bytes.chunks(most).try_for_each(&mut *sink)
+                    });
+                };
+                let block = self.block(weight.format, deviation);
+                let start = self.start(weight) as u64 / unit.numbers * unit.bytes;
+                let mut at = (start % block.len() as u64) as usize;
                 let mut left = weight.bytes();
                 while left > 0 {
                     let count = (most.min(block.len() - at) as u64).min(left) as usize;
@@ -165,6 +200,8 @@ impl RandomWeights {
 
 #[cfg(test)]
 mod tests {
+    use hyc_plan::pack::load_row;
+
     use super::*;
 
     fn weight(name: &str, codec: Codec, layout: Layout) -> Weight {
@@ -222,21 +259,19 @@ mod tests {
         );
         let norm = weight("attn_norm.weight", Codec::F32, Layout::Vector { len: 9 });
         let sink = weight("sink", Codec::F32, Layout::Vector { len: 4096 });
-        let list = [tiles, head, norm, sink];
+        let strips = Layout::Strips { count: 2, out_features: 512, in_features: 256 };
+        let experts = weight("experts", Codec::Int4 { group: 64, zero: false }, strips);
+        let list = [tiles, head, norm, sink, experts];
         let random = RandomWeights::new(1, &list);
-        for (weight, deviation) in list.iter().zip([1.0 / 16.0, 1.0 / 8.0, 0.0, SINK]) {
+        for (weight, deviation) in list.iter().zip([1.0 / 16.0, 1.0 / 8.0, 0.0, SINK, 1.0 / 16.0]) {
             let all = bytes(&random, weight, 1 << 30);
             assert_eq!(all, bytes(&random, weight, 1 << 16));
             assert_eq!(all, bytes(&RandomWeights::new(1, &list), weight, 1 << 18));
-            let values: Vec<f64> = (0..weight.format.layout.elements())
-                .map(|i| {
-                    f64::from(
-                        weight
-                            .format
-                            .codec
-                            .decode(&all[(i * weight.format.codec.code_bytes()) as usize..], 1.0),
-                    )
-                })
+            let layout = weight.format.layout;
+            let rows: u64 = layout.bands().map(|(_, rows)| rows).sum();
+            let values: Vec<f64> = (0..rows)
+                .flat_map(|row| load_row(weight.format, &all, row, layout.cols()))
+                .map(f64::from)
                 .collect();
             let mean = values.iter().sum::<f64>() / values.len() as f64;
             let variance = values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / values.len() as f64;

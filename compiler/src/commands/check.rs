@@ -107,7 +107,7 @@ fn check_weights(input: &Path, graph: &Graph, desc: &ModelDesc, show: bool) -> R
     let expected = Expected::of_graph(graph);
     let source = WeightSource::open(&desc.weights.files)?.renamed(&desc.weights.names)?;
     source.check(&expected)?;
-    let bytes = |t: &Expected| t.shape.iter().product::<u64>() * t.codec.code_bytes();
+    let bytes = |t: &Expected| t.codec.code_bytes(t.shape.iter().product::<u64>());
     let total = expected.iter().map(bytes).sum();
     let bar = terminal::progress(show, total, "reading", terminal::BYTES);
     let read = source.check_elements(&expected, &mut |bytes| {

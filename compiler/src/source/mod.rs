@@ -303,7 +303,7 @@ impl WeightSource {
             while first < rows {
                 let count = step.min(rows - first);
                 self.rows(&want.name, want.codec, (cols, first, count), &mut block, &mut out)?;
-                progress(count * cols * want.codec.code_bytes())?;
+                progress(want.codec.code_bytes(count * cols))?;
                 first += count;
             }
         }

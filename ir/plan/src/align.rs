@@ -7,6 +7,11 @@ pub const PANEL: u64 = 16;
 /// Rows and columns of a tile of a tiled weight or cache: a row of 64 bf16 is 128 bytes, the width of the
 /// tensor cores' widest swizzle.
 pub const TILE: u64 = 64;
+/// Output features of a record of [`Layout::Strips`](crate::Layout::Strips): the rows of an
+/// `mma` operand.
+pub const STRIP: u64 = 16;
+/// Its input features: so many that its copy is worth a request.
+pub const SPAN: u64 = 256;
 /// The V rows of a cache page are padded to this many elements.
 pub const V_ALIGN: u64 = 8;
 

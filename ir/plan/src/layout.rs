@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::align::{PANEL, TILE};
+use crate::align::{PANEL, SPAN, STRIP, TILE};
 
 /// How a weight's elements are ordered in the artefact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,6 +46,18 @@ pub enum Layout {
         /// Input features.
         in_features: u64,
     },
+    /// A linear's `[out_features, in_features]` in a grouped codec, `count` of them one after the other, as a warp reads it:
+    /// records `[count][ceil(out/16)][ceil(in_features/256)]` of 16 outputs by 256 inputs, zero-padded. A record is two halves of
+    /// eight outputs; a half is its codes, lane by lane of the warp whose operands of `mma` they become, then what its groups
+    /// share ([`pack::Half`](crate::pack::Half)).
+    Strips {
+        /// Matrices stored one after the other.
+        count: u64,
+        /// Output features of one matrix.
+        out_features: u64,
+        /// Input features.
+        in_features: u64,
+    },
 }
 
 impl Layout {
@@ -58,6 +70,7 @@ impl Layout {
     pub fn panels(&self) -> u64 {
         match *self {
             Layout::Tiles { out_features: out, .. } => out.div_ceil(TILE),
+            Layout::Strips { out_features: out, .. } => out.div_ceil(STRIP),
             Layout::Panels { out_features: out, group, .. } => (out / group) * group.div_ceil(PANEL),
             Layout::Vector { .. } | Layout::Rows { .. } => 0,
         }
@@ -82,6 +95,10 @@ impl Layout {
                 let whole = |n| whole(n, TILE).filter(|_| n > 0);
                 product([Some(count), whole(out), whole(in_features), Some(1)])
             }
+            Layout::Strips { count, out_features: out, in_features } => {
+                let whole = |n, side| whole(n, side).filter(|_| n > 0);
+                product([Some(count), whole(out, STRIP), whole(in_features, SPAN), Some(1)])
+            }
         }
     }
 
@@ -90,7 +107,9 @@ impl Layout {
         match *self {
             Layout::Vector { len } => len,
             Layout::Rows { cols, .. } => cols,
-            Layout::Panels { in_features, .. } | Layout::Tiles { in_features, .. } => in_features,
+            Layout::Panels { in_features, .. }
+            | Layout::Tiles { in_features, .. }
+            | Layout::Strips { in_features, .. } => in_features,
         }
     }
 
@@ -101,6 +120,7 @@ impl Layout {
             Layout::Rows { rows, .. } => (rows, rows, 1),
             Layout::Panels { count, out_features: out, group, .. } => (count * out, group, PANEL),
             Layout::Tiles { count, out_features: out, .. } => (count * out, out, TILE),
+            Layout::Strips { count, out_features: out, .. } => (count * out, out, STRIP),
         };
         let groups = (0..rows).step_by(group.max(1) as usize);
         groups.flat_map(move |first| {
@@ -117,6 +137,9 @@ impl Layout {
             Layout::Panels { count, in_features, .. } => vec![count * self.panels(), in_features, PANEL],
             Layout::Tiles { count, out_features: out, in_features } => {
                 vec![count * out.div_ceil(TILE), in_features.div_ceil(TILE), TILE, TILE]
+            }
+            Layout::Strips { count, in_features, .. } => {
+                vec![count * self.panels(), in_features.div_ceil(SPAN), STRIP, SPAN]
             }
         }
     }

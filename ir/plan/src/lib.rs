@@ -37,10 +37,10 @@ mod verify;
 mod waits;
 pub mod work;
 
-pub use align::{MAX_BYTES, PANEL, ROW_ALIGN, TILE, V_ALIGN, round_up};
+pub use align::{MAX_BYTES, PANEL, ROW_ALIGN, SPAN, STRIP, TILE, V_ALIGN, round_up};
 pub use backend::Backend;
 pub use cache::{CachePolicy, CacheSpec, KvOrder};
-pub use codec::Codec;
+pub use codec::{Codec, Shared};
 pub use elem::{Elem, is_positive_f32};
 pub use format::Format;
 pub use kernel::{BlockTimes, Code, Extent, Kernel, Launch};

@@ -3,13 +3,16 @@
 //! A weight is packed band by band ([`Layout::bands`]): the numbers of a band become codes, still row by row, and the codes
 //! are then put in the layout's order. Who has codes of the very codec already hands those over ([`Packer::push_codes`]).
 
+mod strips;
+
 use crate::align::{PANEL, TILE};
-use crate::codec::Codec;
+use crate::codec::{Codec, Shared};
 use crate::elem::Elem;
 use crate::format::Format;
 use crate::layout::Layout;
 
-pub use crate::elem::{bf16_to_f32, f32_to_bf16};
+pub use self::strips::Half;
+pub use crate::elem::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 
 const LANES: usize = PANEL as usize;
 const SIDE: usize = TILE as usize;
@@ -25,6 +28,8 @@ fn lane(codec: Codec, slot: usize) -> usize {
     match codec {
         // Word j of an 8-lane half holds lanes j (low) and 4 + j (high).
         Codec::Bf16 => 8 * (slot / 8) + slot % 8 / 2 + 4 * (slot % 2),
+        // Byte j holds lanes j (low) and 8 + j (high).
+        Codec::Int4 { .. } => slot / 2 + 8 * (slot % 2),
         Codec::F32 | Codec::Int8 { .. } | Codec::Fp8 { .. } => slot,
     }
 }
@@ -33,6 +38,7 @@ fn lane(codec: Codec, slot: usize) -> usize {
 fn slot(codec: Codec, lane: usize) -> usize {
     match codec {
         Codec::Bf16 => 8 * (lane / 8) + 2 * (lane % 4) + lane % 8 / 4,
+        Codec::Int4 { .. } => lane % 8 * 2 + lane / 8,
         Codec::F32 | Codec::Int8 { .. } | Codec::Fp8 { .. } => lane,
     }
 }
@@ -63,7 +69,16 @@ fn arrange<const N: usize>(format: Format, codes: &[u8], out: &mut Vec<u8>) {
                 out.extend_from_slice(tile.as_flattened());
             }
         }
+        // Those go with what their groups share: `strips::arrange`.
+        Layout::Strips { .. } => {}
     }
+}
+
+/// Codes of a byte each, two of them in one; a band of rows begins each row with a byte of its own.
+fn halved(format: Format, codes: &[u8]) -> Vec<u8> {
+    let run = if let Layout::Rows { cols, .. } = format.layout { cols as usize } else { codes.len() };
+    let pair = |pair: &[u8]| pair[0] & 15 | pair.get(1).map_or(0, |high| high << 4);
+    codes.chunks(run.max(1)).flat_map(|row| row.chunks(2).map(pair)).collect()
 }
 
 /// Packs a weight, one band after the other.
@@ -72,62 +87,71 @@ pub struct Packer {
     format: Format,
     /// Bytes of codes that came out.
     written: u64,
-    /// Row by row.
-    scales: Vec<f32>,
+    /// Row by row, where they stand behind the codes.
+    shared: Vec<Shared>,
     codes: Vec<u8>,
 }
 
 impl Packer {
     /// For a weight of this format, which must be possible ([`Format::bytes`]).
     pub fn new(format: Format) -> Packer {
-        Packer { format, written: 0, scales: Vec::new(), codes: Vec::new() }
+        Packer { format, written: 0, shared: Vec::new(), codes: Vec::new() }
     }
 
     /// Appends the next band, whose rows stand one after the other in `rows`.
     pub fn push(&mut self, rows: &[f32], out: &mut Vec<u8>) {
         let codec = self.format.codec;
-        let mut codes = std::mem::take(&mut self.codes);
+        let (mut codes, mut shared) = (std::mem::take(&mut self.codes), Vec::new());
         codes.clear();
-        match codec {
-            Codec::F32 => rows.iter().for_each(|x| codes.extend(x.to_le_bytes())),
-            Codec::Bf16 => rows.iter().for_each(|x| codes.extend(f32_to_bf16(*x).to_le_bytes())),
-            Codec::Int8 { group } | Codec::Fp8 { group } => {
-                let groups = rows
-                    .chunks(self.format.layout.cols().max(1) as usize)
-                    .flat_map(|row| row.chunks(group.max(1) as usize));
-                for group in groups {
-                    let scale = codec.scale(group.iter().fold(0.0, |most: f32, x| most.max(x.abs())));
-                    self.scales.push(scale);
-                    group.iter().for_each(|x| codec.encode(*x, scale, &mut codes));
-                }
+        match codec.group() {
+            None => {
+                codec.encode(rows, &mut codes);
+            }
+            Some(group) => {
+                let cols = self.format.layout.cols().max(1) as usize;
+                let groups = rows.chunks(cols).flat_map(|row| row.chunks(group.max(1) as usize));
+                shared.extend(groups.map(|group| codec.encode(group, &mut codes)));
             }
         }
-        self.arrange(&codes, out);
+        self.push_codes(&codes, &shared, out);
         self.codes = codes;
     }
 
-    /// The same of a band that is in the format's codec already: its codes, and the scales of its groups, row by row.
-    pub fn push_codes(&mut self, codes: &[u8], scales: &[f32], out: &mut Vec<u8>) {
-        self.scales.extend_from_slice(scales);
-        self.arrange(codes, out);
-    }
-
-    fn arrange(&mut self, codes: &[u8], out: &mut Vec<u8>) {
-        let before = out.len();
-        match self.format.codec {
-            Codec::F32 => arrange::<4>(self.format, codes, out),
-            Codec::Bf16 => arrange::<2>(self.format, codes, out),
-            Codec::Int8 { .. } | Codec::Fp8 { .. } => arrange::<1>(self.format, codes, out),
+    /// The same of a band that is in the format's codec already: its codes, each in bytes of its own, and what its groups share, row
+    /// by row.
+    pub fn push_codes(&mut self, codes: &[u8], shared: &[Shared], out: &mut Vec<u8>) {
+        let (before, format) = (out.len(), self.format);
+        match (format.layout, format.codec) {
+            (Layout::Strips { .. }, _) => strips::arrange(format, codes, shared, out),
+            (_, Codec::F32) => arrange::<4>(format, codes, out),
+            (_, Codec::Bf16) => arrange::<2>(format, codes, out),
+            (_, Codec::Int8 { .. } | Codec::Fp8 { .. }) => arrange::<1>(format, codes, out),
+            (_, Codec::Int4 { .. }) => {
+                let mut bytes = Vec::new();
+                arrange::<1>(format, codes, &mut bytes);
+                out.extend(halved(format, &bytes));
+            }
+        }
+        if format.shares().is_some() {
+            self.shared.extend_from_slice(shared);
         }
         self.written += (out.len() - before) as u64;
     }
 
     /// Appends what stands behind the codes.
     pub fn finish(self, out: &mut Vec<u8>) {
-        if let Some(layout) = self.format.scales() {
-            let pad = Format::scales_at(self.written) - self.written;
-            out.resize(out.len() + pad as usize, 0);
-            out.extend(pack(Format { codec: Codec::F32, layout }, &self.scales));
+        let Some(layout) = self.format.shares() else { return };
+        let pad = Format::shares_at(self.written) - self.written;
+        out.resize(out.len() + pad as usize, 0);
+        let codec = self.format.codec;
+        let bytes: Vec<[u8; 4]> = self.shared.iter().map(|shared| codec.shared_to_bytes(*shared)).collect();
+        let cols = layout.cols() as usize;
+        for (first, rows) in layout.bands() {
+            let band = &bytes[first as usize * cols..(first + rows) as usize * cols];
+            let mut four = Vec::new();
+            // Words in the order of f32.
+            arrange::<4>(Format { codec: Codec::F32, layout }, band.as_flattened(), &mut four);
+            out.extend(four.chunks(4).flat_map(|word| &word[..codec.shared_bytes() as usize]));
         }
     }
 }
@@ -143,11 +167,14 @@ pub fn pack(format: Format, data: &[f32]) -> Vec<u8> {
     out
 }
 
-/// Index of element (`row`, `col`) among the stored elements; `row` counts through all matrices.
+/// Where element (`row`, `col`) stands, in codes of its codec from the beginning; `row` counts through all matrices.
 pub fn index(format: Format, row: u64, col: u64) -> u64 {
     match format.layout {
         Layout::Vector { .. } => col,
-        Layout::Rows { cols, .. } => row * cols + col,
+        Layout::Rows { cols, .. } => {
+            let codec = format.codec;
+            row * (codec.code_bytes(cols) * 8 / codec.code_bits()) + col
+        }
         Layout::Panels { in_features, group, .. } => {
             let panel = (row / group) * group.div_ceil(PANEL) + (row % group) / PANEL;
             let lane = (row % group) % PANEL;
@@ -158,21 +185,35 @@ pub fn index(format: Format, row: u64, col: u64) -> u64 {
             let tile = (matrix * out.div_ceil(TILE) + row / TILE) * in_features.div_ceil(TILE) + col / TILE;
             tile * TILE * TILE + swizzle(row % TILE, col % TILE)
         }
+        Layout::Strips { .. } => strips::index(format, row, col),
+    }
+}
+
+/// What the group of element (`row`, `col`) shares.
+fn shared(format: Format, bytes: &[u8], row: u64, col: u64) -> Shared {
+    let (codec, Some(group)) = (format.codec, format.codec.group()) else { return Shared::NONE };
+    let at = match format.shares() {
+        None => strips::shared_at(format, row, col),
+        Some(layout) => {
+            let place = index(Format { codec: Codec::F32, layout }, row, col / group);
+            Format::shares_at(format.code_bytes()) + place * codec.shared_bytes()
+        }
+    };
+    codec.shared_of_bytes(&bytes[at as usize..])
+}
+
+/// The number of the code at `at`, in codes.
+fn decoded(format: Format, bytes: &[u8], at: u64, shared: Shared) -> f32 {
+    let codec = format.codec;
+    match codec {
+        Codec::Int4 { .. } => codec.decode(&[bytes[(at / 2) as usize] >> (4 * (at % 2))], shared),
+        _ => codec.decode(&bytes[codec.code_bytes(at) as usize..], shared),
     }
 }
 
 /// Element (`row`, `col`) of a stored weight; a vector has row 0 alone. Panics where it is out of range.
 pub fn get(format: Format, bytes: &[u8], row: u64, col: u64) -> f32 {
-    let at = (index(format, row, col) * format.codec.code_bytes()) as usize;
-    let scale = match (format.scales(), format.codec.group()) {
-        (Some(layout), Some(group)) => {
-            let scales = Format { codec: Codec::F32, layout };
-            let first = Format::scales_at(format.layout.elements() * format.codec.code_bytes());
-            get(scales, &bytes[first as usize..], row, col / group)
-        }
-        _ => 1.0,
-    };
-    format.codec.decode(&bytes[at..], scale)
+    decoded(format, bytes, index(format, row, col), shared(format, bytes, row, col))
 }
 
 /// The first `width` elements of a row. Panics where it is out of range.
@@ -185,13 +226,12 @@ pub fn load_row(format: Format, bytes: &[u8], row: u64, width: u64) -> Vec<f32> 
         Layout::Vector { .. } | Layout::Rows { .. } => (1, width.max(1)),
         Layout::Panels { .. } => (PANEL, width.max(1)),
         Layout::Tiles { .. } => (1, 8),
+        Layout::Strips { .. } => (1, 1),
     };
-    let size = format.codec.code_bytes();
     let mut out = Vec::with_capacity(width as usize);
     for first in (0..width).step_by(run as usize) {
         let at = index(format, row, first);
-        let places = (0..run.min(width - first)).map(|i| ((at + i * step) * size) as usize);
-        out.extend(places.map(|at| format.codec.decode(&bytes[at..], 1.0)));
+        out.extend((0..run.min(width - first)).map(|i| decoded(format, bytes, at + i * step, Shared::NONE)));
     }
     out
 }

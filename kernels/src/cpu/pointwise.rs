@@ -41,7 +41,7 @@ pub fn emit_embed(e: &mut Emit<'_>, hidden: u64) {
                     e.store(x, to, 0);
                 });
             }
-            Layout::Rows { .. } | Layout::Vector { .. } | Layout::Tiles { .. } => {
+            Layout::Rows { .. } | Layout::Vector { .. } | Layout::Tiles { .. } | Layout::Strips { .. } => {
                 let from = e.at(table, id, hidden * elem.bytes());
                 e.each(zero, end, 1, |e, i| {
                     let (from, to) = (e.at(from, i, elem.bytes()), e.at(out, i, 4));

@@ -80,6 +80,9 @@ fn operand(operand: &OperandSpec) -> Result<(), String> {
             Layout::Tiles { .. } => {
                 return Err("a weight in tiles: the CPU has no kernel that reads them".to_string());
             }
+            Layout::Strips { .. } => {
+                return Err("a weight in strips: the CPU has no kernel that reads them".to_string());
+            }
             Layout::Vector { .. } | Layout::Rows { .. } => {}
         },
     }

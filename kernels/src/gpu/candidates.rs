@@ -200,7 +200,7 @@ fn check(spec: &KernelSpec) -> Result<(), String> {
                     // Indices inside a matrix are 32 bits.
                     wide("a matrix", count.saturating_mul(*out).saturating_mul(*in_features) / 16, 1 << 31)?;
                 }
-                Layout::Vector { .. } | Layout::Rows { .. } | Layout::Tiles { .. } => {}
+                Layout::Vector { .. } | Layout::Rows { .. } | Layout::Tiles { .. } | Layout::Strips { .. } => {}
             },
             OperandSpec::Cache(cache) => {
                 wide("a head", cache.qk_dim.max(cache.v_dim), 256)?;

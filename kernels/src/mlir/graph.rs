@@ -230,6 +230,7 @@ fn type_text(ty: &Type) -> String {
                 Codec::F32 => "f32",
                 Codec::Bf16 => "bf16",
                 Codec::Int8 { .. } => "i8",
+                Codec::Int4 { .. } => "i4",
                 Codec::Fp8 { .. } => "f8E4M3FN",
             };
             format!("!hysparse.weight<tensor<{shape}{elem}>>")

@@ -188,7 +188,8 @@ fn table_row(k: &mut Kernel<'_>, elem: Elem, layout: Layout, token: &str, hidden
             let index = k.add(&tile, &index);
             TableRow::Swizzled { base: k.at(&table, &index, name), place: k.with("remui", &place, 8) }
         }
-        Layout::Rows { .. } | Layout::Vector { .. } => {
+        // No table is in strips: `operands::check`.
+        Layout::Rows { .. } | Layout::Vector { .. } | Layout::Strips { .. } => {
             let index = k.with("muli", token, hidden);
             TableRow::Dense { base: k.at(&table, &index, name) }
         }

@@ -165,7 +165,7 @@ pub struct Case {
 /// Whether a kernel reads or writes memory that is laid out for tensor cores, whose inputs are rounded to bf16.
 pub fn tiled(spec: &KernelSpec) -> bool {
     spec.operands.iter().any(|operand| match operand {
-        OperandSpec::Weight(Format { layout: Layout::Tiles { .. }, .. }) => true,
+        OperandSpec::Weight(Format { layout: Layout::Tiles { .. } | Layout::Strips { .. }, .. }) => true,
         OperandSpec::Cache(cache) => cache.order == KvOrder::Tiles,
         _ => false,
     })
@@ -318,6 +318,7 @@ pub fn label(spec: &KernelSpec) -> String {
             OperandSpec::Tensor { elem: Elem::Bf16, .. } => "bf16".into(),
             OperandSpec::Weight(Format { codec, layout }) => match layout {
                 Layout::Tiles { .. } => "tiles".into(),
+                Layout::Strips { .. } => format!("{codec}-strips"),
                 Layout::Rows { .. } => format!("{codec}-rows"),
                 Layout::Panels { .. } | Layout::Vector { .. } => format!("{codec}-panels"),
             },

@@ -101,13 +101,15 @@ fn weight_holds(Format { codec, layout }: Format, kind: &Kind) -> bool {
             Layout::Panels { count: c, out_features: o, in_features: i, group: g } => {
                 (c, Some(o), i) == (count, out, in_features) && Some(g) == group.or(out)
             }
-            Layout::Tiles { count: c, out_features: o, in_features: i } => {
+            Layout::Tiles { count: c, out_features: o, in_features: i }
+            | Layout::Strips { count: c, out_features: o, in_features: i } => {
                 (c, Some(o), i) == (count, out, in_features)
             }
             Layout::Vector { .. } | Layout::Rows { .. } => false,
         },
         Kind::Table { rows, cols } => match layout {
-            Layout::Tiles { count, out_features: out, in_features } => {
+            Layout::Tiles { count, out_features: out, in_features }
+            | Layout::Strips { count, out_features: out, in_features } => {
                 (count, out, in_features) == (1, rows, cols)
             }
             Layout::Rows { rows: r, cols: c } => (r, c) == (rows, cols),
