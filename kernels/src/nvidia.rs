@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use hyc_plan::ops::QkvAppend;
+use hyc_plan::pack::Half;
 use hyc_plan::table::Table;
 use hyc_plan::{
     Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, RowRange, Slicer, StepOp,
@@ -64,9 +65,14 @@ pub fn shipped() -> Arc<Table> {
     Arc::clone(TABLE.get_or_init(|| Arc::new(Table::parse(SHIPPED).unwrap_or_default())))
 }
 
-/// Whether any of these is tiles.
-fn in_tiles(weights: &[Layout]) -> bool {
-    weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. }))
+/// Whether any of these is what tensor cores read.
+fn for_tensor_cores(weights: &[Layout]) -> bool {
+    weights.iter().any(|layout| matches!(layout, Layout::Tiles { .. } | Layout::Strips { .. }))
+}
+
+/// Whether all of them are in one order.
+fn alike(weights: &[Layout]) -> bool {
+    weights.windows(2).all(|pair| std::mem::discriminant(&pair[0]) == std::mem::discriminant(&pair[1]))
 }
 
 impl Backend for Nvidia {
@@ -81,6 +87,12 @@ impl Backend for Nvidia {
             {
                 Some(Layout::Tiles { count, out_features: out?, in_features })
             }
+            Kind::Matrices { count, out_features: out, in_features, .. }
+                if self.tensor_cores
+                    && codec.group().is_some_and(|group| Half::takes(group, in_features)) =>
+            {
+                Some(Layout::Strips { count, out_features: out?, in_features })
+            }
             _ => panels(kind),
         }
     }
@@ -91,11 +103,13 @@ impl Backend for Nvidia {
 
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
         // Norms' weights are vectors.
-        tiles_rows(op, in_tiles(weights))
+        tiles_rows(op, for_tensor_cores(weights))
     }
 
     fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {
-        in_tiles(weights) && qkv_tile(op).is_some()
+        let matrices: Vec<Layout> =
+            weights.iter().filter(|layout| !matches!(layout, Layout::Vector { .. })).copied().collect();
+        for_tensor_cores(weights) && alike(&matrices) && qkv_tile(op).is_some()
     }
 
     fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {

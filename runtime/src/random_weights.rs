@@ -72,9 +72,7 @@ impl Unit {
             }
         };
         let unit = match (format.layout, codec.group()) {
-            (Layout::Strips { .. }, _) => {
-                Unit { bytes: 2 * Half::of(codec).bytes(), numbers: STRIP * SPAN }
-            }
+            (Layout::Strips { .. }, _) => Unit { bytes: 2 * Half::of(codec).bytes(), numbers: STRIP * SPAN },
             (_, None) => Unit { bytes: codec.code_bytes(1), numbers: 1 },
             (_, Some(_)) => return None,
         };
@@ -126,7 +124,8 @@ impl RandomWeights {
             if let Layout::Strips { .. } = format.layout {
                 let records = (self.noise.len() as u64 / (STRIP * SPAN)).clamp(1, MOST_RECORDS);
                 let layout = Layout::Strips { count: 1, out_features: STRIP * records, in_features: SPAN };
-                let numbers = (0..layout.elements() as usize).map(|i| self.noise[i % self.noise.len()] * deviation);
+                let numbers =
+                    (0..layout.elements() as usize).map(|i| self.noise[i % self.noise.len()] * deviation);
                 return Arc::new(pack(Format { codec, layout }, &numbers.collect::<Vec<f32>>()));
             }
             let mut bytes = Vec::with_capacity(codec.code_bytes(self.noise.len() as u64) as usize);
@@ -156,9 +155,8 @@ impl RandomWeights {
             }
             Values::Normal(deviation) => {
                 let Some(unit) = Unit::of(weight.format) else {
-                    return self.packed(weight, deviation, &mut |bytes| {
-                        bytes.chunks(most).try_for_each(&mut *sink)
-                    });
+                    return self
+                        .packed(weight, deviation, &mut |bytes| bytes.chunks(most).try_for_each(&mut *sink));
                 };
                 let block = self.block(weight.format, deviation);
                 let start = self.start(weight) as u64 / unit.numbers * unit.bytes;

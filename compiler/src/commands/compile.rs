@@ -14,7 +14,7 @@ use crate::assembler::Assembler;
 use crate::dot::dot;
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
-use crate::frontend::ModelDesc;
+use crate::frontend::{MatrixFormat, ModelDesc, build_graph};
 use crate::object;
 use crate::output::Target;
 use crate::signal;
@@ -64,6 +64,9 @@ pub struct Args {
     /// What a GPU's products of bf16 weights read
     #[arg(long, value_enum, default_value = "bf16", value_name = "TYPE")]
     activations: driver::Activations,
+    /// Store matrices in this format: int4, int8, fp8, ..., as `hyc explain weights.quantise` says; overrides the model's
+    #[arg(long, value_name = "FORMAT")]
+    quantise: Option<String>,
     /// Put code of all variants of each of a GPU's kernels into the file, for `hyc tune`
     #[arg(long, conflicts_with = "plan_only")]
     all_variants: bool,
@@ -162,6 +165,9 @@ pub fn run(args: Args) -> Result<()> {
     check_object(&args)?;
     signal::install(|| {});
     let mut input = driver::load_input(&args.input)?;
+    if let Some(format) = &args.quantise {
+        quantise(&mut input, format)?;
+    }
     let style = args.dumps.style(&input.graph)?;
     let destination = Destination::new(&wish(&args), &input)?;
     let folder = destination::folder(args.dumps.dump_dir.as_deref(), &wish(&args), &input)?;
@@ -233,6 +239,21 @@ pub fn run(args: Args) -> Result<()> {
     let mut summary = write_artefact(&args, lowered, &options, &weights, text.as_ref(), desc, &target)?;
     summary.seconds = start.elapsed().as_secs_f64();
     print_summary(&args, &summary)
+}
+
+/// Has the matrices of a description stored in a format. Errors: there is no such format; a dump.
+fn quantise(input: &mut driver::Input, format: &str) -> Result<()> {
+    let usage = |message: String| Error::new(ErrorKind::Usage, message);
+    let format = MatrixFormat::parse(format).map_err(|fault| usage(format!("`--quantise`: {fault}")))?;
+    let Some(desc) = &mut input.desc else {
+        return Err(usage(
+            "`--quantise` has no meaning for a dump, whose weights have their formats".to_string(),
+        )
+        .help("give the model.toml that it was made of"));
+    };
+    desc.weights.formats.all = Some(format);
+    input.graph = build_graph(desc);
+    Ok(())
 }
 
 /// The model's text: the description's, with the tokenizer that the arguments name.

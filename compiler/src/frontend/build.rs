@@ -118,8 +118,15 @@ impl Builder<'_> {
     }
 
     fn matrix(&mut self, tail: &str, dims: &[usize]) -> ValueId {
-        let (name, dtype) = (self.layer_name(tail), codec(self.desc.weights.dtype));
-        self.weight(&name, dims, dtype)
+        let name = self.layer_name(tail);
+        self.named_matrix(&name, dims)
+    }
+
+    /// The same by its full name.
+    fn named_matrix(&mut self, name: &str, dims: &[usize]) -> ValueId {
+        let weights = &self.desc.weights;
+        let codec = weights.formats.codec(name, dims, codec(weights.dtype));
+        self.weight(name, dims, codec)
     }
 
     fn vector(&mut self, tail: &str, len: usize) -> ValueId {
@@ -383,7 +390,7 @@ impl Builder<'_> {
         let head = if d.tie_embeddings {
             self.matrix("embed_tokens.weight", &[d.vocab, d.hidden])
         } else {
-            self.weight("lm_head.weight", &[d.vocab, d.hidden], codec(d.weights.dtype))
+            self.named_matrix("lm_head.weight", &[d.vocab, d.hidden])
         };
         let ty = Type::rows(Sym::Outputs, d.vocab as u64);
         let logits = self.one(Op::Linear(op::Linear {}), &[x, head], "logits", ty);

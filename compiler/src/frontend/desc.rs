@@ -6,6 +6,8 @@ use hyc_plan::eval::EvalGates;
 use hyc_plan::sampling::SamplingDefaults;
 use hyc_plan::{RopeScaling, TargetKind};
 
+use super::quantise::Formats;
+
 /// A HySparse model, checked: every value is possible and fits the others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelDesc {
@@ -185,6 +187,8 @@ pub struct WeightsDesc {
     pub files: Vec<PathBuf>,
     /// Element type in the artefact.
     pub dtype: WeightDtype,
+    /// Of which matrices it is another.
+    pub formats: Formats,
     /// From the names in the files to the model's.
     pub names: crate::source::Names,
 }

@@ -11,6 +11,7 @@ pub mod keys;
 mod model;
 mod model_toml;
 mod names;
+mod quantise;
 mod reader;
 mod rope;
 mod sampling;
@@ -29,3 +30,4 @@ pub use desc::{
 };
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use model_toml::parse_model;
+pub use quantise::{Formats, MatrixFormat};

@@ -6,6 +6,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::desc::{WeightDtype, WeightsDesc};
+use super::quantise::Formats;
 use super::reader::{Faults, Section, as_number};
 use crate::source::{Names, Pattern, Rename, Split, Stack};
 
@@ -30,7 +31,8 @@ pub fn read(folder: &Path, weights: &Section, faults: &Faults) -> WeightsDesc {
         head: 0,
         scale: read_names(weights, ("scale", SCALE), scaled, faults),
     };
-    WeightsDesc { files, dtype: weights.word("dtype", DTYPES, WeightDtype::Bf16), names }
+    let dtype = weights.word("dtype", DTYPES, WeightDtype::Bf16);
+    WeightsDesc { files, dtype, formats: Formats::read(weights, faults), names }
 }
 
 fn patterns(weights: &Section, key: &str, example: &str, faults: &Faults) -> Vec<Pattern> {
@@ -76,7 +78,7 @@ fn strings<'a>(
 }
 
 /// What a line of a table becomes. `None`: its value is something else than is wanted.
-type Line<T> = Option<Result<T, String>>;
+pub type Line<T> = Option<Result<T, String>>;
 
 /// A name in the files, and one of the model.
 fn renamed<T>(parse: impl Fn(&str, &str) -> Result<T, String>) -> impl Fn(&str, &DeValue<'_>) -> Line<T> {
@@ -110,7 +112,7 @@ fn scaled(from: &str, by: &DeValue<'_>) -> Line<(Pattern, f64)> {
 }
 
 /// A table from patterns of names in the files to what they are of the model.
-fn read_names<T>(
+pub fn read_names<T>(
     weights: &Section,
     (key, example): (&str, &str),
     parse: impl Fn(&str, &DeValue<'_>) -> Line<T>,
@@ -135,6 +137,10 @@ fn read_names<T>(
             None if key == "scale" => {
                 let message = "what `scale` multiplies by is a number";
                 faults.add(to.span(), message, "not a number", &help);
+            }
+            None if key == "formats" => {
+                let message = "a format of `formats` is a string";
+                faults.add(to.span(), message, "not a string", &help);
             }
             None if key == "split" => {
                 let message = "`split` becomes a list of names, each with its rows";

@@ -269,8 +269,9 @@ mod tests {
     #[test]
     fn a_codec_is_read_as_it_is_written() {
         let int4 = [false, true].map(|zero| Codec::Int4 { group: 32, zero });
-        for codec in
-            [Codec::F32, Codec::Bf16, Codec::Int8 { group: 64 }, Codec::Fp8 { group: 1 }].into_iter().chain(int4)
+        for codec in [Codec::F32, Codec::Bf16, Codec::Int8 { group: 64 }, Codec::Fp8 { group: 1 }]
+            .into_iter()
+            .chain(int4)
         {
             assert_eq!(codec.to_string().parse(), Ok(codec));
             let json = serde_json::to_string(&codec).unwrap();

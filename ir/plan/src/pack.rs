@@ -218,8 +218,13 @@ pub fn get(format: Format, bytes: &[u8], row: u64, col: u64) -> f32 {
 
 /// The first `width` elements of a row. Panics where it is out of range.
 pub fn load_row(format: Format, bytes: &[u8], row: u64, width: u64) -> Vec<f32> {
-    if format.codec.group().is_some() {
-        return (0..width).map(|col| get(format, bytes, row, col)).collect();
+    if let Some(group) = format.codec.group() {
+        let group_of = |first: u64| {
+            let shared = shared(format, bytes, row, first);
+            (first..width.min(first.saturating_add(group)))
+                .map(move |col| decoded(format, bytes, index(format, row, col), shared))
+        };
+        return (0..width).step_by(group.max(1) as usize).flat_map(group_of).collect();
     }
     // Elements from one column to the next, and columns for which that holds.
     let (step, run) = match format.layout {

@@ -1,6 +1,9 @@
 //! The variants of each kernel: which steps each can compute, and which it is usually taken for. `compile` makes them.
 
-use hyc_plan::{AttnShape, Elem, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, TILE, Variant, ops};
+use hyc_plan::{
+    AttnShape, Codec, Elem, Format, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, TILE, Variant,
+    ops,
+};
 
 use super::attention::limits::{
     CLUSTERS, FLASH, LISTS, NO_LISTS, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS,
@@ -8,7 +11,7 @@ use super::attention::limits::{
 use super::attention::{flash_prefill, limits, simt, sparse_cluster};
 use super::gemm::feed::MOST_WHOLE;
 use super::gemm::pack_rows::BLOCK_ROWS;
-use super::gemm::product::{M1, M8, M32, WGMMA, WGMMA128};
+use super::gemm::product::{M1, M8, M16, M32, WGMMA, WGMMA128};
 use super::gemm::{large_m, panel};
 use super::moe::dispatch::{BY_ROW, GROUPED};
 use super::moe::grouped_gemm::BY_ROW_ROWS;
@@ -31,6 +34,15 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
     check(spec)?;
     let tensor_cores = limits::takes(spec);
     Ok(match spec.op {
+        StepOp::Linear(op) if in_strips(spec) => {
+            let launches = if in_rows(spec, "x") { 2 } else { 1 };
+            of(spec, &of_strips(spec, op.in_features, launches))
+        }
+        StepOp::QkvAppend(op) if in_strips(spec) => {
+            let packs = u32::from(in_rows(spec, "x"));
+            let launches = packs + if ends_in_registers(&op) { 1 } else { 2 };
+            of(spec, &of_strips(spec, op.in_features, launches))
+        }
         StepOp::Linear(op) if in_tiles(spec) => {
             // Narrow tiles are for rows that make no more wide ones than half the multiprocessors.
             let narrow = large_m::narrow_rows(&op, u64::from(gpu.multiprocessors));
@@ -51,6 +63,10 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
         StepOp::Linear(_) => vec![Variant::only("panel", spec, panel::tile(spec))],
         StepOp::QkvAppend(_) => {
             vec![Variant { launches: 2, ..Variant::only("panel", spec, panel::tile(spec)) }]
+        }
+        StepOp::ExpertsUp(_) | StepOp::ExpertsDown(_) if in_strips(spec) => {
+            let x = if matches!(spec.op, StepOp::ExpertsDown(_)) { "h" } else { "x" };
+            of(spec, &[(BY_ROW, (1, ALL), (1, ALL), 1, 1 + u32::from(in_rows(spec, x)))])
         }
         StepOp::ExpertsUp(_) | StepOp::ExpertsDown(_) if in_tiles(spec) => {
             let combine = u32::from(matches!(spec.op, StepOp::ExpertsDown(_)));
@@ -127,6 +143,13 @@ fn product(spec: &KernelSpec, in_features: u64, [small, large]: [u32; 2]) -> [Ro
     ]
 }
 
+/// Those of a product of strips: many rows are whole blocks of few.
+fn of_strips(spec: &KernelSpec, in_features: u64, launches: u32) -> Vec<Row> {
+    let [one, few, ..] = product(spec, in_features, [launches; 2]);
+    let (name, _, usual, rows, launches) = few;
+    vec![one, (name, (1, ALL), usual, rows, launches), (M16, (1, ALL), (usual.1 + 1, ALL), 16, launches)]
+}
+
 /// Those of an attention over selected blocks, or over a window alone of so many pages. `shares`: the fewest rows that can share pages, and that
 /// usually do; `None`: none do.
 fn selected(shape: AttnShape, pages: u64, shares: Option<(u64, u64)>, gpu: &Gpu) -> Vec<Row> {
@@ -161,6 +184,11 @@ fn in_tiles(spec: &KernelSpec) -> bool {
     any_weight(spec, |layout| matches!(layout, Layout::Tiles { .. }))
 }
 
+/// Whether those are in strips.
+fn in_strips(spec: &KernelSpec) -> bool {
+    any_weight(spec, |layout| matches!(layout, Layout::Strips { .. }))
+}
+
 /// Whether some weights are in panels.
 fn in_panels(spec: &KernelSpec) -> bool {
     any_weight(spec, |layout| matches!(layout, Layout::Panels { .. }))
@@ -180,16 +208,35 @@ fn in_rows(spec: &KernelSpec, name: &str) -> bool {
 fn check_tiles(spec: &KernelSpec) -> Result<(), String> {
     let any =
         spec.operands.iter().any(|operand| matches!(operand, OperandSpec::Tensor { elem: Elem::Bf16, .. }));
-    if any && !tiles_rows(&spec.op, in_tiles(spec)) {
+    if any && !tiles_rows(&spec.op, in_tiles(spec) || in_strips(spec)) {
         return Err(format!("rows in tiles: this `{}` is not computed on tensor cores", spec.op.name()));
     }
     Ok(())
+}
+
+/// Errors: matrices of one op of which some are in strips and some are not, or in strips of another codec.
+fn check_strips(spec: &KernelSpec) -> Result<(), String> {
+    let matrices = spec.operands.iter().filter_map(|operand| match operand {
+        OperandSpec::Weight(Format { layout: Layout::Vector { .. }, .. }) => None,
+        OperandSpec::Weight(format) => Some(format),
+        OperandSpec::Tensor { .. } | OperandSpec::Cache(_) => None,
+    });
+    let mut codecs: Vec<Codec> = matrices.map(|format| format.codec).collect();
+    codecs.dedup();
+    match (in_strips(spec), &codecs[..]) {
+        (true, [first, second, ..]) => Err(format!(
+            "matrices of `{}` in {first} and in {second}: the GPU kernels take those of one format",
+            spec.op.name()
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The reason why there is no kernel for this on this GPU, where there is none.
 fn check(spec: &KernelSpec) -> Result<(), String> {
     operands::check(spec)?;
     check_tiles(spec)?;
+    check_strips(spec)?;
     let wide = |what: &str, n: u64, most: u64| {
         if n > most { Err(format!("{what} of {n}: the GPU kernels take {most} at most")) } else { Ok(()) }
     };
@@ -200,7 +247,10 @@ fn check(spec: &KernelSpec) -> Result<(), String> {
                     // Indices inside a matrix are 32 bits.
                     wide("a matrix", count.saturating_mul(*out).saturating_mul(*in_features) / 16, 1 << 31)?;
                 }
-                Layout::Vector { .. } | Layout::Rows { .. } | Layout::Tiles { .. } | Layout::Strips { .. } => {}
+                Layout::Vector { .. }
+                | Layout::Rows { .. }
+                | Layout::Tiles { .. }
+                | Layout::Strips { .. } => {}
             },
             OperandSpec::Cache(cache) => {
                 wide("a head", cache.qk_dim.max(cache.v_dim), 256)?;
@@ -224,7 +274,9 @@ fn check(spec: &KernelSpec) -> Result<(), String> {
         StepOp::QkvAppend(_) if in_tiles(spec) && in_panels(spec) => {
             Err("projections of which some are in tiles and some in panels".to_string())
         }
-        StepOp::QkvAppend(op) if op.gates > 0 && !(in_tiles(spec) && qkv_tile(&op).is_some()) => {
+        StepOp::QkvAppend(op)
+            if op.gates > 0 && !((in_tiles(spec) || in_strips(spec)) && qkv_tile(&op).is_some()) =>
+        {
             Err("gates beside projections that do not end in registers".to_string())
         }
         StepOp::QkvAppend(ops::QkvAppend { shape: s, gates, .. }) => {

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use hyc_plan::{CacheSpec, Extent, Gpu, GridDim, KernelSpec, Launch, Layout, Rows};
+use hyc_plan::{CacheSpec, Extent, Format, Gpu, GridDim, KernelSpec, Launch, Layout, Rows};
 use inkwell::context::Context;
 use inkwell::module::Module;
 
@@ -203,7 +203,12 @@ impl<'c, 's> Kernel<'c, 's> {
 
     /// The layout of a weight's elements.
     pub fn layout(&self, name: &str) -> Layout {
-        self.operands.weight(name).1
+        self.format(name).layout
+    }
+
+    /// How a weight is stored.
+    pub fn format(&self, name: &str) -> Format {
+        self.operands.format(name)
     }
 
     /// The constants of a cache.

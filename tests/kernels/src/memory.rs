@@ -142,7 +142,9 @@ fn weight(rng: &mut Rng, format: Format) -> Vec<u8> {
         Layout::Rows { rows, cols } => (rows * cols, 1),
         Layout::Panels { count, out_features: out, in_features, .. }
         | Layout::Tiles { count, out_features: out, in_features }
-        | Layout::Strips { count, out_features: out, in_features } => (count * out * in_features, in_features),
+        | Layout::Strips { count, out_features: out, in_features } => {
+            (count * out * in_features, in_features)
+        }
     };
     let scale = 1.0 / (in_features as f32).sqrt();
     let data: Vec<f32> = (0..count).map(|_| rng.normal() * scale).collect();

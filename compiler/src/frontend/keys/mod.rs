@@ -112,6 +112,8 @@ pub enum Type {
     Splits,
     /// A table from names with wildcards to numbers above zero.
     Scales,
+    /// A table from names with wildcards to formats.
+    Formats,
     /// A list of layers, ascending.
     Layers,
     /// A token's spelling or number.
@@ -215,6 +217,7 @@ impl Type {
             Type::Patterns => "list of names with wildcards".to_string(),
             Type::Renames => "table from names to names, with wildcards".to_string(),
             Type::Scales => "table from names to numbers above 0, with wildcards".to_string(),
+            Type::Formats => "table from names to formats, with wildcards".to_string(),
             Type::Splits => "table from names to lists of names with their rows, with wildcards".to_string(),
             Type::Layers => "list of layers, ascending".to_string(),
             Type::Token => "spelling or number of a token".to_string(),

@@ -69,7 +69,9 @@ fn key(key: &Key) -> Value {
         Type::Files | Type::Patterns => {
             json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 })
         }
-        Type::Renames => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        Type::Renames | Type::Formats => {
+            json!({ "type": "object", "additionalProperties": { "type": "string" } })
+        }
         Type::Scales => {
             json!({ "type": "object", "additionalProperties": { "type": "number", "exclusiveMinimum": 0 } })
         }

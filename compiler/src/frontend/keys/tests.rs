@@ -57,9 +57,13 @@ fn every_key_is_read() {
             Type::Integer(_) | Type::Between(..) | Type::Multiple(..) | Type::Positive | Type::Flag => {
                 "\"word\""
             }
-            Type::Table(_) | Type::Renames | Type::Splits | Type::Scales | Type::Within(_) | Type::Seed => {
-                "\"word\""
-            }
+            Type::Table(_)
+            | Type::Renames
+            | Type::Splits
+            | Type::Scales
+            | Type::Formats
+            | Type::Within(_)
+            | Type::Seed => "\"word\"",
             Type::Token | Type::Tokens => "true",
             Type::Text | Type::Name | Type::Word(_) | Type::Files | Type::Patterns | Type::Layers => "7",
             Type::Positives => "7",

@@ -5,22 +5,39 @@ use super::Shared;
 use crate::elem::{MOST_F16, f16_to_f32, f32_to_f16};
 
 /// Roundings and fits from each beginning.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 
 /// Appends the codes of a group, a byte each, and returns what they share.
 pub fn encode(group: &[f32], zero: bool, out: &mut Vec<u8>) -> Shared {
     let shared = if zero { with_least(group) } else { symmetric(group) };
-    out.extend(group.iter().map(|x| code(*x, shared)));
+    let codes = Codes::of(shared);
+    out.extend(group.iter().map(|x| codes.nearest(*x) as u8));
     shared
 }
 
-/// The nearest code.
-fn code(x: f32, shared: Shared) -> u8 {
-    if shared.scale == 0.0 {
-        // All codes stand for the same number; 8 is the zero of symmetric ones.
-        return 8;
+/// The codes nearest to numbers.
+#[derive(Clone, Copy)]
+struct Codes {
+    shared: Shared,
+    inverse: f32,
+}
+
+impl Codes {
+    fn of(shared: Shared) -> Codes {
+        // Where all codes stand for the same number, 8 is the zero of symmetric ones.
+        Codes { shared, inverse: if shared.scale == 0.0 { 0.0 } else { 1.0 / shared.scale } }
     }
-    ((x - shared.least) / shared.scale).round_ties_even().clamp(0.0, 15.0) as u8
+
+    /// A whole number from 0 to 15.
+    fn nearest(self, x: f32) -> f32 {
+        /// 2^23: what is added to it becomes whole, ties to even.
+        const WHOLE: f32 = 8_388_608.0;
+        if self.inverse == 0.0 {
+            return 8.0;
+        }
+        let steps = ((x - self.shared.least) * self.inverse).clamp(0.0, 15.0);
+        (steps + WHOLE) - WHOLE
+    }
 }
 
 /// As an f16 has it.
@@ -30,7 +47,8 @@ fn half(x: f64) -> f32 {
 
 /// The sum of squared errors.
 fn error(group: &[f32], shared: Shared) -> f64 {
-    let error = |x: &f32| f64::from(f32::from(code(*x, shared)) * shared.scale + shared.least - x).powi(2);
+    let codes = Codes::of(shared);
+    let error = |x: &f32| f64::from(codes.nearest(*x) * shared.scale + shared.least - x).powi(2);
     group.iter().map(error).sum()
 }
 
@@ -47,14 +65,14 @@ fn symmetric(group: &[f32]) -> Shared {
     let largest = group.iter().fold(0f32, |most, x| if x.abs() > most.abs() { *x } else { most });
     let mut best = (f64::INFINITY, Shared::symmetric(0.0));
     keep(group, &mut best, Shared::symmetric(0.0));
-    for steps in [-8.5, -8.0, -7.5, -7.0, -6.5, 7.5, 7.0, 6.5, 6.0, 5.5] {
+    for steps in [-8.0, -7.0, 7.0, 6.0] {
         let mut shared = Shared::symmetric(half(f64::from(largest) / steps));
         for _ in 0..ROUNDS {
             keep(group, &mut best, shared);
             // Least squares with these codes: sum q x / sum q^2.
-            let (mut qx, mut qq) = (0.0, 0.0);
+            let (codes, mut qx, mut qq) = (Codes::of(shared), 0.0, 0.0);
             for x in group {
-                let q = f64::from(code(*x, shared)) - 8.0;
+                let q = f64::from(codes.nearest(*x)) - 8.0;
                 qx += q * f64::from(*x);
                 qq += q * q;
             }
@@ -65,7 +83,7 @@ fn symmetric(group: &[f32]) -> Shared {
         }
     }
     let found = f64::from(best.1.scale);
-    for percent in (-8..=8).filter(|percent| *percent != 0) {
+    for percent in (-10..=10).step_by(2).filter(|percent| *percent != 0) {
         keep(group, &mut best, Shared::symmetric(half(found * (1.0 + 0.01 * f64::from(percent)))));
     }
     best.1
@@ -83,9 +101,9 @@ fn with_least(group: &[f32]) -> Shared {
         for _ in 0..ROUNDS {
             keep(group, &mut best, shared);
             // A line through (code, number).
-            let (mut q, mut x, mut qq, mut qx) = (0.0, 0.0, 0.0, 0.0);
+            let (codes, mut q, mut x, mut qq, mut qx) = (Codes::of(shared), 0.0, 0.0, 0.0, 0.0);
             for number in group {
-                let (a, b) = (f64::from(code(*number, shared)), f64::from(*number));
+                let (a, b) = (f64::from(codes.nearest(*number)), f64::from(*number));
                 (q, x, qq, qx) = (q + a, x + b, qq + a * a, qx + a * b);
             }
             let n = group.len() as f64;
@@ -138,9 +156,13 @@ mod tests {
     fn what_can_be_stored_is() {
         let steps: Vec<f32> = (0..16).map(|i| 0.25 * i as f32 - 1.5).collect();
         let even: Vec<f32> = (-8..8).map(|i| 0.5 * i as f32).collect();
-        for (zero, group) in
-            [(true, steps), (true, vec![0.75; 20]), (false, vec![0.0; 20]), (true, vec![0.0; 3]), (false, even)]
-        {
+        for (zero, group) in [
+            (true, steps),
+            (true, vec![0.75; 20]),
+            (false, vec![0.0; 20]),
+            (true, vec![0.0; 3]),
+            (false, even),
+        ] {
             let codec = Codec::Int4 { group: 32, zero };
             let mut codes = Vec::new();
             let shared = codec.encode(&group, &mut codes);
@@ -160,9 +182,9 @@ mod tests {
             let group = [most, -most, 0.3 * most, 0.0];
             for zero in [false, true] {
                 let shared = if zero { with_least(&group) } else { symmetric(&group) };
-                let worst = group.iter().map(|x| {
-                    (f32::from(code(*x, shared)) * shared.scale + shared.least - x).abs()
-                });
+                let worst = group
+                    .iter()
+                    .map(|x| (Codes::of(shared).nearest(*x) * shared.scale + shared.least - x).abs());
                 let worst = worst.fold(0f32, f32::max);
                 // A step of a sixteenth, or of the smallest f16; a scale is limited by the largest.
                 assert!(worst <= 0.08 * most + 1e-7 || most > 6e4 && zero, "{most} {zero}: {worst}");

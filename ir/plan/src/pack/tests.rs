@@ -67,7 +67,8 @@ fn every_element_is_found_where_it_was_put() {
             assert_eq!(bytes.len() as u64, format.bytes(), "{format:?}");
             for (row, numbers) in data.chunks(in_features as usize).enumerate() {
                 let group = format.codec.group().unwrap_or(in_features) as usize;
-                let want: Vec<f32> = numbers.chunks(group).flat_map(|group| nearest(format.codec, group)).collect();
+                let want: Vec<f32> =
+                    numbers.chunks(group).flat_map(|group| nearest(format.codec, group)).collect();
                 let found: Vec<f32> =
                     (0..in_features).map(|col| get(format, &bytes, row as u64, col)).collect();
                 assert_eq!(found, load_row(format, &bytes, row as u64, in_features), "{format:?} {row}");

@@ -1,6 +1,7 @@
 //! How the rows of a few-row product reach its warps, and what a block keeps in shared memory for that.
 
 use super::pack_rows::k_tiles;
+use super::stored::Stored;
 use crate::gpu::isa::{Emit, Int, SHARED_SLACK};
 use crate::gpu::tile::pipeline::WarpRing;
 
@@ -39,11 +40,11 @@ impl Feed {
         }
     }
 
-    /// Bytes of one stage: a k tile of `weights` weights, and of the rows.
-    pub fn stage_bytes(self, weights: u64) -> u64 {
+    /// Bytes of one stage: of `weights` weights, and of the rows.
+    pub fn stage_bytes(self, weights: u64, stored: Stored) -> u64 {
         match self {
-            Feed::Tiles(eights) => 2048 * weights + 1024 * eights,
-            Feed::Whole | Feed::Own | Feed::Registers => 2048 * weights,
+            Feed::Tiles(eights) => stored.bytes() * weights + 1024 * eights * stored.tiles(),
+            Feed::Whole | Feed::Own | Feed::Registers => stored.bytes() * weights,
         }
     }
 
@@ -70,26 +71,29 @@ const SHARED_WHOLE: u64 = 108 << 10;
 /// The same where a block ends so soon that a third one had better begin meanwhile: that of one weight's short strip.
 const SHARED_SHORT: u64 = 73 << 10;
 const SHORT: u64 = 4096;
+/// What a block can have at most.
+const LIMIT: u64 = 224 << 10;
 
 /// What a block's warps keep in shared memory.
 #[derive(Clone, Copy)]
 pub struct Shape {
     pub weights: u64,
+    pub stored: Stored,
     pub feed: Feed,
     pub in_features: u64,
 }
 
 impl Shape {
     /// The rows of a block of products, as `feed` says; eights of rows in registers where those suffice.
-    pub fn new(weights: u64, feed: Feed, in_features: u64) -> Shape {
+    pub fn new((weights, stored): (u64, Stored), feed: Feed, in_features: u64) -> Shape {
         let held = feed == Feed::Tiles(1) && weights == 1 && in_features <= MOST_HELD;
-        Shape { weights, feed: if held { Feed::Registers } else { feed }, in_features }
+        Shape { weights, stored, feed: if held { Feed::Registers } else { feed }, in_features }
     }
 
     /// One row of so many weights, kept as `feed` says where that leaves the rings enough.
-    pub fn of_row(weights: u64, feed: Feed, in_features: u64) -> Shape {
+    pub fn of_row((weights, stored): (u64, Stored), feed: Feed, in_features: u64) -> Shape {
         let kept = feed.kept_bytes(in_features) <= MOST_KEPT;
-        Shape { weights, feed: if kept { feed } else { Feed::Tiles(1) }, in_features }
+        Shape { weights, stored, feed: if kept { feed } else { Feed::Tiles(1) }, in_features }
     }
 
     /// The first of the rows that a block copies with a row.
@@ -103,7 +107,7 @@ impl Shape {
     /// Stages of each warp. Of one row three quarters of its k tiles at most: what is left of shared memory is the next blocks'.
     fn stages(self) -> u64 {
         let short = self.weights == 1 && self.in_features <= SHORT;
-        let tiles = k_tiles(self.in_features);
+        let tiles = self.stored.stages(self.in_features);
         let most = |turns: u64| (3 * turns).div_ceil(4);
         let (all, most) = match self.feed {
             Feed::Tiles(_) => (SHARED, u64::MAX),
@@ -112,11 +116,18 @@ impl Shape {
             Feed::Own => (SHARED_WHOLE, most(tiles)),
         };
         let rings = all.saturating_sub(self.feed.kept_bytes(self.in_features));
-        (rings / (WARPS * self.feed.stage_bytes(self.weights))).min(most).max(2)
+        // One where a second has no room: warps wait by turns.
+        let room = (LIMIT - self.feed.kept_bytes(self.in_features)) / (WARPS * self.stage_bytes());
+        (rings / (WARPS * self.stage_bytes())).min(most).max(room.clamp(1, 2))
+    }
+
+    /// Bytes of one stage of a warp.
+    pub fn stage_bytes(self) -> u64 {
+        self.feed.stage_bytes(self.weights, self.stored)
     }
 
     pub fn ring_bytes(self) -> u64 {
-        WARPS * self.stages() * self.feed.stage_bytes(self.weights)
+        WARPS * self.stages() * self.stage_bytes()
     }
 
     /// Dynamic shared memory of the block.
@@ -126,22 +137,28 @@ impl Shape {
 
     /// The rings of the warps; all threads of the block must come here.
     pub fn ring<'c>(self, e: &Emit<'c>) -> WarpRing<'c> {
-        WarpRing::new(e, WARPS, self.stages(), self.feed.stage_bytes(self.weights))
+        WarpRing::new(e, WARPS, self.stages(), self.stage_bytes())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hyc_plan::Codec;
+
     use super::*;
 
     /// Two blocks of an expert's product share a multiprocessor, whatever its width.
     #[test]
     fn rows_that_are_kept_leave_room() {
         for in_features in (1..=1 << 17).step_by(61) {
-            for (weights, feed) in [(2, Feed::Whole), (1, Feed::Own)] {
+            let int4 = Stored::Strips(Codec::Int4 { group: 64, zero: false });
+            let both = [Stored::Tiles, int4]
+                .into_iter()
+                .flat_map(|stored| [((2, stored), Feed::Whole), ((1, stored), Feed::Own)]);
+            for (weights, feed) in both {
                 let shape = Shape::of_row(weights, feed, in_features);
                 let bytes = shape.shared_bytes();
-                assert!(bytes <= 112 << 10, "{bytes} bytes of {weights} x {in_features}");
+                assert!(bytes <= 112 << 10, "{bytes} bytes of {} x {in_features}", weights.0);
                 assert!(shape.stages() >= 2, "{in_features}");
             }
         }

@@ -7,8 +7,9 @@ use hyc_plan::{Epilogue, Extent, Layout, PANEL};
 use super::large_m::large_m;
 use super::matrices::{Matrix, Product, To};
 use super::panel::{self, Input, Place, THREADS, input, mine, panel_at, tile};
-use super::product::{FEW_ROWS, WGMMA, WGMMA128, pack_x};
+use super::product::{WGMMA, WGMMA128, few_rows, pack_x};
 use super::small_m::small_m;
+use super::stored::Stored;
 use super::wgmma::{NARROW, WIDE};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
 use crate::gpu::isa::{Emit, Float, Int};
@@ -18,18 +19,23 @@ fn place<'c>(e: &Emit<'c>, name: &str, row: Int<'c>, column: Int<'c>) -> Int<'c>
     e.add(e.mul_const(row, e.stride(name)), column)
 }
 
-/// The kernel for weights in tiles.
+/// The kernel for weights in tiles or strips.
 fn tiled(k: &mut Kernel<'_, '_>, in_features: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
+    let stored = Stored::of(k.format("weight"));
     let product = Product {
         in_features,
         matrices: vec![Matrix { name: "weight", out, column: 0 }],
+        stored,
         up: (epilogue == Epilogue::SwiGlu).then_some("up"),
-        inputs: pack_x(k, in_features, norm, &[WGMMA, WGMMA128]),
+        inputs: pack_x(k, in_features, norm, (stored, &[WGMMA, WGMMA128])),
         to: To::operand(k, "out"),
         plus: (epilogue == Epilogue::Residual).then_some("residual"),
     };
-    for (variant, feed) in FEW_ROWS {
+    for (variant, feed) in few_rows(stored) {
         small_m(k, variant, &product, feed);
+    }
+    if stored != Stored::Tiles {
+        return;
     }
     large_m(k, WGMMA, WIDE, &product);
     large_m(k, WGMMA128, NARROW, &product);
@@ -47,7 +53,9 @@ pub fn linear(k: &mut Kernel<'_, '_>, in_features: u64, norm: Option<f64>, epilo
     let layout = k.layout("weight");
     let out = match layout {
         Layout::Panels { out_features: out, .. } => out,
-        Layout::Tiles { out_features: out, .. } => return tiled(k, in_features, out, norm, epilogue),
+        Layout::Tiles { out_features: out, .. } | Layout::Strips { out_features: out, .. } => {
+            return tiled(k, in_features, out, norm, epilogue);
+        }
         Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
     };
     let grid = [Extent::fixed(layout.panels()), k.rows(1, tile(spec))];

@@ -1,5 +1,6 @@
 //! The weights of one product, one below the other, and the blocks of outputs that they make.
 
+use super::stored::Stored;
 use crate::gpu::function::Kernel;
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::tile::TiledRows;
@@ -93,8 +94,9 @@ pub struct RawRows {
 pub struct Product {
     /// Input features.
     pub in_features: u64,
-    /// The matrices, one below the other.
+    /// The matrices, one below the other, and how they lie.
     pub matrices: Vec<Matrix>,
+    pub stored: Stored,
     /// A second weight, of the first one's shape.
     pub up: Option<&'static str>,
     pub inputs: Inputs,

@@ -15,4 +15,5 @@ pub mod qkv_small_m;
 mod rope;
 pub mod slice;
 pub mod small_m;
+pub mod stored;
 pub mod wgmma;

@@ -5,26 +5,46 @@
 use super::feed::Feed;
 use super::matrices::{Inputs, RawRows};
 use super::pack_rows::{Packed, pack, packed_bytes};
+use super::stored::Stored;
 use crate::gpu::function::Kernel;
 use crate::gpu::tile::TiledRows;
 use crate::slices::MOST_RAW;
 
-/// Products of one, of 8 and of 32 rows per block by `small_m`, and of 128 by `wgmma`, in wide and in narrow tiles.
+/// Products of one, of 8 and of 32 (or 16) rows per block by `small_m`, and of 128 by `wgmma`, in wide and in narrow tiles.
 pub const M1: &str = "m1";
 pub const M8: &str = "m8";
+pub const M16: &str = "m16";
 pub const M32: &str = "m32";
 pub const WGMMA: &str = "wgmma";
 pub const WGMMA128: &str = "wgmma128";
 
 /// The variants of `small_m`, and the rows that a block of each has.
-pub const FEW_ROWS: [(&str, Feed); 3] = [(M1, Feed::Whole), (M8, Feed::Tiles(1)), (M32, Feed::Tiles(4))];
+const FEW_ROWS: [(&str, Feed); 3] = [(M1, Feed::Whole), (M8, Feed::Tiles(1)), (M32, Feed::Tiles(4))];
+
+/// The same of strips, whose stages are four k tiles, so that fewer rows have room.
+const FEW_ROWS_OF_STRIPS: [(&str, Feed); 3] =
+    [(M1, Feed::Whole), (M8, Feed::Tiles(1)), (M16, Feed::Tiles(2))];
+
+/// The variants of few rows of weights that lie so.
+pub fn few_rows(stored: Stored) -> [(&'static str, Feed); 3] {
+    match stored {
+        Stored::Tiles => FEW_ROWS,
+        Stored::Strips(_) => FEW_ROWS_OF_STRIPS,
+    }
+}
 
 /// The rows of the operand `x`: where it lies in rows, behind a launch that packs them, with the weight of their norm in `norm`;
-/// the variant of one row reads them as they lie, where it can. `large`: the product's variants of many rows.
-pub fn pack_x(k: &mut Kernel<'_, '_>, in_features: u64, norm: Option<f64>, large: &[&str]) -> Inputs {
+/// the variant of one row reads them as they lie, where it can. `large`: the product's variants of many rows, of tiles.
+pub fn pack_x(
+    k: &mut Kernel<'_, '_>,
+    in_features: u64,
+    norm: Option<f64>,
+    (stored, large): (Stored, &[&str]),
+) -> Inputs {
     let most = k.spec.max_rows;
     let raw = (!k.in_tiles("x") && in_features <= MOST_RAW).then_some(RawRows { norm });
-    let packing = [&[M8, M32], large].concat();
+    let few = few_rows(stored).map(|(variant, _)| variant);
+    let packing = [&few[1..], if stored == Stored::Tiles { large } else { &[] }].concat();
     let variants = if raw.is_some() { &packing[..] } else { &[] };
     Inputs { tiles: pack_x_of(k, in_features, norm, (variants, most)), raw }
 }

@@ -12,10 +12,11 @@ use hyc_plan::{Extent, Layout, PANEL};
 use super::large_m::{large_m, large_m_with};
 use super::matrices::{Matrix, Product, Rows, To};
 use super::panel::{self, THREADS, input, mine, panel_at, tile};
-use super::product::{FEW_ROWS, WGMMA, pack_x};
+use super::product::{WGMMA, few_rows, pack_x};
 use super::projections::{Part, Projection, gates};
 use super::rope::{angles, rotated};
 use super::small_m::small_m;
+use super::stored::Stored;
 use super::wgmma::WIDE;
 use super::{qkv_large_m, qkv_small_m};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
@@ -49,18 +50,20 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
     let columns: u64 = parts.iter().map(|part| part.heads * part.dim).sum();
     let layout = k.layout("wq");
     let tiled = matches!(layout, Layout::Tiles { .. });
-    let fused = tiled && ends_in_registers(c);
-    let whole = qkv_tile(c).filter(|_| tiled);
+    let fused = (tiled || matches!(layout, Layout::Strips { .. })) && ends_in_registers(c);
+    let whole = qkv_tile(c).filter(|_| fused);
     let scratch = if whole.is_some() { 0 } else { k.scratch(4 * columns * spec.max_rows) };
     match layout {
-        Layout::Tiles { .. } => {
+        Layout::Tiles { .. } | Layout::Strips { .. } => {
             let matrix =
                 |p: &Part| Matrix { name: p.projection.weight(), out: p.heads * p.dim, column: p.column };
+            let stored = Stored::of(k.format("wq"));
             let product = Product {
                 in_features: c.in_features,
                 matrices: parts.iter().map(matrix).collect(),
+                stored,
                 up: None,
-                inputs: pack_x(k, c.in_features, c.norm, &[WGMMA]),
+                inputs: pack_x(k, c.in_features, c.norm, (stored, &[WGMMA])),
                 to: To::Rows(if whole.is_some() {
                     Rows::Operand("q")
                 } else {
@@ -69,13 +72,15 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
                 plus: None,
             };
             if fused {
-                qkv_small_m::launches(k, c, &parts, product.inputs);
+                qkv_small_m::launches(k, c, &parts, (product.inputs, stored));
             } else {
-                for (variant, feed) in FEW_ROWS {
+                for (variant, feed) in few_rows(stored) {
                     small_m(k, variant, &product, feed);
                 }
             }
-            if let Some(width) = whole {
+            if !tiled {
+                // Many rows are whole blocks of few.
+            } else if let Some(width) = whole {
                 let ends = qkv_large_m::Ends::new(k, c, product);
                 large_m_with(k, WGMMA, width, &ends.query, &|e, tile, row, staging| {
                     ends.begin(e, (tile, row, staging))

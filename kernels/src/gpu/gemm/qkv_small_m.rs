@@ -15,20 +15,20 @@ use hyc_plan::ops::QkvAppend;
 
 use super::feed::{Feed, Shape, THREADS, WARPS};
 use super::matrices::{Inputs, To};
-use super::product::FEW_ROWS;
+use super::product::few_rows;
 use super::projections::{Part, Projection, gates};
 use super::rope::{angles, grown};
 use super::small_m::{Strip, StripRows, reduce};
+use super::stored::Stored;
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
-use crate::gpu::tile::tile_row;
 use crate::gpu::work_item::row_count;
 
-/// Adds the functions of [`FEW_ROWS`].
-pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], inputs: Inputs) {
-    for (variant, feed) in FEW_ROWS {
-        function(k, variant, c, parts, (inputs, feed));
+/// Adds the functions of [`few_rows`].
+pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], (inputs, stored): (Inputs, Stored)) {
+    for (variant, feed) in few_rows(stored) {
+        function(k, variant, c, parts, (inputs, stored, feed));
     }
 }
 
@@ -37,12 +37,12 @@ fn function<'c>(
     variant: &str,
     c: &QkvAppend,
     parts: &[Part],
-    (inputs, feed): (Inputs, Feed),
+    (inputs, stored, feed): (Inputs, Stored, Feed),
 ) {
     let spec = k.spec;
     let blocks = parts.iter().map(|part| part.heads * part.dim / 16).sum();
     let grid = [Extent::fixed(blocks), k.rows(1, feed.rows())];
-    let shape = Shape::new(1, feed, c.in_features);
+    let shape = Shape::new((1, stored), feed, c.in_features);
     let logits: Vec<To> = gates(c).map(|(_, name)| To::operand(k, name)).collect();
     k.function(
         Function::new(&part(variant), grid, THREADS)
@@ -55,8 +55,8 @@ fn function<'c>(
             let first_row = e.mul_const(e.block_y(), feed.rows());
             let table = angles(e, c.rope);
             let strip = Strip {
-                weights: vec![place.row(e, place.dims[0], c.in_features)],
-                far: Some(place.row(e, place.dims[1], c.in_features)),
+                weights: vec![place.row(e, stored, place.dims[0], c.in_features)],
+                far: Some(place.row(e, stored, place.dims[1], c.in_features)),
                 rows: StripRows::new(e, inputs, feed, first_row, c.in_features),
                 shape,
                 first: e.div_rem(e.thread(), 32).0,
@@ -120,9 +120,9 @@ impl<'c> Place<'c> {
 }
 
 impl<'c> Place<'c> {
-    /// The address of the weights of the head's dim `dim`, a multiple of eight, in the first of their tiles.
-    pub fn row(&self, e: &Emit<'c>, dim: Int<'c>, in_features: u64) -> Ptr<'c> {
-        tile_row(e, self.matrix, e.add(e.mul(self.head, self.dim), dim), in_features)
+    /// The address of the weights of the head's dim `dim`, a multiple of eight, in their first stage.
+    pub fn row(&self, e: &Emit<'c>, stored: Stored, dim: Int<'c>, in_features: u64) -> Ptr<'c> {
+        stored.eight(e, self.matrix, e.add(e.mul(self.head, self.dim), dim), in_features)
     }
 }
 

@@ -15,7 +15,8 @@ use hyc_plan::Extent;
 
 use super::feed::{Feed, Shape, THREADS, WARPS};
 use super::matrices::{Inputs, Product, RawRows, blocks, section};
-use super::pack_rows::{RowPieces, k_tiles, strip_offset};
+use super::pack_rows::{RowPieces, k_tiles};
+use super::stored::{Record, Stored};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var};
 use crate::gpu::tile::pipeline::{Fill, WarpRing};
@@ -47,17 +48,18 @@ impl<'c> StripRows<'c> {
 
 /// Products of 16 outputs of each of some weights by the rows of a block, by one warp, over its share of the k tiles.
 ///
-/// A stage of the warp's ring is one k tile: 2 KiB of each weight, then 1 KiB of each eight rows where those are copied, as they lie.
+/// A stage of the warp's ring is one k tile (or four, as the weights are [stored](Stored)): 2 KiB of each weight, then 1 KiB of each
+/// eight rows and k tile where those are copied, as they lie.
 pub struct Strip<'c> {
-    /// Addresses of the 16 outputs in the first of their 64 x 64 tiles, one a weight.
+    /// Addresses of the 16 outputs in their first stage, one a weight.
     pub weights: Vec<Ptr<'c>>,
     /// Where the second eight outputs of the first weight lie, where that is not behind the first eight.
     pub far: Option<Ptr<'c>>,
     pub rows: StripRows<'c>,
     pub shape: Shape,
-    /// First k tile of this warp.
+    /// First stage of this warp.
     pub first: Int<'c>,
-    /// Step from k tile to k tile.
+    /// Step from stage to stage.
     pub step: u64,
     /// Whether the launch has not waited for the rows yet.
     pub early: bool,
@@ -77,33 +79,37 @@ impl<'c> Strip<'c> {
         there: &dyn Fn(&Emit<'c>),
     ) -> Vec<Vec<Vec<Var<'c>>>> {
         let four = || (0..4).map(|_| e.float_var(0.0)).collect::<Vec<_>>();
-        let (feed, tiles) = (self.shape.feed, k_tiles(self.shape.in_features));
+        let (feed, stored, tiles) = (self.shape.feed, self.shape.stored, k_tiles(self.shape.in_features));
         let eights = feed.eights();
         let sums: Vec<Vec<Vec<Var<'c>>>> =
             self.weights.iter().map(|_| (0..eights).map(|_| four()).collect()).collect();
         let (g, t) = e.lane_pair();
         // This lane's two 16-byte pieces of row g; rows g + 8 have the same swizzle.
         let pieces = [0, 4].map(|first| Swizzle::words(e, g, e.add_const(t, first)));
-        let bytes = feed.stage_bytes(self.shape.weights);
+        let bytes = self.shape.stage_bytes();
         let kept = e.byte_offset(e.dynamic_shared(), e.int(self.shape.ring_bytes()));
         let weights = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
-            let at = e.mul_const(e.wide(k), TILE_BYTES);
+            let (at, bytes) = (e.mul_const(e.wide(k), stored.next()), stored.bytes());
             for (i, weight) in self.weights.iter().enumerate() {
-                let to = e.add_const(to, 2048 * i as i64);
+                let to = e.add_const(to, bytes as i64 * i as i64);
                 match self.far.filter(|_| i == 0) {
                     Some(far) => {
-                        e.bulk_copy(to, e.byte_offset(*weight, at), 1024, full);
-                        e.bulk_copy(e.add_const(to, 1024), e.byte_offset(far, at), 1024, full);
+                        e.bulk_copy(to, e.byte_offset(*weight, at), bytes / 2, full);
+                        let second = e.add_const(to, bytes as i64 / 2);
+                        e.bulk_copy(second, e.byte_offset(far, at), bytes / 2, full);
                     }
-                    None => e.bulk_copy(to, e.byte_offset(*weight, at), 2048, full),
+                    None => e.bulk_copy(to, e.byte_offset(*weight, at), bytes, full),
                 }
             }
         };
         let inputs = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
             let Feed::Tiles(eights) = feed else { return };
-            let at = e.mul_const(e.wide(k), TILE_BYTES);
-            let to = e.add_const(to, 2048 * self.weights.len() as i64);
-            e.bulk_copy(to, e.byte_offset(self.rows.tiles, at), 1024 * eights, full);
+            for i in 0..stored.tiles() {
+                let at = e.mul_const(e.wide(self.k_tile(e, k, i)), TILE_BYTES);
+                let behind = stored.bytes() * self.weights.len() as u64 + 1024 * eights * i;
+                let to = e.add_const(to, behind as i64);
+                e.bulk_copy(to, e.byte_offset(self.rows.tiles, at), 1024 * eights, full);
+            }
         };
         let kept = match feed {
             Feed::Tiles(_) | Feed::Registers | Feed::Whole => kept,
@@ -138,51 +144,83 @@ impl<'c> Strip<'c> {
             }
         };
         let fill = Fill { bytes, weights: &weights, inputs: &inputs, early: self.early, then: &then };
-        let multiply = |e: &Emit<'c>, stage: Ptr<'c>, x: &[[Chunk<'c>; 2]]| {
+        // `x`: a lane's pieces of k tile `.1` of a stage, of each eight rows.
+        let multiply = |e: &Emit<'c>, stage: Ptr<'c>, x: &dyn Fn(&Emit<'c>, u64) -> Vec<[Chunk<'c>; 2]>| {
+            if let Stored::Strips(codec) = stored {
+                for (i, sums) in sums.iter().enumerate() {
+                    let at = e.byte_offset(stage, e.int(stored.bytes() * i as u64));
+                    Record::new(e, codec, at).multiply(e, sums, x);
+                }
+                return;
+            }
+            let x = x(e, 0);
             for (i, sums) in sums.iter().enumerate() {
                 let w = pieces.map(|p| {
                     let [low, high] =
                         [0, 256].map(|eight| e.load4(stage, e.add_const(p, (512 * i + eight) as i64)));
                     Fragment { low, high: Some(high) }
                 });
-                for (sums, x) in sums.iter().zip(x) {
+                for (sums, x) in sums.iter().zip(&x) {
                     for (w, x) in w.iter().zip(x) {
                         w.multiply(e, sums, *x);
                     }
                 }
             }
         };
-        let range = (self.first, self.step, tiles);
+        let range = (self.first, self.step, stored.stages(in_features));
         match feed {
             Feed::Registers => ring.run_unrolled(e, range, &fill, &|e, turn, stage| {
-                multiply(e, stage, &held.borrow()[turn..=turn]);
+                multiply(e, stage, &|_, i| {
+                    let at = turn * stored.tiles() as usize + i as usize;
+                    held.borrow()[at..=at].to_vec()
+                });
             }),
             Feed::Tiles(eights) => ring.run(e, range, &fill, &|e, _, stage| {
-                let rows_at = 512 * self.weights.len() as u64;
-                let of = |n| pieces.map(|p| e.load4(stage, e.add_const(p, (rows_at + 256 * n) as i64)));
-                multiply(e, stage, &(0..eights).map(of).collect::<Vec<_>>());
+                multiply(e, stage, &|e, i| {
+                    let rows_at = (stored.bytes() * self.weights.len() as u64 + 1024 * eights * i) / 4;
+                    let of = |n| pieces.map(|p| e.load4(stage, e.add_const(p, (rows_at + 256 * n) as i64)));
+                    (0..eights).map(of).collect()
+                });
             }),
             // All lanes g have the one row: columns that are not its are nobody's results.
             Feed::Whole | Feed::Own => ring.run(e, range, &fill, &|e, k, stage| {
-                let of = |first| {
-                    let piece = Swizzle::piece(e, self.rows.row, e.add_const(t, first));
-                    e.load4(kept, e.add(e.mul_const(k, 32), e.mul_const(piece, 4)))
-                };
-                multiply(e, stage, &[[0, 4].map(of)]);
+                multiply(e, stage, &|e, i| {
+                    let k = self.k_tile(e, k, i);
+                    let of = |first| {
+                        let piece = Swizzle::piece(e, self.rows.row, e.add_const(t, first));
+                        e.load4(kept, e.add(e.mul_const(k, 32), e.mul_const(piece, 4)))
+                    };
+                    vec![[0, 4].map(of)]
+                });
             }),
         }
         sums
     }
 
+    /// k tile `i` of a stage; the last one again where there are no more, whose weights are zeros there.
+    fn k_tile(&self, e: &Emit<'c>, stage: Int<'c>, i: u64) -> Int<'c> {
+        let (each, tiles) = (self.shape.stored.tiles(), k_tiles(self.shape.in_features));
+        if each == 1 {
+            return stage;
+        }
+        let tile = e.add_const(e.mul_const(stage, each), i as i64);
+        if tiles.is_multiple_of(each) { tile } else { e.min(tile, e.int(tiles - 1)) }
+    }
+
     /// This lane's two pieces of a row in each k tile of its warp; the last tile's again where there are no more.
     fn held_rows(&self, e: &Emit<'c>, pieces: [Int<'c>; 2]) -> Vec<[Chunk<'c>; 2]> {
-        let tiles = k_tiles(self.shape.in_features);
-        let turn = |turn: u64| {
-            let tile = e.add_const(self.first, (turn * self.step) as i64);
+        let (stored, tiles) = (self.shape.stored, k_tiles(self.shape.in_features));
+        let tile = |turn: u64, i: u64| {
+            let stage = e.add_const(self.first, (turn * self.step) as i64);
+            let tile = self.k_tile(e, stage, i);
             let tile = e.mul_const(e.wide(e.min(tile, e.int(tiles - 1))), TILE_BYTES);
             pieces.map(|piece| e.load4(e.byte_offset(self.rows.tiles, tile), piece))
         };
-        (0..tiles.div_ceil(self.step)).map(turn).collect()
+        let turns = stored.stages(self.shape.in_features).div_ceil(self.step);
+        (0..turns)
+            .flat_map(|turn| (0..stored.tiles()).map(move |i| (turn, i)))
+            .map(|(turn, i)| tile(turn, i))
+            .collect()
     }
 }
 
@@ -239,14 +277,14 @@ pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], shape: Shape) -> Vec<Floa
 pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
     let spec = k.spec;
     let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, feed.rows())];
-    let shape = Shape::new(1 + u64::from(p.up.is_some()), feed, p.in_features);
+    let shape = Shape::new((1 + u64::from(p.up.is_some()), p.stored), feed, p.in_features);
     let (name, variants) = (part(variant), [variant]);
     let function = Function::new(&name, grid, THREADS).of(&variants);
     k.function(function.shared_bytes(shape.shared_bytes()).waits_itself(), |e| {
         let ring = shape.ring(e);
         let s = section(e, p, e.block_x(), 16);
         let first_row = e.mul_const(e.block_y(), feed.rows());
-        let outputs = strip_offset(e, s.block, p.in_features);
+        let outputs = p.stored.strip(e, s.block, p.in_features);
         let weights = [Some(s.matrix), p.up.map(|name| e.operand(name))];
         let strip = Strip {
             weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),

@@ -21,6 +21,21 @@ impl<'c> Emit<'c> {
         self.asm(ty, text, "=r,f,f", false, &[high.into(), low.into()]).into_int_value()
     }
 
+    /// `a b + c` of two bf16 a word.
+    pub fn fma_bf16(&self, a: Int<'c>, b: Int<'c>, c: Int<'c>) -> Int<'c> {
+        let i32 = self.i32();
+        let ty = i32.fn_type(&[i32.into(); 3], false);
+        let args = [a, b, c].map(BasicMetadataValueEnum::from);
+        self.asm(ty, "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r", false, &args).into_int_value()
+    }
+
+    /// The f16 in the low half of a word.
+    pub fn half_float(&self, word: Int<'c>) -> Float<'c> {
+        let ty = self.f32().fn_type(&[self.i32().into()], false);
+        let text = "{ .reg .b16 low, high; mov.b32 {low, high}, $1; cvt.f32.f16 $0, low; }";
+        self.asm(ty, text, "=f,r", false, &[word.into()]).into_float_value()
+    }
+
     /// `d += a b` of 16 x 16 by 16 x 8 in bf16 with f32 sums: `mma.sync.m16n8k16`. `a` holds rows (g, g + 8) of
     /// the lane's first pair of columns, then of its second; `b` the column's two pairs.
     pub fn mma(&self, d: &[Var<'c>], a: [Int<'c>; 4], b: [Int<'c>; 2]) {

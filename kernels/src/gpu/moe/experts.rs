@@ -16,16 +16,19 @@ use super::panel;
 use super::router::{chosen, chosen_anew};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT, part};
 use crate::gpu::gemm::feed::{Feed, Shape, THREADS, WARPS};
-use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes, strip_offset};
+use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes};
 use crate::gpu::gemm::product::pack_x_of;
 use crate::gpu::gemm::small_m::{Strip, StripRows, reduce};
+use crate::gpu::gemm::stored::Stored;
 use crate::gpu::isa::{Emit, Float, Int, Ptr, Var};
 use crate::gpu::tile::{TILE_BYTES, TiledRows};
 
 /// `ExpertsUp`.
 pub fn up(k: &mut Kernel<'_, '_>, in_features: u64, ffn: u64, active: u64) {
     match k.layout("gate") {
-        Layout::Tiles { count, .. } => tiled_up(k, count, in_features, ffn, active),
+        Layout::Tiles { count, .. } | Layout::Strips { count, .. } => {
+            tiled_up(k, count, (in_features, ffn), active);
+        }
         layout @ Layout::Panels { .. } => panel::up(k, layout.panels(), in_features, ffn, active),
         Layout::Rows { .. } | Layout::Vector { .. } => k.refuse(NO_PRODUCT),
     }
@@ -34,18 +37,26 @@ pub fn up(k: &mut Kernel<'_, '_>, in_features: u64, ffn: u64, active: u64) {
 /// `ExpertsDown`.
 pub fn down(k: &mut Kernel<'_, '_>, active: u64, ffn: u64, out: u64) {
     match k.layout("down") {
-        Layout::Tiles { count, .. } => tiled_down(k, count, active, ffn, out),
+        Layout::Tiles { count, .. } | Layout::Strips { count, .. } => {
+            tiled_down(k, count, active, (ffn, out));
+        }
         layout @ Layout::Panels { .. } => panel::down(k, layout.panels(), active, ffn, out),
         Layout::Rows { .. } | Layout::Vector { .. } => k.refuse(NO_PRODUCT),
     }
 }
 
-/// `ExpertsUp` of `experts` experts in tiles.
-fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, in_features: u64, ffn: u64, active: u64) {
-    let spec = k.spec;
-    let rows_at = pack_x_of(k, in_features, None, (&[BY_ROW], BY_ROW_ROWS.min(spec.max_rows)));
+/// Most rows that are computed one by one: those of strips all are.
+fn rows_one_by_one(k: &Kernel<'_, '_>, stored: Stored) -> u64 {
+    let most = if stored == Stored::Tiles { BY_ROW_ROWS } else { u64::MAX };
+    most.min(k.spec.max_rows)
+}
+
+/// `ExpertsUp` of `experts` experts in tiles or strips.
+fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, (in_features, ffn): (u64, u64), active: u64) {
+    let stored = Stored::of(k.format("gate"));
+    let rows_at = pack_x_of(k, in_features, None, (&[BY_ROW], rows_one_by_one(k, stored)));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
-    let shape = Shape::of_row(2, Feed::Whole, in_features);
+    let shape = Shape::of_row((2, stored), Feed::Whole, in_features);
     k.function(
         Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes()),
         |e| {
@@ -53,7 +64,7 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, in_features: u64, ffn: u64
             let (row, slot) = e.div_rem(e.block_y(), active);
             let expert = chosen(e, row, slot);
             let warp = e.div_rem(e.thread(), 32).0;
-            let matrices = ["gate", "up"].map(|name| matrix(e, name, expert, ffn, in_features));
+            let matrices = ["gate", "up"].map(|name| matrix(e, (name, stored), expert, (ffn, in_features)));
             let rows = (rows_at.row(e, shape.first(e, row), in_features), row);
             let strip = strip(e, &matrices, e.block_x(), rows, (warp, WARPS), shape);
             let sums = strip.sums(e, &ring);
@@ -73,7 +84,7 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, in_features: u64, ffn: u64
             });
         },
     );
-    if !k.wants(GROUPED) {
+    if !k.wants(GROUPED) || stored != Stored::Tiles {
         return;
     }
     let d = dispatch(k, experts, active);
@@ -93,14 +104,14 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, in_features: u64, ffn: u64
     grouped(k, &d, &products, &to);
 }
 
-/// `ExpertsDown` of `experts` experts in tiles.
-fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, out: u64) {
-    let spec = k.spec;
+/// `ExpertsDown` of `experts` experts in tiles or strips.
+fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, (ffn, out): (u64, u64)) {
+    let (spec, stored) = (k.spec, Stored::of(k.format("down")));
     // In tiles a row's choices stand side by side; packed they stand one below the other.
     let in_tiles = k.in_tiles("h");
-    let rows_at = if in_tiles { TiledRows::Operand("h") } else { pack_choices(k, active, ffn) };
+    let rows_at = if in_tiles { TiledRows::Operand("h") } else { pack_choices(k, active, ffn, stored) };
     let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
-    let shape = Shape::of_row(1, Feed::Own, ffn);
+    let shape = Shape::of_row((1, stored), Feed::Own, ffn);
     let name = part(BY_ROW);
     let function = Function::new(&name, grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes());
     k.function(function.waits_itself(), |e| {
@@ -115,7 +126,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, o
                 let packed = e.add(e.mul_const(row, active), slot);
                 (packed, rows_at.row(e, shape.first(e, packed), ffn))
             };
-            let matrix = matrix(e, "down", expert, out, ffn);
+            let matrix = matrix(e, ("down", stored), expert, (out, ffn));
             let first = begin.unwrap_or(e.int(0));
             let strip = strip(e, &[matrix], e.block_x(), (rows, place), (first, 1), shape);
             Strip { early: begin.is_some(), ..strip }
@@ -146,7 +157,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, o
         let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
         let (expert, own_share, residual) = (e.var(guess.into()), e.float_var(0.0), e.float_var(0.0));
         let at = |name: &str, output| e.add(e.mul_const(row, e.stride(name)), output);
-        let begin = e.pick(there, e.int(0), e.int(k_tiles(ffn)));
+        let begin = e.pick(there, e.int(0), e.int(stored.stages(ffn)));
         let guessed = choice(e, slot, guess, Some(begin));
         let sums = guessed.sums_then(e, &ring, &|e| {
             e.set(expert, chosen_anew(e, row, slot).into());
@@ -171,7 +182,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, ffn: u64, o
             e.store(e.operand("out"), at("out", output), e.fadd(sum, e.get_float(residual)).into());
         });
     });
-    if !k.wants(GROUPED) {
+    if !k.wants(GROUPED) || stored != Stored::Tiles {
         return;
     }
     let d = dispatch(k, experts, active);
@@ -229,8 +240,8 @@ fn combine<'c>(k: &mut Kernel<'c, '_>, out: u64, products: Products<'_, 'c>) {
 }
 
 /// Adds the launch that packs each choice of the rows as a row of its own, for [`BY_ROW`].
-fn pack_choices(k: &mut Kernel<'_, '_>, active: u64, ffn: u64) -> TiledRows {
-    let few = BY_ROW_ROWS.min(k.spec.max_rows);
+fn pack_choices(k: &mut Kernel<'_, '_>, active: u64, ffn: u64, stored: Stored) -> TiledRows {
+    let few = rows_one_by_one(k, stored);
     let to = TiledRows::Scratch(k.scratch(packed_bytes(few * active, ffn)));
     let (grid, variants) = (k.rows(active, 1), &[BY_ROW][..]);
     let rows = Packed { part: "_pack", grid, in_features: ffn, norm: None, to, variants };
@@ -242,7 +253,7 @@ fn pack_choices(k: &mut Kernel<'_, '_>, active: u64, ffn: u64) -> TiledRows {
     to
 }
 
-/// The product of 16 outputs of each matrix by the row at `rows`, of that number, over k tiles `first`, `first + step`, ...
+/// The product of 16 outputs of each matrix by the row at `rows`, of that number, over stages `first`, `first + step`, ...
 fn strip<'c>(
     e: &Emit<'c>,
     matrices: &[Ptr<'c>],
@@ -251,7 +262,7 @@ fn strip<'c>(
     (first, step): (Int<'c>, u64),
     shape: Shape,
 ) -> Strip<'c> {
-    let at = strip_offset(e, panel, shape.in_features);
+    let at = shape.stored.strip(e, panel, shape.in_features);
     Strip {
         weights: matrices.iter().map(|matrix| e.byte_offset(*matrix, at)).collect(),
         far: None,

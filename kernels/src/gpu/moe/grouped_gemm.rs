@@ -7,24 +7,28 @@
 //! Floors: bytes of the experts that were chosen, where each has few pairs; operations of whole 64s of pairs, where it has
 //! many.
 
-use hyc_plan::TILE;
-
 use super::dispatch::{Dispatch, GROUPED};
 use crate::gpu::function::Kernel;
 use crate::gpu::gemm::epilogue::{Columns, Line, Values, lanes_rows, write};
 use crate::gpu::gemm::large_m::{store_tiles, value};
 use crate::gpu::gemm::matrices::Section;
-use crate::gpu::gemm::pack_rows::{BLOCK_ROWS, k_tiles};
+use crate::gpu::gemm::pack_rows::BLOCK_ROWS;
+use crate::gpu::gemm::stored::Stored;
 use crate::gpu::gemm::wgmma::{Finish, Job, Tile, WIDE, wgmma};
 use crate::gpu::isa::{Emit, Int, Ptr};
-use crate::gpu::tile::{TILE_BYTES, TiledRows};
+use crate::gpu::tile::TiledRows;
 
 /// Most rows that there is scratch for in [`BY_ROW`](super::dispatch::BY_ROW).
 pub const BY_ROW_ROWS: u64 = 16;
 
-/// The tiles of one expert's matrix in a weight.
-pub fn matrix<'c>(e: &Emit<'c>, name: &str, expert: Int<'c>, out: u64, in_features: u64) -> Ptr<'c> {
-    let bytes = out.div_ceil(TILE) * k_tiles(in_features) * TILE_BYTES;
+/// One expert's matrix of `out` by `in_features` in a weight.
+pub fn matrix<'c>(
+    e: &Emit<'c>,
+    (name, stored): (&str, Stored),
+    expert: Int<'c>,
+    (out, in_features): (u64, u64),
+) -> Ptr<'c> {
+    let bytes = stored.matrix_bytes(out, in_features);
     e.byte_offset(e.operand(name), e.mul_const(e.wide(expert), bytes))
 }
 
@@ -62,7 +66,7 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
         let tiles = e.div_rem(e.add_const(entry.pairs, BLOCK_ROWS as i64 - 1), BLOCK_ROWS).0;
         let block = e.quotient(inside, tiles);
         let row = e.mul_const(e.sub(inside, e.mul(block, tiles)), BLOCK_ROWS);
-        let weight = |name| matrix(e, name, entry.expert, out, in_features);
+        let weight = |name| matrix(e, (name, Stored::Tiles), entry.expert, (out, in_features));
         Tile {
             section: Section {
                 number: e.int(0),

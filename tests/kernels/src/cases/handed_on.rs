@@ -1,5 +1,5 @@
-//! Rows that lie in bf16 tiles between kernels on tensor cores: a third of the cases of `tiled` and `page_lists` once more, with
-//! every tensor in tiles that may lie so.
+//! Rows that lie in bf16 tiles between kernels on tensor cores: a third of the cases of `tiled`, `page_lists` and `strips` once
+//! more, with every tensor in tiles that may lie so.
 
 use std::collections::HashSet;
 
@@ -37,7 +37,9 @@ fn in_tiles(case: &Case) -> Option<Case> {
     }
     norm.map(|norm| spec.operands.remove(norm));
     let tiled_product = |operand: &OperandSpec| match operand {
-        OperandSpec::Weight(format) => matches!(format.layout, Layout::Vector { .. } | Layout::Tiles { .. }),
+        OperandSpec::Weight(format) => {
+            matches!(format.layout, Layout::Vector { .. } | Layout::Tiles { .. } | Layout::Strips { .. })
+        }
         OperandSpec::Tensor { .. } | OperandSpec::Cache(_) => true,
     };
     if !spec.operands.iter().all(tiled_product) {

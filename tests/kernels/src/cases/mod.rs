@@ -8,6 +8,7 @@ mod page_lists;
 mod projections;
 mod sample;
 mod selection;
+mod strips;
 mod tiled;
 mod timed;
 
@@ -18,7 +19,7 @@ use crate::case::{Case, Fill};
 
 /// All cases; names are distinct.
 pub fn all() -> Vec<Case> {
-    let tiled = [tiled::all(), page_lists::all()].concat();
+    let tiled = [tiled::all(), page_lists::all(), strips::all()].concat();
     [portable(), handed_on::all(&tiled), tiled, selection::tiled(), sample::all()].concat()
 }
 
@@ -56,6 +57,7 @@ fn vector(len: u64) -> OperandSpec {
 enum Store {
     Panels(Codec),
     Tiles,
+    Strips(Codec),
 }
 
 impl Store {
@@ -69,6 +71,10 @@ impl Store {
             Store::Tiles => OperandSpec::Weight(Format {
                 codec: Codec::Bf16,
                 layout: Layout::Tiles { count, out_features: out, in_features },
+            }),
+            Store::Strips(codec) => OperandSpec::Weight(Format {
+                codec,
+                layout: Layout::Strips { count, out_features: out, in_features },
             }),
         }
     }

@@ -69,7 +69,7 @@ pub const SHAPES: [AttnShape; 6] = [
     AttnShape { heads: 5, kv_heads: 1, qk_dim: 64, v_dim: 64 },
 ];
 
-fn tiled_caches(shape: AttnShape) -> [CacheSpec; 2] {
+pub fn tiled_caches(shape: AttnShape) -> [CacheSpec; 2] {
     caches(shape, 64, Elem::Bf16, WINDOW, MANY).map(|cache| CacheSpec { order: KvOrder::Tiles, ..cache })
 }
 

@@ -11,6 +11,7 @@ use super::super::pack_rows::{k_tiles, strip_offset};
 use super::super::projections::Part as Projected;
 use super::super::qkv::parts;
 use super::super::qkv_small_m::Place;
+use super::super::stored::Stored;
 use super::ROWS;
 use crate::gpu::isa::{Emit, Int, Ptr};
 use crate::gpu::tile::TiledRows;
@@ -99,7 +100,10 @@ impl Part {
             }
             End::Qkv(_, parts) => {
                 let place = Place::new(e, parts, || strip);
-                (vec![place.dims.map(|dim| place.row(e, dim, self.in_features)).to_vec()], ROWS / 2)
+                (
+                    vec![place.dims.map(|dim| place.row(e, Stored::Tiles, dim, self.in_features)).to_vec()],
+                    ROWS / 2,
+                )
             }
         }
     }
@@ -110,6 +114,7 @@ fn product(operands: &Operands, op: &Linear) -> Product {
     Product {
         in_features: op.in_features,
         matrices: vec![Matrix { name: "weight", out: op.out_features, column: 0 }],
+        stored: Stored::Tiles,
         up: (op.epilogue == Epilogue::SwiGlu).then_some("up"),
         inputs: Inputs { tiles: TiledRows::Operand("x"), raw: None },
         to: To::lying(operands.in_tiles("out"), "out"),

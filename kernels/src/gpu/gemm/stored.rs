@@ -1,0 +1,240 @@
+//! How a weight lies that a product of few rows streams: bf16 tiles, or strips of a grouped codec. What streams stages
+//! (`small_m`, `feed`) does not know what is in them; here is what they become in registers.
+
+use hyc_plan::pack::Half;
+use hyc_plan::{Codec, Format, Layout, SPAN, STRIP, TILE};
+
+use super::pack_rows::{k_tiles, strip_offset};
+use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var};
+use crate::gpu::tile::{Fragment, TILE_BYTES, tile_row};
+
+/// One in each half of a word of bf16, 128 and 136, and 2^120.
+const ONES: u64 = 0x3f80_3f80;
+const MINUS_128: u64 = 0xc300_c300;
+const MINUS_136: u64 = 0xc308_c308;
+const TWO_120: u64 = 0x7b80_7b80;
+
+/// How the weights of a product lie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// In bf16 tiles: a stage is 64 inputs.
+    Tiles,
+    /// In strips of this codec: a stage is 256 inputs.
+    Strips(Codec),
+}
+
+impl Stored {
+    /// Of a weight that tensor cores multiply.
+    pub fn of(format: Format) -> Stored {
+        match format.layout {
+            Layout::Strips { .. } => Stored::Strips(format.codec),
+            _ => Stored::Tiles,
+        }
+    }
+
+    /// k tiles of a stage.
+    pub fn tiles(self) -> u64 {
+        match self {
+            Stored::Tiles => 1,
+            Stored::Strips(_) => SPAN / TILE,
+        }
+    }
+
+    /// Stages of a row.
+    pub fn stages(self, in_features: u64) -> u64 {
+        k_tiles(in_features).div_ceil(self.tiles())
+    }
+
+    /// Bytes of a stage of 16 outputs, the second half of which are the second eight.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Stored::Tiles => TILE_BYTES / 4,
+            Stored::Strips(codec) => 2 * Half::of(codec).bytes(),
+        }
+    }
+
+    /// Bytes from a stage to the next.
+    pub fn next(self) -> u64 {
+        match self {
+            Stored::Tiles => TILE_BYTES,
+            Stored::Strips(_) => self.bytes(),
+        }
+    }
+
+    /// Bytes of a matrix.
+    pub fn matrix_bytes(self, out: u64, in_features: u64) -> u64 {
+        match self {
+            Stored::Tiles => out.div_ceil(TILE) * k_tiles(in_features) * TILE_BYTES,
+            Stored::Strips(_) => out.div_ceil(STRIP) * self.stages(in_features) * self.bytes(),
+        }
+    }
+
+    /// Byte offset (i64) of block `block` of 16 outputs in a matrix.
+    pub fn strip<'c>(self, e: &Emit<'c>, block: Int<'c>, in_features: u64) -> Int<'c> {
+        match self {
+            Stored::Tiles => strip_offset(e, block, in_features),
+            Stored::Strips(_) => e.mul_const(e.wide(block), self.stages(in_features) * self.bytes()),
+        }
+    }
+
+    /// The address of eight outputs from `row` on, a multiple of eight, in their first stage.
+    pub fn eight<'c>(self, e: &Emit<'c>, matrix: Ptr<'c>, row: Int<'c>, in_features: u64) -> Ptr<'c> {
+        match self {
+            Stored::Tiles => tile_row(e, matrix, row, in_features),
+            Stored::Strips(_) => {
+                let (block, inside) = e.div_rem(row, STRIP);
+                let half = e.mul_const(e.div_rem(inside, 8).0, self.bytes() / 2);
+                e.byte_offset(e.byte_offset(matrix, self.strip(e, block, in_features)), e.wide(half))
+            }
+        }
+    }
+}
+
+/// A stage of 16 outputs of a grouped codec, as it lies in shared memory.
+pub struct Record<'c> {
+    codec: Codec,
+    halves: [Ptr<'c>; 2],
+}
+
+impl<'c> Record<'c> {
+    pub fn new(e: &Emit<'c>, codec: Codec, at: Ptr<'c>) -> Record<'c> {
+        let second = e.byte_offset(at, e.int(Half::of(codec).bytes()));
+        Record { codec, halves: [at, second] }
+    }
+
+    /// `sums += self x`, `[rows / 8][4]`. `x`: a lane's two pieces of a k tile of each eight rows.
+    pub fn multiply(
+        &self,
+        e: &Emit<'c>,
+        sums: &[Vec<Var<'c>>],
+        x: &dyn Fn(&Emit<'c>, u64) -> Vec<[Chunk<'c>; 2]>,
+    ) {
+        let groups = Half::of(self.codec).groups();
+        let shared = self.halves.map(|half| Shares::load(e, self.codec, half));
+        let parts: Vec<Vec<Var<'c>>> =
+            sums.iter().map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect();
+        // Sums of x alone, where codes stand for more than their multiples.
+        let has_least = matches!(self.codec, Codec::Int4 { zero: true, .. });
+        let plain: Vec<Vec<Var<'c>>> = match has_least {
+            true => sums.iter().map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect(),
+            false => Vec::new(),
+        };
+        let ones = Fragment { low: [e.int(ONES); 4], high: Some([e.int(ONES); 4]) };
+        let (mut words, mut rows) = (Vec::new(), Vec::new());
+        // Half tiles of 32 inputs, of which every so many are a group.
+        for piece in 0..SPAN / 32 {
+            let (tile, second) = (piece / 2, piece % 2);
+            if second == 0 {
+                (words, rows) = (self.words(e, tile), x(e, tile));
+            }
+            let [low, high]: [Chunk<'c>; 2] = words[second as usize];
+            let w = Fragment { low, high: Some(high) };
+            for (n, x) in rows.iter().enumerate() {
+                w.multiply(e, &parts[n], x[second as usize]);
+                if has_least {
+                    ones.multiply(e, &plain[n], x[second as usize]);
+                }
+            }
+            if (piece + 1) * groups % (SPAN / 32) != 0 {
+                continue;
+            }
+            let group = (piece * groups / (SPAN / 32)) as usize;
+            for (n, sums) in sums.iter().enumerate() {
+                for (i, sum) in sums.iter().enumerate() {
+                    let (scale, least) = shared[i / 2].of[group];
+                    e.accumulate(*sum, scale, e.get_float(parts[n][i]));
+                    e.set(parts[n][i], e.float(0.0).into());
+                    if let Some(least) = least {
+                        e.accumulate(*sum, least, e.get_float(plain[n][i]));
+                        e.set(plain[n][i], e.float(0.0).into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Both pieces of a k tile of this lane in bf16, of both halves: `[piece][half]`.
+    fn words(&self, e: &Emit<'c>, tile: u64) -> Vec<[Chunk<'c>; 2]> {
+        let lane = e.mul_const(e.lane(), 4);
+        let int4 = matches!(self.codec, Codec::Int4 { .. });
+        // Of int4 a lane's words of two tiles stand side by side.
+        let chunk = |half: usize| {
+            let run = if int4 { tile / 2 } else { tile };
+            e.load4(self.halves[half], e.add_const(lane, 128 * run as i64))
+        };
+        let chunks = [chunk(0), chunk(1)];
+        let piece = |second: usize| {
+            [0, 1].map(|half: usize| match self.codec {
+                Codec::Int4 { zero, .. } => {
+                    let word = chunks[half][2 * (tile % 2) as usize + second];
+                    nibbles(e, word, if zero { MINUS_128 } else { MINUS_136 })
+                }
+                codec => {
+                    let [a, b] = [0, 1].map(|i| bytes(e, codec, chunks[half][2 * second + i]));
+                    [a[0], a[1], b[0], b[1]]
+                }
+            })
+        };
+        vec![piece(0), piece(1)]
+    }
+}
+
+/// Eight codes of four bits as bf16: 128 with the code in its last bits, and what makes that the code again.
+fn nibbles<'c>(e: &Emit<'c>, word: Int<'c>, minus: u64) -> Chunk<'c> {
+    [0, 4, 8, 12].map(|shift| {
+        let shifted = if shift == 0 { word } else { e.shift_right_unsigned(word, e.int(shift)) };
+        let code = e.or(e.and(shifted, e.int(0x000f_000f)), e.int(0x4300_4300));
+        e.fma_bf16(code, e.int(ONES), e.int(minus))
+    })
+}
+
+/// Four codes of eight bits as bf16, elements 0 and 1, 2 and 3.
+fn bytes<'c>(e: &Emit<'c>, codec: Codec, word: Int<'c>) -> [Int<'c>; 2] {
+    if let Codec::Fp8 { .. } = codec {
+        // Sign, four bits of exponent, three of mantissa, where bf16 has them; the exponent's bias is 120 less.
+        return [e.shift_left(word, 8), word].map(|bits| {
+            let sign = e.and(bits, e.int(0x8000_8000));
+            let rest = e.shift_right_unsigned(e.and(bits, e.int(0x7f00_7f00)), e.int(4));
+            e.fma_bf16(e.or(sign, rest), e.int(TWO_120), e.int(0x8000_8000))
+        });
+    }
+    // 2^23 + 128 + code as an f32, less that.
+    let biased = e.xor(word, e.int(0x8080_8080));
+    let code = |byte: u64| {
+        let byte = e.and(e.shift_right_unsigned(biased, e.int(8 * byte)), e.int(0xff));
+        e.fsub(e.widen(e.or(byte, e.int(0x4b00_0000))), e.float(8_388_736.0))
+    };
+    [e.pack_bf16(code(0), code(2)), e.pack_bf16(code(1), code(3))]
+}
+
+/// What the groups of this lane's output of a half share.
+struct Shares<'c> {
+    /// `[group]`: scale, and least value where there is one.
+    of: Vec<(Float<'c>, Option<Float<'c>>)>,
+}
+
+impl<'c> Shares<'c> {
+    fn load(e: &Emit<'c>, codec: Codec, half: Ptr<'c>) -> Shares<'c> {
+        let of = Half::of(codec);
+        let at = e.byte_offset(half, e.int(of.code_bytes()));
+        let g = e.lane_pair().0;
+        let bytes = of.groups() * codec.shared_bytes();
+        // One f16 of an output: a word has those of two.
+        if bytes == 2 {
+            let (pair, odd) = e.div_rem(g, 2);
+            let word = e.load_int(at, pair);
+            let word = e.pick(e.eq(odd, e.int(0)), word, e.shift_right_unsigned(word, e.int(16)));
+            return Shares { of: vec![(e.half_float(word), None)] };
+        }
+        let first = e.mul_const(g, bytes / 4);
+        let words: Vec<Int<'c>> =
+            (0..bytes / 4).map(|i| e.load_int(at, e.add_const(first, i as i64))).collect();
+        let upper = |word| e.half_float(e.shift_right_unsigned(word, e.int(16)));
+        let of = words.iter().flat_map(|word| match codec {
+            Codec::Int4 { zero: false, .. } => vec![(e.half_float(*word), None), (upper(*word), None)],
+            Codec::Int4 { zero: true, .. } => vec![(e.half_float(*word), Some(upper(*word)))],
+            _ => vec![(e.widen(*word), None)],
+        });
+        Shares { of: of.collect() }
+    }
+}
