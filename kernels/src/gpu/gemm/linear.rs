@@ -7,9 +7,10 @@ use hyc_plan::{Epilogue, Extent, Layout, PANEL};
 use super::large_m::large_m;
 use super::matrices::{Matrix, Product, To};
 use super::panel::{self, Input, Place, THREADS, input, mine, panel_at, tile};
-use super::product::{WGMMA, WGMMA128, few_rows, pack_x};
+use super::product::{M1, WGMMA, WGMMA128, few_rows, pack_x};
 use super::small_m::small_m;
 use super::stored::Stored;
+use super::stream;
 use super::wgmma::{NARROW, WIDE};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
 use crate::gpu::isa::{Emit, Float, Int};
@@ -32,7 +33,10 @@ fn tiled(k: &mut Kernel<'_, '_>, in_features: u64, out: u64, norm: Option<f64>, 
         plus: (epilogue == Epilogue::Residual).then_some("residual"),
     };
     for (variant, feed) in few_rows(stored) {
-        small_m(k, variant, &product, feed);
+        match stored {
+            Stored::Strips(_) if variant == M1 => stream::linear(k, variant, &product),
+            _ => small_m(k, variant, &product, feed),
+        }
     }
     if stored != Stored::Tiles {
         return;

@@ -16,4 +16,5 @@ mod rope;
 pub mod slice;
 pub mod small_m;
 pub mod stored;
+pub mod stream;
 pub mod wgmma;

@@ -15,11 +15,12 @@ use hyc_plan::ops::QkvAppend;
 
 use super::feed::{Feed, Shape, THREADS, WARPS};
 use super::matrices::{Inputs, To};
-use super::product::few_rows;
+use super::product::{M1, few_rows};
 use super::projections::{Part, Projection, gates};
 use super::rope::{angles, grown};
 use super::small_m::{Strip, StripRows, reduce};
 use super::stored::Stored;
+use super::stream::{Row, Stream};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
@@ -28,8 +29,46 @@ use crate::gpu::work_item::row_count;
 /// Adds the functions of [`few_rows`].
 pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], (inputs, stored): (Inputs, Stored)) {
     for (variant, feed) in few_rows(stored) {
-        function(k, variant, c, parts, (inputs, stored, feed));
+        match stored {
+            Stored::Strips(_) if variant == M1 => streamed(k, variant, c, parts, (inputs, stored)),
+            _ => function(k, variant, c, parts, (inputs, stored, feed)),
+        }
     }
+}
+
+/// That of one row by strips.
+fn streamed<'c>(
+    k: &mut Kernel<'c, '_>,
+    variant: &str,
+    c: &QkvAppend,
+    parts: &[Part],
+    (inputs, stored): (Inputs, Stored),
+) {
+    let spec = k.spec;
+    let strips = parts.iter().map(|part| part.heads * part.dim / 16).sum();
+    let stream = Stream::new((1, stored), c.in_features, strips, k.multiprocessors);
+    let logits: Vec<To> = gates(c).map(|(_, name)| To::operand(k, name)).collect();
+    let (name, variants) = (part(variant), [variant]);
+    let function = Function::new(&name, [stream.grid(), k.rows(1, 1)], THREADS).of(&variants);
+    k.function(function.shared_bytes(stream.shared_bytes()).waits_itself(), |e: &Emit<'c>| {
+        let (row, table) = (e.block_y(), angles(e, c.rope));
+        let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
+        let inside = e.lt(row, row_count(e, spec));
+        let weights = |e: &Emit<'c>, strip: Int<'c>| {
+            let place = Place::new(e, parts, || strip);
+            let [near, far] = place.dims.map(|dim| place.row(e, stored, dim, c.in_features));
+            vec![(near, Some(far))]
+        };
+        let from = Row::new(e, inputs, row, c.in_features);
+        stream.run(e, from, &weights, &|e, strip, output, results| {
+            let place = Place::new(e, parts, || strip);
+            let page = |e: &Emit<'c>| page_of(e, &e.cache("cache"), row, position);
+            let to = Spot { row, position, page: &page };
+            let other = e.shuffle(results[0], 8);
+            let inside = e.and(inside, e.lt(output, e.int(16)));
+            finish(e, (c, table, &logits), &place, &to, (inside, output, results[0], other));
+        });
+    });
 }
 
 fn function<'c>(

@@ -149,7 +149,7 @@ impl<'c> Strip<'c> {
             if let Stored::Strips(codec) = stored {
                 for (i, sums) in sums.iter().enumerate() {
                     let at = e.byte_offset(stage, e.int(stored.bytes() * i as u64));
-                    Record::new(e, codec, at).multiply(e, sums, x);
+                    Record::new(e, codec, at).multiply(e, sums, x, None);
                 }
                 return;
             }
@@ -175,29 +175,29 @@ impl<'c> Strip<'c> {
                     held.borrow()[at..=at].to_vec()
                 });
             }),
-            Feed::Tiles(eights) => ring.run(e, range, &fill, &|e, _, stage| {
+            Feed::Tiles(eights) => ring.run(e, range, &fill, &|e, k, stage| {
                 multiply(e, stage, &|e, i| {
                     let rows_at = (stored.bytes() * self.weights.len() as u64 + 1024 * eights * i) / 4;
                     let of = |n| pieces.map(|p| e.load4(stage, e.add_const(p, (rows_at + 256 * n) as i64)));
-                    (0..eights).map(of).collect()
+                    (0..eights).map(|n| self.inside(e, (k, i), of(n))).collect()
                 });
             }),
             // All lanes g have the one row: columns that are not its are nobody's results.
             Feed::Whole | Feed::Own => ring.run(e, range, &fill, &|e, k, stage| {
                 multiply(e, stage, &|e, i| {
-                    let k = self.k_tile(e, k, i);
+                    let tile = self.k_tile(e, k, i);
                     let of = |first| {
                         let piece = Swizzle::piece(e, self.rows.row, e.add_const(t, first));
-                        e.load4(kept, e.add(e.mul_const(k, 32), e.mul_const(piece, 4)))
+                        e.load4(kept, e.add(e.mul_const(tile, 32), e.mul_const(piece, 4)))
                     };
-                    vec![[0, 4].map(of)]
+                    vec![self.inside(e, (k, i), [0, 4].map(of))]
                 });
             }),
         }
         sums
     }
 
-    /// k tile `i` of a stage; the last one again where there are no more, whose weights are zeros there.
+    /// k tile `i` of a stage; the last one again where there are no more.
     fn k_tile(&self, e: &Emit<'c>, stage: Int<'c>, i: u64) -> Int<'c> {
         let (each, tiles) = (self.shape.stored.tiles(), k_tiles(self.shape.in_features));
         if each == 1 {
@@ -207,6 +207,16 @@ impl<'c> Strip<'c> {
         if tiles.is_multiple_of(each) { tile } else { e.min(tile, e.int(tiles - 1)) }
     }
 
+    /// A lane's pieces of k tile `i` of a stage, as they were read; zeros where there is none: a group's numbers go on there.
+    fn inside(&self, e: &Emit<'c>, (stage, i): (Int<'c>, u64), x: [Chunk<'c>; 2]) -> [Chunk<'c>; 2] {
+        let (each, tiles) = (self.shape.stored.tiles(), k_tiles(self.shape.in_features));
+        if tiles.is_multiple_of(each) {
+            return x;
+        }
+        let there = e.lt(e.add_const(e.mul_const(stage, each), i as i64), e.int(tiles));
+        x.map(|piece| piece.map(|word| e.pick(there, word, e.int(0))))
+    }
+
     /// This lane's two pieces of a row in each k tile of its warp; the last tile's again where there are no more.
     fn held_rows(&self, e: &Emit<'c>, pieces: [Int<'c>; 2]) -> Vec<[Chunk<'c>; 2]> {
         let (stored, tiles) = (self.shape.stored, k_tiles(self.shape.in_features));
@@ -214,7 +224,8 @@ impl<'c> Strip<'c> {
             let stage = e.add_const(self.first, (turn * self.step) as i64);
             let tile = self.k_tile(e, stage, i);
             let tile = e.mul_const(e.wide(e.min(tile, e.int(tiles - 1))), TILE_BYTES);
-            pieces.map(|piece| e.load4(e.byte_offset(self.rows.tiles, tile), piece))
+            let x = pieces.map(|piece| e.load4(e.byte_offset(self.rows.tiles, tile), piece));
+            self.inside(e, (stage, i), x)
         };
         let turns = stored.stages(self.shape.in_features).div_ceil(self.step);
         (0..turns)

@@ -102,19 +102,23 @@ impl<'c> Record<'c> {
         Record { codec, halves: [at, second] }
     }
 
-    /// `sums += self x`, `[rows / 8][4]`. `x`: a lane's two pieces of a k tile of each eight rows.
+    /// `sums += self x`, `[rows / 8][4]`. `x`: a lane's two pieces of a k tile of each eight rows. `totals`: the sum of 32 inputs of the
+    /// only row, the first, the second, ..., where it is known: codes are multiplied as they come then.
     pub fn multiply(
         &self,
         e: &Emit<'c>,
         sums: &[Vec<Var<'c>>],
         x: &dyn Fn(&Emit<'c>, u64) -> Vec<[Chunk<'c>; 2]>,
+        totals: Option<&dyn Fn(&Emit<'c>, u64) -> Float<'c>>,
     ) {
+        let totals = totals.filter(|_| matches!(self.codec, Codec::Int4 { .. }));
         let groups = Half::of(self.codec).groups();
         let shared = self.halves.map(|half| Shares::load(e, self.codec, half));
         let parts: Vec<Vec<Var<'c>>> =
             sums.iter().map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect();
         // Sums of x alone, where codes stand for more than their multiples.
-        let has_least = matches!(self.codec, Codec::Int4 { zero: true, .. });
+        let has_least = matches!(self.codec, Codec::Int4 { zero: true, .. }) && totals.is_none();
+        let mut total: Option<Float<'c>> = None;
         let plain: Vec<Vec<Var<'c>>> = match has_least {
             true => sums.iter().map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect(),
             false => Vec::new(),
@@ -125,7 +129,11 @@ impl<'c> Record<'c> {
         for piece in 0..SPAN / 32 {
             let (tile, second) = (piece / 2, piece % 2);
             if second == 0 {
-                (words, rows) = (self.words(e, tile), x(e, tile));
+                (words, rows) = (self.words(e, tile, totals.is_some()), x(e, tile));
+            }
+            if let Some(totals) = totals {
+                let own = totals(e, piece);
+                total = Some(total.map_or(own, |total| e.fadd(total, own)));
             }
             let [low, high]: [Chunk<'c>; 2] = words[second as usize];
             let w = Fragment { low, high: Some(high) };
@@ -142,6 +150,14 @@ impl<'c> Record<'c> {
             for (n, sums) in sums.iter().enumerate() {
                 for (i, sum) in sums.iter().enumerate() {
                     let (scale, least) = shared[i / 2].of[group];
+                    if let Some(total) = total {
+                        let biased = e.get_float(parts[n][i]);
+                        let offset = if least.is_some() { -128.0 } else { -136.0 };
+                        e.accumulate(*sum, scale, e.fma(total, e.float(offset), biased));
+                        least.inspect(|least| e.accumulate(*sum, *least, total));
+                        e.set(parts[n][i], e.float(0.0).into());
+                        continue;
+                    }
                     e.accumulate(*sum, scale, e.get_float(parts[n][i]));
                     e.set(parts[n][i], e.float(0.0).into());
                     if let Some(least) = least {
@@ -150,11 +166,12 @@ impl<'c> Record<'c> {
                     }
                 }
             }
+            total = None;
         }
     }
 
-    /// Both pieces of a k tile of this lane in bf16, of both halves: `[piece][half]`.
-    fn words(&self, e: &Emit<'c>, tile: u64) -> Vec<[Chunk<'c>; 2]> {
+    /// Both pieces of a k tile of this lane in bf16, of both halves: `[piece][half]`. `biased`: four bits with 128 more.
+    fn words(&self, e: &Emit<'c>, tile: u64, biased: bool) -> Vec<[Chunk<'c>; 2]> {
         let lane = e.mul_const(e.lane(), 4);
         let int4 = matches!(self.codec, Codec::Int4 { .. });
         // Of int4 a lane's words of two tiles stand side by side.
@@ -167,7 +184,8 @@ impl<'c> Record<'c> {
             [0, 1].map(|half: usize| match self.codec {
                 Codec::Int4 { zero, .. } => {
                     let word = chunks[half][2 * (tile % 2) as usize + second];
-                    nibbles(e, word, if zero { MINUS_128 } else { MINUS_136 })
+                    let minus = if zero { MINUS_128 } else { MINUS_136 };
+                    nibbles(e, word, Some(minus).filter(|_| !biased))
                 }
                 codec => {
                     let [a, b] = [0, 1].map(|i| bytes(e, codec, chunks[half][2 * second + i]));
@@ -180,11 +198,11 @@ impl<'c> Record<'c> {
 }
 
 /// Eight codes of four bits as bf16: 128 with the code in its last bits, and what makes that the code again.
-fn nibbles<'c>(e: &Emit<'c>, word: Int<'c>, minus: u64) -> Chunk<'c> {
+fn nibbles<'c>(e: &Emit<'c>, word: Int<'c>, minus: Option<u64>) -> Chunk<'c> {
     [0, 4, 8, 12].map(|shift| {
         let shifted = if shift == 0 { word } else { e.shift_right_unsigned(word, e.int(shift)) };
-        let code = e.or(e.and(shifted, e.int(0x000f_000f)), e.int(0x4300_4300));
-        e.fma_bf16(code, e.int(ONES), e.int(minus))
+        let code = e.and_or(shifted, e.int(0x000f_000f), e.int(0x4300_4300));
+        minus.map_or(code, |minus| e.fma_bf16(code, e.int(ONES), e.int(minus)))
     })
 }
 

@@ -29,6 +29,14 @@ impl<'c> Emit<'c> {
         self.asm(ty, "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r", false, &args).into_int_value()
     }
 
+    /// `a & b | c` in one instruction, which a compiler that sees two constants makes two of.
+    pub fn and_or(&self, a: Int<'c>, b: Int<'c>, c: Int<'c>) -> Int<'c> {
+        let i32 = self.i32();
+        let ty = i32.fn_type(&[i32.into(); 3], false);
+        let args = [a, b, c].map(BasicMetadataValueEnum::from);
+        self.asm(ty, "lop3.b32 $0, $1, $2, $3, 0xea;", "=r,r,r,r", false, &args).into_int_value()
+    }
+
     /// The f16 in the low half of a word.
     pub fn half_float(&self, word: Int<'c>) -> Float<'c> {
         let ty = self.f32().fn_type(&[self.i32().into()], false);

@@ -215,9 +215,9 @@ impl<'c> WarpRing<'c> {
         fill: &Fill<'_, 'c>,
         body: &dyn Fn(&Emit<'c>, Int<'c>, Ptr<'c>),
     ) {
-        self.begin(e, (first, step, tiles), fill);
+        self.begin(e, (first, step, e.int(tiles)), fill);
         e.each(first, e.int(tiles), step, |e, tile| {
-            self.turn(e, (tile, step, tiles), fill, &|e, stage| body(e, tile, stage));
+            self.turn(e, (tile, step, e.int(tiles)), fill, &|e, stage| body(e, tile, stage));
         });
     }
 
@@ -229,11 +229,11 @@ impl<'c> WarpRing<'c> {
         fill: &Fill<'_, 'c>,
         body: &dyn Fn(&Emit<'c>, usize, Ptr<'c>),
     ) {
-        self.begin(e, (first, step, tiles), fill);
+        self.begin(e, (first, step, e.int(tiles)), fill);
         for turn in 0..tiles.div_ceil(step) {
             let tile = e.add_const(first, (turn * step) as i64);
             e.when(e.lt(tile, e.int(tiles)), |e| {
-                self.turn(e, (tile, step, tiles), fill, &|e, stage| body(e, turn as usize, stage));
+                self.turn(e, (tile, step, e.int(tiles)), fill, &|e, stage| body(e, turn as usize, stage));
             });
         }
     }
@@ -242,12 +242,12 @@ impl<'c> WarpRing<'c> {
     fn start(
         &self,
         e: &Emit<'c>,
-        (tile, tiles, stage): (Int<'c>, u64, Int<'c>),
+        (tile, tiles, stage): (Int<'c>, Int<'c>, Int<'c>),
         fill: &Fill<'_, 'c>,
         (weights, inputs): (bool, bool),
     ) {
         let leader = e.eq(e.and(e.thread(), e.int(31)), e.int(0));
-        e.when(e.and(leader, e.lt(tile, e.int(tiles))), |e| {
+        e.when(e.and(leader, e.lt(tile, tiles)), |e| {
             let full = e.add(self.barriers, e.mul_const(stage, 8));
             let to = e.add(e.shared_address(self.memory), e.mul_const(stage, self.bytes));
             if weights {
@@ -260,8 +260,8 @@ impl<'c> WarpRing<'c> {
         });
     }
 
-    /// Fills the stages, the first of which is the next.
-    fn begin(&self, e: &Emit<'c>, (first, step, tiles): (Int<'c>, u64, u64), fill: &Fill<'_, 'c>) {
+    /// Fills the stages, the first of which is the next, with tiles `first`, `first + step`, ... below `tiles`.
+    pub fn begin(&self, e: &Emit<'c>, (first, step, tiles): (Int<'c>, u64, Int<'c>), fill: &Fill<'_, 'c>) {
         let now = e.get(self.stage).into_int_value();
         let firsts = |e: &Emit<'c>, what: (bool, bool)| {
             for i in 0..self.stages {
@@ -281,11 +281,11 @@ impl<'c> WarpRing<'c> {
         (fill.then)(e);
     }
 
-    /// Uses `tile`, and has its stage filled again.
-    fn turn(
+    /// Uses `tile`, the next, and has its stage filled again.
+    pub fn turn(
         &self,
         e: &Emit<'c>,
-        (tile, step, tiles): (Int<'c>, u64, u64),
+        (tile, step, tiles): (Int<'c>, u64, Int<'c>),
         fill: &Fill<'_, 'c>,
         body: &dyn Fn(&Emit<'c>, Ptr<'c>),
     ) {
