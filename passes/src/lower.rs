@@ -5,7 +5,10 @@
 
 use hyc_ir::roles::Roles;
 use hyc_ir::{CacheType, Dim, Graph, Op, OpData, OpId, Sym, Type, ValueId, op};
-use hyc_plan::{AttnShape, Backend, Epilogue, Kind, Layout, ListShape, RopeSpec, SelectShape, StepOp, ops};
+use hyc_plan::{
+    AttnShape, Backend, Epilogue, Kind, Layout, ListShape, RopeSpec, RouterRule, Scores, SelectShape, StepOp,
+    ops,
+};
 
 use crate::error::PassError;
 
@@ -120,8 +123,10 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
                 lists,
             })
         }
-        Op::Router(op::Router { active }) => {
-            StepOp::Router(ops::Router { experts: c.width(c.operand("logits")?)?, active })
+        Op::Router(op::Router { active, sigmoid, bias, whole, scale }) => {
+            let scores = if sigmoid { Scores::Sigmoid } else { Scores::Softmax };
+            let rule = RouterRule { scores, bias, whole, scale: scale.unwrap_or(1.0) };
+            StepOp::Router(ops::Router { experts: c.width(c.operand("logits")?)?, active, rule })
         }
         Op::ExpertsUp(op::ExpertsUp {}) => {
             let [experts, ffn, in_features] = c.matrices("gate")?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hyc_plan::eval::EvalGates;
 use hyc_plan::sampling::SamplingDefaults;
-use hyc_plan::{RopeScaling, TargetKind};
+use hyc_plan::{RopeScaling, RouterRule, TargetKind};
 
 /// A HySparse model, checked: every value is possible and fits the others.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,7 +127,7 @@ pub struct Rope {
 }
 
 /// Feed-forward part of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Ffn {
     /// SwiGLU.
     Dense {
@@ -144,6 +144,8 @@ pub enum Ffn {
         expert_ffn: usize,
         /// Width of the shared expert; 0: none.
         shared_ffn: usize,
+        /// How experts are chosen and weighed.
+        rule: RouterRule,
     },
 }
 

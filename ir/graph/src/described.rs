@@ -69,7 +69,6 @@ described! {
     Gate { "x": Takes::Tensor, "gate": Takes::Tensor } => { "out": Gives::Tensor }
     Add { "a": Takes::Tensor, "b": Takes::Tensor } => { "out": Gives::Tensor }
     SiluMul { "a": Takes::Tensor, "b": Takes::Tensor } => { "out": Gives::Tensor }
-    Router { "logits": Takes::Tensor } => { "index": Gives::Experts, "weight": Gives::Tensor }
     ExpertsUp { "x": Takes::Tensor, "index": Takes::Experts, "gate": Takes::Weight, "up": Takes::Weight } => {
         "h": Gives::Tensor
     }
@@ -153,6 +152,18 @@ impl Described for HybridAttention {
 
     fn gives(&self) -> List<Gives> {
         gives([("out", Gives::Tensor)])
+    }
+}
+
+impl Described for Router {
+    fn takes(&self) -> List<Takes> {
+        let mut list = takes([("logits", Takes::Tensor)]);
+        list.extend(self.bias.then_some(("bias", Takes::Weight)));
+        list
+    }
+
+    fn gives(&self) -> List<Gives> {
+        gives([("index", Gives::Experts), ("weight", Gives::Tensor)])
     }
 }
 
