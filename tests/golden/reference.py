@@ -109,7 +109,7 @@ class Record:
     order_gap: dict[int, Tensor] = field(default_factory=dict) # [T, kv_heads] least such gap inside the list
     k: dict[int, Tensor] = field(default_factory=dict)         # [T, kv_heads, qk_dim], after RoPE, own projection
     v: dict[int, Tensor] = field(default_factory=dict)         # [T, kv_heads, v_dim]
-    router_gap: dict[int, Tensor] = field(default_factory=dict)  # [T] what the last active expert was chosen by - the next
+    router_gap: dict[int, Tensor] = field(default_factory=dict)  # [T] score of the last active expert - of the next
     # Least distance of what a cache stores to where it would be rounded otherwise, in root mean squares, of elements
     # that are no smaller than an eighth of that: an f32 model that is nearer than this stores the same.
     rounding_gap: float = math.inf

@@ -295,7 +295,7 @@ fn options_and_notes() {
     let mimo =
         changed("mimo", |config| _ = config.insert("architectures".into(), json!(["HySparseForCausalLM"])));
     let (code, _, err) = said(mimo.path(), &[]);
-    assert!(code == Some(3) && err.contains("has no `hybrid_layer_pattern`"), "{err}");
+    assert!(code == Some(3) && err.contains("`rope_parameters.full_attention`"), "{err}");
     // All layers full, and none with experts.
     checkpoint("full", folder.path(), |config| {
         config.insert("hybrid_layer_pattern".into(), json!([0, 0, 0, 0, 0, 0]));
