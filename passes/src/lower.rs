@@ -5,10 +5,7 @@
 
 use hyc_ir::roles::Roles;
 use hyc_ir::{CacheType, Dim, Graph, Op, OpData, OpId, Sym, Type, ValueId, op};
-use hyc_plan::{
-    AttnShape, Backend, Epilogue, Kind, Layout, ListShape, RopeSpec, RouterRule, Scores, SelectShape, StepOp,
-    ops,
-};
+use hyc_plan::{AttnShape, Backend, Epilogue, Kind, Layout, ListShape, RopeSpec, SelectShape, StepOp, ops};
 
 use crate::error::PassError;
 
@@ -123,10 +120,9 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
                 lists,
             })
         }
-        Op::Router(op::Router { active, sigmoid, bias, whole, scale }) => {
-            let scores = if sigmoid { Scores::Sigmoid } else { Scores::Softmax };
-            let rule = RouterRule { scores, bias, whole, scale: scale.unwrap_or(1.0) };
-            StepOp::Router(ops::Router { experts: c.width(c.operand("logits")?)?, active, rule })
+        Op::Router(op) => {
+            let experts = c.width(c.operand("logits")?)?;
+            StepOp::Router(ops::Router { experts, active: op.active, rule: op.rule() })
         }
         Op::ExpertsUp(op::ExpertsUp {}) => {
             let [experts, ffn, in_features] = c.matrices("gate")?;

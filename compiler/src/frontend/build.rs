@@ -4,7 +4,7 @@
 //! layer listens to, which cache is an alias and what runs in one kernel is left to the passes.
 
 use hyc_ir::{CacheType, Dim, Graph, Header, Op, OpData, SelectionType, Sym, Type, ValueId, op};
-use hyc_plan::{CachePolicy, Codec, Elem, GateMode, RouterRule, Scores, SelectShape};
+use hyc_plan::{CachePolicy, Codec, Elem, GateMode, RouterRule, SelectShape};
 
 use super::desc::{AttentionDesc, AttentionKind, Ffn, Gate, ModelDesc, Rope, SparseKv, WeightDtype};
 
@@ -367,15 +367,8 @@ impl Builder<'_> {
             Type::Tensor { elem: Elem::I32, dims: vec![Dim::Sym(Sym::Tokens), Dim::Const(active as u64)] };
         let mut operands = vec![logits];
         operands.extend(rule.bias.then(|| self.vector("mlp.router.choice_bias", experts)));
-        let router = op::Router {
-            active: active as u64,
-            sigmoid: rule.scores == Scores::Sigmoid,
-            bias: rule.bias,
-            whole: rule.whole,
-            scale: (rule.scale != 1.0).then_some(rule.scale),
-        };
         let results = [("expert", index), ("expert_weight", self.tokens(active))];
-        let routed = self.op(Op::Router(router), &operands, &results);
+        let routed = self.op(Op::Router(op::Router::new(active as u64, rule)), &operands, &results);
         let gate = self.matrix("mlp.experts.gate_proj.weight", &[experts, ffn, hidden]);
         let up = self.matrix("mlp.experts.up_proj.weight", &[experts, ffn, hidden]);
         let down = self.matrix("mlp.experts.down_proj.weight", &[experts, hidden, ffn]);

@@ -1,7 +1,7 @@
 //! What each graph op says of its operands and results.
 
 use hyc_plan::ops::gates;
-use hyc_plan::{Epilogue, GateMode, Reach};
+use hyc_plan::{Epilogue, GateMode, Reach, RouterRule, Scores};
 
 use crate::op::*;
 use crate::roles::{Described, Gives, List, Over, Roles, Takes, Version};
@@ -152,6 +152,22 @@ impl Described for HybridAttention {
 
     fn gives(&self) -> List<Gives> {
         gives([("out", Gives::Tensor)])
+    }
+}
+
+impl Router {
+    /// A router of a rule.
+    pub fn new(active: u64, rule: RouterRule) -> Router {
+        let RouterRule { scores, bias, whole, scale } = rule;
+        let sigmoid = scores == Scores::Sigmoid;
+        Router { active, sigmoid, bias, whole, scale: Some(scale).filter(|scale| *scale != 1.0) }
+    }
+
+    /// Its rule.
+    pub fn rule(&self) -> RouterRule {
+        let Router { sigmoid, bias, whole, scale, .. } = *self;
+        let scores = if sigmoid { Scores::Sigmoid } else { Scores::Softmax };
+        RouterRule { scores, bias, whole, scale: scale.unwrap_or(1.0) }
     }
 }
 
