@@ -70,7 +70,10 @@ fn base(spec: &KernelSpec) -> String {
         }
         StepOp::Sample(ops::Sample { vocab, named: None }) => format!("{op}_{vocab}"),
         StepOp::Sample(ops::Sample { vocab, named: Some(named) }) => format!("{op}_{named}_of_{vocab}"),
-        StepOp::Router(ops::Router { experts, active }) => format!("{op}_{active}of{experts}"),
+        StepOp::Router(ops::Router { experts, active, rule }) => {
+            let words: String = rule.words().iter().map(|word| format!("_{word}")).collect();
+            format!("{op}_{active}of{experts}{}", words.replace('.', "p"))
+        }
         StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn }) => {
             format!("{op}_{active}of{experts}_{in_features}x{ffn}")
         }

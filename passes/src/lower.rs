@@ -120,8 +120,9 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
                 lists,
             })
         }
-        Op::Router(op::Router { active }) => {
-            StepOp::Router(ops::Router { experts: c.width(c.operand("logits")?)?, active })
+        Op::Router(op) => {
+            let experts = c.width(c.operand("logits")?)?;
+            StepOp::Router(ops::Router { experts, active: op.active, rule: op.rule() })
         }
         Op::ExpertsUp(op::ExpertsUp {}) => {
             let [experts, ffn, in_features] = c.matrices("gate")?;

@@ -77,6 +77,16 @@ MIMO = dict(
     num_experts_per_tok=1,
     moe_intermediate_size=8,
 )
+# Experts that are chosen by sigmoids and their biases, behind a layer that has none.
+ROUTED = dict(
+    mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
+    n_routed_experts=6,
+    num_experts_per_tok=2,
+    routed_scaling_factor=1.5,
+    hidden_size=16,
+    intermediate_size=24,
+    vocab_size=64,
+)
 
 # Each folder: the model's class, its configuration's class, and what it is made with. Its seed is its place.
 FAMILIES = {
@@ -185,6 +195,22 @@ FAMILIES = {
             mlp_only_layers=[3],
         ),
     ),
+    "mimo-experts": ("MiMoV2FlashForCausalLM", "MiMoV2FlashConfig", MIMO | ROUTED),
+    # Weights of experts are those of the whole softmax.
+    "qwen3moe-whole": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        dict(
+            head_dim=8,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_experts=5,
+            num_experts_per_tok=2,
+            moe_intermediate_size=8,
+            norm_topk_prob=False,
+            vocab_size=64,
+        ),
+    ),
 }
 
 
@@ -202,7 +228,10 @@ def make(name, folder):
                 value.uniform_(-2.0, 2.0)
             if key.endswith(".bias"):
                 value.uniform_(-1.0, 1.0)
-    tokens = torch.randint(0, SIZES["vocab_size"], (1, TOKENS), dtype=torch.int32)
+        for key, value in model.named_buffers():
+            if key.endswith("e_score_correction_bias"):
+                value.uniform_(-0.4, 0.4)
+    tokens = torch.randint(0, config.vocab_size, (1, TOKENS), dtype=torch.int32)
     with torch.no_grad():
         logits = model(tokens.long()).logits
     model.save_pretrained(folder)

@@ -80,6 +80,12 @@ CASES = {
                              attention=dict(sparse_kv='"shared-both"')),
     "moe-no-window": small(35, moe=dict(experts=5, active=1, expert_ffn=20),
                            attention=dict(window=None, window_branch="false")),
+    # Chosen by sigmoids and a bias, and weighed by the sigmoids.
+    "moe-sigmoid": case(38, tokens=60, model=dict(layers=3, hidden=16, heads=4, kv_heads=2, head_dim=8, vocab=61),
+                        attention=SPARSE | dict(pattern=None, full="[0, 2]", top_k=16), dtype="bf16", exact=True,
+                        moe=dict(experts=7, active=3, expert_ffn=8, shared_ffn=8, router='"sigmoid"',
+                                 router_bias="true", router_scale=2.5),
+                        target=dict(max_context=64, kv_dtype='"f32"')),
     "own-no-window": small(36, attention=dict(sparse_kv='"own"', window=None, window_branch="false")),
     "ties": small(37, model=dict(heads=6, kv_heads=2, rope="{ theta = 10000.0, dims = 8 }"),
                   attention=dict(full="[0, 5]"), tied=True),

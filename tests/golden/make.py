@@ -74,6 +74,8 @@ def random_weights(config, seed, full_sinks):
         m = at + "mlp."
         if c.experts:
             matrix(m + "router.weight", c.experts, c.hidden, gain=2.0)
+            if c.router_bias:
+                vector(m + "router.choice_bias", c.experts, 0.0, 0.3)
             for p, shape in [("gate", (c.expert_ffn, c.hidden)), ("up", (c.expert_ffn, c.hidden)),
                              ("down", (c.hidden, c.expert_ffn))]:
                 matrix(m + f"experts.{p}_proj.weight", c.experts, *shape)

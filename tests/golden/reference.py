@@ -55,6 +55,10 @@ class Config:
     active: int
     expert_ffn: int
     shared_ffn: int
+    router: str
+    router_bias: bool
+    renormalise: bool
+    router_scale: float
 
     @staticmethod
     def load(path) -> "Config":
@@ -78,7 +82,9 @@ class Config:
             window_branch=attention.get("window_branch", True),
             full_gate=attention.get("full_gate", False), full_sink=attention.get("full_sink", False),
             ffn=model.get("ffn", 0), experts=moe.get("experts", 0), active=moe.get("active", 0),
-            expert_ffn=moe.get("expert_ffn", 0), shared_ffn=moe.get("shared_ffn", 0))
+            expert_ffn=moe.get("expert_ffn", 0), shared_ffn=moe.get("shared_ffn", 0),
+            router=moe.get("router", "softmax"), router_bias=moe.get("router_bias", False),
+            renormalise=moe.get("renormalise", True), router_scale=moe.get("router_scale", 1.0))
 
     def is_oracle(self, layer: int) -> bool:
         """A full layer whose selection somebody reads: the one right before a sparse layer."""
@@ -103,7 +109,7 @@ class Record:
     order_gap: dict[int, Tensor] = field(default_factory=dict) # [T, kv_heads] least such gap inside the list
     k: dict[int, Tensor] = field(default_factory=dict)         # [T, kv_heads, qk_dim], after RoPE, own projection
     v: dict[int, Tensor] = field(default_factory=dict)         # [T, kv_heads, v_dim]
-    router_gap: dict[int, Tensor] = field(default_factory=dict)  # [T] logit of the last active expert - of the next
+    router_gap: dict[int, Tensor] = field(default_factory=dict)  # [T] score of the last active expert - of the next
     # Least distance of what a cache stores to where it would be rounded otherwise, in root mean squares, of elements
     # that are no smaller than an eighth of that: an f32 model that is nearer than this stores the same.
     rounding_gap: float = math.inf
@@ -333,12 +339,19 @@ class Moe:
         c, at = self.config, f"layers.{i}.mlp"
         acc = wide(h.dtype)
         logits = F.linear(h.to(acc), self.weight(at + ".router.weight").to(acc))
-        ranked, index = logits.sort(dim=-1, descending=True, stable=True)
+        scores = logits.sigmoid() if c.router == "sigmoid" else logits.softmax(-1)
+        # A softmax has the order of its logits.
+        by = scores if c.router == "sigmoid" else logits
+        if c.router_bias:
+            by = by + self.weight(at + ".router.choice_bias").to(acc)
+        ranked, index = by.sort(dim=-1, descending=True, stable=True)
         if c.active < c.experts:
             self.record.router_gap[i] = ranked[:, c.active - 1] - ranked[:, c.active]
         chosen = index[:, :c.active]
-        share = logits.softmax(-1).gather(1, chosen)
-        share = share / share.sum(-1, keepdim=True)
+        share = scores.gather(1, chosen)
+        if c.renormalise:
+            share = share / (share.sum(-1, keepdim=True) + (1e-20 if c.router == "sigmoid" else 0.0))
+        share = share * c.router_scale
         out = torch.zeros_like(h, dtype=acc)
         for e in range(c.experts):
             gate, up, down = (self.weight(f"{at}.experts.{p}_proj.weight")[e] for p in ("gate", "up", "down"))

@@ -10,7 +10,7 @@ flags=
 if [ "${1:-}" = --quiet ]; then flags=--quiet; shift; fi
 models=("$@")
 [ $# -gt 0 ] || models=(examples/models/*.toml examples/tiny-hysparse/model.toml tests/gpu/models/*.toml
-  tests/golden/{block64,dense,dense-bf16,full,moe,moe-bf16,no-window,own,shared-both,swa,wide,group-17}/model.toml)
+  tests/golden/{block64,dense,dense-bf16,full,moe,moe-bf16,moe-sigmoid,no-window,own,shared-both,swa,wide,group-17}/model.toml)
 tools=target/nvidia-tools
 bin=$tools/nvidia/cu13/bin
 if [ ! -x "$bin/ptxas" ] || [ ! -x "$bin/nvdisasm" ]; then

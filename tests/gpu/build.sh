@@ -33,7 +33,7 @@ for model in tests/golden/*/model.toml; do
   name=$(basename "$(dirname "$model")")
   target/debug/hyc compile -q --target sm_90a "$model" -o "$out/models/$name.hyc"
   # Golden tensors of bf16 weights and float64 activations.
-  case $name in exact*) target/debug/hyc compile -q --target sm_90a --activations f32 "$model" \
+  case $name in exact* | moe-sigmoid) target/debug/hyc compile -q --target sm_90a --activations f32 "$model" \
     -o "$out/models/$name-f32.hyc" ;; esac
 done
 pack goldens

@@ -29,7 +29,7 @@ const ARGS: [(&str, &[&str]); 1] = [("llama-longrope-long", &["--context", "256"
 #[test]
 fn every_family_gives_the_logits_of_transformers() {
     let families = families();
-    assert!(families.len() >= 20, "{families:?}");
+    assert!(families.len() >= 22, "{families:?}");
     for checkpoint in families {
         let folder = tempfile::tempdir().unwrap();
         let golden = Golden::open(&checkpoint.join("golden.safetensors"));
@@ -118,8 +118,8 @@ fn what_cannot_be_expressed_is_refused_by_name() {
 #[test]
 fn experts_that_cannot_be_expressed_are_refused_by_name() {
     for (key, value, says) in [
-        ("norm_topk_prob", json!(false), "`norm_topk_prob` = false: the weights of chosen experts"),
-        ("norm_topk_prob", json!(null), "`norm_topk_prob` = false"),
+        ("norm_topk_prob", json!(1), "`norm_topk_prob` = 1: it must be true or false"),
+        ("num_experts_per_tok", json!(7), "`num_experts_per_tok` = 7: it must be at most the 6 experts"),
         ("decoder_sparse_step", json!(2), "missing: `model.layers.0.mlp.gate_proj.weight`"),
         ("mlp_only_layers", json!([1]), "missing: `model.layers.1.mlp.gate_proj.weight`"),
         (

@@ -38,7 +38,7 @@ fn kernels_stay_inside_their_memory() {
 fn weights_that_are_no_numbers_lead_nowhere() {
     let folder = tempfile::tempdir().unwrap();
     let infinite = [0, 0, 0x80, 0x7f];
-    for name in ["dense", "moe", "moe-top-1", "own", "dense-bf16"] {
+    for name in ["dense", "moe", "moe-top-1", "moe-sigmoid", "own", "dense-bf16"] {
         let model = golden_model(name, folder.path());
         let tokens = tokens(&golden_tensors(name));
         for pattern in [&[0xff][..], &infinite, &[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0x40]] {
@@ -53,7 +53,7 @@ fn weights_that_are_no_numbers_lead_nowhere() {
 #[test]
 fn one_weight_that_is_no_number_shows() {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["dense-bf16", "moe", "moe-own", "head-gates", "full-sink"] {
+    for name in ["dense-bf16", "moe", "moe-own", "moe-sigmoid", "head-gates", "full-sink"] {
         let model = golden_model(name, folder.path());
         let tokens = tokens(&golden_tensors(name));
         for (weight, id) in model.plan().weights.iter().zip(0..) {

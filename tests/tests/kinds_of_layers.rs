@@ -157,17 +157,111 @@ fn layers_of_both_kinds_may_have_sinks() {
     }
 }
 
+/// Experts as transformers writes them, and as their makers did.
+#[test]
+fn experts_are_chosen_by_sigmoids() {
+    let text = written("mimo-experts", |_| {});
+    let wanted = "\
+[moe]
+experts = 6
+active = 2
+expert_ffn = 8
+shared_ffn = 0
+dense = [0]
+router = \"sigmoid\"
+router_bias = true
+router_scale = 1.5
+";
+    assert!(text.contains(wanted) && text.contains("ffn = 24\n"), "{text}");
+    for (theirs, ours) in [
+        ("gate.weight", "router.weight"),
+        ("gate.e_score_correction_bias", "router.choice_bias"),
+        ("experts.{e}.up_proj.weight", "experts.up_proj.weight"),
+    ] {
+        let at = "model.layers.{i}.mlp";
+        assert!(text.contains(&format!("\"{at}.{theirs}\" = \"{at}.{ours}\"\n")), "{text}");
+    }
+    let theirs = written("mimo-experts", |config| {
+        config.remove("mlp_layer_types");
+        let more = json!({
+            "moe_layer_freq": [0, 1, 1, 1], "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+            "n_shared_experts": null, "hybrid_block_size": null,
+        });
+        config.extend(more.as_object().unwrap().clone());
+    });
+    assert_eq!(theirs, text);
+    let one = written("mimo-experts", set("routed_scaling_factor", json!(null)));
+    assert!(!one.contains("router_scale"), "{one}");
+    let whole = written("mimo-experts", set("norm_topk_prob", json!(false)));
+    assert!(whole.contains("renormalise = false\n"), "{whole}");
+    let (_, _, notes) = said(&root().join("tests/families/mimo-experts"), &["--dtype", "bf16"]);
+    assert!(notes.contains("routers in f32, which bf16 rounds"), "{notes}");
+    for (key, value, says) in [
+        ("n_group", json!(2), "`n_group` = 2: experts are chosen by groups first"),
+        ("topk_group", json!(2), "`topk_group` = 2: experts are chosen by groups first"),
+        ("scoring_func", json!("softmax"), "`scoring_func` = \"softmax\": experts are scored otherwise"),
+        ("topk_method", json!("greedy"), "`topk_method` = \"greedy\": experts are not chosen so by sigmoids"),
+        ("n_shared_experts", json!(1), "`n_shared_experts` = 1"),
+        ("n_routed_experts", json!(null), "has no `n_routed_experts`"),
+        ("num_experts_per_tok", json!(7), "`num_experts_per_tok` = 7: it must be at most the 6 experts"),
+        ("routed_scaling_factor", json!(0), "`routed_scaling_factor` = 0: it must be a number above 0"),
+        (
+            "n_routed_experts",
+            json!(5),
+            "`model.layers.1.mlp.gate.weight`) is [6, 16], the model needs [5, 16]",
+        ),
+        ("mlp_layer_types", json!(["dense", "sparse"]), "the model has 4 layers"),
+        (
+            "mlp_layer_types",
+            json!(["dense", "sparse", "hashed", "dense"]),
+            "no layers of the kind \"hashed\" are known here",
+        ),
+    ] {
+        let err = refused("mimo-experts", set(key, value));
+        assert!(err.contains(says), "{says}: {err}");
+    }
+}
+
+/// What a router's keys say counts: another value is another model.
+#[test]
+fn how_experts_are_weighed_counts() {
+    for (name, changes) in [
+        (
+            "mimo-experts",
+            &[
+                ("router_scale = 1.5\n", ""),
+                ("router_bias = true", "router_bias = true\nrenormalise = false"),
+                ("active = 2", "active = 1"),
+            ][..],
+        ),
+        ("qwen3moe-whole", &[("renormalise = false\n", "")]),
+    ] {
+        let checkpoint = root().join("tests/families").join(name);
+        let golden = Golden::open(&checkpoint.join("golden.safetensors"));
+        let folder = tempfile::tempdir().unwrap();
+        let description = import(&checkpoint, folder.path(), &[]);
+        let text = std::fs::read_to_string(&description).unwrap();
+        let (_, theirs) = golden.f32("logits").unwrap();
+        for (from, to) in changes {
+            assert!(text.contains(from), "{from}: {text}");
+            std::fs::write(&description, text.replace(from, to)).unwrap();
+            let error = relative_error(&logits(&description, folder.path(), &tokens(&golden)), &theirs);
+            assert!(error > 1e-2, "{name}: {from}: {error:.2e}");
+        }
+    }
+}
+
 /// All that cannot be expressed stands in one error.
 #[test]
 fn what_is_missing_is_named_at_once() {
-    let err = refused("mimo", |config| {
-        config.insert("mlp_layer_types".into(), json!(["dense", "sparse", "sparse", "sparse"]));
+    let err = refused("mimo-experts", |config| {
+        config.insert("n_group".into(), json!(2));
         config.insert("attention_bias".into(), json!(true));
         config.insert("quantization_config".into(), json!({ "quant_method": "fp8" }));
     });
     for line in [
         "`attention_bias` = true: products have biases\n",
-        "`mlp_layer_types` = [\"dense\",\"sparse\",\"sparse\",\"sparse\"]: some layers have experts, which are chosen by sigmoids",
+        "`n_group` = 2: experts are chosen by groups first\n",
         "`quantization_config` = {\"quant_method\":\"fp8\"}: weights are quantised\n",
     ] {
         assert!(err.contains(line), "{line}: {err}");

@@ -10,7 +10,7 @@ use hyc::frontend::{
 use hyc::interp::Interpreter;
 use hyc::source::Expected;
 use hyc_kernels::cpu::CpuTarget;
-use hyc_plan::{Plan, StepOp, ops};
+use hyc_plan::{Plan, RouterRule, Scores, StepOp, ops};
 use hyc_runtime::{Session, SessionOptions};
 use hyc_tests::{relative_error, root, with_made_up_weights};
 
@@ -59,7 +59,8 @@ fn mixed() -> ModelDesc {
         with(layer(sparse(32, SparseKv::Own, None), 8, 2), |l| {
             (l.attention.qk_dim, l.attention.v_dim) = (24, 16);
             l.attention.qk_norm = true;
-            l.ffn = Ffn::Moe { experts: 5, active: 2, expert_ffn: 24, shared_ffn: 16 };
+            let rule = RouterRule { scores: Scores::Sigmoid, bias: true, whole: true, scale: 0.5 };
+            l.ffn = Ffn::Moe { experts: 5, active: 2, expert_ffn: 24, shared_ffn: 16, rule };
         }),
         // No oracle: the sparse layer after it listens to layer 0.
         with(layer(full(None), 2, 1), |l| {

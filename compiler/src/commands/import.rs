@@ -63,9 +63,9 @@ pub struct Args {
     /// Tokens that layers which are not full see, the last ones: hybrid SWA
     #[arg(long, value_name = "TOKENS", requires = "pattern", group = "seen")]
     window: Option<u64>,
-    /// Tokens of a block of the selection, and of a page of the KV cache
-    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
-    block: u64,
+    /// Tokens of a block of the selection, and of a page of the KV cache: 64 where nothing is said
+    #[arg(long, value_name = "TOKENS")]
+    block: Option<u64>,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -139,7 +139,7 @@ fn chosen_by(args: &Args) -> Result<(Selected, &Path)> {
         let help = "leave `--no-tokenizer` away, or name the full layers";
         return usage("a text has no tokens without the tokenizer".into(), help);
     }
-    let block = args.block as usize;
+    let block = args.block.unwrap_or(import::BLOCK) as usize;
     if block == 0 || top_k == 0 || !top_k.is_multiple_of(block) {
         let message = format!("`--top-k {top_k}` is no whole number of blocks of {block}");
         return usage(message, "give a multiple of `--block`");

@@ -4,7 +4,7 @@
 //! layer listens to, which cache is an alias and what runs in one kernel is left to the passes.
 
 use hyc_ir::{CacheType, Dim, Graph, Header, Op, OpData, SelectionType, Sym, Type, ValueId, op};
-use hyc_plan::{CachePolicy, Codec, Elem, GateMode, SelectShape};
+use hyc_plan::{CachePolicy, Codec, Elem, GateMode, RouterRule, SelectShape};
 
 use super::desc::{AttentionDesc, AttentionKind, Ffn, Gate, ModelDesc, Rope, SparseKv, WeightDtype};
 
@@ -340,8 +340,8 @@ impl Builder<'_> {
                 let y = self.swiglu(h, "mlp", ffn);
                 self.add(x, y, "x")
             }
-            Ffn::Moe { experts, active, expert_ffn, shared_ffn } => {
-                let routed = self.experts(h, experts, active, expert_ffn);
+            Ffn::Moe { experts, active, expert_ffn, shared_ffn, rule } => {
+                let routed = self.experts(h, (experts, active, expert_ffn), rule);
                 let x = match shared_ffn {
                     0 => x,
                     ffn => {
@@ -362,16 +362,20 @@ impl Builder<'_> {
         self.linear(mid, &format!("{prefix}.down_proj.weight"), ffn, hidden, "ffn")
     }
 
-    fn experts(&mut self, h: ValueId, experts: usize, active: usize, ffn: usize) -> ValueId {
+    fn experts(
+        &mut self,
+        h: ValueId,
+        (experts, active, ffn): (usize, usize, usize),
+        rule: RouterRule,
+    ) -> ValueId {
         let hidden = self.desc.hidden;
         let logits = self.linear(h, "mlp.router.weight", hidden, experts, "router");
         let index =
             Type::Tensor { elem: Elem::I32, dims: vec![Dim::Sym(Sym::Tokens), Dim::Const(active as u64)] };
-        let routed = self.op(
-            Op::Router(op::Router { active: active as u64 }),
-            &[logits],
-            &[("expert", index), ("expert_weight", self.tokens(active))],
-        );
+        let mut operands = vec![logits];
+        operands.extend(rule.bias.then(|| self.vector("mlp.router.choice_bias", experts)));
+        let results = [("expert", index), ("expert_weight", self.tokens(active))];
+        let routed = self.op(Op::Router(op::Router::new(active as u64, rule)), &operands, &results);
         let gate = self.matrix("mlp.experts.gate_proj.weight", &[experts, ffn, hidden]);
         let up = self.matrix("mlp.experts.up_proj.weight", &[experts, ffn, hidden]);
         let down = self.matrix("mlp.experts.down_proj.weight", &[experts, hidden, ffn]);

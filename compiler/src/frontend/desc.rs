@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hyc_plan::eval::EvalGates;
 use hyc_plan::sampling::SamplingDefaults;
-use hyc_plan::{RopeScaling, TargetKind};
+use hyc_plan::{RopeScaling, RouterRule, TargetKind};
 
 use super::quantise::Formats;
 
@@ -129,7 +129,7 @@ pub struct Rope {
 }
 
 /// Feed-forward part of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Ffn {
     /// SwiGLU.
     Dense {
@@ -146,6 +146,8 @@ pub enum Ffn {
         expert_ffn: usize,
         /// Width of the shared expert; 0: none.
         shared_ffn: usize,
+        /// How experts are chosen and weighed.
+        rule: RouterRule,
     },
 }
 

@@ -1,5 +1,7 @@
 //! `ffn` of `[model]`, or `[moe]`: the feed-forward part of each layer.
 
+use hyc_plan::{RouterRule, Scores};
+
 use super::attention::read_layer_list;
 use super::desc::Ffn;
 use super::reader::{At, Faults, Section};
@@ -40,6 +42,7 @@ pub fn read(model: &Section, moe: &Section, layers: Option<At<usize>>, faults: &
     let active = moe.need_size("active", "8");
     let expert_ffn = moe.need_size("expert_ffn", "512");
     let shared_ffn = moe.integer("shared_ffn", 0, "512");
+    let rule = read_rule(moe);
     let (experts, active, expert_ffn) = (experts?, active?, expert_ffn?);
     if active.value > experts.value {
         faults.add(
@@ -55,6 +58,26 @@ pub fn read(model: &Section, moe: &Section, layers: Option<At<usize>>, faults: &
         active: active.value,
         expert_ffn: expert_ffn.value,
         shared_ffn: shared_ffn.map_or(0, |at| at.value),
+        rule,
     };
     Some(Ffns { usual, dense: dense? })
+}
+
+/// How experts are chosen and weighed.
+fn read_rule(moe: &Section) -> RouterRule {
+    let scores =
+        moe.word("router", &[("softmax", Scores::Softmax), ("sigmoid", Scores::Sigmoid)], Scores::Softmax);
+    let bias = moe.flag("router_bias", false);
+    if bias && scores == Scores::Softmax {
+        moe.refuse(
+            "router_bias",
+            "a softmax chooses by its logits alone; `router = \"sigmoid\"` may have one",
+        );
+    }
+    RouterRule {
+        scores,
+        bias,
+        whole: !moe.flag("renormalise", true),
+        scale: moe.positive("router_scale", "2.5").map_or(1.0, |at| at.value),
+    }
 }

@@ -90,9 +90,12 @@ pub const THEIRS: &[(&str, Ours)] = &[
             "write `shared_ffn` in [moe]: the shared experts' widths together, as one expert",
         ),
     ),
+    ("norm_topk_prob", Key("moe", "renormalise")),
+    ("routed_scaling_factor", Key("moe", "router_scale")),
+    ("scoring_func", Key("moe", "router")),
     (
-        "norm_topk_prob",
-        Note("leave it out where it is true: the chosen experts' weights always add up to 1 here"),
+        "topk_method",
+        Other("moe", "router_bias", "write `router_bias = true` in [moe] where it is \"noaux_tc\""),
     ),
     ("mlp_only_layers", Other("moe", "dense", "write `dense = [...]` in [moe]: the layers that it names")),
     (

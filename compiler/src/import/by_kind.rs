@@ -3,8 +3,6 @@
 
 use std::fmt::Write;
 
-use serde_json::Value;
-
 use super::config::Config;
 use super::family::Family;
 use super::layers::Layers;
@@ -86,8 +84,9 @@ fn sinks(config: &Config) -> Result<(bool, bool)> {
     Ok((full, config.flag("add_swa_attention_sink_bias")?.unwrap_or(true)))
 }
 
-/// `[weights.rename]` of sinks.
-pub fn names(out: &mut String, config: &Config, layers: &Layers) -> Result<()> {
+/// What sinks are called in the files, and here. Keys that say nothing are known.
+pub fn names(config: &Config, layers: &Layers, list: &mut Vec<(String, String)>) -> Result<()> {
+    ["attention_chunk_size", "hybrid_block_size"].iter().for_each(|key| _ = config.get(key));
     let count = config.layers()?;
     let (full_sink, sink) = sinks(config)?;
     let is_full = |layer: u64| match layers {
@@ -95,58 +94,14 @@ pub fn names(out: &mut String, config: &Config, layers: &Layers) -> Result<()> {
         Layers::Windows { full, .. } => full.binary_search(&layer).is_ok(),
     };
     let with: Vec<u64> = (0..count).filter(|layer| if is_full(*layer) { full_sink } else { sink }).collect();
-    if with.is_empty() {
-        return Ok(());
-    }
-    out.push_str("\n[weights.rename]\n");
     let mut line = |layer: &str, name: &str| {
         let at = format!("model.layers.{layer}.self_attn");
-        let _ = writeln!(out, "\"{at}.attention_sink_bias\" = \"{at}.{name}\"");
+        list.push((format!("{at}.attention_sink_bias"), format!("{at}.{name}")));
     };
     if with.iter().any(|layer| is_full(*layer)) {
         with.iter().for_each(|i| line(&i.to_string(), if is_full(*i) { "sink" } else { "sink_window" }));
-    } else {
+    } else if !with.is_empty() {
         line("{i}", "sink_window");
-    }
-    Ok(())
-}
-
-/// Notes what cannot be expressed: layers with experts.
-pub fn experts(config: &Config) -> Result<()> {
-    const WHY: &str = "some layers have experts, which are chosen by sigmoids and a correction of each, and weighed by these \
-                       sigmoids; here both is a softmax";
-    const TYPES: &str = "mlp_layer_types";
-    // Said of experts alone, or of nothing.
-    for key in [
-        "n_routed_experts",
-        "n_shared_experts",
-        "num_experts_per_tok",
-        "moe_intermediate_size",
-        "norm_topk_prob",
-        "routed_scaling_factor",
-        "n_group",
-        "topk_group",
-        "topk_method",
-        "scoring_func",
-        "attention_chunk_size",
-        "hybrid_block_size",
-    ] {
-        config.get(key);
-    }
-    let layers = config.layers()?;
-    if let Some(experts) = config.flags("moe_layer_freq", layers)? {
-        if experts.contains(&true) {
-            config.cannot(
-                "moe_layer_freq",
-                &Value::from(experts.iter().map(|e| u8::from(*e)).collect::<Vec<_>>()),
-                WHY,
-            );
-        }
-        return Ok(());
-    }
-    let Some(kinds) = config.words(TYPES)? else { return Err(config.missing(TYPES)) };
-    if kinds.iter().any(|kind| *kind != "dense") {
-        config.cannot(TYPES, &Value::from(kinds), WHY);
     }
     Ok(())
 }

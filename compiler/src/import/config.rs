@@ -225,7 +225,8 @@ impl Config {
             .help("is it the config.json of a language model that transformers wrote?")
     }
 
-    fn wrong(&self, key: &str, value: &Value, want: &str) -> Error {
+    /// The error of a value that is none that the key may have.
+    pub fn wrong(&self, key: &str, value: &Value, want: &str) -> Error {
         Error::input(format!("{}: it must be {want}", self.says(key, value)))
             .help("download the file again, or correct it")
     }

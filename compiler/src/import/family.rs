@@ -21,8 +21,8 @@ pub struct Family {
     pub theta: f64,
     /// eps of norms, where nothing is said.
     pub eps: f64,
-    /// Whether layers have experts, each of which is a tensor of its own in the files.
-    pub experts: bool,
+    /// Which layers have experts, each of which is a tensor of its own in the files.
+    pub routed: Routed,
     /// Whether queries, keys and values are one projection, and gate and up another.
     pub fused: bool,
     /// The part of a head that turns where nothing is said; `None`: heads turn as a whole.
@@ -37,6 +37,24 @@ pub struct Family {
     pub windows: Windows,
     /// Whether layers with a window have heads, RoPE and sinks of their own, and values may be multiplied.
     pub by_kind: bool,
+    /// Whether layers that are not full have what full ones select, as `hysparse.rs` reads it.
+    pub selects: bool,
+}
+
+/// What experts are chosen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routed {
+    /// There are none.
+    Never,
+    /// A softmax, as Qwen3-MoE has it.
+    Softmax,
+    /// Sigmoids, as DeepSeek-V3 has them.
+    Sigmoids {
+        /// Whether there may be others that every token is sent to, and a softmax or no biases.
+        shared: bool,
+        /// Whether there are none where nothing is said of them.
+        usual: bool,
+    },
 }
 
 /// Which layers have the window, where a model has one and no list says it of each.
@@ -62,7 +80,7 @@ const PLAIN: Family = Family {
     v_dim: None,
     theta: 10_000.0,
     eps: 1e-6,
-    experts: false,
+    routed: Routed::Never,
     fused: false,
     partial: None,
     long_yarn: false,
@@ -70,11 +88,12 @@ const PLAIN: Family = Family {
     windows_unasked: false,
     windows: Windows::Alike,
     by_kind: false,
+    selects: false,
 };
 
 /// All that are known. Their tensors have the names that a `model.toml` has, but for
-/// [`Family::experts`] and [`Family::fused`].
-pub const FAMILIES: [Family; 9] = [
+/// [`Family::routed`], [`Family::fused`], [`Family::by_kind`] and [`Family::selects`].
+pub const FAMILIES: [Family; 10] = [
     PLAIN,
     Family { class: "MistralForCausalLM", windows_unasked: true, ..PLAIN },
     Family { class: "MinistralForCausalLM", windows_unasked: true, windows: Windows::All, ..PLAIN },
@@ -86,7 +105,7 @@ pub const FAMILIES: [Family; 9] = [
         windows: Windows::After(28),
         ..PLAIN
     },
-    Family { class: "Qwen3MoeForCausalLM", qk_norm: true, experts: true, ..PLAIN },
+    Family { class: "Qwen3MoeForCausalLM", qk_norm: true, routed: Routed::Softmax, ..PLAIN },
     Family {
         class: "Phi3ForCausalLM",
         eps: 1e-5,
@@ -112,7 +131,16 @@ pub const FAMILIES: [Family; 9] = [
         partial: Some(0.334),
         windows_unasked: true,
         windows: Windows::Listed,
+        routed: Routed::Sigmoids { shared: false, usual: false },
         by_kind: true,
+        ..PLAIN
+    },
+    Family {
+        class: "HySparseForCausalLM",
+        theta: 640_000.0,
+        partial: Some(1.0),
+        routed: Routed::Sigmoids { shared: true, usual: true },
+        selects: true,
         ..PLAIN
     },
 ];

@@ -6,8 +6,10 @@
 mod by_kind;
 mod byte_level;
 mod config;
+mod experts;
 mod family;
 mod gguf;
+mod hysparse;
 mod layers;
 mod options;
 mod pieces;
@@ -25,8 +27,11 @@ use crate::source::{Expected, WeightSource};
 use crate::words::place;
 use by_kind::FURTHER;
 use config::Config;
+use experts::Experts;
+use layers::Layers;
 pub use options::{Options, Seen, Selection};
 use rope::{Of, Rope};
+pub use sections::BLOCK;
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -41,17 +46,6 @@ const HEAD: &str = "lm_head.weight";
 /// Queries, keys and values, and gate and up, where a class has them as one.
 const FUSED: [&str; 2] =
     ["model.layers.{i}.self_attn.qkv_proj.weight", "model.layers.{i}.mlp.gate_up_proj.weight"];
-
-/// The names of experts and of what chooses them.
-const EXPERTS: &str = r#"
-[weights.rename]
-"model.layers.{i}.mlp.gate.weight" = "model.layers.{i}.mlp.router.weight"
-
-[weights.stack]
-"model.layers.{i}.mlp.experts.{e}.gate_proj.weight" = "model.layers.{i}.mlp.experts.gate_proj.weight"
-"model.layers.{i}.mlp.experts.{e}.up_proj.weight" = "model.layers.{i}.mlp.experts.up_proj.weight"
-"model.layers.{i}.mlp.experts.{e}.down_proj.weight" = "model.layers.{i}.mlp.experts.down_proj.weight"
-"#;
 
 /// A description of a checkpoint.
 pub struct Imported {
@@ -94,10 +88,10 @@ impl Draft<'_> {
     /// A folder as transformers writes it. Its weights.
     fn folder(&mut self, folder: &Path) -> Result<WeightSource> {
         let config = Config::read(&folder.join(CONFIG))?;
-        let rope = self.model(&config, folder)?;
+        let (rope, experts) = self.model(&config, folder)?;
         let files = weight_files(folder)?;
         let source = WeightSource::open(&files)?;
-        self.weights(&config, &files, &source)?;
+        self.weights(&config, &files, &source, experts.as_ref())?;
         if !self.options.no_tokenizer {
             self.tokenizer(folder);
         }
@@ -110,7 +104,7 @@ impl Draft<'_> {
     /// A GGUF file. Its weights.
     fn gguf(&mut self, path: &Path, at: Option<&Path>) -> Result<WeightSource> {
         let opened = gguf::open(path)?;
-        let rope = self.model(&opened.config, path)?;
+        let (rope, _) = self.model(&opened.config, path)?;
         let dtype = self.options.dtype.as_deref().unwrap_or(if opened.quantised { "bf16" } else { "f32" });
         if opened.quantised && self.options.dtype.is_none() {
             self.notes.push("its blocks stand for numbers that bf16 rounds (`--dtype f32` does not)".into());
@@ -170,30 +164,42 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// `[model]` and `[attention]` of what stands at `path`.
-    fn model(&mut self, config: &Config, path: &Path) -> Result<Rope> {
+    /// `[model]`, `[attention]` and `[moe]` of what stands at `path`.
+    fn model(&mut self, config: &Config, path: &Path) -> Result<(Rope, Option<Experts>)> {
         let family = family::of(config)?;
         let (head_dim, context) = (sections::heads(config, family)?.head_dim, self.options.context);
         let mut rope = rope::read(config, family, Of::Full, head_dim, context)?;
         let name = self.options.name.clone().unwrap_or_else(|| name_of(path));
-        sections::model(&mut self.text, config, family, &rope, &name)?;
-        let layers = sections::attention(&mut self.text, config, family, self.options)?;
+        let experts = experts::read(config, family)?;
+        sections::model(&mut self.text, config, family, (&rope, experts.as_ref()), &name)?;
+        if family.selects {
+            hysparse::attention(&mut self.text, config, self.options)?;
+        }
+        let layers = match family.selects {
+            true => Layers::Full,
+            false => sections::attention(&mut self.text, config, family, self.options)?,
+        };
         if family.by_kind {
-            by_kind::experts(config)?;
             let other = by_kind::attention(&mut self.text, config, family, (&rope, &layers), context)?;
             rope.most = rope.most.into_iter().chain(other.most).min();
             rope.note = rope.note.or(other.note);
         }
-        sections::experts(&mut self.text, config, family)?;
+        experts.iter().for_each(|experts| experts.section(&mut self.text));
         if let Some(value) = config.get("quantization_config") {
             config.cannot("quantization_config", value, "weights are quantised");
         }
         config.expressible()?;
-        Ok(rope)
+        Ok((rope, experts))
     }
 
     /// `[weights]` of a folder.
-    fn weights(&mut self, config: &Config, files: &[PathBuf], source: &WeightSource) -> Result<()> {
+    fn weights(
+        &mut self,
+        config: &Config,
+        files: &[PathBuf],
+        source: &WeightSource,
+        experts: Option<&Experts>,
+    ) -> Result<()> {
         let stored = match config.word("dtype")? {
             Some(dtype) => Some(dtype),
             None => config.word("torch_dtype")?,
@@ -230,11 +236,29 @@ impl Draft<'_> {
             let list: Vec<String> = ignore.iter().map(|pattern| format!("\"{pattern}\"")).collect();
             let _ = writeln!(self.text, "ignore = [{}]", list.join(", "));
         }
-        if family.experts {
-            self.text.push_str(EXPERTS);
+        let mut names = Vec::new();
+        if family.by_kind {
+            by_kind::names(config, &layers::read(config, family)?, &mut names)?;
+        }
+        if family.selects {
+            hysparse::names(config, &mut names)?;
+        }
+        experts.iter().for_each(|experts| experts.names(&mut names));
+        if !names.is_empty() {
+            let lines = names.iter().map(|(from, to)| format!("\"{from}\" = \"{to}\"\n"));
+            let _ = write!(self.text, "\n[weights.rename]\n{}", lines.collect::<String>());
+        }
+        if let Some(experts) = experts {
+            experts.stacks(&mut self.text);
+            if dtype == "bf16" && source.names().any(|name| experts.is_router(name) && source.is_f32(name)) {
+                self.notes.push(
+                    "the files have routers in f32, which bf16 rounds: near choices may be others (`--dtype f32` does \
+                     not)"
+                        .into(),
+                );
+            }
         }
         if family.by_kind {
-            by_kind::names(&mut self.text, config, &layers::read(config, family)?)?;
             self.value_scale(config, dtype)?;
         }
         match family.fused {

@@ -13,8 +13,8 @@ pub struct Options {
     pub target: Option<String>,
     /// Leaves the tokenizer out.
     pub no_tokenizer: bool,
-    /// Tokens of a page, and of a block of the selection.
-    pub block: u64,
+    /// Tokens of a page, and of a block of the selection; without it 64, or what the checkpoint says.
+    pub block: Option<u64>,
     /// Full layers and what the others see, in place of full attention in every layer.
     pub selection: Option<Selection>,
 }

@@ -1,6 +1,5 @@
 //! Sections of a description that a configuration fills.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -8,11 +7,16 @@ use hyc_plan::RopeScaling;
 use serde_json::Value;
 
 use super::config::Config;
+use super::experts::Experts;
 use super::family::Family;
+use super::hysparse;
 use super::layers::{self, Layers};
 use super::options::{Options, Seen, Selection};
 use super::rope::{self, Rope};
 use crate::error::{Error, ErrorKind, Result};
+
+/// Tokens of a page, and of a block of a selection, where nothing is said.
+pub const BLOCK: u64 = 64;
 
 const GENERATION: &str = "generation_config.json";
 
@@ -40,6 +44,7 @@ pub fn heads(config: &Config, family: Family) -> Result<Heads> {
     let head_dim = head_dim.or(hidden.checked_div(heads)).unwrap_or(hidden);
     let v_dim = match family.v_dim {
         Some(usual) => config.size("v_head_dim")?.unwrap_or(usual),
+        None if family.selects => config.size("v_head_dim")?.unwrap_or(head_dim),
         None => head_dim,
     };
     Ok(Heads { hidden, heads, kv_heads, head_dim, v_dim })
@@ -63,7 +68,13 @@ pub fn split(out: &mut String, config: &Config, family: Family, [qkv, gate_up]: 
 }
 
 /// `[model]`.
-pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, name: &str) -> Result<()> {
+pub fn model(
+    out: &mut String,
+    config: &Config,
+    family: Family,
+    (rope, experts): (&Rope, Option<&Experts>),
+    name: &str,
+) -> Result<()> {
     let silu = [Value::from("silu"), Value::from("swish")];
     config.must_be("hidden_act", &silu, "the feed-forward part is no SwiGLU");
     for key in ["attention_bias", "mlp_bias", "qkv_bias", "use_qkv_bias"] {
@@ -76,7 +87,7 @@ pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, nam
     config.must_be("interpolate_factor", &[Value::from(1)], "positions are interpolated");
     config.must_be("lm_head_bias", &[Value::Bool(false)], "products have biases");
     let Heads { hidden, heads, kv_heads, head_dim, v_dim } = heads(config, family)?;
-    let other = if family.by_kind { config.positive("layernorm_epsilon")? } else { None };
+    let other = if family.by_kind || family.selects { config.positive("layernorm_epsilon")? } else { None };
     let eps = config.positive("rms_norm_eps")?.or(other).unwrap_or(family.eps);
     let width = match head_dim == v_dim {
         true => format!("head_dim = {head_dim}"),
@@ -85,7 +96,7 @@ pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, nam
     let layers = config.layers()?;
     let vocab = config.needs_size("vocab_size")?;
     // Of a model of experts it is what its dense layers would have.
-    let ffn = match family.experts && dense_layers(config)?.is_empty() {
+    let ffn = match experts.is_some_and(Experts::everywhere) {
         true => config.size("intermediate_size").map(|_| String::new())?,
         false => format!("ffn = {}\n", config.needs_size("intermediate_size")?),
     };
@@ -99,60 +110,13 @@ pub fn model(out: &mut String, config: &Config, family: Family, rope: &Rope, nam
     if family.qkv_bias {
         out.push_str("qkv_bias = true\n");
     }
-    if family.qk_norm {
+    if family.qk_norm || family.selects && hysparse::qk_norm(config)? {
         out.push_str("qk_norm = true\n");
     }
     if config.flag("tie_word_embeddings")? == Some(true) {
         out.push_str("tie_embeddings = true\n");
     }
     Ok(())
-}
-
-/// `[moe]` of a family with experts: the softmax is over those that are chosen.
-pub fn experts(out: &mut String, config: &Config, family: Family) -> Result<()> {
-    if !family.experts {
-        return Ok(());
-    }
-    if config.flag("norm_topk_prob")? != Some(true) {
-        let value = config.get("norm_topk_prob").cloned().unwrap_or(Value::Bool(false));
-        return Err(config.refused(
-            "norm_topk_prob",
-            &value,
-            "the weights of chosen experts do not add up to 1",
-        ));
-    }
-    let dense = dense_layers(config)?;
-    // transformers 5 has a name of its own.
-    let experts = match config.size("num_local_experts")? {
-        Some(experts) => experts,
-        None => config.needs_size("num_experts")?,
-    };
-    let active = config.needs_size("num_experts_per_tok")?;
-    let width = config.needs_size("moe_intermediate_size")?;
-    let _ = write!(
-        out,
-        "\n[moe]\nexperts = {experts}\nactive = {active}\nexpert_ffn = {width}\nshared_ffn = 0\n"
-    );
-    if !dense.is_empty() {
-        let _ = writeln!(out, "dense = {dense:?}");
-    }
-    Ok(())
-}
-
-/// Layers without experts, of a family that has some.
-fn dense_layers(config: &Config) -> Result<Vec<u64>> {
-    let layers = config.layers()?;
-    let every = config.size("decoder_sparse_step")?.unwrap_or(1);
-    let listed = match config.get("mlp_only_layers") {
-        None => BTreeSet::new(),
-        Some(value) => {
-            let layer = |value: &Value| value.as_u64().filter(|layer| *layer < layers);
-            let list = value.as_array().and_then(|list| list.iter().map(layer).collect());
-            let why = format!("it must be a list of layers, which are 0 to {}", layers - 1);
-            list.ok_or_else(|| config.refused("mlp_only_layers", value, &why))?
-        }
-    };
-    Ok((0..layers).filter(|layer| (layer + 1) % every != 0 || listed.contains(layer)).collect())
 }
 
 /// RoPE as a table of `[model]` or `[attention]`.
@@ -183,7 +147,7 @@ pub fn rope_table(rope: &Rope) -> String {
 
 /// `[attention]`: full attention, windows in some layers or all, or layers that select for others.
 pub fn attention(out: &mut String, config: &Config, family: Family, options: &Options) -> Result<Layers> {
-    let (block, selection) = (options.block, options.selection.as_ref());
+    let (block, selection) = (options.block.unwrap_or(BLOCK), options.selection.as_ref());
     let layers = layers::read(config, family)?;
     match (&layers, selection) {
         (Layers::Windows { window, full }, Some(_)) => {

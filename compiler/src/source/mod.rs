@@ -201,6 +201,11 @@ impl WeightSource {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// Whether a tensor's numbers are f32.
+    pub fn is_f32(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|tensor| tensor.entry.dtype == "F32")
+    }
+
     /// The files that were opened, shards in place of their index.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|(path, _)| path.as_path())

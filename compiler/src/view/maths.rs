@@ -2,6 +2,7 @@
 //! of B tokens; σ is the sigmoid, ⊙ the product element by element.
 
 use hyc_ir::Op;
+use hyc_ir::op::Router;
 use hyc_plan::{Epilogue, GateMode};
 
 /// The line.
@@ -32,12 +33,7 @@ pub fn formula(op: &Op) -> String {
         Op::Add(_) => "y = a + b".to_string(),
         Op::Bias(_) => "y = x + b".to_string(),
         Op::SiluMul(_) => "y = silu(a) ⊙ b".to_string(),
-        Op::Router(op) => {
-            format!(
-                "p = softmax(logits); the {} experts of largest p, their p renormalised to sum 1",
-                op.active
-            )
-        }
+        Op::Router(op) => router(op),
         Op::ExpertsUp(_) => "h_s = silu(G_e x) ⊙ (U_e x),  e = index_s".to_string(),
         Op::ExpertsDown(op) => {
             format!("y = {}Σ_s weight_s D_e h_s,  e = index_s", if op.residual { "r + " } else { "" })
@@ -63,6 +59,18 @@ pub fn formula(op: &Op) -> String {
             format!("q = rope({norm}W_q {x}){}{gates}", if op.own_kv { keys } else { String::new() })
         }
     }
+}
+
+fn router(op: &Router) -> String {
+    let s = if op.sigmoid { "σ(logits)" } else { "softmax(logits)" };
+    let by = if op.bias { "s + b" } else { "s" };
+    let weight = match (op.whole, op.scale) {
+        (false, None) => "their s renormalised to sum 1".to_string(),
+        (false, Some(scale)) => format!("their s renormalised to sum {scale}"),
+        (true, None) => "with their s".to_string(),
+        (true, Some(scale)) => format!("with {scale} s"),
+    };
+    format!("s = {s}; the {} experts of largest {by}, {weight}", op.active)
 }
 
 fn hybrid(gate: GateMode, window: u64) -> String {

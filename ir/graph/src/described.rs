@@ -1,7 +1,7 @@
 //! What each graph op says of its operands and results.
 
 use hyc_plan::ops::gates;
-use hyc_plan::{Epilogue, GateMode, Reach};
+use hyc_plan::{Epilogue, GateMode, Reach, RouterRule, Scores};
 
 use crate::op::*;
 use crate::roles::{Described, Gives, List, Over, Roles, Takes, Version};
@@ -69,7 +69,6 @@ described! {
     Gate { "x": Takes::Tensor, "gate": Takes::Tensor } => { "out": Gives::Tensor }
     Add { "a": Takes::Tensor, "b": Takes::Tensor } => { "out": Gives::Tensor }
     SiluMul { "a": Takes::Tensor, "b": Takes::Tensor } => { "out": Gives::Tensor }
-    Router { "logits": Takes::Tensor } => { "index": Gives::Experts, "weight": Gives::Tensor }
     ExpertsUp { "x": Takes::Tensor, "index": Takes::Experts, "gate": Takes::Weight, "up": Takes::Weight } => {
         "h": Gives::Tensor
     }
@@ -153,6 +152,34 @@ impl Described for HybridAttention {
 
     fn gives(&self) -> List<Gives> {
         gives([("out", Gives::Tensor)])
+    }
+}
+
+impl Router {
+    /// A router of a rule.
+    pub fn new(active: u64, rule: RouterRule) -> Router {
+        let RouterRule { scores, bias, whole, scale } = rule;
+        let sigmoid = scores == Scores::Sigmoid;
+        Router { active, sigmoid, bias, whole, scale: Some(scale).filter(|scale| *scale != 1.0) }
+    }
+
+    /// Its rule.
+    pub fn rule(&self) -> RouterRule {
+        let Router { sigmoid, bias, whole, scale, .. } = *self;
+        let scores = if sigmoid { Scores::Sigmoid } else { Scores::Softmax };
+        RouterRule { scores, bias, whole, scale: scale.unwrap_or(1.0) }
+    }
+}
+
+impl Described for Router {
+    fn takes(&self) -> List<Takes> {
+        let mut list = takes([("logits", Takes::Tensor)]);
+        list.extend(self.bias.then_some(("bias", Takes::Weight)));
+        list
+    }
+
+    fn gives(&self) -> List<Gives> {
+        gives([("index", Gives::Experts), ("weight", Gives::Tensor)])
     }
 }
 

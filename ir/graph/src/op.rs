@@ -251,13 +251,24 @@ ops! {
     Add "add", of("hyc", &["out = a + b"]) => {},
     /// The middle of a SwiGLU.
     SiluMul "silu_mul", of("SwiGLU, Shazeer, arXiv 2002.05202", &["out = a * sigmoid(a) * b"]) => {},
-    /// The experts of each row and their shares, `[tokens, active]` each, i32 and f32; ties go to the lower index.
-    Router "router", of("hyc", &[
-        "index = the experts with the largest logits",
-        "weight_i = exp(logits_i) / sum_{j in index} exp(logits_j)",
+    /// The experts of each row and their shares, `[tokens, active]` each, i32 and f32; ties go to the lower index. A logit that
+    /// is NaN, or infinite in a softmax, makes the row's shares NaN.
+    Router "router", of("Shazeer et al., arXiv 1701.06538, eqs. 3 and 5; DeepSeek-V3, arXiv 2412.19437, eqs. 13 to 16", &[
+        "s = softmax(logits), or sigmoid(logits) with `sigmoid`",
+        "index = the experts with the largest s, or the largest s + bias with a bias",
+        "weight_i = scale s_i / sum_{j in index} s_j, or scale s_i with `whole`",
+        "1e-20 is added to a sum of sigmoids",
     ]) => {
         /// Experts per token.
         active: u64,
+        /// Whether scores are sigmoids of the logits, in place of their softmax.
+        sigmoid: bool,
+        /// Whether there is a bias, which counts in the choice alone; of sigmoids.
+        bias: bool,
+        /// Whether shares are scores as they are, in place of dividing them by their sum.
+        whole: bool,
+        /// What shares are multiplied by, where that is not 1.
+        scale: Option<f64>,
     },
     /// The first half of each chosen expert: `[tokens, active * ffn]`. `gate` and `up` are `[experts, ffn, in]`.
     ExpertsUp "experts_up", of("SwiGLU, Shazeer, arXiv 2002.05202", &[

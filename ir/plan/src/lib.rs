@@ -53,7 +53,7 @@ pub use plan::{
 pub use roles::{Access, Kind, Reach, Role};
 pub use rope::{RopeScaling, RopeSpec};
 pub use rope_factors::{MOST_PAIRS, RopeFactors};
-pub use shape::{AttnShape, Epilogue, GateMode, SelectShape};
+pub use shape::{AttnShape, Epilogue, GateMode, RouterRule, Scores, SelectShape};
 pub use slice::{Counters, Hang, Part, Slice, SliceKernel, Slicer, Wait, Watch};
 pub use spec::{KernelSpec, OperandSpec};
 pub use step::{Grid, GridDim, Rows, StepOp};

@@ -14,6 +14,7 @@ mod paged;
 mod pointwise;
 mod product;
 mod qkv;
+mod router;
 mod softmax;
 mod support;
 mod topk;
@@ -239,7 +240,7 @@ fn body(e: &mut Emit<'_>, spec: &KernelSpec) {
         StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate, .. }) => {
             attention::emit_hybrid(e, shape, select, window, gate);
         }
-        StepOp::Router(ops::Router { experts, active }) => moe::emit_router(e, experts, active),
+        StepOp::Router(op) => router::emit(e, op),
         StepOp::ExpertsUp(ops::ExpertsUp { in_features, ffn, active, .. }) => {
             moe::emit_up(e, spec, in_features, ffn, active)
         }

@@ -1,59 +1,16 @@
-//! `Router`, `ExpertsUp`, `ExpertsDown`.
+//! `ExpertsUp`, `ExpertsDown`.
 //!
-//! Items: a row; (expert, panel), expert-major; a panel. An item of the experts goes through the rows and
+//! Items: (expert, panel), expert-major; a panel. An item of the experts goes through the rows and
 //! takes those routed to it, so an expert's panel is read once per step however many rows want it.
 //! Reference: `reference::moe`.
 
 use cranelift_codegen::ir::Value;
-use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::types::F32;
+use cranelift_codegen::ir::condcodes::IntCC;
 use hyc_plan::KernelSpec;
 use hyc_plan::{PANEL, ROW_ALIGN, round_up};
 
 use super::emit::Emit;
 use super::product::Product;
-use super::topk::Best;
-
-/// Emits `Router`.
-pub fn emit_router(e: &mut Emit<'_>, experts: u64, active: u64) {
-    let (logits, index, share) = (e.operand("logits"), e.operand("index"), e.operand("weight"));
-    let best = Best::new(e, active, F32);
-    let (begin, end) = (e.begin, e.end);
-    e.each(begin, end, 1, |e, row| {
-        let logits = e.at(logits, row, e.stride("logits"));
-        let index = e.at(index, row, e.stride("index"));
-        let share = e.at(share, row, e.stride("weight"));
-        // Logits that are no numbers choose nobody, but some expert has to stand there: one such logit makes all the
-        // shares none, as in the whole softmax.
-        best.clear(e, index, |_, i| i);
-        let zero = e.float(0.0);
-        let poison = e.var(F32, zero);
-        let (zero, end) = (e.int(0), e.int(experts as i64));
-        e.each(zero, end, 1, |e, expert| {
-            let at = e.at(logits, expert, 4);
-            let score = e.load(at, 0);
-            best.offer(e, expert, score, index);
-            let (none, so_far) = (e.fcmp(FloatCC::Unordered, score, score), e.get(poison));
-            let so_far = e.select(none, score, so_far);
-            e.set(poison, so_far);
-        });
-        // The first is the largest: the chosen shares of the whole softmax, made to sum to 1.
-        let top = best.score(e, 0);
-        let mut sum = e.get(poison);
-        for i in 0..active {
-            let score = best.score(e, i);
-            let x = e.fsub(score, top);
-            let x = e.exp(x);
-            e.store(x, share, 4 * i as i32);
-            sum = e.fadd(sum, x);
-        }
-        for i in 0..active {
-            let x = e.load(share, 4 * i as i32);
-            let x = e.fdiv(x, sum);
-            e.store(x, share, 4 * i as i32);
-        }
-    });
-}
 
 /// Runs `body` with (row, slot) for each row and slot that chose `expert`.
 fn routed(

@@ -289,7 +289,7 @@ fn check(spec: &KernelSpec) -> Result<(), String> {
             let rows = if in_tiles(spec) { BY_ROW_ROWS.min(spec.max_rows) } else { spec.max_rows };
             wide("rows times chosen experts", rows.saturating_mul(active), 65535)
         }
-        StepOp::Router(ops::Router { experts, active }) => {
+        StepOp::Router(ops::Router { experts, active, .. }) => {
             wide("a router", experts, 4096)?;
             wide("a router's choice", active, 64)
         }

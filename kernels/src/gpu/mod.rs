@@ -102,7 +102,7 @@ fn build(k: &mut Kernel<'_, '_>) {
             simt::hybrid(k, shape, select, window, gate);
         }
         StepOp::PageLists(ops::PageLists { select, lists, .. }) => page_lists::page_lists(k, select, lists),
-        StepOp::Router(ops::Router { experts, active }) => moe::router::router(k, experts, active),
+        StepOp::Router(op) => moe::router::router(k, op),
         StepOp::ExpertsUp(ops::ExpertsUp { in_features, ffn, active, .. }) => {
             moe::experts::up(k, in_features, ffn, active)
         }

@@ -9,7 +9,9 @@ use super::view::{CacheView, Views, dot};
 /// Indices of the `k` largest scores, best first, ties to the lower index; fewer where there are fewer.
 pub fn select_top(scores: &[f64], k: usize) -> Vec<i32> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+    // Both zeroes are one.
+    let score = |i: usize| scores[i] + 0.0;
+    order.sort_by(|a, b| score(*b).total_cmp(&score(*a)).then(a.cmp(b)));
     order.truncate(k);
     order.into_iter().map(|i| i as i32).collect()
 }
@@ -222,5 +224,6 @@ mod tests {
         assert_eq!(select_top(&[0.1, 0.5, 0.5, 0.2], 2), [1, 2]);
         assert_eq!(select_top(&[0.5, 0.1, 0.5, 0.5], 2), [0, 2]);
         assert_eq!(select_top(&[0.3], 4), [0]);
+        assert_eq!(select_top(&[-0.0, 0.0, -1.0], 2), [0, 1]);
     }
 }

@@ -68,7 +68,7 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
         StepOp::HybridAttention(ops::HybridAttention { shape, select, window, gate, lists }) => {
             attention::hybrid(v, shape, (select, lists), window, gate);
         }
-        StepOp::Router(ops::Router { experts, active }) => moe::router(v, experts, active),
+        StepOp::Router(op) => moe::router(v, op),
         StepOp::ExpertsUp(ops::ExpertsUp { active, in_features, ffn, .. }) => {
             moe::up(v, active, in_features, ffn)
         }
@@ -110,7 +110,8 @@ pub unsafe fn run_task(spec: &KernelSpec, context: &StepContext, operands: &[*mu
 }
 
 /// What a step that selects chose row `row` by, a list for each of its selections: the logarithm of every
-/// visible block's score for each KV head (less a number that all share), or a router's logits. Empty for any other step.
+/// visible block's score for each KV head (less a number that all share), or what a router chooses by: logits, or sigmoids
+/// with their bias. Empty for any other step.
 ///
 /// # Safety
 /// As for [`run_rows`].
@@ -126,7 +127,7 @@ pub unsafe fn scores(
         StepOp::OracleAttention(ops::OracleAttention { shape, sink, select }) => {
             attention::block_scores(v, shape, sink, select, row)
         }
-        StepOp::Router(ops::Router { experts, .. }) => vec![v.tensor("logits").row(row, experts)],
+        StepOp::Router(op) => vec![moe::choice(v, op, row)],
         StepOp::Embed(_)
         | StepOp::RmsNorm(_)
         | StepOp::Linear(_)

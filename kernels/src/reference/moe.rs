@@ -1,22 +1,55 @@
 //! Router and experts.
 
+use hyc_plan::ops::Router;
+use hyc_plan::{RouterRule, Scores};
+
 use super::attention::select_top;
 use super::pointwise::sigmoid;
 use super::view::Views;
 
-pub fn router(v: &Views, experts: u64, active: u64) {
+/// What the experts of row `row` are chosen by: a softmax's logits, which have its order, or sigmoids as f32 has them, with
+/// their bias.
+pub fn choice(v: &Views, op: Router, row: u64) -> Vec<f64> {
+    let logits = v.tensor("logits").row(row, op.experts);
+    match op.rule.scores {
+        Scores::Softmax => logits,
+        Scores::Sigmoid => {
+            let bias = op.rule.bias.then(|| v.weight("bias"));
+            let bias = |e| bias.as_ref().map_or(0.0, |bias| bias.get(0, e));
+            logits.into_iter().zip(0..).map(|(x, e)| score(x) + bias(e)).collect()
+        }
+    }
+}
+
+/// A sigmoid as f32 has it: those that are the same there are a tie.
+fn score(logit: f64) -> f64 {
+    f64::from(sigmoid(logit) as f32)
+}
+
+pub fn router(v: &Views, op: Router) {
+    let Router { experts, active, rule } = op;
     let (logits, index, share) = (v.tensor("logits"), v.tensor("index"), v.tensor("weight"));
     for row in v.rows() {
+        let top = select_top(&choice(v, op, row), active as usize);
         let logits = logits.row(row, experts);
-        let top = select_top(&logits, active as usize);
         let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let weight = |e: i32| (logits[e as usize] - max).exp();
-        // One logit that is no number makes the whole softmax none.
+        let weight = |e: i32| match rule.scores {
+            Scores::Softmax => (logits[e as usize] - max).exp(),
+            Scores::Sigmoid => sigmoid(logits[e as usize]),
+        };
+        // One logit that is no number makes the whole softmax none, and of sigmoids all shares.
         let poison: f64 = logits.iter().filter(|x| x.is_nan()).sum();
-        let sum: f64 = top.iter().map(|e| weight(*e)).sum::<f64>() + poison;
+        let of_chosen = || top.iter().map(|e| weight(*e)).sum::<f64>();
+        let sum = match (rule.scores, rule.whole) {
+            (Scores::Softmax, false) => of_chosen(),
+            // The whole softmax's denominator, which cancels above.
+            (Scores::Softmax, true) => (0..experts as i32).map(weight).sum::<f64>(),
+            (Scores::Sigmoid, false) => of_chosen() + f64::from(RouterRule::LEAST),
+            (Scores::Sigmoid, true) => 1.0,
+        } + poison;
         for (expert, slot) in top.iter().zip(0..) {
             index.set_int(row, slot, *expert);
-            share.set(row, slot, weight(*expert) / sum);
+            share.set(row, slot, rule.scale * weight(*expert) / sum);
         }
     }
 }

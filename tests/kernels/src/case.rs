@@ -27,7 +27,7 @@ pub enum Fill {
     OwnBlocks,
     /// Random logits, and how each row is sampled.
     Sampled(Filter),
-    /// Few different logits, -0 among them; the filters take turns.
+    /// Few different logits, -0 among them; the filters take turns. Of a router few whole ones.
     TiedLogits,
     /// A logit that is no finite number in every third row, from the first on; the filters take turns.
     BadLogits,
@@ -131,6 +131,15 @@ impl Fill {
         }
     }
 
+    /// What is added to an expert's sigmoid where it is chosen. With ties it is a multiple of 1/4: sums with sigmoids of
+    /// whole numbers are the same or far apart.
+    pub(crate) fn choice_bias(self, rng: &mut Rng) -> f32 {
+        match self {
+            Fill::TiedLogits => rng.normal().round() / 4.0,
+            _ => rng.normal() * 0.2,
+        }
+    }
+
     /// Logit `col` of row `row`.
     pub(crate) fn logit(self, rng: &mut Rng, (row, col): (u64, u64), vocab: u64) -> f32 {
         let x = rng.normal() * 4.0;
@@ -175,7 +184,7 @@ impl Case {
     /// Whether a selection must be the reference's to the letter: scores that tie do so exactly, and others are apart.
     pub fn selects_exactly(&self) -> bool {
         match (self.fill, self.spec.op) {
-            (Fill::EqualKeys, _) => true,
+            (Fill::EqualKeys, _) | (Fill::TiedLogits, StepOp::Router(_)) => true,
             (Fill::LargeLogits, StepOp::OracleAttention(ops::OracleAttention { shape, .. })) => {
                 shape.heads == shape.kv_heads
             }
@@ -299,7 +308,10 @@ pub fn label(spec: &KernelSpec) -> String {
         StepOp::Sample(ops::Sample { vocab, named }) => {
             format!("sample {}{vocab}", named.map(|named| format!("{named}of")).unwrap_or_default())
         }
-        StepOp::Router(ops::Router { experts, active }) => format!("router {active}of{experts}"),
+        StepOp::Router(ops::Router { experts, active, rule }) => {
+            let words: String = rule.words().iter().map(|word| format!(" {word}")).collect();
+            format!("router {active}of{experts}{words}")
+        }
         StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn }) => {
             format!("experts_up {active}of{experts} {ffn}x{in_features}")
         }

@@ -16,7 +16,7 @@ pub struct Limits {
     pub error: f64,
     /// The same of what was appended to a bf16 cache.
     pub bf16_cache: f64,
-    /// Scores (in logs; a router's logits) that are closer than this may change places in a selection; where this is 0
+    /// Scores (in logs; a router's logits or sigmoids) that are closer than this may change places in a selection; where this is 0
     /// not even those that are equal.
     pub margin: f64,
 }
@@ -135,6 +135,21 @@ impl Step<'_> {
             && scores(self.spec, self.batch, self.before, row).iter().flatten().any(bad)
     }
 
+    /// Where the reference has what stands in column `col` of a row: there; but of a router at the same expert, whose place
+    /// another may have that scores as much and has another share. `None`: the reference did not choose it.
+    fn same_expert(&self, row: u64, col: u64) -> Option<u64> {
+        let StepOp::Router(ops::Router { active, .. }) = self.spec.op else { return Some(col) };
+        let at = self.spec.op.roles().iter().position(|role| role.name == "index").expect("a router's index");
+        let OperandSpec::Tensor { stride, .. } = self.spec.operands[at] else { return Some(col) };
+        let expert =
+            |memory: &Memory, col| pack::load(Elem::F32, memory.bytes(), row * stride + col).to_bits();
+        let own = expert(&self.got[at], col);
+        if own == expert(&self.want[at], col) || self.hopeless(row) {
+            return Some(col);
+        }
+        (0..active).find(|col| expert(&self.want[at], *col) == own)
+    }
+
     /// Nothing behind the rows of a tensor may have changed.
     fn guard(&self, i: usize, stride: u64, name: &str) -> Result<(), String> {
         let end = (result_rows(self.spec, self.batch) * stride * 4) as usize;
@@ -175,8 +190,11 @@ impl Step<'_> {
         };
         let mut distance = Distance::default();
         for row in self.rows {
-            let pair = |col| (col, load(&self.got[i], *row, col), load(&self.want[i], *row, col));
-            let elements: Vec<(u64, f32, f32)> = (0..width).map(pair).collect();
+            let pair = |col| {
+                let theirs = self.same_expert(*row, col)?;
+                Some((col, load(&self.got[i], *row, col), load(&self.want[i], *row, theirs)))
+            };
+            let elements: Vec<(u64, f32, f32)> = (0..width).filter_map(pair).collect();
             if !self.hopeless(*row) {
                 distance.row(&elements, |col| format!("row {row}, column {col}"));
             } else if let Some((col, got, _)) = elements.iter().find(|(_, got, _)| !got.is_nan()) {

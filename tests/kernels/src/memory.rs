@@ -60,6 +60,12 @@ pub fn memory(rng: &mut Rng, spec: &KernelSpec, batch: &Batch, fill: Fill) -> Ve
             let sinks: Vec<f32> = (0..len).map(large::sink).collect();
             Memory::new(&packed(Elem::F32, &sinks))
         }
+        OperandSpec::Weight(Format { layout: Layout::Vector { len }, .. })
+            if matches!(spec.op, StepOp::Router(_)) =>
+        {
+            let biases: Vec<f32> = (0..len).map(|_| fill.choice_bias(rng)).collect();
+            Memory::new(&packed(Elem::F32, &biases))
+        }
         OperandSpec::Weight(format) => Memory::new(&weight(rng, format)),
         OperandSpec::Cache(cache) => Memory::new(&cache_memory(rng, &cache, batch, fill, role)),
     };
@@ -124,6 +130,9 @@ fn rows(
                     _ if matches!(spec.op, StepOp::Sample(_)) => fill.logit(rng, (row, col), width),
                     _ if matches!((fill, spec.op), (Fill::BadLogits, StepOp::Router(_))) => {
                         fill.logit(rng, (row, col), width)
+                    }
+                    _ if matches!((fill, spec.op), (Fill::TiedLogits, StepOp::Router(_))) => {
+                        rng.normal().round()
                     }
                     Elem::I32 if matches!(role.kind, Kind::PageLists { .. }) => f32::NAN,
                     Elem::I32 => f32::from_bits(index(rng, spec, batch, fill, row, col) as u32),

@@ -7,6 +7,7 @@ use hyc_kernel_tests::{
     Batch, Case, HostKernel, Memory, Rng, cases, memory, pointers, result_rows, run_reference,
 };
 use hyc_kernels::cpu::{CpuTarget, Level};
+use hyc_plan::{Elem, OperandSpec, Scores, StepOp, ops, pack};
 
 /// The operands after the code ran over the grid in ranges of `step` items.
 fn run(code: &HostKernel, batch: &Batch, before: &[Memory], step: u64) -> Vec<Memory> {
@@ -89,4 +90,33 @@ fn appends() {
 #[test]
 fn mixtures_of_experts() {
     family("experts");
+}
+
+/// Sigmoids that are all as good as 0 are divided by 1e-20, as DeepSeek-V3's router has it: nothing is left of them.
+#[test]
+fn experts_that_no_logit_is_for_have_no_share() {
+    let is_one = |case: &&Case| match case.spec.op {
+        StepOp::Router(ops::Router { rule, .. }) => rule.scores == Scores::Sigmoid && !rule.whole,
+        _ => false,
+    };
+    let all = cases::portable();
+    let cases: Vec<&Case> = all.iter().filter(is_one).collect();
+    assert!(cases.len() > 20);
+    for case in cases {
+        let batch = case.batch(&mut Rng::of(1, "batch"));
+        let mut before = memory(&mut Rng::of(1, "memory"), &case.spec, &batch, case.fill);
+        before[0].bytes_mut().chunks_mut(4).for_each(|word| word.copy_from_slice(&(-200f32).to_le_bytes()));
+        let code = HostKernel::new(&case.spec, Level::Baseline);
+        let after = run(&code, &batch, &before, code.items(&batch));
+        let rows: Vec<u64> = (0..result_rows(&case.spec, &batch)).collect();
+        let want = run_reference(&case.spec, &batch, &before, &rows);
+        let last = case.spec.operands.len() - 1;
+        let OperandSpec::Tensor { width, stride, .. } = case.spec.operands[last] else { panic!("no shares") };
+        for shares in [&after[last], &want[last]] {
+            for (row, col) in rows.iter().flat_map(|row| (0..width).map(move |col| (row, col))) {
+                let share = pack::load(Elem::F32, shares.bytes(), row * stride + col);
+                assert!((0.0..1e-10).contains(&share), "{}: row {row}, column {col}: {share:e}", case.name());
+            }
+        }
+    }
 }

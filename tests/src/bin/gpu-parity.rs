@@ -82,8 +82,7 @@ fn limits(plan: &Plan) -> Limits {
         matches!(step.op, StepOp::OracleAttention(ops::OracleAttention { select, .. })
         if select.blocks * select.block < plan.model.max_context)
     };
-    let experts =
-        |step: &Step| matches!(step.op, StepOp::Router(ops::Router { experts, active }) if active < experts);
+    let experts = |step: &Step| matches!(step.op, StepOp::Router(ops::Router { experts, active, .. }) if active < experts);
     match rounds_products(plan) {
         true if plan.steps.iter().any(experts) => BF16_EXPERTS,
         true if plan.steps.iter().any(blocks) => BF16_BLOCKS,

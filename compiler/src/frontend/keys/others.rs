@@ -1,7 +1,9 @@
 //! `[moe]`, `[weights]`, `[tokenizer]`, `[target]`.
 
+use hyc_plan::RouterRule;
+
 use super::super::desc::{Ffn, LayerDesc, ModelDesc};
-use super::model::matrix;
+use super::model::{matrix, vector};
 use super::{Default, Formula, Key, PLAIN, SectionKeys, Tensor, Type};
 
 /// Routed experts in place of one feed-forward part.
@@ -92,6 +94,54 @@ pub const MOE: SectionKeys = SectionKeys {
                     ..matrix("model.layers.{i}.mlp.shared_expert.down_proj.weight", &["hidden", "shared_ffn"])
                 },
             ],
+            ..PLAIN
+        },
+        Key {
+            name: "router",
+            ty: Type::Word(&["softmax", "sigmoid"]),
+            default: Default::Value("\"softmax\""),
+            example: "\"sigmoid\"",
+            meaning: "What experts are scored by, s in the formulas: a softmax over all of them, or a sigmoid of each by itself.",
+            formula: Some(Formula {
+                text: "s = sigmoid(W_router h);  E = the `active` experts of largest s_e, or of largest s_e + b_e;  \
+                       w_e = router_scale s_e / (1e-20 + sum_{e' in E} s_e')",
+                source: "DeepSeek-V3, arXiv 2412.19437, eqs. 13 to 16",
+            }),
+            ..PLAIN
+        },
+        Key {
+            name: "router_bias",
+            ty: Type::Flag,
+            default: Default::Value("false"),
+            example: "true",
+            meaning: "Whether each expert has a bias b that counts in the choice, and not in the weights. true is refused \
+                      unless `router = \"sigmoid\"`.",
+            tensors: &[Tensor {
+                place: "layers with experts, with `router_bias = true`",
+                present: |_, layer| matches!(layer.ffn, Ffn::Moe { rule: RouterRule { bias: true, .. }, .. }),
+                ..vector("model.layers.{i}.mlp.router.choice_bias", &["experts"])
+            }],
+            ..PLAIN
+        },
+        Key {
+            name: "renormalise",
+            ty: Type::Flag,
+            default: Default::Value("true"),
+            example: "false",
+            meaning: "Whether the weights of the chosen experts are divided by their sum. false: they are scores as they are, \
+                      times `router_scale`.",
+            formula: Some(Formula {
+                text: "w_e = router_scale s_e,  s = softmax(W_router h) over all experts, or sigmoid(W_router h)",
+                source: "Fedus et al., arXiv 2101.03961, eqs. 1 and 2; DeepSeek-V3, arXiv 2412.19437, eq. 15",
+            }),
+            ..PLAIN
+        },
+        Key {
+            name: "router_scale",
+            ty: Type::Positive,
+            default: Default::Value("1.0"),
+            example: "2.5",
+            meaning: "What the weights of the chosen experts are multiplied by.",
             ..PLAIN
         },
         Key {

@@ -38,6 +38,12 @@ fn table(section: &SectionKeys) -> Value {
             value["anyOf"] = json!([all(&["head_dim"]), all(&["qk_head_dim", "v_head_dim"])]);
         }
         "attention" => value["allOf"] = json!(kinds()),
+        "moe" => {
+            // A softmax has no bias.
+            let of_sigmoids =
+                json!({ "required": ["router"], "properties": { "router": { "const": "sigmoid" } } });
+            value["anyOf"] = json!([{ "properties": { "router_bias": { "const": false } } }, of_sigmoids]);
+        }
         "tokenizer" => value["not"] = json!({ "required": ["chat_template", "chat_template_file"] }),
         _ => {}
     }

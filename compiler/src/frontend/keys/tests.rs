@@ -280,6 +280,8 @@ fn tensors_are_those_of_the_graph() {
                     if text.contains("[moe]") {
                         text = with(&text, "moe", "shared_ffn", Some(if on == "true" { "12" } else { "0" }));
                         if on == "true" {
+                            text = with(&text, "moe", "router", Some("\"sigmoid\""));
+                            text = with(&text, "moe", "router_bias", Some("true"));
                             text = with(&text, "moe", "dense", Some("[0, 2]"));
                             text = with(&text, "model", "ffn", Some("40"));
                         }

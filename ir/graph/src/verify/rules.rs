@@ -19,7 +19,9 @@ pub fn check(graph: &Graph, id: OpId, report: &mut dyn FnMut(&'static str, Strin
 fn attributes(op: &Op) -> Result<(), Fault> {
     for (key, value) in op.attrs() {
         let bad = match (key, &value) {
-            ("eps" | "norm" | "qk_norm" | "theta", crate::Attr::Float(x)) => !hyc_plan::is_positive_f32(*x),
+            ("eps" | "norm" | "qk_norm" | "theta" | "scale", crate::Attr::Float(x)) => {
+                !hyc_plan::is_positive_f32(*x)
+            }
             ("owner", _) => false,
             (_, crate::Attr::Int(n)) => *n == 0 || *n > 1 << 40,
             _ => false,
@@ -38,6 +40,9 @@ fn attributes(op: &Op) -> Result<(), Fault> {
         && *gates > GATES.len() as u64
     {
         return Err((ATTRIBUTE, format!("`gates = {gates}` is not possible: two at most")));
+    }
+    if let Op::Router(op::Router { sigmoid: false, bias: true, .. }) = op {
+        return Err((ATTRIBUTE, "`bias` without `sigmoid`: the choice of a softmax has none".to_string()));
     }
     if let Op::Gate(op::Gate { mode: GateMode::None, .. }) = op {
         return Err((ATTRIBUTE, "a gate's mode is head or elementwise".to_string()));
@@ -182,8 +187,11 @@ impl View<'_> {
                 self.same("b", self.operand("a")?)?;
                 self.want_result("out", &Type::rows(rows, width))
             }
-            Op::Router(op::Router { active }) => {
+            Op::Router(op::Router { active, bias, .. }) => {
                 let (rows, experts) = self.row("logits")?;
+                if bias {
+                    self.want_vector("bias", experts)?;
+                }
                 if active > experts {
                     return Err((ATTRIBUTE, format!("{active} of {experts} experts")));
                 }

@@ -107,12 +107,12 @@ impl<'g> View<'g> {
         }
     }
 
-    /// A vector of that length, in f32 as norms and sinks always are.
+    /// A vector of that length, in f32 as norms, sinks and biases always are.
     pub(super) fn want_vector(&self, name: &str, len: u64) -> Result<(), Fault> {
         self.want_weight(name, &[len])?;
         match self.operand(name)? {
             Type::Weight { codec: Codec::F32, .. } => Ok(()),
-            _ => Err(fault(format!("operand `{name}` must be f32: norm weights and sinks are"))),
+            _ => Err(fault(format!("operand `{name}` must be f32, as vectors are"))),
         }
     }
 

@@ -247,16 +247,15 @@ impl Op for Router {
     const NAME: &'static str = "router";
 
     fn roles(&self) -> Vec<Role> {
-        let Router { experts, active } = *self;
-        vec![
-            read("logits", rows(experts)),
-            write("index", Kind::Experts { experts, active }),
-            write("weight", rows(active)),
-        ]
+        let Router { experts, active, rule } = *self;
+        let mut roles = vec![read("logits", rows(experts))];
+        roles.extend(rule.bias.then(|| read("bias", Kind::Vector(experts))));
+        roles.extend([write("index", Kind::Experts { experts, active }), write("weight", rows(active))]);
+        roles
     }
 
     fn is_possible(&self) -> bool {
-        chooses(self.active, self.experts)
+        chooses(self.active, self.experts) && self.rule.is_possible()
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::lists::ListShape;
 use crate::roles::Role;
 use crate::rope::RopeSpec;
-use crate::shape::{AttnShape, Epilogue, GateMode, SelectShape};
+use crate::shape::{AttnShape, Epilogue, GateMode, RouterRule, SelectShape};
 
 /// What every op says of itself: the one description that the verifier, memory planning, costs, dumps, kernels and their
 /// tests go by.
@@ -236,14 +236,17 @@ pub struct PageLists {
     pub lists: ListShape,
 }
 
-/// Softmax over `experts` logits, the `active` best (ties to the lower index) with their weights
-/// renormalised to sum 1.
+/// The `active` best of `experts` logits (ties to the lower index) with their shares, as the rule says. Where a logit is
+/// NaN, or infinite in a softmax, all the row's shares are NaN, whatever is chosen; an infinite one has a sigmoid.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Router {
     /// Experts.
     pub experts: u64,
     /// Experts per token.
     pub active: u64,
+    /// How they are chosen and weighed.
+    #[serde(default, skip_serializing_if = "RouterRule::is_usual")]
+    pub rule: RouterRule,
 }
 
 /// `h[t, s] = silu(G[e] x) * (U[e] x)` for e = index[t, s].

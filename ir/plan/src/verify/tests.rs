@@ -340,7 +340,7 @@ fn indices_come_from_who_makes_them() {
             epilogue: Epilogue::Store,
         });
         let up = StepOp::ExpertsUp(ops::ExpertsUp { experts: 4, active: 2, in_features: 16, ffn: 8 });
-        let router = StepOp::Router(ops::Router { experts: 4, active: 2 });
+        let router = StepOp::Router(ops::Router { experts: 4, active: 2, rule: RouterRule::USUAL });
         p.steps.push(step("choose", None, choose, vec![b(4), w(6), b(7)]));
         p.steps.push(step("router", None, router, vec![b(7), b(8), b(9)]));
         p.steps.push(step("up", None, up, vec![b(4), b(8), w(7), w(7), b(10)]));
@@ -365,7 +365,21 @@ fn indices_come_from_who_makes_them() {
             norm: None,
             epilogue: Epilogue::Store,
         });
-        p.steps[7].op = StepOp::Router(ops::Router { experts: 8, active: 2 });
+        p.steps[7].op = StepOp::Router(ops::Router { experts: 8, active: 2, rule: RouterRule::USUAL });
+    });
+    // A softmax that a bias would correct, whatever operands there are; a scale that is none.
+    wrong("sizes or numbers are not possible", |p| {
+        let rule = RouterRule { bias: true, ..RouterRule::USUAL };
+        p.steps[7].op = StepOp::Router(ops::Router { experts: 4, active: 2, rule });
+    });
+    wrong("sizes or numbers are not possible", |p| {
+        let rule = RouterRule { scale: 0.0, ..RouterRule::USUAL };
+        p.steps[7].op = StepOp::Router(ops::Router { experts: 4, active: 2, rule });
+    });
+    // A bias that is not there.
+    wrong("operands for", |p| {
+        let rule = RouterRule { scores: Scores::Sigmoid, bias: true, ..RouterRule::USUAL };
+        p.steps[7].op = StepOp::Router(ops::Router { experts: 4, active: 2, rule });
     });
     // A selection of as many blocks.
     wrong("operand `index`", |p| p.steps[8].operands[1] = Operand::Buffer(BufferId(3)));

@@ -2,12 +2,35 @@
 
 use hyc_plan::*;
 
-use super::{Limits, Store, indices, spec, tensor};
+use super::{Limits, Store, indices, spec, tensor, vector};
+use crate::{Case, Fill};
+
+/// A router of the usual rule.
+pub fn router(experts: u64, active: u64, limits: Limits) -> KernelSpec {
+    ruled((experts, active), RouterRule::USUAL, limits)
+}
 
 /// A router.
-pub fn router(experts: u64, active: u64, limits: Limits) -> KernelSpec {
-    let operands = vec![tensor(experts), indices(active), tensor(active)];
-    spec(StepOp::Router(ops::Router { experts, active }), operands, limits)
+pub fn ruled((experts, active): (u64, u64), rule: RouterRule, limits: Limits) -> KernelSpec {
+    let mut operands = vec![tensor(experts)];
+    operands.extend(rule.bias.then(|| vector(experts)));
+    operands.extend([indices(active), tensor(active)]);
+    spec(StepOp::Router(ops::Router { experts, active, rule }), operands, limits)
+}
+
+/// Rules beside the usual one: each key of them at least once with and without each other.
+pub const RULES: [RouterRule; 6] = [
+    RouterRule { scores: Scores::Sigmoid, ..RouterRule::USUAL },
+    RouterRule { scores: Scores::Sigmoid, bias: true, whole: false, scale: 2.5 },
+    RouterRule { scores: Scores::Sigmoid, bias: true, ..RouterRule::USUAL },
+    RouterRule { scores: Scores::Sigmoid, bias: true, whole: true, scale: 1.0 },
+    RouterRule { whole: true, ..RouterRule::USUAL },
+    RouterRule { whole: true, scale: 0.5, ..RouterRule::USUAL },
+];
+
+/// The cases of a router that any rows are: as they come, with ties, and with logits that are no numbers.
+pub fn routings(case: Case) -> [Case; 3] {
+    [Fill::Random, Fill::TiedLogits, Fill::BadLogits].map(|fill| Case { fill, ..case.clone() })
 }
 
 /// Sizes of a mixture.

@@ -3,7 +3,7 @@
 use hyc_plan::*;
 
 use super::attention::{attention, caches, every};
-use super::experts::{Mixture, experts, router};
+use super::experts::{Mixture, RULES, experts, routings, ruled};
 use super::projections::{EPILOGUES, Qkv, append, linear, qkv, rope, scaled_ropes};
 use super::{Case, FEW, Fill, RAGGED, Sequences, Store, case, sized, spec, tensor, vector};
 
@@ -178,11 +178,12 @@ fn appends() -> Vec<Case> {
 fn mixtures() -> Vec<Case> {
     let mut cases = Vec::new();
     for (experts_, active, in_features, ffn) in [(12, 3, 44, 20), (4, 4, 16, 7), (30, 8, 32, 33)] {
-        let routers: Vec<Case> = ragged("experts", &router(experts_, active, FEW), RAGGED, 3e-6).collect();
-        if active < experts_ {
-            cases.extend(routers.iter().map(|case| Case { fill: Fill::BadLogits, ..case.clone() }));
+        for rule in [RouterRule::USUAL].iter().chain(&RULES) {
+            let spec = ruled((experts_, active), *rule, FEW);
+            // All are chosen: also those that are no numbers.
+            let bad = |case: &Case| case.fill == Fill::BadLogits && active == experts_;
+            cases.extend(ragged("experts", &spec, RAGGED, 3e-6).flat_map(routings).filter(|case| !bad(case)));
         }
-        cases.extend(routers);
         for store in BOTH {
             for spec in experts(Mixture { experts: experts_, active, in_features, ffn }, store, FEW) {
                 cases.extend(ragged("experts", &spec, RAGGED, 3e-6));

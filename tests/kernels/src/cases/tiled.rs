@@ -4,7 +4,7 @@
 use hyc_plan::*;
 
 use super::attention::{attention, caches, every};
-use super::experts::{Mixture, experts, router};
+use super::experts::{Mixture, RULES, experts, routings, ruled};
 use super::projections::{EPILOGUES, Qkv, append, linear, qkv, rope, scaled_ropes};
 use super::{Case, Fill, MANY, Sequences, Store, case, sized, spec, tensor, vector};
 
@@ -227,10 +227,17 @@ fn ties() -> Vec<Case> {
 
 fn mixtures() -> Vec<Case> {
     let mut cases = Vec::new();
-    for spec in [router(512, 8, MANY), router(64, 8, MANY), router(16, 4, MANY)] {
+    let usual = [(512, 8), (64, 8), (16, 4)].map(|sizes| (sizes, RouterRule::USUAL));
+    // As many as there are registers for, an odd number of each, and all of a few.
+    let sizes = [(256, 8), (4096, 64), (37, 5), (5, 5)];
+    let others = sizes.into_iter().flat_map(|sizes| RULES.map(|rule| (sizes, rule)));
+    for (sizes, rule) in usual.into_iter().chain(others) {
+        let spec = ruled(sizes, rule, MANY);
         cases.extend([1, 5, 70, 300].map(|rows| case("router", &spec, &[(0, rows)], ERROR)));
-        let bad = case("router", &spec, &[(0, 70)], ERROR);
-        cases.push(Case { fill: Fill::BadLogits, ..bad });
+        let [_, tied, bad] = routings(case("router", &spec, &[(0, 70)], ERROR));
+        cases.push(tied);
+        // Where all are chosen those are that are no numbers.
+        cases.extend((sizes.0 > sizes.1).then_some(bad));
     }
     for (experts_, active, in_features, ffn) in
         [(12, 3, 64, 96), (64, 8, 256, 128), (30, 8, 200, 40), (20, 4, 192, 64)]

@@ -4,7 +4,7 @@
 use hyc_plan::*;
 
 use super::attention::{attention, caches, every};
-use super::experts::{Mixture, experts, router};
+use super::experts::{Mixture, RULES, experts, router, ruled};
 use super::projections::{Qkv, linear, qkv, rope};
 use super::{Case, Fill, Limits, Store, case, indices, spec, tensor, vector};
 use crate::case::Filter;
@@ -53,6 +53,7 @@ fn on_rows() -> Vec<KernelSpec> {
         linear((HIDDEN, FFN), bf16, None, Epilogue::Residual, LIMITS),
         qkv(projection, LIMITS),
         router(512, 8, LIMITS),
+        ruled((256, 8), RULES[2], LIMITS),
         up,
         down,
     ]
