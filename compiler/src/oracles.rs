@@ -4,8 +4,8 @@
 //! |a' - a|^2 / |a|^2, where a are the results of all heads of l's attention over all visible keys, and a' those over the
 //! blocks which o selects for the token. Of all sets of N layers that have the first and the last one, that is chosen whose
 //! other layers are off least: the sum of E(o, l), where o is the nearest layer of the set before l. The share of the softmax
-//! mass that lies in those blocks (HySparse, 2602.03560, eq. 3) is measured beside it, and chooses worse on long texts: mass
-//! that lies thin on many keys is lost without harm where their values are alike (BENCHMARKS.md).
+//! mass that lies in those blocks (HySparse, 2602.03560, eq. 3) is measured beside it, and chooses worse: mass that lies thin
+//! on many keys is lost with less harm than what it is (BENCHMARKS.md).
 //!
 //! What sparse layers do to the hidden state is not in it: each layer is looked at as if all before it were full. Sinks
 //! have no key, and are left out.
