@@ -19,7 +19,7 @@ fn hyc(args: &[&str]) -> (Option<i32>, String, String) {
 /// A text, as a file.
 fn story(folder: &Path) -> String {
     let path = folder.join("story.txt");
-    std::fs::write(&path, "a story of no end and of no matter; ".repeat(9)).unwrap();
+    std::fs::write(&path, "a story of no end and of no matter; ".repeat(20)).unwrap();
     path.to_str().unwrap().to_string()
 }
 
@@ -43,9 +43,16 @@ fn the_recall_is_that_of_eval() {
     let folder = tempfile::tempdir().unwrap();
     let (story, description) = (story(folder.path()), folder.path().join("model.toml"));
     let (from, to) = (checkpoint(folder.path()), description.to_str().unwrap());
-    let args = ["--dtype", "f32", "--pattern", "auto:2", "--top-k", "16", "--block", "8", "--text", &story];
-    let (code, _, err) = hyc(&[&["import", from.to_str().unwrap(), "-o", to][..], &args].concat());
-    assert_eq!(code, Some(0), "{err}");
+    let args = ["--dtype", "f32", "--pattern", "auto:2", "--block", "8", "--text", &story];
+    let import = |more: &[&str]| {
+        let (code, _, err) = hyc(&[&["import", from.to_str().unwrap(), "-o", to][..], &args, more].concat());
+        assert_eq!(code, Some(0), "{err}");
+        err
+    };
+    // 16 times as many tokens as are selected, where `--context` does not say fewer.
+    let err = import(&["--top-k", "8"]);
+    assert!(err.contains("on 128 tokens"), "{err}");
+    let err = import(&["--top-k", "16", "--context", "64"]);
     let text = std::fs::read_to_string(&description).unwrap();
     assert!(text.contains("full = [0, 2]\n"), "{text}");
     // The text, the checkpoint, the description: what was made to choose is gone.

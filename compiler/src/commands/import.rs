@@ -9,7 +9,7 @@ use super::destination::keep_program;
 use crate::compile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::import::{self, Options, Seen, Selection};
-use crate::oracles::{self, Selected};
+use crate::oracles::{self, Reading, Selected};
 use crate::output::{Kept, Sink, Target};
 use crate::{input, signal, terminal};
 
@@ -49,12 +49,13 @@ pub struct Args {
     /// Leave the tokenizer out: the model takes and gives tokens alone
     #[arg(long)]
     no_tokenizer: bool,
-    /// Which layers stay full: 1:3 is one full layer, then three others; or a list of layers; or auto:N, the N whose
-    /// selections hold most of the others' attention on a text. With `--top-k` they select for those after them, which keep
-    /// their own KV cache. The checkpoint was trained without: what that costs depends on the model
+    /// Which layers stay full: 1:3 is one full layer, then three others; or a list of layers; or auto:N, the N with whose
+    /// selections the others' attention comes nearest to full attention on a text. With `--top-k` they select for those
+    /// after them, which keep their own KV cache. The checkpoint was trained without: what that costs depends on the model
     #[arg(long, value_name = "FULL:SPARSE|LAYERS|auto:N", requires = "seen")]
     pattern: Option<String>,
-    /// The text of `--pattern auto:N`, of UTF-8: four times as many tokens of it as a query selects are run
+    /// The text of `--pattern auto:N`, of UTF-8: as many tokens of it are run as `--context` says, and 16 times as many as a
+    /// query selects at most. What suits short texts does not suit long ones
     #[arg(long, value_name = "FILE", requires = "pattern")]
     text: Option<PathBuf>,
     /// Tokens that a query of a sparse layer selects, in whole blocks
@@ -147,6 +148,10 @@ fn chosen_by(args: &Args) -> Result<(Selected, &Path)> {
     Ok((Selected { top_k, block }, text))
 }
 
+/// Tokens of a text that are run to choose by, in units of what a query selects, where the context has so many: what a
+/// selection costs grows with the text, and which layers it costs most changes.
+const TIMES: usize = 16;
+
 /// The layers that select best for the others on a text, between commas. The checkpoint is compiled for this processor with
 /// full attention, in a folder beside the description that is there for as long.
 fn chosen(args: &Args, options: &Options, count: usize) -> Result<String> {
@@ -183,24 +188,25 @@ fn chosen(args: &Args, options: &Options, count: usize) -> Result<String> {
     let model = super::load(&artefact, &LoadOptions::default(), true)?;
     let tokenizer = Tokenizer::of(&model)?;
     let mut tokens = [tokenizer.encode("")?, tokenizer.encode_bare(&text)?].concat();
-    tokens.truncate(selected.top_k.saturating_mul(4).min(model.plan().model.max_context as usize));
+    tokens.truncate(selected.top_k.saturating_mul(TIMES).min(model.plan().model.max_context as usize));
     let bar = terminal::progress(true, tokens.len() as u64, "choosing", terminal::TOKENS);
-    let recalls = oracles::recalls(&model, &tokens, selected, &mut |through| {
+    let readings = oracles::readings(&model, &tokens, selected, &mut |through| {
         bar.inc(through);
         signal::check("choosing the oracles")
     })?;
     bar.finish_and_clear();
-    let oracles = recalls.choose(count);
+    let oracles = readings.choose(count);
     let list: Vec<String> = oracles.iter().map(ToString::to_string).collect();
     let list = list.join(", ");
-    let kept = recalls.kept(&oracles).map_or(String::new(), |(mean, (layer, least))| {
-        let count = tokens.len();
+    let others = readings.of(&oracles).map_or(String::new(), |(mean, (layer, most))| {
+        let (count, Reading { recall, error }) = (tokens.len(), mean);
         format!(
-            "; on {count} tokens the others keep {mean:.4} of their attention in what those select, layer {layer} the \
-             least, {least:.4}"
+            "; on {count} tokens the others keep {recall:.4} of their attention in what those select, and what comes of it is \
+             off by {error:.4} of its square, most in layer {layer}, {:.4}",
+            most.error
         )
     });
-    terminal::note(&format!("note: layers {list} select{kept}\n"));
+    terminal::note(&format!("note: layers {list} select{others}\n"));
     Ok(list)
 }
 
