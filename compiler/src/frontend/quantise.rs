@@ -1,10 +1,7 @@
 //! In which codec each matrix is stored: `quantise` and `formats` of `[weights]`.
 
 use hyc_plan::Codec;
-use toml::de::DeValue;
 
-use super::reader::{Faults, Section};
-use super::weights::read_names;
 use crate::source::Pattern;
 
 /// Input features of a group where nothing is said.
@@ -55,25 +52,6 @@ pub struct Formats {
 }
 
 impl Formats {
-    /// Reads both keys.
-    pub fn read(weights: &Section, faults: &Faults) -> Formats {
-        const EXAMPLE: &str = "\"lm_head.weight\" = \"bf16\"";
-        let all =
-            weights.string("quantise", "int4").and_then(|word| match MatrixFormat::parse(&word.value) {
-                Ok(format) => Some(format),
-                Err(fault) => {
-                    let help = "write for example `quantise = \"int4\"`, or leave it out";
-                    faults.add(word.span, format!("`quantise`: {fault}"), "not a format", help);
-                    None
-                }
-            });
-        let line = |name: &str, word: &DeValue<'_>| {
-            let format = MatrixFormat::parse(word.as_str()?);
-            Some(format.and_then(|format| Ok((Pattern::parse(name)?, format))))
-        };
-        Formats { all, some: read_names(weights, ("formats", EXAMPLE), line, faults) }
-    }
-
     /// The codec of a matrix, whose numbers are `plain` where nothing else is said. What the table and a router have, and a head
     /// that is the table, is small or read otherwise: it stays. The head is in bytes at least.
     pub fn codec(&self, name: &str, dims: &[usize], plain: Codec) -> Codec {
@@ -84,7 +62,9 @@ impl Formats {
         let Some(all) = self.all else { return plain };
         match (name, all.0) {
             ("model.embed_tokens.weight", _) => plain,
-            ("lm_head.weight", Codec::Int4 { .. }) => Codec::Int8 { group: ROW.min(in_features as u32) },
+            ("lm_head.weight", Codec::Int4 { .. }) => {
+                MatrixFormat(Codec::Int8 { group: ROW }).codec(in_features)
+            }
             _ if name.ends_with(".mlp.router.weight") => plain,
             _ => all.codec(in_features),
         }

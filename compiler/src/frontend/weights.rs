@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::desc::{WeightDtype, WeightsDesc};
-use super::quantise::Formats;
+use super::quantise::{Formats, MatrixFormat};
 use super::reader::{Faults, Section, as_number};
 use crate::source::{Names, Pattern, Rename, Split, Stack};
 
@@ -16,6 +16,7 @@ pub const DTYPES: &[(&str, WeightDtype)] = &[("bf16", WeightDtype::Bf16), ("f32"
 const RENAME: &str = "\"from.{i}.weight\" = \"to.{i}.weight\"";
 const SPLIT: &str = "\"qkv.{i}.weight\" = [[\"q.{i}.weight\", 64], [\"kv.{i}.weight\", 32]]";
 const SCALE: &str = "\"layers.{i}.v_proj.weight\" = 0.707";
+const FORMAT: &str = "\"lm_head.weight\" = \"bf16\"";
 const STACK: &str = "\"experts.{e}.up.weight\" = \"experts.up.weight\"";
 
 /// Reads the section; files lie relative to `folder`.
@@ -32,7 +33,24 @@ pub fn read(folder: &Path, weights: &Section, faults: &Faults) -> WeightsDesc {
         scale: read_names(weights, ("scale", SCALE), scaled, faults),
     };
     let dtype = weights.word("dtype", DTYPES, WeightDtype::Bf16);
-    WeightsDesc { files, dtype, formats: Formats::read(weights, faults), names }
+    WeightsDesc { files, dtype, formats: formats(weights, faults), names }
+}
+
+/// Reads `quantise` and `formats`.
+fn formats(weights: &Section, faults: &Faults) -> Formats {
+    let all = weights.string("quantise", "int4").and_then(|word| match MatrixFormat::parse(&word.value) {
+        Ok(format) => Some(format),
+        Err(fault) => {
+            let help = "write for example `quantise = \"int4\"`, or leave it out";
+            faults.add(word.span, format!("`quantise`: {fault}"), "not a format", help);
+            None
+        }
+    });
+    let line = |name: &str, word: &DeValue<'_>| {
+        let format = MatrixFormat::parse(word.as_str()?);
+        Some(format.and_then(|format| Ok((Pattern::parse(name)?, format))))
+    };
+    Formats { all, some: read_names(weights, ("formats", FORMAT), line, faults) }
 }
 
 fn patterns(weights: &Section, key: &str, example: &str, faults: &Faults) -> Vec<Pattern> {
@@ -78,7 +96,7 @@ fn strings<'a>(
 }
 
 /// What a line of a table becomes. `None`: its value is something else than is wanted.
-pub type Line<T> = Option<Result<T, String>>;
+type Line<T> = Option<Result<T, String>>;
 
 /// A name in the files, and one of the model.
 fn renamed<T>(parse: impl Fn(&str, &str) -> Result<T, String>) -> impl Fn(&str, &DeValue<'_>) -> Line<T> {
@@ -112,7 +130,7 @@ fn scaled(from: &str, by: &DeValue<'_>) -> Line<(Pattern, f64)> {
 }
 
 /// A table from patterns of names in the files to what they are of the model.
-pub fn read_names<T>(
+fn read_names<T>(
     weights: &Section,
     (key, example): (&str, &str),
     parse: impl Fn(&str, &DeValue<'_>) -> Line<T>,

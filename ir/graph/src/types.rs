@@ -116,7 +116,7 @@ const WEIGHT: TypeWords = TypeWords {
     syntax: "weight<N x ... x CODEC>",
     example: "weight<512 x 2048 x bf16>",
     meaning: "A tensor of the weight files, with the shape that it has there: a product's matrix is `[outputs, inputs]`. \
-              The codec is what it becomes in the artefact: f32, bf16, or int8(G) and fp8(G) with a scale per G elements.",
+              The codec is what it becomes in the artefact: f32, bf16, or int8(G), int4(G) and fp8(G) with a scale per G elements, int4z(G) with a least value too.",
 };
 const CACHE: TypeWords = TypeWords {
     name: "cache",

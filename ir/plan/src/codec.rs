@@ -1,13 +1,13 @@
 //! How a weight's numbers are stored: each by itself, or in groups that share a scale.
 
-mod int4;
-
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::elem::{MOST_F16, bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+use crate::int4;
+use crate::shared::Shared;
 
 /// What a stored number of a weight is. In a grouped codec `group` consecutive input features of one output feature share
 /// a scale (and with `zero` a least value), and a number is its code times the scale; a row's last group may be shorter.
@@ -36,30 +36,6 @@ pub enum Codec {
         /// Input features of a scale; at least 1.
         group: u32,
     },
-}
-
-/// What the numbers of a group share: a number is `code * scale + least`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Shared {
-    /// What codes are multiplied by.
-    pub scale: f32,
-    /// What is added.
-    pub least: f32,
-}
-
-impl Shared {
-    /// Of numbers that share nothing.
-    pub const NONE: Shared = Shared { scale: 1.0, least: 0.0 };
-
-    /// Of codes that are multiplied alone.
-    pub const fn scaled(scale: f32) -> Shared {
-        Shared { scale, least: 0.0 }
-    }
-
-    /// Of a symmetric [`Codec::Int4`].
-    pub fn symmetric(scale: f32) -> Shared {
-        Shared { scale, least: -8.0 * scale }
-    }
 }
 
 /// The largest code of [`Codec::Int8`].

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::align::{MAX_BYTES, SPAN, STRIP};
 use crate::artefact::ALIGN;
 use crate::codec::Codec;
+use crate::half::Half;
 use crate::layout::Layout;
-use crate::pack::Half;
 
 /// How a weight is stored: what its numbers are, and in which order they stand. What the groups of a grouped codec share stands
 /// in the records of [`Layout::Strips`]; in other orders behind the codes, at the next multiple of [`ALIGN`], in the order of the

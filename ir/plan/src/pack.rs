@@ -6,13 +6,14 @@
 mod strips;
 
 use crate::align::{PANEL, TILE};
-use crate::codec::{Codec, Shared};
+use crate::codec::Codec;
 use crate::elem::Elem;
 use crate::format::Format;
 use crate::layout::Layout;
+use crate::shared::Shared;
 
-pub use self::strips::Half;
 pub use crate::elem::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+pub use crate::half::Half;
 
 const LANES: usize = PANEL as usize;
 const SIDE: usize = TILE as usize;

@@ -136,18 +136,22 @@ impl Step<'_> {
     }
 
     /// Where the reference has what stands in column `col` of a row: there; but of a router at the same expert, whose place
-    /// another may have that scores as much and has another share. `None`: the reference did not choose it.
+    /// another may have that scores as much and has another share. `None`: one of the row's experts is another, as good as the
+    /// reference's ([`Self::indices`] sees to that), so that all shares are parts of another sum.
     fn same_expert(&self, row: u64, col: u64) -> Option<u64> {
         let StepOp::Router(ops::Router { active, .. }) = self.spec.op else { return Some(col) };
         let at = self.spec.op.roles().iter().position(|role| role.name == "index").expect("a router's index");
         let OperandSpec::Tensor { stride, .. } = self.spec.operands[at] else { return Some(col) };
-        let expert =
-            |memory: &Memory, col| pack::load(Elem::F32, memory.bytes(), row * stride + col).to_bits();
-        let own = expert(&self.got[at], col);
-        if own == expert(&self.want[at], col) || self.hopeless(row) {
+        let experts = |memory: &Memory| -> Vec<u32> {
+            let expert = |col| pack::load(Elem::F32, memory.bytes(), row * stride + col).to_bits();
+            (0..active).map(expert).collect()
+        };
+        let (got, want) = (experts(&self.got[at]), experts(&self.want[at]));
+        if got == want || self.hopeless(row) {
             return Some(col);
         }
-        (0..active).find(|col| expert(&self.want[at], *col) == own)
+        let place = |own: &u32| want.iter().position(|expert| expert == own).map(|place| place as u64);
+        got.iter().all(|own| place(own).is_some()).then(|| place(&got[col as usize])).flatten()
     }
 
     /// Nothing behind the rows of a tensor may have changed.

@@ -74,6 +74,9 @@ fn the_reference_computes_with_what_the_codes_stand_for() {
         (Codec::Int8 { group: 1000 }, 0.0116),
         (Codec::Fp8 { group: 16 }, 0.047),
         (Codec::Fp8 { group: 5 }, 0.04),
+        (Codec::Int4 { group: 16, zero: false }, 0.141),
+        (Codec::Int4 { group: 64, zero: false }, 0.174),
+        (Codec::Int4 { group: 32, zero: true }, 0.146),
     ] {
         let ran = small.iter().filter(|case| check(case, codec, most)).count();
         assert!(ran >= 10, "{ran} cases with matrices of f32");

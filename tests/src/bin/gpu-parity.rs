@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 
 /// Whether products round their inputs to bf16.
 fn rounds_products(plan: &Plan) -> bool {
-    plan.weights.iter().any(|w| matches!(w.format.layout, Layout::Tiles { .. }))
+    plan.weights.iter().any(|w| matches!(w.format.layout, Layout::Tiles { .. } | Layout::Strips { .. }))
         || plan.caches.iter().any(|cache| cache.order == hyc_plan::KvOrder::Tiles)
 }
 

@@ -232,6 +232,7 @@ fn wanted(desc: &ModelDesc) -> Vec<(String, Vec<u64>, bool)> {
     // Matrices are bf16 and the rest f32, so that the graph's element types tell them apart.
     let mut desc = desc.clone();
     desc.weights.dtype = WeightDtype::Bf16;
+    desc.weights.formats = crate::frontend::Formats::default();
     let graph = crate::frontend::build_graph(&desc);
     let mut list: Vec<_> = graph
         .ops()

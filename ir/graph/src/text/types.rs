@@ -174,10 +174,12 @@ mod tests {
 
     #[test]
     fn a_weight_is_of_a_codec_that_there_is() {
-        for text in ["weight<4 x 3 x f32>", "weight<4 x 3 x int8(64)>", "weight<8 x fp8(1)>"] {
+        for text in
+            ["weight<4 x 3 x f32>", "weight<4 x 3 x int8(64)>", "weight<8 x fp8(1)>", "weight<8 x int4z(32)>"]
+        {
             assert_eq!(read(text).map(|ty| ty.to_string()), Ok(text.to_string()));
         }
-        for codec in ["i32", "int4(32)", "int8", "int8(0)", "q8"] {
+        for codec in ["i32", "int3(32)", "int4", "int8", "int8(0)", "q8"] {
             let error = read(&format!("weight<4 x 3 x {codec}>")).unwrap_err();
             assert!(error.starts_with(&format!("no codec is named `{codec}`")), "{error}");
         }

@@ -16,7 +16,7 @@ use hyc_plan::Extent;
 use super::feed::{Feed, Shape, THREADS, WARPS};
 use super::matrices::{Inputs, Product, RawRows, blocks, section};
 use super::pack_rows::{RowPieces, k_tiles};
-use super::stored::{Record, Stored};
+use super::stored::{Pieces, Record, Stored};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var};
 use crate::gpu::tile::pipeline::{Fill, WarpRing};
@@ -145,7 +145,7 @@ impl<'c> Strip<'c> {
         };
         let fill = Fill { bytes, weights: &weights, inputs: &inputs, early: self.early, then: &then };
         // `x`: a lane's pieces of k tile `.1` of a stage, of each eight rows.
-        let multiply = |e: &Emit<'c>, stage: Ptr<'c>, x: &dyn Fn(&Emit<'c>, u64) -> Vec<[Chunk<'c>; 2]>| {
+        let multiply = |e: &Emit<'c>, stage: Ptr<'c>, x: Pieces<'_, 'c>| {
             if let Stored::Strips(codec) = stored {
                 for (i, sums) in sums.iter().enumerate() {
                     let at = e.byte_offset(stage, e.int(stored.bytes() * i as u64));

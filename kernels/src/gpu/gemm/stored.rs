@@ -90,6 +90,11 @@ impl Stored {
     }
 }
 
+/// A lane's two pieces of a k tile of a stage, of each eight rows.
+pub type Pieces<'a, 'c> = &'a dyn Fn(&Emit<'c>, u64) -> Vec<[Chunk<'c>; 2]>;
+/// The sum of the only row's 32 inputs of a half k tile of a stage.
+pub type Totals<'a, 'c> = &'a dyn Fn(&Emit<'c>, u64) -> Float<'c>;
+
 /// A stage of 16 outputs of a grouped codec, as it lies in shared memory.
 pub struct Record<'c> {
     codec: Codec,
@@ -102,14 +107,14 @@ impl<'c> Record<'c> {
         Record { codec, halves: [at, second] }
     }
 
-    /// `sums += self x`, `[rows / 8][4]`. `x`: a lane's two pieces of a k tile of each eight rows. `totals`: the sum of 32 inputs of the
-    /// only row, the first, the second, ..., where it is known: codes are multiplied as they come then.
+    /// `sums += self x`, `[rows / 8][4]`. Where `totals` are known, codes of four bits are multiplied as they come, with 128 more
+    /// each.
     pub fn multiply(
         &self,
         e: &Emit<'c>,
         sums: &[Vec<Var<'c>>],
-        x: &dyn Fn(&Emit<'c>, u64) -> Vec<[Chunk<'c>; 2]>,
-        totals: Option<&dyn Fn(&Emit<'c>, u64) -> Float<'c>>,
+        x: Pieces<'_, 'c>,
+        totals: Option<Totals<'_, 'c>>,
     ) {
         let totals = totals.filter(|_| matches!(self.codec, Codec::Int4 { .. }));
         let groups = Half::of(self.codec).groups();

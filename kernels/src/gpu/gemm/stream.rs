@@ -39,6 +39,10 @@ pub struct Stream {
 /// Where a strip's weights lie: of each weight its first eight outputs, and its second where those are not behind them.
 pub type Places<'c> = Vec<(Ptr<'c>, Option<Ptr<'c>>)>;
 
+/// What is done with a strip's results: its number, the lane's output of 16 where it has one (else it is 16), its sum by each
+/// weight. A whole warp comes to it.
+pub type End<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, &[Float<'c>]);
+
 /// The row.
 #[derive(Clone, Copy)]
 pub struct Row<'c> {
@@ -101,142 +105,166 @@ impl Stream {
         Extent::fixed(self.blocks)
     }
 
-    /// The body of the function. `place`: of a strip; `end` gets the strip, the thread's output of 16 where it has one (else it
-    /// is 16), and its sum by each weight.
+    /// The body of the function. `place`: of a strip.
     pub fn run<'c>(
         self,
         e: &Emit<'c>,
         row: Row<'c>,
         place: &dyn Fn(&Emit<'c>, Int<'c>) -> Places<'c>,
-        end: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, &[Float<'c>]),
+        end: End<'_, 'c>,
     ) {
         let Stored::Strips(codec) = self.stored else { return };
-        let (spans, tiles) = (self.stored.stages(self.in_features), k_tiles(self.in_features));
+        let spans = self.stored.stages(self.in_features);
         let ring = WarpRing::new(e, WARPS, STAGES, self.stage_bytes());
         let memory = e.dynamic_shared();
-        let kept = e.byte_offset(memory, e.int(self.kept_at()));
-        let totals = e.byte_offset(memory, e.int(self.totals_at()));
-        let has_totals = matches!(codec, Codec::Int4 { .. });
+        let row = Kept::new(e, self, row);
         let warp = e.div_rem(e.thread(), 32).0;
-        let (g, t) = e.lane_pair();
         let count = e
             .div_rem(e.add_const(e.sub(e.int(self.strips), e.block_x()), self.blocks as i64 - 1), self.blocks)
             .0;
+        let strip = |e: &Emit<'c>, turn| e.add(e.block_x(), e.mul_const(turn, self.blocks));
         let bytes = self.stored.bytes();
-        // Where a unit's weights lie: their bytes, and the place of each in a stage.
-        let pieces = |e: &Emit<'c>, unit: Int<'c>| {
-            let (turn, span) = e.div_rem(unit, spans);
-            let strip = e.add(e.block_x(), e.mul_const(turn, self.blocks));
-            let at = e.mul_const(e.wide(span), bytes);
-            let mut pieces = Vec::new();
-            for (i, (near, far)) in (0..).zip(place(e, strip)) {
-                let first = if far.is_some() { bytes / 2 } else { bytes };
-                pieces.push((e.byte_offset(near, at), first, bytes * i));
-                pieces.extend(far.map(|far| (e.byte_offset(far, at), first, bytes * i + first)));
-            }
-            pieces
-        };
+        // Unit by unit: a span of a strip.
         let weights = |e: &Emit<'c>, unit: Int<'c>, to: Int<'c>, full: Int<'c>| {
-            for (from, size, behind) in pieces(e, unit) {
-                e.bulk_copy(e.add_const(to, behind as i64), from, size, full);
+            let (turn, span) = e.div_rem(unit, spans);
+            let places = place(e, strip(e, turn));
+            let at = e.mul_const(e.wide(span), bytes);
+            for (i, (near, far)) in (0..).zip(places) {
+                let first = if far.is_some() { bytes / 2 } else { bytes };
+                e.bulk_copy(e.add_const(to, (bytes * i) as i64), e.byte_offset(near, at), first, full);
+                far.inspect(|far| {
+                    let to = e.add_const(to, (bytes * i + first) as i64);
+                    e.bulk_copy(to, e.byte_offset(*far, at), first, full);
+                });
             }
         };
-        let raw = row.raw.map(|(x, raw)| {
-            let norm = raw.norm.map(|eps| (eps, "norm"));
-            (x, RowPieces::new(e, self.in_features, THREADS, norm))
-        });
         let units = e.mul_const(count, spans);
-        let then = |e: &Emit<'c>| {
-            e.wait_for_inputs();
-            match &raw {
-                Some((x, pieces)) => {
-                    for (place, words) in pieces.read(e, *x) {
-                        e.store_words(kept, e.mul_const(place, 4), &words);
-                    }
-                }
-                None => keep_row(e, (row.tiles, kept), tiles, (e.thread(), THREADS)),
-            }
-            e.barrier();
-            if has_totals {
-                add_up(e, (kept, row.number), tiles, totals);
-                e.barrier();
-            }
-        };
-        let inputs = |_: &Emit<'c>, _: Int<'c>, _: Int<'c>, _: Int<'c>| {};
+        let (inputs, then) = (|_: &Emit<'c>, _, _, _| {}, |e: &Emit<'c>| row.keep(e));
         let fill =
-            Fill { bytes: self.stage_bytes(), weights: &weights, inputs: &inputs, early: false, then: &then };
-        let number = row.number;
-        // Of k tile `i` of a span: zeros where there is none, since a group's numbers go on there.
-        let inside = |e: &Emit<'c>, span: Int<'c>, i: u64| {
-            let tile = e.add_const(e.mul_const(span, self.stored.tiles()), i as i64);
-            match tiles.is_multiple_of(self.stored.tiles()) {
-                true => (tile, None),
-                false => (e.min(tile, e.int(tiles - 1)), Some(e.lt(tile, e.int(tiles)))),
-            }
-        };
-        let x = |e: &Emit<'c>, span: Int<'c>, i: u64| -> [Chunk<'c>; 2] {
-            let (tile, there) = inside(e, span, i);
-            [0, 4].map(|first| {
-                let piece = Swizzle::piece(e, number, e.add_const(t, first));
-                let words = e.load4(kept, e.add(e.mul_const(tile, 32), e.mul_const(piece, 4)));
-                there.map_or(words, |there| words.map(|word| e.pick(there, word, e.int(0))))
-            })
-        };
+            Fill { bytes: self.stage_bytes(), weights: &weights, inputs: &inputs, early: true, then: &then };
         let sums: Vec<Vec<Vec<Var<'c>>>> =
             (0..self.weights).map(|_| vec![(0..4).map(|_| e.float_var(0.0)).collect()]).collect();
         ring.begin(e, (warp, WARPS, units), &fill);
         let unit = e.var(warp.into());
-        let after = e.div_rem(number, 8).1;
         e.each(e.int(0), count, 1, |e, turn| {
             sums.iter().flatten().flatten().for_each(|sum| e.set(*sum, e.float(0.0).into()));
             let last = e.mul_const(e.add_const(turn, 1), spans);
             e.advance(unit, last, WARPS, |e, unit| {
                 let span = e.sub(unit, e.mul_const(turn, spans));
                 ring.turn(e, (unit, WARPS, units), &fill, &|e, stage| {
-                    for (i, sums) in sums.iter().enumerate() {
-                        let at = e.byte_offset(stage, e.int(bytes * i as u64));
-                        let total = |e: &Emit<'c>, i: u64| {
-                            let (tile, there) = inside(e, span, i / 2);
-                            let total = e.load(totals, e.add_const(e.mul_const(tile, 2), (i % 2) as i64));
-                            there.map_or(total, |there| e.pick_float(there, total, e.float(0.0)))
-                        };
-                        let x = |e: &Emit<'c>, tile| vec![x(e, span, tile)];
+                    for (i, sums) in (0..).zip(&sums) {
+                        let at = e.byte_offset(stage, e.int(bytes * i));
+                        let (x, total) = (
+                            |e: &Emit<'c>, tile| vec![row.pieces(e, span, tile)],
+                            |e: &Emit<'c>, half| row.total(e, span, half),
+                        );
                         Record::new(e, codec, at).multiply(e, sums, &x, Some(&total));
                     }
                 });
             });
-            // Of the eight columns one is the row's; two lanes have outputs g and g + 8 of it.
-            let parity = e.and(turn, e.int(1));
-            let place_of = e.byte_offset(
-                memory,
-                e.add_const(e.mul_const(parity, self.sums_bytes()), self.sums_at() as i64),
-            );
-            let mine = e.eq(t, e.div_rem(after, 2).0);
-            let odd = e.eq(e.and(after, e.int(1)), e.int(1));
-            e.when(mine, |e| {
-                for (i, sums) in sums.iter().enumerate() {
-                    for half in 0..2 {
-                        let [low, high] = [0, 1].map(|j| e.get_float(sums[0][2 * half + j]));
-                        let at = e.add(e.mul_const(warp, 16), e.add_const(g, (128 * i + 8 * half) as i64));
-                        e.store(place_of, at, e.pick_float(odd, high, low).into());
-                    }
-                }
-            });
+            // In one of two places, so that the next strip's sums wait for nobody who reads these.
+            let parity = e.mul_const(e.and(turn, e.int(1)), self.sums_bytes());
+            let parts = e.byte_offset(memory, e.add_const(parity, self.sums_at() as i64));
+            row.store_sums(e, parts, &sums);
             e.barrier();
-            // Warps end strips by turns: whole ones, since an end may exchange results.
+            // Warps end strips by turns.
             e.when(e.eq(warp, e.and(turn, e.int(WARPS - 1))), |e| {
                 let output = e.min(e.lane(), e.int(16));
                 let from = e.min(output, e.int(15));
-                let results: Vec<Float<'c>> = (0..self.weights)
-                    .map(|i| {
-                        (0..WARPS).fold(e.float(0.0), |sum, w| {
-                            e.fadd(sum, e.load(place_of, e.add_const(from, (128 * i + 16 * w) as i64)))
-                        })
+                let result = |i: u64| {
+                    (0..WARPS).fold(e.float(0.0), |sum, w| {
+                        e.fadd(sum, e.load(parts, e.add_const(from, (128 * i + 16 * w) as i64)))
                     })
-                    .collect();
-                let strip = e.add(e.block_x(), e.mul_const(turn, self.blocks));
-                end(e, strip, output, &results);
+                };
+                let results: Vec<Float<'c>> = (0..self.weights).map(result).collect();
+                end(e, strip(e, turn), output, &results);
             });
+        });
+    }
+}
+
+/// The row in shared memory, as it lies in tiles.
+struct Kept<'c> {
+    of: Stream,
+    row: Row<'c>,
+    /// Of a row that is read in f32.
+    raw: Option<(Ptr<'c>, RowPieces<'c>)>,
+    at: Ptr<'c>,
+    /// Sums of each 32 inputs.
+    totals: Ptr<'c>,
+}
+
+impl<'c> Kept<'c> {
+    /// Begins to read what does not wait for inputs.
+    fn new(e: &Emit<'c>, of: Stream, row: Row<'c>) -> Kept<'c> {
+        let raw = row.raw.map(|(x, raw)| {
+            let norm = raw.norm.map(|eps| (eps, "norm"));
+            (x, RowPieces::new(e, of.in_features, THREADS, norm))
+        });
+        let place = |at| e.byte_offset(e.dynamic_shared(), e.int(at));
+        Kept { of, row, raw, at: place(of.kept_at()), totals: place(of.totals_at()) }
+    }
+
+    /// Stores it, and its sums where codes are multiplied as they come. All threads of the block come here, behind the wait.
+    fn keep(&self, e: &Emit<'c>) {
+        let tiles = k_tiles(self.of.in_features);
+        match &self.raw {
+            Some((x, pieces)) => {
+                for (place, words) in pieces.read(e, *x) {
+                    e.store_words(self.at, e.mul_const(place, 4), &words);
+                }
+            }
+            None => keep_row(e, (self.row.tiles, self.at), tiles, (e.thread(), THREADS)),
+        }
+        e.barrier();
+        if matches!(self.of.stored, Stored::Strips(Codec::Int4 { .. })) {
+            add_up(e, (self.at, self.row.number), tiles, self.totals);
+            e.barrier();
+        }
+    }
+
+    /// k tile `i` of a span, and whether there is one, where that is not certain: then the last one.
+    fn tile(&self, e: &Emit<'c>, span: Int<'c>, i: u64) -> (Int<'c>, Option<Int<'c>>) {
+        let (each, tiles) = (self.of.stored.tiles(), k_tiles(self.of.in_features));
+        let tile = e.add_const(e.mul_const(span, each), i as i64);
+        match tiles.is_multiple_of(each) {
+            true => (tile, None),
+            false => (e.min(tile, e.int(tiles - 1)), Some(e.lt(tile, e.int(tiles)))),
+        }
+    }
+
+    /// This lane's pieces of k tile `i` of a span; zeros where there is none, since a group's numbers go on there.
+    fn pieces(&self, e: &Emit<'c>, span: Int<'c>, i: u64) -> [Chunk<'c>; 2] {
+        let (tile, there) = self.tile(e, span, i);
+        let t = e.lane_pair().1;
+        [0, 4].map(|first| {
+            let piece = Swizzle::piece(e, self.row.number, e.add_const(t, first));
+            let words = e.load4(self.at, e.add(e.mul_const(tile, 32), e.mul_const(piece, 4)));
+            there.map_or(words, |there| words.map(|word| e.pick(there, word, e.int(0))))
+        })
+    }
+
+    /// The sum of half k tile `i` of a span.
+    fn total(&self, e: &Emit<'c>, span: Int<'c>, i: u64) -> Float<'c> {
+        let (tile, there) = self.tile(e, span, i / 2);
+        let total = e.load(self.totals, e.add_const(e.mul_const(tile, 2), (i % 2) as i64));
+        there.map_or(total, |there| e.pick_float(there, total, e.float(0.0)))
+    }
+
+    /// Stores a warp's sums to `[weight][warp][16 outputs]`: of the eight columns one is the row's, and two of its outputs are a
+    /// lane's, g and g + 8.
+    fn store_sums(&self, e: &Emit<'c>, parts: Ptr<'c>, sums: &[Vec<Vec<Var<'c>>>]) {
+        let ((g, t), warp) = (e.lane_pair(), e.div_rem(e.thread(), 32).0);
+        let column = e.and(self.row.number, e.int(7));
+        let odd = e.eq(e.and(column, e.int(1)), e.int(1));
+        e.when(e.eq(t, e.div_rem(column, 2).0), |e| {
+            for (i, sums) in sums.iter().enumerate() {
+                for half in 0..2 {
+                    let [low, high] = [0, 1].map(|j| e.get_float(sums[0][2 * half + j]));
+                    let at = e.add(e.mul_const(warp, 16), e.add_const(g, (128 * i + 8 * half) as i64));
+                    e.store(parts, at, e.pick_float(odd, high, low).into());
+                }
+            }
         });
     }
 }
