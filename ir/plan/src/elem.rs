@@ -59,7 +59,7 @@ pub fn bf16_to_f32(x: u16) -> f32 {
 /// The largest f16.
 pub const MOST_F16: f32 = 65504.0;
 
-/// Nearest f16 (IEEE binary16), ties to even; beyond [`MOST_F16`] that. NaN stays NaN.
+/// Nearest f16 (IEEE binary16), ties to even; beyond the largest that. NaN stays NaN.
 pub fn f32_to_f16(x: f32) -> u16 {
     let sign = (x.to_bits() >> 16) as u16 & 0x8000;
     if x.is_nan() {

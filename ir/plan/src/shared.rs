@@ -18,7 +18,7 @@ impl Shared {
         Shared { scale, least: 0.0 }
     }
 
-    /// Of a symmetric [`Codec::Int4`].
+    /// Of a symmetric [`Codec::Int4`](crate::Codec::Int4).
     pub fn symmetric(scale: f32) -> Shared {
         Shared { scale, least: -8.0 * scale }
     }

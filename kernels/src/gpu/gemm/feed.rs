@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// Two blocks of an expert's product share a multiprocessor, whatever its width.
+    /// Two blocks of an expert's product share a multiprocessor, whatever its width; of strips as long as rows are kept.
     #[test]
     fn rows_that_are_kept_leave_room() {
         for in_features in (1..=1 << 17).step_by(61) {
@@ -158,7 +158,8 @@ mod tests {
             for (weights, feed) in both {
                 let shape = Shape::of_row(weights, feed, in_features);
                 let bytes = shape.shared_bytes();
-                assert!(bytes <= 112 << 10, "{bytes} bytes of {} x {in_features}", weights.0);
+                let most = if weights.1 == Stored::Tiles || shape.feed == feed { 112 << 10 } else { LIMIT };
+                assert!(bytes <= most, "{bytes} bytes of {} x {in_features}", weights.0);
                 assert!(shape.stages() >= 2, "{in_features}");
             }
         }
