@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
         dtype: None,
         target: None,
         no_tokenizer: false,
-        block: 64,
+        block: None,
         selection: None,
     };
     let folder = folder();
