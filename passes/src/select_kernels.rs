@@ -11,7 +11,8 @@ use hyc_ir::{CacheType, Dim, Graph, ListsType, OpId, Sym, Type, ValueId};
 use hyc_plan::tensor::stride;
 use hyc_plan::variant::choose;
 use hyc_plan::{
-    Backend, CacheSpec, Chosen, Elem, Format, KernelSpec, KvOrder, Layout, OperandSpec, Rows, Variant,
+    Backend, CacheSpec, Chosen, Elem, Format, KernelSpec, KvOrder, Layout, OperandSpec, Rows, TargetKind,
+    Variant,
 };
 
 use crate::error::PassError;
@@ -67,7 +68,7 @@ pub fn run(graph: &Graph, backend: &dyn Backend) -> Result<Selected, PassError> 
             None => {
                 let variants = variants(&spec, backend).map_err(|reason| {
                     PassError::at(PASS, graph, id, format!("the target has no kernel for this: {reason}"))
-                        .help(format!("choose a shape that target `{}` has kernels for", graph.header.target))
+                        .help(advice(graph, &spec))
                 })?;
                 let name = kernel_name::unique(&spec, |name| selected.kernels.iter().any(|k| k.name == name));
                 selected.kernels.push(KernelChoice { name, spec, variants });
@@ -188,4 +189,16 @@ fn spec(
     let max_rows = rows.count(graph.header.chunk, graph.header.max_outputs);
     let max_context = graph.header.max_context;
     Ok(KernelSpec { op: step.op, operands, rows, max_rows, max_context })
+}
+/// What to do where there is no kernel for this.
+fn advice(graph: &Graph, spec: &KernelSpec) -> String {
+    let target = graph.header.target;
+    let grouped =
+        |operand: &OperandSpec| matches!(operand, OperandSpec::Weight(f) if f.codec.group().is_some());
+    if target == TargetKind::Host && spec.operands.iter().any(grouped) {
+        return format!(
+            "weights of f32 and bf16 are for target `{target}`; those that share scales a GPU reads (`sm_90a`)"
+        );
+    }
+    format!("choose a shape that target `{target}` has kernels for")
 }
