@@ -119,64 +119,58 @@ impl<'c> Record<'c> {
         let totals = totals.filter(|_| matches!(self.codec, Codec::Int4 { .. }));
         let groups = Half::of(self.codec).groups();
         let shared = self.halves.map(|half| Shares::load(e, self.codec, half));
-        let parts: Vec<Vec<Var<'c>>> =
-            sums.iter().map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect();
+        let zeros = || -> Vec<Vec<Var<'c>>> {
+            sums.iter().map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect()
+        };
+        let parts = zeros();
         // Sums of x alone, where codes stand for more than their multiples.
         let has_least = matches!(self.codec, Codec::Int4 { zero: true, .. }) && totals.is_none();
-        let mut total: Option<Float<'c>> = None;
-        let plain: Vec<Vec<Var<'c>>> = match has_least {
-            true => sums.iter().map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect(),
-            false => Vec::new(),
-        };
+        let plain = has_least.then(zeros);
         let ones = Fragment { low: [e.int(ONES); 4], high: Some([e.int(ONES); 4]) };
-        let (mut words, mut rows) = (Vec::new(), Vec::new());
-        // Half tiles of 32 inputs, of which every so many are a group.
-        for piece in 0..SPAN / 32 {
-            let (tile, second) = (piece / 2, piece % 2);
-            if second == 0 {
-                (words, rows) = (self.words(e, tile, totals.is_some()), x(e, tile));
-            }
-            if let Some(totals) = totals {
-                let own = totals(e, piece);
-                total = Some(total.map_or(own, |total| e.fadd(total, own)));
-            }
-            let [low, high]: [Chunk<'c>; 2] = words[second as usize];
-            let w = Fragment { low, high: Some(high) };
-            for (n, x) in rows.iter().enumerate() {
-                w.multiply(e, &parts[n], x[second as usize]);
-                if has_least {
-                    ones.multiply(e, &plain[n], x[second as usize]);
+        let mut total: Option<Float<'c>> = None;
+        for tile in 0..SPAN / TILE {
+            let (words, rows) = (self.words(e, tile, totals.is_some()), x(e, tile));
+            // Half tiles of 32 inputs, of which every so many are a group.
+            for (second, [low, high]) in words.into_iter().enumerate() {
+                let piece = 2 * tile + second as u64;
+                if let Some(totals) = totals {
+                    let own = totals(e, piece);
+                    total = Some(total.map_or(own, |total| e.fadd(total, own)));
                 }
-            }
-            if (piece + 1) * groups % (SPAN / 32) != 0 {
-                continue;
-            }
-            let group = (piece * groups / (SPAN / 32)) as usize;
-            for (n, sums) in sums.iter().enumerate() {
-                for (i, sum) in sums.iter().enumerate() {
-                    let (scale, least) = shared[i / 2].of[group];
-                    if let Some(total) = total {
-                        let biased = e.get_float(parts[n][i]);
+                let w = Fragment { low, high: Some(high) };
+                for (n, x) in rows.iter().enumerate() {
+                    w.multiply(e, &parts[n], x[second]);
+                    if let Some(plain) = &plain {
+                        ones.multiply(e, &plain[n], x[second]);
+                    }
+                }
+                if (piece + 1) * groups % (SPAN / 32) != 0 {
+                    continue;
+                }
+                let group = (piece * groups / (SPAN / 32)) as usize;
+                for (n, sums) in sums.iter().enumerate() {
+                    for (i, sum) in sums.iter().enumerate() {
+                        let (scale, least) = shared[i / 2].of[group];
                         let offset = if least.is_some() { -128.0 } else { -136.0 };
-                        e.accumulate(*sum, scale, e.fma(total, e.float(offset), biased));
-                        least.inspect(|least| e.accumulate(*sum, *least, total));
+                        let part = e.get_float(parts[n][i]);
+                        let part = total.map_or(part, |total| e.fma(total, e.float(offset), part));
+                        e.accumulate(*sum, scale, part);
                         e.set(parts[n][i], e.float(0.0).into());
-                        continue;
-                    }
-                    e.accumulate(*sum, scale, e.get_float(parts[n][i]));
-                    e.set(parts[n][i], e.float(0.0).into());
-                    if let Some(least) = least {
-                        e.accumulate(*sum, least, e.get_float(plain[n][i]));
-                        e.set(plain[n][i], e.float(0.0).into());
+                        let plain = plain.as_ref().map(|plain| plain[n][i]);
+                        let all = total.or_else(|| plain.map(|plain| e.get_float(plain)));
+                        if let (Some(least), Some(all)) = (least, all) {
+                            e.accumulate(*sum, least, all);
+                        }
+                        plain.inspect(|plain| e.set(*plain, e.float(0.0).into()));
                     }
                 }
+                total = None;
             }
-            total = None;
         }
     }
 
     /// Both pieces of a k tile of this lane in bf16, of both halves: `[piece][half]`. `biased`: four bits with 128 more.
-    fn words(&self, e: &Emit<'c>, tile: u64, biased: bool) -> Vec<[Chunk<'c>; 2]> {
+    fn words(&self, e: &Emit<'c>, tile: u64, biased: bool) -> [[Chunk<'c>; 2]; 2] {
         let lane = e.mul_const(e.lane(), 4);
         let int4 = matches!(self.codec, Codec::Int4 { .. });
         // Of int4 a lane's words of two tiles stand side by side.
@@ -198,7 +192,7 @@ impl<'c> Record<'c> {
                 }
             })
         };
-        vec![piece(0), piece(1)]
+        [piece(0), piece(1)]
     }
 }
 

@@ -37,17 +37,10 @@ fn of_softmax(k: &mut Kernel<'_, '_>, op: Router) {
         });
         let candidates = Candidates { keys, first: e.lane() };
         let poison = e.warp_sum(e.get_float(poison), &LANES);
-        e.each(e.int(0), e.opaque(e.int(active)), 1, |e, slot| {
-            let (mine, own) = candidates.best(e);
-            let (key, expert) = best_of_warp(e, mine, own);
-            let found = e.above_unsigned(key, e.int(0));
-            e.when(e.eq(e.thread(), e.int(0)), |e| {
-                e.store(index, slot, e.pick(found, expert, e.int(0)).into());
-                e.store(chosen, slot, e.pick_float(found, e.unordered(key), none).into());
-            });
-            candidates.take_out(e, expert);
+        choose(e, &candidates, active, &|e, slot, expert, (found, key)| {
+            e.store(index, slot, expert.into());
+            e.store(chosen, slot, e.pick_float(found, e.unordered(key), none).into());
         });
-        e.warp_barrier();
         // The full softmax's denominator cancels: what is left is a softmax over the chosen.
         let most = e.load(chosen, e.int(0));
         let sum = e.float_var(0.0);
@@ -94,18 +87,10 @@ fn of_sigmoids(k: &mut Kernel<'_, '_>, op: Router) {
         });
         let candidates = Candidates { keys, first: e.lane() };
         let poison = e.warp_sum(e.get_float(poison), &LANES);
-        e.each(e.int(0), e.opaque(e.int(active)), 1, |e, slot| {
-            let (mine, own) = candidates.best(e);
-            let (key, expert) = best_of_warp(e, mine, own);
-            let found = e.above_unsigned(key, e.int(0));
-            e.when(e.eq(e.thread(), e.int(0)), |e| {
-                let expert = e.pick(found, expert, e.int(0));
-                e.store(index, slot, expert.into());
-                e.store(chosen, slot, expert.into());
-            });
-            candidates.take_out(e, expert);
+        choose(e, &candidates, active, &|e, slot, expert, _| {
+            e.store(index, slot, expert.into());
+            e.store(chosen, slot, expert.into());
         });
-        e.warp_barrier();
         // The bias counts in the choice alone.
         e.each(e.thread(), e.int(active), WARP, |e, slot| {
             let score = e.sigmoid(e.load(logits, e.load_int(chosen, slot)));
@@ -127,6 +112,21 @@ fn of_sigmoids(k: &mut Kernel<'_, '_>, op: Router) {
             e.store(weights, slot, scaled(e, share, rule).into());
         });
     });
+}
+
+/// What the first lane notes of a choice: its slot, the expert (0 where nobody is left), whether one was found, and its key.
+type Note<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, (Int<'c>, Int<'c>));
+
+/// Takes out the best of a warp's candidates, so many times; their keys are above 0. What was noted is there for all lanes.
+fn choose<'c>(e: &Emit<'c>, candidates: &Candidates<'c>, active: u64, note: Note<'_, 'c>) {
+    e.each(e.int(0), e.opaque(e.int(active)), 1, |e, slot| {
+        let (mine, own) = candidates.best(e);
+        let (key, expert) = best_of_warp(e, mine, own);
+        let found = e.above_unsigned(key, e.int(0));
+        e.when(e.eq(e.thread(), e.int(0)), |e| note(e, slot, e.pick(found, expert, e.int(0)), (found, key)));
+        candidates.take_out(e, expert);
+    });
+    e.warp_barrier();
 }
 
 fn scaled<'c>(e: &Emit<'c>, share: Float<'c>, rule: RouterRule) -> Float<'c> {
