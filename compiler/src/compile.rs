@@ -12,7 +12,7 @@ use crate::driver;
 use crate::error::{Error, Result};
 use crate::object;
 use crate::output::Target;
-use crate::source::{Expected, WeightSource, Weights};
+use crate::source::Weights;
 use crate::text::{self, Text};
 use crate::write::{self, Artefact};
 
@@ -52,9 +52,8 @@ pub fn compile(input: &Path, level: Level, check: &dyn Fn() -> Result<()>) -> Re
     if desc.weights.files.is_empty() {
         return Ok(Compiled { plan, code, graph, text, sampling, eval, weights: Weights::Absent });
     }
-    let source = WeightSource::open(&desc.weights.files)?.renamed(&desc.weights.names)?;
-    source.check(&Expected::of_plan(&plan))?;
-    Ok(Compiled { plan, code, graph, text, sampling, eval, weights: Weights::Files(source) })
+    let weights = Weights::of_files(&desc.weights.files, &desc.weights.names, &plan)?;
+    Ok(Compiled { plan, code, graph, text, sampling, eval, weights })
 }
 
 impl Compiled {
@@ -65,7 +64,7 @@ impl Compiled {
 
     /// Bytes of the weights, as they are packed.
     pub fn weight_bytes(&self) -> u64 {
-        self.plan.weights.iter().map(hyc_plan::Weight::bytes).fold(0, u64::saturating_add)
+        self.plan.weight_bytes()
     }
 
     /// Writes the artefact, with its weights where it has any, and returns its size. `progress` gets the bytes of each piece

@@ -1,20 +1,14 @@
 //! An artefact without weights becomes a whole one: compiled where LLVM is, completed where the weights are.
 
-use hyc_plan::Weight;
 use hyc_runtime::Model;
 
 use crate::error::{Error, Result};
 use crate::frontend::ModelDesc;
 use crate::output::Target;
-use crate::source::{Expected, WeightSource, Weights};
+use crate::source::Weights;
 use crate::text::Text;
 use crate::words::place;
 use crate::write::{self, Artefact};
-
-/// Bytes of all weights of a model, as they are packed.
-pub fn weight_bytes(model: &Model) -> u64 {
-    model.plan().weights.iter().map(Weight::bytes).fold(0, u64::saturating_add)
-}
 
 /// The weights that a description names, which must be those of the plan of an artefact: of `[weights]` files, names and
 /// scales count, of all else the model's name.
@@ -38,9 +32,7 @@ pub fn weights(model: &Model, desc: &ModelDesc) -> Result<Weights> {
         return Err(Error::input(format!("the description of `{}` names no weight files", desc.name))
             .help("name them under [weights]"));
     }
-    let source = WeightSource::open(&desc.weights.files)?.renamed(&desc.weights.names)?;
-    source.check(&Expected::of_plan(plan))?;
-    Ok(Weights::Files(source))
+    Weights::of_files(&desc.weights.files, &desc.weights.names, plan)
 }
 
 /// Writes all of an artefact with these weights in it, as compiling it with them would have, and returns its size.

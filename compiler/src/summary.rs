@@ -49,7 +49,7 @@ impl Summary {
             kv: kv_table(plan),
             caches: (growing, plan.caches.len() - growing),
             arena_bytes: plan.arena_bytes,
-            weights: (plan.weights.len(), plan.weights.iter().map(hyc_plan::Weight::bytes).sum()),
+            weights: (plan.weights.len(), plan.weight_bytes()),
             kernels: (plan.kernels.len(), plan.steps.len()),
             passes: passes.iter().map(|p| (p.name, p.changes, p.seconds)).collect(),
             code_seconds: None,

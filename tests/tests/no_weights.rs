@@ -1,12 +1,10 @@
 //! Artefacts without weights: refused as they are, run on weights of a seed.
 
 mod common;
+#[path = "common/inside.rs"]
+mod inside;
 
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
-
-use common::hyc_binary;
 
 use hyc::driver;
 use hyc::output::{Kept, Target};
@@ -15,13 +13,7 @@ use hyc::write::{self, Artefact};
 use hyc_kernels::cpu::CpuTarget;
 use hyc_runtime::{ErrorKind, LoadOptions, Model, Session, SessionOptions, Verify};
 use hyc_tests::{golden_model, root};
-
-/// Exit code, standard output and error.
-fn hyc(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    let out = Command::new(hyc_binary()).args(args).current_dir(folder).output().expect("runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
-}
+use inside::hyc;
 
 /// Logits after some tokens.
 fn logits(model: impl Into<Arc<Model>>) -> Vec<f32> {

@@ -1,22 +1,14 @@
 //! Variants of kernels on the command line: what is said of them, and of tables and artefacts that are none.
 
 mod common;
+#[path = "common/inside.rs"]
+mod inside;
 
-use std::path::Path;
-use std::process::Command;
-
-use common::hyc_binary;
 use hyc::frontend::{build_graph, parse_model};
 use hyc_kernels::{Generator, Nvidia, shipped};
 use hyc_plan::{Gpu, NvidiaArch, TargetKind, table};
 use hyc_tests::root;
-
-/// Exit code, standard output and error.
-fn hyc(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    let out = Command::new(hyc_binary()).args(args).current_dir(folder).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
-}
+use inside::hyc;
 
 fn compiled() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();

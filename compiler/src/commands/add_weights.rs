@@ -48,7 +48,7 @@ pub fn run(args: Args) -> Result<()> {
     let target = Target::new(&args.output, &kept)?;
     let model = Model::open_to_look(&args.artefact, Verify::Full)?;
     let weights = complete::weights(&model, &desc)?;
-    let total = complete::weight_bytes(&model);
+    let total = model.plan().weight_bytes();
     let bar = terminal::progress(!args.quiet, total, "packing", terminal::BYTES);
     let size = complete::complete(&model, &weights, &target, &mut |bytes| {
         bar.inc(bytes);

@@ -18,7 +18,7 @@ use crate::frontend::{MatrixFormat, ModelDesc, build_graph};
 use crate::object;
 use crate::output::Target;
 use crate::signal;
-use crate::source::{Expected, Names, WeightSource, Weights};
+use crate::source::{Names, Weights};
 use crate::summary::{self, Summary};
 use crate::targets;
 use crate::terminal;
@@ -345,9 +345,7 @@ fn open_weights(args: &Args, desc: Option<&ModelDesc>, names: &Names, plan: &Pla
         return Err(Error::input(format!("{} names no weight files", place(&args.input)))
             .help("add `--weights FILE`, `--random-weights SEED`, `--no-weights`, or `--plan-only`"));
     }
-    let source = WeightSource::open(files)?.renamed(names)?;
-    source.check(&Expected::of_plan(plan))?;
-    Ok(Weights::Files(source))
+    Weights::of_files(files, names, plan)
 }
 
 fn write_artefact(
@@ -369,7 +367,7 @@ fn write_artefact(
         }
         (true, TargetKind::Nvidia(arch)) => Some(assembler(args).cubin(&code.blob, arch.name())?),
     };
-    let total: u64 = lowered.plan.weights.iter().map(hyc_plan::Weight::bytes).sum();
+    let total = lowered.plan.weight_bytes();
     let bar = terminal::progress(!args.quiet && !args.no_weights, total, "packing", terminal::BYTES);
     let graph = lowered.graph.to_string();
     let artefact = Artefact {

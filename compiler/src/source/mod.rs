@@ -47,6 +47,16 @@ pub enum Weights {
     Absent,
 }
 
+impl Weights {
+    /// The weights of a plan in these files, by these names. Errors: those of [`WeightSource::open`],
+    /// [`WeightSource::renamed`] and [`WeightSource::check`].
+    pub fn of_files(files: &[PathBuf], names: &Names, plan: &Plan) -> Result<Weights> {
+        let source = WeightSource::open(files)?.renamed(names)?;
+        source.check(&Expected::of_plan(plan))?;
+        Ok(Weights::Files(source))
+    }
+}
+
 impl TensorSource for Weights {
     fn block(&self, name: &str, cols: u64, first: u64, count: u64, out: &mut Block) -> Result<()> {
         match self {

@@ -55,7 +55,7 @@ fn figures(facts: &Facts<'_>) -> Vec<(String, String)> {
             .zip(own.at)
             .map(|(context, at)| (format!("KV bytes at {}", tokens(*context)), bytes(at))),
     );
-    let weights: u64 = plan.weights.iter().map(hyc_plan::Weight::bytes).sum();
+    let weights = plan.weight_bytes();
     list.push(("weights".into(), bytes(weights)));
     list.push(("tensors".into(), thousands(plan.weights.len() as u64)));
     list.push(("arena".into(), bytes(plan.arena_bytes)));

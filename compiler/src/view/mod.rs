@@ -143,7 +143,7 @@ fn header(h: &mut Html, facts: &Facts<'_>, beside: &Beside) {
 fn about(h: &mut Html, facts: &Facts<'_>) {
     let (plan, m) = (facts.plan, &facts.plan.model);
     let growing = plan.caches.iter().filter(|cache| cache.policy == CachePolicy::Growing).count();
-    let weights: u64 = plan.weights.iter().map(hyc_plan::Weight::bytes).sum();
+    let weights = plan.weight_bytes();
     let digest: String = bind::plan_digest(plan).iter().map(|byte| format!("{byte:02x}")).collect();
     let figures = [
         ("target", target(&plan.target)),

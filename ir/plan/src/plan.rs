@@ -277,6 +277,11 @@ impl Plan {
         self.kernels.iter().flat_map(|kernel| kernel.launches()).any(|launch| launch.clocked)
     }
 
+    /// Bytes of all weights in the artefact.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weights.iter().map(Weight::bytes).fold(0, u64::saturating_add)
+    }
+
     /// What kernel `step` needs to know of its operands. Panics on an id out of range: verify first.
     pub fn spec(&self, step: &Step) -> KernelSpec {
         let mut rows = Rows::Tokens;

@@ -71,7 +71,7 @@ fn with_weights(path: &Path, out: &Path) -> Result<u64, String> {
     let start = Instant::now();
     write::artefact(&target, &artefact, &Weights::Random { seed: 1 }, &mut |_| Ok(())).map_err(text)?;
     println!("{}: written in {:.0} s", out.display(), start.elapsed().as_secs_f64());
-    Ok(plan.weights.iter().map(hyc_plan::Weight::bytes).sum())
+    Ok(plan.weight_bytes())
 }
 
 /// Seconds from nothing to a token.

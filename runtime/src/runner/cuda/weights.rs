@@ -53,7 +53,7 @@ fn cancelled() -> Error {
 }
 
 fn total(model: &Model) -> u64 {
-    model.plan().weights.iter().map(hyc_plan::Weight::bytes).sum()
+    model.plan().weight_bytes()
 }
 
 /// Those of the file: every thread checks a piece, copies it to memory of its own, and has it sent.
