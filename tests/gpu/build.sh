@@ -5,8 +5,8 @@
 #
 # bin/       gpu-check, gpu-parity, gpu-shapes, gpu-hang, gpu-load, gpu-smollm2, gpu-runtime, hyc: stripped, no LLVM inside
 # cases.tgz  PTX of all kernel cases
-# goldens.tgz, models.tgz, tiny.tgz  GPU artefacts: the goldens, tests/gpu/models with random weights, the trained tiny
-#            model; each is enough for run.sh, which checks those that came along
+# goldens.tgz, families.tgz, models.tgz, tiny.tgz  GPU artefacts: the goldens, tests/families as imported, tests/gpu/models
+#            with random weights, the trained tiny model; each is enough for run.sh, which checks those that came along
 # shapes/    tests/gpu/shapes without weights: some MiB
 # smollm2/   SmolLM2-135M-Instruct without weights, f32 and bf16, which run.sh puts in where the file is: examples/smollm2.sh
 # tune/      published shapes with code of all variants, for `hyc tune`
@@ -37,6 +37,17 @@ for model in tests/golden/*/model.toml; do
     -o "$out/models/$name-f32.hyc" ;; esac
 done
 pack goldens
+# Checkpoints as transformers writes them, whose logits it computes in f32.
+for checkpoint in tests/families/*/; do
+  name=$(basename "$checkpoint")
+  args=()
+  # Beyond the context that its factors were trained for, as its golden tensors are.
+  [ "$name" != llama-longrope-long ] || args=(--context 256)
+  target/debug/hyc import "$checkpoint" "${args[@]}" -o "$out/model.toml"
+  target/debug/hyc compile -q --target sm_90a "$out/model.toml" -o "$out/models/$name.hyc"
+done
+rm "$out/model.toml"
+pack families
 for model in tests/gpu/models/*.toml; do
   target/debug/hyc compile -q --target sm_90a --random-weights 1 "$model" -o "$out/models/$(basename "$model" .toml).hyc"
 done

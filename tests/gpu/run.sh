@@ -26,7 +26,7 @@ done
 logs=${OUT:-$folder/logs}
 mkdir -p "$logs"
 PATH=$PATH:/usr/local/cuda/bin
-for packed in cases goldens models tiny; do
+for packed in cases goldens families models tiny; do
   archive=$folder/$packed.tgz
   [ -f "$archive" ] || continue
   if [ ! -f "$archive.done" ] || [ "$archive.done" -ot "$archive" ]; then
