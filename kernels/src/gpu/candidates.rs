@@ -1,8 +1,8 @@
 //! The variants of each kernel: which steps each can compute, and which it is usually taken for. `compile` makes them.
 
 use hyc_plan::{
-    AttnShape, Codec, Elem, Format, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, TILE, Variant,
-    ops,
+    AttnShape, Codec, Elem, Epilogue, Format, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, TILE,
+    Variant, ops,
 };
 
 use super::attention::limits::{
@@ -11,8 +11,8 @@ use super::attention::limits::{
 use super::attention::{flash_prefill, limits, simt, sparse_cluster};
 use super::gemm::feed::MOST_WHOLE;
 use super::gemm::pack_rows::BLOCK_ROWS;
-use super::gemm::product::{M1, M8, M16, M32, WGMMA, WGMMA128};
-use super::gemm::{large_m, panel};
+use super::gemm::product::{M1, M8, M16, M32, MANY_ROWS_OF_STRIPS, WGMMA, WGMMA128};
+use super::gemm::{large_m, panel, wgmma_strips};
 use super::moe::dispatch::{BY_ROW, GROUPED};
 use super::moe::grouped_gemm::BY_ROW_ROWS;
 use crate::lists;
@@ -35,13 +35,16 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
     let tensor_cores = limits::takes(spec);
     Ok(match spec.op {
         StepOp::Linear(op) if in_strips(spec) => {
+            let two = op.epilogue == Epilogue::SwiGlu;
+            let narrow = wgmma_strips::narrow_rows(op.out_features, two, u64::from(gpu.multiprocessors));
             let launches = if in_rows(spec, "x") { 2 } else { 1 };
-            of(spec, &of_strips(spec, op.in_features, launches))
+            of(spec, &of_strips(spec, (op.in_features, narrow), [launches; 2]))
         }
         StepOp::QkvAppend(op) if in_strips(spec) => {
             let packs = u32::from(in_rows(spec, "x"));
-            let launches = packs + if ends_in_registers(&op) { 1 } else { 2 };
-            of(spec, &of_strips(spec, op.in_features, launches))
+            let few = packs + if ends_in_registers(&op) { 1 } else { 2 };
+            let narrow = wgmma_strips::narrow_rows(columns(&op), false, u64::from(gpu.multiprocessors));
+            of(spec, &of_strips(spec, (op.in_features, narrow), [few, packs + 2]))
         }
         StepOp::Linear(op) if in_tiles(spec) => {
             // Narrow tiles are for rows that make no more wide ones than half the multiprocessors.
@@ -64,11 +67,7 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
         StepOp::QkvAppend(_) => {
             vec![Variant { launches: 2, ..Variant::only("panel", spec, panel::tile(spec)) }]
         }
-        StepOp::ExpertsUp(_) | StepOp::ExpertsDown(_) if in_strips(spec) => {
-            let x = if matches!(spec.op, StepOp::ExpertsDown(_)) { "h" } else { "x" };
-            of(spec, &[(BY_ROW, (1, ALL), (1, ALL), 1, 1 + u32::from(in_rows(spec, x)))])
-        }
-        StepOp::ExpertsUp(_) | StepOp::ExpertsDown(_) if in_tiles(spec) => {
+        StepOp::ExpertsUp(_) | StepOp::ExpertsDown(_) if in_tiles(spec) || in_strips(spec) => {
             let combine = u32::from(matches!(spec.op, StepOp::ExpertsDown(_)));
             let packs = u32::from(in_rows(spec, if combine == 1 { "h" } else { "x" }));
             of(
@@ -143,11 +142,14 @@ fn product(spec: &KernelSpec, in_features: u64, [small, large]: [u32; 2]) -> [Ro
     ]
 }
 
-/// Those of a product of strips: many rows are whole blocks of few.
-fn of_strips(spec: &KernelSpec, in_features: u64, launches: u32) -> Vec<Row> {
-    let [one, few, ..] = product(spec, in_features, [launches; 2]);
-    let (name, _, usual, rows, launches) = few;
-    vec![one, (name, (1, ALL), usual, rows, launches), (M16, (1, ALL), (usual.1 + 1, ALL), 16, launches)]
+/// Those of a product of strips, of which `narrow` rows at most are better off in tiles of 128.
+fn of_strips(spec: &KernelSpec, (in_features, narrow): (u64, u64), [small, large]: [u32; 2]) -> Vec<Row> {
+    let [one, few, ..] = product(spec, in_features, [small, large]);
+    let mut rows = vec![one, few, (M16, (1, SMALL_M_ROWS), (9, 16), 16, small)];
+    let usual = [(17, 64), (65, narrow), (narrow.max(64) + 1, ALL)];
+    let tiles = MANY_ROWS_OF_STRIPS.into_iter().zip(usual);
+    rows.extend(tiles.map(|((name, tile), usual)| (name, (1, ALL), usual, tile, large)));
+    rows
 }
 
 /// Those of an attention over selected blocks, or over a window alone of so many pages. `shares`: the fewest rows that can share pages, and that
@@ -177,6 +179,12 @@ fn of(spec: &KernelSpec, rows: &[Row]) -> Vec<Variant> {
         Some(Variant { rows: part(*able)?, usual, launches, tensor_cores: true, ..only })
     };
     rows.iter().filter_map(variant).collect()
+}
+
+/// What is projected to, in all.
+fn columns(op: &ops::QkvAppend) -> u64 {
+    let s = op.shape;
+    (s.heads + s.kv_heads) * s.qk_dim + (s.kv_heads + op.gates * s.heads) * s.v_dim
 }
 
 /// Whether the weights of a product are in tiles.
@@ -279,14 +287,15 @@ fn check(spec: &KernelSpec) -> Result<(), String> {
         {
             Err("gates beside projections that do not end in registers".to_string())
         }
-        StepOp::QkvAppend(ops::QkvAppend { shape: s, gates, .. }) => {
-            let columns = (s.heads + s.kv_heads) * s.qk_dim + (s.kv_heads + gates * s.heads) * s.v_dim;
-            wide("projections, in elements,", (spec.max_rows + 128).saturating_mul(columns), (1 << 31) - 1)
+        StepOp::QkvAppend(op) => {
+            let elements = (spec.max_rows + 128).saturating_mul(columns(&op));
+            wide("projections, in elements,", elements, (1 << 31) - 1)
         }
         StepOp::ExpertsUp(ops::ExpertsUp { active, .. })
         | StepOp::ExpertsDown(ops::ExpertsDown { active, .. }) => {
-            // A grid's second axis, which in tiles only few rows have.
-            let rows = if in_tiles(spec) { BY_ROW_ROWS.min(spec.max_rows) } else { spec.max_rows };
+            // A grid's second axis, which on tensor cores only few rows have.
+            let tensor_cores = in_tiles(spec) || in_strips(spec);
+            let rows = if tensor_cores { BY_ROW_ROWS.min(spec.max_rows) } else { spec.max_rows };
             wide("rows times chosen experts", rows.saturating_mul(active), 65535)
         }
         StepOp::Router(ops::Router { experts, active, .. }) => {

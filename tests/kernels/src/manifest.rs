@@ -102,6 +102,13 @@ impl Manifest {
         Item { family, name, kernel: entry.kernel, small: entry.small }
     }
 
+    /// Whether two numbers are variants of one kernel in one case.
+    pub fn same_case(&self, a: usize, b: usize) -> bool {
+        let (Some(a), Some(b)) = (self.cases.get(a), self.cases.get(b)) else { return false };
+        let of = |entry: &Entry| (entry.kernel, entry.sequences.clone(), entry.fill);
+        of(a) == of(b)
+    }
+
     /// A case of the manifest.
     pub fn case(&self, entry: &Entry) -> Case {
         Case {

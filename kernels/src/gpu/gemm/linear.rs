@@ -7,11 +7,12 @@ use hyc_plan::{Epilogue, Extent, Layout, PANEL};
 use super::large_m::large_m;
 use super::matrices::{Matrix, Product, To};
 use super::panel::{self, Input, Place, THREADS, input, mine, panel_at, tile};
-use super::product::{M1, WGMMA, WGMMA128, few_rows, pack_x};
+use super::product::{M1, MANY_ROWS_OF_STRIPS, WGMMA, WGMMA128, few_rows, pack_x};
 use super::small_m::small_m;
 use super::stored::Stored;
 use super::stream;
 use super::wgmma::{NARROW, WIDE};
+use super::wgmma_strips::strips_large_m;
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
 use crate::gpu::isa::{Emit, Float, Int};
 
@@ -23,12 +24,14 @@ fn place<'c>(e: &Emit<'c>, name: &str, row: Int<'c>, column: Int<'c>) -> Int<'c>
 /// The kernel for weights in tiles or strips.
 fn tiled(k: &mut Kernel<'_, '_>, in_features: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
     let stored = Stored::of(k.format("weight"));
+    let of_strips = MANY_ROWS_OF_STRIPS.map(|(variant, _)| variant);
+    let large = if stored == Stored::Tiles { &[WGMMA, WGMMA128][..] } else { &of_strips };
     let product = Product {
         in_features,
         matrices: vec![Matrix { name: "weight", out, column: 0 }],
         stored,
         up: (epilogue == Epilogue::SwiGlu).then_some("up"),
-        inputs: pack_x(k, in_features, norm, (stored, &[WGMMA, WGMMA128])),
+        inputs: pack_x(k, in_features, norm, (stored, large)),
         to: To::operand(k, "out"),
         plus: (epilogue == Epilogue::Residual).then_some("residual"),
     };
@@ -38,7 +41,10 @@ fn tiled(k: &mut Kernel<'_, '_>, in_features: u64, out: u64, norm: Option<f64>, 
             _ => small_m(k, variant, &product, feed),
         }
     }
-    if stored != Stored::Tiles {
+    if let Stored::Strips(codec) = stored {
+        for tile in MANY_ROWS_OF_STRIPS {
+            strips_large_m(k, tile, (&product, codec), &[(0, product.to)]);
+        }
         return;
     }
     large_m(k, WGMMA, WIDE, &product);

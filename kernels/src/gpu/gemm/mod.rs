@@ -2,6 +2,7 @@
 
 pub mod epilogue;
 pub mod feed;
+pub mod fragments;
 pub mod large_m;
 pub mod linear;
 pub mod matrices;
@@ -17,4 +18,6 @@ pub mod slice;
 pub mod small_m;
 pub mod stored;
 pub mod stream;
+pub mod turned;
 pub mod wgmma;
+pub mod wgmma_strips;

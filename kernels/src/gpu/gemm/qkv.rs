@@ -12,12 +12,13 @@ use hyc_plan::{Extent, Layout, PANEL};
 use super::large_m::{large_m, large_m_with};
 use super::matrices::{Matrix, Product, Rows, To};
 use super::panel::{self, THREADS, input, mine, panel_at, tile};
-use super::product::{WGMMA, few_rows, pack_x};
+use super::product::{MANY_ROWS_OF_STRIPS, WGMMA, few_rows, pack_x};
 use super::projections::{Part, Projection, gates};
 use super::rope::{angles, rotated};
 use super::small_m::small_m;
 use super::stored::Stored;
 use super::wgmma::WIDE;
+use super::wgmma_strips::strips_large_m;
 use super::{qkv_large_m, qkv_small_m};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
 use crate::gpu::isa::WARP;
@@ -47,23 +48,28 @@ pub fn parts(c: &QkvAppend) -> Vec<Part> {
 pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
     let spec = k.spec;
     let parts = parts(c);
-    let columns: u64 = parts.iter().map(|part| part.heads * part.dim).sum();
+    // Gates' logits go where they belong, all else through scratch.
+    let through: Vec<Part> =
+        parts.iter().copied().filter(|part| !matches!(part.projection, Projection::Gate(_))).collect();
+    let columns: u64 = through.iter().map(|part| part.heads * part.dim).sum();
+    let of_strips = MANY_ROWS_OF_STRIPS.map(|(variant, _)| variant);
     let layout = k.layout("wq");
     let tiled = matches!(layout, Layout::Tiles { .. });
     let fused = (tiled || matches!(layout, Layout::Strips { .. })) && ends_in_registers(c);
-    let whole = qkv_tile(c).filter(|_| fused);
+    let whole = qkv_tile(c).filter(|_| fused && tiled);
     let scratch = if whole.is_some() { 0 } else { k.scratch(4 * columns * spec.max_rows) };
     match layout {
         Layout::Tiles { .. } | Layout::Strips { .. } => {
             let matrix =
                 |p: &Part| Matrix { name: p.projection.weight(), out: p.heads * p.dim, column: p.column };
             let stored = Stored::of(k.format("wq"));
+            let large = if tiled { &[WGMMA][..] } else { &of_strips };
             let product = Product {
                 in_features: c.in_features,
                 matrices: parts.iter().map(matrix).collect(),
                 stored,
                 up: None,
-                inputs: pack_x(k, c.in_features, c.norm, (stored, &[WGMMA])),
+                inputs: pack_x(k, c.in_features, c.norm, (stored, large)),
                 to: To::Rows(if whole.is_some() {
                     Rows::Operand("q")
                 } else {
@@ -78,8 +84,14 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
                     small_m(k, variant, &product, feed);
                 }
             }
-            if !tiled {
-                // Many rows are whole blocks of few.
+            if let Stored::Strips(codec) = stored {
+                // Heads are turned behind the product.
+                let number = parts.len() - gates(c).count();
+                let gates = (number as u64..).zip(gates(c)).map(|(n, (_, name))| (n, To::operand(k, name)));
+                let ends: Vec<(u64, To)> = std::iter::once((0, product.to)).chain(gates).collect();
+                for tile in MANY_ROWS_OF_STRIPS {
+                    strips_large_m(k, tile, (&product, codec), &ends);
+                }
             } else if let Some(width) = whole {
                 let ends = qkv_large_m::Ends::new(k, c, product);
                 large_m_with(k, WGMMA, width, &ends.query, &|e, tile, row, staging| {
@@ -95,9 +107,10 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
     if whole.is_some() {
         return;
     }
-    let heads: u64 = parts.iter().map(|p| p.heads).sum();
+    let heads: u64 = through.iter().map(|p| p.heads).sum();
     let grid = [k.rows(1, 1), Extent::fixed(heads)];
-    let variants: &[&str] = if fused { &[WGMMA] } else { &[] };
+    let many = if tiled { &[WGMMA][..] } else { &of_strips };
+    let variants = if fused { many } else { &[] };
     // Positions and pages are looked up before the projections are through.
     k.function(Function::new("_append", grid, WARP).of(variants).waits_itself(), |e| {
         let (row, head) = (e.block_x(), e.block_y());
@@ -105,7 +118,7 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
         let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
         let table = angles(e, c.rope);
         let mut begin = 0;
-        for part in &parts {
+        for part in &through {
             let here = e.and(e.ge(head, e.int(begin)), e.lt(head, e.int(begin + part.heads)));
             let local = e.add_const(head, -(begin as i64));
             begin += part.heads;

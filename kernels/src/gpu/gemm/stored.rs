@@ -9,10 +9,10 @@ use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var};
 use crate::gpu::tile::{Fragment, TILE_BYTES, tile_row};
 
 /// One in each half of a word of bf16, 128 and 136, and 2^120.
-const ONES: u64 = 0x3f80_3f80;
-const MINUS_128: u64 = 0xc300_c300;
-const MINUS_136: u64 = 0xc308_c308;
-const TWO_120: u64 = 0x7b80_7b80;
+pub const ONES: u64 = 0x3f80_3f80;
+pub const MINUS_128: u64 = 0xc300_c300;
+pub const MINUS_136: u64 = 0xc308_c308;
+pub const TWO_120: u64 = 0x7b80_7b80;
 
 /// How the weights of a product lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,8 +97,8 @@ pub type Totals<'a, 'c> = &'a dyn Fn(&Emit<'c>, u64) -> Float<'c>;
 
 /// A stage of 16 outputs of a grouped codec, as it lies in shared memory.
 pub struct Record<'c> {
-    codec: Codec,
-    halves: [Ptr<'c>; 2],
+    pub codec: Codec,
+    pub halves: [Ptr<'c>; 2],
 }
 
 impl<'c> Record<'c> {
@@ -225,13 +225,13 @@ fn bytes<'c>(e: &Emit<'c>, codec: Codec, word: Int<'c>) -> [Int<'c>; 2] {
 }
 
 /// What the groups of this lane's output of a half share.
-struct Shares<'c> {
+pub struct Shares<'c> {
     /// `[group]`: scale, and least value where there is one.
-    of: Vec<(Float<'c>, Option<Float<'c>>)>,
+    pub of: Vec<(Float<'c>, Option<Float<'c>>)>,
 }
 
 impl<'c> Shares<'c> {
-    fn load(e: &Emit<'c>, codec: Codec, half: Ptr<'c>) -> Shares<'c> {
+    pub fn load(e: &Emit<'c>, codec: Codec, half: Ptr<'c>) -> Shares<'c> {
         let of = Half::of(codec);
         let at = e.byte_offset(half, e.int(of.code_bytes()));
         let g = e.lane_pair().0;

@@ -10,7 +10,7 @@ use hyc_plan::{Extent, TILE};
 
 use super::router::chosen;
 use crate::gpu::function::{Function, Kernel};
-use crate::gpu::gemm::pack_rows::{BLOCK_ROWS, eight, k_tiles, packed_bytes};
+use crate::gpu::gemm::pack_rows::{eight, k_tiles, packed_bytes};
 use crate::gpu::isa::{Emit, Int};
 use crate::gpu::tile::TiledRows;
 use crate::gpu::work_item::row_count;
@@ -29,7 +29,9 @@ const ENTRY: u64 = 4;
 #[derive(Clone, Copy)]
 pub struct Dispatch {
     pub active: u64,
-    /// `[0]`: tiles of 128 pairs in all. From `[4]` on, for each: its expert, that one's first tile, its first place, its
+    /// Pairs of a tile.
+    pub tile: u64,
+    /// `[0]`: tiles in all. From `[4]` on, for each: its expert, that one's first tile, its first place, its
     /// pairs.
     tiles: u64,
     /// `[pair]`: where it stands.
@@ -40,7 +42,7 @@ pub struct Dispatch {
     most: u64,
 }
 
-/// A tile of 128 pairs of one expert.
+/// A tile of pairs of one expert.
 pub struct Entry<'c> {
     pub expert: Int<'c>,
     /// That one's first tile, its first place, its pairs.
@@ -63,15 +65,16 @@ impl Dispatch {
     }
 }
 
-/// Adds the function that sorts the pairs by expert.
-pub fn dispatch<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64) -> Dispatch {
+/// Adds the function that sorts the pairs by expert, for tiles of so many.
+pub fn dispatch<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, tile: u64) -> Dispatch {
     let spec = k.spec;
     let pairs = spec.max_rows * active;
     // Every expert may waste all but one place of 64.
     let most = (pairs + experts.min(pairs) * (TILE - 1)).next_multiple_of(TILE) + TILE;
     let d = Dispatch {
         active,
-        tiles: k.scratch(4 * ENTRY * (1 + pairs / BLOCK_ROWS + experts.min(pairs))),
+        tile,
+        tiles: k.scratch(4 * ENTRY * (1 + pairs / tile + experts.min(pairs))),
         place: k.scratch(4 * pairs),
         pair: k.scratch(4 * most),
         most,
@@ -95,7 +98,7 @@ pub fn dispatch<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64) -> Dispat
         let own = |e: &Emit<'c>, i: Int<'c>| {
             let count = e.load_int(counts, i);
             let blocks = |n: u64| e.div_rem(e.add_const(count, n as i64 - 1), n).0;
-            e.or(blocks(TILE), e.shift_left(blocks(BLOCK_ROWS), 16))
+            e.or(blocks(TILE), e.shift_left(blocks(tile), 16))
         };
         each_expert(&|e, i| e.store(sums[0], i, own(e, i).into()));
         e.barrier();

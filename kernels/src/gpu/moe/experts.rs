@@ -11,7 +11,7 @@ use hyc_plan::tensor::can_tile;
 use hyc_plan::{Extent, Layout};
 
 use super::dispatch::{BY_ROW, GROUPED, dispatch, gather};
-use super::grouped_gemm::{BY_ROW_ROWS, Grouped, To, grouped, matrix};
+use super::grouped_gemm::{BY_ROW_ROWS, Grouped, To, grouped, matrix, tile_pairs};
 use super::panel;
 use super::router::{chosen, chosen_anew};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT, part};
@@ -45,16 +45,15 @@ pub fn down(k: &mut Kernel<'_, '_>, active: u64, ffn: u64, out: u64) {
     }
 }
 
-/// Most rows that are computed one by one: those of strips all are.
-fn rows_one_by_one(k: &Kernel<'_, '_>, stored: Stored) -> u64 {
-    let most = if stored == Stored::Tiles { BY_ROW_ROWS } else { u64::MAX };
-    most.min(k.spec.max_rows)
+/// Most rows that are computed one by one.
+fn rows_one_by_one(k: &Kernel<'_, '_>) -> u64 {
+    BY_ROW_ROWS.min(k.spec.max_rows)
 }
 
 /// `ExpertsUp` of `experts` experts in tiles or strips.
 fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, (in_features, ffn): (u64, u64), active: u64) {
     let stored = Stored::of(k.format("gate"));
-    let rows_at = pack_x_of(k, in_features, None, (&[BY_ROW], rows_one_by_one(k, stored)));
+    let rows_at = pack_x_of(k, in_features, None, (&[BY_ROW], rows_one_by_one(k)));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
     let shape = Shape::of_row((2, stored), Feed::Whole, in_features);
     k.function(
@@ -84,13 +83,13 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, (in_features, ffn): (u64, 
             });
         },
     );
-    if !k.wants(GROUPED) || stored != Stored::Tiles {
+    if !k.wants(GROUPED) {
         return;
     }
-    let d = dispatch(k, experts, active);
+    let d = dispatch(k, experts, active, tile_pairs(k, stored, experts, active));
     let sorted = gather(k, &d, "x", in_features, false);
     let aligned = ffn.is_multiple_of(4);
-    let products = Grouped { in_features, out: ffn, weight: "gate", up: Some("up"), sorted, aligned };
+    let products = Grouped { in_features, out: ffn, weight: "gate", up: Some("up"), sorted, stored, aligned };
     let (in_tiles, width) = (k.in_tiles("h"), active * ffn);
     let column = |e: &Emit<'c>, pair: Int<'c>| {
         let (row, slot) = e.div_rem(pair, active);
@@ -109,7 +108,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, (ffn, out):
     let (spec, stored) = (k.spec, Stored::of(k.format("down")));
     // In tiles a row's choices stand side by side; packed they stand one below the other.
     let in_tiles = k.in_tiles("h");
-    let rows_at = if in_tiles { TiledRows::Operand("h") } else { pack_choices(k, active, ffn, stored) };
+    let rows_at = if in_tiles { TiledRows::Operand("h") } else { pack_choices(k, active, ffn) };
     let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
     let shape = Shape::of_row((1, stored), Feed::Own, ffn);
     let name = part(BY_ROW);
@@ -182,13 +181,13 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, (ffn, out):
             e.store(e.operand("out"), at("out", output), e.fadd(sum, e.get_float(residual)).into());
         });
     });
-    if !k.wants(GROUPED) || stored != Stored::Tiles {
+    if !k.wants(GROUPED) {
         return;
     }
-    let d = dispatch(k, experts, active);
+    let d = dispatch(k, experts, active, tile_pairs(k, stored, experts, active));
     let sorted = gather(k, &d, "h", ffn, true);
     let aligned = out.is_multiple_of(4);
-    let of_pairs = Grouped { in_features: ffn, out, weight: "down", up: None, sorted, aligned };
+    let of_pairs = Grouped { in_features: ffn, out, weight: "down", up: None, sorted, stored, aligned };
     if !can_tile(out) {
         let products = k.scratch(4 * spec.max_rows * active * out);
         let pair = |e: &Emit<'c>, pair: Int<'c>| {
@@ -240,8 +239,8 @@ fn combine<'c>(k: &mut Kernel<'c, '_>, out: u64, products: Products<'_, 'c>) {
 }
 
 /// Adds the launch that packs each choice of the rows as a row of its own, for [`BY_ROW`].
-fn pack_choices(k: &mut Kernel<'_, '_>, active: u64, ffn: u64, stored: Stored) -> TiledRows {
-    let few = rows_one_by_one(k, stored);
+fn pack_choices(k: &mut Kernel<'_, '_>, active: u64, ffn: u64) -> TiledRows {
+    let few = rows_one_by_one(k);
     let to = TiledRows::Scratch(k.scratch(packed_bytes(few * active, ffn)));
     let (grid, variants) = (k.rows(active, 1), &[BY_ROW][..]);
     let rows = Packed { part: "_pack", grid, in_features: ffn, norm: None, to, variants };

@@ -1,8 +1,9 @@
 //! The products of many rows with the experts that each has chosen: tiles of `wgmma`, 128 pairs of one expert by 256
-//! outputs.
+//! outputs; of strips 64, 128 or 256 pairs by 128 outputs.
 //!
 //! ```text
 //! order: down the tiles of an expert, then along its outputs, then the next expert: a weight is read once from memory
+//!        of strips along the outputs first: what is read again is small, and both tiles of a pair share rows
 //! ```
 //! Floors: bytes of the experts that were chosen, where each has few pairs; operations of whole 64s of pairs, where it has
 //! many.
@@ -14,9 +15,24 @@ use crate::gpu::gemm::large_m::{store_tiles, value};
 use crate::gpu::gemm::matrices::Section;
 use crate::gpu::gemm::pack_rows::BLOCK_ROWS;
 use crate::gpu::gemm::stored::Stored;
+use crate::gpu::gemm::turned::Turned;
 use crate::gpu::gemm::wgmma::{Finish, Job, Tile, WIDE, wgmma};
+use crate::gpu::gemm::wgmma_strips::{self, wgmma_strips};
 use crate::gpu::isa::{Emit, Int, Ptr};
 use crate::gpu::tile::TiledRows;
+
+/// Pairs of a tile: of strips those of an expert where all have equally many, at most.
+pub fn tile_pairs(k: &Kernel<'_, '_>, stored: Stored, experts: u64, active: u64) -> u64 {
+    if stored == Stored::Tiles {
+        return BLOCK_ROWS;
+    }
+    // Some have more than others: where that would make a second tile of many, tiles are wider.
+    match k.spec.max_rows * active * 8 / 7 / experts.max(1) {
+        0..=64 => 64,
+        65..=128 => 128,
+        _ => 256,
+    }
+}
 
 /// Most rows that there is scratch for in [`BY_ROW`](super::dispatch::BY_ROW).
 pub const BY_ROW_ROWS: u64 = 16;
@@ -41,6 +57,8 @@ pub struct Grouped {
     pub up: Option<&'static str>,
     /// The pairs' inputs.
     pub sorted: TiledRows,
+    /// How weights lie.
+    pub stored: Stored,
     /// Whether all results of a pair begin at a multiple of 16 bytes.
     pub aligned: bool,
 }
@@ -55,18 +73,27 @@ pub enum To<'a, 'c> {
 
 /// Adds the function.
 pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_, 'c>) {
-    let Grouped { in_features, out, .. } = *g;
+    let Grouped { in_features, out, stored, .. } = *g;
     let two = g.up.is_some();
-    let each = if two { WIDE / 2 } else { WIDE };
+    let each = match stored {
+        Stored::Strips(_) => wgmma_strips::outputs(two),
+        Stored::Tiles if two => WIDE / 2,
+        Stored::Tiles => WIDE,
+    };
     let outputs = out.div_ceil(each);
     let tile = |e: &Emit<'c>, index: Int<'c>| {
         // An expert of n tiles has n times `outputs` indices, so that each of its own finds one of its entries.
         let entry = d.entry(e, e.div_rem(index, outputs).0);
         let inside = e.sub(index, e.mul_const(entry.first, outputs));
-        let tiles = e.div_rem(e.add_const(entry.pairs, BLOCK_ROWS as i64 - 1), BLOCK_ROWS).0;
-        let block = e.quotient(inside, tiles);
-        let row = e.mul_const(e.sub(inside, e.mul(block, tiles)), BLOCK_ROWS);
-        let weight = |name| matrix(e, (name, Stored::Tiles), entry.expert, (out, in_features));
+        let (row, block) = if stored == Stored::Tiles {
+            let tiles = e.div_rem(e.add_const(entry.pairs, d.tile as i64 - 1), d.tile).0;
+            let block = e.quotient(inside, tiles);
+            (e.sub(inside, e.mul(block, tiles)), block)
+        } else {
+            e.div_rem(inside, outputs)
+        };
+        let row = e.mul_const(row, d.tile);
+        let weight = |name| matrix(e, (name, stored), entry.expert, (out, in_features));
         Tile {
             section: Section {
                 number: e.int(0),
@@ -82,20 +109,38 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
             place: entry.place,
         }
     };
+    // Whether an expert has so many pairs, and the one of a row.
+    let pair = |e: &Emit<'c>, tile: &Tile<'c>, row: Int<'c>| {
+        let inside = e.lt(row, tile.rows);
+        let place = e.add(tile.place, e.min(row, e.add_const(tile.rows, -1)));
+        let pairs = e.at(e.scratch(), e.int(d.pair));
+        (inside, e.load_int(pairs, e.pick(inside, place, e.int(0))))
+    };
+    let count = |e: &Emit<'c>| e.mul_const(d.count(e), outputs);
+    if let Stored::Strips(codec) = stored {
+        let end = |e: &Emit<'c>, tile: &Tile<'c>, first: Int<'c>, sums: &Turned<'_, 'c>| match to {
+            To::Rows(to) => sums.write_rows(e, g.aligned, &|e, i| {
+                let (inside, pair) = pair(e, tile, e.add(tile.row, i));
+                Line { inside, to: e.at(to(e, pair), first), plus: None }
+            }),
+            To::Tiles(rows, width, place) => sums.write_tiles(e, (*rows, *width), &|e, i| {
+                let (inside, pair) = pair(e, tile, e.add(tile.row, i));
+                let (row, column) = place(e, pair);
+                (inside, row, e.add(column, first))
+            }),
+        };
+        let (rows, width, count) = (g.sorted, d.tile, &count);
+        let job = wgmma_strips::Job { in_features, rows, width, codec, count, tile: &tile, two, end: &end };
+        return wgmma_strips(k, "_grouped", &[GROUPED], &job);
+    }
     let begin = |e: &Emit<'c>, tile: Tile<'c>, row: Int<'c>, staging: Ptr<'c>| -> Finish<'_, 'c> {
         let first = e.mul_const(tile.section.block, each);
         let left = e.sub(e.int(out), first);
-        let pair = |e: &Emit<'c>, row: Int<'c>| {
-            let inside = e.lt(row, tile.rows);
-            let place = e.add(tile.place, e.min(row, e.add_const(tile.rows, -1)));
-            let pairs = e.at(e.scratch(), e.int(d.pair));
-            (inside, e.load_int(pairs, e.pick(inside, place, e.int(0))))
-        };
         let to = match to {
             To::Rows(to) => to,
             To::Tiles(rows, width, place) => {
                 let targets = [0, 8].map(|half| {
-                    let (inside, pair) = pair(e, e.add_const(e.add(row, e.lane_pair().0), half));
+                    let (inside, pair) = pair(e, &tile, e.add_const(e.add(row, e.lane_pair().0), half));
                     let (row, column) = place(e, pair);
                     (inside, row, e.add(column, first))
                 });
@@ -103,7 +148,7 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
             }
         };
         let lines = lanes_rows(e).map(|r| {
-            let (inside, pair) = pair(e, e.add(row, r));
+            let (inside, pair) = pair(e, &tile, e.add(row, r));
             Line { inside, to: e.at(to(e, pair), first), plus: None }
         });
         Box::new(move |e, sums| {
@@ -113,7 +158,6 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
             write(e, staging, &columns, &values, &lines);
         })
     };
-    let count = |e: &Emit<'c>| e.mul_const(d.count(e), outputs);
     wgmma(
         k,
         "_grouped",

@@ -98,6 +98,21 @@ impl<'c> Ring<'c> {
         self.advance(e);
     }
 
+    /// The producer's side of some lanes, each of which starts copies: `first` holds for the one that announces the bytes of all.
+    pub fn produce_together(
+        &self,
+        e: &Emit<'c>,
+        first: Int<'c>,
+        bytes: u64,
+        copy: impl FnOnce(&Emit<'c>, Int<'c>, Int<'c>),
+    ) {
+        let (stage, full, empty) = self.at(e);
+        e.barrier_wait(empty, e.sub(e.int(1), e.get(self.phase).into_int_value()));
+        e.when(first, |e| e.barrier_expect(full, bytes));
+        copy(e, stage, full);
+        self.advance(e);
+    }
+
     /// The side of producers who store for themselves: waits for the stage in hand to be empty, and returns it.
     pub fn empty(&self, e: &Emit<'c>) -> Int<'c> {
         let (stage, _, empty) = self.at(e);

@@ -1,4 +1,4 @@
-//! Weights of grouped codecs in strips: products of few rows, and of many as whole blocks of few.
+//! Weights of grouped codecs in strips: products of few rows, and of many.
 
 use std::collections::HashSet;
 
@@ -9,8 +9,8 @@ use super::projections::{EPILOGUES, Qkv, linear, qkv, rope};
 use super::tiled::{ERROR, SHAPES, tiled_caches};
 use super::{Case, MANY, Sequences, Store, case, sized};
 
-/// Rows of blocks of one, of eight and of 32, whole and not.
-const ROWS: [u64; 6] = [1, 2, 8, 9, 33, 130];
+/// Rows of blocks of one, of eight and of 16, and of tiles of 64 to 256, whole and not.
+const ROWS: [u64; 7] = [1, 2, 8, 9, 33, 130, 300];
 
 const INT4: Codec = Codec::Int4 { group: 64, zero: false };
 
@@ -108,7 +108,7 @@ fn mixtures() -> Vec<Case> {
         // Both halves have groups that strips take.
         for codec in [INT4, Codec::Int4 { group: 32, zero: true }, Codec::Int8 { group: 4096 }] {
             for spec in experts(sizes, Store::Strips(codec), MANY) {
-                for rows in [1, 5, 40] {
+                for rows in [1, 5, 40, 300] {
                     let small = experts_ == 12 && codec == INT4 && rows < 10;
                     cases.push(sized(case("experts strips", &spec, &[(0, rows)], ERROR), small));
                 }

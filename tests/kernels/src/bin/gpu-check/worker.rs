@@ -1,6 +1,7 @@
 //! The process that holds the GPU. Many threads make inputs and references and compare; one kernel runs at a
 //! time. What happens is told in lines of JSON, since a kernel that faults takes the process with it.
 
+use std::cell::OnceCell;
 use std::io::{BufRead, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -65,12 +66,17 @@ pub fn run(args: &Args, manifest: &Manifest, seed: u64) -> Result<(), String> {
     let numbers: Vec<usize> = std::io::stdin().lock().lines().map_while(read).collect();
     let gpu = Mutex::new(Gpu::open().map_err(|fault| fault.message)?);
     let code = Code::new(args, manifest.kernels.len());
+    let groups: Vec<&[usize]> = numbers.chunk_by(|a, b| manifest.same_case(*a, *b)).collect();
     let next = AtomicUsize::new(0);
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let work = || {
-        while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let done = catch_unwind(AssertUnwindSafe(|| check(args, manifest, &code, &gpu, *number, seed)));
-            say(&Line::Done(*number, done.unwrap_or_else(|_| Err(vec!["the check panicked".into()]))));
+        while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let inputs = OnceCell::new();
+            for number in *group {
+                let check = || check(args, manifest, (&code, &gpu), *number, (seed, &inputs));
+                let done = catch_unwind(AssertUnwindSafe(check));
+                say(&Line::Done(*number, done.unwrap_or_else(|_| Err(vec!["the check panicked".into()]))));
+            }
         }
     };
     std::thread::scope(|scope| {
@@ -81,13 +87,31 @@ pub fn run(args: &Args, manifest: &Manifest, seed: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// What a case begins with, and what comes of it: the same for all variants of its kernel.
+struct Inputs {
+    batch: Batch,
+    before: Vec<Memory>,
+    rows: Vec<u64>,
+    want: Vec<Memory>,
+}
+
+impl Inputs {
+    fn new(case: &Case, seed: u64) -> Inputs {
+        let mut rng = Rng::of(seed, &case.name());
+        let batch = case.batch(&mut rng);
+        let before = memory(&mut rng, &case.spec, &batch, case.fill);
+        let rows = sample_rows(&mut rng, &case.spec, &batch);
+        let want = run_reference(&case.spec, &batch, &before, &rows);
+        Inputs { batch, before, rows, want }
+    }
+}
+
 fn check(
     args: &Args,
     manifest: &Manifest,
-    code: &Code,
-    gpu: &Mutex<Gpu>,
+    (code, gpu): (&Code, &Mutex<Gpu>),
     number: usize,
-    seed: u64,
+    (seed, inputs): (u64, &OnceCell<Inputs>),
 ) -> Result<f64, Vec<String>> {
     if let Some(probe) = manifest.probe(number) {
         let kernel = &manifest.kernels[probe.kernel];
@@ -102,16 +126,12 @@ fn check(
     let entry = &manifest.cases[number];
     let (case, kernel) = (manifest.case(entry), &manifest.kernels[entry.kernel]);
     let image = code.image(entry.kernel, kernel).map_err(|message| vec![message])?;
-    let mut rng = Rng::of(seed, &case.name());
-    let batch = case.batch(&mut rng);
-    let before = memory(&mut rng, &case.spec, &batch, case.fill);
-    let rows = sample_rows(&mut rng, &case.spec, &batch);
-    let want = run_reference(&case.spec, &batch, &before, &rows);
+    let Inputs { batch, before, rows, want } = inputs.get_or_init(|| Inputs::new(&case, seed));
     let kernel = Variant { index: entry.kernel, kernel, name: &entry.variant, image };
     // Every other case meets a choice that comes late: what a kernel guesses of it is wrong.
-    let decoys = if number % 2 == 1 { decoys(&case.spec, &before) } else { Vec::new() };
-    let got = launch(args, gpu, number, &kernel, &batch, (&before, &decoys))?;
-    let step = Step { spec: &case.spec, batch: &batch, before: &before, want: &want, got: &got, rows: &rows };
+    let decoys = if number % 2 == 1 { decoys(&case.spec, before) } else { Vec::new() };
+    let got = launch(args, gpu, number, &kernel, batch, (before, &decoys))?;
+    let step = Step { spec: &case.spec, batch, before, want, got: &got, rows };
     step.check(&limits(&case))
 }
 

@@ -1,0 +1,352 @@
+//! Products of many rows with weights in strips: bound by the tensor cores, weights being numbers of bf16 in registers alone.
+//!
+//! ```text
+//! cluster: two blocks, as many as the chip has room for; each takes every so many pairs of tiles
+//! tile:    128 outputs (or 64 of each of two weights) x 64, 128 or 256 rows: two warp groups of 64 outputs, a warp 16; one warp that
+//!          keeps a ring of k tiles of the rows full, and one that does so with records of the weights
+//! k tile:  rows, 8 KiB for each 64, as they lie; where both tiles of a pair read the same, half by either block for both
+//! span:    four k tiles of the weights: eight records of one weight, or half records of two
+//! ```
+//! `wgmma` has weights on its left, from registers ([`fragments`](super::fragments)): those of the next k tile are made while the one before
+//! is multiplied. A warp's sums are 16 outputs by all rows, so results are [turned](super::turned) on their way.
+//! Floors of a tile: 2 x 128 x rows x K operations; 128 K codes from the second cache, and rows x K bf16, halved by the pair.
+
+use hyc_plan::pack::Half;
+use hyc_plan::{Codec, Extent, SPAN, STRIP, TILE};
+
+use super::epilogue::Line;
+use super::fragments::tiles_of_a_run;
+use super::matrices::{Product, Rows, To, blocks, section};
+use super::pack_rows::k_tiles;
+use super::stored::{Record, Stored};
+use super::turned::{STAGING_BYTES, Turned};
+use super::wgmma::{REGISTERS, THREADS, Tile};
+use crate::gpu::function::{Function, Kernel, part};
+use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, Var, WARP};
+use crate::gpu::tile::pipeline::Ring;
+use crate::gpu::tile::{TILE_BYTES, TiledRows};
+use crate::gpu::work_item::row_count;
+
+/// Warps that multiply.
+const WARPS: u64 = 8;
+/// Bytes of both rings.
+const RINGS: u64 = 204 << 10;
+
+/// What a function computes.
+pub struct Job<'a, 'c> {
+    pub in_features: u64,
+    pub rows: TiledRows,
+    /// Rows of a tile.
+    pub width: u64,
+    pub codec: Codec,
+    /// How many tiles there are.
+    pub count: &'a dyn Fn(&Emit<'c>) -> Int<'c>,
+    /// The tile of an index; its section's blocks are of [`outputs`]. Neighbours have the same rows where they can.
+    pub tile: &'a dyn Fn(&Emit<'c>, Int<'c>) -> Tile<'c>,
+    /// Whether there are two weights.
+    pub two: bool,
+    /// What is done with a warp's sums of a tile, from that output of the section on.
+    pub end: &'a dyn Fn(&Emit<'c>, &Tile<'c>, Int<'c>, &Turned<'_, 'c>),
+}
+
+/// Outputs that a tile has of each weight.
+pub fn outputs(two: bool) -> u64 {
+    if two { WARPS * STRIP / 2 } else { WARPS * STRIP }
+}
+
+/// Most rows of so many outputs that make no more tiles of 256 than half the multiprocessors.
+pub fn narrow_rows(out: u64, two: bool, multiprocessors: u64) -> u64 {
+    multiprocessors / 2 / out.div_ceil(outputs(two)) * 256
+}
+
+impl Job<'_, '_> {
+    /// Bytes of a k tile of the rows.
+    fn rows_bytes(&self) -> u64 {
+        self.width / TILE * TILE_BYTES
+    }
+
+    /// Bytes of a record: a warp's weights of a span.
+    fn record_bytes(&self) -> u64 {
+        2 * Half::of(self.codec).bytes()
+    }
+
+    /// Stages of the rows and of the weights.
+    fn stages(&self) -> (u64, u64) {
+        let rows = match self.width {
+            256 => 4,
+            128 => 6,
+            _ => 8,
+        };
+        let weights = (RINGS - rows * self.rows_bytes()) / (WARPS * self.record_bytes());
+        (rows, weights.min(4))
+    }
+}
+
+/// Adds the function of these variants, `part` being the end of its name.
+pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], job: &Job<'_, 'c>) {
+    let clusters = (k.multiprocessors / 2).max(1);
+    let grid = [Extent::fixed(2 * clusters), Extent::fixed(1)];
+    let (row_stages, weight_stages) = job.stages();
+    let weights_at = row_stages * job.rows_bytes();
+    let staging_at = weights_at + weight_stages * WARPS * job.record_bytes();
+    let shared = staging_at + WARPS * STAGING_BYTES + SHARED_SLACK;
+    let function = Function::new(part, grid, THREADS).of(variants).shared_bytes(shared).clusters(2);
+    k.function(function, |e| {
+        let dynamic = e.dynamic_shared();
+        let memory = e.shared_address(dynamic);
+        let weights = Ring::new(e, weight_stages, WARPS);
+        let rows = Ring::of_pair(e, row_stages, 2);
+        let (cluster, rank) = (e.div_rem(e.block_x(), 2).0, e.cluster_rank());
+        let pairs = e.div_rem(e.add_const((job.count)(e), 1), 2).0;
+        let (warp, lane) = (e.div_rem(e.thread(), WARP).0, e.lane());
+        // The tile of a block of the pair, and whether there is one; else it is the last one once more.
+        let tile = |e: &Emit<'c>, pair: Int<'c>, rank: Int<'c>| {
+            // Counted again: there is no register to keep it in.
+            let (index, count) = (e.add(e.mul_const(pair, 2), rank), (job.count)(e));
+            ((job.tile)(e, e.min(index, e.add_const(count, -1))), e.lt(index, count))
+        };
+        let copy_rows = |e: &Emit<'c>| {
+            e.each(cluster, pairs, clusters, |e, pair| {
+                let mine = tile(e, pair, rank).0;
+                let other = tile(e, pair, e.xor(rank, e.int(1))).0;
+                let first = |e: &Emit<'c>, tile: &Tile<'c>| e.add(tile.place, tile.row);
+                let shared = e.eq(first(e, &mine), first(e, &other));
+                let copies = RowCopies::new(e, job, &mine, rank);
+                e.each(e.int(0), e.int(k_tiles(job.in_features)), 1, |e, k| {
+                    rows.produce(e, job.rows_bytes(), |e, stage, full| {
+                        let to = e.add(memory, e.mul_const(stage, job.rows_bytes()));
+                        copies.start(e, (k, to, full), shared);
+                    });
+                });
+            });
+        };
+        let copy_weights = |e: &Emit<'c>| {
+            let bytes = job.record_bytes() / 2;
+            // A lane has a half record: of a warp's outputs, or of a weight's.
+            let (of, half) = e.div_rem(lane, 2);
+            let place = e.add_const(e.mul_const(lane, bytes), weights_at as i64);
+            e.each(cluster, pairs, clusters, |e, pair| {
+                let tile = tile(e, pair, rank).0;
+                let (stored, s) = (Stored::Strips(job.codec), tile.section);
+                let first = e.mul_const(s.block, outputs(job.two));
+                let (matrix, row) = match tile.up {
+                    Some(up) => (e.pick_ptr(e.eq(half, e.int(0)), s.matrix, up), e.mul_const(of, 8)),
+                    None => (s.matrix, e.mul_const(lane, 8)),
+                };
+                // There are whole strips.
+                let last = e.mul_const(e.div_rem(e.add_const(s.out, STRIP as i64 - 1), STRIP).0, STRIP);
+                let row = e.min(e.add(first, row), e.add_const(last, -8));
+                let from = stored.eight(e, matrix, row, job.in_features);
+                e.each(e.int(0), e.int(stored.stages(job.in_features)), 1, |e, span| {
+                    weights.produce_together(e, e.eq(lane, e.int(0)), 2 * WARPS * bytes, |e, stage, full| {
+                        let to = e.add(memory, e.mul_const(stage, 2 * WARPS * bytes));
+                        let at = e.mul_const(e.wide(span), stored.next());
+                        e.bulk_copy(e.add(to, place), e.byte_offset(from, at), bytes, full);
+                    });
+                });
+            });
+        };
+        let products = |e: &Emit<'c>| {
+            let staging = e.add_const(e.mul_const(warp, STAGING_BYTES), staging_at as i64);
+            let staging = e.byte_offset(dynamic, staging);
+            let records = e.add_const(e.mul_const(warp, job.record_bytes()), weights_at as i64);
+            let records = e.byte_offset(dynamic, records);
+            e.each(cluster, pairs, clusters, |e, pair| {
+                let sums: Vec<Var<'c>> = (0..job.width / 2).map(|_| e.float_var(0.0)).collect();
+                multiply(e, job, (&rows, memory), (&weights, records), &sums);
+                let (tile, there) = tile(e, pair, rank);
+                let tile = Tile { rows: e.pick(there, tile.rows, e.int(0)), ..tile };
+                let of_warp = e.mul_const(warp, if job.two { STRIP / 2 } else { STRIP });
+                let first = e.add(e.mul_const(tile.section.block, outputs(job.two)), of_warp);
+                let left = e.sub(tile.section.out, first);
+                (job.end)(e, &tile, first, &Turned { of: &sums, two: job.two, staging, left });
+            });
+        };
+        e.either(
+            e.lt(warp, e.int(WARPS)),
+            |e| {
+                e.take_registers(REGISTERS[1]);
+                products(e);
+            },
+            |e| {
+                e.give_registers(REGISTERS[0]);
+                e.when(e.eq(e.thread(), e.int(WARPS * WARP)), copy_rows);
+                e.when(e.and(e.eq(warp, e.int(WARPS + 1)), e.lt(lane, e.int(2 * WARPS))), copy_weights);
+            },
+        );
+        e.cluster_barrier();
+    });
+}
+
+/// A warp's sums over all k tiles.
+fn multiply<'c>(
+    e: &Emit<'c>,
+    job: &Job<'_, 'c>,
+    (rows, memory): (&Ring<'c>, Int<'c>),
+    (weights, records): (&Ring<'c>, Ptr<'c>),
+    sums: &[Var<'c>],
+) {
+    // The stage that the products under way read.
+    let last = e.var(e.minus_one().into());
+    let release = |e: &Emit<'c>| {
+        let last = e.get(last).into_int_value();
+        rows.release_stage(e, last, e.and(rows.speaks(e), e.ge(last, e.int(0))));
+    };
+    let span = |e: &Emit<'c>, count: u64| {
+        let stage = weights.full(e);
+        let at = e.byte_offset(records, e.mul_const(stage, WARPS * job.record_bytes()));
+        let record = Record::new(e, job.codec, at);
+        let shares = record.shares(e);
+        let each = tiles_of_a_run(job.codec);
+        for first in (0..count).step_by(each as usize) {
+            let run = record.run(e, first / each);
+            if first + each >= count {
+                e.warp_barrier();
+                weights.release(e, e.eq(e.lane(), e.int(0)));
+            }
+            for tile in first..count.min(first + each) {
+                let steps = record.steps(e, (&run, tile), &shares);
+                let stage = rows.full(e);
+                let right = e.descriptor(e.add(memory, e.mul_const(stage, job.rows_bytes())));
+                e.wgmma_registers_start(sums, &steps, right, &[0, 32, 64, 96]);
+                e.wgmma_wait(sums, 1);
+                release(e);
+                e.set(last, stage.into());
+                rows.advance(e);
+            }
+        }
+    };
+    let (tiles, each) = (k_tiles(job.in_features), SPAN / TILE);
+    let settle = |e: &Emit<'c>| {
+        e.wgmma_wait(sums, 0);
+        release(e);
+        e.set(last, e.minus_one().into());
+    };
+    e.each(e.int(0), e.int(tiles / each), 1, |e, _| span(e, each));
+    if !tiles.is_multiple_of(each) {
+        // What a loop has under way, ptxas does not follow out of it, and has all products behind it wait for each other.
+        settle(e);
+        span(e, tiles % each);
+    }
+    settle(e);
+}
+
+/// Where the k tiles of a tile's rows come from.
+struct RowCopies<'c> {
+    /// Place in a stage, address of the first, bytes.
+    pieces: Vec<(u64, Ptr<'c>, u64)>,
+    rank: Int<'c>,
+}
+
+impl<'c> RowCopies<'c> {
+    fn new(e: &Emit<'c>, job: &Job<'_, 'c>, tile: &Tile<'c>, rank: Int<'c>) -> RowCopies<'c> {
+        // Rows beyond the last 64 are those once more.
+        let last = e.div_rem(e.max(e.add_const(tile.rows, -1), e.int(0)), TILE).0;
+        let from = |i: u64| {
+            let block = e.min(e.add_const(e.div_rem(tile.row, TILE).0, i as i64), last);
+            job.rows.row(e, e.add(tile.place, e.mul_const(block, TILE)), job.in_features)
+        };
+        let pieces = match job.width / TILE {
+            1 => {
+                let half = TILE_BYTES / 2;
+                vec![(0, from(0), half), (half, e.byte_offset(from(0), e.int(half)), half)]
+            }
+            tiles => (0..tiles).map(|i| (i * TILE_BYTES, from(i), TILE_BYTES)).collect(),
+        };
+        RowCopies { pieces, rank }
+    }
+
+    /// Starts those of k tile `k` to `to`, counted by `full`. `shared`: the pair's other block does half of them.
+    fn start(&self, e: &Emit<'c>, (k, to, full): (Int<'c>, Int<'c>, Int<'c>), shared: Int<'c>) {
+        let at = e.mul_const(e.wide(k), TILE_BYTES);
+        let (first, second) = self.pieces.split_at(self.pieces.len() / 2);
+        e.either(
+            shared,
+            |e| {
+                let is_second = e.eq(self.rank, e.int(1));
+                for ((place, from, bytes), (other_place, other, _)) in first.iter().zip(second) {
+                    let from = e.byte_offset(e.pick_ptr(is_second, *other, *from), at);
+                    let place = e.pick(is_second, e.int(*other_place), e.int(*place));
+                    e.bulk_copy_to_both(e.add(to, place), from, *bytes, full);
+                }
+            },
+            |e| {
+                for (place, from, bytes) in &self.pieces {
+                    e.bulk_copy(e.add_const(to, *place as i64), e.byte_offset(*from, at), *bytes, full);
+                }
+            },
+        );
+    }
+}
+
+/// Adds the function of a variant of a product, whose tiles have `width` rows. The results of the matrices from each number on go
+/// where `ends` say, columns being among all.
+pub fn strips_large_m(
+    k: &mut Kernel<'_, '_>,
+    (variant, width): (&str, u64),
+    (p, codec): (&Product, Codec),
+    ends: &[(u64, To)],
+) {
+    let (spec, two) = (k.spec, p.up.is_some());
+    let columns = blocks(p, outputs(two));
+    let job = Job {
+        in_features: p.in_features,
+        rows: p.inputs.tiles,
+        width,
+        codec,
+        two,
+        count: &|e| {
+            let row_blocks = e.div_rem(e.add_const(row_count(e, spec), width as i64 - 1), width).0;
+            e.mul_const(row_blocks, columns)
+        },
+        tile: &|e, index| {
+            let (row, column) = e.div_rem(index, columns);
+            Tile {
+                section: section(e, p, column, outputs(two)),
+                up: p.up.map(|up| e.operand(up)),
+                outputs: column,
+                row: e.mul_const(row, width),
+                rows: row_count(e, spec),
+                place: e.int(0),
+            }
+        },
+        end: &|e, tile, first, sums| {
+            let number = tile.section.number;
+            for (i, (from, to)) in ends.iter().enumerate() {
+                let end = ends.get(i + 1).map_or(p.matrices.len() as u64, |next| next.0);
+                let here = e.and(e.ge(number, e.int(*from)), e.lt(number, e.int(end)));
+                e.when(here, |e| finish(e, (p, *to), tile, first, sums));
+            }
+        },
+    };
+    wgmma_strips(k, &part(variant), &[variant], &job);
+}
+
+/// Writes a warp's results, from output `first` of the section on.
+fn finish<'c>(e: &Emit<'c>, (p, to): (&Product, To), tile: &Tile<'c>, first: Int<'c>, sums: &Turned<'_, 'c>) {
+    // Where there are none, their addresses are those of others.
+    let first = e.pick(e.lt(e.int(0), sums.left), first, e.int(0));
+    let first = e.add(tile.section.column, first);
+    let row = |e: &Emit<'c>, i: Int<'c>| {
+        let row = e.add(tile.row, i);
+        (e.lt(row, tile.rows), row)
+    };
+    let to = match to {
+        To::Rows(to) => to,
+        To::Tiles(name) => {
+            return sums.write_tiles(e, (TiledRows::Operand(name), e.stride(name)), &|e, i| {
+                let (inside, row) = row(e, i);
+                (inside, row, first)
+            });
+        }
+    };
+    let strides = [Some(to), p.plus.map(Rows::Operand)].into_iter().flatten().map(|rows| rows.stride(e));
+    let sizes = p.matrices.iter().flat_map(|m| [m.column, m.out]);
+    let aligned = strides.chain(sizes).all(|n| n.is_multiple_of(4));
+    sums.write_rows(e, aligned, &|e, i| {
+        let (inside, row) = row(e, i);
+        let row = e.max(e.min(row, e.add_const(tile.rows, -1)), e.int(0));
+        let at = |rows: Rows| rows.at(e, row, first);
+        Line { inside, to: at(to), plus: p.plus.map(Rows::Operand).map(at) }
+    });
+}
