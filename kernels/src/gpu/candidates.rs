@@ -38,13 +38,13 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
             let two = op.epilogue == Epilogue::SwiGlu;
             let narrow = wgmma_strips::narrow_rows(op.out_features, two, u64::from(gpu.multiprocessors));
             let launches = if in_rows(spec, "x") { 2 } else { 1 };
-            of(spec, &of_strips(spec, (op.in_features, narrow), [launches; 2]))
+            of(spec, &of_strips(spec, (op.in_features, narrow), launches))
         }
         StepOp::QkvAppend(op) if in_strips(spec) => {
             let packs = u32::from(in_rows(spec, "x"));
-            let few = packs + if ends_in_registers(&op) { 1 } else { 2 };
+            let launches = packs + if ends_in_registers(&op) { 1 } else { 2 };
             let narrow = wgmma_strips::narrow_rows(columns(&op), false, u64::from(gpu.multiprocessors));
-            of(spec, &of_strips(spec, (op.in_features, narrow), [few, packs + 2]))
+            of(spec, &of_strips(spec, (op.in_features, narrow), launches))
         }
         StepOp::Linear(op) if in_tiles(spec) => {
             // Narrow tiles are for rows that make no more wide ones than half the multiprocessors.
@@ -143,12 +143,12 @@ fn product(spec: &KernelSpec, in_features: u64, [small, large]: [u32; 2]) -> [Ro
 }
 
 /// Those of a product of strips, of which `narrow` rows at most are better off in tiles of 128.
-fn of_strips(spec: &KernelSpec, (in_features, narrow): (u64, u64), [small, large]: [u32; 2]) -> Vec<Row> {
-    let [one, few, ..] = product(spec, in_features, [small, large]);
-    let mut rows = vec![one, few, (M16, (1, SMALL_M_ROWS), (9, 16), 16, small)];
+fn of_strips(spec: &KernelSpec, (in_features, narrow): (u64, u64), launches: u32) -> Vec<Row> {
+    let [one, few, ..] = product(spec, in_features, [launches; 2]);
+    let mut rows = vec![one, few, (M16, (1, SMALL_M_ROWS), (9, 16), 16, launches)];
     let usual = [(17, 64), (65, narrow), (narrow.max(64) + 1, ALL)];
     let tiles = MANY_ROWS_OF_STRIPS.into_iter().zip(usual);
-    rows.extend(tiles.map(|((name, tile), usual)| (name, (1, ALL), usual, tile, large)));
+    rows.extend(tiles.map(|((name, tile), usual)| (name, (1, ALL), usual, tile, launches)));
     rows
 }
 

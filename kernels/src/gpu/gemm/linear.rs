@@ -43,7 +43,7 @@ fn tiled(k: &mut Kernel<'_, '_>, in_features: u64, out: u64, norm: Option<f64>, 
     }
     if let Stored::Strips(codec) = stored {
         for tile in MANY_ROWS_OF_STRIPS {
-            strips_large_m(k, tile, (&product, codec), &[(0, product.to)]);
+            strips_large_m(k, tile, (&product, codec));
         }
         return;
     }

@@ -13,6 +13,7 @@ pub mod projections;
 pub mod qkv;
 pub mod qkv_large_m;
 pub mod qkv_small_m;
+pub mod qkv_wgmma_strips;
 mod rope;
 pub mod slice;
 pub mod small_m;

@@ -19,7 +19,7 @@ use super::small_m::small_m;
 use super::stored::Stored;
 use super::wgmma::WIDE;
 use super::wgmma_strips::strips_large_m;
-use super::{qkv_large_m, qkv_small_m};
+use super::{qkv_large_m, qkv_small_m, qkv_wgmma_strips};
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT};
 use crate::gpu::isa::WARP;
 use crate::gpu::paged_kv::{key_store, value_store};
@@ -48,16 +48,15 @@ pub fn parts(c: &QkvAppend) -> Vec<Part> {
 pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
     let spec = k.spec;
     let parts = parts(c);
-    // Gates' logits go where they belong, all else through scratch.
-    let through: Vec<Part> =
-        parts.iter().copied().filter(|part| !matches!(part.projection, Projection::Gate(_))).collect();
-    let columns: u64 = through.iter().map(|part| part.heads * part.dim).sum();
+    let columns: u64 = parts.iter().map(|part| part.heads * part.dim).sum();
     let of_strips = MANY_ROWS_OF_STRIPS.map(|(variant, _)| variant);
     let layout = k.layout("wq");
     let tiled = matches!(layout, Layout::Tiles { .. });
     let fused = (tiled || matches!(layout, Layout::Strips { .. })) && ends_in_registers(c);
-    let whole = qkv_tile(c).filter(|_| fused && tiled);
-    let scratch = if whole.is_some() { 0 } else { k.scratch(4 * columns * spec.max_rows) };
+    let whole = qkv_tile(c).filter(|_| fused);
+    // No function is left that has its results finished by another.
+    let alone = fused && (!tiled || whole.is_some());
+    let scratch = if alone { 0 } else { k.scratch(4 * columns * spec.max_rows) };
     match layout {
         Layout::Tiles { .. } | Layout::Strips { .. } => {
             let matrix =
@@ -70,7 +69,7 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
                 stored,
                 up: None,
                 inputs: pack_x(k, c.in_features, c.norm, (stored, large)),
-                to: To::Rows(if whole.is_some() {
+                to: To::Rows(if alone {
                     Rows::Operand("q")
                 } else {
                     Rows::Scratch { at: scratch, stride: columns }
@@ -85,12 +84,12 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
                 }
             }
             if let Stored::Strips(codec) = stored {
-                // Heads are turned behind the product.
-                let number = parts.len() - gates(c).count();
-                let gates = (number as u64..).zip(gates(c)).map(|(n, (_, name))| (n, To::operand(k, name)));
-                let ends: Vec<(u64, To)> = std::iter::once((0, product.to)).chain(gates).collect();
-                for tile in MANY_ROWS_OF_STRIPS {
-                    strips_large_m(k, tile, (&product, codec), &ends);
+                if fused {
+                    qkv_wgmma_strips::launches(k, c, &product, codec);
+                } else {
+                    for tile in MANY_ROWS_OF_STRIPS {
+                        strips_large_m(k, tile, (&product, codec));
+                    }
                 }
             } else if let Some(width) = whole {
                 let ends = qkv_large_m::Ends::new(k, c, product);
@@ -104,13 +103,12 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
         Layout::Panels { .. } => project(k, c, &parts, columns, scratch),
         Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
     }
-    if whole.is_some() {
+    if alone {
         return;
     }
-    let heads: u64 = through.iter().map(|p| p.heads).sum();
+    let heads: u64 = parts.iter().map(|p| p.heads).sum();
     let grid = [k.rows(1, 1), Extent::fixed(heads)];
-    let many = if tiled { &[WGMMA][..] } else { &of_strips };
-    let variants = if fused { many } else { &[] };
+    let variants: &[&str] = if fused { &[WGMMA] } else { &[] };
     // Positions and pages are looked up before the projections are through.
     k.function(Function::new("_append", grid, WARP).of(variants).waits_itself(), |e| {
         let (row, head) = (e.block_x(), e.block_y());
@@ -118,7 +116,7 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
         let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
         let table = angles(e, c.rope);
         let mut begin = 0;
-        for part in &through {
+        for part in &parts {
             let here = e.and(e.ge(head, e.int(begin)), e.lt(head, e.int(begin + part.heads)));
             let local = e.add_const(head, -(begin as i64));
             begin += part.heads;

@@ -24,6 +24,8 @@ pub struct Turned<'a, 'c> {
     pub staging: Ptr<'c>,
     /// How many outputs there are from its first on.
     pub left: Int<'c>,
+    /// Columns between its first eight outputs and the others.
+    pub gap: Int<'c>,
 }
 
 impl<'c> Turned<'_, 'c> {
@@ -64,6 +66,11 @@ impl<'c> Turned<'_, 'c> {
         (e.add_const(row, (i * 32 / pieces) as i64), e.mul_const(piece, each))
     }
 
+    /// The column of an output, from the first's on.
+    pub fn column(&self, e: &Emit<'c>, output: Int<'c>) -> Int<'c> {
+        e.add(output, e.pick(e.lt(output, e.int(8)), e.int(0), self.gap))
+    }
+
     /// Writes rows of f32 that `line` has the places of, by their number in the tile. `aligned`: all lines begin at a multiple of
     /// 16 bytes, and outputs are a multiple of four.
     pub fn write_rows(&self, e: &Emit<'c>, aligned: bool, line: &dyn Fn(&Emit<'c>, Int<'c>) -> Line<'c>) {
@@ -79,7 +86,7 @@ impl<'c> Turned<'_, 'c> {
             let added = |(_, first, line): &(Int<'c>, Int<'c>, Line<'c>)| {
                 let plus = line.plus.filter(|_| aligned)?;
                 let inside = e.and(line.inside, e.lt(*first, self.left));
-                Some(e.load4(plus, e.pick(inside, *first, e.int(0))))
+                Some(e.load4(plus, e.pick(inside, self.column(e, *first), e.int(0))))
             };
             let plus: Vec<Option<Chunk<'c>>> = places.iter().map(added).collect();
             e.warp_barrier();
@@ -93,18 +100,41 @@ impl<'c> Turned<'_, 'c> {
                     };
                     let inside = e.and(line.inside, e.lt(*first, self.left));
                     let words = plus.map_or(words, sum);
-                    e.when(inside, |e| e.store_words(line.to, *first, &words));
+                    e.when(inside, |e| e.store_words(line.to, self.column(e, *first), &words));
                     continue;
                 }
                 for (i, word) in (0..).zip(words) {
-                    let column = e.add_const(*first, i);
-                    e.when(e.and(line.inside, e.lt(column, self.left)), |e| {
+                    let output = e.add_const(*first, i);
+                    e.when(e.and(line.inside, e.lt(output, self.left)), |e| {
+                        let column = self.column(e, output);
                         let plus = line.plus.map(|plus| e.load(plus, column));
                         let value: Float<'c> = e.widen(word);
                         let value = plus.map_or(value, |plus| e.fadd(value, plus));
                         e.store(line.to, column, value.into());
                     });
                 }
+            }
+        }
+    }
+
+    /// Gives eight outputs of a row at once: the row's number in the tile, the first of the outputs, whether they are there (a
+    /// row beyond the step's, others say), and the results.
+    pub fn write_eights(
+        &self,
+        e: &Emit<'c>,
+        write: &dyn Fn(&Emit<'c>, (Int<'c>, Int<'c>, Int<'c>), &[Float<'c>]),
+    ) {
+        for round in 0..self.rounds() {
+            e.warp_barrier();
+            self.stage(e, round);
+            e.warp_barrier();
+            for i in 0..self.outputs() / 8 {
+                let (row, first) = self.place(e, 8, i);
+                let from = e.add(e.mul_const(row, self.stride()), first);
+                let eight = [0, 4].map(|more| e.load4(self.staging, e.add_const(from, more)));
+                let eight: Vec<Float<'c>> = eight.as_flattened().iter().map(|word| e.widen(*word)).collect();
+                let row = e.add_const(row, (round as u64 * ROUND) as i64);
+                write(e, (row, first, e.lt(first, self.left)), &eight);
             }
         }
     }
@@ -117,25 +147,18 @@ impl<'c> Turned<'_, 'c> {
         (rows, width): (TiledRows, u64),
         target: &dyn Fn(&Emit<'c>, Int<'c>) -> (Int<'c>, Int<'c>, Int<'c>),
     ) {
-        for round in 0..self.rounds() {
-            e.warp_barrier();
-            self.stage(e, round);
-            e.warp_barrier();
-            for i in 0..self.outputs() / 8 {
-                let (row, first) = self.place(e, 8, i);
-                let from = e.add(e.mul_const(row, self.stride()), first);
-                let eight = [0, 4].map(|more| e.load4(self.staging, e.add_const(from, more)));
-                let words: Vec<Int<'c>> = eight
-                    .as_flattened()
-                    .chunks(2)
-                    .map(|pair| e.pack_bf16(e.widen(pair[0]), e.widen(pair[1])))
-                    .collect();
-                let (inside, row, column) = target(e, e.add_const(row, (round as u64 * ROUND) as i64));
-                e.when(e.and(inside, e.lt(first, self.left)), |e| {
-                    let piece = e.div_rem(e.add(column, first), 8).0;
-                    e.store_words(rows.piece(e, row, piece, width), e.int(0), &words);
-                });
-            }
-        }
+        self.write_eights(e, &|e, (row, first, there), eight| {
+            let (inside, row, column) = target(e, row);
+            let words = packed(e, eight);
+            e.when(e.and(inside, there), |e| {
+                let piece = e.div_rem(e.add(column, self.column(e, first)), 8).0;
+                e.store_words(rows.piece(e, row, piece, width), e.int(0), &words);
+            });
+        });
     }
+}
+
+/// As bf16, two a word.
+pub fn packed<'c>(e: &Emit<'c>, values: &[Float<'c>]) -> Vec<Int<'c>> {
+    values.chunks(2).map(|pair| e.pack_bf16(pair[0], pair[1])).collect()
 }

@@ -5,7 +5,8 @@
 //! tile:    128 outputs (or 64 of each of two weights) x 64, 128 or 256 rows: two warp groups of 64 outputs, a warp 16; one warp that
 //!          keeps a ring of k tiles of the rows full, and one that does so with records of the weights
 //! k tile:  rows, 8 KiB for each 64, as they lie; where both tiles of a pair read the same, half by either block for both
-//! span:    four k tiles of the weights: eight records of one weight, or half records of two
+//! span:    four k tiles of the weights: eight records of one weight, or half records of two, or of both elements of pairs that
+//!          RoPE turns
 //! ```
 //! `wgmma` has weights on its left, from registers ([`fragments`](super::fragments)): those of the next k tile are made while the one before
 //! is multiplied. A warp's sums are 16 outputs by all rows, so results are [turned](super::turned) on their way.
@@ -16,7 +17,7 @@ use hyc_plan::{Codec, Extent, SPAN, STRIP, TILE};
 
 use super::epilogue::Line;
 use super::fragments::tiles_of_a_run;
-use super::matrices::{Product, Rows, To, blocks, section};
+use super::matrices::{Product, Rows, Section, To, blocks, section};
 use super::pack_rows::k_tiles;
 use super::stored::{Record, Stored};
 use super::turned::{STAGING_BYTES, Turned};
@@ -45,8 +46,21 @@ pub struct Job<'a, 'c> {
     pub tile: &'a dyn Fn(&Emit<'c>, Int<'c>) -> Tile<'c>,
     /// Whether there are two weights.
     pub two: bool,
-    /// What is done with a warp's sums of a tile, from that output of the section on.
-    pub end: &'a dyn Fn(&Emit<'c>, &Tile<'c>, Int<'c>, &Turned<'_, 'c>),
+    pub turns: Option<Turns>,
+    pub end: End<'a, 'c>,
+}
+
+/// What is done with a warp's sums of a tile, from that output of the section on.
+pub type End<'a, 'c> = &'a dyn Fn(&Emit<'c>, &Tile<'c>, Int<'c>, &Turned<'_, 'c>);
+
+/// Heads that RoPE turns: a warp has elements `8 i ..` of a head's first half as its first eight outputs, and of its second half
+/// as the others.
+#[derive(Clone, Copy)]
+pub struct Turns {
+    /// Elements of a head.
+    pub dim: u64,
+    /// How many of the matrices, from the first on, have such heads.
+    pub matrices: u64,
 }
 
 /// Outputs that a tile has of each weight.
@@ -68,6 +82,17 @@ impl Job<'_, '_> {
     /// Bytes of a record: a warp's weights of a span.
     fn record_bytes(&self) -> u64 {
         2 * Half::of(self.codec).bytes()
+    }
+
+    /// The first of a warp's outputs of a section, and the columns between its first eight and the others.
+    fn first<'c>(&self, e: &Emit<'c>, s: &Section<'c>, warp: Int<'c>) -> (Int<'c>, Int<'c>) {
+        let warp = e.add(e.mul_const(s.block, WARPS), warp);
+        let plain = e.mul_const(warp, if self.two { STRIP / 2 } else { STRIP });
+        let Some(Turns { dim, matrices }) = self.turns else { return (plain, e.int(0)) };
+        let (head, eight) = e.div_rem(warp, dim / STRIP);
+        let turned = e.add(e.mul_const(head, dim), e.mul_const(eight, 8));
+        let turns = e.lt(s.number, e.int(matrices));
+        (e.pick(turns, turned, plain), e.pick(turns, e.int(dim / 2 - 8), e.int(0)))
     }
 
     /// Stages of the rows and of the weights.
@@ -128,14 +153,15 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
             e.each(cluster, pairs, clusters, |e, pair| {
                 let tile = tile(e, pair, rank).0;
                 let (stored, s) = (Stored::Strips(job.codec), tile.section);
-                let first = e.mul_const(s.block, outputs(job.two));
+                let (first, gap) = job.first(e, &s, of);
+                let is_first = e.eq(half, e.int(0));
                 let (matrix, row) = match tile.up {
-                    Some(up) => (e.pick_ptr(e.eq(half, e.int(0)), s.matrix, up), e.mul_const(of, 8)),
-                    None => (s.matrix, e.mul_const(lane, 8)),
+                    Some(up) => (e.pick_ptr(is_first, s.matrix, up), first),
+                    None => (s.matrix, e.pick(is_first, first, e.add(e.add_const(first, 8), gap))),
                 };
                 // There are whole strips.
                 let last = e.mul_const(e.div_rem(e.add_const(s.out, STRIP as i64 - 1), STRIP).0, STRIP);
-                let row = e.min(e.add(first, row), e.add_const(last, -8));
+                let row = e.min(row, e.add_const(last, -8));
                 let from = stored.eight(e, matrix, row, job.in_features);
                 e.each(e.int(0), e.int(stored.stages(job.in_features)), 1, |e, span| {
                     weights.produce_together(e, e.eq(lane, e.int(0)), 2 * WARPS * bytes, |e, stage, full| {
@@ -157,9 +183,10 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
                 let (tile, there) = tile(e, pair, rank);
                 let tile = Tile { rows: e.pick(there, tile.rows, e.int(0)), ..tile };
                 let of_warp = e.mul_const(warp, if job.two { STRIP / 2 } else { STRIP });
-                let first = e.add(e.mul_const(tile.section.block, outputs(job.two)), of_warp);
-                let left = e.sub(tile.section.out, first);
-                (job.end)(e, &tile, first, &Turned { of: &sums, two: job.two, staging, left });
+                let before = e.add(e.mul_const(tile.section.block, outputs(job.two)), of_warp);
+                let left = e.sub(tile.section.out, before);
+                let (first, gap) = job.first(e, &tile.section, warp);
+                (job.end)(e, &tile, first, &Turned { of: &sums, two: job.two, staging, left, gap });
             });
         };
         e.either(
@@ -279,13 +306,18 @@ impl<'c> RowCopies<'c> {
     }
 }
 
-/// Adds the function of a variant of a product, whose tiles have `width` rows. The results of the matrices from each number on go
-/// where `ends` say, columns being among all.
-pub fn strips_large_m(
-    k: &mut Kernel<'_, '_>,
+/// Adds the function of a variant of a product, whose tiles have `width` rows. Results go where the product says.
+pub fn strips_large_m(k: &mut Kernel<'_, '_>, tile: (&str, u64), (p, codec): (&Product, Codec)) {
+    strips_large_m_with(k, tile, (p, codec), None, &|e, tile, first, sums| finish(e, p, tile, first, sums));
+}
+
+/// The same with an end of its own, and heads that turn.
+pub fn strips_large_m_with<'c>(
+    k: &mut Kernel<'c, '_>,
     (variant, width): (&str, u64),
     (p, codec): (&Product, Codec),
-    ends: &[(u64, To)],
+    turns: Option<Turns>,
+    end: End<'_, 'c>,
 ) {
     let (spec, two) = (k.spec, p.up.is_some());
     let columns = blocks(p, outputs(two));
@@ -295,6 +327,7 @@ pub fn strips_large_m(
         width,
         codec,
         two,
+        turns,
         count: &|e| {
             let row_blocks = e.div_rem(e.add_const(row_count(e, spec), width as i64 - 1), width).0;
             e.mul_const(row_blocks, columns)
@@ -310,20 +343,13 @@ pub fn strips_large_m(
                 place: e.int(0),
             }
         },
-        end: &|e, tile, first, sums| {
-            let number = tile.section.number;
-            for (i, (from, to)) in ends.iter().enumerate() {
-                let end = ends.get(i + 1).map_or(p.matrices.len() as u64, |next| next.0);
-                let here = e.and(e.ge(number, e.int(*from)), e.lt(number, e.int(end)));
-                e.when(here, |e| finish(e, (p, *to), tile, first, sums));
-            }
-        },
+        end,
     };
     wgmma_strips(k, &part(variant), &[variant], &job);
 }
 
 /// Writes a warp's results, from output `first` of the section on.
-fn finish<'c>(e: &Emit<'c>, (p, to): (&Product, To), tile: &Tile<'c>, first: Int<'c>, sums: &Turned<'_, 'c>) {
+pub fn finish<'c>(e: &Emit<'c>, p: &Product, tile: &Tile<'c>, first: Int<'c>, sums: &Turned<'_, 'c>) {
     // Where there are none, their addresses are those of others.
     let first = e.pick(e.lt(e.int(0), sums.left), first, e.int(0));
     let first = e.add(tile.section.column, first);
@@ -331,7 +357,7 @@ fn finish<'c>(e: &Emit<'c>, (p, to): (&Product, To), tile: &Tile<'c>, first: Int
         let row = e.add(tile.row, i);
         (e.lt(row, tile.rows), row)
     };
-    let to = match to {
+    let to = match p.to {
         To::Rows(to) => to,
         To::Tiles(name) => {
             return sums.write_tiles(e, (TiledRows::Operand(name), e.stride(name)), &|e, i| {

@@ -130,7 +130,17 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
             }),
         };
         let (rows, width, count) = (g.sorted, d.tile, &count);
-        let job = wgmma_strips::Job { in_features, rows, width, codec, count, tile: &tile, two, end: &end };
+        let job = wgmma_strips::Job {
+            in_features,
+            rows,
+            width,
+            codec,
+            count,
+            tile: &tile,
+            two,
+            turns: None,
+            end: &end,
+        };
         return wgmma_strips(k, "_grouped", &[GROUPED], &job);
     }
     let begin = |e: &Emit<'c>, tile: Tile<'c>, row: Int<'c>, staging: Ptr<'c>| -> Finish<'_, 'c> {
