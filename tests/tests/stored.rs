@@ -1,0 +1,286 @@
+//! Blocks of a GGUF file that are groups of a codec stay as they are: `hyc import --dtype stored`, the artefact's weights number by
+//! number, and what is said of blocks that are damaged.
+
+mod common;
+#[path = "common/gguf.rs"]
+mod file;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::hyc_binary;
+use file::one_tensor;
+use hyc::frontend::parse_model;
+use hyc::interp::Interpreter;
+use hyc::output::{Kept, Target};
+use hyc::source::{Block, Rows, TensorSource, WeightSource, Weights};
+use hyc::write::{self, Artefact};
+use hyc_plan::pack::{Packer, load_row};
+use hyc_plan::{Codec, Format, Layout, Plan, bind};
+use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
+use hyc_tests::card::Card;
+use hyc_tests::parity::{run, tokens};
+use hyc_tests::{Golden, relative_error, root};
+use safetensors::SafeTensors;
+
+fn hyc(args: &[&str]) -> Output {
+    Command::new(hyc_binary()).args(args).output().expect("hyc runs")
+}
+
+fn gguf(name: &str) -> PathBuf {
+    root().join(format!("tests/gguf/{name}.gguf"))
+}
+
+/// The description of a file, whose matrices stay, and what is said of them.
+fn imported(file: &Path, folder: &Path) -> (String, String) {
+    let description = folder.join("model.toml");
+    let (from, to) = (file.to_str().unwrap(), description.to_str().unwrap());
+    let output = hyc(&["import", from, "-o", to, "--dtype", "stored"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    (std::fs::read_to_string(description).unwrap(), said)
+}
+
+/// The files' numbers, by the model's names.
+fn source(description: &str) -> WeightSource {
+    let desc =
+        parse_model(Path::new("model.toml"), description).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    WeightSource::open(&desc.weights.files).unwrap().renamed(&desc.weights.names).unwrap()
+}
+
+/// A GPU's plan of a description, and its artefact with the files' weights.
+fn artefact(description: &str, out: &Path) -> Plan {
+    let plan = Card::default().plan(description);
+    let mut code = bind::lay_out_ptx(&plan, "");
+    bind::seal(&plan, &mut code);
+    let weights = Weights::Files(source(description));
+    let target = Target::new(out, &Kept::default()).unwrap();
+    write::artefact(&target, &Artefact::bare(&plan, &code), &weights, &mut |_| Ok(())).unwrap();
+    plan
+}
+
+/// Equal to the bit, but for the sign of a zero.
+fn same(found: &[f32], want: &[f32]) -> bool {
+    found.len() == want.len()
+        && found.iter().zip(want).all(|(a, b)| (a + 0.0).to_bits() == (b + 0.0).to_bits())
+}
+
+/// Each matrix that stays has, in the artefact's strips, the very numbers that the file's blocks stand for: with heads whose rows
+/// stand otherwise there (llama), with tensors that are cut (phi3), and beside matrices that cannot stay.
+#[test]
+fn an_artefact_has_the_numbers_of_the_file() {
+    for (name, codec) in [
+        ("llama.Q4_0", "int4(32)"),
+        ("llama.Q4_1", "int4z(32)"),
+        ("llama.Q8_0", "int8(32)"),
+        ("qwen2", "int8(32)"),
+        ("phi3", "int8(32)"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (description, said) = imported(&gguf(name), folder.path());
+        assert!(
+            said.contains(&format!(
+                "matrices stay in their blocks, as {codec}; the others become bf16: 1 of "
+            )),
+            "{said}"
+        );
+        let out = folder.path().join("model.hyc");
+        let plan = artefact(&description, &out);
+        let (bytes, source) = (std::fs::read(&out).unwrap(), source(&description));
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let stored = plan.weights.iter().filter(|weight| weight.format.codec.group().is_some());
+        let (mut count, mut block, mut want) = (0, Block::default(), Vec::new());
+        for weight in stored {
+            let (format, cols) = (weight.format, weight.format.layout.cols());
+            assert!(
+                format.codec.to_string() == codec && matches!(format.layout, Layout::Strips { .. }),
+                "{format:?}"
+            );
+            let packed = tensors.tensor(&weight.name).unwrap().data();
+            for row in 0..weight.shape[0] {
+                source.block(&weight.name, cols, row, 1, &mut block).unwrap();
+                block.to_f32(&mut want);
+                let found = load_row(format, packed, row, cols);
+                assert!(same(&found, &want), "{name}: {} {row}: {found:?}, not {want:?}", weight.name);
+            }
+            count += 1;
+        }
+        // All but the table, which a head that is tied is, too.
+        assert_eq!(count, plan.weights.iter().filter(|weight| weight.shape.len() > 1).count() - 1, "{name}");
+    }
+}
+
+/// The logits of an artefact whose matrices stayed are those of the values that ggml's package reads.
+#[test]
+fn the_logits_are_those_of_the_values() {
+    let golden = Golden::open(&root().join("tests/gguf/golden.safetensors"));
+    for kind in ["Q4_0", "Q4_1", "Q8_0"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (description, _) = imported(&gguf(&format!("llama.{kind}")), folder.path());
+        // The table has no codec of groups.
+        let description = description.replace("dtype = \"bf16\"", "dtype = \"f32\"");
+        let out = folder.path().join("model.hyc");
+        artefact(&description, &out);
+        // SAFETY: made here, and nobody changes it.
+        let model = std::sync::Arc::new(unsafe { Model::load(&out, &LoadOptions::default()) }.unwrap());
+        let options = SessionOptions { threads: Some(1), ..SessionOptions::default() };
+        let mut session = Session::with_kernels(model, Box::new(Interpreter), &options).unwrap();
+        let ours = run(&mut session, &tokens(&golden)).unwrap().logits;
+        let (_, theirs) = golden.f32(&format!("logits.{kind}")).unwrap();
+        let error = relative_error(&ours, &theirs);
+        assert!(error < 1.6e-6, "{kind}: logits differ by {error:.2e}");
+    }
+}
+
+/// Blocks of random bits in every layout that packing knows are the numbers that ggml's package says.
+#[test]
+fn blocks_are_packed_as_what_ggml_says() {
+    let golden = std::fs::read(root().join("tests/gguf/blocks.safetensors")).unwrap();
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, kind, codec) in [("Q4_0", 2, "int4(32)"), ("Q4_1", 3, "int4z(32)"), ("Q8_0", 8, "int8(32)")] {
+        let codec: Codec = codec.parse().unwrap();
+        let bytes = golden.tensor(&format!("{name}.bytes")).unwrap().data().to_vec();
+        let values = golden.tensor(&format!("{name}.values")).unwrap();
+        let want: Vec<f32> =
+            values.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let path = folder.path().join(name);
+        let (rows, cols) = (want.len() as u64 / 32, 32);
+        std::fs::write(&path, one_tensor(kind, [rows, cols], &bytes)).unwrap();
+        let source = WeightSource::open(&[path]).unwrap();
+        for layout in [
+            Layout::Strips { count: 1, out_features: rows, in_features: cols },
+            Layout::Panels { count: 1, out_features: rows, in_features: cols, group: rows },
+            Layout::Rows { rows, cols },
+        ] {
+            let format = Format { codec, layout };
+            let (mut packer, mut packed) = (Packer::new(format), Vec::new());
+            let (mut block, mut numbers) = (Block::default(), Vec::new());
+            for (first, count) in layout.bands() {
+                match source.rows("t", codec, (cols, first, count), &mut block, &mut numbers).unwrap() {
+                    Rows::Codes(codes, shared) => packer.push_codes(&codes, &shared, &mut packed),
+                    Rows::Numbers(_) => panic!("{name} is converted"),
+                }
+            }
+            packer.finish(&mut packed);
+            assert_eq!(packed.len() as u64, format.bytes(), "{format:?}");
+            let found: Vec<f32> = (0..rows).flat_map(|row| load_row(format, &packed, row, cols)).collect();
+            assert!(same(&found, &want), "{format:?}");
+        }
+    }
+}
+
+/// What another codec asks for is encoded anew, and so is a matrix that is multiplied.
+#[test]
+fn only_the_codec_itself_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let (description, _) = imported(&gguf("llama.Q8_0"), folder.path());
+    let scaled = description
+        .replace("[weights.formats]", "[weights.scale]\n\"output.weight\" = 0.5\n\n[weights.formats]");
+    let (mut block, mut numbers) = (Block::default(), Vec::new());
+    let mut taken = |source: &WeightSource, codec: &str| {
+        let rows =
+            source.rows("lm_head.weight", codec.parse().unwrap(), (32, 0, 4), &mut block, &mut numbers);
+        matches!(rows.unwrap(), Rows::Codes(..))
+    };
+    let plain = source(&description);
+    assert!(taken(&plain, "int8(32)"));
+    assert!(!taken(&plain, "int8(16)") && !taken(&plain, "int4(32)") && !taken(&plain, "fp8(32)"));
+    assert!(!taken(&source(&scaled), "int8(32)"));
+}
+
+/// Where a tensor's bytes begin in a file, and the bytes of its blocks of 32.
+fn place(file: &[u8], name: &str) -> (usize, usize) {
+    let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
+    let mut at = file.windows(name.len()).position(|bytes| bytes == name.as_bytes()).unwrap() - 8;
+    let (mut begin, mut size) = (0, 0);
+    // The list of tensors ends where a name would be empty, or long.
+    while (1..64).contains(&word(at)) {
+        let dims = at + 8 + word(at) as usize;
+        let kind = dims + 4 + 8 * file[dims] as usize;
+        if size == 0 {
+            let bytes = [(2, 18), (3, 20), (8, 34)];
+            size = bytes.iter().find(|(number, _)| *number == file[kind]).unwrap().1;
+            begin = word(kind + 4) as usize;
+        }
+        at = kind + 12;
+    }
+    (at.next_multiple_of(32) + begin, size)
+}
+
+/// Blocks whose scales are none are one error that names them; a file of which some rows were never written is found out.
+#[test]
+fn damaged_blocks_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged.gguf");
+    let said = |name: &str, block: u64, with: &[u8], format: &str| {
+        let whole = std::fs::read(gguf(&format!("llama.{name}"))).unwrap();
+        let (begin, size) = place(&whole, "blk.1.attn_k.weight");
+        let at = begin + block as usize * size;
+        let bytes = [&whole[..at], with, &whole[at + with.len()..]].concat();
+        std::fs::write(&path, bytes).unwrap();
+        let (description, _) = imported(&path, folder.path());
+        let name = "\"model.layers.{i}.self_attn.k_proj.weight\" = ";
+        let line = description.lines().find(|line| line.starts_with(name)).unwrap().to_string();
+        let changed = if format.is_empty() { line.clone() } else { format!("{name}\"{format}\"") };
+        let model = folder.path().join("changed.toml");
+        std::fs::write(&model, description.replace(&line, &changed)).unwrap();
+        let output = hyc(&["check", "--weights", model.to_str().unwrap()]);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let refused = |name: &str, block, with: &[u8], format: &str, words: &[&str]| {
+        let (code, err) = said(name, block, with, format);
+        assert_eq!(code, Some(3), "{name} {block} {format:?} {with:?}: {err}");
+        for word in
+            ["error: tensor `blk.1.attn_k.weight` in ", "damaged.gguf has ", "help: "].iter().chain(words)
+        {
+            assert!(err.contains(word), "{name}: no {word:?} in {err}");
+        }
+    };
+    // As f16 has them.
+    let [nan, infinite, zero, one, least] =
+        [0x7e00u16, 0x7c00, 0, 0x3c00, 0xfc00].map(|bits| bits.to_le_bytes());
+    for (name, format) in [("Q4_0", ""), ("Q4_1", ""), ("Q8_0", ""), ("Q8_0", "bf16"), ("Q4_1", "int8(64)")] {
+        // A row is a block.
+        refused(
+            name,
+            5,
+            &nan,
+            format,
+            &["the scale NaN in the block from row 5, column 0 on", "quantise the weights again"],
+        );
+        refused(name, 0, &infinite, format, &["the scale inf in the block from row 0, column 0 on"]);
+    }
+    refused(
+        "Q4_1",
+        2,
+        &[one, least].concat(),
+        "",
+        &["the least value -inf in the block from row 2, column 0 on"],
+    );
+    for name in ["Q4_0", "Q4_1", "Q8_0"] {
+        let words = [
+            "a scale of 0, and codes that it makes nothing of, in the block from row 3, column 0 on",
+            "gives this matrix bf16",
+        ];
+        refused(name, 3, &zero, "", &words);
+        // As the help says.
+        assert_eq!(said(name, 3, &zero, "bf16").0, Some(0), "{name}");
+    }
+    // Bytes of nothing: the smallest number of Q4_0's, and 0 of the others'.
+    refused("Q4_0", 3, &[0; 18], "", &["a scale of 0"]);
+    for (name, block) in
+        [("Q4_1", &[0; 20][..]), ("Q8_0", &[0; 34]), ("Q4_0", &[&[0, 0x80][..], &[0x88; 16]].concat())]
+    {
+        let (code, err) = said(name, 3, block, "");
+        assert_eq!(code, Some(0), "{name}: {err}");
+    }
+}
+
+#[test]
+fn a_folder_has_no_blocks() {
+    let folder = root().join("tests/families/llama");
+    let output = hyc(&["import", folder.to_str().unwrap(), "-o", "-", "--dtype", "stored"]);
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && err.contains("`--dtype stored` is of GGUF files"), "{err}");
+}
