@@ -3,16 +3,14 @@
 #![allow(clippy::print_stdout)] // A test's output is captured.
 
 mod common;
-#[path = "common/gguf.rs"]
-mod file;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
 use common::hyc_binary;
-use file::one_tensor;
 use hyc_runtime::{Model, Session, SessionOptions, TextStream, Tokenizer};
+use hyc_tests::gguf::one_tensor;
 use hyc_tests::parity::{run, tokens};
 use hyc_tests::{Golden, compiled_model, relative_error, root};
 

@@ -2,24 +2,20 @@
 //! number, and what is said of blocks that are damaged.
 
 mod common;
-#[path = "common/gguf.rs"]
-mod file;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::hyc_binary;
-use file::one_tensor;
 use hyc::frontend::parse_model;
 use hyc::interp::Interpreter;
-use hyc::output::{Kept, Target};
-use hyc::source::{Block, Rows, TensorSource, WeightSource, Weights};
-use hyc::write::{self, Artefact};
+use hyc::source::{Block, Rows, TensorSource, WeightSource};
 use hyc_plan::pack::{Packer, load_row};
-use hyc_plan::{Codec, Format, Layout, Plan, bind};
+use hyc_plan::{Codec, Format, Layout};
 use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
-use hyc_tests::card::Card;
+use hyc_tests::gguf::one_tensor;
 use hyc_tests::parity::{run, tokens};
+use hyc_tests::stored::{artefact, check, same, source};
 use hyc_tests::{Golden, relative_error, root};
 use safetensors::SafeTensors;
 
@@ -41,30 +37,6 @@ fn imported(file: &Path, folder: &Path) -> (String, String) {
     (std::fs::read_to_string(description).unwrap(), said)
 }
 
-/// The files' numbers, by the model's names.
-fn source(description: &str) -> WeightSource {
-    let desc =
-        parse_model(Path::new("model.toml"), description).unwrap_or_else(|e| panic!("{}", e.render(false)));
-    WeightSource::open(&desc.weights.files).unwrap().renamed(&desc.weights.names).unwrap()
-}
-
-/// A GPU's plan of a description, and its artefact with the files' weights.
-fn artefact(description: &str, out: &Path) -> Plan {
-    let plan = Card::default().plan(description);
-    let mut code = bind::lay_out_ptx(&plan, "");
-    bind::seal(&plan, &mut code);
-    let weights = Weights::Files(source(description));
-    let target = Target::new(out, &Kept::default()).unwrap();
-    write::artefact(&target, &Artefact::bare(&plan, &code), &weights, &mut |_| Ok(())).unwrap();
-    plan
-}
-
-/// Equal to the bit, but for the sign of a zero.
-fn same(found: &[f32], want: &[f32]) -> bool {
-    found.len() == want.len()
-        && found.iter().zip(want).all(|(a, b)| (a + 0.0).to_bits() == (b + 0.0).to_bits())
-}
-
 /// Each matrix that stays has, in the artefact's strips, the very numbers that the file's blocks stand for: with heads whose rows
 /// stand otherwise there (llama), with tensors that are cut (phi3), and beside matrices that cannot stay.
 #[test]
@@ -84,29 +56,10 @@ fn an_artefact_has_the_numbers_of_the_file() {
             )),
             "{said}"
         );
-        let out = folder.path().join("model.hyc");
-        let plan = artefact(&description, &out);
-        let (bytes, source) = (std::fs::read(&out).unwrap(), source(&description));
-        let tensors = SafeTensors::deserialize(&bytes).unwrap();
-        let stored = plan.weights.iter().filter(|weight| weight.format.codec.group().is_some());
-        let (mut count, mut block, mut want) = (0, Block::default(), Vec::new());
-        for weight in stored {
-            let (format, cols) = (weight.format, weight.format.layout.cols());
-            assert!(
-                format.codec.to_string() == codec && matches!(format.layout, Layout::Strips { .. }),
-                "{format:?}"
-            );
-            let packed = tensors.tensor(&weight.name).unwrap().data();
-            for row in 0..weight.shape[0] {
-                source.block(&weight.name, cols, row, 1, &mut block).unwrap();
-                block.to_f32(&mut want);
-                let found = load_row(format, packed, row, cols);
-                assert!(same(&found, &want), "{name}: {} {row}: {found:?}, not {want:?}", weight.name);
-            }
-            count += 1;
-        }
+        let count = check(&description, codec.parse().unwrap(), &folder.path().join("model.hyc"));
         // All but the table, which a head that is tied is, too.
-        assert_eq!(count, plan.weights.iter().filter(|weight| weight.shape.len() > 1).count() - 1, "{name}");
+        let desc = parse_model(Path::new("model.toml"), &description).unwrap();
+        assert_eq!(count, 7 * desc.layers.len() + usize::from(!desc.tie_embeddings), "{name}");
     }
 }
 

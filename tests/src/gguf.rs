@@ -1,4 +1,4 @@
-//! GGUF files, written and looked into by hand.
+//! GGUF files, written by hand.
 
 /// A file of one tensor `t` of `[rows, cols]`, of a type of that number.
 pub fn one_tensor(kind: u32, [rows, cols]: [u64; 2], bytes: &[u8]) -> Vec<u8> {
