@@ -142,23 +142,26 @@ fn only_the_codec_itself_is_taken() {
     assert!(!taken(&source(&scaled), "int8(32)"));
 }
 
-/// Where a tensor's bytes begin in a file, and the bytes of its blocks of 32.
-fn place(file: &[u8], name: &str) -> (usize, usize) {
+/// Number, name and bytes of the types of blocks of 32.
+const TYPES: [(u8, &str, usize); 4] = [(2, "Q4_0", 18), (3, "Q4_1", 20), (6, "Q5_0", 22), (8, "Q8_0", 34)];
+
+/// Where a tensor's type stands in a file, where its bytes begin, and the bytes of its blocks of 32.
+fn place(file: &[u8], name: &str) -> (usize, usize, usize) {
     let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
-    let mut at = file.windows(name.len()).position(|bytes| bytes == name.as_bytes()).unwrap() - 8;
-    let (mut begin, mut size) = (0, 0);
+    let named = [&(name.len() as u64).to_le_bytes()[..], name.as_bytes()].concat();
+    let mut at = file.windows(named.len()).position(|bytes| bytes == named).unwrap();
+    let (mut of, mut begin, mut size) = (0, 0, 0);
     // The list of tensors ends where a name would be empty, or long.
     while (1..64).contains(&word(at)) {
         let dims = at + 8 + word(at) as usize;
         let kind = dims + 4 + 8 * file[dims] as usize;
         if size == 0 {
-            let bytes = [(2, 18), (3, 20), (8, 34)];
-            size = bytes.iter().find(|(number, _)| *number == file[kind]).unwrap().1;
-            begin = word(kind + 4) as usize;
+            size = TYPES.iter().find(|(number, ..)| *number == file[kind]).unwrap().2;
+            (of, begin) = (kind, word(kind + 4) as usize);
         }
         at = kind + 12;
     }
-    (at.next_multiple_of(32) + begin, size)
+    (of, at.next_multiple_of(32) + begin, size)
 }
 
 /// Blocks whose scales are none are one error that names them; a file of which some rows were never written is found out.
@@ -168,7 +171,7 @@ fn damaged_blocks_are_named() {
     let path = folder.path().join("damaged.gguf");
     let said = |name: &str, block: u64, with: &[u8], format: &str| {
         let whole = std::fs::read(gguf(&format!("llama.{name}"))).unwrap();
-        let (begin, size) = place(&whole, "blk.1.attn_k.weight");
+        let (_, begin, size) = place(&whole, "blk.1.attn_k.weight");
         let at = begin + block as usize * size;
         let bytes = [&whole[..at], with, &whole[at + with.len()..]].concat();
         std::fs::write(&path, bytes).unwrap();
@@ -228,6 +231,48 @@ fn damaged_blocks_are_named() {
         let (code, err) = said(name, 3, block, "");
         assert_eq!(code, Some(0), "{name}: {err}");
     }
+}
+
+/// A file of several types: each matrix stays as it can, those of a layer that need one format have it, and their numbers are the
+/// file's.
+#[test]
+fn a_file_of_several_types_stays_as_it_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = std::fs::read(gguf("llama.Q8_0")).unwrap();
+    for (name, kind, blocks) in [
+        ("output.weight", "Q4_0", 64),
+        ("blk.0.ffn_down.weight", "Q4_1", 64),
+        ("blk.1.attn_v.weight", "Q5_0", 16),
+    ] {
+        // Smaller blocks in the place of the tensor's, with codes of any bits; scale and least value are 1/16 and a bit.
+        let (at, begin, _) = place(&bytes, name);
+        let (number, _, size) = TYPES.into_iter().find(|(_, name, _)| *name == kind).unwrap();
+        bytes[at] = number;
+        for (i, block) in bytes[begin..begin + blocks * size].chunks_mut(size).enumerate() {
+            block.iter_mut().zip(i..).for_each(|(byte, j)| *byte = (j * 37) as u8);
+            [block[1], block[3]] = [0x2c; 2];
+        }
+    }
+    // Beside the description its name would be relative.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let path = elsewhere.path().join("mixed.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let (description, said) = imported(&path, folder.path());
+    for line in [
+        "q, k and v, or gate and up, of layers 1 are of several types, and become bf16",
+        "12 of 16 matrices stay in their blocks, as int4(32), int4z(32), int8(32); the others become bf16: 1 of Q5_0, 3 of Q8_0",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    let lines = [
+        "\"lm_head.weight\" = \"int4(32)\"\n\"model.layers.1.mlp.down_proj.weight\" = \"int8(32)\"\n\
+         \"model.layers.{i}.mlp.down_proj.weight\" = \"int4z(32)\"\n",
+        "\"model.layers.1.self_attn.v_proj.weight\" = \"bf16\"\n\"model.layers.{i}.self_attn.v_proj.weight\" = \"int8(32)\"\n",
+    ];
+    lines.iter().for_each(|lines| assert!(description.contains(lines), "{description}"));
+    let counts = ["int4(32)", "int4z(32)", "int8(32)"]
+        .map(|codec| check(&description, codec.parse().unwrap(), &folder.path().join("mixed.hyc")));
+    assert_eq!(counts, [1, 1, 10]);
 }
 
 #[test]
