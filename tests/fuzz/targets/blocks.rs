@@ -56,7 +56,15 @@ fuzz_target!(|bytes: &[u8]| {
     let (rows, blocks) = (choose.count(8), choose.count(6));
     let codec = codec(choose, stored.codec());
     let cols = blocks * stored.elements();
-    let data: Vec<u8> = (0..rows * blocks * stored.bytes()).map(|_| choose.byte()).collect();
+    let mut data: Vec<u8> = (0..rows * blocks * stored.bytes()).map(|_| choose.byte()).collect();
+    for block in data.chunks_exact_mut(stored.bytes() as usize).filter(|block| block.len() > 4) {
+        // As some type has its scale or its least value: infinite, no number, zeros, the smallest and the largest.
+        if choose.byte() < 24 {
+            let at = choose.of(&[0, 2, 80, 82, 108, 208]) % (block.len() - 1);
+            let half: u16 = choose.of(&[0x7c00, 0xfc00, 0x7e00, 0, 0x8000, 1, 0x7bff]);
+            block[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+    }
     let path = folder().join("fuzzed.gguf");
     std::fs::write(&path, one_tensor(kind, [rows, cols], &data)).expect("is written");
     let source = WeightSource::open(&[path]).expect("is a file");
