@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::output::{Target, Whole};
-use crate::source::{Block, TensorSource, Weights};
+use crate::source::{Block, Rows, TensorSource, Weights};
 use crate::text::Text;
 use crate::tree::{self, Tree};
 
@@ -259,7 +259,7 @@ fn pack_weight(
     progress: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<()> {
     let (name, codec, layout) = (&weight.name, weight.format.codec, weight.format.layout);
-    let (mut packer, mut block, mut rows) = (Packer::new(weight.format), Block::default(), Vec::new());
+    let (mut packer, mut block, mut numbers) = (Packer::new(weight.format), Block::default(), Vec::new());
     let mut packed = Vec::new();
     let mut emit = |packed: &mut Vec<u8>| {
         sink(packed)?;
@@ -268,10 +268,9 @@ fn pack_weight(
         Ok(())
     };
     for (first, count) in layout.bands() {
-        source.rows(name, codec, (layout.cols(), first, count), &mut block, &mut rows)?;
-        match block.codes(codec) {
-            Some(codes) => packer.push_codes(codes, &[], &mut packed),
-            None => packer.push(&rows, &mut packed),
+        match source.rows(name, codec, (layout.cols(), first, count), &mut block, &mut numbers)? {
+            Rows::Codes(codes, shared) => packer.push_codes(&codes, &shared, &mut packed),
+            Rows::Numbers(numbers) => packer.push(numbers, &mut packed),
         }
         if packed.len() >= 1 << 20 {
             emit(&mut packed)?;

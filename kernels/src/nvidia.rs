@@ -6,8 +6,8 @@ use hyc_plan::ops::QkvAppend;
 use hyc_plan::pack::Half;
 use hyc_plan::table::Table;
 use hyc_plan::{
-    Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, RowRange, Slicer, StepOp,
-    Target, Variant,
+    Backend, CacheSpec, Codec, Format, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, OperandSpec,
+    RowRange, SPAN, Slicer, StepOp, Target, Variant,
 };
 
 use crate::lists::page_lists;
@@ -75,6 +75,29 @@ fn alike(weights: &[Layout]) -> bool {
     weights.windows(2).all(|pair| std::mem::discriminant(&pair[0]) == std::mem::discriminant(&pair[1]))
 }
 
+impl Nvidia {
+    /// Why weights in groups are not in strips, which alone its kernels read, where some are not.
+    fn not_in_strips(&self, spec: &KernelSpec) -> Option<String> {
+        spec.operands.iter().find_map(|operand| {
+            let OperandSpec::Weight(Format { codec, layout }) = operand else { return None };
+            let group = codec.group()?;
+            let (op, row) = (spec.op.name(), layout.cols());
+            match layout {
+                Layout::Strips { .. } => None,
+                Layout::Panels { .. } if !self.tensor_cores => {
+                    Some(format!("`{op}` reads weights of {codec} beside rows of bf16, and not beside those of f32"))
+                }
+                Layout::Panels { .. } => Some(format!(
+                    "{codec} of rows of {row}: groups of {group} are none of 32, 64, 128, multiples of {SPAN} and whole rows"
+                )),
+                Layout::Rows { .. } | Layout::Vector { .. } | Layout::Tiles { .. } => {
+                    Some(format!("`{op}` reads weights of f32 and bf16, and not of {codec}"))
+                }
+            }
+        })
+    }
+}
+
 impl Backend for Nvidia {
     fn target(&self) -> Target {
         Target::Nvidia(self.gpu)
@@ -126,6 +149,7 @@ impl Backend for Nvidia {
     }
 
     fn candidates(&self, spec: &KernelSpec) -> Result<Vec<Variant>, String> {
+        self.not_in_strips(spec).map_or(Ok(()), Err)?;
         let mut variants = (self.generator.candidates)(spec, &self.gpu)?;
         let code = |variant: &str| (self.generator.digest)(spec, variant, &self.gpu);
         self.table.fill(&self.card, spec, &mut variants, &code);

@@ -200,5 +200,9 @@ fn advice(graph: &Graph, spec: &KernelSpec) -> String {
             "weights of f32 and bf16 are for target `{target}`; those that share scales a GPU reads (`sm_90a`)"
         );
     }
+    let apart = |operand: &OperandSpec| matches!(operand, OperandSpec::Weight(f) if f.shares().is_some());
+    if spec.operands.iter().any(apart) {
+        return "give it another format: `hyc explain weights.quantise` says which a GPU takes".to_string();
+    }
     format!("choose a shape that target `{target}` has kernels for")
 }

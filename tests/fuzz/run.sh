@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 seconds=${1:-600}
 shift || true
-targets=${*:-model_toml text_ir artefact tokenizer checkpoint}
+targets=${*:-model_toml text_ir artefact tokenizer checkpoint packing blocks}
 root=$PWD/../..
 . "$root/setup.sh"
 cargo build --release --locked -p hyc --manifest-path "$root/Cargo.toml"
@@ -21,7 +21,7 @@ bin=$PWD/target/$host/release
 
 seeds=target/seeds
 rm -rf $seeds
-mkdir -p $seeds/model_toml $seeds/text_ir $seeds/artefact $seeds/tokenizer $seeds/checkpoint
+mkdir -p $seeds/model_toml $seeds/text_ir $seeds/artefact $seeds/tokenizer $seeds/checkpoint $seeds/packing $seeds/blocks
 cp "$root"/tests/configs/*/*.toml "$root"/tests/golden/*/model.toml $seeds/model_toml --backup=numbered
 cp "$root"/tests/families/*/config.json "$root"/tests/gguf/{llama.Q*,qwen2,phi3}.gguf $seeds/checkpoint --backup=numbered
 find "$root/tests/filetests" "$root/ir/graph/src" -name '*.hyir' -exec cp --backup=numbered {} $seeds/text_ir \;

@@ -6,11 +6,13 @@ pub mod card;
 pub mod directed;
 #[cfg(feature = "cuda")]
 pub mod first_gpu;
+pub mod gguf;
 pub mod guard;
 pub mod mutate;
 pub mod parity;
 pub mod retrieval;
 pub mod smollm2;
+pub mod stored;
 mod table;
 pub mod tokenizers;
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use common::hyc_binary;
 use hyc_runtime::{Model, Session, SessionOptions, TextStream, Tokenizer};
+use hyc_tests::gguf::one_tensor;
 use hyc_tests::parity::{run, tokens};
 use hyc_tests::{Golden, compiled_model, relative_error, root};
 
@@ -230,30 +231,6 @@ fn pieces_that_are_none_are_refused() {
     refused(b"tokenizer.ggml.model", 4 + 8, &unlike, "is of the kind `llamo`");
 }
 
-/// A file of one tensor, `[1, cols]`, of a type of that number.
-fn one_tensor(kind: u32, cols: u64, bytes: &[u8]) -> Vec<u8> {
-    let mut file = Vec::new();
-    let text = |file: &mut Vec<u8>, text: &str| {
-        file.extend((text.len() as u64).to_le_bytes());
-        file.extend(text.as_bytes());
-    };
-    file.extend(b"GGUF\x03\0\0\0");
-    file.extend(1u64.to_le_bytes());
-    file.extend(1u64.to_le_bytes());
-    text(&mut file, "general.architecture");
-    file.extend(8u32.to_le_bytes());
-    text(&mut file, "llama");
-    text(&mut file, "t");
-    file.extend(2u32.to_le_bytes());
-    file.extend(cols.to_le_bytes());
-    file.extend(1u64.to_le_bytes());
-    file.extend(kind.to_le_bytes());
-    file.extend(0u64.to_le_bytes());
-    file.resize(file.len().next_multiple_of(32), 0);
-    file.extend(bytes);
-    file
-}
-
 /// Blocks of random bits are the numbers that ggml's package says.
 #[test]
 fn blocks_stand_for_what_ggml_says() {
@@ -278,7 +255,7 @@ fn blocks_stand_for_what_ggml_says() {
         let want: Vec<f32> =
             values.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         let path = folder.path().join(name);
-        std::fs::write(&path, one_tensor(kind, want.len() as u64, &bytes)).unwrap();
+        std::fs::write(&path, one_tensor(kind, [1, want.len() as u64], &bytes)).unwrap();
         let source = WeightSource::open(&[path]).unwrap();
         let (mut block, mut found) = (Block::default(), Vec::new());
         source.block("t", want.len() as u64, 0, 1, &mut block).unwrap();

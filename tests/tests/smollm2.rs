@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::hyc_binary;
+use hyc_plan::Codec;
 use hyc_runtime::{Model, Session, SessionOptions};
 use hyc_tests::root;
 use hyc_tests::smollm2::{MARGIN, Theirs, greedy_choices};
+use hyc_tests::stored::check;
 
 /// Imports and compiles the file, in f32. `more` is put behind the description.
 fn compiled(folder: &Path, context: &str, more: &str) -> PathBuf {
@@ -43,6 +45,23 @@ fn greedy_choices_are_those_of_transformers_and_of_llama_cpp() {
         assert!(others.iter().all(|(.., margin)| *margin < MARGIN), "{whose}: {others:?}");
         assert!(worst < most, "{whose}: {worst:.2e}");
     }
+}
+
+/// Its matrices of Q4_1 are in an artefact for a GPU as the file has them.
+#[test]
+#[ignore = "needs the checkpoint: run-tests.sh fetches it"]
+fn blocks_stay_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = root().join("target/checkpoints/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let description = folder.path().join("smollm2.toml");
+    let [from, to] = [&file, &description].map(|path| path.to_str().unwrap());
+    let output = Command::new(hyc_binary()).args(["import", from, "-o", to, "--dtype", "stored"]).output();
+    assert!(output.expect("hyc runs").status.success());
+    let text = std::fs::read_to_string(&description).unwrap();
+    let out = folder.path().join("smollm2.hyc");
+    let count = check(&text, Codec::Int4 { group: 32, zero: true }, &out);
+    println!("{count} matrices, an artefact of {} bytes", out.metadata().unwrap().len());
+    assert_eq!(count, 7 * 30);
 }
 
 /// Three turns, the sequence kept between them.

@@ -22,6 +22,7 @@ use crate::{input, signal, terminal};
 /// Examples:
 ///   hyc import SmolLM2-135M -o smollm2.toml
 ///   hyc import SmolLM2-135M-Instruct.Q4_1.gguf -o smollm2.toml
+///   hyc import SmolLM2-135M-Instruct.Q4_1.gguf -o smollm2.toml --dtype stored
 ///   hyc import SmolLM2-135M -o sparse.toml --pattern 1:3 --top-k 512 --block 16
 ///   hyc import SmolLM2-135M -o sparse.toml --pattern 0,1,2,3,14,29 --top-k 512 --block 16
 ///   hyc import SmolLM2-135M -o sparse.toml --pattern auto:9 --text book.txt --top-k 512 --block 16
@@ -40,8 +41,9 @@ pub struct Args {
     /// Most tokens of a sequence; without it as many as the checkpoint says
     #[arg(long, value_name = "TOKENS")]
     context: Option<u64>,
-    /// Element type of matrices in the artefact; without it f32 for weights of f32 and f16, else bf16
-    #[arg(long, value_name = "TYPE", value_parser = ["bf16", "f32"])]
+    /// Element type of matrices in the artefact; without it f32 for weights of f32 and f16, else bf16. `stored` keeps a GGUF
+    /// file's matrices of Q4_0, Q4_1 and Q8_0 as they are, without a loss
+    #[arg(long, value_name = "TYPE", value_parser = ["bf16", "f32", "stored"])]
     dtype: Option<String>,
     /// What the model is compiled for, as `kind` of [target]
     #[arg(long, value_name = "TARGET")]
@@ -162,7 +164,9 @@ fn chosen(args: &Args, options: &Options, count: usize) -> Result<String> {
     let beside = beside.unwrap_or(Path::new("."));
     let folder = tempfile::tempdir_in(beside).map_err(|e| Error::io("write into", beside, e))?;
     let description = folder.path().join("model.toml");
-    let plain = Options { selection: None, target: None, ..options.clone() };
+    // Layers are chosen by this processor, in bf16 where blocks are to stay.
+    let dtype = options.dtype.clone().filter(|dtype| dtype != "stored");
+    let plain = Options { selection: None, target: None, dtype, ..options.clone() };
     let checkpoint =
         std::path::absolute(&args.checkpoint).map_err(|e| Error::io("find", &args.checkpoint, e))?;
     let imported = import::import(&checkpoint, Some(&description), &plain)?;

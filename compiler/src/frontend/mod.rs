@@ -7,6 +7,7 @@ mod diagnostic;
 mod eval;
 pub mod explain;
 mod ffn;
+mod formats;
 pub mod keys;
 mod model;
 mod model_toml;

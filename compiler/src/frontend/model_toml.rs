@@ -9,7 +9,9 @@ use super::desc::{AttentionDesc, AttentionKind, LayerDesc, ModelDesc};
 use super::diagnostic::{Diagnostic, Diagnostics, MOST};
 use super::model::Heads;
 use super::reader::{Faults, Section};
-use super::{attention, eval, ffn, keys, model, names, sampling, sparse, target, tokenizer, weights};
+use super::{
+    attention, eval, ffn, formats, keys, model, names, sampling, sparse, target, tokenizer, weights,
+};
 
 /// Reads a model description. `path` is named in faults, and files are found relative to its folder.
 pub fn parse_model(path: &Path, text: &str) -> Result<ModelDesc, Diagnostics> {
@@ -75,7 +77,8 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
     // Without [model] nobody can say which of the two is missing.
     let ffn = (model.present() || moe.present()).then(|| ffn::read(&model, &moe, layers, faults)).flatten();
     let interleaved = weights.get("interleaved").map(|value| value.span());
-    let mut weights = weights::read(folder, &weights, faults);
+    let weights_section = weights;
+    let mut weights = weights::read(folder, &weights_section, faults);
     let target = target::read(&target, weights.dtype, attention.as_ref(), faults);
     let tokenizer = tokenizer::read(folder, &tokenizer);
     let sampling = sampling::read(&sampling);
@@ -106,7 +109,7 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
             AttentionDesc { kind, heads, kv_heads, qk_dim, v_dim, rope, qkv_bias, qk_norm, gate, sink };
         LayerDesc { attention, ffn: ffn.of(layer) }
     };
-    Some(ModelDesc {
+    let desc = ModelDesc {
         name: base.name?,
         hidden: base.hidden?,
         vocab: base.vocab?,
@@ -119,7 +122,12 @@ fn read(folder: &Path, root: &DeTable<'_>, faults: &Faults) -> Option<ModelDesc>
         sampling,
         eval,
         target: target?,
-    })
+    };
+    // What has faults may be a model that nobody could build.
+    if faults.none() {
+        formats::check(&weights_section, &desc, faults);
+    }
+    Some(desc)
 }
 
 /// What stands at the top of the file is a section; a key there belongs into one.

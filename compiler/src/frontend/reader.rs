@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::diagnostic::Diagnostic;
 use super::keys::{MAX_SIZE, SectionKeys};
@@ -26,6 +26,11 @@ impl Faults {
         let full = self.list.borrow().len() >= MOST_KEPT;
         self.more.set(self.more.get() + usize::from(full));
         full
+    }
+
+    /// Whether none is known.
+    pub fn none(&self) -> bool {
+        self.list.borrow().is_empty()
     }
 
     /// Notes a fault.
@@ -111,6 +116,14 @@ impl<'a, 'i> Section<'a, 'i> {
     /// The raw value of a key.
     pub fn get(&self, key: &str) -> Option<&'a Spanned<DeValue<'i>>> {
         self.table.and_then(|t| t.iter().find(|(k, _)| k.get_ref() == key).map(|(_, v)| v))
+    }
+
+    /// The lines of a key that is a table, in the order in which they are written; none where it is something else.
+    pub fn table(&self, key: &str) -> Vec<(&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
+        let table = self.get(key).and_then(|value| value.get_ref().as_table());
+        let mut lines: Vec<_> = table.into_iter().flatten().collect();
+        lines.sort_by_key(|(name, _)| name.span().start);
+        lines
     }
 
     /// The fault of a value that is not what its key wants.

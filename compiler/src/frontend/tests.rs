@@ -41,6 +41,23 @@ fn invalid_descriptions_give_their_diagnostics() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Lines of `formats` are taken as they stand in the file, and not as they sort.
+#[test]
+fn the_first_line_that_fits_counts() {
+    let text = std::fs::read_to_string(&configs("valid")[0]).unwrap();
+    let name = "model.layers.0.self_attn.o_proj.weight";
+    let codec = |lines: &str| {
+        let text = format!("{text}\n[weights.formats]\n{lines}");
+        let desc =
+            parse_model(Path::new("model.toml"), &text).unwrap_or_else(|e| panic!("{}", e.render(false)));
+        desc.weights.formats.codec(name, &[64, 64], hyc_plan::Codec::F32).to_string()
+    };
+    let (one, all) = (format!("\"{name}\" = \"int8(32)\"\n"), "\"*.o_proj.weight\" = \"int4(32)\"\n");
+    assert_eq!(codec(&format!("{one}{all}")), "int8(32)");
+    assert_eq!(codec(all), "int4(32)");
+    assert_eq!(codec(""), "f32");
+}
+
 /// Damaged text gives diagnostics that can be laid out, never a panic.
 #[test]
 fn damaged_descriptions_do_not_panic() {

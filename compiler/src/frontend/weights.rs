@@ -138,13 +138,16 @@ fn read_names<T>(
 ) -> Vec<T> {
     let help = format!("write for example `{key} = {{ {example} }}`");
     let Some(value) = weights.get(key) else { return Vec::new() };
-    let Some(table) = value.get_ref().as_table() else {
-        let message = format!("`{key}` must be a table from names in the files to names of the model");
+    if !value.get_ref().is_table() {
+        let what = match key {
+            "formats" => "from names of the model to formats",
+            _ => "from names in the files to names of the model",
+        };
+        let message = format!("`{key}` must be a table {what}");
         faults.add(value.span(), message, "not a table", &help);
-        return Vec::new();
-    };
+    }
     let mut found = Vec::new();
-    for (from, to) in table {
+    for (from, to) in weights.table(key) {
         match parse(from.get_ref(), to.get_ref()) {
             Some(Ok(one)) => found.push(one),
             Some(Err(fault)) => faults.add(to.span(), format!("`{key}`: {fault}"), "in this line", &help),

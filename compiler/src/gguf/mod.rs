@@ -6,6 +6,7 @@
 
 mod reader;
 mod stored;
+mod taken;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::words::{place, shortened};
 use reader::{Fault, Reader};
 pub use stored::Stored;
+pub use taken::BlockFault;
 
 /// How a file begins.
 pub const MAGIC: &[u8; 4] = b"GGUF";

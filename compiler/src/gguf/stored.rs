@@ -1,9 +1,10 @@
-//! How GGUF stores numbers, and what they are.
+//! How GGUF stores numbers, and what they are. Those of safetensors have the same names.
 
 /// A type of tensors that is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Stored {
     /// IEEE binary32.
+    #[default]
     F32,
     /// IEEE binary16.
     F16,
@@ -127,7 +128,8 @@ impl Stored {
     }
 }
 
-fn f16(block: &[u8], at: usize) -> f32 {
+/// The f16 at a byte of a block.
+pub fn f16(block: &[u8], at: usize) -> f32 {
     half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 

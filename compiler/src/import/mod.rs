@@ -15,6 +15,7 @@ mod options;
 mod pieces;
 mod rope;
 mod sections;
+mod stored;
 mod tokens;
 mod vocabulary;
 
@@ -87,6 +88,10 @@ struct Draft<'a> {
 impl Draft<'_> {
     /// A folder as transformers writes it. Its weights.
     fn folder(&mut self, folder: &Path) -> Result<WeightSource> {
+        if self.options.dtype.as_deref() == Some(stored::WORD) {
+            let message = "`--dtype stored` is of GGUF files: a folder's weights are no blocks";
+            return Err(Error::new(ErrorKind::Usage, message).help("give `--dtype bf16` or `--dtype f32`"));
+        }
         let config = Config::read(&folder.join(CONFIG))?;
         let (rope, experts) = self.model(&config, folder)?;
         let files = weight_files(folder)?;
@@ -105,9 +110,14 @@ impl Draft<'_> {
     fn gguf(&mut self, path: &Path, at: Option<&Path>) -> Result<WeightSource> {
         let opened = gguf::open(path)?;
         let (rope, _) = self.model(&opened.config, path)?;
-        let dtype = self.options.dtype.as_deref().unwrap_or(if opened.quantised { "bf16" } else { "f32" });
+        let stored = self.options.dtype.as_deref() == Some(stored::WORD);
+        let asked = self.options.dtype.as_deref().filter(|_| !stored);
+        let dtype = asked.unwrap_or(if opened.quantised { "bf16" } else { "f32" });
         if opened.quantised && self.options.dtype.is_none() {
-            self.notes.push("its blocks stand for numbers that bf16 rounds (`--dtype f32` does not)".into());
+            self.notes.push(
+                "its blocks stand for numbers that bf16 rounds (`--dtype f32` does not, `--dtype stored` keeps blocks)"
+                    .into(),
+            );
         }
         let names = opened.rename.iter().map(|(from, to)| format!("\"{from}\" = \"{to}\"\n"));
         let names: String = names.collect();
@@ -124,11 +134,16 @@ impl Draft<'_> {
         if let Some(fused) = opened.fused {
             sections::split(&mut self.text, &opened.config, family::of(&opened.config)?, fused)?;
         }
+        let weights_end = self.text.len();
         if !self.options.no_tokenizer {
             self.vocabulary(&opened, at)?;
         }
         self.target(&opened.config, &rope)?;
         opened.config.all_asked()?;
+        if stored {
+            let formats = stored::formats(&self.text, path, dtype, &mut self.notes)?;
+            self.text.insert_str(weights_end, &formats);
+        }
         WeightSource::open(&[path.to_path_buf()])
     }
 

@@ -7,7 +7,8 @@ pub struct Options {
     pub name: Option<String>,
     /// Most tokens of a sequence; without it as many as the checkpoint says.
     pub context: Option<u64>,
-    /// Element type of matrices in the artefact, `bf16` or `f32`; without it f32 for f32 and f16, bf16 for bf16.
+    /// Element type of matrices in the artefact, `bf16` or `f32`; without it f32 for f32 and f16, bf16 for bf16. Or `stored`: a GGUF
+    /// file's matrices of Q4_0, Q4_1 and Q8_0 stay as they are, and the others have what they have without it.
     pub dtype: Option<String>,
     /// `cpu`, or a GPU.
     pub target: Option<String>,

@@ -1,57 +1,37 @@
-//! Rows of a tensor in their source's own encoding.
+//! Rows of a tensor as their source has them, and what they become for a codec.
 
-use hyc_plan::Codec;
+use std::borrow::Cow;
 
-use crate::error::Result;
+use hyc_plan::{Codec, Shared};
 
-/// How a source stores numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Encoding {
-    /// IEEE binary32.
-    #[default]
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// IEEE binary16.
-    F16,
-}
-
-impl Encoding {
-    /// Of a safetensors dtype, where it is one that models are stored in.
-    pub fn of_dtype(dtype: &str) -> Option<Encoding> {
-        match dtype {
-            "F32" => Some(Encoding::F32),
-            "BF16" => Some(Encoding::Bf16),
-            "F16" => Some(Encoding::F16),
-            _ => None,
-        }
-    }
-
-    /// Bytes of a number.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Encoding::F32 => 4,
-            Encoding::Bf16 | Encoding::F16 => 2,
-        }
-    }
-
-    /// The codec whose codes these are.
-    fn codec(self) -> Option<Codec> {
-        match self {
-            Encoding::F32 => Some(Codec::F32),
-            Encoding::Bf16 => Some(Codec::Bf16),
-            Encoding::F16 => None,
-        }
-    }
-}
+use crate::error::{Error, Result};
+use crate::gguf::{BlockFault, Stored};
 
 /// Rows of a tensor, one after the other, as their source has them.
 #[derive(Debug, Default)]
 pub struct Block {
     /// How.
-    pub encoding: Encoding,
+    pub stored: Stored,
     /// The numbers.
     pub bytes: Vec<u8>,
+}
+
+/// Rows for a codec.
+#[derive(Debug)]
+pub enum Rows<'b> {
+    /// Numbers that it takes.
+    Numbers(&'b [f32]),
+    /// They are of this codec already: codes, each in bytes of its own, and what their groups share.
+    Codes(Cow<'b, [u8]>, Vec<Shared>),
+}
+
+/// Why a codec does not take a tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Unfit {
+    /// A number that is not finite, or not once it is stored.
+    Number(f32),
+    /// What the block that begins there shares.
+    Block(BlockFault),
 }
 
 /// Gives tensors by the model's names, some rows at a time.
@@ -60,24 +40,35 @@ pub trait TensorSource {
     /// Errors: there is no such tensor; it cannot be read.
     fn block(&self, name: &str, cols: u64, first: u64, count: u64, out: &mut Block) -> Result<()>;
 
-    /// The error of element `at` of a tensor, `x`, which a codec does not take.
-    fn unfit(&self, name: &str, codec: Codec, at: u64, x: f32) -> crate::error::Error;
+    /// The error of element `at` of a tensor, which a codec does not take.
+    fn unfit(&self, name: &str, codec: Codec, at: u64, why: Unfit) -> Error;
 
-    /// Rows as f32 into `out`. Errors: those of [`TensorSource::block`]; an element that is not finite, or not once it is
-    /// stored by `codec`.
-    fn rows(
+    /// Rows for a codec; `block` and `numbers` hold them. What is of the codec already passes as it is. Errors: those of
+    /// [`TensorSource::block`]; what is unfit.
+    fn rows<'b>(
         &self,
         name: &str,
         codec: Codec,
         (cols, first, count): (u64, u64, u64),
-        block: &mut Block,
-        out: &mut Vec<f32>,
-    ) -> Result<()> {
+        block: &'b mut Block,
+        numbers: &'b mut Vec<f32>,
+    ) -> Result<Rows<'b>> {
         self.block(name, cols, first, count, block)?;
-        block.to_f32(out);
-        match out.iter().position(|x| !codec.takes(*x)) {
-            None => Ok(()),
-            Some(at) => Err(self.unfit(name, codec, first * cols + at as u64, out[at])),
+        let error = |at: u64, why| Err(self.unfit(name, codec, first * cols + at, why));
+        let same = block.stored.codec() == Some(codec);
+        let taken = same && codec.group().is_some();
+        if let Some((at, fault)) = block.stored.fault(&block.bytes, taken) {
+            return error(at * block.stored.elements(), Unfit::Block(fault));
+        }
+        if taken {
+            let (codes, shared) = block.stored.take(&block.bytes);
+            return Ok(Rows::Codes(codes.into(), shared));
+        }
+        block.to_f32(numbers);
+        match (0..).zip(&*numbers).find(|(_, x)| !codec.takes(**x)) {
+            Some((at, x)) => error(at, Unfit::Number(*x)),
+            None if same => Ok(Rows::Codes(Cow::Borrowed(&block.bytes), Vec::new())),
+            None => Ok(Rows::Numbers(numbers)),
         }
     }
 }
@@ -87,10 +78,11 @@ impl Block {
     pub fn to_f32(&self, out: &mut Vec<f32>) {
         out.clear();
         let (halves, _) = self.bytes.as_chunks::<2>();
-        match self.encoding {
-            Encoding::F32 => out.extend(self.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
-            Encoding::Bf16 => out.extend(halves.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32())),
-            Encoding::F16 => out.extend(halves.iter().map(|b| half::f16::from_le_bytes(*b).to_f32())),
+        match self.stored {
+            Stored::F32 => out.extend(self.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
+            Stored::Bf16 => out.extend(halves.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32())),
+            Stored::F16 => out.extend(halves.iter().map(|b| half::f16::from_le_bytes(*b).to_f32())),
+            blocks => blocks.decode(&self.bytes, &mut |x| out.push(x)),
         }
     }
 
@@ -100,11 +92,6 @@ impl Block {
         self.to_f32(&mut numbers);
         self.bytes.clear();
         self.bytes.extend(numbers.iter().flat_map(|x| ((f64::from(*x) * by) as f32).to_le_bytes()));
-        self.encoding = Encoding::F32;
-    }
-
-    /// The numbers as codes of `codec`, where they are that already.
-    pub fn codes(&self, codec: Codec) -> Option<&[u8]> {
-        (self.encoding.codec() == Some(codec)).then_some(&self.bytes)
+        self.stored = Stored::F32;
     }
 }

@@ -4,6 +4,7 @@
 //! takes a few MB: see [`TensorSource`].
 
 mod block;
+mod expected;
 mod header;
 mod index;
 mod names;
@@ -12,22 +13,27 @@ pub(crate) mod random;
 mod rename;
 mod sniff;
 mod split;
+mod tensor;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use hyc_ir::{Graph, Op, Type, op};
 use hyc_plan::{Codec, Plan};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::gguf::{self, Stored};
+use crate::gguf;
 use crate::words::{listed, place, shortened};
+use expected::advice;
 use header::Entry;
 use index::Index;
+use tensor::{OpenFile, Tensor, cut, pairs, stacked};
 
-pub use block::{Block, Encoding, TensorSource};
+pub use crate::gguf::{BlockFault, Stored};
+pub use block::{Block, Rows, TensorSource, Unfit};
+pub use expected::Expected;
+pub(crate) use names::generalised;
 pub use names::{Names, Stack};
 pub use pattern::Pattern;
 pub use rename::Rename;
@@ -62,7 +68,7 @@ impl TensorSource for Weights {
         match self {
             Weights::Files(files) => files.block(name, cols, first, count, out),
             Weights::Random { seed } => {
-                out.encoding = Encoding::F32;
+                out.stored = Stored::F32;
                 random::rows(*seed, name, cols, first, count, &mut out.bytes);
                 Ok(())
             }
@@ -70,11 +76,11 @@ impl TensorSource for Weights {
         }
     }
 
-    fn unfit(&self, name: &str, codec: Codec, at: u64, x: f32) -> Error {
+    fn unfit(&self, name: &str, codec: Codec, at: u64, why: Unfit) -> Error {
         match self {
-            Weights::Files(files) => files.unfit(name, codec, at, x),
+            Weights::Files(files) => files.unfit(name, codec, at, why),
             Weights::Random { .. } | Weights::Absent => {
-                Error::new(ErrorKind::Internal, format!("element {at} of `{name}` is {x}"))
+                Error::new(ErrorKind::Internal, format!("element {at} of `{name}`: {why:?}"))
             }
         }
     }
@@ -82,66 +88,10 @@ impl TensorSource for Weights {
 
 /// The tensors of all weight files of a model, by the model's names.
 pub struct WeightSource {
-    files: Vec<(PathBuf, File)>,
+    files: Vec<OpenFile>,
     tensors: BTreeMap<String, Tensor>,
     /// Tensors that are left out, to the pattern that says so.
     ignored: BTreeMap<String, String>,
-}
-
-struct Tensor {
-    file: usize,
-    entry: Entry,
-    /// Name in the file.
-    name: String,
-    /// What follows its rows, of tensors that are stacked: file and entry of each.
-    more: Vec<(usize, Entry)>,
-    /// Rows of the file's tensor before its first one.
-    before: u64,
-    /// Rows of a head, where the two elements of each pair that turns stand side by side and not in halves.
-    pairs: Option<u64>,
-    /// What its numbers are multiplied by.
-    scale: Option<f64>,
-}
-
-/// A tensor that a model needs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Expected {
-    /// The model's name for it.
-    pub name: String,
-    /// Shape.
-    pub shape: Vec<u64>,
-    /// How its numbers are stored in the artefact.
-    pub codec: Codec,
-}
-
-impl Expected {
-    /// The weights of a plan.
-    pub fn of_plan(plan: &Plan) -> Vec<Expected> {
-        let weight = |w: &hyc_plan::Weight| Expected {
-            name: w.name.clone(),
-            shape: w.shape.clone(),
-            codec: w.format.codec,
-        };
-        plan.weights.iter().map(weight).collect()
-    }
-
-    /// The weights of a graph.
-    pub fn of_graph(graph: &Graph) -> Vec<Expected> {
-        let results = graph.ops().filter(|id| graph.op(*id).op == (Op::Weight(op::Weight {})));
-        results
-            .filter_map(|id| {
-                let value = *graph.op(id).results.first()?;
-                let Type::Weight { codec, dims } = graph.ty(value) else { return None };
-                Some(Expected { name: graph.name(value).to_string(), shape: dims.clone(), codec: *codec })
-            })
-            .collect()
-    }
-
-    /// Elements of a row, as [`TensorSource`] counts them, and rows.
-    fn rows(&self) -> (u64, u64) {
-        let cols = self.shape.last().copied().unwrap_or(1);
-        (cols, self.shape.iter().rev().skip(1).product())
-    }
 }
 
 impl WeightSource {
@@ -211,9 +161,17 @@ impl WeightSource {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// How a tensor's numbers are stored, where it is of a type that is read, and they are not multiplied.
+    pub fn stored(&self, name: &str) -> Option<Stored> {
+        self.tensors
+            .get(name)
+            .filter(|tensor| tensor.scale.is_none())
+            .and_then(|tensor| Stored::named(&tensor.entry.dtype))
+    }
+
     /// Whether a tensor's numbers are f32.
     pub fn is_f32(&self, name: &str) -> bool {
-        self.tensors.get(name).is_some_and(|tensor| tensor.entry.dtype == "F32")
+        self.stored(name) == Some(Stored::F32)
     }
 
     /// The files that were opened, shards in place of their index.
@@ -283,7 +241,7 @@ impl WeightSource {
                     faults.push(format!("missing: `{}` {:?}", want.name, want.shape));
                     missing.push(want.name.as_str());
                 }
-                (Some(tensor), _) => faults.extend(unlike(tensor, want)),
+                (Some(tensor), _) => faults.extend(tensor.unlike(want)),
             }
         }
         let names: std::collections::HashSet<&str> = expected.iter().map(|e| e.name.as_str()).collect();
@@ -328,92 +286,19 @@ impl WeightSource {
 
 impl TensorSource for WeightSource {
     fn block(&self, name: &str, cols: u64, first: u64, count: u64, out: &mut Block) -> Result<()> {
-        let Some(tensor) = self.tensors.get(name) else {
-            return Err(Error::input(format!("no tensor is named `{name}`")));
-        };
-        let dtype = tensor.entry.dtype.as_str();
-        let Some(stored) = Stored::named(dtype) else {
-            return Err(Error::input(format!("dtype of `{name}` is {dtype}, not {READ}")));
-        };
-        let row = cols / stored.elements() * stored.bytes();
-        out.bytes.resize((count * row) as usize, 0);
-        let read = |bytes: &mut [u8], (file, entry): (usize, &Entry), first: u64| {
-            let (path, file) = &self.files[file];
-            file.read_exact_at(bytes, entry.bytes.start + first * row).map_err(|e| Error::io("read", path, e))
-        };
-        let own = (tensor.file, &tensor.entry);
-        match tensor.pairs {
-            None if tensor.more.is_empty() => read(&mut out.bytes, own, first)?,
-            None => {
-                let parts: Vec<_> =
-                    [own].into_iter().chain(tensor.more.iter().map(|(f, e)| (*f, e))).collect();
-                // Rows of one part.
-                let each =
-                    (tensor.entry.shape.iter().rev().skip(1).product::<u64>() / parts.len() as u64).max(1);
-                let mut left = &mut out.bytes[..];
-                let mut at = first;
-                while !left.is_empty() {
-                    let (part, inside) = ((at / each) as usize, at % each);
-                    let rows = (each - inside).min(left.len() as u64 / row.max(1));
-                    let (now, rest) = left.split_at_mut((rows * row) as usize);
-                    read(now, parts[part], inside)?;
-                    (left, at) = (rest, at + rows);
-                }
-            }
-            Some(head) => {
-                let mut rows = out.bytes.chunks_exact_mut(row.max(1) as usize).zip(first..);
-                rows.try_for_each(|(bytes, row)| read(bytes, own, side_by_side(row, head)))?;
-            }
-        }
-        match Encoding::of_dtype(dtype) {
-            Some(encoding) => out.encoding = encoding,
-            None => {
-                let blocks = std::mem::take(&mut out.bytes);
-                stored.decode(&blocks, &mut |x| out.bytes.extend(x.to_le_bytes()));
-                out.encoding = Encoding::F32;
-            }
-        }
-        if let Some(by) = tensor.scale {
-            out.scale(by);
-        }
-        Ok(())
+        let Some(tensor) = self.tensors.get(name) else { return Err(unnamed(name)) };
+        tensor.read(&self.files, name, (cols, first, count), out)
     }
 
-    fn unfit(&self, name: &str, codec: Codec, at: u64, x: f32) -> Error {
-        match self.tensors.get(name) {
-            Some(tensor) => {
-                // The file of the part that holds it.
-                let each = tensor.entry.shape.iter().product::<u64>() / (1 + tensor.more.len() as u64);
-                let before = at.checked_div(each).and_then(|part| part.checked_sub(1));
-                let part = before.and_then(|part| tensor.more.get(usize::try_from(part).ok()?));
-                let file = part.map_or(tensor.file, |(file, _)| *file);
-                unfit(tensor, &self.files[file].0, codec, at, x)
-            }
-            None => Error::input(format!("no tensor is named `{name}`")),
-        }
+    fn unfit(&self, name: &str, codec: Codec, at: u64, why: Unfit) -> Error {
+        self.tensors
+            .get(name)
+            .map_or_else(|| unnamed(name), |tensor| tensor.unfit(&self.files, codec, at, why))
     }
 }
 
-/// Element types that are read, for whoever has another.
-const READ: &str = "F32, BF16 or F16";
-
-/// Where a row stands whose head holds pairs side by side: element `i` of the first half at `2 i`, of the second at
-/// `2 i + 1`.
-fn side_by_side(row: u64, head: u64) -> u64 {
-    let (first, at) = (row - row % head, row % head);
-    let half = head / 2;
-    first + 2 * (at % half) + at / half
-}
-
-/// The rows of a head of a tensor that holds pairs side by side. Errors: it has no whole heads.
-fn pairs(tensor: &Tensor, head: u64) -> Result<u64> {
-    let rows = tensor.entry.shape.first().copied().unwrap_or(0);
-    if tensor.entry.shape.len() == 2 && head >= 2 && head.is_multiple_of(2) && rows.is_multiple_of(head) {
-        return Ok(head);
-    }
-    let (name, shape) = (shortened(&tensor.name), &tensor.entry.shape);
-    Err(Error::input(format!("`interleaved`: `{name}` {shape:?} holds no whole heads of {head} rows"))
-        .help("it is for the projections of queries and keys"))
+fn unnamed(name: &str) -> Error {
+    Error::input(format!("no tensor is named `{name}`"))
 }
 
 /// Notes what each tensor is multiplied by. Errors: a pattern of no tensor; a tensor of two patterns.
@@ -432,54 +317,6 @@ fn scale(tensors: &mut BTreeMap<String, Tensor>, patterns: &[(Pattern, f64)]) ->
         }
     }
     Ok(())
-}
-
-/// Several tensors of one, by their names and how many of its rows each of them has. Errors: they are not all of its rows.
-fn cut(tensor: &Tensor, parts: &[(String, u64)]) -> Result<Vec<(String, Tensor)>> {
-    let Entry { dtype, shape, bytes } = &tensor.entry;
-    let rows = shape.first().copied().unwrap_or(0);
-    let Some(places) = split::rows(parts, rows).filter(|_| shape.len() == 2) else {
-        let wanted: Vec<String> = parts.iter().map(|(_, rows)| rows.to_string()).collect();
-        let (name, wanted) = (shortened(&tensor.name), listed(&wanted, " + "));
-        let message = format!("`split`: `{name}` is {shape:?}, and its parts have {wanted} rows");
-        return Err(Error::input(message).help("all rows of a matrix are split, each belongs to one part"));
-    };
-    let row = (bytes.end - bytes.start) / rows.max(1);
-    let part = |((to, _), (first, count)): (&(String, u64), (u64, u64))| {
-        let begin = bytes.start + first * row;
-        let entry =
-            Entry { dtype: dtype.clone(), shape: vec![count, shape[1]], bytes: begin..begin + count * row };
-        let (file, name) = (tensor.file, tensor.name.clone());
-        (
-            to.clone(),
-            Tensor { file, entry, name, more: Vec::new(), before: first, pairs: None, scale: tensor.scale },
-        )
-    };
-    Ok(parts.iter().zip(places).map(part).collect())
-}
-
-/// One tensor of several: its first axis counts them. Errors: two that are not alike.
-fn stacked(name: &str, mut parts: Vec<Tensor>) -> Result<Tensor> {
-    let count = parts.len() as u64;
-    let more = parts.split_off(1);
-    let Some(mut first) = parts.pop() else {
-        return Err(Error::input(format!("nothing is stacked to `{}`", shortened(name))));
-    };
-    for part in more {
-        let alike = |tensor: &Tensor| (tensor.entry.shape.clone(), tensor.entry.dtype.clone(), tensor.scale);
-        if alike(&part) != alike(&first) {
-            let says = |tensor: &Tensor| {
-                format!("`{}` is {:?} of {}", shortened(&tensor.name), tensor.entry.shape, tensor.entry.dtype)
-            };
-            let message = format!("`stack`: {}, {}", says(&first), says(&part));
-            return Err(
-                Error::input(message).help("what is stacked has one shape, one element type and one scale")
-            );
-        }
-        first.more.push((part.file, part.entry));
-    }
-    first.entry.shape.insert(0, count);
-    Ok(first)
 }
 
 /// The files that an index of weight files names; none where `path` is something else. They need not be there.
@@ -512,61 +349,4 @@ fn open(path: &Path) -> Result<File> {
         return Err(Error::input(message).help("weights are read from files"));
     }
     File::open(path).map_err(|e| Error::io("open the weight file", path, e))
-}
-
-/// How a tensor differs from what is needed.
-fn unlike(tensor: &Tensor, want: &Expected) -> Option<String> {
-    let Entry { shape, dtype, .. } = &tensor.entry;
-    let called = if tensor.name == want.name { String::new() } else { format!(" (`{}`)", tensor.name) };
-    if *shape != want.shape {
-        let (name, need) = (&want.name, &want.shape);
-        return Some(format!("wrong shape: `{name}`{called} is {shape:?}, the model needs {need:?}"));
-    }
-    let unknown = Stored::named(dtype).is_none();
-    unknown.then(|| format!("dtype of `{}`{called} is {dtype}, not {READ}", want.name))
-}
-
-/// What to write where names do not fit.
-fn advice(missing: &[&str], extra: &[&str]) -> String {
-    const LIST: &str = "`hyc check --tensors MODEL.toml` lists every tensor that the model needs";
-    let shared = |a: &str, b: &str| a.bytes().rev().zip(b.bytes().rev()).take_while(|(a, b)| a == b).count();
-    if let (Some(need), false) = (missing.first(), extra.is_empty()) {
-        let need = names::generalised(need);
-        let near = extra.iter().map(|name| names::generalised(name)).max_by_key(|name| shared(name, &need));
-        let near = near.unwrap_or_default();
-        return format!(
-            "where names differ, write under [weights] for example `rename = {{ \"{near}\" = \"{need}\" }}`; {LIST}"
-        );
-    }
-    if extra.is_empty() {
-        return LIST.to_string();
-    }
-    let mut patterns: Vec<String> =
-        extra.iter().map(|name| format!("\"{}\"", names::generalised(name))).collect();
-    patterns.sort();
-    patterns.dedup();
-    let more = if patterns.len() > 4 { ", ..." } else { "" };
-    patterns.truncate(4);
-    format!("to leave them out, write under [weights] `ignore = [{}{more}]`", patterns.join(", "))
-}
-
-/// The error of one element.
-fn unfit(tensor: &Tensor, path: &Path, codec: Codec, at: u64, x: f32) -> Error {
-    let cols = tensor.entry.shape.last().copied().unwrap_or(1).max(1);
-    let (row, column) = (tensor.before + at / cols, at % cols);
-    let at = match tensor.entry.shape[..] {
-        [_, rows, _] => format!("matrix {}, row {}, column {column}", row / rows.max(1), row % rows.max(1)),
-        [_] => format!("element {column}"),
-        _ => format!("row {row}, column {column}"),
-    };
-    let (name, path) = (shortened(&tensor.name), place(path));
-    if x.is_finite() {
-        let message =
-            format!("tensor `{name}` in {path} holds {x:e} at {at}, which {codec} stores as an infinity");
-        return Error::input(message).help(
-            "write `dtype = \"f32\"` under [weights], or export the weights again with smaller numbers",
-        );
-    }
-    Error::input(format!("tensor `{name}` in {path} holds {x} at {at}"))
-        .help("weights must be finite: export them again")
 }

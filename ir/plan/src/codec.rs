@@ -18,7 +18,7 @@ pub enum Codec {
     F32,
     /// bfloat16.
     Bf16,
-    /// A signed byte from -127 to 127, and a scale: symmetric, no zero point.
+    /// A signed byte from -127 to 127, and a scale: symmetric, no zero point. Codes that come as such may be -128.
     Int8 {
         /// Input features of a scale; at least 1.
         group: u32,

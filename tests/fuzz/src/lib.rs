@@ -1,5 +1,7 @@
 //! What the fuzz targets share.
 
+pub mod choices;
+
 use hyc_ir::Graph;
 use hyc_kernels::cpu::{CpuTarget, Level};
 use hyc_kernels::{Generator, Nvidia};
@@ -29,7 +31,9 @@ pub fn compile(graph: &Graph) {
 /// of JSON. [`file`] makes a file of them whose version, digests and hash are right, so that damage reaches
 /// what is behind those checks.
 pub mod artefact {
-    use hyc_plan::artefact::{ALIGN, HASH_KEY, LEAF, NO_HASH, PLAN_KEY, ROOT_KEY, TREE, VERSION, VERSION_KEY};
+    use hyc_plan::artefact::{
+        ALIGN, HASH_KEY, LEAF, NO_HASH, PLAN_KEY, ROOT_KEY, TREE, VERSION, VERSION_KEY,
+    };
     use serde_json::{Map, Value, json};
     use sha2::{Digest, Sha256};
 
@@ -64,7 +68,8 @@ pub mod artefact {
         let tree: Vec<u8> = leaves.flat_map(|leaf| Sha256::digest(leaf).to_vec()).collect();
         let root = hex(&tree);
         let end = bytes + tree.len();
-        header.insert(TREE.into(), json!({"dtype": "U8", "shape": [tree.len()], "data_offsets": [bytes, end]}));
+        header
+            .insert(TREE.into(), json!({"dtype": "U8", "shape": [tree.len()], "data_offsets": [bytes, end]}));
         data.extend_from_slice(&tree);
         let mut text = |hash: &str| {
             let metadata = json!({
