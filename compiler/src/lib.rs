@@ -15,7 +15,7 @@ pub mod complete;
 #[cfg(feature = "cli")]
 pub mod contents;
 #[cfg(feature = "cli")]
-mod cost;
+pub mod cost;
 pub mod diff;
 #[cfg(feature = "cli")]
 pub mod doctor;

@@ -3,19 +3,20 @@
 #
 #   tests/gpu/build.sh [FOLDER]
 #
-# bin/       gpu-check, gpu-parity, gpu-shapes, gpu-hang, gpu-load, gpu-smollm2, gpu-runtime, hyc: stripped, no LLVM inside
+# bin/       gpu-check, gpu-parity, gpu-shapes, gpu-long, gpu-hang, gpu-load, gpu-smollm2, gpu-runtime, hyc: stripped, no LLVM inside
 # cases.tgz  PTX of all kernel cases
 # goldens.tgz, families.tgz, models.tgz, tiny.tgz  GPU artefacts: the goldens, tests/families as imported, tests/gpu/models
 #            with random weights, the trained tiny model; each is enough for run.sh, which checks those that came along
 # shapes/    tests/gpu/shapes without weights: some MiB
 # smollm2/   SmolLM2-135M-Instruct without weights, f32 and bf16, which run.sh puts in where the file is: examples/smollm2.sh
+# long/      the whole 80B in four bits without weights, with full attention, too; cut/ its first four layers
 # tune/      published shapes with code of all variants, for `hyc tune`
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . ./setup.sh --llvm
 out=${1:-target/gpu}
-rm -rf "${out:?}"/{bin,cases,models,shapes,smollm2,tune}
-mkdir -p "$out/bin" "$out/models" "$out/shapes" "$out/smollm2" "$out/tune"
+rm -rf "${out:?}"/{bin,cases,models,shapes,smollm2,tune,long,cut}
+mkdir -p "$out"/{bin,models,shapes,smollm2,tune,long,cut}
 # Packs all that is in models/ under a name of its own.
 pack() {
   tar -C "$out" -czf "$out/$1.tgz" models
@@ -69,6 +70,18 @@ for type in f32 bf16; do
   # The file is looked for beside the description.
   sed -i "s#^files = .*#files = [\"$(basename "$checkpoint")\"]#" "$model"
 done
+# A million tokens of one sequence, or eight of 131,072.
+for model in examples/models/{hysparse-80b,hysparse-80b-qk192,full-80b}.toml; do
+  sed 's/^max_batch.*/max_batch = 8/; s/^chunk.*/chunk = 2048/' "$model" >"$out/model.toml"
+  target/debug/hyc compile -q --no-weights --quantise int4 --target sm_90a "$out/model.toml" \
+    -o "$out/long/$(basename "$model" .toml).hyc"
+done
+# What the interpreter computes in minutes: four layers, fewer tokens, of which some are selected, and a small vocabulary.
+sed 's/^layers.*/layers = 4/; s/^full = .*/full = [0, 3]/; s/^vocab.*/vocab = 4096/; s/^top_k.*/top_k = 128/
+  s/^max_context.*/max_context = 320/; s/^max_batch.*/max_batch = 3/; s/^\[target\]/&\nmax_outputs = 256/' \
+  examples/models/hysparse-80b.toml >"$out/model.toml"
+target/debug/hyc compile -q --no-weights --quantise int4 --target sm_90a "$out/model.toml" -o "$out/cut/hysparse-80b-4.hyc"
+rm "$out/model.toml"
 # Decodes of up to 64 sequences, with every layer that has kernels of its own.
 for model in examples/models/{hysparse,full,swa}-7b.toml tests/gpu/shapes/hysparse-80b-qk192-13.toml; do
   sed 's/^max_context.*/max_context = 16384/; s/^max_batch.*/max_batch = 64/; s/^chunk.*/chunk = 2048/
@@ -80,8 +93,8 @@ rm "$out/tune/model.toml"
 
 # What is carried there.
 cargo build --locked --release -p hyc-kernel-tests -p hyc-tests -p hyc \
-  --features hyc-kernel-tests/cuda,hyc-tests/cuda,hyc/cuda --bin gpu-check --bin gpu-parity --bin gpu-shapes --bin gpu-hang --bin gpu-load --bin gpu-smollm2 --bin hyc
-for program in gpu-check gpu-parity gpu-shapes gpu-hang gpu-load gpu-smollm2 hyc; do
+  --features hyc-kernel-tests/cuda,hyc-tests/cuda,hyc/cuda --bin gpu-check --bin gpu-parity --bin gpu-shapes --bin gpu-long --bin gpu-hang --bin gpu-load --bin gpu-smollm2 --bin hyc
+for program in gpu-check gpu-parity gpu-shapes gpu-long gpu-hang gpu-load gpu-smollm2 hyc; do
   cp "target/release/$program" "$out/bin/"
   strip "$out/bin/$program"
 done

@@ -4,11 +4,11 @@
 #
 #   tests/gpu/run.sh [--skip PART]... [--only PART]... [--seed N] [FOLDER]
 #
-# Parts: kernels runtime parity smollm2 shapes hang slices memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go
+# Parts: kernels runtime parity smollm2 shapes long hang slices memcheck racecheck initcheck. FOLDER is target/gpu by default. Logs go
 # to $OUT, or to FOLDER/logs. The part smollm2 needs the file of examples/smollm2.sh in FOLDER/smollm2.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
-parts=(kernels runtime parity smollm2 shapes hang slices memcheck racecheck initcheck)
+parts=(kernels runtime parity smollm2 shapes long hang slices memcheck racecheck initcheck)
 folder=target/gpu
 seed=$(date +%s)
 only=()
@@ -70,6 +70,8 @@ run() {
   parity) timeout 400 "$folder/bin/gpu-parity" "$folder/models" ;;
   smollm2) pretrained ;;
   shapes) timeout 470 "$folder/bin/gpu-shapes" "$folder/shapes" --long 100 --endless 10000 ;;
+  # The 80B in four bits, whole, and four layers of it beside the interpreter.
+  long) timeout 300 "$folder/bin/gpu-long" "$folder/long" && timeout 170 "$folder/bin/gpu-parity" "$folder/cut" --random-weights 1 ;;
   # A process of its own: CUDA fails every later call of one in which a kernel failed.
   hang) timeout 120 "$folder/bin/gpu-hang" "$folder/models" ;;
   slices) sliced memcheck && sliced initcheck && sliced racecheck --kernel-name kernel_substring=slice ;;
@@ -98,7 +100,7 @@ for part in "${parts[@]}"; do
   # What failed, and the part's own table.
   grep -E '^FAIL|  FAIL|^error|ERROR SUMMARY|RACECHECK SUMMARY|========= (Invalid|Error|Uninit|Race|Program)' "$log" | sort | uniq -c | sort -rn | head -40
   sed -n '/^kernels  /,$p' "$log" | grep -v '^=' | head -40
-  if [ "$part" = shapes ]; then grep -E '  (pass|FAIL)  ' "$log"; fi
+  if [ "$part" = shapes ] || [ "$part" = long ]; then grep -E '  (pass|FAIL)  ' "$log"; fi
   table="$table$(printf '%-10s %-10s %5s s  %s' "$part" "$verdict" $((SECONDS - start)) "$(grep -E '^[0-9]+ (cases|checks),' "$log" | tail -1)")\n"
 done
 printf '\n%b' "$table"

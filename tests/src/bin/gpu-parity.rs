@@ -28,6 +28,9 @@ struct Args {
     /// Only artefacts whose name holds this
     #[arg(long, default_value = "")]
     filter: String,
+    /// Make up the weights of artefacts compiled with `--no-weights`
+    #[arg(long, value_name = "SEED")]
+    random_weights: Option<u64>,
     /// Prompts of the trained model
     #[arg(long, default_value_t = 100)]
     prompts: usize,
@@ -93,8 +96,9 @@ fn limits(plan: &Plan) -> Limits {
 }
 
 fn model(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), String> {
+    let options = LoadOptions { random_weights: args.random_weights, ..LoadOptions::default() };
     // SAFETY: tests/gpu/build.sh made it.
-    let model = Arc::new(unsafe { Model::load(path, &LoadOptions::default()) }.map_err(text)?);
+    let model = Arc::new(unsafe { Model::load(path, &options) }.map_err(text)?);
     if name.starts_with("tiny-hysparse") {
         return planted(args, &model, name, table);
     }

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cudarc::driver::sys;
 use hyc_runtime::{LoadOptions, Model, SequenceId, Session, SessionOptions, Verify};
-use hyc_tests::{Table, each_artefact, first_gpu, text};
+use hyc_tests::first_gpu::{free_bytes, memory};
+use hyc_tests::{Table, each_artefact, text};
 
 /// Run artefacts compiled with `--no-weights` at the lengths that they are made for
 #[derive(Debug, Parser)]
@@ -51,23 +51,9 @@ struct Args {
     seed: u64,
 }
 
-/// What is taken of the GPU may differ from the plan by this share of it, or by this many bytes, whichever is more:
-/// code, lists and the driver's own pages are in no plan.
-const SHARE: f64 = 0.02;
-const BYTES: u64 = 256 << 20;
-
 fn main() -> ExitCode {
     let args = Args::parse();
     each_artefact(&args.folder, &args.filter, &mut |path, name, table| shape(&args, path, name, table))
-}
-
-/// Bytes that the first GPU can still give, in its primary context, which stays open.
-fn free_bytes() -> Result<u64, String> {
-    first_gpu::enter()?;
-    let (mut free, mut total) = (0, 0);
-    // SAFETY: places for the results.
-    first_gpu::check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "asking for free memory")?;
-    Ok(free as u64)
 }
 
 fn shape(args: &Args, path: &Path, name: &str, table: &mut Table) -> Result<(), String> {
@@ -128,20 +114,6 @@ fn sliced(
         table.row(name, "slices, endless", runner.endless(args.endless));
     }
     Ok(())
-}
-
-/// Whether what was taken is what the plan says.
-fn memory(planned: u64, taken: u64) -> Result<String, String> {
-    let allowed = ((planned as f64 * SHARE) as u64).max(BYTES);
-    let (off, mib) = (planned.abs_diff(taken), |bytes: u64| bytes >> 20);
-    let text = format!(
-        "{} MiB taken, {} planned, {} apart; the larger of 2 % and 256 MiB, {}, is allowed",
-        mib(taken),
-        mib(planned),
-        mib(off),
-        mib(allowed)
-    );
-    if off <= allowed { Ok(text) } else { Err(text) }
 }
 
 /// Times of one run.
