@@ -203,8 +203,8 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
             meaning: "The format of all matrices but the embedding's table (which may be the head, too) and routers, and the head, \
                       which is int8 where this is four bits: f32, bf16, int8 and fp8 with a scale a row, int8(GROUP), fp8(GROUP), \
                       int4 and int4z in groups of 64, int4(GROUP), int4z(GROUP): so many input features of an output share a scale, \
-                      and with z a least value, which are those of the least squared errors. A GPU takes groups of 32, 64, 128, \
-                      multiples of 256 and rows, and one format for q, k, v and gates of a layer.",
+                      and with z a least value, which are those of the least squared errors. A processor takes any groups; a GPU \
+                      those of 32, 64, 128, multiples of 256 and rows, and one format for q, k, v and gates of a layer.",
             ..PLAIN
         },
         Key {
@@ -213,7 +213,7 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
             default: Default::Otherwise("as `quantise` says"),
             example: "{ \"lm_head.weight\" = \"bf16\" }",
             meaning: "The formats of some matrices, by the names that this page lists, with the patterns of `rename`; the first line \
-                      that fits counts.",
+                      that fits counts. The embedding's table shares no scales.",
             ..PLAIN
         },
         Key {
