@@ -199,7 +199,11 @@ fn shared(format: Format, bytes: &[u8], row: u64, col: u64) -> Shared {
 fn decoded(format: Format, bytes: &[u8], at: u64, shared: Shared) -> f32 {
     let codec = format.codec;
     match codec {
-        Codec::Int4 { .. } => codec.decode(&[bytes[(at / 2) as usize] >> (4 * (at % 2))], shared),
+        Codec::Int4 { .. } => {
+            let code = bytes[(at / 2) as usize] >> (4 * (at % 2));
+            let in_panels = matches!(format.layout, Layout::Panels { .. });
+            codec.decode(&[if in_panels { panels::stored(codec, code) } else { code }], shared)
+        }
         _ => codec.decode(&bytes[codec.code_bytes(at) as usize..], shared),
     }
 }

@@ -10,7 +10,8 @@ use crate::codec::Codec;
 /// group   shared [output: 16]   codes [input][place: 16]
 /// ```
 /// In a grouped codec place 4 l + v of an input's codes is output 4 v + l: a quarter l of them, a word of bytes or half a word of
-/// int4, has output l of each vector v of four, so that a shift of all quarters gives a vector in lane order.
+/// int4, has output l of each vector v of four, so that shifts of all quarters give a vector in lane order. Codes of int4 without a
+/// least value are in two's complement: as they are, less eight.
 #[derive(Debug, Clone, Copy)]
 pub struct Panel {
     codec: Codec,

@@ -6,15 +6,15 @@
 //!          [ r1 ......... ]
 //! ```
 //! Each output is one chain of multiply-adds over k in order, whatever the tile: a row's result does not
-//! depend on how many rows came with it, so logits are the same bits for any chunk of a prompt. Weights that share scales
-//! become the numbers that they stand for first ([`Numbers`]), for all rows of the tile.
+//! depend on how many rows came with it, so logits are the same bits for any chunk of a prompt. Where a codec's groups scale
+//! their sums, it is one chain a group, and one of the groups.
 
 use cranelift_codegen::ir::Value;
 use cranelift_frontend::Variable;
 use hyc_plan::Codec;
 use hyc_plan::pack::Panel;
 
-use super::codes::Numbers;
+use super::codes::Group;
 use super::emit::Emit;
 
 /// The constants of a product.
@@ -96,23 +96,34 @@ impl Product {
         let x = e.at(x, first, self.x_stride);
         let wide = vectors.end - vectors.start;
         let sums: Vec<Variable> = (0..rows * wide).map(|_| e.zero4_var()).collect();
-        let step = |e: &mut Emit<'_>, numbers: &Numbers, [x, w]: [Value; 2], k: u64| {
-            let weights = numbers.of_input(e, w, k);
-            for row in 0..rows {
-                let x = e.load_fixed_splat(x, (row * self.x_stride + 4 * k) as i32);
-                for (sum, weight) in sums[(row * wide) as usize..].iter().zip(&weights) {
-                    e.accumulate(*sum, x, *weight);
+        let order = self.panel();
+        let group = |e: &mut Emit<'_>, [x, w]: [Value; 2], inputs: u64| {
+            let group = Group::load(e, self.codec, w, vectors.clone());
+            let own: Option<Vec<Variable>> =
+                group.scales().map(|_| sums.iter().map(|_| e.zero4_var()).collect());
+            let parts = own.as_ref().unwrap_or(&sums);
+            let step = |e: &mut Emit<'_>, [x, w]: [Value; 2], k: u64| {
+                let factors = group.factors(e, w, k);
+                for row in 0..rows {
+                    let x = e.load_fixed_splat(x, (row * self.x_stride + 4 * k) as i32);
+                    for (part, factor) in parts[(row * wide) as usize..].iter().zip(&factors) {
+                        // The first is overwritten: what nothing else reads.
+                        let [a, b] = if rows == 1 { [*factor, x] } else { [x, *factor] };
+                        e.accumulate(*part, a, b);
+                    }
+                }
+            };
+            let codes = e.add_const(w, order.shared_bytes() as i64);
+            let pairs = [(x, 4 * UNROLL), (codes, UNROLL * order.input_bytes())];
+            let rest = e.walk(inputs / UNROLL, pairs, |e, at| (0..UNROLL).for_each(|k| step(e, at, k)));
+            let [x, codes] = rest;
+            e.walk(inputs % UNROLL, [(x, 4), (codes, order.input_bytes())], |e, at| step(e, at, 0));
+            for (i, (part, sum)) in parts.iter().zip(&sums).enumerate() {
+                if let Some(scales) = group.scales() {
+                    let part = e.get(*part);
+                    e.accumulate(*sum, part, scales[i % wide as usize]);
                 }
             }
-        };
-        let (order, input_bytes) = (self.panel(), self.panel().input_bytes());
-        let group = |e: &mut Emit<'_>, [x, w]: [Value; 2], inputs: u64| {
-            let numbers = Numbers::load(e, self.codec, w, vectors.clone());
-            let codes = e.add_const(w, order.shared_bytes() as i64);
-            let pairs = [(x, 4 * UNROLL), (codes, UNROLL * input_bytes)];
-            let [x, w] =
-                e.walk(inputs / UNROLL, pairs, |e, at| (0..UNROLL).for_each(|k| step(e, &numbers, at, k)));
-            e.walk(inputs % UNROLL, [(x, 4), (w, input_bytes)], |e, at| step(e, &numbers, at, 0));
         };
         let (whole, last) = (order.group(), self.in_features % order.group());
         let pairs = [(x, 4 * whole), (panel, order.group_bytes(whole))];

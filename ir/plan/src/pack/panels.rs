@@ -12,6 +12,11 @@ pub fn exchanged(place: u64) -> u64 {
     4 * (place % 4) + place / 4
 }
 
+/// A code as it stands here, and back: symmetric ones of four bits in two's complement, so that they need no eight subtracted.
+pub fn stored(codec: Codec, code: u8) -> u8 {
+    if matches!(codec, Codec::Int4 { zero: false, .. }) { code ^ 8 } else { code }
+}
+
 /// The panel of a row, counted from the beginning, and which of its outputs that is.
 pub fn of_row(layout: Layout, row: u64) -> (u64, u64) {
     let Layout::Panels { group, .. } = layout else { return (0, 0) };
@@ -55,7 +60,10 @@ pub fn arrange(format: Format, codes: &[u8], shared: &[Shared], out: &mut Vec<u8
             out.extend(&bytes[..codec.shared_bytes() as usize]);
         }
         for col in first..cols.min(first + group) {
-            let code = |place: u64| codes.get((exchanged(place) * cols + col) as usize).copied().unwrap_or(0);
+            let code = |place: u64| {
+                let code = codes.get((exchanged(place) * cols + col) as usize);
+                code.map_or(0, |code| stored(codec, *code))
+            };
             match codec {
                 Codec::Int4 { .. } => {
                     out.extend((0..PANEL).step_by(2).map(|low| code(low) & 15 | code(low + 1) << 4));
