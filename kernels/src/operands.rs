@@ -48,7 +48,6 @@ impl Operands {
     }
 
     /// How a weight is stored.
-    #[cfg(feature = "llvm")]
     pub fn format(&self, name: &str) -> Format {
         match self.of(name) {
             Some(OperandSpec::Weight(format)) => format,
@@ -100,8 +99,29 @@ impl Operands {
     }
 }
 
-/// Whether each operand is of the kind that its role says, of elements that kernels read.
+/// Whether each operand is of the kind that its role says, of elements that kernels read, which share scales in strips alone.
+#[cfg(feature = "llvm")]
 pub fn check(spec: &KernelSpec) -> Result<(), String> {
+    check_kinds(spec)?;
+    // What is in strips a back end takes or refuses itself.
+    check_shared(spec, |_, layout| matches!(layout, Layout::Strips { .. }))
+}
+
+/// Whether weights that share scales are of kinds and in layouts that `takes` takes.
+pub fn check_shared(spec: &KernelSpec, takes: fn(&Kind, &Layout) -> bool) -> Result<(), String> {
+    for (role, operand) in spec.op.roles().iter().zip(&spec.operands) {
+        if let OperandSpec::Weight(Format { codec, layout }) = operand
+            && codec.group().is_some()
+            && !takes(&role.kind, layout)
+        {
+            return Err(format!("no kernel of `{}` reads weights of {codec}", spec.op.name()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether each operand is of the kind that its role says.
+pub fn check_kinds(spec: &KernelSpec) -> Result<(), String> {
     let (roles, op) = (spec.op.roles(), spec.op.name());
     if !spec.op.is_possible() {
         return Err(format!("the sizes of this `{op}` cannot be"));
@@ -112,13 +132,6 @@ pub fn check(spec: &KernelSpec) -> Result<(), String> {
     for (role, operand) in roles.iter().zip(&spec.operands) {
         if !fits(&role.kind, operand) {
             return Err(format!("operand `{}` of `{op}` is not what the op wants", role.name));
-        }
-        // What is in strips a back end takes or refuses itself.
-        if let OperandSpec::Weight(Format { codec, layout }) = operand
-            && codec.group().is_some()
-            && !matches!(layout, Layout::Strips { .. })
-        {
-            return Err(format!("no kernel of `{op}` reads weights of {codec}"));
         }
     }
     Ok(())
@@ -206,12 +219,15 @@ mod tests {
 
     #[test]
     fn operands_of_another_kind_are_refused() {
-        assert_eq!(check(&spec()), Ok(()));
+        assert_eq!(check_kinds(&spec()), Ok(()));
         let mut swapped = spec();
         swapped.operands.swap(0, 1);
-        assert_eq!(check(&swapped), Err("operand `logits` of `sample` is not what the op wants".into()));
+        assert_eq!(
+            check_kinds(&swapped),
+            Err("operand `logits` of `sample` is not what the op wants".into())
+        );
         let mut short = spec();
         short.operands.pop();
-        assert_eq!(check(&short), Err("1 operands for `sample`".into()));
+        assert_eq!(check_kinds(&short), Err("1 operands for `sample`".into()));
     }
 }

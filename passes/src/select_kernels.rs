@@ -11,8 +11,7 @@ use hyc_ir::{CacheType, Dim, Graph, ListsType, OpId, Sym, Type, ValueId};
 use hyc_plan::tensor::stride;
 use hyc_plan::variant::choose;
 use hyc_plan::{
-    Backend, CacheSpec, Chosen, Elem, Format, KernelSpec, KvOrder, Layout, OperandSpec, Rows, TargetKind,
-    Variant,
+    Backend, CacheSpec, Chosen, Elem, Format, KernelSpec, KvOrder, Layout, OperandSpec, Rows, Variant,
 };
 
 use crate::error::PassError;
@@ -190,19 +189,16 @@ fn spec(
     let max_context = graph.header.max_context;
     Ok(KernelSpec { op: step.op, operands, rows, max_rows, max_context })
 }
+
 /// What to do where there is no kernel for this.
 fn advice(graph: &Graph, spec: &KernelSpec) -> String {
     let target = graph.header.target;
     let grouped =
         |operand: &OperandSpec| matches!(operand, OperandSpec::Weight(f) if f.codec.group().is_some());
-    if target == TargetKind::Host && spec.operands.iter().any(grouped) {
+    if spec.operands.iter().any(grouped) {
         return format!(
-            "weights of f32 and bf16 are for target `{target}`; those that share scales a GPU reads (`sm_90a`)"
+            "`hyc explain weights.quantise` says which groups target `{target}` takes; weights of f32 and bf16 every target reads"
         );
-    }
-    let apart = |operand: &OperandSpec| matches!(operand, OperandSpec::Weight(f) if f.shares().is_some());
-    if spec.operands.iter().any(apart) {
-        return "give it another format: `hyc explain weights.quantise` says which a GPU takes".to_string();
     }
     format!("choose a shape that target `{target}` has kernels for")
 }

@@ -8,20 +8,20 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hyc_plan::pack::{Half, Packer, pack};
+use hyc_plan::pack::{Half, Packer, Panel, pack};
 use hyc_plan::{Codec, Format, Layout, PANEL, SPAN, STRIP, TILE, Weight};
 
 use crate::error::Result;
 
 /// Most elements of the block: 64 MiB of f32, far more than any cache that could make copies look fast.
 const MOST: u64 = 16 << 20;
-/// Most records of strips that are packed, of a few KiB each.
-const MOST_RECORDS: u64 = 1024;
+/// Most numbers of records that are packed: to find four-bit codes takes its time.
+const MOST_PACKED: u64 = 4 << 20;
 /// Deviation of sinks: beside logits of about 1 they take a small share.
 const SINK: f32 = 0.1;
 
-/// The noise as bytes, by codec, whether in strips, and by the bits of its deviation.
-type Scaled = HashMap<(Codec, bool, u32), Arc<Vec<u8>>>;
+/// The noise as bytes, by the codec, by the record that it is packed in, and by the bits of its deviation.
+type Scaled = HashMap<(Codec, Option<Record>, u32), Arc<Vec<u8>>>;
 
 /// The noise of a seed.
 pub struct RandomWeights {
@@ -51,9 +51,32 @@ fn values(weight: &Weight) -> Values {
     }
 }
 
-/// What may stand anywhere in a weight, where there is such: a number that shares no scale, or a record of strips. No zeros, which
+/// Numbers that stand together with what they share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Record {
+    /// Of [`Layout::Strips`].
+    Strip,
+    /// Of [`Layout::Panels`], with so many input features.
+    Panel(u64),
+}
+
+impl Record {
+    /// So many records one after the other.
+    fn layout(self, records: u64) -> Layout {
+        match self {
+            Record::Strip => Layout::Strips { count: 1, out_features: STRIP * records, in_features: SPAN },
+            Record::Panel(in_features) => {
+                let out_features = PANEL * records;
+                Layout::Panels { count: 1, out_features, in_features, group: out_features }
+            }
+        }
+    }
+}
+
+/// What may stand anywhere in a weight, where there is such: a number that shares no scale, or a record. No zeros, which
 /// kernels rely on, stand between them.
 struct Unit {
+    record: Option<Record>,
     bytes: u64,
     numbers: u64,
 }
@@ -72,8 +95,16 @@ impl Unit {
             }
         };
         let unit = match (format.layout, codec.group()) {
-            (Layout::Strips { .. }, _) => Unit { bytes: 2 * Half::of(codec).bytes(), numbers: STRIP * SPAN },
-            (_, None) => Unit { bytes: codec.code_bytes(1), numbers: 1 },
+            (Layout::Strips { .. }, _) => {
+                let record = Some(Record::Strip);
+                Unit { record, bytes: 2 * Half::of(codec).bytes(), numbers: STRIP * SPAN }
+            }
+            (_, None) => Unit { record: None, bytes: codec.code_bytes(1), numbers: 1 },
+            (Layout::Panels { in_features, .. }, _) => {
+                let (record, bytes) =
+                    (Some(Record::Panel(in_features)), Panel::of(codec, in_features).bytes());
+                Unit { record, bytes, numbers: PANEL * in_features }
+            }
             (_, Some(_)) => return None,
         };
         (!padded).then_some(unit)
@@ -116,14 +147,13 @@ impl RandomWeights {
         (mix(&mut state) % self.noise.len() as u64) as usize
     }
 
-    /// The noise of this deviation, as it is stored: numbers, or records of strips.
-    fn block(&self, format: Format, deviation: f32) -> Arc<Vec<u8>> {
+    /// The noise of this deviation, as it is stored: numbers, or records.
+    fn block(&self, codec: Codec, unit: &Unit, deviation: f32) -> Arc<Vec<u8>> {
         let mut scaled = self.scaled.lock().unwrap_or_else(PoisonError::into_inner);
-        let codec = format.codec;
         let make = || {
-            if let Layout::Strips { .. } = format.layout {
-                let records = (self.noise.len() as u64 / (STRIP * SPAN)).clamp(1, MOST_RECORDS);
-                let layout = Layout::Strips { count: 1, out_features: STRIP * records, in_features: SPAN };
+            if let Some(record) = unit.record {
+                let layout =
+                    record.layout(((self.noise.len() as u64).min(MOST_PACKED) / unit.numbers).max(1));
                 let numbers =
                     (0..layout.elements() as usize).map(|i| self.noise[i % self.noise.len()] * deviation);
                 return Arc::new(pack(Format { codec, layout }, &numbers.collect::<Vec<f32>>()));
@@ -135,8 +165,7 @@ impl RandomWeights {
             }
             Arc::new(bytes)
         };
-        let strips = matches!(format.layout, Layout::Strips { .. });
-        scaled.entry((codec, strips, deviation.to_bits())).or_insert_with(make).clone()
+        scaled.entry((codec, unit.record, deviation.to_bits())).or_insert_with(make).clone()
     }
 
     /// The packed bytes of a weight in order, in pieces of at most `most` (at least 64 KiB).
@@ -158,7 +187,7 @@ impl RandomWeights {
                     return self
                         .packed(weight, deviation, &mut |bytes| bytes.chunks(most).try_for_each(&mut *sink));
                 };
-                let block = self.block(weight.format, deviation);
+                let block = self.block(weight.format.codec, &unit, deviation);
                 let start = self.start(weight) as u64 / unit.numbers * unit.bytes;
                 let mut at = (start % block.len() as u64) as usize;
                 let mut left = weight.bytes();
@@ -259,9 +288,12 @@ mod tests {
         let sink = weight("sink", Codec::F32, Layout::Vector { len: 4096 });
         let strips = Layout::Strips { count: 2, out_features: 512, in_features: 256 };
         let experts = weight("experts", Codec::Int4 { group: 64, zero: false }, strips);
-        let list = [tiles, head, norm, sink, experts];
+        let panels = Layout::Panels { count: 2, out_features: 512, in_features: 256, group: 64 };
+        let up = weight("up", Codec::Int4 { group: 100, zero: true }, panels);
+        let list = [tiles, head, norm, sink, experts, up];
         let random = RandomWeights::new(1, &list);
-        for (weight, deviation) in list.iter().zip([1.0 / 16.0, 1.0 / 8.0, 0.0, SINK, 1.0 / 16.0]) {
+        for (weight, deviation) in list.iter().zip([1.0 / 16.0, 1.0 / 8.0, 0.0, SINK, 1.0 / 16.0, 1.0 / 16.0])
+        {
             let all = bytes(&random, weight, 1 << 30);
             assert_eq!(all, bytes(&random, weight, 1 << 16));
             assert_eq!(all, bytes(&RandomWeights::new(1, &list), weight, 1 << 18));

@@ -102,19 +102,3 @@ fn weights_are_added_to_an_artefact() {
     refused(&["add-weights", "bare.hyc", "short.toml", "-o", "x.hyc"], "hidden");
     assert!(!folder.path().join("x.hyc").exists());
 }
-
-/// A processor has no kernels of weights that share scales, and the error says who has.
-#[test]
-fn four_bits_are_a_gpus() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let tiny = root().join("examples/tiny-hysparse/model.toml");
-    let tiny = tiny.to_str().expect("a name");
-    let (code, _, said) =
-        hyc(folder.path(), &["compile", "--quantise", "int4", "--no-weights", tiny, "-o", "x.hyc"]);
-    assert!(
-        code == 3 && said.contains("reads weights of int4(64)") && said.contains("a GPU reads"),
-        "{code}: {said}"
-    );
-    let (code, _, said) = hyc(folder.path(), &["compile", "--quantise", "int5", "--plan-only", tiny]);
-    assert!(code == 2 && said.contains("no format is named `int5`"), "{code}: {said}");
-}

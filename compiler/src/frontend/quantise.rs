@@ -6,6 +6,8 @@ use crate::source::Pattern;
 
 /// Input features of a group where nothing is said.
 const GROUP: u32 = 64;
+/// The embedding's table: its rows are looked up.
+pub const TABLE: &str = "model.embed_tokens.weight";
 /// As a group: the whole row.
 const ROW: u32 = u32::MAX;
 
@@ -29,6 +31,11 @@ impl MatrixFormat {
                 .parse()
                 .map_err(|_| format!("no format is named `{word}`; there are {}", MatrixFormat::NAMES))?,
         }))
+    }
+
+    /// Whether numbers share scales.
+    pub fn shares(self) -> bool {
+        self.0.group().is_some()
     }
 
     /// The codec for rows of so many numbers.
@@ -61,7 +68,7 @@ impl Formats {
         }
         let Some(all) = self.all else { return plain };
         match (name, all.0) {
-            ("model.embed_tokens.weight", _) => plain,
+            (TABLE, _) => plain,
             ("lm_head.weight", Codec::Int4 { .. }) => {
                 MatrixFormat(Codec::Int8 { group: ROW }).codec(in_features)
             }

@@ -1,12 +1,13 @@
 //! `[weights]`: the files, and how their names become the model's.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::DeValue;
 
 use super::desc::{WeightDtype, WeightsDesc};
-use super::quantise::{Formats, MatrixFormat};
+use super::quantise::{Formats, MatrixFormat, TABLE};
 use super::reader::{Faults, Section, as_number};
 use crate::source::{Names, Pattern, Rename, Split, Stack};
 
@@ -46,9 +47,19 @@ fn formats(weights: &Section, faults: &Faults) -> Formats {
             None
         }
     });
+    let of_table = Cell::new(false);
     let line = |name: &str, word: &DeValue<'_>| {
-        let format = MatrixFormat::parse(word.as_str()?);
-        Some(format.and_then(|format| Ok((Pattern::parse(name)?, format))))
+        let word = word.as_str()?;
+        let both = MatrixFormat::parse(word).and_then(|format| Ok((Pattern::parse(name)?, format)));
+        Some(both.and_then(|(pattern, format)| {
+            let first = pattern.is_of(TABLE) && !of_table.replace(true);
+            if first && format.shares() {
+                return Err(format!(
+                    "`{TABLE}`, whose rows are looked up, is f32 or bf16 on every target: no kernel reads it in {word}"
+                ));
+            }
+            Ok((pattern, format))
+        }))
     };
     Formats { all, some: read_names(weights, ("formats", FORMAT), line, faults) }
 }

@@ -7,10 +7,11 @@ use crate::artefact::ALIGN;
 use crate::codec::Codec;
 use crate::half::Half;
 use crate::layout::Layout;
+use crate::panel::Panel;
 
 /// How a weight is stored: what its numbers are, and in which order they stand. What the groups of a grouped codec share stands
-/// in the records of [`Layout::Strips`]; in other orders behind the codes, at the next multiple of [`ALIGN`], in the order of the
-/// codes: that of a row's groups in place of its columns.
+/// beside their codes in [`Layout::Panels`] and [`Layout::Strips`]; of [`Layout::Rows`] behind all codes, at the next multiple of
+/// [`ALIGN`], row by row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Format {
     /// What a stored number is.
@@ -20,20 +21,10 @@ pub struct Format {
 }
 
 impl Format {
-    /// The order of what groups share, where that stands behind the codes.
-    pub fn shares(&self) -> Option<Layout> {
-        let groups = |n: u64| self.codec.group().map(|group| n.div_ceil(group.max(1)));
-        Some(match self.layout {
-            Layout::Vector { len } => Layout::Vector { len: groups(len)? },
-            Layout::Rows { rows, cols } => Layout::Rows { rows, cols: groups(cols)? },
-            Layout::Panels { count, out_features: out, in_features, group } => {
-                Layout::Panels { count, out_features: out, in_features: groups(in_features)?, group }
-            }
-            Layout::Tiles { count, out_features: out, in_features } => {
-                Layout::Tiles { count, out_features: out, in_features: groups(in_features)? }
-            }
-            Layout::Strips { .. } => return None,
-        })
+    /// Groups of a row, where what they share stands behind all codes.
+    pub fn row_groups(&self) -> Option<u64> {
+        let Layout::Rows { cols, .. } = self.layout else { return None };
+        Some(cols.div_ceil(self.codec.group()?.max(1)))
     }
 
     /// Where what groups share begins behind so many bytes of codes.
@@ -49,18 +40,21 @@ impl Format {
             Layout::Strips { .. } => {
                 self.layout.elements() / (STRIP * SPAN) * 2 * Half::of(self.codec).bytes()
             }
-            Layout::Vector { .. } | Layout::Panels { .. } | Layout::Tiles { .. } => {
-                self.codec.code_bytes(self.layout.elements())
+            Layout::Panels { count, in_features, .. } => {
+                count * self.layout.panels() * Panel::of(self.codec, in_features).bytes()
             }
+            Layout::Vector { .. } | Layout::Tiles { .. } => self.codec.code_bytes(self.layout.elements()),
         }
     }
 
     /// Bytes stored, padding included. The format must be possible: see [`Format::checked_bytes`].
     pub fn bytes(&self) -> u64 {
         let codes = self.code_bytes();
-        match self.shares() {
-            Some(shares) => Format::shares_at(codes) + shares.elements() * self.codec.shared_bytes(),
-            None => codes,
+        match (self.layout, self.row_groups()) {
+            (Layout::Rows { rows, .. }, Some(groups)) => {
+                Format::shares_at(codes) + rows * groups * self.codec.shared_bytes()
+            }
+            _ => codes,
         }
     }
 

@@ -24,7 +24,8 @@ pub enum Layout {
     /// [`PANEL`] output features: `[count][out/group][ceil(group/PANEL)][in_features][PANEL]`, zero-padded where
     /// `group` is no multiple of PANEL. `group` is `out`, or a head's rows where a panel must not cross
     /// heads. bf16 lanes are stored so that each 32-bit word j of an 8-lane half h holds lane `8h + j` in
-    /// its low and lane `8h + 4 + j` in its high 16 bits: a shift and a mask give two f32x4 in lane order.
+    /// its low and lane `8h + 4 + j` in its high 16 bits: a shift and a mask give two f32x4 in lane order. In a
+    /// grouped codec a panel is group by group what its outputs share and their codes ([`pack::Panel`](crate::pack::Panel)).
     Panels {
         /// Matrices stored one after the other.
         count: u64,

@@ -20,6 +20,7 @@ mod layout;
 pub mod lists;
 pub mod ops;
 pub mod pack;
+mod panel;
 mod plan;
 mod roles;
 mod rope;

@@ -3,6 +3,7 @@
 //! A weight is packed band by band ([`Layout::bands`]): the numbers of a band become codes, still row by row, and the codes
 //! are then put in the layout's order. Who has codes of the very codec already hands those over ([`Packer::push_codes`]).
 
+mod panels;
 mod strips;
 
 use crate::align::{PANEL, TILE};
@@ -14,6 +15,7 @@ use crate::shared::Shared;
 
 pub use crate::elem::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 pub use crate::half::Half;
+pub use crate::panel::Panel;
 
 const LANES: usize = PANEL as usize;
 const SIDE: usize = TILE as usize;
@@ -29,9 +31,7 @@ fn lane(codec: Codec, slot: usize) -> usize {
     match codec {
         // Word j of an 8-lane half holds lanes j (low) and 4 + j (high).
         Codec::Bf16 => 8 * (slot / 8) + slot % 8 / 2 + 4 * (slot % 2),
-        // Byte j holds lanes j (low) and 8 + j (high).
-        Codec::Int4 { .. } => slot / 2 + 8 * (slot % 2),
-        Codec::F32 | Codec::Int8 { .. } | Codec::Fp8 { .. } => slot,
+        _ => slot,
     }
 }
 
@@ -39,13 +39,12 @@ fn lane(codec: Codec, slot: usize) -> usize {
 fn slot(codec: Codec, lane: usize) -> usize {
     match codec {
         Codec::Bf16 => 8 * (lane / 8) + 2 * (lane % 4) + lane % 8 / 4,
-        Codec::Int4 { .. } => lane % 8 * 2 + lane / 8,
-        Codec::F32 | Codec::Int8 { .. } | Codec::Fp8 { .. } => lane,
+        _ => lane,
     }
 }
 
 /// Appends the codes of a band, row by row in `codes`, in the layout's order; what is missing to a whole panel or tile
-/// is zeros. `N`: bytes of a code.
+/// is zeros. `N`: bytes of a code, of panels' a number that shares nothing.
 fn arrange<const N: usize>(format: Format, codes: &[u8], out: &mut Vec<u8>) {
     let (codes, _) = codes.as_chunks::<N>();
     match format.layout {
@@ -75,11 +74,10 @@ fn arrange<const N: usize>(format: Format, codes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Codes of a byte each, two of them in one; a band of rows begins each row with a byte of its own.
-fn halved(format: Format, codes: &[u8]) -> Vec<u8> {
-    let run = if let Layout::Rows { cols, .. } = format.layout { cols as usize } else { codes.len() };
+/// Rows of codes of a byte each, two of them in one; each row begins with a byte of its own.
+fn halved(cols: u64, codes: &[u8]) -> impl Iterator<Item = u8> {
     let pair = |pair: &[u8]| pair[0] & 15 | pair.get(1).map_or(0, |high| high << 4);
-    codes.chunks(run.max(1)).flat_map(|row| row.chunks(2).map(pair)).collect()
+    codes.chunks(cols.max(1) as usize).flat_map(move |row| row.chunks(2).map(pair))
 }
 
 /// Packs a weight, one band after the other.
@@ -88,7 +86,7 @@ pub struct Packer {
     format: Format,
     /// Bytes of codes that came out.
     written: u64,
-    /// Row by row, where they stand behind the codes.
+    /// Row by row, where they stand behind all codes.
     shared: Vec<Shared>,
     codes: Vec<u8>,
 }
@@ -126,14 +124,11 @@ impl Packer {
             (Layout::Strips { .. }, _) => strips::arrange(format, codes, shared, out),
             (_, Codec::F32) => arrange::<4>(format, codes, out),
             (_, Codec::Bf16) => arrange::<2>(format, codes, out),
+            (Layout::Panels { .. }, _) => panels::arrange(format, codes, shared, out),
             (_, Codec::Int8 { .. } | Codec::Fp8 { .. }) => arrange::<1>(format, codes, out),
-            (_, Codec::Int4 { .. }) => {
-                let mut bytes = Vec::new();
-                arrange::<1>(format, codes, &mut bytes);
-                out.extend(halved(format, &bytes));
-            }
+            (_, Codec::Int4 { .. }) => out.extend(halved(format.layout.cols(), codes)),
         }
-        if format.shares().is_some() {
+        if format.row_groups().is_some() {
             self.shared.extend_from_slice(shared);
         }
         self.written += (out.len() - before) as u64;
@@ -141,18 +136,14 @@ impl Packer {
 
     /// Appends what stands behind the codes.
     pub fn finish(self, out: &mut Vec<u8>) {
-        let Some(layout) = self.format.shares() else { return };
+        if self.format.row_groups().is_none() {
+            return;
+        }
         let pad = Format::shares_at(self.written) - self.written;
         out.resize(out.len() + pad as usize, 0);
         let codec = self.format.codec;
-        let bytes: Vec<[u8; 4]> = self.shared.iter().map(|shared| codec.shared_to_bytes(*shared)).collect();
-        let cols = layout.cols() as usize;
-        for (first, rows) in layout.bands() {
-            let band = &bytes[first as usize * cols..(first + rows) as usize * cols];
-            let mut four = Vec::new();
-            // Words in the order of f32.
-            arrange::<4>(Format { codec: Codec::F32, layout }, band.as_flattened(), &mut four);
-            out.extend(four.chunks(4).flat_map(|word| &word[..codec.shared_bytes() as usize]));
+        for shared in &self.shared {
+            out.extend(&codec.shared_to_bytes(*shared)[..codec.shared_bytes() as usize]);
         }
     }
 }
@@ -176,9 +167,9 @@ pub fn index(format: Format, row: u64, col: u64) -> u64 {
             let codec = format.codec;
             row * (codec.code_bytes(cols) * 8 / codec.code_bits()) + col
         }
-        Layout::Panels { in_features, group, .. } => {
-            let panel = (row / group) * group.div_ceil(PANEL) + (row % group) / PANEL;
-            let lane = (row % group) % PANEL;
+        Layout::Panels { .. } if format.codec.group().is_some() => panels::index(format, row, col),
+        Layout::Panels { in_features, .. } => {
+            let (panel, lane) = panels::of_row(format.layout, row);
             (panel * in_features + col) * PANEL + slot(format.codec, lane as usize) as u64
         }
         Layout::Tiles { out_features: out, in_features, .. } => {
@@ -193,12 +184,13 @@ pub fn index(format: Format, row: u64, col: u64) -> u64 {
 /// What the group of element (`row`, `col`) shares.
 fn shared(format: Format, bytes: &[u8], row: u64, col: u64) -> Shared {
     let (codec, Some(group)) = (format.codec, format.codec.group()) else { return Shared::NONE };
-    let at = match format.shares() {
-        None => strips::shared_at(format, row, col),
-        Some(layout) => {
-            let place = index(Format { codec: Codec::F32, layout }, row, col / group);
+    let at = match (format.layout, format.row_groups()) {
+        (Layout::Panels { .. }, _) => panels::shared_at(format, row, col),
+        (_, Some(groups)) => {
+            let place = row * groups + col / group.max(1);
             Format::shares_at(format.code_bytes()) + place * codec.shared_bytes()
         }
+        (_, None) => strips::shared_at(format, row, col),
     };
     codec.shared_of_bytes(&bytes[at as usize..])
 }
@@ -207,7 +199,11 @@ fn shared(format: Format, bytes: &[u8], row: u64, col: u64) -> Shared {
 fn decoded(format: Format, bytes: &[u8], at: u64, shared: Shared) -> f32 {
     let codec = format.codec;
     match codec {
-        Codec::Int4 { .. } => codec.decode(&[bytes[(at / 2) as usize] >> (4 * (at % 2))], shared),
+        Codec::Int4 { .. } => {
+            let code = bytes[(at / 2) as usize] >> (4 * (at % 2));
+            let in_panels = matches!(format.layout, Layout::Panels { .. });
+            codec.decode(&[if in_panels { panels::stored(codec, code) } else { code }], shared)
+        }
         _ => codec.decode(&bytes[codec.code_bytes(at) as usize..], shared),
     }
 }

@@ -8,7 +8,7 @@ use cranelift_codegen::ir::types::{F32, F32X4, F64, I32, I32X4, I64};
 use cranelift_codegen::ir::{BlockArg, InstBuilder, MemFlagsData, Type, Value};
 use cranelift_codegen::isa::TargetFrontendConfig;
 use cranelift_frontend::{FunctionBuilder, Variable};
-use hyc_plan::{CacheSpec, Elem, KernelSpec, Layout};
+use hyc_plan::{CacheSpec, Elem, Format, KernelSpec, Layout};
 
 use crate::operands::Operands;
 
@@ -74,7 +74,12 @@ impl<'f> Emit<'f> {
         4 * self.named.stride(name)
     }
 
-    /// Element type and layout of a weight.
+    /// How a weight is stored.
+    pub fn format(&self, name: &str) -> Format {
+        self.named.format(name)
+    }
+
+    /// Element type and layout of a weight whose numbers stand by themselves.
     pub fn weight(&self, name: &str) -> (Elem, Layout) {
         self.named.weight(name)
     }
@@ -559,23 +564,58 @@ impl<'f> Emit<'f> {
         self.b.ins().istore16(MEM, rounded, address, offset);
     }
 
-    /// Vector `v` (0..4) of a panel's column at address + offset, in lane order; see `Layout::Panels`.
-    /// [`READ_ONLY`]'s terms hold.
-    pub fn load_quad(&mut self, elem: Elem, address: Value, offset: i32, v: u64) -> Value {
-        if is_word(elem) {
-            return self.b.ins().load(F32X4, READ_ONLY, address, offset + 16 * v as i32);
-        }
-        // A word holds a lane of an even vector in its low half, and one of the next in its high half.
-        let words = self.b.ins().load(I32X4, READ_ONLY, address, offset + 16 * (v / 2) as i32);
-        let bits = if v % 2 == 0 {
-            let n = self.b.ins().iconst(I32, 16);
-            self.b.ins().ishl(words, n)
-        } else {
-            let mask = self.b.ins().iconst(I32, i64::from(0xffff_0000u32 as i32));
-            let mask = self.b.ins().splat(I32X4, mask);
-            self.b.ins().band(words, mask)
-        };
-        self.b.ins().bitcast(F32X4, little(), bits)
+    // Words of four lanes, i32x4.
+
+    /// Four words.
+    pub fn load_words(&mut self, address: Value, offset: i32) -> Value {
+        self.b.ins().load(I32X4, MEM, address, offset)
+    }
+
+    /// Four words; [`READ_ONLY`]'s terms hold.
+    pub fn load_fixed_words(&mut self, address: Value, offset: i32) -> Value {
+        self.b.ins().load(I32X4, READ_ONLY, address, offset)
+    }
+
+    /// Four half words, each with zeros above it.
+    pub fn load_halves(&mut self, address: Value, offset: i32) -> Value {
+        self.b.ins().uload16x4(MEM, address, offset)
+    }
+
+    /// Four half words, each with zeros above it; [`READ_ONLY`]'s terms hold.
+    pub fn load_fixed_halves(&mut self, address: Value, offset: i32) -> Value {
+        self.b.ins().uload16x4(READ_ONLY, address, offset)
+    }
+
+    /// words << n.
+    pub fn shl4(&mut self, words: Value, n: i64) -> Value {
+        if n == 0 { words } else { self.b.ins().ishl_imm_u(words, n) }
+    }
+
+    /// words >> n, zeros from above.
+    pub fn shr4(&mut self, words: Value, n: i64) -> Value {
+        if n == 0 { words } else { self.b.ins().ushr_imm_u(words, n) }
+    }
+
+    /// words >> n, signs from above.
+    pub fn sar4(&mut self, words: Value, n: i64) -> Value {
+        self.b.ins().sshr_imm_u(words, n)
+    }
+
+    /// words & mask.
+    pub fn and4(&mut self, words: Value, mask: u32) -> Value {
+        let mask = self.b.ins().iconst(I32, i64::from(mask as i32));
+        let mask = self.b.ins().splat(I32X4, mask);
+        self.b.ins().band(words, mask)
+    }
+
+    /// Signed words as f32x4.
+    pub fn floats_of(&mut self, words: Value) -> Value {
+        self.b.ins().fcvt_from_sint(F32X4, words)
+    }
+
+    /// The f32x4 with these bits.
+    pub fn bits_floats(&mut self, words: Value) -> Value {
+        self.b.ins().bitcast(F32X4, little(), words)
     }
 }
 

@@ -29,7 +29,7 @@ pub fn input(e: &mut Emit<'_>, spec: &KernelSpec, in_features: u64, norm: Option
 /// Emits the kernel.
 pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, in_features: u64, norm: Option<f64>, epilogue: Epilogue) {
     let (x, x_stride) = input(e, spec, in_features, norm);
-    let product = Product { elem: e.weight("weight").0, in_features, x_stride };
+    let product = Product::of(e, "weight", in_features, x_stride);
     let (w, out, rows) = (e.operand("weight"), e.operand("out"), e.rows(spec));
     let second = match epilogue {
         Epilogue::Store => None,
@@ -61,6 +61,7 @@ pub fn emit(e: &mut Emit<'_>, spec: &KernelSpec, in_features: u64, norm: Option<
                     let to = place(e, out, "out", quad.row);
                     e.store(quad.sum, to, 16 * quad.vector as i32);
                 });
+                let product = Product::of(e, "up", in_features, x_stride);
                 let up = e.at(up, panel, product.panel_bytes());
                 product.all_rows(e, x, rows, up, &|e, quad| {
                     let to = place(e, out, "out", quad.row);

@@ -5,6 +5,7 @@
 //! other, and loading it is a copy.
 
 mod attention;
+mod codes;
 mod emit;
 mod kernel;
 mod linear;

@@ -35,18 +35,18 @@ fn routed(
 
 /// Emits `ExpertsUp`.
 pub fn emit_up(e: &mut Emit<'_>, spec: &KernelSpec, in_features: u64, ffn: u64, active: u64) {
-    let (elem, layout) = e.weight("gate");
-    let product = Product { elem, in_features, x_stride: e.stride("x") };
+    let layout = e.format("gate").layout;
+    let [of_gate, of_up] = ["gate", "up"].map(|name| Product::of(e, name, in_features, e.stride("x")));
     let (x, gate, up, out) = (e.operand("x"), e.operand("gate"), e.operand("up"), e.operand("h"));
     let sums = e.scratch(4 * PANEL);
     let (begin, end) = (e.begin, e.end);
     e.each(begin, end, 1, |e, item| {
         let (expert, panel) = e.div_rem(item, layout.panels());
-        let (gate, up) = (e.at(gate, item, product.panel_bytes()), e.at(up, item, product.panel_bytes()));
+        let (gate, up) = (e.at(gate, item, of_gate.panel_bytes()), e.at(up, item, of_up.panel_bytes()));
         routed(e, spec, active, expert, |e, row, slot| {
             let x = e.at(x, row, e.stride("x"));
-            product.one_row(e, x, gate, &|e, quad| e.store(quad.sum, sums, 16 * quad.vector as i32));
-            product.one_row(e, x, up, &|e, quad| {
+            of_gate.one_row(e, x, gate, &|e, quad| e.store(quad.sum, sums, 16 * quad.vector as i32));
+            of_up.one_row(e, x, up, &|e, quad| {
                 let g = e.load4(sums, 16 * quad.vector as i32);
                 let g = e.silu4(g);
                 let y = e.fmul(g, quad.sum);
@@ -77,8 +77,8 @@ fn store_panel(e: &mut Emit<'_>, sums: Value, out: Value, panel: Value, width: u
 
 /// Emits `ExpertsDown`.
 pub fn emit_down(e: &mut Emit<'_>, spec: &KernelSpec, active: u64, ffn: u64) {
-    let (elem, layout) = e.weight("down");
-    let product = Product { elem, in_features: ffn, x_stride: 4 * round_up(ffn, ROW_ALIGN) };
+    let layout = e.format("down").layout;
+    let product = Product::of(e, "down", ffn, 4 * round_up(ffn, ROW_ALIGN));
     let matrix_bytes = layout.panels() * product.panel_bytes();
     let (h, index, share) = (e.operand("h"), e.operand("index"), e.operand("weight"));
     let (down, residual, out) = (e.operand("down"), e.operand("residual"), e.operand("out"));

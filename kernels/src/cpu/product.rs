@@ -6,24 +6,23 @@
 //!          [ r1 ......... ]
 //! ```
 //! Each output is one chain of multiply-adds over k in order, whatever the tile: a row's result does not
-//! depend on how many rows came with it, so logits are the same bits for any chunk of a prompt.
+//! depend on how many rows came with it, so logits are the same bits for any chunk of a prompt. Where a codec's groups scale
+//! their sums, it is one chain a group, and one of the groups.
 
 use cranelift_codegen::ir::Value;
 use cranelift_frontend::Variable;
-use hyc_plan::Elem;
-use hyc_plan::PANEL;
+use hyc_plan::Codec;
+use hyc_plan::pack::Panel;
 
+use super::codes::Group;
 use super::emit::Emit;
 
 /// The constants of a product.
 #[derive(Clone, Copy)]
 pub struct Product {
-    /// Element type of the panel.
-    pub elem: Elem,
-    /// Input features.
-    pub in_features: u64,
-    /// Bytes from row to row of x.
-    pub x_stride: u64,
+    codec: Codec,
+    in_features: u64,
+    x_stride: u64,
 }
 
 /// Four outputs of one row: `vector` (0..4) of the panel's sixteen outputs.
@@ -44,14 +43,18 @@ const TALL: u64 = 10;
 const UNROLL: u64 = 2;
 
 impl Product {
-    /// Bytes from k to k + 1 of a panel.
-    pub fn k_bytes(&self) -> u64 {
-        PANEL * self.elem.bytes()
+    /// With the weight of this name, of rows of `in_features` numbers that are `x_stride` bytes apart.
+    pub fn of(e: &Emit<'_>, weight: &str, in_features: u64, x_stride: u64) -> Product {
+        Product { codec: e.format(weight).codec, in_features, x_stride }
+    }
+
+    fn panel(&self) -> Panel {
+        Panel::of(self.codec, self.in_features)
     }
 
     /// Bytes of a panel.
     pub fn panel_bytes(&self) -> u64 {
-        self.in_features * self.k_bytes()
+        self.panel().bytes()
     }
 
     /// Multiplies all rows `0..rows` of `x` with a panel; `sink` takes the sums.
@@ -93,20 +96,41 @@ impl Product {
         let x = e.at(x, first, self.x_stride);
         let wide = vectors.end - vectors.start;
         let sums: Vec<Variable> = (0..rows * wide).map(|_| e.zero4_var()).collect();
-        let step = |e: &mut Emit<'_>, x: Value, w: Value, k: u64| {
-            let weights: Vec<Value> =
-                vectors.clone().map(|v| e.load_quad(self.elem, w, (k * self.k_bytes()) as i32, v)).collect();
-            for row in 0..rows {
-                let x = e.load_fixed_splat(x, (row * self.x_stride + 4 * k) as i32);
-                for (sum, weight) in sums[(row * wide) as usize..].iter().zip(&weights) {
-                    e.accumulate(*sum, x, *weight);
+        let order = self.panel();
+        let group = |e: &mut Emit<'_>, [x, w]: [Value; 2], inputs: u64| {
+            let group = Group::load(e, self.codec, w, vectors.clone());
+            let own: Option<Vec<Variable>> =
+                group.scales().map(|_| sums.iter().map(|_| e.zero4_var()).collect());
+            let parts = own.as_ref().unwrap_or(&sums);
+            let step = |e: &mut Emit<'_>, [x, w]: [Value; 2], k: u64| {
+                let factors = group.factors(e, w, k);
+                for row in 0..rows {
+                    let x = e.load_fixed_splat(x, (row * self.x_stride + 4 * k) as i32);
+                    for (part, factor) in parts[(row * wide) as usize..].iter().zip(&factors) {
+                        // The first is overwritten: what nothing else reads.
+                        let [a, b] = if rows == 1 { [*factor, x] } else { [x, *factor] };
+                        e.accumulate(*part, a, b);
+                    }
+                }
+            };
+            let codes = e.add_const(w, order.shared_bytes() as i64);
+            let pairs = [(x, 4 * UNROLL), (codes, UNROLL * order.input_bytes())];
+            let rest = e.walk(inputs / UNROLL, pairs, |e, at| (0..UNROLL).for_each(|k| step(e, at, k)));
+            let [x, codes] = rest;
+            e.walk(inputs % UNROLL, [(x, 4), (codes, order.input_bytes())], |e, at| step(e, at, 0));
+            for (i, (part, sum)) in parts.iter().zip(&sums).enumerate() {
+                if let Some(scales) = group.scales() {
+                    let part = e.get(*part);
+                    e.accumulate(*sum, part, scales[i % wide as usize]);
                 }
             }
         };
-        let pairs = [(x, 4 * UNROLL), (panel, UNROLL * self.k_bytes())];
-        let [x, w] =
-            e.walk(self.in_features / UNROLL, pairs, |e, [x, w]| (0..UNROLL).for_each(|k| step(e, x, w, k)));
-        e.walk(self.in_features % UNROLL, [(x, 4), (w, self.k_bytes())], |e, [x, w]| step(e, x, w, 0));
+        let (whole, last) = (order.group(), self.in_features % order.group());
+        let pairs = [(x, 4 * whole), (panel, order.group_bytes(whole))];
+        let at = e.walk(self.in_features / whole, pairs, |e, at| group(e, at, whole));
+        if last > 0 {
+            group(e, at, last);
+        }
         for row in 0..rows {
             for v in 0..wide {
                 let sum = e.get(sums[(row * wide + v) as usize]);

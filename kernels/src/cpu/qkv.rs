@@ -155,8 +155,7 @@ impl Place<'_> {
 
     /// The products of one head of this weight into `head_rows`.
     fn head(&self, e: &mut Emit<'_>, weight: &str, head: Value, dim: u64) {
-        let product =
-            Product { elem: e.weight(weight).0, in_features: self.c.in_features, x_stride: self.x_stride };
+        let product = Product::of(e, weight, self.c.in_features, self.x_stride);
         let panels = dim.div_ceil(PANEL);
         let w = e.operand(weight);
         let w = e.at(w, head, panels * product.panel_bytes());

@@ -9,7 +9,11 @@ const MAX_OFFSET: u64 = 1 << 30;
 
 /// Whether there is a kernel for `spec`; the reason where there is none.
 pub fn supports(spec: &KernelSpec) -> Result<(), String> {
-    operands::check(spec)?;
+    operands::check_kinds(spec)?;
+    // A product's; the numbers of a table stand by themselves, also where it is in panels.
+    operands::check_shared(spec, |kind, layout| {
+        matches!((kind, layout), (Kind::Matrices { .. }, Layout::Panels { .. }))
+    })?;
     spec.operands.iter().try_for_each(operand)?;
     if let Some(shape) = spec.op.attention() {
         group(shape.heads, shape.kv_heads)?;

@@ -46,7 +46,7 @@ fn check(seed: u64, case: &Case, codes: &[(Level, HostKernel)]) {
 fn family(name: &str) {
     let seed = std::env::var("HYC_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(Rng::fresh_seed);
     println!("HYC_SEED={seed}");
-    let cases: Vec<Case> = cases::portable().into_iter().filter(|case| case.family == name).collect();
+    let cases: Vec<Case> = cases::host().into_iter().filter(|case| case.family == name).collect();
     assert!(!cases.is_empty());
     let levels = [Level::Baseline, Level::V3];
     let levels = levels.iter().filter(|level| **level != Level::V3 || CpuTarget::host().level == Level::V3);
@@ -65,6 +65,21 @@ fn linears_with_every_epilogue() {
 #[test]
 fn projections_with_appends() {
     family("qkv");
+}
+
+#[test]
+fn linears_of_weights_that_share_scales() {
+    family("linear grouped");
+}
+
+#[test]
+fn projections_of_weights_that_share_scales() {
+    family("qkv grouped");
+}
+
+#[test]
+fn experts_of_weights_that_share_scales() {
+    family("experts grouped");
 }
 
 #[test]

@@ -203,9 +203,9 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
             meaning: "The format of all matrices but the embedding's table (which may be the head, too) and routers, and the head, \
                       which is int8 where this is four bits: f32, bf16, int8 and fp8 with a scale a row, int8(GROUP), fp8(GROUP), \
                       int4 and int4z in groups of 64, int4(GROUP), int4z(GROUP): so many input features of an output share a scale, \
-                      and with z a least value, which are those of the least squared errors; a row's last group may be shorter. A GPU \
-                      takes groups of 32, 64, 128, multiples of 256 and rows, one format for q, k, v and gates of a layer, and one for \
-                      its gate and up.",
+                      and with z a least value, which are those of the least squared errors; a row's last group may be shorter. A \
+                      processor takes any groups; a GPU those of 32, 64, 128, multiples of 256 and rows, one format for q, k, v and \
+                      gates of a layer, and one for its gate and up.",
             ..PLAIN
         },
         Key {
@@ -217,7 +217,8 @@ pub const WEIGHTS: SectionKeys = SectionKeys {
                       that fits counts. A line that fits no matrix, or none but those of lines before it, is an error. What a GGUF file \
                       has in that very format is taken as it is, without a rounding: Q4_0 is int4(32), Q4_1 int4z(32), Q8_0 int8(32), \
                       which `hyc import --dtype stored` writes for each matrix. A block whose scale is not finite is an error, and so is \
-                      one taken so whose scale is 0, unless its numbers are all alike.",
+                      one taken so whose scale is 0, unless its numbers are all alike. The embedding's table shares no \
+                      scales.",
             ..PLAIN
         },
         Key {

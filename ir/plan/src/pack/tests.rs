@@ -1,5 +1,7 @@
 //! Every number is found where it was put, as near as its codec stores it.
 
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]
@@ -81,6 +83,60 @@ fn every_element_is_found_where_it_was_put() {
             }
         }
     }
+}
+
+proptest! {
+    /// Of any shape, codec and numbers each row is what its groups' codes stand for, to the bit, in panels as in rows.
+    #[test]
+    fn panels_hold_what_was_packed(
+        (count, groups, group, in_features) in (1..3u64, 1..3u64, 1..40u64, 1..150u64),
+        (kind, of) in (0..4usize, 1..200u32),
+        seed: u64,
+    ) {
+        let codec = [
+            Codec::Int8 { group: of },
+            Codec::Fp8 { group: of },
+            Codec::Int4 { group: of, zero: false },
+            Codec::Int4 { group: of, zero: true },
+        ][kind];
+        let out = groups * group;
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * 8.0
+        };
+        let data: Vec<f32> = (0..count * out * in_features).map(|_| next()).collect();
+        let rows = Format { codec, layout: Layout::Rows { rows: count * out, cols: in_features } };
+        let panels = Format { codec, layout: Layout::Panels { count, out_features: out, in_features, group } };
+        let [in_rows, in_panels] = [rows, panels].map(|format| pack(format, &data));
+        prop_assert_eq!(in_panels.len() as u64, panels.bytes());
+        for (row, numbers) in (0..).zip(data.chunks(in_features as usize)) {
+            let stored = |group: &[f32]| {
+                let mut codes = Vec::new();
+                let shared = codec.encode(group, &mut codes);
+                let shared = codec.shared_of_bytes(&codec.shared_to_bytes(shared));
+                codes.iter().map(|code| codec.decode(&[*code], shared)).collect::<Vec<f32>>()
+            };
+            let want: Vec<f32> = numbers.chunks(of as usize).flat_map(stored).collect();
+            prop_assert_eq!(&load_row(panels, &in_panels, row, in_features), &want);
+            prop_assert_eq!(&load_row(rows, &in_rows, row, in_features), &want);
+        }
+    }
+}
+
+/// Bytes of panels: groups of a panel's outputs with what they share, and padding outputs.
+#[test]
+fn panels_of_groups_have_their_scales_in_them() {
+    let bytes = |codec| {
+        let layout = Layout::Panels { count: 3, out_features: 20, in_features: 100, group: 10 };
+        Format { codec, layout }.checked_bytes()
+    };
+    // 3 matrices of two panels; four groups of 32, the last of 4.
+    assert_eq!(bytes(Codec::Int4 { group: 32, zero: false }), Some(6 * (100 * 8 + 4 * 32)));
+    assert_eq!(bytes(Codec::Int4 { group: 32, zero: true }), Some(6 * (100 * 8 + 4 * 64)));
+    assert_eq!(bytes(Codec::Int8 { group: u32::MAX }), Some(6 * (100 * 16 + 64)));
+    assert_eq!(bytes(Codec::Fp8 { group: 1 }), Some(6 * (100 * 16 + 100 * 64)));
+    assert_eq!((bytes(Codec::Int8 { group: 0 }), bytes(Codec::Bf16)), (None, Some(6 * 100 * 32)));
 }
 
 /// Groups that strips do not take make no format.

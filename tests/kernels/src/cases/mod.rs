@@ -3,6 +3,7 @@
 mod attention;
 mod experts;
 mod generic;
+mod grouped;
 mod handed_on;
 mod page_lists;
 mod projections;
@@ -26,6 +27,11 @@ pub fn all() -> Vec<Case> {
 /// The cases that need no tensor cores.
 pub fn portable() -> Vec<Case> {
     [generic::all(), selection::portable()].concat()
+}
+
+/// Those that a processor has kernels for.
+pub fn host() -> Vec<Case> {
+    [portable(), grouped::all()].concat()
 }
 
 /// What `cargo bench` times.
@@ -110,7 +116,7 @@ mod tests {
 
     #[test]
     fn names_are_distinct_and_rows_within_the_kernels() {
-        for cases in [super::all(), super::timed()] {
+        for cases in [super::all(), super::host(), super::timed()] {
             let mut names = HashSet::new();
             for case in cases {
                 assert!(names.insert(case.name()), "{} twice", case.name());
