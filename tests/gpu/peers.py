@@ -2,7 +2,7 @@
 
     peers.py [PART]...
 
-Parts: copy matvec product prefill decode flashinfer flashinfer_decode step nsa; all without one.
+Parts: copy matvec product int4 prefill decode flashinfer flashinfer_decode step nsa; all without one.
 FlashInfer and flash-linear-attention are not in PyTorch: measured were flashinfer-python 0.6.1, which compiles its
 kernels when they are first called, and fla-core 0.6.0.
 
@@ -70,6 +70,32 @@ def product():
         w = torch.randn(out, inn, device="cuda").bfloat16()
         ms = median_ms(partial(F.linear, x, w))
         row(f"cuBLAS linear {inn}x{out}, 2048 rows", ms, f"{2 * 2048 * inn * out / ms / 1e9:.0f} TFLOP/s")
+
+
+def int4():
+    """Four bits in groups of 64: PyTorch's own product of few rows (tinygemm), and of many by int4_triton.py."""
+    import int4_triton
+
+    int4_triton.check()
+
+    for inn, out in [(4096, 4096), (4096, 6144), (4096, 22016), (11008, 4096)]:
+        bytes_ = inn * out // 2 + inn // 64 * out * 4
+        count = max(2, (1 << 30) // bytes_)
+        codes = torch.randint(0, 256, (out, inn // 2), device="cuda", dtype=torch.uint8)
+        scales = torch.randn(inn // 64, out, 2, device="cuda").bfloat16()
+        packed = [(torch._convert_weight_to_int4pack(codes, 8), scales.clone()) for _ in range(count)]
+        for batch in (1, 8):
+            x = torch.randn(batch, inn, device="cuda").bfloat16()
+            ms = median_ms(graph_of(partial(int4_linears, x, packed))) / count
+            row(f"torch int4 linear {inn}x{out}, {batch} rows", ms, f"{bytes_ / ms / 1e9:.2f} TB/s")
+        x = torch.randn(2048, inn, device="cuda").bfloat16()
+        weight = int4_triton.random(inn, out)
+        ms = median_ms(partial(int4_triton.linear, x, *weight))
+        row(f"Triton int4 linear {inn}x{out}, 2048 rows", ms, f"{2 * 2048 * inn * out / ms / 1e9:.0f} TFLOP/s")
+
+
+def int4_linears(x, packed):
+    return [torch._weight_int4pack_mm(x, codes, 64, scales) for codes, scales in packed]
 
 
 def causal_flop(tokens):
@@ -201,7 +227,7 @@ def nsa():
     row(f"NSA selected branch, group 16, {tokens}", ms, f"{flop / ms / 1e9:.0f} TFLOP/s")
 
 
-PARTS = (copy, matvec, product, prefill, decode, flashinfer, flashinfer_decode, step, nsa)
+PARTS = (copy, matvec, product, int4, prefill, decode, flashinfer, flashinfer_decode, step, nsa)
 
 if __name__ == "__main__":
     torch.manual_seed(0)

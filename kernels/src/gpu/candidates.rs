@@ -36,15 +36,15 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
     Ok(match spec.op {
         StepOp::Linear(op) if in_strips(spec) => {
             let two = op.epilogue == Epilogue::SwiGlu;
-            let narrow = wgmma_strips::narrow_rows(op.out_features, two, u64::from(gpu.multiprocessors));
+            let usual = wgmma_strips::usual_rows(op.out_features, two, u64::from(gpu.multiprocessors));
             let launches = if in_rows(spec, "x") { 2 } else { 1 };
-            of(spec, &of_strips(spec, (op.in_features, narrow), launches))
+            of(spec, &of_strips(spec, (op.in_features, usual), launches))
         }
         StepOp::QkvAppend(op) if in_strips(spec) => {
             let packs = u32::from(in_rows(spec, "x"));
             let launches = packs + if ends_in_registers(&op) { 1 } else { 2 };
-            let narrow = wgmma_strips::narrow_rows(columns(&op), false, u64::from(gpu.multiprocessors));
-            of(spec, &of_strips(spec, (op.in_features, narrow), launches))
+            let usual = wgmma_strips::usual_rows(columns(&op), false, u64::from(gpu.multiprocessors));
+            of(spec, &of_strips(spec, (op.in_features, usual), launches))
         }
         StepOp::Linear(op) if in_tiles(spec) => {
             // Narrow tiles are for rows that make no more wide ones than half the multiprocessors.
@@ -142,14 +142,15 @@ fn product(spec: &KernelSpec, in_features: u64, [small, large]: [u32; 2]) -> [Ro
     ]
 }
 
-/// Those of a product of strips, of which `narrow` rows at most are better off in tiles of 128.
-fn of_strips(spec: &KernelSpec, (in_features, narrow): (u64, u64), launches: u32) -> Vec<Row> {
+/// Those of a product of strips; `usual`: the most rows that tiles of 64 and of 128 are for.
+fn of_strips(spec: &KernelSpec, (in_features, usual): (u64, [u64; 2]), launches: u32) -> Vec<Row> {
     let [one, few, ..] = product(spec, in_features, [launches; 2]);
-    let mut rows = vec![one, few, (M16, (1, SMALL_M_ROWS), (9, 16), 16, launches)];
-    let usual = [(17, 64), (65, narrow), (narrow.max(64) + 1, ALL)];
-    let tiles = MANY_ROWS_OF_STRIPS.into_iter().zip(usual);
-    rows.extend(tiles.map(|((name, tile), usual)| (name, (1, ALL), usual, tile, launches)));
-    rows
+    // Where there are no tiles of 64, blocks of 16 go on.
+    let some = if usual[0] == 0 { MANY_ROWS - 1 } else { 16 };
+    let rows = [(some + 1, usual[0]), (MANY_ROWS, usual[1]), (usual[1].max(MANY_ROWS - 1) + 1, ALL)];
+    let tiles = MANY_ROWS_OF_STRIPS.into_iter().zip(rows);
+    let tiles = tiles.map(|((name, tile), usual)| (name, (1, ALL), usual, tile, launches));
+    [one, few, (M16, (1, SMALL_M_ROWS), (9, some), 16, launches)].into_iter().chain(tiles).collect()
 }
 
 /// Those of an attention over selected blocks, or over a window alone of so many pages. `shares`: the fewest rows that can share pages, and that

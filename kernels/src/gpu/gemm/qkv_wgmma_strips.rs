@@ -32,18 +32,22 @@ pub fn launches<'c>(k: &mut Kernel<'c, '_>, op: &QkvAppend, query: &Product, cod
     let gates: Vec<Product> = gates(op).map(to).collect();
     let turns = Turns { dim: op.shape.qk_dim, matrices: if op.own_kv { 2 } else { 1 } };
     for tile in MANY_ROWS_OF_STRIPS {
-        strips_large_m_with(k, tile, (query, codec), Some(turns), &|e: &Emit<'c>, tile, first, sums| {
-            let section = tile.section.number;
-            let number = |n: u64| e.eq(section, e.int(n));
-            e.when(e.lt(section, e.int(turns.matrices)), |e| rotate(e, op, (tile, first, sums)));
-            e.when(number(0), |e| finish(e, query, tile, first, sums));
-            if op.own_kv {
-                e.when(number(1), |e| append(e, op.shape.qk_dim, (tile, first, sums), keys));
-                e.when(number(2), |e| append(e, op.shape.v_dim, (tile, first, sums), values));
-            }
-            for (n, gate) in (if op.own_kv { 3 } else { 1 }..).zip(&gates) {
-                e.when(number(n), |e| finish(e, gate, tile, first, sums));
-            }
+        strips_large_m_with(k, tile, (query, codec), Some(turns), &|_: &Emit<'c>, tile, first| {
+            let gates = &gates;
+            Box::new(move |e, sums| {
+                let section = tile.section.number;
+                let number = |n: u64| e.eq(section, e.int(n));
+                let all = (&tile, first, sums);
+                e.when(e.lt(section, e.int(turns.matrices)), |e| rotate(e, op, all));
+                e.when(number(0), |e| finish(e, query, &tile, first, sums));
+                if op.own_kv {
+                    e.when(number(1), |e| append(e, op.shape.qk_dim, all, keys));
+                    e.when(number(2), |e| append(e, op.shape.v_dim, all, values));
+                }
+                for (n, gate) in (if op.own_kv { 3 } else { 1 }..).zip(gates) {
+                    e.when(number(n), |e| finish(e, gate, &tile, first, sums));
+                }
+            })
         });
     }
 }
@@ -65,6 +69,10 @@ fn rotate<'c>(e: &Emit<'c>, op: &QkvAppend, (tile, first, sums): Sums<'_, 'c>) {
     let pair = e.add(e.div_rem(first, op.shape.qk_dim).1, g);
     let step = e.load_long(steps(e, op.rope), pair);
     for (j, of) in sums.of.chunks(4).enumerate() {
+        // There are registers for the positions of few rows at once.
+        if j % 4 == 0 {
+            e.warp_barrier();
+        }
         for odd in [0, 1] {
             let i = e.add_const(e.mul_const(t, 2), (8 * j + odd) as i64);
             let (_, _, position) = row_of(e, tile, i);
@@ -90,8 +98,8 @@ type Store<'c> = fn(&Emit<'c>, &Spot<'c>, &[Float<'c>]);
 /// Appends elements of heads of `dim`.
 fn append<'c>(e: &Emit<'c>, dim: u64, (tile, first, sums): Sums<'_, 'c>, store: Store<'c>) {
     let cache = e.cache("cache");
-    sums.write_eights(e, &|e, (i, output, there), eight| {
-        let (row, inside, position) = row_of(e, tile, i);
+    sums.write_eights(e, &|e, (taken, output, there), eight| {
+        let (row, inside, position) = row_of(e, tile, taken.row);
         let (page, place) = page_of(e, &cache, row, position);
         let (head, d) = e.div_rem(e.add(first, sums.column(e, output)), dim);
         e.when(e.and(inside, there), |e| store(e, &Spot { page, place, head, d }, eight));

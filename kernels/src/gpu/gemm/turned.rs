@@ -7,7 +7,7 @@
 //! ```
 
 use super::epilogue::Line;
-use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var};
+use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var, WARP};
 use crate::gpu::tile::TiledRows;
 
 /// Rows of a round.
@@ -28,9 +28,28 @@ pub struct Turned<'a, 'c> {
     pub gap: Int<'c>,
 }
 
+/// A row that a lane takes: its number among those of [`taken_rows`], and in the tile.
+#[derive(Clone, Copy)]
+pub struct Taken<'c> {
+    pub n: usize,
+    pub row: Int<'c>,
+}
+
+/// Outputs of a warp.
+fn outputs(two: bool) -> u64 {
+    if two { 8 } else { 16 }
+}
+
+/// Rows of a tile of `width` that a lane takes `each` outputs of, in the order in which they are written.
+pub fn taken_rows<'c>(e: &Emit<'c>, (two, width): (bool, u64), each: u64) -> Vec<Int<'c>> {
+    let pieces = outputs(two) / each;
+    let row = e.div_rem(e.lane(), pieces).0;
+    (0..width * pieces / WARP).map(|i| e.add_const(row, (i * (WARP / pieces)) as i64)).collect()
+}
+
 impl<'c> Turned<'_, 'c> {
     fn outputs(&self) -> u64 {
-        if self.two { 8 } else { 16 }
+        outputs(self.two)
     }
 
     /// Words from row to row in shared memory.
@@ -59,11 +78,22 @@ impl<'c> Turned<'_, 'c> {
         }
     }
 
-    /// Row of a round and piece of so many outputs that this lane takes as its `i`-th.
-    fn place(&self, e: &Emit<'c>, each: u64, i: u64) -> (Int<'c>, Int<'c>) {
-        let pieces = self.outputs() / each;
-        let (row, piece) = e.div_rem(e.lane(), pieces);
-        (e.add_const(row, (i * 32 / pieces) as i64), e.mul_const(piece, each))
+    /// The first of the outputs that this lane takes `each` of, and where they are in shared memory, by the rows of a round.
+    fn pieces(&self, e: &Emit<'c>, each: u64) -> (Int<'c>, Vec<Int<'c>>) {
+        let first = e.mul_const(e.div_rem(e.lane(), self.outputs() / each).1, each);
+        let rows = taken_rows(e, (self.two, ROUND), each);
+        (first, rows.into_iter().map(|row| e.add(e.mul_const(row, self.stride()), first)).collect())
+    }
+
+    /// Calls `write` with each round's rows, by their numbers among this lane's and in the tile, when its results are to be staged.
+    fn each_round(&self, e: &Emit<'c>, each: u64, write: &dyn Fn(&Emit<'c>, usize, &[Taken<'c>])) {
+        let rows: Vec<Taken<'c>> = taken_rows(e, (self.two, 2 * self.of.len() as u64), each)
+            .into_iter()
+            .enumerate()
+            .map(|(n, row)| Taken { n, row })
+            .collect();
+        let of_round = rows.len() / self.rounds();
+        rows.chunks(of_round).enumerate().for_each(|(round, rows)| write(e, round, rows));
     }
 
     /// The column of an output, from the first's on.
@@ -71,40 +101,34 @@ impl<'c> Turned<'_, 'c> {
         e.add(output, e.pick(e.lt(output, e.int(8)), e.int(0), self.gap))
     }
 
-    /// Writes rows of f32 that `line` has the places of, by their number in the tile. `aligned`: all lines begin at a multiple of
+    /// Writes rows of f32 that `line` has the places of. `aligned`: all lines begin at a multiple of
     /// 16 bytes, and outputs are a multiple of four.
-    pub fn write_rows(&self, e: &Emit<'c>, aligned: bool, line: &dyn Fn(&Emit<'c>, Int<'c>) -> Line<'c>) {
-        let lines = self.outputs() / 4;
-        for round in 0..self.rounds() {
-            let places: Vec<(Int<'c>, Int<'c>, Line<'c>)> = (0..lines)
-                .map(|i| {
-                    let (row, first) = self.place(e, 4, i);
-                    let line = line(e, e.add_const(row, (round as u64 * ROUND) as i64));
-                    (e.add(e.mul_const(row, self.stride()), first), first, line)
-                })
-                .collect();
-            let added = |(_, first, line): &(Int<'c>, Int<'c>, Line<'c>)| {
+    pub fn write_rows(&self, e: &Emit<'c>, aligned: bool, line: &dyn Fn(&Emit<'c>, Taken<'c>) -> Line<'c>) {
+        let (first, pieces) = self.pieces(e, 4);
+        self.each_round(e, 4, &|e, round, rows| {
+            let lines: Vec<Line<'c>> = rows.iter().map(|row| line(e, *row)).collect();
+            let added = |line: &Line<'c>| {
                 let plus = line.plus.filter(|_| aligned)?;
-                let inside = e.and(line.inside, e.lt(*first, self.left));
-                Some(e.load4(plus, e.pick(inside, self.column(e, *first), e.int(0))))
+                let inside = e.and(line.inside, e.lt(first, self.left));
+                Some(e.load4(plus, e.pick(inside, self.column(e, first), e.int(0))))
             };
-            let plus: Vec<Option<Chunk<'c>>> = places.iter().map(added).collect();
+            let plus: Vec<Option<Chunk<'c>>> = lines.iter().map(added).collect();
             e.warp_barrier();
             self.stage(e, round);
             e.warp_barrier();
-            for ((from, first, line), plus) in places.iter().zip(plus) {
+            for ((from, line), plus) in pieces.iter().zip(lines).zip(plus) {
                 let words = e.load4(self.staging, *from);
                 if aligned {
                     let sum = |plus: Chunk<'c>| {
                         [0, 1, 2, 3].map(|i| e.bits(e.fadd(e.widen(words[i]), e.widen(plus[i]))))
                     };
-                    let inside = e.and(line.inside, e.lt(*first, self.left));
+                    let inside = e.and(line.inside, e.lt(first, self.left));
                     let words = plus.map_or(words, sum);
-                    e.when(inside, |e| e.store_words(line.to, self.column(e, *first), &words));
+                    e.when(inside, |e| e.store_words(line.to, self.column(e, first), &words));
                     continue;
                 }
                 for (i, word) in (0..).zip(words) {
-                    let output = e.add_const(*first, i);
+                    let output = e.add_const(first, i);
                     e.when(e.and(line.inside, e.lt(output, self.left)), |e| {
                         let column = self.column(e, output);
                         let plus = line.plus.map(|plus| e.load(plus, column));
@@ -114,38 +138,36 @@ impl<'c> Turned<'_, 'c> {
                     });
                 }
             }
-        }
+        });
     }
 
-    /// Gives eight outputs of a row at once: the row's number in the tile, the first of the outputs, whether they are there (a
-    /// row beyond the step's, others say), and the results.
+    /// Gives eight outputs of a row at once: the row, the first of the outputs, whether they are there (a row beyond the step's,
+    /// others say), and the results.
     pub fn write_eights(
         &self,
         e: &Emit<'c>,
-        write: &dyn Fn(&Emit<'c>, (Int<'c>, Int<'c>, Int<'c>), &[Float<'c>]),
+        write: &dyn Fn(&Emit<'c>, (Taken<'c>, Int<'c>, Int<'c>), &[Float<'c>]),
     ) {
-        for round in 0..self.rounds() {
+        let (first, pieces) = self.pieces(e, 8);
+        let there = e.lt(first, self.left);
+        self.each_round(e, 8, &|e, round, rows| {
             e.warp_barrier();
             self.stage(e, round);
             e.warp_barrier();
-            for i in 0..self.outputs() / 8 {
-                let (row, first) = self.place(e, 8, i);
-                let from = e.add(e.mul_const(row, self.stride()), first);
-                let eight = [0, 4].map(|more| e.load4(self.staging, e.add_const(from, more)));
+            for (row, from) in rows.iter().zip(&pieces) {
+                let eight = [0, 4].map(|more| e.load4(self.staging, e.add_const(*from, more)));
                 let eight: Vec<Float<'c>> = eight.as_flattened().iter().map(|word| e.widen(*word)).collect();
-                let row = e.add_const(row, (round as u64 * ROUND) as i64);
-                write(e, (row, first, e.lt(first, self.left)), &eight);
+                write(e, (*row, first, there), &eight);
             }
-        }
+        });
     }
 
-    /// Writes rows in tiles of `width` columns: `target` has whether there is a row, which it is, and the warp's first column, by
-    /// the row's number in the tile.
+    /// Writes rows in tiles of `width` columns: `target` has whether there is a row, which it is, and the warp's first column.
     pub fn write_tiles(
         &self,
         e: &Emit<'c>,
         (rows, width): (TiledRows, u64),
-        target: &dyn Fn(&Emit<'c>, Int<'c>) -> (Int<'c>, Int<'c>, Int<'c>),
+        target: &dyn Fn(&Emit<'c>, Taken<'c>) -> (Int<'c>, Int<'c>, Int<'c>),
     ) {
         self.write_eights(e, &|e, (row, first, there), eight| {
             let (inside, row, column) = target(e, row);

@@ -26,7 +26,7 @@ pub const NARROW: u64 = 128;
 /// Bytes of the ring: 4 stages of a wide tile, 6 of a narrow one.
 const RING_BYTES: u64 = 192 << 10;
 /// Threads of the two warp groups that multiply and of the one that copies.
-pub const THREADS: u64 = 3 * 128;
+const THREADS: u64 = 3 * 128;
 /// Registers of a thread that copies, and of one that multiplies: three times 168 are there.
 pub const REGISTERS: [u64; 2] = [40, 232];
 const ROWS_BYTES: u64 = BLOCK_ROWS / TILE * TILE_BYTES;

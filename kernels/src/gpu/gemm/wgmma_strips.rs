@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! cluster: two blocks, as many as the chip has room for; each takes every so many pairs of tiles
-//! tile:    128 outputs (or 64 of each of two weights) x 64, 128 or 256 rows: two warp groups of 64 outputs, a warp 16; one warp that
-//!          keeps a ring of k tiles of the rows full, and one that does so with records of the weights
+//! tile:    128 outputs (or 64 of each of two weights) x 128 or 256 rows, or twice as many x 64: two (or four) warp groups of 64
+//!          outputs, a warp 16; one warp that keeps a ring of k tiles of the rows full, and one that does so with records of the weights
 //! k tile:  rows, 8 KiB for each 64, as they lie; where both tiles of a pair read the same, half by either block for both
-//! span:    four k tiles of the weights: eight records of one weight, or half records of two, or of both elements of pairs that
+//! span:    four k tiles of the weights: a record a warp of one weight, or half records of two, or of both elements of pairs that
 //!          RoPE turns
 //! ```
 //! `wgmma` has weights on its left, from registers ([`fragments`](super::fragments)): those of the next k tile are made while the one before
@@ -20,21 +20,27 @@ use super::fragments::tiles_of_a_run;
 use super::matrices::{Product, Rows, Section, To, blocks, section};
 use super::pack_rows::k_tiles;
 use super::stored::{Record, Stored};
-use super::turned::{STAGING_BYTES, Turned};
-use super::wgmma::{REGISTERS, THREADS, Tile};
+use super::turned::{STAGING_BYTES, Taken, Turned};
+use super::wgmma::{REGISTERS, Tile};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, Var, WARP};
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::tile::{TILE_BYTES, TiledRows};
 use crate::gpu::work_item::row_count;
 
-/// Warps that multiply.
-const WARPS: u64 = 8;
-/// Bytes of both rings.
-const RINGS: u64 = 204 << 10;
+/// Warps that multiply tiles of so many rows. What a warp does for a k tile of 64 rows takes it longer than the tensor cores: more of
+/// them hide each other's waits.
+fn warps(width: u64) -> u64 {
+    if width == TILE { 16 } else { 8 }
+}
+
+/// Shared memory of a block.
+const SHARED: u64 = 224 << 10;
+/// Registers of a thread that copies, and of one that multiplies, of sixteen warps.
+const REGISTERS_OF_MANY: [u64; 2] = [24, 112];
 
 /// What a function computes.
-pub struct Job<'a, 'c> {
+pub struct Job<'a, 'f, 'c> {
     pub in_features: u64,
     pub rows: TiledRows,
     /// Rows of a tile.
@@ -47,11 +53,15 @@ pub struct Job<'a, 'c> {
     /// Whether there are two weights.
     pub two: bool,
     pub turns: Option<Turns>,
-    pub end: End<'a, 'c>,
+    pub begin: Begin<'a, 'f, 'c>,
+    /// Whether it begins before its sums, which leaves registers to few of them.
+    pub early: bool,
 }
 
-/// What is done with a warp's sums of a tile, from that output of the section on.
-pub type End<'a, 'c> = &'a dyn Fn(&Emit<'c>, &Tile<'c>, Int<'c>, &Turned<'_, 'c>);
+/// What is done with a warp's sums.
+pub type Finish<'f, 'c> = Box<dyn FnOnce(&Emit<'c>, &Turned<'_, 'c>) + 'f>;
+/// Begins a tile, for a warp's outputs from that one of the section on, and says how it ends.
+pub type Begin<'a, 'f, 'c> = &'a dyn Fn(&Emit<'c>, Tile<'c>, Int<'c>) -> Finish<'f, 'c>;
 
 /// Heads that RoPE turns: a warp has elements `8 i ..` of a head's first half as its first eight outputs, and of its second half
 /// as the others.
@@ -63,20 +73,27 @@ pub struct Turns {
     pub matrices: u64,
 }
 
-/// Outputs that a tile has of each weight.
-pub fn outputs(two: bool) -> u64 {
-    if two { WARPS * STRIP / 2 } else { WARPS * STRIP }
+/// Outputs that a tile of so many rows has of each weight.
+pub fn outputs(two: bool, width: u64) -> u64 {
+    warps(width) * if two { STRIP / 2 } else { STRIP }
 }
 
-/// Most rows of so many outputs that make no more tiles of 256 than half the multiprocessors.
-pub fn narrow_rows(out: u64, two: bool, multiprocessors: u64) -> u64 {
-    multiprocessors / 2 / out.div_ceil(outputs(two)) * 256
+/// Most rows of so many outputs that tiles of 64 and of 128 are for: of 64 where they are for half the multiprocessors, of 128 as long
+/// as there are no more tiles of 256 than that.
+pub fn usual_rows(out: u64, two: bool, multiprocessors: u64) -> [u64; 2] {
+    let (tiles, half) = (|width| out.div_ceil(outputs(two, width)), multiprocessors / 2);
+    [if tiles(64) < half { 0 } else { 64 }, half / tiles(256) * 256]
 }
 
-impl Job<'_, '_> {
+impl Job<'_, '_, '_> {
     /// Bytes of a k tile of the rows.
     fn rows_bytes(&self) -> u64 {
         self.width / TILE * TILE_BYTES
+    }
+
+    /// Warps that multiply.
+    fn warps(&self) -> u64 {
+        warps(self.width)
     }
 
     /// Bytes of a record: a warp's weights of a span.
@@ -86,7 +103,7 @@ impl Job<'_, '_> {
 
     /// The first of a warp's outputs of a section, and the columns between its first eight and the others.
     fn first<'c>(&self, e: &Emit<'c>, s: &Section<'c>, warp: Int<'c>) -> (Int<'c>, Int<'c>) {
-        let warp = e.add(e.mul_const(s.block, WARPS), warp);
+        let warp = e.add(e.mul_const(s.block, self.warps()), warp);
         let plain = e.mul_const(warp, if self.two { STRIP / 2 } else { STRIP });
         let Some(Turns { dim, matrices }) = self.turns else { return (plain, e.int(0)) };
         let (head, eight) = e.div_rem(warp, dim / STRIP);
@@ -100,27 +117,33 @@ impl Job<'_, '_> {
         let rows = match self.width {
             256 => 4,
             128 => 6,
+            // Weights of a byte leave room for fewer.
+            _ if self.codec.code_bits() > 4 => 4,
             _ => 8,
         };
-        let weights = (RINGS - rows * self.rows_bytes()) / (WARPS * self.record_bytes());
-        (rows, weights.min(4))
+        let rest = SHARED - rows * self.rows_bytes() - self.warps() * STAGING_BYTES;
+        (rows, (rest / (self.warps() * self.record_bytes())).min(4))
     }
 }
 
 /// Adds the function of these variants, `part` being the end of its name.
-pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], job: &Job<'_, 'c>) {
+pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], job: &Job<'_, '_, 'c>) {
     let clusters = (k.multiprocessors / 2).max(1);
     let grid = [Extent::fixed(2 * clusters), Extent::fixed(1)];
     let (row_stages, weight_stages) = job.stages();
+    let (warps, span_bytes) = (job.warps(), job.warps() * job.record_bytes());
     let weights_at = row_stages * job.rows_bytes();
-    let staging_at = weights_at + weight_stages * WARPS * job.record_bytes();
-    let shared = staging_at + WARPS * STAGING_BYTES + SHARED_SLACK;
-    let function = Function::new(part, grid, THREADS).of(variants).shared_bytes(shared).clusters(2);
+    let staging_at = weights_at + weight_stages * span_bytes;
+    let shared = staging_at + warps * STAGING_BYTES + SHARED_SLACK;
+    let registers = if warps == 8 { REGISTERS } else { REGISTERS_OF_MANY };
+    // A warp group more copies.
+    let threads = warps * WARP + 128;
+    let function = Function::new(part, grid, threads).of(variants).shared_bytes(shared).clusters(2);
     k.function(function, |e| {
         let dynamic = e.dynamic_shared();
         let memory = e.shared_address(dynamic);
-        let weights = Ring::new(e, weight_stages, WARPS);
-        let rows = Ring::of_pair(e, row_stages, 2);
+        let weights = Ring::new(e, weight_stages, warps);
+        let rows = Ring::of_pair(e, row_stages, warps / 4);
         let (cluster, rank) = (e.div_rem(e.block_x(), 2).0, e.cluster_rank());
         let pairs = e.div_rem(e.add_const((job.count)(e), 1), 2).0;
         let (warp, lane) = (e.div_rem(e.thread(), WARP).0, e.lane());
@@ -164,8 +187,8 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
                 let row = e.min(row, e.add_const(last, -8));
                 let from = stored.eight(e, matrix, row, job.in_features);
                 e.each(e.int(0), e.int(stored.stages(job.in_features)), 1, |e, span| {
-                    weights.produce_together(e, e.eq(lane, e.int(0)), 2 * WARPS * bytes, |e, stage, full| {
-                        let to = e.add(memory, e.mul_const(stage, 2 * WARPS * bytes));
+                    weights.produce_together(e, e.eq(lane, e.int(0)), span_bytes, |e, stage, full| {
+                        let to = e.add(memory, e.mul_const(stage, span_bytes));
                         let at = e.mul_const(e.wide(span), stored.next());
                         e.bulk_copy(e.add(to, place), e.byte_offset(from, at), bytes, full);
                     });
@@ -178,27 +201,37 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
             let records = e.add_const(e.mul_const(warp, job.record_bytes()), weights_at as i64);
             let records = e.byte_offset(dynamic, records);
             e.each(cluster, pairs, clusters, |e, pair| {
+                let begin = |e: &Emit<'c>| {
+                    let (tile, there) = tile(e, pair, rank);
+                    let tile = Tile { rows: e.pick(there, tile.rows, e.int(0)), ..tile };
+                    let of_warp = e.mul_const(warp, if job.two { STRIP / 2 } else { STRIP });
+                    let before = e.add(e.mul_const(tile.section.block, outputs(job.two, job.width)), of_warp);
+                    let (first, gap) = job.first(e, &tile.section, warp);
+                    ((job.begin)(e, tile, first), e.sub(tile.section.out, before), gap)
+                };
                 let sums: Vec<Var<'c>> = (0..job.width / 2).map(|_| e.float_var(0.0)).collect();
-                multiply(e, job, (&rows, memory), (&weights, records), &sums);
-                let (tile, there) = tile(e, pair, rank);
-                let tile = Tile { rows: e.pick(there, tile.rows, e.int(0)), ..tile };
-                let of_warp = e.mul_const(warp, if job.two { STRIP / 2 } else { STRIP });
-                let before = e.add(e.mul_const(tile.section.block, outputs(job.two)), of_warp);
-                let left = e.sub(tile.section.out, before);
-                let (first, gap) = job.first(e, &tile.section, warp);
-                (job.end)(e, &tile, first, &Turned { of: &sums, two: job.two, staging, left, gap });
+                let products = |e: &Emit<'c>| multiply(e, job, (&rows, memory), (&weights, records), &sums);
+                let (finish, left, gap) = if job.early {
+                    let begun = begin(e);
+                    products(e);
+                    begun
+                } else {
+                    products(e);
+                    begin(e)
+                };
+                finish(e, &Turned { of: &sums, two: job.two, staging, left, gap });
             });
         };
         e.either(
-            e.lt(warp, e.int(WARPS)),
+            e.lt(warp, e.int(warps)),
             |e| {
-                e.take_registers(REGISTERS[1]);
+                e.take_registers(registers[1]);
                 products(e);
             },
             |e| {
-                e.give_registers(REGISTERS[0]);
-                e.when(e.eq(e.thread(), e.int(WARPS * WARP)), copy_rows);
-                e.when(e.and(e.eq(warp, e.int(WARPS + 1)), e.lt(lane, e.int(2 * WARPS))), copy_weights);
+                e.give_registers(registers[0]);
+                e.when(e.eq(e.thread(), e.int(warps * WARP)), copy_rows);
+                e.when(e.and(e.eq(warp, e.int(warps + 1)), e.lt(lane, e.int(2 * warps))), copy_weights);
             },
         );
         e.cluster_barrier();
@@ -208,7 +241,7 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
 /// A warp's sums over all k tiles.
 fn multiply<'c>(
     e: &Emit<'c>,
-    job: &Job<'_, 'c>,
+    job: &Job<'_, '_, 'c>,
     (rows, memory): (&Ring<'c>, Int<'c>),
     (weights, records): (&Ring<'c>, Ptr<'c>),
     sums: &[Var<'c>],
@@ -221,7 +254,7 @@ fn multiply<'c>(
     };
     let span = |e: &Emit<'c>, count: u64| {
         let stage = weights.full(e);
-        let at = e.byte_offset(records, e.mul_const(stage, WARPS * job.record_bytes()));
+        let at = e.byte_offset(records, e.mul_const(stage, job.warps() * job.record_bytes()));
         let record = Record::new(e, job.codec, at);
         let shares = record.shares(e);
         let each = tiles_of_a_run(job.codec);
@@ -266,7 +299,7 @@ struct RowCopies<'c> {
 }
 
 impl<'c> RowCopies<'c> {
-    fn new(e: &Emit<'c>, job: &Job<'_, 'c>, tile: &Tile<'c>, rank: Int<'c>) -> RowCopies<'c> {
+    fn new(e: &Emit<'c>, job: &Job<'_, '_, 'c>, tile: &Tile<'c>, rank: Int<'c>) -> RowCopies<'c> {
         // Rows beyond the last 64 are those once more.
         let last = e.div_rem(e.max(e.add_const(tile.rows, -1), e.int(0)), TILE).0;
         let from = |i: u64| {
@@ -308,19 +341,22 @@ impl<'c> RowCopies<'c> {
 
 /// Adds the function of a variant of a product, whose tiles have `width` rows. Results go where the product says.
 pub fn strips_large_m(k: &mut Kernel<'_, '_>, tile: (&str, u64), (p, codec): (&Product, Codec)) {
-    strips_large_m_with(k, tile, (p, codec), None, &|e, tile, first, sums| finish(e, p, tile, first, sums));
+    strips_large_m_with(k, tile, (p, codec), None, &|_, tile, first| {
+        Box::new(move |e, sums| finish(e, p, &tile, first, sums))
+    });
 }
 
 /// The same with an end of its own, and heads that turn.
-pub fn strips_large_m_with<'c>(
+pub fn strips_large_m_with<'f, 'c: 'f>(
     k: &mut Kernel<'c, '_>,
     (variant, width): (&str, u64),
     (p, codec): (&Product, Codec),
     turns: Option<Turns>,
-    end: End<'_, 'c>,
+    begin: Begin<'_, 'f, 'c>,
 ) {
     let (spec, two) = (k.spec, p.up.is_some());
-    let columns = blocks(p, outputs(two));
+    let each = outputs(two, width);
+    let columns = blocks(p, each);
     let job = Job {
         in_features: p.in_features,
         rows: p.inputs.tiles,
@@ -335,7 +371,7 @@ pub fn strips_large_m_with<'c>(
         tile: &|e, index| {
             let (row, column) = e.div_rem(index, columns);
             Tile {
-                section: section(e, p, column, outputs(two)),
+                section: section(e, p, column, each),
                 up: p.up.map(|up| e.operand(up)),
                 outputs: column,
                 row: e.mul_const(row, width),
@@ -343,7 +379,8 @@ pub fn strips_large_m_with<'c>(
                 place: e.int(0),
             }
         },
-        end,
+        begin,
+        early: false,
     };
     wgmma_strips(k, &part(variant), &[variant], &job);
 }
@@ -353,8 +390,8 @@ pub fn finish<'c>(e: &Emit<'c>, p: &Product, tile: &Tile<'c>, first: Int<'c>, su
     // Where there are none, their addresses are those of others.
     let first = e.pick(e.lt(e.int(0), sums.left), first, e.int(0));
     let first = e.add(tile.section.column, first);
-    let row = |e: &Emit<'c>, i: Int<'c>| {
-        let row = e.add(tile.row, i);
+    let row = |e: &Emit<'c>, taken: Taken<'c>| {
+        let row = e.add(tile.row, taken.row);
         (e.lt(row, tile.rows), row)
     };
     let to = match p.to {

@@ -1,5 +1,5 @@
 //! The products of many rows with the experts that each has chosen: tiles of `wgmma`, 128 pairs of one expert by 256
-//! outputs; of strips 64, 128 or 256 pairs by 128 outputs.
+//! outputs; of strips 64 pairs by 256 outputs, or 128 or 256 by 128.
 //!
 //! ```text
 //! order: down the tiles of an expert, then along its outputs, then the next expert: a weight is read once from memory
@@ -8,6 +8,8 @@
 //! Floors: bytes of the experts that were chosen, where each has few pairs; operations of whole 64s of pairs, where it has
 //! many.
 
+use hyc_plan::TILE;
+
 use super::dispatch::{Dispatch, GROUPED};
 use crate::gpu::function::Kernel;
 use crate::gpu::gemm::epilogue::{Columns, Line, Values, lanes_rows, write};
@@ -15,7 +17,7 @@ use crate::gpu::gemm::large_m::{store_tiles, value};
 use crate::gpu::gemm::matrices::Section;
 use crate::gpu::gemm::pack_rows::BLOCK_ROWS;
 use crate::gpu::gemm::stored::Stored;
-use crate::gpu::gemm::turned::Turned;
+use crate::gpu::gemm::turned::{Taken, taken_rows};
 use crate::gpu::gemm::wgmma::{Finish, Job, Tile, WIDE, wgmma};
 use crate::gpu::gemm::wgmma_strips::{self, wgmma_strips};
 use crate::gpu::isa::{Emit, Int, Ptr};
@@ -76,7 +78,7 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
     let Grouped { in_features, out, stored, .. } = *g;
     let two = g.up.is_some();
     let each = match stored {
-        Stored::Strips(_) => wgmma_strips::outputs(two),
+        Stored::Strips(_) => wgmma_strips::outputs(two, d.tile),
         Stored::Tiles if two => WIDE / 2,
         Stored::Tiles => WIDE,
     };
@@ -118,16 +120,26 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
     };
     let count = |e: &Emit<'c>| e.mul_const(d.count(e), outputs);
     if let Stored::Strips(codec) = stored {
-        let end = |e: &Emit<'c>, tile: &Tile<'c>, first: Int<'c>, sums: &Turned<'_, 'c>| match to {
-            To::Rows(to) => sums.write_rows(e, g.aligned, &|e, i| {
-                let (inside, pair) = pair(e, tile, e.add(tile.row, i));
-                Line { inside, to: e.at(to(e, pair), first), plus: None }
-            }),
-            To::Tiles(rows, width, place) => sums.write_tiles(e, (*rows, *width), &|e, i| {
-                let (inside, pair) = pair(e, tile, e.add(tile.row, i));
-                let (row, column) = place(e, pair);
-                (inside, row, e.add(column, first))
-            }),
+        let early = d.tile == TILE;
+        let begin = |e: &Emit<'c>, tile: Tile<'c>, first: Int<'c>| -> wgmma_strips::Finish<'_, 'c> {
+            // Of few rows all pairs are looked up before the sums.
+            let each = if matches!(to, To::Rows(_)) { 4 } else { 8 };
+            let rows = if early { taken_rows(e, (two, d.tile), each) } else { Vec::new() };
+            let pairs: Vec<_> = rows.into_iter().map(|row| pair(e, &tile, e.add(tile.row, row))).collect();
+            let pair_of = move |e: &Emit<'c>, taken: Taken<'c>| {
+                pairs.get(taken.n).copied().unwrap_or_else(|| pair(e, &tile, e.add(tile.row, taken.row)))
+            };
+            Box::new(move |e, sums| match to {
+                To::Rows(to) => sums.write_rows(e, g.aligned, &|e, taken| {
+                    let (inside, pair) = pair_of(e, taken);
+                    Line { inside, to: e.at(to(e, pair), first), plus: None }
+                }),
+                To::Tiles(rows, width, place) => sums.write_tiles(e, (*rows, *width), &|e, taken| {
+                    let (inside, pair) = pair_of(e, taken);
+                    let (row, column) = place(e, pair);
+                    (inside, row, e.add(column, first))
+                }),
+            })
         };
         let (rows, width, count) = (g.sorted, d.tile, &count);
         let job = wgmma_strips::Job {
@@ -139,7 +151,8 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
             tile: &tile,
             two,
             turns: None,
-            end: &end,
+            begin: &begin,
+            early,
         };
         return wgmma_strips(k, "_grouped", &[GROUPED], &job);
     }
