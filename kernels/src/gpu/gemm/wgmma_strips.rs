@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cluster: two blocks, as many as the chip has room for; each takes every so many pairs of tiles
-//! tile:    128 outputs (or 64 of each of two weights) x 128 or 256 rows, or twice as many x 64: two (or four) warp groups of 64
+//! tile:    128 outputs (or 64 of each of two weights) x 64, 128 or 256 rows, of experts 256 x 64: two (or four) warp groups of 64
 //!          outputs, a warp 16; one warp that keeps a ring of k tiles of the rows full, and one that does so with records of the weights
 //! k tile:  rows, 8 KiB for each 64, as they lie; where both tiles of a pair read the same, half by either block for both
 //! span:    four k tiles of the weights: a record a warp of one weight, or half records of two, or of both elements of pairs that
@@ -28,11 +28,11 @@ use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::tile::{TILE_BYTES, TiledRows};
 use crate::gpu::work_item::row_count;
 
-/// Warps that multiply tiles of so many rows. What a warp does for a k tile of 64 rows takes it longer than the tensor cores: more of
-/// them hide each other's waits.
-fn warps(width: u64) -> u64 {
-    if width == TILE { 16 } else { 8 }
-}
+/// Warps that multiply.
+pub const WARPS: u64 = 8;
+/// The same of experts' tiles of 64 rows. What a warp does for a k tile of so few takes it longer than the tensor cores: more of them
+/// hide each other's waits.
+pub const MANY_WARPS: u64 = 16;
 
 /// Shared memory of a block.
 const SHARED: u64 = 224 << 10;
@@ -54,8 +54,8 @@ pub struct Job<'a, 'f, 'c> {
     pub two: bool,
     pub turns: Option<Turns>,
     pub begin: Begin<'a, 'f, 'c>,
-    /// Whether it begins before its sums, which leaves registers to few of them.
-    pub early: bool,
+    /// Warps that multiply. Of [`MANY_WARPS`] a tile begins before its sums, of which there are few.
+    pub warps: u64,
 }
 
 /// What is done with a warp's sums.
@@ -73,27 +73,22 @@ pub struct Turns {
     pub matrices: u64,
 }
 
-/// Outputs that a tile of so many rows has of each weight.
-pub fn outputs(two: bool, width: u64) -> u64 {
-    warps(width) * if two { STRIP / 2 } else { STRIP }
+/// Outputs that a tile of so many warps has of each weight.
+pub fn outputs(two: bool, warps: u64) -> u64 {
+    warps * if two { STRIP / 2 } else { STRIP }
 }
 
 /// Most rows of so many outputs that tiles of 64 and of 128 are for: of 64 where they are for half the multiprocessors, of 128 as long
 /// as there are no more tiles of 256 than that.
 pub fn usual_rows(out: u64, two: bool, multiprocessors: u64) -> [u64; 2] {
-    let (tiles, half) = (|width| out.div_ceil(outputs(two, width)), multiprocessors / 2);
-    [if tiles(64) < half { 0 } else { 64 }, half / tiles(256) * 256]
+    let (tiles, half) = (out.div_ceil(outputs(two, WARPS)), multiprocessors / 2);
+    [if tiles < half { 0 } else { 64 }, half / tiles * 256]
 }
 
 impl Job<'_, '_, '_> {
     /// Bytes of a k tile of the rows.
     fn rows_bytes(&self) -> u64 {
         self.width / TILE * TILE_BYTES
-    }
-
-    /// Warps that multiply.
-    fn warps(&self) -> u64 {
-        warps(self.width)
     }
 
     /// Bytes of a record: a warp's weights of a span.
@@ -103,7 +98,7 @@ impl Job<'_, '_, '_> {
 
     /// The first of a warp's outputs of a section, and the columns between its first eight and the others.
     fn first<'c>(&self, e: &Emit<'c>, s: &Section<'c>, warp: Int<'c>) -> (Int<'c>, Int<'c>) {
-        let warp = e.add(e.mul_const(s.block, self.warps()), warp);
+        let warp = e.add(e.mul_const(s.block, self.warps), warp);
         let plain = e.mul_const(warp, if self.two { STRIP / 2 } else { STRIP });
         let Some(Turns { dim, matrices }) = self.turns else { return (plain, e.int(0)) };
         let (head, eight) = e.div_rem(warp, dim / STRIP);
@@ -121,8 +116,8 @@ impl Job<'_, '_, '_> {
             _ if self.codec.code_bits() > 4 => 4,
             _ => 8,
         };
-        let rest = SHARED - rows * self.rows_bytes() - self.warps() * STAGING_BYTES;
-        (rows, (rest / (self.warps() * self.record_bytes())).min(4))
+        let rest = SHARED - rows * self.rows_bytes() - self.warps * STAGING_BYTES;
+        (rows, (rest / (self.warps * self.record_bytes())).min(4))
     }
 }
 
@@ -131,11 +126,11 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
     let clusters = (k.multiprocessors / 2).max(1);
     let grid = [Extent::fixed(2 * clusters), Extent::fixed(1)];
     let (row_stages, weight_stages) = job.stages();
-    let (warps, span_bytes) = (job.warps(), job.warps() * job.record_bytes());
+    let (warps, span_bytes) = (job.warps, job.warps * job.record_bytes());
     let weights_at = row_stages * job.rows_bytes();
     let staging_at = weights_at + weight_stages * span_bytes;
     let shared = staging_at + warps * STAGING_BYTES + SHARED_SLACK;
-    let registers = if warps == 8 { REGISTERS } else { REGISTERS_OF_MANY };
+    let registers = if warps == WARPS { REGISTERS } else { REGISTERS_OF_MANY };
     // A warp group more copies.
     let threads = warps * WARP + 128;
     let function = Function::new(part, grid, threads).of(variants).shared_bytes(shared).clusters(2);
@@ -205,13 +200,13 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
                     let (tile, there) = tile(e, pair, rank);
                     let tile = Tile { rows: e.pick(there, tile.rows, e.int(0)), ..tile };
                     let of_warp = e.mul_const(warp, if job.two { STRIP / 2 } else { STRIP });
-                    let before = e.add(e.mul_const(tile.section.block, outputs(job.two, job.width)), of_warp);
+                    let before = e.add(e.mul_const(tile.section.block, outputs(job.two, job.warps)), of_warp);
                     let (first, gap) = job.first(e, &tile.section, warp);
                     ((job.begin)(e, tile, first), e.sub(tile.section.out, before), gap)
                 };
                 let sums: Vec<Var<'c>> = (0..job.width / 2).map(|_| e.float_var(0.0)).collect();
                 let products = |e: &Emit<'c>| multiply(e, job, (&rows, memory), (&weights, records), &sums);
-                let (finish, left, gap) = if job.early {
+                let (finish, left, gap) = if job.warps == MANY_WARPS {
                     let begun = begin(e);
                     products(e);
                     begun
@@ -254,7 +249,7 @@ fn multiply<'c>(
     };
     let span = |e: &Emit<'c>, count: u64| {
         let stage = weights.full(e);
-        let at = e.byte_offset(records, e.mul_const(stage, job.warps() * job.record_bytes()));
+        let at = e.byte_offset(records, e.mul_const(stage, job.warps * job.record_bytes()));
         let record = Record::new(e, job.codec, at);
         let shares = record.shares(e);
         let each = tiles_of_a_run(job.codec);
@@ -355,7 +350,7 @@ pub fn strips_large_m_with<'f, 'c: 'f>(
     begin: Begin<'_, 'f, 'c>,
 ) {
     let (spec, two) = (k.spec, p.up.is_some());
-    let each = outputs(two, width);
+    let each = outputs(two, WARPS);
     let columns = blocks(p, each);
     let job = Job {
         in_features: p.in_features,
@@ -380,7 +375,7 @@ pub fn strips_large_m_with<'f, 'c: 'f>(
             }
         },
         begin,
-        early: false,
+        warps: WARPS,
     };
     wgmma_strips(k, &part(variant), &[variant], &job);
 }

@@ -19,7 +19,7 @@ use crate::gpu::gemm::pack_rows::BLOCK_ROWS;
 use crate::gpu::gemm::stored::Stored;
 use crate::gpu::gemm::turned::{Taken, taken_rows};
 use crate::gpu::gemm::wgmma::{Finish, Job, Tile, WIDE, wgmma};
-use crate::gpu::gemm::wgmma_strips::{self, wgmma_strips};
+use crate::gpu::gemm::wgmma_strips::{self, MANY_WARPS, WARPS, wgmma_strips};
 use crate::gpu::isa::{Emit, Int, Ptr};
 use crate::gpu::tile::TiledRows;
 
@@ -77,8 +77,9 @@ pub enum To<'a, 'c> {
 pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_, 'c>) {
     let Grouped { in_features, out, stored, .. } = *g;
     let two = g.up.is_some();
+    let warps = if d.tile == TILE { MANY_WARPS } else { WARPS };
     let each = match stored {
-        Stored::Strips(_) => wgmma_strips::outputs(two, d.tile),
+        Stored::Strips(_) => wgmma_strips::outputs(two, warps),
         Stored::Tiles if two => WIDE / 2,
         Stored::Tiles => WIDE,
     };
@@ -120,11 +121,10 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
     };
     let count = |e: &Emit<'c>| e.mul_const(d.count(e), outputs);
     if let Stored::Strips(codec) = stored {
-        let early = d.tile == TILE;
         let begin = |e: &Emit<'c>, tile: Tile<'c>, first: Int<'c>| -> wgmma_strips::Finish<'_, 'c> {
-            // Of few rows all pairs are looked up before the sums.
+            // Before the sums all pairs are looked up.
             let each = if matches!(to, To::Rows(_)) { 4 } else { 8 };
-            let rows = if early { taken_rows(e, (two, d.tile), each) } else { Vec::new() };
+            let rows = if warps == MANY_WARPS { taken_rows(e, (two, d.tile), each) } else { Vec::new() };
             let pairs: Vec<_> = rows.into_iter().map(|row| pair(e, &tile, e.add(tile.row, row))).collect();
             let pair_of = move |e: &Emit<'c>, taken: Taken<'c>| {
                 pairs.get(taken.n).copied().unwrap_or_else(|| pair(e, &tile, e.add(tile.row, taken.row)))
@@ -152,7 +152,7 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
             two,
             turns: None,
             begin: &begin,
-            early,
+            warps,
         };
         return wgmma_strips(k, "_grouped", &[GROUPED], &job);
     }
