@@ -78,8 +78,8 @@ for model in examples/models/{hysparse-80b,hysparse-80b-qk192,full-80b}.toml; do
 done
 # What the interpreter computes in minutes: four layers, fewer tokens, of which some are selected, and a small vocabulary.
 sed 's/^layers.*/layers = 4/; s/^full = .*/full = [0, 3]/; s/^vocab.*/vocab = 4096/; s/^top_k.*/top_k = 64/
-  s/^max_context.*/max_context = 192/; s/^max_batch.*/max_batch = 3/; s/^chunk.*/chunk = 192/
-  s/^\[target\]/&\nmax_outputs = 192/' \
+  s/^max_context.*/max_context = 128/; s/^max_batch.*/max_batch = 3/; s/^chunk.*/chunk = 128/
+  s/^\[target\]/&\nmax_outputs = 128/' \
   examples/models/hysparse-80b.toml >"$out/model.toml"
 target/debug/hyc compile -q --no-weights --quantise int4 --target sm_90a "$out/model.toml" -o "$out/cut/hysparse-80b-4.hyc"
 rm "$out/model.toml"

@@ -215,6 +215,9 @@ pub fn get(format: Format, bytes: &[u8], row: u64, col: u64) -> f32 {
 
 /// The first `width` elements of a row. Panics where it is out of range.
 pub fn load_row(format: Format, bytes: &[u8], row: u64, width: u64) -> Vec<f32> {
+    if let Layout::Strips { .. } = format.layout {
+        return strips::load_row(format, bytes, row, width);
+    }
     if let Some(group) = format.codec.group() {
         let group_of = |first: u64| {
             let shared = shared(format, bytes, row, first);

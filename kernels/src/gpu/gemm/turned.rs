@@ -35,6 +35,9 @@ pub struct Taken<'c> {
     pub row: Int<'c>,
 }
 
+/// What is done with eight results: of which row, from which output on, and whether they are there.
+pub type WriteEight<'a, 'c> = &'a dyn Fn(&Emit<'c>, (Taken<'c>, Int<'c>, Int<'c>), &[Float<'c>]);
+
 /// Outputs of a warp.
 fn outputs(two: bool) -> u64 {
     if two { 8 } else { 16 }
@@ -143,11 +146,7 @@ impl<'c> Turned<'_, 'c> {
 
     /// Gives eight outputs of a row at once: the row, the first of the outputs, whether they are there (a row beyond the step's,
     /// others say), and the results.
-    pub fn write_eights(
-        &self,
-        e: &Emit<'c>,
-        write: &dyn Fn(&Emit<'c>, (Taken<'c>, Int<'c>, Int<'c>), &[Float<'c>]),
-    ) {
+    pub fn write_eights(&self, e: &Emit<'c>, write: WriteEight<'_, 'c>) {
         let (first, pieces) = self.pieces(e, 8);
         let there = e.lt(first, self.left);
         self.each_round(e, 8, &|e, round, rows| {
