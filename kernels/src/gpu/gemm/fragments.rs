@@ -11,7 +11,7 @@
 use hyc_plan::pack::Half;
 use hyc_plan::{Codec, SPAN, TILE};
 
-use super::stored::{MINUS_128, MINUS_136, ONES, Record, Shares, TWO_120};
+use super::stored::{MINUS_128, MINUS_136, ONES, Record, Shares, e4m3_pair, nibble_pair};
 use crate::gpu::isa::{Chunk, Emit, Float, Int};
 
 /// Words of `wgmma`'s left operand for a step of 16 inputs.
@@ -108,20 +108,15 @@ impl<'c> Record<'c> {
         if let Codec::Int4 { zero, .. } = self.codec {
             let word = chunk[2 * (tile % 2) as usize + second];
             let shifted = e.shift_right_unsigned(word, e.mul_const(t, 4));
-            let code = e.and_or(shifted, e.int(0x000f_000f), e.int(0x4300_4300));
-            let minus = e.int(if zero { MINUS_128 } else { MINUS_136 });
-            return share.scaled(e, e.fma_bf16(code, e.int(ONES), minus));
+            let minus = if zero { MINUS_128 } else { MINUS_136 };
+            return share.scaled(e, nibble_pair(e, shifted, Some(minus)));
         }
         // The bytes of a pair stand two apart; t says in which of two words, and which two.
         let word = e.pick(e.lt(t, e.int(2)), chunk[2 * second], chunk[2 * second + 1]);
         let odd = e.and(t, e.int(1));
         if let Codec::Fp8 { .. } = self.codec {
-            // Sign, four bits of exponent, three of mantissa, where bf16 has them; the exponent's bias is 120 less.
             let bits = e.pick(e.eq(odd, e.int(0)), e.shift_left(word, 8), word);
-            let sign = e.and(bits, e.int(0x8000_8000));
-            let rest = e.shift_right_unsigned(e.and(bits, e.int(0x7f00_7f00)), e.int(4));
-            let code = e.fma_bf16(e.or(sign, rest), e.int(TWO_120), e.int(0x8000_8000));
-            return share.scaled(e, code);
+            return share.scaled(e, e4m3_pair(e, bits));
         }
         let bytes = e.and(e.shift_right_unsigned(word, e.mul_const(odd, 8)), e.int(0x00ff_00ff));
         let biased = e.xor(bytes, e.int(0x0080_0080));

@@ -24,14 +24,12 @@ fn place<'c>(e: &Emit<'c>, name: &str, row: Int<'c>, column: Int<'c>) -> Int<'c>
 /// The kernel for weights in tiles or strips.
 fn tiled(k: &mut Kernel<'_, '_>, in_features: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
     let stored = Stored::of(k.format("weight"));
-    let of_strips = MANY_ROWS_OF_STRIPS.map(|(variant, _)| variant);
-    let large = if stored == Stored::Tiles { &[WGMMA, WGMMA128][..] } else { &of_strips };
     let product = Product {
         in_features,
         matrices: vec![Matrix { name: "weight", out, column: 0 }],
         stored,
         up: (epilogue == Epilogue::SwiGlu).then_some("up"),
-        inputs: pack_x(k, in_features, norm, (stored, large)),
+        inputs: pack_x(k, in_features, norm, (stored, &[WGMMA, WGMMA128])),
         to: To::operand(k, "out"),
         plus: (epilogue == Epilogue::Residual).then_some("residual"),
     };

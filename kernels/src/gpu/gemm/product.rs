@@ -17,12 +17,9 @@ pub const M16: &str = "m16";
 pub const M32: &str = "m32";
 pub const WGMMA: &str = "wgmma";
 pub const WGMMA128: &str = "wgmma128";
-/// Products by strips of 64, of 128 and of 256 rows a tile, by `wgmma_strips`.
-pub const STRIPS64: &str = "wgmma_rows64";
-pub const STRIPS128: &str = "wgmma_rows128";
-pub const STRIPS256: &str = "wgmma_rows256";
-/// These, and the rows of a tile.
-pub const MANY_ROWS_OF_STRIPS: [(&str, u64); 3] = [(STRIPS64, 64), (STRIPS128, 128), (STRIPS256, 256)];
+/// Products of many rows by strips, by `wgmma_strips`, and the rows of a tile.
+pub const MANY_ROWS_OF_STRIPS: [(&str, u64); 3] =
+    [("wgmma_rows64", 64), ("wgmma_rows128", 128), ("wgmma_rows256", 256)];
 
 /// The variants of `small_m`, and the rows that a block of each has.
 const FEW_ROWS: [(&str, Feed); 3] = [(M1, Feed::Whole), (M8, Feed::Tiles(1)), (M32, Feed::Tiles(4))];
@@ -40,7 +37,7 @@ pub fn few_rows(stored: Stored) -> [(&'static str, Feed); 3] {
 }
 
 /// The rows of the operand `x`: where it lies in rows, behind a launch that packs them, with the weight of their norm in `norm`;
-/// the variant of one row reads them as they lie, where it can. `large`: the product's variants of many rows.
+/// the variant of one row reads them as they lie, where it can. `large`: the product's variants of many rows, of tiles.
 pub fn pack_x(
     k: &mut Kernel<'_, '_>,
     in_features: u64,
@@ -50,7 +47,8 @@ pub fn pack_x(
     let most = k.spec.max_rows;
     let raw = (!k.in_tiles("x") && in_features <= MOST_RAW).then_some(RawRows { norm });
     let few = few_rows(stored).map(|(variant, _)| variant);
-    let packing = [&few[1..], large].concat();
+    let of_strips = MANY_ROWS_OF_STRIPS.map(|(variant, _)| variant);
+    let packing = [&few[1..], if stored == Stored::Tiles { large } else { &of_strips }].concat();
     let variants = if raw.is_some() { &packing[..] } else { &[] };
     Inputs { tiles: pack_x_of(k, in_features, norm, (variants, most)), raw }
 }

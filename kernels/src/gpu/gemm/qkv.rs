@@ -49,7 +49,6 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
     let spec = k.spec;
     let parts = parts(c);
     let columns: u64 = parts.iter().map(|part| part.heads * part.dim).sum();
-    let of_strips = MANY_ROWS_OF_STRIPS.map(|(variant, _)| variant);
     let layout = k.layout("wq");
     let tiled = matches!(layout, Layout::Tiles { .. });
     let fused = (tiled || matches!(layout, Layout::Strips { .. })) && ends_in_registers(c);
@@ -62,13 +61,12 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
             let matrix =
                 |p: &Part| Matrix { name: p.projection.weight(), out: p.heads * p.dim, column: p.column };
             let stored = Stored::of(k.format("wq"));
-            let large = if tiled { &[WGMMA][..] } else { &of_strips };
             let product = Product {
                 in_features: c.in_features,
                 matrices: parts.iter().map(matrix).collect(),
                 stored,
                 up: None,
-                inputs: pack_x(k, c.in_features, c.norm, (stored, large)),
+                inputs: pack_x(k, c.in_features, c.norm, (stored, &[WGMMA])),
                 to: To::Rows(if alone {
                     Rows::Operand("q")
                 } else {

@@ -57,9 +57,7 @@ type Sums<'a, 'c> = (&'a Tile<'c>, Int<'c>, &'a Turned<'a, 'c>);
 
 /// Row `i` of a tile, or the step's last, and whether it is one; its position.
 fn row_of<'c>(e: &Emit<'c>, tile: &Tile<'c>, i: Int<'c>) -> (Int<'c>, Int<'c>, Int<'c>) {
-    let row = e.add(tile.row, i);
-    let inside = e.lt(row, tile.rows);
-    let row = e.max(e.min(row, e.add_const(tile.rows, -1)), e.int(0));
+    let (row, inside) = tile.row_of(e, i);
     (row, inside, e.load_int(e.list(offset_of!(StepContext, positions)), row))
 }
 

@@ -12,7 +12,7 @@ use crate::gpu::tile::{Fragment, TILE_BYTES, tile_row};
 pub const ONES: u64 = 0x3f80_3f80;
 pub const MINUS_128: u64 = 0xc300_c300;
 pub const MINUS_136: u64 = 0xc308_c308;
-pub const TWO_120: u64 = 0x7b80_7b80;
+const TWO_120: u64 = 0x7b80_7b80;
 
 /// How the weights of a product lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -200,20 +200,28 @@ impl<'c> Record<'c> {
 fn nibbles<'c>(e: &Emit<'c>, word: Int<'c>, minus: Option<u64>) -> Chunk<'c> {
     [0, 4, 8, 12].map(|shift| {
         let shifted = if shift == 0 { word } else { e.shift_right_unsigned(word, e.int(shift)) };
-        let code = e.and_or(shifted, e.int(0x000f_000f), e.int(0x4300_4300));
-        minus.map_or(code, |minus| e.fma_bf16(code, e.int(ONES), e.int(minus)))
+        nibble_pair(e, shifted, minus)
     })
+}
+
+/// The same of the lowest code of each half of a word.
+pub fn nibble_pair<'c>(e: &Emit<'c>, word: Int<'c>, minus: Option<u64>) -> Int<'c> {
+    let code = e.and_or(word, e.int(0x000f_000f), e.int(0x4300_4300));
+    minus.map_or(code, |minus| e.fma_bf16(code, e.int(ONES), e.int(minus)))
+}
+
+/// Two numbers of E4M3, in the upper byte of each half of a word, as bf16.
+pub fn e4m3_pair<'c>(e: &Emit<'c>, bits: Int<'c>) -> Int<'c> {
+    // Sign, four bits of exponent, three of mantissa, where bf16 has them; the exponent's bias is 120 less.
+    let sign = e.and(bits, e.int(0x8000_8000));
+    let rest = e.shift_right_unsigned(e.and(bits, e.int(0x7f00_7f00)), e.int(4));
+    e.fma_bf16(e.or(sign, rest), e.int(TWO_120), e.int(0x8000_8000))
 }
 
 /// Four codes of eight bits as bf16, elements 0 and 1, 2 and 3.
 fn bytes<'c>(e: &Emit<'c>, codec: Codec, word: Int<'c>) -> [Int<'c>; 2] {
     if let Codec::Fp8 { .. } = codec {
-        // Sign, four bits of exponent, three of mantissa, where bf16 has them; the exponent's bias is 120 less.
-        return [e.shift_left(word, 8), word].map(|bits| {
-            let sign = e.and(bits, e.int(0x8000_8000));
-            let rest = e.shift_right_unsigned(e.and(bits, e.int(0x7f00_7f00)), e.int(4));
-            e.fma_bf16(e.or(sign, rest), e.int(TWO_120), e.int(0x8000_8000))
-        });
+        return [e.shift_left(word, 8), word].map(|bits| e4m3_pair(e, bits));
     }
     // 2^23 + 128 + code as an f32, less that.
     let biased = e.xor(word, e.int(0x8080_8080));

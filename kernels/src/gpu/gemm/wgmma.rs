@@ -46,6 +46,15 @@ pub struct Tile<'c> {
     pub place: Int<'c>,
 }
 
+impl<'c> Tile<'c> {
+    /// Row `i` of the tile, or the step's last, and whether it is one.
+    pub fn row_of(&self, e: &Emit<'c>, i: Int<'c>) -> (Int<'c>, Int<'c>) {
+        let row = e.add(self.row, i);
+        let inside = e.lt(row, self.rows);
+        (e.max(e.min(row, e.add_const(self.rows, -1)), e.int(0)), inside)
+    }
+}
+
 /// A tile's sums, of which a lane has half as many as the tile has outputs.
 pub struct Sums<'a, 'c> {
     pub of: &'a [Var<'c>],

@@ -20,7 +20,7 @@ use super::fragments::tiles_of_a_run;
 use super::matrices::{Product, Rows, Section, To, blocks, section};
 use super::pack_rows::k_tiles;
 use super::stored::{Record, Stored};
-use super::turned::{STAGING_BYTES, Taken, Turned};
+use super::turned::{STAGING_BYTES, Turned};
 use super::wgmma::{REGISTERS, Tile};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, Var, WARP};
@@ -385,25 +385,20 @@ pub fn finish<'c>(e: &Emit<'c>, p: &Product, tile: &Tile<'c>, first: Int<'c>, su
     // Where there are none, their addresses are those of others.
     let first = e.pick(e.lt(e.int(0), sums.left), first, e.int(0));
     let first = e.add(tile.section.column, first);
-    let row = |e: &Emit<'c>, taken: Taken<'c>| {
-        let row = e.add(tile.row, taken.row);
-        (e.lt(row, tile.rows), row)
-    };
     let to = match p.to {
         To::Rows(to) => to,
         To::Tiles(name) => {
-            return sums.write_tiles(e, (TiledRows::Operand(name), e.stride(name)), &|e, i| {
-                let (inside, row) = row(e, i);
-                (inside, row, first)
+            return sums.write_tiles(e, (TiledRows::Operand(name), e.stride(name)), &|e, taken| {
+                let row = e.add(tile.row, taken.row);
+                (e.lt(row, tile.rows), row, first)
             });
         }
     };
     let strides = [Some(to), p.plus.map(Rows::Operand)].into_iter().flatten().map(|rows| rows.stride(e));
     let sizes = p.matrices.iter().flat_map(|m| [m.column, m.out]);
     let aligned = strides.chain(sizes).all(|n| n.is_multiple_of(4));
-    sums.write_rows(e, aligned, &|e, i| {
-        let (inside, row) = row(e, i);
-        let row = e.max(e.min(row, e.add_const(tile.rows, -1)), e.int(0));
+    sums.write_rows(e, aligned, &|e, taken| {
+        let (row, inside) = tile.row_of(e, taken.row);
         let at = |rows: Rows| rows.at(e, row, first);
         Line { inside, to: at(to), plus: p.plus.map(Rows::Operand).map(at) }
     });
