@@ -44,7 +44,7 @@ pub fn shared_at(format: Format, row: u64, col: u64) -> u64 {
     half * of.bytes() + of.code_bytes() + (g * of.groups() + group) * format.codec.shared_bytes()
 }
 
-/// The first `width` elements of a row, piece by piece as they stand.
+/// The first `width` elements of a row, record by record.
 pub fn load_row(format: Format, bytes: &[u8], row: u64, width: u64) -> Vec<f32> {
     let (codec, of) = (format.codec, Half::of(format.codec));
     let mut out = Vec::with_capacity(width as usize);
@@ -54,17 +54,14 @@ pub fn load_row(format: Format, bytes: &[u8], row: u64, width: u64) -> Vec<f32> 
         let shared_at = |group: u64| of.code_bytes() + (g * of.groups() + group) * codec.shared_bytes();
         let shared = |group: u64| codec.shared_of_bytes(&record[shared_at(group) as usize..]);
         let groups: Vec<Shared> = (0..of.groups()).map(shared).collect();
-        for piece in (first..width.min(first + SPAN)).step_by(8) {
-            let shared = groups[(piece % SPAN * of.groups() / SPAN) as usize];
-            let codes = &record[codec.code_bytes(place(codec, g, piece)) as usize..];
-            let number = |k: u64| match codec {
-                Codec::Int4 { .. } => {
-                    codec.decode(&[codes[(k / 2 % 4 / 2 + k % 2 * 2) as usize] >> (k / 2 % 2 * 4)], shared)
-                }
-                _ => codec.decode(&codes[(k / 4 * 4) as usize + [0, 2, 1, 3][(k % 4) as usize]..], shared),
-            };
-            out.extend((0..8.min(width - piece)).map(number));
-        }
+        out.extend((first..width.min(first + SPAN)).map(|col| {
+            let shared = groups[(col % SPAN * of.groups() / SPAN) as usize];
+            let at = place(codec, g, col);
+            match codec {
+                Codec::Int4 { .. } => codec.decode(&[record[(at / 2) as usize] >> (4 * (at % 2))], shared),
+                _ => codec.decode(&record[at as usize..], shared),
+            }
+        }));
     }
     out
 }
