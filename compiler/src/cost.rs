@@ -1,6 +1,6 @@
 //! What a plan must read and compute: the floors that a measurement is set beside.
 
-use hyc_plan::work::{experts, multiply_adds, reads};
+use hyc_plan::work::{experts, is_chosen, multiply_adds, reads};
 use hyc_plan::{CacheId, Kind, Operand, Plan, Role, Step, WeightId};
 
 /// Bytes and operations of a plan.
@@ -64,7 +64,7 @@ impl Cost<'_> {
             }
             let bytes = self.plan.weights[id.index()].bytes();
             match (role.kind, chosen) {
-                (Kind::Matrices { .. }, Some((experts, chosen))) => bytes / experts * chosen,
+                (_, Some((experts, chosen))) if is_chosen(role) => bytes / experts * chosen,
                 _ => bytes,
             }
         };

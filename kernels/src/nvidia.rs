@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use hyc_plan::ops::QkvAppend;
+use hyc_plan::ops::{ExpertsUp, QkvAppend};
 use hyc_plan::pack::Half;
 use hyc_plan::table::Table;
 use hyc_plan::{
@@ -133,6 +133,10 @@ impl Backend for Nvidia {
         let matrices: Vec<Layout> =
             weights.iter().filter(|layout| !matches!(layout, Layout::Vector { .. })).copied().collect();
         for_tensor_cores(weights) && alike(&matrices) && qkv_tile(op).is_some()
+    }
+
+    fn shares_experts(&self, _: &ExpertsUp, weights: &[Layout]) -> bool {
+        for_tensor_cores(weights) && alike(weights)
     }
 
     fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {

@@ -74,11 +74,11 @@ fn base(spec: &KernelSpec) -> String {
             let words: String = rule.words().iter().map(|word| format!("_{word}")).collect();
             format!("{op}_{active}of{experts}{}", words.replace('.', "p"))
         }
-        StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn }) => {
-            format!("{op}_{active}of{experts}_{in_features}x{ffn}")
+        StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn, shared }) => {
+            format!("{op}_{active}of{experts}{}_{in_features}x{ffn}", if shared { "_shared" } else { "" })
         }
-        StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out_features: out, ffn }) => {
-            format!("{op}_{active}of{experts}_{ffn}x{out}")
+        StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out_features: out, ffn, shared }) => {
+            format!("{op}_{active}of{experts}{}_{ffn}x{out}", if shared { "_shared" } else { "" })
         }
     };
     let ring = |operand: &OperandSpec| {

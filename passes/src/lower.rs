@@ -124,22 +124,24 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
             let experts = c.width(c.operand("logits")?)?;
             StepOp::Router(ops::Router { experts, active: op.active, rule: op.rule() })
         }
-        Op::ExpertsUp(op::ExpertsUp {}) => {
+        Op::ExpertsUp(op::ExpertsUp { shared }) => {
             let [experts, ffn, in_features] = c.matrices("gate")?;
             StepOp::ExpertsUp(ops::ExpertsUp {
                 experts,
                 active: c.width(c.operand("index")?)?,
                 in_features,
                 ffn,
+                shared,
             })
         }
-        Op::ExpertsDown(op::ExpertsDown { residual: true }) => {
+        Op::ExpertsDown(op::ExpertsDown { residual: true, shared }) => {
             let [experts, out, ffn] = c.matrices("down")?;
             StepOp::ExpertsDown(ops::ExpertsDown {
                 experts,
                 active: c.width(c.operand("index")?)?,
                 out_features: out,
                 ffn,
+                shared,
             })
         }
         Op::GatherRows(op::GatherRows {}) => StepOp::GatherRows(ops::GatherRows { width: out()? }),
@@ -153,7 +155,7 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
                 .refuse("a copy of a cache")
                 .help("plan-kv could not alias it: the owner appends again before the copy is last read"));
         }
-        Op::ExpertsDown(op::ExpertsDown { residual: false }) => {
+        Op::ExpertsDown(op::ExpertsDown { residual: false, .. }) => {
             return Err(c.refuse("experts without a residual").help("add their sum to the residual stream"));
         }
         Op::PriorSelection(op::PriorSelection {})

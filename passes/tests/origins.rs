@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hyc_ir::{Graph, OpId, text};
 use hyc_passes::{PASSES, origins, rewrites, run_named};
-use hyc_plan::ops::QkvAppend;
+use hyc_plan::ops::{ExpertsUp, QkvAppend};
 use hyc_plan::{
     Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, ListShape, Slicer, StepOp, Target, Variant,
 };
@@ -30,6 +30,10 @@ impl Backend for Rows {
     }
 
     fn projects_gates(&self, _: &QkvAppend, _: &[Layout]) -> bool {
+        false
+    }
+
+    fn shares_experts(&self, _: &ExpertsUp, _: &[Layout]) -> bool {
         false
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyc::frontend::{build_graph, parse_model};
 use hyc_kernels::{Generator, Nvidia};
-use hyc_plan::ops::QkvAppend;
+use hyc_plan::ops::{ExpertsUp, QkvAppend};
 use hyc_plan::{
     Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, NvidiaArch, Plan, RowRange,
     Slicer, StepOp, Variant, bind,
@@ -69,6 +69,10 @@ impl Backend for Changed {
 
     fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {
         self.inner.projects_gates(op, weights)
+    }
+
+    fn shares_experts(&self, op: &ExpertsUp, weights: &[Layout]) -> bool {
+        self.inner.shares_experts(op, weights)
     }
 
     fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {

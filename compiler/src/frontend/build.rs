@@ -380,9 +380,14 @@ impl Builder<'_> {
         let up = self.matrix("mlp.experts.up_proj.weight", &[experts, ffn, hidden]);
         let down = self.matrix("mlp.experts.down_proj.weight", &[experts, hidden, ffn]);
         let ty = self.tokens(active * ffn);
-        let mid = self.one(Op::ExpertsUp(op::ExpertsUp {}), &[h, routed[0], gate, up], "expert_mid", ty);
+        let mid = self.one(
+            Op::ExpertsUp(op::ExpertsUp { shared: false }),
+            &[h, routed[0], gate, up],
+            "expert_mid",
+            ty,
+        );
         let ty = self.tokens(hidden);
-        let op = Op::ExpertsDown(op::ExpertsDown { residual: false });
+        let op = Op::ExpertsDown(op::ExpertsDown { residual: false, shared: false });
         self.one(op, &[mid, routed[0], routed[1], down], "experts", ty)
     }
 

@@ -69,9 +69,6 @@ described! {
     Gate { "x": Takes::Tensor, "gate": Takes::Tensor } => { "out": Gives::Tensor }
     Add { "a": Takes::Tensor, "b": Takes::Tensor } => { "out": Gives::Tensor }
     SiluMul { "a": Takes::Tensor, "b": Takes::Tensor } => { "out": Gives::Tensor }
-    ExpertsUp { "x": Takes::Tensor, "index": Takes::Experts, "gate": Takes::Weight, "up": Takes::Weight } => {
-        "h": Gives::Tensor
-    }
     PageLists { "cache": Takes::Cache(Reach::Nothing), "sel": Takes::Selection { over: "cache" } } => {
         "lists": Gives::PageLists("sel")
     }
@@ -183,6 +180,25 @@ impl Described for Router {
     }
 }
 
+impl Described for ExpertsUp {
+    fn takes(&self) -> List<Takes> {
+        let mut list = takes([
+            ("x", Takes::Tensor),
+            ("index", Takes::Experts),
+            ("gate", Takes::Weight),
+            ("up", Takes::Weight),
+        ]);
+        list.extend(
+            ["shared_gate", "shared_up"].into_iter().filter(|_| self.shared).map(|n| (n, Takes::Weight)),
+        );
+        list
+    }
+
+    fn gives(&self) -> List<Gives> {
+        gives([("h", Gives::Tensor)])
+    }
+}
+
 impl Described for ExpertsDown {
     fn takes(&self) -> List<Takes> {
         let mut list = takes([
@@ -191,6 +207,7 @@ impl Described for ExpertsDown {
             ("weight", Takes::Tensor),
             ("down", Takes::Weight),
         ]);
+        list.extend(self.shared.then_some(("shared_down", Takes::Weight)));
         list.extend(self.residual.then_some(("residual", Takes::Tensor)));
         list
     }

@@ -270,14 +270,21 @@ ops! {
         /// What shares are multiplied by, where that is not 1.
         scale: Option<f64>,
     },
-    /// The first half of each chosen expert: `[tokens, active * ffn]`. `gate` and `up` are `[experts, ffn, in]`.
+    /// The first half of each chosen expert: `[tokens, active * ffn]`. `gate` and `up` are `[experts, ffn, in]`; those of a
+    /// shared expert, which every token has and which comes last, are `[ffn, in]`.
     ExpertsUp "experts_up", of("SwiGLU, Shazeer, arXiv 2002.05202", &[
-        "h_e = silu(gate_e x) * (up_e x) for each e in index",
-    ]) => {},
-    /// The second half of each chosen expert, weighted and summed. `down` is `[experts, out, ffn]`.
-    ExpertsDown "experts_down", of("hyc", &[
-        "out = residual + sum_{e in index} weight_e (down_e h_e)",
+        "h_e = silu(gate_e x) * (up_e x) for each e in index, and for the shared one",
     ]) => {
+        /// Whether there is a shared expert.
+        shared: bool,
+    },
+    /// The second half of each chosen expert, weighted and summed. `down` is `[experts, out, ffn]`, a shared expert's
+    /// `[out, ffn]`.
+    ExpertsDown "experts_down", of("hyc; shared experts: DeepSeekMoE, arXiv 2401.06066, eq. 9", &[
+        "out = residual + sum_{e in index} weight_e (down_e h_e) + shared_down h_shared",
+    ]) => {
+        /// Whether there is a shared expert.
+        shared: bool,
         /// Whether there is a residual.
         residual: bool,
     },

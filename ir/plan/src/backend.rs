@@ -4,7 +4,7 @@ use crate::cache::{CacheSpec, KvOrder};
 use crate::codec::Codec;
 use crate::layout::Layout;
 use crate::lists::ListShape;
-use crate::ops::QkvAppend;
+use crate::ops::{ExpertsUp, QkvAppend};
 use crate::roles::Kind;
 use crate::slice::Slicer;
 use crate::spec::KernelSpec;
@@ -30,6 +30,9 @@ pub trait Backend {
 
     /// Whether its kernels for these projections, of weights in these layouts, make the logits of the op's gates too.
     fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool;
+
+    /// Whether its kernels for these experts, of weights in these layouts, compute a shared one beside those that are chosen.
+    fn shares_experts(&self, op: &ExpertsUp, weights: &[Layout]) -> bool;
 
     /// The page lists along which its kernels for this op, which reads a selection, walk in steps of many rows; `None`: they read
     /// the selection alone. `caches`: those that the op reads.

@@ -44,13 +44,19 @@ pub fn experts(roles: &[Role]) -> Option<(u64, u64)> {
     })
 }
 
+/// Whether these are matrices of experts that are chosen: a shared one's name says so.
+pub fn is_chosen(role: &Role) -> bool {
+    matches!(role.kind, Kind::Matrices { .. }) && !role.name.starts_with("shared_")
+}
+
 /// Multiply-adds of an op's matrices for one row.
 pub fn multiply_adds(op: &StepOp) -> f64 {
     let roles = op.roles();
     let active = experts(&roles).map_or(1, |(_, active)| active);
     let count = |role: &Role| match role.kind {
         Kind::Matrices { out_features: out, in_features, .. } => {
-            out.unwrap_or(0) as f64 * in_features as f64 * active as f64
+            let times = if is_chosen(role) { active } else { 1 };
+            out.unwrap_or(0) as f64 * in_features as f64 * times as f64
         }
         _ => 0.0,
     };
@@ -73,7 +79,7 @@ pub fn work(spec: &KernelSpec, rows: u64, context: u64, pass_rows: u64) -> Work 
         (OperandSpec::Weight(format), Kind::Table { rows: entries, .. }) => {
             rows.min(entries) as f64 * format.bytes() as f64 / entries.max(1) as f64
         }
-        (OperandSpec::Weight(format), Kind::Matrices { .. }) => match chosen {
+        (OperandSpec::Weight(format), Kind::Matrices { .. }) => match chosen.filter(|_| is_chosen(role)) {
             Some(share) => format.bytes() as f64 * share,
             None => format.bytes() as f64 * passes,
         },

@@ -28,7 +28,7 @@ use cranelift_codegen::ir::{AbiParam, Function, Signature, UserFuncName};
 use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
-use hyc_plan::ops::QkvAppend;
+use hyc_plan::ops::{ExpertsUp, QkvAppend};
 use hyc_plan::{
     Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, ListShape, Slicer, StepOp, Target, Variant,
     ops,
@@ -86,6 +86,10 @@ impl Backend for CpuTarget {
     }
 
     fn projects_gates(&self, _: &QkvAppend, _: &[Layout]) -> bool {
+        false
+    }
+
+    fn shares_experts(&self, _: &ExpertsUp, _: &[Layout]) -> bool {
         false
     }
 

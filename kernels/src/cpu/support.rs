@@ -32,6 +32,11 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
             Err("gates beside projections: a processor's kernels make them by products of their own"
                 .to_string())
         }
+        StepOp::ExpertsUp(ops::ExpertsUp { shared: true, .. })
+        | StepOp::ExpertsDown(ops::ExpertsDown { shared: true, .. }) => {
+            Err("a shared expert beside those that are chosen: a processor's kernels make it by products of its own"
+                .to_string())
+        }
         StepOp::Embed(_)
         | StepOp::RmsNorm(_)
         | StepOp::Linear(_)

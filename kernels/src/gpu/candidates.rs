@@ -292,12 +292,16 @@ fn check(spec: &KernelSpec) -> Result<(), String> {
             let elements = (spec.max_rows + 128).saturating_mul(columns(&op));
             wide("projections, in elements,", elements, (1 << 31) - 1)
         }
-        StepOp::ExpertsUp(ops::ExpertsUp { active, .. })
-        | StepOp::ExpertsDown(ops::ExpertsDown { active, .. }) => {
+        StepOp::ExpertsUp(ops::ExpertsUp { active, shared, .. })
+        | StepOp::ExpertsDown(ops::ExpertsDown { active, shared, .. }) => {
             // A grid's second axis, which on tensor cores only few rows have.
             let tensor_cores = in_tiles(spec) || in_strips(spec);
             let rows = if tensor_cores { BY_ROW_ROWS.min(spec.max_rows) } else { spec.max_rows };
-            wide("rows times chosen experts", rows.saturating_mul(active), 65535)
+            if shared && !tensor_cores {
+                return Err("a shared expert beside those that are chosen, in weights for no tensor cores"
+                    .to_string());
+            }
+            wide("rows times chosen experts", rows.saturating_mul(active + u64::from(shared)), 65535)
         }
         StepOp::Router(ops::Router { experts, active, .. }) => {
             wide("a router", experts, 4096)?;

@@ -38,6 +38,10 @@ pub struct Function<'s> {
     pub shared_bytes: u64,
     /// Neighbours in x that form a cluster; the grid is a multiple of them.
     pub cluster: u64,
+    /// Blocks of a multiprocessor that registers must leave room for.
+    pub at_once: u64,
+    /// Whether the next launch begins no sooner than this one's inputs are there: what stands before them is then settled for it.
+    pub late: bool,
     /// Whether its body calls [`Emit::wait_for_inputs`] itself, before it touches what an earlier launch wrote: weights,
     /// the step's context and settled pages ([`WorkItem::settled`](super::work_item::WorkItem::settled)) may be read at once,
     /// anything else as a guess that is read again behind it ([`Emit::load_int_anew`]).
@@ -47,7 +51,17 @@ pub struct Function<'s> {
 impl<'s> Function<'s> {
     /// A function for all steps, without dynamic shared memory, that waits for its inputs before its body.
     pub fn new(part: &'s str, grid: [Extent; 2], threads: u64) -> Function<'s> {
-        Function { part, grid, threads, variants: &[], shared_bytes: 0, cluster: 1, waits_itself: false }
+        Function {
+            part,
+            grid,
+            threads,
+            variants: &[],
+            shared_bytes: 0,
+            cluster: 1,
+            at_once: 1,
+            late: false,
+            waits_itself: false,
+        }
     }
 
     /// The same as a part of these variants alone.
@@ -63,6 +77,16 @@ impl<'s> Function<'s> {
     /// The same in clusters of so many blocks.
     pub fn clusters(self, cluster: u64) -> Function<'s> {
         Function { cluster, ..self }
+    }
+
+    /// The same with registers for so many blocks a multiprocessor.
+    pub fn at_once(self, at_once: u64) -> Function<'s> {
+        Function { at_once, ..self }
+    }
+
+    /// The same, behind whose inputs alone the next launch begins. It waits before its body.
+    pub fn late(self) -> Function<'s> {
+        Function { late: true, ..self }
     }
 
     /// The same of a body that waits itself.
@@ -149,12 +173,19 @@ impl<'c, 's> Kernel<'c, 's> {
         }
         let entry = format!("{}{}", self.name, f.part);
         let operands = (self.operands.clone(), self.spec.operands.len());
-        let e = Emit::new(self.context, self.module, &entry, operands, (f.threads as u32, self.clocked));
+        let how = (f.threads as u32, self.clocked, f.late);
+        let e = Emit::new(self.context, self.module, &entry, operands, how);
+        if f.at_once > 1 {
+            e.run_at_once(f.at_once);
+        }
         if f.cluster > 1 {
             e.form_clusters(f.cluster);
         }
         if !f.waits_itself {
             e.wait_for_inputs();
+        }
+        if f.late {
+            e.let_dependents_start();
         }
         body(&e);
         e.finish();

@@ -103,12 +103,8 @@ fn build(k: &mut Kernel<'_, '_>) {
         }
         StepOp::PageLists(ops::PageLists { select, lists, .. }) => page_lists::page_lists(k, select, lists),
         StepOp::Router(op) => moe::router::router(k, op),
-        StepOp::ExpertsUp(ops::ExpertsUp { in_features, ffn, active, .. }) => {
-            moe::experts::up(k, in_features, ffn, active)
-        }
-        StepOp::ExpertsDown(ops::ExpertsDown { active, ffn, out_features: out, .. }) => {
-            moe::experts::down(k, active, ffn, out)
-        }
+        StepOp::ExpertsUp(op) => moe::experts::up(k, op),
+        StepOp::ExpertsDown(op) => moe::experts::down(k, op),
         StepOp::Sample(op) => sampling::sample(k, op),
     }
 }

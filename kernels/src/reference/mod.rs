@@ -69,12 +69,8 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
             attention::hybrid(v, shape, (select, lists), window, gate);
         }
         StepOp::Router(op) => moe::router(v, op),
-        StepOp::ExpertsUp(ops::ExpertsUp { active, in_features, ffn, .. }) => {
-            moe::up(v, active, in_features, ffn)
-        }
-        StepOp::ExpertsDown(ops::ExpertsDown { active, out_features: out, ffn, .. }) => {
-            moe::down(v, active, out, ffn)
-        }
+        StepOp::ExpertsUp(op) => moe::up(v, &op),
+        StepOp::ExpertsDown(op) => moe::down(v, &op),
         StepOp::PageLists(ops::PageLists { select, lists, .. }) => lists::make(v, select, lists),
         StepOp::GatherRows(ops::GatherRows { width }) => pointwise::gather(v, width),
         StepOp::Sample(op) => pointwise::sample(v, op),

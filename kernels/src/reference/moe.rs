@@ -1,11 +1,11 @@
 //! Router and experts.
 
-use hyc_plan::ops::Router;
+use hyc_plan::ops::{ExpertsDown, ExpertsUp, Router};
 use hyc_plan::{RouterRule, Scores};
 
 use super::attention::select_top;
 use super::pointwise::sigmoid;
-use super::view::Views;
+use super::view::{Views, WeightView};
 
 /// What the experts of row `row` are chosen by: a softmax's logits, which have its order, or sigmoids as f32 has them, with
 /// their bias.
@@ -54,33 +54,40 @@ pub fn router(v: &Views, op: Router) {
     }
 }
 
-pub fn up(v: &Views, active: u64, in_features: u64, ffn: u64) {
+pub fn up(v: &Views, op: &ExpertsUp) {
+    let ExpertsUp { active, in_features, ffn, shared, .. } = *op;
     let (x, index, h) = (v.tensor("x"), v.tensor("index"), v.tensor("h"));
-    let (gate, up) = (v.weight("gate"), v.weight("up"));
     for row in v.rows() {
         let x = x.row(row, in_features);
-        for slot in 0..active {
-            let expert = index.get_int(row, slot) as u64;
+        let expert = |slot: u64, (gate, up): (&WeightView, &WeightView), first: u64| {
             for col in 0..ffn {
-                let g = gate.dot(expert * ffn + col, &x);
-                h.set(row, slot * ffn + col, g * sigmoid(g) * up.dot(expert * ffn + col, &x));
+                let g = gate.dot(first + col, &x);
+                h.set(row, slot * ffn + col, g * sigmoid(g) * up.dot(first + col, &x));
             }
+        };
+        let (gate, up) = (v.weight("gate"), v.weight("up"));
+        (0..active).for_each(|slot| expert(slot, (&gate, &up), index.get_int(row, slot) as u64 * ffn));
+        if shared {
+            expert(active, (&v.weight("shared_gate"), &v.weight("shared_up")), 0);
         }
     }
 }
 
-pub fn down(v: &Views, active: u64, out: u64, ffn: u64) {
+pub fn down(v: &Views, op: &ExpertsDown) {
+    let ExpertsDown { active, out_features: out, ffn, shared, .. } = *op;
     let (h, index, share) = (v.tensor("h"), v.tensor("index"), v.tensor("weight"));
     let (down, residual, to) = (v.weight("down"), v.tensor("residual"), v.tensor("out"));
+    let shared = shared.then(|| v.weight("shared_down"));
     for row in v.rows() {
-        let h = h.row(row, active * ffn);
+        let h = h.row(row, (active + u64::from(shared.is_some())) * ffn);
+        let of_slot = |slot: u64| &h[(slot * ffn) as usize..((slot + 1) * ffn) as usize];
         for col in 0..out {
             let part = |slot: u64| {
                 let expert = index.get_int(row, slot) as u64;
-                let h = &h[(slot * ffn) as usize..((slot + 1) * ffn) as usize];
-                share.get(row, slot) * down.dot(expert * out + col, h)
+                share.get(row, slot) * down.dot(expert * out + col, of_slot(slot))
             };
-            to.set(row, col, residual.get(row, col) + (0..active).map(part).sum::<f64>());
+            let shared = shared.as_ref().map_or(0.0, |shared| shared.dot(col, of_slot(active)));
+            to.set(row, col, residual.get(row, col) + (0..active).map(part).sum::<f64>() + shared);
         }
     }
 }

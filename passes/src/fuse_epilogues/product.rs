@@ -59,8 +59,8 @@ fn fuse_residual(graph: &mut Graph, add: OpId, product: ValueId, residual: Value
         Op::Linear(op::Linear {}) => {
             Op::FusedLinear(op::FusedLinear { norm: None, epilogue: Epilogue::Residual })
         }
-        Op::ExpertsDown(op::ExpertsDown { residual: false }) => {
-            Op::ExpertsDown(op::ExpertsDown { residual: true })
+        Op::ExpertsDown(op::ExpertsDown { residual: false, shared }) => {
+            Op::ExpertsDown(op::ExpertsDown { residual: true, shared })
         }
         _ => return false,
     };

@@ -312,11 +312,11 @@ pub fn label(spec: &KernelSpec) -> String {
             let words: String = rule.words().iter().map(|word| format!(" {word}")).collect();
             format!("router {active}of{experts}{words}")
         }
-        StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn }) => {
-            format!("experts_up {active}of{experts} {ffn}x{in_features}")
+        StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn, shared }) => {
+            format!("experts_up {active}of{experts}{} {ffn}x{in_features}", if shared { "+1" } else { "" })
         }
-        StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out_features: out, ffn }) => {
-            format!("experts_down {active}of{experts} {out}x{ffn}")
+        StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out_features: out, ffn, shared }) => {
+            format!("experts_down {active}of{experts}{} {out}x{ffn}", if shared { "+1" } else { "" })
         }
         StepOp::GatherRows(ops::GatherRows { width }) => format!("gather {width}"),
     };

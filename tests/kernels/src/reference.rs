@@ -92,9 +92,11 @@ fn cost(op: &StepOp, position: u64) -> u64 {
             attention(shape, seen.min(select.block * select.blocks) + seen.min(window))
         }
         // Each weight is decoded for each row that uses it.
-        StepOp::ExpertsUp(ops::ExpertsUp { active, in_features, ffn, .. }) => 6 * active * in_features * ffn,
-        StepOp::ExpertsDown(ops::ExpertsDown { active, out_features: out, ffn, .. }) => {
-            3 * active * out * ffn
+        StepOp::ExpertsUp(ops::ExpertsUp { active, in_features, ffn, shared, .. }) => {
+            6 * (active + u64::from(shared)) * in_features * ffn
+        }
+        StepOp::ExpertsDown(ops::ExpertsDown { active, out_features: out, ffn, shared, .. }) => {
+            3 * (active + u64::from(shared)) * out * ffn
         }
         _ => 1,
     }

@@ -199,7 +199,7 @@ impl View<'_> {
                 self.want_result("index", &index)?;
                 self.want_result("weight", &Type::rows(rows, active))
             }
-            Op::ExpertsUp(op::ExpertsUp {}) => {
+            Op::ExpertsUp(op::ExpertsUp { shared }) => {
                 let (rows, in_features) = self.row_or_tiles("x")?;
                 let [experts, ffn, _] = *self.weight("gate")? else {
                     return Err(fault("experts are [experts, ffn, in]"));
@@ -207,17 +207,25 @@ impl View<'_> {
                 let active = self.index("index", rows)?;
                 self.want_weight("gate", &[experts, ffn, in_features])?;
                 self.want_weight("up", &[experts, ffn, in_features])?;
-                let width = active.checked_mul(ffn).ok_or_else(|| fault("sizes overflow"))?;
+                if shared {
+                    self.want_weight("shared_gate", &[ffn, in_features])?;
+                    self.want_weight("shared_up", &[ffn, in_features])?;
+                }
+                let width =
+                    choices(active, shared).checked_mul(ffn).ok_or_else(|| fault("sizes overflow"))?;
                 self.want_rows_or_tiles("h", rows, width)
             }
-            Op::ExpertsDown(op::ExpertsDown { residual }) => {
+            Op::ExpertsDown(op::ExpertsDown { residual, shared }) => {
                 let (rows, width) = self.row_or_tiles("h")?;
                 let [_, out_features, ffn] = *self.weight("down")? else {
                     return Err(fault("experts are [experts, out, ffn]"));
                 };
                 let active = self.index("index", rows)?;
-                self.fits_width("h", width, active.checked_mul(ffn))?;
+                self.fits_width("h", width, choices(active, shared).checked_mul(ffn))?;
                 self.want_width("weight", Some(active))?;
+                if shared {
+                    self.want_weight("shared_down", &[out_features, ffn])?;
+                }
                 if residual {
                     self.same("residual", &Type::rows(rows, out_features))?;
                 }
@@ -334,4 +342,9 @@ impl View<'_> {
             }),
         }
     }
+}
+
+/// Experts that a token has, a shared one included.
+fn choices(active: u64, shared: bool) -> u64 {
+    active.saturating_add(u64::from(shared))
 }

@@ -263,14 +263,18 @@ impl Op for ExpertsUp {
     const NAME: &'static str = "experts_up";
 
     fn roles(&self) -> Vec<Role> {
-        let ExpertsUp { experts, active, in_features, ffn } = *self;
-        vec![
+        let ExpertsUp { experts, active, in_features, ffn, shared } = *self;
+        let mut roles = vec![
             read("x", tiles(in_features)),
             read("index", Kind::Experts { experts, active }),
             read("gate", matrices(experts, ffn, in_features)),
             read("up", matrices(experts, ffn, in_features)),
-            write("h", sliced_tiles(active, ffn)),
-        ]
+        ];
+        if shared {
+            roles.extend(["shared_gate", "shared_up"].map(|name| read(name, matrix(ffn, in_features))));
+        }
+        roles.push(write("h", sliced_tiles(active.saturating_add(u64::from(shared)), ffn)));
+        roles
     }
 
     fn is_possible(&self) -> bool {
@@ -282,15 +286,16 @@ impl Op for ExpertsDown {
     const NAME: &'static str = "experts_down";
 
     fn roles(&self) -> Vec<Role> {
-        let ExpertsDown { experts, active, out_features: out, ffn } = *self;
-        vec![
-            read("h", sliced_tiles(active, ffn)),
+        let ExpertsDown { experts, active, out_features: out, ffn, shared } = *self;
+        let mut roles = vec![
+            read("h", sliced_tiles(active.saturating_add(u64::from(shared)), ffn)),
             read("index", Kind::Experts { experts, active }),
             read("weight", rows(active)),
             read("down", matrices(experts, out, ffn)),
-            read("residual", rows(out)),
-            write("out", rows(out)),
-        ]
+        ];
+        roles.extend(shared.then(|| read("shared_down", matrix(out, ffn))));
+        roles.extend([read("residual", rows(out)), write("out", rows(out))]);
+        roles
     }
 
     fn is_possible(&self) -> bool {

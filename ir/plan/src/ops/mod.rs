@@ -249,7 +249,7 @@ pub struct Router {
     pub rule: RouterRule,
 }
 
-/// `h[t, s] = silu(G[e] x) * (U[e] x)` for e = index[t, s].
+/// `h[t, s] = silu(G[e] x) * (U[e] x)` for e = index[t, s]; of the shared expert behind them, which every token has.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ExpertsUp {
     /// Experts.
@@ -260,9 +260,12 @@ pub struct ExpertsUp {
     pub in_features: u64,
     /// Width of one expert.
     pub ffn: u64,
+    /// Whether there is a shared expert, as wide as the others.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
 }
 
-/// `out[t] = r[t] + sum over s of weight[t, s] * D[e] h[t, s]`.
+/// `out[t] = r[t] + sum over s of weight[t, s] * D[e] h[t, s]`, and `D_shared h_shared` where there is a shared expert.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ExpertsDown {
     /// Experts.
@@ -273,6 +276,13 @@ pub struct ExpertsDown {
     pub out_features: u64,
     /// Width of one expert.
     pub ffn: u64,
+    /// Whether there is a shared expert, whose weight is 1.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
+}
+
+fn is_false(x: &bool) -> bool {
+    !x
 }
 
 /// `out[o] = x[out_rows[o]]`.

@@ -48,12 +48,12 @@ impl Feed {
         }
     }
 
-    /// Bytes of what is in shared memory from the beginning to the end.
-    fn kept_bytes(self, in_features: u64) -> u64 {
+    /// Bytes of what is in shared memory from the beginning to the end, of so many warps.
+    fn kept_bytes(self, warps: u64, in_features: u64) -> u64 {
         match self {
             Feed::Tiles(_) | Feed::Registers => 0,
             Feed::Whole => 128 * k_tiles(in_features),
-            Feed::Own => WARPS * 128 * k_tiles(in_features),
+            Feed::Own => warps * 128 * k_tiles(in_features),
         }
     }
 }
@@ -81,19 +81,38 @@ pub struct Shape {
     pub stored: Stored,
     pub feed: Feed,
     pub in_features: u64,
+    pub warps: u64,
+    /// Whether a multiprocessor has one block at most, whose rings then hold all that they ever will.
+    alone: bool,
 }
 
 impl Shape {
     /// The rows of a block of products, as `feed` says; eights of rows in registers where those suffice.
     pub fn new((weights, stored): (u64, Stored), feed: Feed, in_features: u64) -> Shape {
         let held = feed == Feed::Tiles(1) && weights == 1 && in_features <= MOST_HELD;
-        Shape { weights, stored, feed: if held { Feed::Registers } else { feed }, in_features }
+        let feed = if held { Feed::Registers } else { feed };
+        Shape { weights, stored, feed, in_features, warps: WARPS, alone: false }
     }
 
     /// One row of so many weights, kept as `feed` says where that leaves the rings enough.
     pub fn of_row((weights, stored): (u64, Stored), feed: Feed, in_features: u64) -> Shape {
-        let kept = feed.kept_bytes(in_features) <= MOST_KEPT;
-        Shape { weights, stored, feed: if kept { feed } else { Feed::Tiles(1) }, in_features }
+        let kept = feed.kept_bytes(WARPS, in_features) <= MOST_KEPT;
+        let feed = if kept { feed } else { Feed::Tiles(1) };
+        Shape { weights, stored, feed, in_features, warps: WARPS, alone: false }
+    }
+
+    /// The same of a grid of so many blocks.
+    pub fn of_blocks(self, blocks: u64, multiprocessors: u64) -> Shape {
+        Shape { alone: blocks <= multiprocessors, ..self }
+    }
+
+    /// The same of so many warps.
+    pub fn of_warps(self, warps: u64) -> Shape {
+        Shape { warps, ..self }
+    }
+
+    fn kept_bytes(self) -> u64 {
+        self.feed.kept_bytes(self.warps, self.in_features)
     }
 
     /// The first of the rows that a block copies with a row.
@@ -104,21 +123,32 @@ impl Shape {
         }
     }
 
-    /// Stages of each warp. Of one row three quarters of its k tiles at most: what is left of shared memory is the next blocks'.
-    fn stages(self) -> u64 {
-        let short = self.weights == 1 && self.in_features <= SHORT;
+    /// Stages that a warp takes in all.
+    fn turns(self) -> u64 {
         let tiles = self.stored.stages(self.in_features);
-        let most = |turns: u64| (3 * turns).div_ceil(4);
-        let (all, most) = match self.feed {
-            Feed::Tiles(_) => (SHARED, u64::MAX),
-            Feed::Whole => (if short { SHARED_SHORT } else { SHARED_WHOLE }, most(tiles.div_ceil(WARPS))),
-            Feed::Registers => (SHARED_WHOLE, most(tiles.div_ceil(WARPS))),
-            Feed::Own => (SHARED_WHOLE, most(tiles)),
+        if self.feed == Feed::Own { tiles } else { tiles.div_ceil(self.warps) }
+    }
+
+    /// Stages of each warp. Of one row three quarters of its k tiles at most, where a multiprocessor has several blocks: what is left
+    /// of shared memory is the next ones'.
+    fn stages(self) -> u64 {
+        let short = self.weights == 1 && self.in_features <= SHORT && !self.alone;
+        let turns = self.turns();
+        let all = match self.feed {
+            Feed::Tiles(_) => SHARED,
+            Feed::Whole if short => SHARED_SHORT,
+            Feed::Whole | Feed::Registers | Feed::Own => SHARED_WHOLE,
         };
-        let rings = all.saturating_sub(self.feed.kept_bytes(self.in_features));
+        let most = match self.feed {
+            Feed::Tiles(_) => u64::MAX,
+            _ if self.alone => turns,
+            _ => (3 * turns).div_ceil(4),
+        };
+        let stage = self.warps * self.stage_bytes();
+        let rings = all.saturating_sub(self.kept_bytes());
         // One where a second has no room: warps wait by turns.
-        let room = (LIMIT - self.feed.kept_bytes(self.in_features)) / (WARPS * self.stage_bytes());
-        (rings / (WARPS * self.stage_bytes())).min(most).max(room.clamp(1, 2))
+        let room = (LIMIT - self.kept_bytes()) / stage;
+        (rings / stage).min(most).max(room.clamp(1, 2).min(turns))
     }
 
     /// Bytes of one stage of a warp.
@@ -127,17 +157,17 @@ impl Shape {
     }
 
     pub fn ring_bytes(self) -> u64 {
-        WARPS * self.stages() * self.stage_bytes()
+        self.warps * self.stages() * self.stage_bytes()
     }
 
     /// Dynamic shared memory of the block.
     pub fn shared_bytes(self) -> u64 {
-        self.ring_bytes() + self.feed.kept_bytes(self.in_features) + SHARED_SLACK
+        self.ring_bytes() + self.kept_bytes() + SHARED_SLACK
     }
 
     /// The rings of the warps; all threads of the block must come here.
     pub fn ring<'c>(self, e: &Emit<'c>) -> WarpRing<'c> {
-        WarpRing::new(e, WARPS, self.stages(), self.stage_bytes())
+        WarpRing::new(e, self.warps, self.stages(), self.stage_bytes())
     }
 }
 
@@ -160,7 +190,7 @@ mod tests {
                 let bytes = shape.shared_bytes();
                 let most = if weights.1 == Stored::Tiles || shape.feed == feed { 112 << 10 } else { LIMIT };
                 assert!(bytes <= most, "{bytes} bytes of {} x {in_features}", weights.0);
-                assert!(shape.stages() >= 2, "{in_features}");
+                assert!(shape.stages() >= 2.min(shape.turns()), "{in_features}");
             }
         }
     }

@@ -263,7 +263,7 @@ pub fn keep_row<'c>(
 /// i / 16, output i % 16) for i < 128 * tiles.
 pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], shape: Shape) -> Vec<Float<'c>> {
     let count = 128 * sums.len() as u64;
-    let (parts, between) = (e.dynamic_shared(), shape.ring_bytes() / WARPS / 4);
+    let (parts, between) = (e.dynamic_shared(), shape.ring_bytes() / shape.warps / 4);
     let (g, t) = e.lane_pair();
     let warp = e.div_rem(e.thread(), 32).0;
     for (n, sums) in sums.iter().enumerate() {
@@ -278,7 +278,7 @@ pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], shape: Shape) -> Vec<Floa
     let rounds = count.div_ceil(THREADS);
     let results = (0..rounds).map(|round| {
         let mine = e.min(e.add_const(e.thread(), (round * THREADS) as i64), e.int(count - 1));
-        (0..WARPS)
+        (0..shape.warps)
             .fold(e.float(0.0), |sum, w| e.fadd(sum, e.load(parts, e.add_const(mine, (w * between) as i64))))
     });
     results.collect()
@@ -289,6 +289,7 @@ pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
     let spec = k.spec;
     let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, feed.rows())];
     let shape = Shape::new((1 + u64::from(p.up.is_some()), p.stored), feed, p.in_features);
+    let shape = if feed == Feed::Whole { shape.of_blocks(blocks(p, 16), k.multiprocessors) } else { shape };
     let (name, variants) = (part(variant), [variant]);
     let function = Function::new(&name, grid, THREADS).of(&variants);
     k.function(function.shared_bytes(shape.shared_bytes()).waits_itself(), |e| {

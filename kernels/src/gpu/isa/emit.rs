@@ -70,13 +70,13 @@ pub(super) fn ok<T>(result: Result<T, BuilderError>) -> T {
 
 impl<'c> Emit<'c> {
     /// Starts the kernel `name` with the context, `operands` operands and the scratch as parameters;
-    /// behind them where it writes down its times, where it is `clocked`.
+    /// behind them where it writes down its times, where it is `clocked`. Where it is `late`, its body lets the next launch begin.
     pub fn new(
         context: &'c Context,
         module: &'c Module<'c>,
         name: &str,
         (named, operands): (Rc<Operands>, usize),
-        (threads, clocked): (u32, bool),
+        (threads, clocked, late): (u32, bool, bool),
     ) -> Emit<'c> {
         let pointer = context.ptr_type(AddressSpace::from(GLOBAL));
         let params = vec![pointer.into(); operands + 2 + usize::from(clocked)];
@@ -84,8 +84,6 @@ impl<'c> Emit<'c> {
         f.set_call_conventions(KERNEL);
         let most = context.create_string_attribute("nvvm.maxntid", &threads.to_string());
         f.add_attribute(AttributeLoc::Function, most);
-        // One block a multiprocessor is enough: registers are not to be spilled for a second.
-        f.add_attribute(AttributeLoc::Function, context.create_string_attribute("nvvm.minctasm", "1"));
         let b = context.create_builder();
         b.position_at_end(context.append_basic_block(f, "entry"));
         let named = RefCell::new((named, 1));
@@ -101,9 +99,19 @@ impl<'c> Emit<'c> {
             notes: Cell::new(0),
             shared: 0.into(),
         };
-        e.let_dependents_start();
+        // One block a multiprocessor is enough: registers are not to be spilled for a second.
+        e.run_at_once(1);
+        if !late {
+            e.let_dependents_start();
+        }
         e.note_time(offset_of!(BlockTimes, begin));
         e
+    }
+
+    /// Has registers for so many blocks a multiprocessor.
+    pub fn run_at_once(&self, blocks: u64) {
+        let least = self.context.create_string_attribute("nvvm.minctasm", &blocks.to_string());
+        self.f.add_attribute(AttributeLoc::Function, least);
     }
 
     /// Ends the function.

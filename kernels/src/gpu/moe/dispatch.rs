@@ -8,7 +8,7 @@
 
 use hyc_plan::{Extent, TILE};
 
-use super::router::chosen;
+use super::router::Choice;
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::gemm::pack_rows::{eight, k_tiles, packed_bytes};
 use crate::gpu::isa::{Emit, Int};
@@ -28,7 +28,7 @@ const ENTRY: u64 = 4;
 /// What the functions for many rows share: offsets in scratch, in 4-byte elements.
 #[derive(Clone, Copy)]
 pub struct Dispatch {
-    pub active: u64,
+    pub choice: Choice,
     /// Pairs of a tile.
     pub tile: u64,
     /// `[0]`: tiles in all. From `[4]` on, for each: its expert, that one's first tile, its first place, its
@@ -66,13 +66,13 @@ impl Dispatch {
 }
 
 /// Adds the function that sorts the pairs by expert, for tiles of so many.
-pub fn dispatch<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, tile: u64) -> Dispatch {
-    let spec = k.spec;
+pub fn dispatch<'c>(k: &mut Kernel<'c, '_>, choice: Choice, tile: u64) -> Dispatch {
+    let (spec, experts, active) = (k.spec, choice.all(), choice.count());
     let pairs = spec.max_rows * active;
     // Every expert may waste all but one place of 64.
     let most = (pairs + experts.min(pairs) * (TILE - 1)).next_multiple_of(TILE) + TILE;
     let d = Dispatch {
-        active,
+        choice,
         tile,
         tiles: k.scratch(4 * ENTRY * (1 + pairs / tile + experts.min(pairs))),
         place: k.scratch(4 * pairs),
@@ -90,7 +90,7 @@ pub fn dispatch<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, tile: u64
             |body: &dyn Fn(&Emit<'c>, Int<'c>)| e.each(e.thread(), e.int(experts), SORTERS, body);
         each_expert(&|e, i| e.store(counts, i, e.int(0).into()));
         e.barrier();
-        each_pair(e, (pairs, active), &|e, _, expert| {
+        each_pair(e, (pairs, choice), &|e, _, expert| {
             e.fetch_add_one(counts, expert);
         });
         e.barrier();
@@ -127,7 +127,7 @@ pub fn dispatch<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, tile: u64
             e.store(tiles, e.int(0), e.div_rem(all, 1 << 16).0.into());
         });
         e.barrier();
-        each_pair(e, (pairs, active), &|e, pair, expert| {
+        each_pair(e, (pairs, choice), &|e, pair, expert| {
             let place = e.fetch_add_one(next, expert);
             e.store(places, pair, place.into());
             e.store(owners, place, pair.into());
@@ -137,13 +137,17 @@ pub fn dispatch<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, tile: u64
 }
 
 /// Goes through the pairs and their experts, some a thread at once.
-fn each_pair<'c>(e: &Emit<'c>, (pairs, active): (Int<'c>, u64), body: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>)) {
+fn each_pair<'c>(
+    e: &Emit<'c>,
+    (pairs, choice): (Int<'c>, Choice),
+    body: &dyn Fn(&Emit<'c>, Int<'c>, Int<'c>),
+) {
     e.each(e.thread(), pairs, UNDER_WAY * SORTERS, |e, first| {
         let some: Vec<_> = (0..UNDER_WAY)
             .map(|i| {
                 let pair = e.add_const(first, (i * SORTERS) as i64);
-                let (row, slot) = e.div_rem(e.min(pair, e.add_const(pairs, -1)), active);
-                (pair, chosen(e, row, slot))
+                let (row, slot) = e.div_rem(e.min(pair, e.add_const(pairs, -1)), choice.count());
+                (pair, choice.expert(e, row, slot))
             })
             .collect();
         for (pair, expert) in some {
@@ -163,7 +167,8 @@ pub fn gather<'c>(
 ) -> TiledRows {
     let to = TiledRows::Scratch(k.scratch(packed_bytes(d.most, in_features)));
     let chunks = k_tiles(in_features) * 8;
-    let all = if apart { d.active * chunks } else { chunks };
+    let choices = d.choice.count();
+    let all = if apart { choices * chunks } else { chunks };
     let threads = all.next_multiple_of(32).min(512);
     let grid = [k.rows(1, 1), Extent::fixed(1)];
     k.function(Function::new("_gather", grid, threads).of(&[GROUPED]), |e| {
@@ -178,7 +183,7 @@ pub fn gather<'c>(
             [0, 2, 4, 6].map(|i| e.pack_bf16(values[i], values[i + 1]))
         };
         let place = |e: &Emit<'c>, slot: Int<'c>| {
-            e.load_int(e.at(e.scratch(), e.int(d.place)), e.add(e.mul_const(row, d.active), slot))
+            e.load_int(e.at(e.scratch(), e.int(d.place)), e.add(e.mul_const(row, choices), slot))
         };
         let rounds = (0..all.div_ceil(threads)).map(|round| {
             // The last round's are the row's last again where there are no more.
@@ -190,7 +195,7 @@ pub fn gather<'c>(
         let places: Vec<Int<'c>> = if apart {
             rounds.iter().map(|(slot, ..)| place(e, *slot)).collect()
         } else {
-            (0..d.active).map(|slot| place(e, e.int(slot))).collect()
+            (0..choices).map(|slot| place(e, e.int(slot))).collect()
         };
         for (i, (_, chunk, words)) in rounds.iter().enumerate() {
             let of_round = if apart { &places[i..=i] } else { &places[..] };

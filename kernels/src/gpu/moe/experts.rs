@@ -7,13 +7,14 @@
 //! ```
 //! Reference: `reference::moe`.
 
+use hyc_plan::ops::{ExpertsDown, ExpertsUp};
 use hyc_plan::tensor::can_tile;
 use hyc_plan::{Extent, Layout};
 
 use super::dispatch::{BY_ROW, GROUPED, dispatch, gather};
-use super::grouped_gemm::{BY_ROW_ROWS, Grouped, To, grouped, matrix, tile_pairs};
+use super::grouped_gemm::{BY_ROW_ROWS, Grouped, To, grouped, tile_pairs};
 use super::panel;
-use super::router::{chosen, chosen_anew};
+use super::router::Choice;
 use crate::gpu::function::{Function, Kernel, NO_PRODUCT, part};
 use crate::gpu::gemm::feed::{Feed, Shape, THREADS, WARPS};
 use crate::gpu::gemm::pack_rows::{Packed, k_tiles, pack, packed_bytes};
@@ -23,22 +24,31 @@ use crate::gpu::gemm::stored::Stored;
 use crate::gpu::isa::{Emit, Float, Int, Ptr, Var};
 use crate::gpu::tile::{TILE_BYTES, TiledRows};
 
+/// Blocks of a multiprocessor: with a shared expert there are more than two for each, and the next launch's begin beside them.
+const AT_ONCE: u64 = 3;
+/// Most warps of a block that sums a row's experts.
+const MOST_WARPS: u64 = 12;
+
 /// `ExpertsUp`.
-pub fn up(k: &mut Kernel<'_, '_>, in_features: u64, ffn: u64, active: u64) {
+pub fn up(k: &mut Kernel<'_, '_>, op: ExpertsUp) {
+    let ExpertsUp { experts, active, in_features, ffn, shared } = op;
     match k.layout("gate") {
-        Layout::Tiles { count, .. } | Layout::Strips { count, .. } => {
-            tiled_up(k, count, (in_features, ffn), active);
+        Layout::Tiles { .. } | Layout::Strips { .. } => {
+            tiled_up(k, Choice { experts, active, shared }, (in_features, ffn));
         }
-        layout @ Layout::Panels { .. } => panel::up(k, layout.panels(), in_features, ffn, active),
+        layout @ Layout::Panels { .. } => {
+            panel::up(k, layout.panels(), (in_features, ffn), Choice { experts, active, shared })
+        }
         Layout::Rows { .. } | Layout::Vector { .. } => k.refuse(NO_PRODUCT),
     }
 }
 
 /// `ExpertsDown`.
-pub fn down(k: &mut Kernel<'_, '_>, active: u64, ffn: u64, out: u64) {
+pub fn down(k: &mut Kernel<'_, '_>, op: ExpertsDown) {
+    let ExpertsDown { experts, active, out_features: out, ffn, shared } = op;
     match k.layout("down") {
-        Layout::Tiles { count, .. } | Layout::Strips { count, .. } => {
-            tiled_down(k, count, active, (ffn, out));
+        Layout::Tiles { .. } | Layout::Strips { .. } => {
+            tiled_down(k, Choice { experts, active, shared }, (ffn, out));
         }
         layout @ Layout::Panels { .. } => panel::down(k, layout.panels(), active, ffn, out),
         Layout::Rows { .. } | Layout::Vector { .. } => k.refuse(NO_PRODUCT),
@@ -50,20 +60,27 @@ fn rows_one_by_one(k: &Kernel<'_, '_>) -> u64 {
     BY_ROW_ROWS.min(k.spec.max_rows)
 }
 
-/// `ExpertsUp` of `experts` experts in tiles or strips.
-fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, (in_features, ffn): (u64, u64), active: u64) {
+/// `ExpertsUp` of experts in tiles or strips.
+fn tiled_up<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (in_features, ffn): (u64, u64)) {
+    let active = choice.count();
     let stored = Stored::of(k.format("gate"));
     let rows_at = pack_x_of(k, in_features, None, (&[BY_ROW], rows_one_by_one(k)));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
     let shape = Shape::of_row((2, stored), Feed::Whole, in_features);
     k.function(
-        Function::new(&part(BY_ROW), grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes()),
+        Function::new(&part(BY_ROW), grid, THREADS)
+            .of(&[BY_ROW])
+            .shared_bytes(shape.shared_bytes())
+            .at_once(AT_ONCE)
+            // `down` guesses the choice, which is there then.
+            .late(),
         |e| {
             let ring = shape.ring(e);
             let (row, slot) = e.div_rem(e.block_y(), active);
-            let expert = chosen(e, row, slot);
+            let expert = choice.expert(e, row, slot);
             let warp = e.div_rem(e.thread(), 32).0;
-            let matrices = ["gate", "up"].map(|name| matrix(e, (name, stored), expert, (ffn, in_features)));
+            let matrices =
+                ["gate", "up"].map(|name| choice.matrix(e, (name, stored), expert, (ffn, in_features)));
             let rows = (rows_at.row(e, shape.first(e, row), in_features), row);
             let strip = strip(e, &matrices, e.block_x(), rows, (warp, WARPS), shape);
             let sums = strip.sums(e, &ring);
@@ -86,7 +103,7 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, (in_features, ffn): (u64, 
     if !k.wants(GROUPED) {
         return;
     }
-    let d = dispatch(k, experts, active, tile_pairs(k, stored, experts, active));
+    let d = dispatch(k, choice, tile_pairs(k, stored, choice));
     let sorted = gather(k, &d, "x", in_features, false);
     let aligned = ffn.is_multiple_of(4);
     let products = Grouped { in_features, out: ffn, weight: "gate", up: Some("up"), sorted, stored, aligned };
@@ -103,21 +120,27 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, experts: u64, (in_features, ffn): (u64, 
     grouped(k, &d, &products, &to);
 }
 
-/// `ExpertsDown` of `experts` experts in tiles or strips.
-fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, (ffn, out): (u64, u64)) {
+/// `ExpertsDown` of experts in tiles or strips.
+fn tiled_down<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (ffn, out): (u64, u64)) {
     let (spec, stored) = (k.spec, Stored::of(k.format("down")));
+    let active = choice.count();
     // In tiles a row's choices stand side by side; packed they stand one below the other.
     let in_tiles = k.in_tiles("h");
     let rows_at = if in_tiles { TiledRows::Operand("h") } else { pack_choices(k, active, ffn) };
     let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
-    let shape = Shape::of_row((1, stored), Feed::Own, ffn);
+    // A warp an expert, where one or two more make that true.
+    let warps = if (WARPS..=MOST_WARPS).contains(&active) { active } else { WARPS };
+    let shape = Shape::of_row((1, stored), Feed::Own, ffn).of_warps(warps);
     let name = part(BY_ROW);
-    let function = Function::new(&name, grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes());
+    let function = Function::new(&name, grid, 32 * warps)
+        .of(&[BY_ROW])
+        .shared_bytes(shape.shared_bytes())
+        .at_once(AT_ONCE);
     k.function(function.waits_itself(), |e| {
         let ring = shape.ring(e);
         let (row, warp) = (e.block_y(), e.div_rem(e.thread(), 32).0);
         // The product of a choice. In its first turn a warp does not know yet whether it is of the right expert.
-        let choice = |e: &Emit<'c>, slot: Int<'c>, expert: Int<'c>, begin: Option<Int<'c>>| {
+        let strip_of = |e: &Emit<'c>, slot: Int<'c>, expert: Int<'c>, begin: Option<Int<'c>>| {
             let (place, rows) = if in_tiles {
                 let tiles = e.mul_const(slot, k_tiles(ffn) * TILE_BYTES);
                 (row, e.byte_offset(rows_at.row(e, shape.first(e, row), active * ffn), e.wide(tiles)))
@@ -125,22 +148,19 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, (ffn, out):
                 let packed = e.add(e.mul_const(row, active), slot);
                 (packed, rows_at.row(e, shape.first(e, packed), ffn))
             };
-            let matrix = matrix(e, ("down", stored), expert, (out, ffn));
+            let matrix = choice.matrix(e, ("down", stored), expert, (out, ffn));
             let first = begin.unwrap_or(e.int(0));
             let strip = strip(e, &[matrix], e.block_x(), (rows, place), (first, 1), shape);
             Strip { early: begin.is_some(), ..strip }
         };
-        let share = |e: &Emit<'c>, slot: Int<'c>| {
-            e.load(e.operand("weight"), e.add(e.mul_const(row, e.stride("weight")), slot))
-        };
         let totals: Vec<Var<'c>> = (0..4).map(|_| e.float_var(0.0)).collect();
         let add = |e: &Emit<'c>,
-                   choice: &Strip<'c>,
+                   strip: &Strip<'c>,
                    sums: &[Vec<Vec<Var<'c>>>],
                    share: Float<'c>,
                    counts: Int<'c>| {
             // Of the eight columns one is the choice's; where its row is kept, all are.
-            let column = e.and(choice.rows.row, e.int(7));
+            let column = e.and(strip.rows.row, e.int(7));
             for (i, (total, sum)) in totals.iter().zip(&sums[0][0]).enumerate() {
                 let here = e.eq(e.add_const(e.mul_const(e.lane_pair().1, 2), i as i64 % 2), column);
                 let sum = e.pick_float(e.and(counts, here), e.get_float(*sum), e.float(0.0));
@@ -151,25 +171,25 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, (ffn, out):
         // another one, the warp begins anew.
         let there = e.lt(warp, e.int(active));
         let slot = e.min(warp, e.int(active - 1));
-        let guess = e.uniform(chosen_anew(e, row, slot));
-        let guess = e.pick(e.lt_unsigned(guess, e.int(experts)), guess, e.int(0));
+        let guess = e.uniform(choice.expert_anew(e, row, slot));
+        let guess = e.pick(e.lt_unsigned(guess, e.int(choice.all())), guess, e.int(0));
         let output = e.add(e.mul_const(e.block_x(), 16), e.thread());
         let (expert, own_share, residual) = (e.var(guess.into()), e.float_var(0.0), e.float_var(0.0));
         let at = |name: &str, output| e.add(e.mul_const(row, e.stride(name)), output);
         let begin = e.pick(there, e.int(0), e.int(stored.stages(ffn)));
-        let guessed = choice(e, slot, guess, Some(begin));
+        let guessed = strip_of(e, slot, guess, Some(begin));
         let sums = guessed.sums_then(e, &ring, &|e| {
-            e.set(expert, chosen_anew(e, row, slot).into());
-            e.set(own_share, share(e, slot).into());
+            e.set(expert, choice.expert_anew(e, row, slot).into());
+            e.set(own_share, choice.share(e, row, slot).into());
             let inside = e.min(output, e.int(out - 1));
             e.set(residual, e.load(e.operand("residual"), at("residual", inside)).into());
         });
         let right = e.eq(e.get(expert).into_int_value(), guess);
         add(e, &guessed, &sums, e.get_float(own_share), e.and(there, right));
-        let next = e.pick(right, e.add_const(warp, WARPS as i64), warp);
-        e.each(next, e.int(active), WARPS, |e, slot| {
-            let choice = choice(e, slot, chosen(e, row, slot), None);
-            add(e, &choice, &choice.sums(e, &ring), share(e, slot), e.not(e.no()));
+        let next = e.pick(right, e.add_const(warp, warps as i64), warp);
+        e.each(next, e.int(active), warps, |e, slot| {
+            let strip = strip_of(e, slot, choice.expert(e, row, slot), None);
+            add(e, &strip, &strip.sums(e, &ring), choice.share(e, row, slot), e.not(e.no()));
         });
         // The columns' sum becomes the first column.
         for pair in totals.chunks(2) {
@@ -184,7 +204,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, (ffn, out):
     if !k.wants(GROUPED) {
         return;
     }
-    let d = dispatch(k, experts, active, tile_pairs(k, stored, experts, active));
+    let d = dispatch(k, choice, tile_pairs(k, stored, choice));
     let sorted = gather(k, &d, "h", ffn, true);
     let aligned = out.is_multiple_of(4);
     let of_pairs = Grouped { in_features: ffn, out, weight: "down", up: None, sorted, stored, aligned };
@@ -194,7 +214,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, (ffn, out):
             e.at(e.at(e.scratch(), e.int(products)), e.mul_const(e.wide(pair), out))
         };
         grouped(k, &d, &of_pairs, &To::Rows(&pair));
-        return combine(k, out, &|e, row, output| {
+        return combine(k, (choice, out), &|e, row, output| {
             let row = e.at(e.at(e.scratch(), e.int(products)), e.mul_const(e.wide(row), active * out));
             let product = |slot| vec![e.load(row, e.add_const(output, (slot * out) as i64))];
             (0..active).map(product).collect()
@@ -203,7 +223,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, (ffn, out):
     // Products are rounded: a half of the way through memory.
     let products = TiledRows::Scratch(k.scratch(packed_bytes(spec.max_rows * active, out)));
     grouped(k, &d, &of_pairs, &To::Tiles(products, out, &|e, pair| (pair, e.int(0))));
-    combine(k, out, &|e, row, output| {
+    combine(k, (choice, out), &|e, row, output| {
         let product = |slot| {
             let pair = e.add_const(e.mul_const(row, active), slot as i64);
             let words = e.load4(products.piece(e, pair, e.div_rem(output, 8).0, out), e.int(0));
@@ -218,19 +238,19 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, experts: u64, active: u64, (ffn, out):
 type Products<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>) -> Vec<Vec<Float<'c>>>;
 
 /// Adds the function that sums a row's products by their shares, onto the residual.
-fn combine<'c>(k: &mut Kernel<'c, '_>, out: u64, products: Products<'_, 'c>) {
+fn combine<'c>(k: &mut Kernel<'c, '_>, (choice, out): (Choice, u64), products: Products<'_, 'c>) {
     let grid = [k.rows(1, 1), Extent::fixed(1)];
     k.function(Function::new("_combine", grid, THREADS).of(&[GROUPED]), |e| {
         let row = e.block_x();
         let at = |name: &str| e.at(e.operand(name), e.wide(e.mul_const(row, e.stride(name))));
-        let (shares, residual, to) = (at("weight"), at("residual"), at("out"));
+        let (residual, to) = (at("residual"), at("out"));
         let each = if can_tile(out) { 8 } else { 1 };
         e.each(e.mul_const(e.thread(), each), e.int(out), each * THREADS, |e, output| {
             let products = products(e, row, output);
             for i in 0..each {
                 let output = e.add_const(output, i as i64);
                 let sum = (0..).zip(&products).fold(e.load(residual, output), |sum, (slot, product)| {
-                    e.fma(e.load(shares, e.int(slot)), product[i as usize], sum)
+                    e.fma(choice.share(e, row, e.int(slot)), product[i as usize], sum)
                 });
                 e.store(to, output, sum.into());
             }

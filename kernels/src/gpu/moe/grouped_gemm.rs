@@ -11,6 +11,7 @@
 use hyc_plan::TILE;
 
 use super::dispatch::{Dispatch, GROUPED};
+use super::router::Choice;
 use crate::gpu::function::Kernel;
 use crate::gpu::gemm::epilogue::{Columns, Line, Values, lanes_rows, write};
 use crate::gpu::gemm::large_m::{store_tiles, value};
@@ -24,12 +25,12 @@ use crate::gpu::isa::{Emit, Int, Ptr};
 use crate::gpu::tile::TiledRows;
 
 /// Pairs of a tile: of strips those of an expert where all have equally many, at most.
-pub fn tile_pairs(k: &Kernel<'_, '_>, stored: Stored, experts: u64, active: u64) -> u64 {
+pub fn tile_pairs(k: &Kernel<'_, '_>, stored: Stored, choice: Choice) -> u64 {
     if stored == Stored::Tiles {
         return BLOCK_ROWS;
     }
     // Some have more than others: where that would make a second tile of many, tiles are wider.
-    match k.spec.max_rows * active * 8 / 7 / experts.max(1) {
+    match k.spec.max_rows * choice.active * 8 / 7 / choice.experts.max(1) {
         0..=64 => 64,
         65..=128 => 128,
         _ => 256,
@@ -38,17 +39,6 @@ pub fn tile_pairs(k: &Kernel<'_, '_>, stored: Stored, experts: u64, active: u64)
 
 /// Most rows that there is scratch for in [`BY_ROW`](super::dispatch::BY_ROW).
 pub const BY_ROW_ROWS: u64 = 16;
-
-/// One expert's matrix of `out` by `in_features` in a weight.
-pub fn matrix<'c>(
-    e: &Emit<'c>,
-    (name, stored): (&str, Stored),
-    expert: Int<'c>,
-    (out, in_features): (u64, u64),
-) -> Ptr<'c> {
-    let bytes = stored.matrix_bytes(out, in_features);
-    e.byte_offset(e.operand(name), e.mul_const(e.wide(expert), bytes))
-}
 
 /// The products of each expert's pairs.
 pub struct Grouped {
@@ -96,7 +86,7 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
             e.div_rem(inside, outputs)
         };
         let row = e.mul_const(row, d.tile);
-        let weight = |name| matrix(e, (name, stored), entry.expert, (out, in_features));
+        let weight = |name| d.choice.matrix(e, (name, stored), entry.expert, (out, in_features));
         Tile {
             section: Section {
                 number: e.int(0),

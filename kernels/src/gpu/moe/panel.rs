@@ -2,7 +2,7 @@
 
 use hyc_plan::{Extent, PANEL};
 
-use super::router::chosen;
+use super::router::Choice;
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::gemm::panel::{self, Input, Place, THREADS};
 use crate::gpu::isa::{Emit, Float, Int};
@@ -32,11 +32,12 @@ impl Panels {
 }
 
 /// `ExpertsUp`, `count` panels an expert. Block: one panel of one (row, chosen expert).
-pub fn up(k: &mut Kernel<'_, '_>, count: u64, in_features: u64, ffn: u64, active: u64) {
+pub fn up(k: &mut Kernel<'_, '_>, count: u64, (in_features, ffn): (u64, u64), choice: Choice) {
+    let active = choice.count();
     let grid = [Extent::fixed(count), k.rows(active, 1)];
     k.function(Function::new("", grid, THREADS), |e| {
         let (row, slot) = e.div_rem(e.block_y(), active);
-        let expert = chosen(e, row, slot);
+        let expert = choice.expert(e, row, slot);
         let input = Input { rows: vec![e.row("x", row)], norm: None, in_features };
         let panel = e.block_x();
         let (place, gate) = Panels { name: "gate", count }.product(e, expert, panel, &input);

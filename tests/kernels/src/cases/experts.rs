@@ -40,33 +40,29 @@ pub struct Mixture {
     pub active: u64,
     pub in_features: u64,
     pub ffn: u64,
+    /// Whether every row has one more.
+    pub shared: bool,
 }
 
 /// Both halves of a mixture.
-pub fn experts(m: Mixture, store: Store, limits: Limits) -> [KernelSpec; 2] {
-    let Mixture { experts, active, in_features, ffn } = m;
+pub fn experts(m: Mixture, store: Store, limits: Limits) -> Vec<KernelSpec> {
+    let Mixture { experts, active, in_features, ffn, shared } = m;
     let matrix = |out, in_features| store.matrix(experts, out, in_features, out);
-    let up = vec![
-        tensor(in_features),
-        indices(active),
-        matrix(ffn, in_features),
-        matrix(ffn, in_features),
-        tensor(active * ffn),
-    ];
-    let down = vec![
-        tensor(active * ffn),
-        indices(active),
-        tensor(active),
-        matrix(in_features, ffn),
-        tensor(in_features),
-        tensor(in_features),
-    ];
+    let own = |out, in_features| shared.then(|| store.matrix(1, out, in_features, out));
+    let h = tensor((active + u64::from(shared)) * ffn);
+    let mut up =
+        vec![tensor(in_features), indices(active), matrix(ffn, in_features), matrix(ffn, in_features)];
+    up.extend([own(ffn, in_features), own(ffn, in_features)].into_iter().flatten());
+    up.push(h.clone());
+    let mut down = vec![h, indices(active), tensor(active), matrix(in_features, ffn)];
+    down.extend(own(in_features, ffn));
+    down.extend([tensor(in_features), tensor(in_features)]);
     [
-        spec(StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn }), up, limits),
-        spec(
-            StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out_features: in_features, ffn }),
-            down,
-            limits,
-        ),
+        StepOp::ExpertsUp(ops::ExpertsUp { experts, active, in_features, ffn, shared }),
+        StepOp::ExpertsDown(ops::ExpertsDown { experts, active, out_features: in_features, ffn, shared }),
     ]
+    .into_iter()
+    .zip([up, down])
+    .map(|(op, operands)| spec(op, operands, limits))
+    .collect()
 }

@@ -185,7 +185,9 @@ fn mixtures() -> Vec<Case> {
             cases.extend(ragged("experts", &spec, RAGGED, 3e-6).flat_map(routings).filter(|case| !bad(case)));
         }
         for store in BOTH {
-            for spec in experts(Mixture { experts: experts_, active, in_features, ffn }, store, FEW) {
+            for spec in
+                experts(Mixture { experts: experts_, active, in_features, ffn, shared: false }, store, FEW)
+            {
                 cases.extend(ragged("experts", &spec, RAGGED, 3e-6));
             }
         }

@@ -84,7 +84,7 @@ fn projections() -> Vec<KernelSpec> {
 fn mixtures() -> Vec<KernelSpec> {
     let sizes = [(12, 3, 72, 40), (4, 4, 16, 7), (30, 8, 64, 33)];
     let of = |(experts_, active, in_features, ffn)| {
-        let sizes = Mixture { experts: experts_, active, in_features, ffn };
+        let sizes = Mixture { experts: experts_, active, in_features, ffn, shared: false };
         codecs(&[5, 32, 64]).into_iter().flat_map(move |codec| experts(sizes, Store::Panels(codec), FEW))
     };
     sizes.into_iter().flat_map(of).collect()

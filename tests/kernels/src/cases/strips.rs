@@ -101,10 +101,11 @@ fn projections() -> Vec<Case> {
 
 fn mixtures() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (experts_, active, in_features, ffn) in
-        [(12, 3, 64, 96), (64, 8, 256, 128), (30, 8, 200, 40), (16, 4, 2048, 512)]
-    {
-        let sizes = Mixture { experts: experts_, active, in_features, ffn };
+    let sizes = [(12, 3, 64, 96), (64, 8, 256, 128), (30, 8, 200, 40), (16, 4, 2048, 512)];
+    let with_shared = [(12, 3, 64, 96), (30, 7, 200, 40), (16, 8, 2048, 512)];
+    let sizes = sizes.map(|sizes| (sizes, false)).into_iter().chain(with_shared.map(|sizes| (sizes, true)));
+    for ((experts_, active, in_features, ffn), shared) in sizes {
+        let sizes = Mixture { experts: experts_, active, in_features, ffn, shared };
         // Both halves have groups that strips take.
         for codec in [INT4, Codec::Int4 { group: 32, zero: true }, Codec::Int8 { group: 4096 }] {
             for spec in experts(sizes, Store::Strips(codec), MANY) {

@@ -239,10 +239,11 @@ fn mixtures() -> Vec<Case> {
         // Where all are chosen those are that are no numbers.
         cases.extend((sizes.0 > sizes.1).then_some(bad));
     }
-    for (experts_, active, in_features, ffn) in
-        [(12, 3, 64, 96), (64, 8, 256, 128), (30, 8, 200, 40), (20, 4, 192, 64)]
-    {
-        let sizes = Mixture { experts: experts_, active, in_features, ffn };
+    let sizes = [(12, 3, 64, 96), (64, 8, 256, 128), (30, 8, 200, 40), (20, 4, 192, 64)];
+    let with_shared = [(12, 3, 64, 96), (64, 8, 256, 128), (30, 7, 200, 40)];
+    let sizes = sizes.map(|sizes| (sizes, false)).into_iter().chain(with_shared.map(|sizes| (sizes, true)));
+    for ((experts_, active, in_features, ffn), shared) in sizes {
+        let sizes = Mixture { experts: experts_, active, in_features, ffn, shared };
         for spec in experts(sizes, Store::Tiles, MANY) {
             for rows in [1, 5, 70, 300] {
                 let case = case("experts tiled", &spec, &[(0, rows)], ERROR);

@@ -43,9 +43,9 @@ fn on_rows() -> Vec<KernelSpec> {
         cache: growing,
     };
     let rms = StepOp::RmsNorm(ops::RmsNorm { groups: 1, width: HIDDEN, eps: 1e-6 });
-    let mixture = Mixture { experts: 8, active: 2, in_features: HIDDEN, ffn: 256 };
-    let [up, down] = experts(mixture, bf16, LIMITS);
-    vec![
+    let mixture = Mixture { experts: 8, active: 2, in_features: HIDDEN, ffn: 256, shared: false };
+    let mut all = experts(mixture, bf16, LIMITS);
+    all.extend([
         spec(rms, vec![tensor(HIDDEN), vector(HIDDEN), tensor(HIDDEN)], LIMITS),
         linear((FFN, HIDDEN), Store::Panels(Codec::F32), None, Epilogue::Store, LIMITS),
         linear((FFN, HIDDEN), bf16, None, Epilogue::Store, LIMITS),
@@ -54,9 +54,8 @@ fn on_rows() -> Vec<KernelSpec> {
         qkv(projection, LIMITS),
         router(512, 8, LIMITS),
         ruled((256, 8), RULES[2], LIMITS),
-        up,
-        down,
-    ]
+    ]);
+    all
 }
 
 /// A token at the end of a long context; the hybrid's window is a ring.

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use hyc_kernels::{Generator, Nvidia, gpu_generator};
-use hyc_plan::ops::QkvAppend;
+use hyc_plan::ops::{ExpertsUp, QkvAppend};
 use hyc_plan::{
     Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape,
     Operand, Plan, RowRange, Slicer, StepOp, Target, TargetKind, Variant,
@@ -54,6 +54,10 @@ impl Backend for Policy {
 
     fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {
         self.inner.projects_gates(op, weights)
+    }
+
+    fn shares_experts(&self, op: &ExpertsUp, weights: &[Layout]) -> bool {
+        self.inner.shares_experts(op, weights)
     }
 
     fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {

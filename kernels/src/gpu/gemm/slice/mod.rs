@@ -93,7 +93,8 @@ pub fn slice<'c>(
     let counters = Counters { parts: parts.len() as u64, blocks: request.blocks };
     let named = parts.first().map(|part| Rc::clone(&part.operands)).ok_or("a slice of nothing")?;
     // Behind the operands the number of the first step, and the watch.
-    let e = Emit::new(context, module, request.name, (named, operands + 2), (ALL as u32, request.clocked));
+    let e =
+        Emit::new(context, module, request.name, (named, operands + 2), (ALL as u32, request.clocked, false));
     e.note_by(THREADS + 32);
     let ring = Ring::new(&e, stages, WARPS);
     // Every thread speaks for itself: they pass on what they have stored, once a strip.
