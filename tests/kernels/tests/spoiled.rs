@@ -138,12 +138,11 @@ fn wrong(run: &Run<'_>, rng: &mut Rng, i: usize) -> Vec<(&'static str, Vec<Memor
         }
         OperandSpec::Cache(cache) => {
             let (sequence, position) = (run.batch.sequence(row), run.batch.position(row));
-            let (base, place) = (run.batch.page_base(&cache, sequence, position), position % cache.page);
+            let (size, place) = (cache.codec.bytes() as usize, position % cache.page);
+            let base = run.batch.page_base(&cache, sequence, position) / size as u64;
             let head = rng.below(cache.kv_heads);
             let key = base + cache.key_index(head, place, rng.below(cache.qk_dim));
             let value = base + cache.value_index(head, place, rng.below(cache.v_dim));
-            let size = cache.codec.bytes() as usize;
-            let base = base / size as u64;
             // 8.0 in both formats, by its upper half.
             let eight = |word: [u8; 4]| match size {
                 4 => vec![0, 0, 0, 0x41],
