@@ -156,7 +156,7 @@ fn matrices(plan: &Plan) -> String {
 }
 
 fn caches(plan: &Plan) -> String {
-    names(plan.caches.iter().map(|cache| cache.elem.to_string()).collect())
+    names(plan.caches.iter().map(|cache| cache.codec.to_string()).collect())
 }
 
 /// What kind of tokenizer it is, and how large; null where there is none.

@@ -7,7 +7,8 @@
 use std::cell::RefCell;
 
 use hyc_plan::{
-    CachePolicy, CacheSpec, Codec, Elem, Format, KernelSpec, Kind, KvOrder, Layout, OperandSpec, tensor,
+    CachePolicy, CacheSpec, Codec, Elem, Format, KernelSpec, Kind, KvCodec, KvOrder, Layout, OperandSpec,
+    tensor,
 };
 
 /// The operands of one kernel, and the first that it asked for in vain.
@@ -74,7 +75,7 @@ impl Operands {
             kv_heads: 1,
             qk_dim: 1,
             v_dim: 1,
-            elem: Elem::F32,
+            codec: KvCodec::F32,
             page: 1,
             policy: CachePolicy::Growing,
             order: KvOrder::Columns,
@@ -172,8 +173,8 @@ fn fits(kind: &Kind, operand: &OperandSpec) -> bool {
                 ..
             })
         ),
-        Kind::Cache { .. } => {
-            matches!(operand, OperandSpec::Cache(CacheSpec { elem: Elem::F32 | Elem::Bf16, .. }))
+        Kind::Cache { stored, .. } => {
+            matches!(operand, OperandSpec::Cache(cache) if stored.takes(cache.codec))
         }
     }
 }

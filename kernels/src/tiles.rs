@@ -36,6 +36,7 @@ pub fn tiles_rows(op: &StepOp, tiled: bool) -> bool {
         StepOp::Embed(_)
         | StepOp::Rope(_)
         | StepOp::Append(_)
+        | StepOp::QuantiseKv(_)
         | StepOp::Add(_)
         | StepOp::Bias(_)
         | StepOp::SiluMul(_)

@@ -41,7 +41,8 @@ fn base(spec: &KernelSpec) -> String {
         | StepOp::GatherRows(ops::GatherRows { width }) => format!("{op}_{width}"),
         StepOp::RmsNorm(ops::RmsNorm { groups, width, .. }) => format!("{op}_{groups}x{width}"),
         StepOp::Rope(ops::Rope { heads, dim, .. }) => format!("{op}_{heads}x{dim}"),
-        StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim }) => {
+        StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim })
+        | StepOp::QuantiseKv(ops::QuantiseKv { kv_heads, qk_dim, v_dim }) => {
             format!("{op}_{kv_heads}x{qk_dim}_{v_dim}")
         }
         StepOp::Gate(ops::Gate { heads, v_dim, .. }) => format!("{op}_{heads}x{v_dim}"),

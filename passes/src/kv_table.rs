@@ -21,7 +21,7 @@ pub struct KvRow {
     pub name: &'static str,
     /// Growing caches.
     pub growing: u64,
-    /// Bytes per token of the growing caches, keys and values without padding.
+    /// Bytes per token of the growing caches, keys and values with their scales, without padding.
     pub token_bytes: u64,
     /// Bytes of the windows' tokens of one sequence, as the papers count.
     pub window_bytes: u64,
@@ -105,7 +105,7 @@ impl Caches {
     }
 }
 
-/// The KV table of a plan. The other two rows assume this plan's heads, widths and element type in every
+/// The KV table of a plan. The other two rows assume this plan's heads, widths and codec in every
 /// layer.
 pub fn kv_table(plan: &Plan) -> KvTable {
     let own = Caches::of(&plan.caches);
@@ -117,8 +117,11 @@ pub fn kv_table(plan: &Plan) -> KvTable {
         full = Caches::like(cache, layers);
         swa = Caches::like(cache, layers.saturating_sub(sparse));
         if window > 0 {
-            let pages = window.saturating_add(plan.model.chunk).div_ceil(plan.model.page.max(1)) + 1;
-            swa = swa.with_rings(sparse, window, pages, cache);
+            if let CachePolicy::Ring { window, pages } =
+                CachePolicy::ring(window, plan.model.chunk, plan.model.page)
+            {
+                swa = swa.with_rings(sparse, window, pages, cache);
+            }
         }
     }
     let rows = [("this model", own), ("full attention", full), ("hybrid SWA", swa)];

@@ -16,6 +16,7 @@ mod lower;
 mod origins;
 mod plan_kv;
 mod plan_memory;
+mod quantise_kv;
 mod rewrite;
 mod schedule;
 mod select_kernels;
@@ -45,6 +46,7 @@ pub const PASSES: &[&str] = &[
     "fuse-topk",
     "fuse-branches",
     "fuse-epilogues",
+    "quantise-kv",
     "tile-rows",
     "list-pages",
     "plan-memory",
@@ -62,6 +64,7 @@ const REWRITES: &[(&str, Rewrite)] = &[
     ("fuse-topk", |graph, _| fuse_topk::run(graph)),
     ("fuse-branches", |graph, _| fuse_branches::run(graph)),
     ("fuse-epilogues", fuse_epilogues::run),
+    ("quantise-kv", |graph, _| quantise_kv::run(graph)),
     ("tile-rows", tile_rows::run),
     ("list-pages", list_pages::run),
 ];

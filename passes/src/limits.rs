@@ -42,7 +42,7 @@ pub fn check(graph: &Graph) -> Result<(), PassError> {
     for id in graph.ops() {
         let data = graph.op(id);
         let owner = match data.op {
-            Op::Cache(op::Cache { owner }) => Some(owner),
+            Op::Cache(op::Cache { owner, .. }) => Some(owner),
             _ => None,
         };
         for layer in data.layer.map(u64::from).into_iter().chain(owner) {

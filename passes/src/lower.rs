@@ -58,6 +58,9 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
             own_kv,
             gates,
         }) => {
+            if own_kv {
+                c.plain_cache("cache")?;
+            }
             let qk_dim = c.width(c.result("q")?)? / heads.max(1);
             let v_dim = match (own_kv, gates) {
                 (true, _) => c.dims("wv")?[0] / kv_heads.max(1),
@@ -80,8 +83,12 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
             rope: RopeSpec { theta, dims, scaling },
         }),
         Op::Append(op::Append {}) => {
-            let cache = c.cache("cache")?;
-            StepOp::Append(ops::Append { kv_heads: cache.kv_heads, qk_dim: cache.qk_dim, v_dim: cache.v_dim })
+            let CacheType { kv_heads, qk_dim, v_dim, .. } = *c.plain_cache("cache")?;
+            StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim })
+        }
+        Op::QuantiseKv(op::QuantiseKv {}) => {
+            let CacheType { kv_heads, qk_dim, v_dim, .. } = *c.cache("cache")?;
+            StepOp::QuantiseKv(ops::QuantiseKv { kv_heads, qk_dim, v_dim })
         }
         Op::Add(op::Add {}) => StepOp::Add(ops::Add { width: out()? }),
         Op::Bias(op::Bias {}) => StepOp::Bias(ops::Bias { width: out()? }),
@@ -252,6 +259,18 @@ impl<'g> Ctx<'g> {
             Type::Cache(cache) => Ok(cache),
             _ => Err(self.refuse("no cache")),
         }
+    }
+
+    /// A cache that rows are appended to.
+    fn plain_cache(&self, name: &str) -> Result<&'g CacheType, PassError> {
+        let cache = self.cache(name)?;
+        if cache.codec.scaled() {
+            let what = format!("an append to a cache of {}", cache.codec);
+            return Err(self
+                .refuse(what)
+                .help("run quantise-kv first, which appends to a ring and makes the codes from it"));
+        }
+        Ok(cache)
     }
 
     fn selection(&self, value: ValueId) -> Result<SelectShape, PassError> {

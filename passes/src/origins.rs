@@ -2,7 +2,8 @@
 //!
 //! Passes keep no record of it: values outlive the ops that make them, and what a rewrite replaces makes the same
 //! values as before or values that nobody makes any more. So an op stands for its own earlier self (the makers of its
-//! results), and for every op whose results are gone and led to it.
+//! results), and for every op whose results are gone and led to it. An op whose results are all new stands for what its readers
+//! do.
 //!
 //! ```text
 //! %s = sparse_attention(..)
@@ -59,6 +60,15 @@ pub fn origins(before: &Graph, after: &Graph) -> Origins {
         for heir in &heirs[&id] {
             origins.of.entry(*heir).or_default().push(id);
         }
+    }
+    // Readers first: what is new altogether was made for them.
+    for id in after.ops().rev().filter(|id| !origins.of.contains_key(id)).collect::<Vec<OpId>>() {
+        let results = after.op(id).results.iter();
+        let readers = results.flat_map(|result| after.users(*result));
+        let of: BTreeSet<OpId> = readers.flat_map(|(reader, _)| origins.of(reader).to_vec()).collect();
+        let mut of: Vec<OpId> = of.into_iter().collect();
+        of.sort_unstable_by_key(|id| before.place(*id));
+        origins.of.insert(id, of);
     }
     origins
 }

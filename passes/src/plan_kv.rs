@@ -9,7 +9,7 @@
 //!
 //! A `kv_share` is an alias where its owner appends nothing more before the copy is last read; otherwise it
 //! stays, and no target has a kernel for it. A cache that window attentions alone read needs no more than
-//! the widest window and one step's rows: it becomes a ring. A cache that nobody reads is dropped with its
+//! the widest window and one step's rows: it becomes a ring, of f32 or bf16 where it had scales. A cache that nobody reads is dropped with its
 //! appends, and with the projections that only they used. Nothing here merges the caches of different owners.
 
 use std::collections::HashMap;
@@ -77,7 +77,7 @@ fn versions(graph: &Graph) -> HashMap<ValueId, Vec<ValueId>> {
 }
 
 fn readers(graph: &Graph, version: ValueId) -> impl Iterator<Item = (OpId, usize)> + '_ {
-    graph.users(version).filter(|(user, _)| appended(graph.op(*user)).is_none())
+    graph.users(version).filter(move |(user, _)| appended(graph.op(*user)) != Some(version))
 }
 
 /// Whether nobody reads any version, and every append is an op that can go.
@@ -110,7 +110,7 @@ fn drop_cache(graph: &mut Graph, cache: OpId, versions: &[ValueId]) {
 
 /// Turns a growing cache that window attentions alone read into a ring.
 fn shrink(graph: &mut Graph, cache: OpId, versions: &[ValueId]) -> bool {
-    let Op::Cache(op::Cache { owner }) = graph.op(cache).op else { return false };
+    let Op::Cache(op::Cache { owner, ring }) = graph.op(cache).op else { return false };
     let mut widest = 0;
     for (id, operand) in versions.iter().flat_map(|version| readers(graph, *version)) {
         match graph.op(id).op {
@@ -127,12 +127,13 @@ fn shrink(graph: &mut Graph, cache: OpId, versions: &[ValueId]) -> bool {
     if widest == 0 || ty.policy != CachePolicy::Growing {
         return false;
     }
-    let span = widest.saturating_add(graph.header.chunk);
-    let policy = CachePolicy::Ring { window: widest, pages: span.div_ceil(ty.page) + 1 };
-    let ring = CacheType { policy, map: format!("ring.L{owner}"), ..ty };
+    let policy = CachePolicy::ring(widest, graph.header.chunk, ty.page);
+    let codec = ring.unwrap_or(ty.codec);
+    let ty = CacheType { policy, codec, map: format!("ring.L{owner}"), ..ty };
     for version in versions {
-        graph.set_ty(*version, Type::Cache(ring.clone()));
+        graph.set_ty(*version, Type::Cache(ty.clone()));
     }
+    graph.rewrite(cache, Op::Cache(op::Cache { owner, ring: None }), vec![]);
     true
 }
 
@@ -141,9 +142,11 @@ fn check_sizes(graph: &Graph, id: OpId) -> Result<(), PassError> {
     let cache = graph.op(id).results[0];
     let Type::Cache(ty) = graph.ty(cache) else { return Ok(()) };
     let printed = graph.ty(cache);
-    // v_dim padded to V_ALIGN is at most 8 more.
-    let row = ty.qk_dim.saturating_add(ty.v_dim).saturating_add(8);
-    if limits::bytes(&[ty.kv_heads, ty.page, row, ty.elem.bytes()]).is_none() {
+    // v_dim padded to V_ALIGN is at most 8 more; the scales of a key and a value are 8 bytes.
+    let more = if ty.codec.scaled() { 16 } else { 8 };
+    let row = ty.qk_dim.saturating_add(ty.v_dim).saturating_add(more);
+    let bytes = ty.codec.bytes();
+    if limits::bytes(&[ty.kv_heads, ty.page, row, bytes]).is_none() {
         return Err(PassError::at(PASS, graph, id, format!("a page of {printed} takes more than 1 PiB")));
     }
     let CachePolicy::Ring { window, pages } = ty.policy else { return Ok(()) };
@@ -156,7 +159,7 @@ fn check_sizes(graph: &Graph, id: OpId) -> Result<(), PassError> {
         return Err(PassError::at(PASS, graph, id, message)
             .help(format!("say ring({window}, {enough}), or growing: plan-kv finds the pages")));
     }
-    if limits::bytes(&[ty.kv_heads, ty.page, row, ty.elem.bytes(), pages]).is_none() {
+    if limits::bytes(&[ty.kv_heads, ty.page, row, bytes, pages]).is_none() {
         return Err(PassError::at(PASS, graph, id, format!("{printed} takes more than 1 PiB per sequence")));
     }
     Ok(())

@@ -166,7 +166,7 @@ fn caches(
     let mut caches = Vec::new();
     let mut of_root: HashMap<ValueId, CacheId> = HashMap::new();
     for id in graph.ops() {
-        let Op::Cache(op::Cache { owner }) = graph.op(id).op else { continue };
+        let Op::Cache(op::Cache { owner, .. }) = graph.op(id).op else { continue };
         let root = graph.op(id).results[0];
         let Type::Cache(ty) = graph.ty(root) else { continue };
         let owner =
@@ -180,7 +180,7 @@ fn caches(
             kv_heads: ty.kv_heads,
             qk_dim: ty.qk_dim,
             v_dim: ty.v_dim,
-            elem: ty.elem,
+            codec: ty.codec,
             page: ty.page,
             policy: ty.policy,
             order: cache_spec(ty, backend).order,

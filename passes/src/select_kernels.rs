@@ -138,7 +138,7 @@ pub fn cache_spec(cache: &CacheType, backend: &dyn Backend) -> CacheSpec {
         kv_heads: cache.kv_heads,
         qk_dim: cache.qk_dim,
         v_dim: cache.v_dim,
-        elem: cache.elem,
+        codec: cache.codec,
         page: cache.page,
         policy: cache.policy,
         order: KvOrder::Columns,
@@ -198,6 +198,11 @@ fn advice(graph: &Graph, spec: &KernelSpec) -> String {
     if spec.operands.iter().any(grouped) {
         return format!(
             "`hyc explain weights.quantise` says which groups target `{target}` takes; weights of f32 and bf16 every target reads"
+        );
+    }
+    if spec.operands.iter().any(|operand| matches!(operand, OperandSpec::Cache(c) if c.codec.scaled())) {
+        return format!(
+            "write `kv_dtype = \"bf16\"` under [target]; target `{target}` may have no kernel for caches of another codec"
         );
     }
     format!("choose a shape that target `{target}` has kernels for")

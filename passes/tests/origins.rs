@@ -119,7 +119,15 @@ fn a_fused_op_is_made_of_what_it_replaced() {
 #[test]
 fn every_op_is_accounted_for_by_every_pass() {
     let mut files = 0;
-    for folder in ["pipeline", "detect-chains", "plan-kv", "fuse-topk", "fuse-branches", "fuse-epilogues"] {
+    for folder in [
+        "pipeline",
+        "detect-chains",
+        "plan-kv",
+        "fuse-topk",
+        "fuse-branches",
+        "fuse-epilogues",
+        "quantise-kv",
+    ] {
         for entry in std::fs::read_dir(filetests().join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let mut graph = read(&path);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyc_plan::abi::StepContext;
-use hyc_plan::{Buffer, BufferId, CacheId, CachePolicy, Operand, Plan, Rows, Step};
+use hyc_plan::{Buffer, BufferId, CacheId, CachePolicy, CacheSpec, Operand, Plan, Rows, Step};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv::{KvRoom, Ring};
@@ -90,8 +90,14 @@ impl Engine {
         let row: Vec<f32> = (0..ELEMENTS).map(|_| value()).collect();
         let model = Arc::clone(self.model());
         for (cache, memory) in model.plan().caches.iter().zip(self.memory_mut().caches_mut()) {
-            let mut pattern = Vec::new();
-            hyc_plan::pack::pack_row(cache.elem, &row, &mut pattern);
+            let pattern = match cache.codec.elem() {
+                Some(elem) => {
+                    let mut pattern = Vec::new();
+                    hyc_plan::pack::pack_row(elem, &row, &mut pattern);
+                    pattern
+                }
+                None => pages(&cache.spec(), &row),
+            };
             memory.fill(&pattern)?;
         }
         Ok(())
@@ -366,14 +372,27 @@ impl Engine {
         let physical = physical.and_then(|page| u64::try_from(page).ok()).ok_or_else(nothing)?;
         let mut page = vec![0; cache.page_bytes() as usize];
         memory.read(physical.saturating_mul(cache.page_bytes()), &mut page)?;
-        let spec = cache.spec();
-        let place = position % cache.page;
-        let load = |index: u64| hyc_plan::pack::load(cache.elem, &page, index);
-        let key = |h: u64, d: u64| load(spec.key_index(h, place, d));
-        let value = |h: u64, d: u64| load(spec.value_index(h, place, d));
-        let all = |dim: u64, f: &dyn Fn(u64, u64) -> f32| {
-            (0..cache.kv_heads).flat_map(|h| (0..dim).map(move |d| (h, d))).map(|(h, d)| f(h, d)).collect()
-        };
-        Ok((all(cache.qk_dim, &key), all(cache.v_dim, &value)))
+        let (spec, place) = (cache.spec(), position % cache.page);
+        let all =
+            |values| (0..cache.kv_heads).flat_map(|head| spec.load(&page, head, place, values)).collect();
+        Ok((all(false), all(true)))
     }
+}
+
+/// Pages of a cache whose codes have scales, with these numbers over and over; as many as take about all of them once.
+fn pages(cache: &CacheSpec, numbers: &[f32]) -> Vec<u8> {
+    let count = (numbers.len() / cache.page_elements().max(1) as usize).max(1);
+    let mut bytes = vec![0; count * cache.page_bytes() as usize];
+    let mut numbers = numbers.iter().copied().cycle();
+    for page in bytes.chunks_mut(cache.page_bytes() as usize) {
+        for (head, place) in
+            (0..cache.kv_heads).flat_map(|head| (0..cache.page).map(move |place| (head, place)))
+        {
+            for (values, dim) in [(false, cache.qk_dim), (true, cache.v_dim)] {
+                let vector: Vec<f32> = numbers.by_ref().take(dim as usize).collect();
+                cache.store(page, head, place, values, &vector);
+            }
+        }
+    }
+    bytes
 }

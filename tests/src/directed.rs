@@ -1,6 +1,6 @@
 //! Changes that were once loaded, and ended in a crash, a hang or other text: each by its name.
 
-use hyc_plan::{CachePolicy, Code, Elem, KernelId, Plan, Rows, StepOp, ops};
+use hyc_plan::{CachePolicy, Code, KernelId, KvCodec, Plan, Rows, StepOp, ops};
 
 /// A name, and what it does to a plan.
 pub type Directed = (&'static str, fn(&mut Plan));
@@ -77,7 +77,7 @@ pub const DIRECTED: [Directed; 17] = [
             }
         }
     }),
-    ("caches of bf16", |p| p.caches.iter_mut().for_each(|c| c.elem = Elem::Bf16)),
+    ("caches of bf16", |p| p.caches.iter_mut().for_each(|c| c.codec = KvCodec::Bf16)),
     ("a chunk of one", |p| chunk(p, 1)),
     ("a longer chunk", |p| chunk(p, 4 * p.model.chunk)),
     ("a wider page", |p| {

@@ -9,18 +9,19 @@ use std::process::{Command, Output};
 use common::hyc_binary;
 use hyc_tests::root;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "00-input.hyir",
     "01-detect-chains.hyir",
     "02-plan-kv.hyir",
     "03-fuse-topk.hyir",
     "04-fuse-branches.hyir",
     "05-fuse-epilogues.hyir",
-    "06-tile-rows.hyir",
-    "07-list-pages.hyir",
-    "08-plan-memory.txt",
-    "09-select-kernels.txt",
-    "10-plan.txt",
+    "06-quantise-kv.hyir",
+    "07-tile-rows.hyir",
+    "08-list-pages.hyir",
+    "09-plan-memory.txt",
+    "10-select-kernels.txt",
+    "11-plan.txt",
 ];
 
 fn hyc(at: &Path, args: &[&str]) -> Output {
@@ -129,7 +130,7 @@ fn passes_are_printed_where_they_do_something() {
     let (names, graphs) = sections(&["--print-ir-after-change", &model]);
     assert_eq!((names.as_slice(), graphs), (rewrites.map(String::from).as_slice(), 5));
     let (names, graphs) = sections(&["--print-ir-after-all", &model]);
-    assert_eq!((names.len(), graphs), (10, 7));
+    assert_eq!((names.len(), graphs), (11, 8));
     let (names, graphs) = sections(&["--print-ir-after=schedule", &model]);
     assert_eq!((names.as_slice(), graphs), (["schedule".to_string()].as_slice(), 1));
     let (names, graphs) = sections(&["--print-ir-after=schedule", "--print-ir-after=fuse-topk", &model]);

@@ -43,13 +43,6 @@ struct Builder<'a> {
     layer: Option<u32>,
 }
 
-fn elem(dtype: WeightDtype) -> Elem {
-    match dtype {
-        WeightDtype::F32 => Elem::F32,
-        WeightDtype::Bf16 => Elem::Bf16,
-    }
-}
-
 fn codec(dtype: WeightDtype) -> Codec {
     match dtype {
         WeightDtype::F32 => Codec::F32,
@@ -212,7 +205,8 @@ impl Builder<'_> {
         let v = self.projection(a, h, "v", a.kv_heads * a.v_dim);
         let ty = self.cache_type(a);
         let owner = u64::from(self.layer.unwrap_or(0));
-        let before = self.one(Op::Cache(op::Cache { owner }), &[], "cache", ty.clone());
+        let ring = self.desc.target.kv_dtype.scaled().then(|| self.desc.weights.dtype.kv());
+        let before = self.one(Op::Cache(op::Cache { owner, ring }), &[], "cache", ty.clone());
         self.one(Op::Append(op::Append {}), &[before, k, v], "kv", ty)
     }
 
@@ -221,7 +215,7 @@ impl Builder<'_> {
             kv_heads: a.kv_heads as u64,
             qk_dim: a.qk_dim as u64,
             v_dim: a.v_dim as u64,
-            elem: elem(self.desc.target.kv_dtype),
+            codec: self.desc.target.kv_dtype,
             page: self.desc.block as u64,
             policy: CachePolicy::Growing,
             map: PAGES.to_string(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hyc_plan::eval::EvalGates;
 use hyc_plan::sampling::SamplingDefaults;
-use hyc_plan::{RopeScaling, RouterRule, TargetKind};
+use hyc_plan::{KvCodec, RopeScaling, RouterRule, TargetKind};
 
 use super::quantise::Formats;
 
@@ -182,6 +182,16 @@ pub enum WeightDtype {
     Bf16,
 }
 
+impl WeightDtype {
+    /// What the KV caches of a model of such weights store where it says nothing of them.
+    pub fn kv(self) -> KvCodec {
+        match self {
+            WeightDtype::F32 => KvCodec::F32,
+            WeightDtype::Bf16 => KvCodec::Bf16,
+        }
+    }
+}
+
 /// Weight files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightsDesc {
@@ -272,6 +282,6 @@ pub struct TargetDesc {
     pub chunk: usize,
     /// Most rows of logits in a step.
     pub max_outputs: usize,
-    /// Element type of the KV caches.
-    pub kv_dtype: WeightDtype,
+    /// What growing KV caches store; windows store [`WeightDtype::kv`] where this has scales.
+    pub kv_dtype: KvCodec,
 }

@@ -1,12 +1,15 @@
 //! `[target]`: what the model is compiled for.
 
-use hyc_plan::TargetKind;
+use hyc_plan::{KvCodec, TargetKind};
 
 use super::attention::Attention;
 use super::desc::{TargetDesc, WeightDtype};
 use super::reader::{At, Faults, Section};
-use super::weights::DTYPES;
 use crate::targets::{self, NEEDS_LLVM};
+
+/// The words of `kv_dtype`.
+const KV_DTYPES: &[(&str, KvCodec)] =
+    &[("bf16", KvCodec::Bf16), ("f32", KvCodec::F32), ("int8", KvCodec::Int8), ("fp8", KvCodec::Fp8)];
 
 /// Reads `[target]`; caches are of the weights' element type unless it says otherwise.
 pub fn read(
@@ -40,7 +43,7 @@ pub fn read(
         max_batch: max_batch?,
         chunk: size("chunk", 256, "256")?.value,
         max_outputs: size("max_outputs", max_batch?, "4")?.value,
-        kv_dtype: target.word("kv_dtype", DTYPES, weights),
+        kv_dtype: target.word("kv_dtype", KV_DTYPES, weights.kv()),
     })
 }
 

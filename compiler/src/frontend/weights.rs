@@ -11,8 +11,8 @@ use super::quantise::{Formats, MatrixFormat, TABLE};
 use super::reader::{Faults, Section, as_number};
 use crate::source::{Names, Pattern, Rename, Split, Stack};
 
-/// The words of `dtype` and of `kv_dtype` under `[target]`.
-pub const DTYPES: &[(&str, WeightDtype)] = &[("bf16", WeightDtype::Bf16), ("f32", WeightDtype::F32)];
+/// The words of `dtype`.
+const DTYPES: &[(&str, WeightDtype)] = &[("bf16", WeightDtype::Bf16), ("f32", WeightDtype::F32)];
 
 const RENAME: &str = "\"from.{i}.weight\" = \"to.{i}.weight\"";
 const SPLIT: &str = "\"qkv.{i}.weight\" = [[\"q.{i}.weight\", 64], [\"kv.{i}.weight\", 32]]";

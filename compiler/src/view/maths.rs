@@ -19,6 +19,10 @@ pub fn formula(op: &Op) -> String {
         Op::Linear(_) => "y = W x".to_string(),
         Op::Rope(_) => "(y_i, y_{i+d/2}) = rotation by pos_t · θ^(−2i/d) of (x_i, x_{i+d/2})".to_string(),
         Op::Append(_) => "K[pos_t] = k_t, V[pos_t] = v_t".to_string(),
+        Op::QuantiseKv(_) => {
+            "K[pos_t]_h = k̂ s, V[pos_t]_h = v̂ s′: codes and a scale for each head of `from` at pos_t"
+                .to_string()
+        }
         Op::Attention(_) => "o = Σ_{j≤t} p_j v_j,  p = softmax_j(q · k_j / √d)".to_string(),
         Op::BlockMax(_) => "S_h(i) = max_{j ∈ block i} p_h(j)".to_string(),
         Op::GroupMax(_) => "S_g(i) = max_{h ∈ group g} S_h(i)".to_string(),

@@ -33,6 +33,10 @@ const TOLD: [(&str, &str); 10] = [
         "What stands around a matrix product joins it: norms, RoPE and append, SwiGLU, residual sums.",
     ),
     (
+        "quantise-kv",
+        "Keys and values of a cache of codes with scales go to a ring of one step's rows first, and from there become codes.",
+    ),
+    (
         "tile-rows",
         "Rows that only kernels on tensor cores read lie in bf16 tiles, as those products' weights do.",
     ),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hyc_plan::{Epilogue, GateMode, RopeScaling};
+use hyc_plan::{Epilogue, GateMode, KvCodec, RopeScaling};
 
 /// An attribute's value in the text form.
 #[derive(Debug, Clone, PartialEq)]
@@ -152,6 +152,7 @@ macro_rules! word_attr {
                 vec![$(Some(Attr::Word($word.to_string()))),+]
             }
             const WORDS: &'static str = $expected;
+            const OPTIONAL: &'static str = concat!($expected, ", or left out");
         }
     };
 }
@@ -159,3 +160,5 @@ word_attr!(GateMode, "none, head or elementwise",
     "none" => GateMode::None, "head" => GateMode::Head, "elementwise" => GateMode::Elementwise);
 word_attr!(Epilogue, "store, residual or swiglu",
     "store" => Epilogue::Store, "residual" => Epilogue::Residual, "swiglu" => Epilogue::SwiGlu);
+word_attr!(KvCodec, "f32, bf16, int8 or fp8",
+    "f32" => KvCodec::F32, "bf16" => KvCodec::Bf16, "int8" => KvCodec::Int8, "fp8" => KvCodec::Fp8);

@@ -63,6 +63,9 @@ described! {
     Append { "cache": Takes::Append, "k": Takes::Tensor, "v": Takes::Tensor } => {
         "cache": Gives::Cache(Version::After("cache"))
     }
+    QuantiseKv { "cache": Takes::Append, "from": Takes::Cache(Reach::Own) } => {
+        "cache": Gives::Cache(Version::After("cache"))
+    }
     BlockMax { "scores": Takes::Scores } => { "scores": Gives::Scores(Over::Scores("scores")) }
     GroupMax { "scores": Takes::Scores } => { "scores": Gives::Scores(Over::Scores("scores")) }
     TopK { "scores": Takes::Scores } => { "sel": Gives::Selection(Over::Scores("scores")) }

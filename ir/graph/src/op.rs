@@ -2,7 +2,7 @@
 //! `hyc-kernels`; what it says of its operands and results is in `described.rs`, and their types in `verify/rules.rs`.
 //! An op without words, or without a formula where it computes something, does not compile.
 
-use hyc_plan::{Epilogue, GateMode, RopeScaling};
+use hyc_plan::{Epilogue, GateMode, KvCodec, RopeScaling};
 
 pub use crate::attr::{Attr, AttrValue};
 use crate::roles::Described;
@@ -143,6 +143,8 @@ ops! {
     Cache "cache", NAMES => {
         /// Layer that appends.
         owner: u64,
+        /// What rings store in place of its codes with scales, f32 or bf16; only of a cache that has them.
+        ring: Option<KvCodec>,
     },
     /// A selection left by an earlier step. No read of it is valid (selection
     /// provenance); it exists so that the text form can say it and the verifier can name it.
@@ -292,6 +294,12 @@ ops! {
     GatherRows "gather_rows", of("hyc", &["out_i = x[row whose logits are wanted as the i-th]"]) => {},
     /// The logits. Exactly one, the last op.
     Output "output", NAMES => {},
+    /// The cache with this step's rows, as codes with scales: the keys and values that `from` holds at each row's position.
+    /// `int8`: `scale = max |x| / 127`; `fp8` (E4M3): `scale = max |x| / 448`; codes are rounded to the nearest, ties to even.
+    QuantiseKv "quantise_kv", of("hyc", &[
+        "K[position_t]_h = from.K[position_t]_h / scale,  scale of the vector of head h",
+        "V[position_t]_h = from.V[position_t]_h / scale,  scale of the vector of head h",
+    ]) => {},
     /// `attention`, `block_max`, `group_max` and `topk` in one: no score is in memory.
     OracleAttention "oracle_attention", of(EQUATION_3, &[
         "out = attention(q, cache, sink)",

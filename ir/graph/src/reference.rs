@@ -196,6 +196,7 @@ fn takes(kind: Takes) -> String {
         Takes::Cache(Reach::Nothing) => "cache, of which nothing is read".to_string(),
         Takes::Cache(Reach::Context) => "cache, read from its first token on".to_string(),
         Takes::Cache(Reach::Window(_)) => "cache, of which the last `window` tokens are read".to_string(),
+        Takes::Cache(Reach::Own) => "cache, of which each row's own token is read".to_string(),
         Takes::Cache(Reach::Selected(sel)) => format!("cache, of which the blocks in `{sel}` are read"),
         Takes::Append => "cache, the newest version, which is appended to".to_string(),
         Takes::Selection { over } => format!("selection of blocks of `{over}`"),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hyc_plan::{CachePolicy, Codec, Elem, ListShape, SelectShape};
+use hyc_plan::{CachePolicy, Codec, Elem, KvCodec, ListShape, SelectShape};
 
 /// A count that only a step knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,8 +37,8 @@ pub struct CacheType {
     pub qk_dim: u64,
     /// Elements of a value.
     pub v_dim: u64,
-    /// f32 or bf16.
-    pub elem: Elem,
+    /// What keys and values are stored as.
+    pub codec: KvCodec,
     /// Tokens per page.
     pub page: u64,
     /// What it keeps.
@@ -120,10 +120,11 @@ const WEIGHT: TypeWords = TypeWords {
 };
 const CACHE: TypeWords = TypeWords {
     name: "cache",
-    syntax: "cache<KV_HEADS x QK_DIM+V_DIM x ELEM, page TOKENS, POLICY, map NAME>",
+    syntax: "cache<KV_HEADS x QK_DIM+V_DIM x CODEC, page TOKENS, POLICY, map NAME>",
     example: "cache<4 x 128+128 x bf16, page 64, growing, map pages>",
     meaning: "A version of a KV cache. It is `growing`, or a `ring(WINDOW, PAGES)` that keeps what a window of that many \
-              tokens sees. Caches with one page map share their page tables.",
+              tokens sees. Caches with one page map share their page tables. The codec is f32, bf16, or of a cache that grows int8 or \
+              fp8, with a scale for each token and KV head of the keys and one of the values.",
 };
 const SELECTION: TypeWords = TypeWords {
     name: "selection",
@@ -206,7 +207,11 @@ impl fmt::Display for Type {
                 write!(f, "{codec}>")
             }
             Type::Cache(c) => {
-                write!(f, "cache<{} x {}+{} x {}, page {}, ", c.kv_heads, c.qk_dim, c.v_dim, c.elem, c.page)?;
+                write!(
+                    f,
+                    "cache<{} x {}+{} x {}, page {}, ",
+                    c.kv_heads, c.qk_dim, c.v_dim, c.codec, c.page
+                )?;
                 match c.policy {
                     CachePolicy::Growing => f.write_str("growing")?,
                     CachePolicy::Ring { window, pages } => write!(f, "ring({window}, {pages})")?,

@@ -92,7 +92,7 @@ fn weights_keep_their_order() {
 fn every_style_goes_round() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/filetests");
     let mut count = 0;
-    for folder in ["verify", "pipeline", "plan-kv", "schedule", "fuse-epilogues"] {
+    for folder in ["verify", "pipeline", "plan-kv", "schedule", "fuse-epilogues", "quantise-kv"] {
         for path in hyc_filetest::files(&root.join(folder), "hyir") {
             let graph = parse(&std::fs::read_to_string(&path).unwrap());
             for (weights, notes) in [(false, false), (false, true), (true, true)] {

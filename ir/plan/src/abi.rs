@@ -10,15 +10,16 @@
 //!   elements, `stride` is the width rounded up to [`ROW_ALIGN`](crate::ROW_ALIGN). Padding may be written, never relied on.
 //!   On a GPU also bf16, in tiles: see [`tensor`](crate::tensor).
 //! * **weight**: see [`Layout`](crate::Layout).
-//! * **cache**: a pool of pages, each `kv_heads x page x (qk_dim + v_pad)` elements: first K as
+//! * **cache**: a pool of pages, each `kv_heads x page x (qk_dim + v_pad)` codes ([`KvCodec`](crate::KvCodec)): first K as
 //!   `[kv_head][qk_dim][page]` (transposed, so that a vector runs along tokens), then V as
 //!   `[kv_head][page][v_pad]`, `v_pad` being v_dim rounded up to [`V_ALIGN`](crate::V_ALIGN). bf16 elements are stored in
-//!   their natural order. A growing cache finds page `pos / page` of a sequence through
+//!   their natural order. Where codes have scales, these come behind all codes of the page, at a multiple of four bytes: f32
+//!   `[kv_head][2][page]`, first those of the head's keys, then those of its values. A growing cache finds page `pos / page` of a sequence through
 //!   [`StepContext::page_table`]; a ring finds it at
-//!   `ring_slot[sequence] * ring_pages + (pos / page) % ring_pages`. A *tiled* cache (bf16, pages of
-//!   [`TILE`](crate::TILE) tokens) has the same parts at the same offsets, but K as `[kv_head][qk_dim/64][64 tokens][64
-//!   dims]` and V as `[kv_head][v_dim][64 tokens]`, rows of 128 bytes swizzled by
-//!   [`pack::swizzle`](crate::pack::swizzle): both products of an attention then read their right operand
+//!   `ring_slot[sequence] * ring_pages + (pos / page) % ring_pages`. A *tiled* cache (bf16 or codes of 8 bits,
+//!   pages of [`TILE`](crate::TILE) tokens) has the same parts at the same offsets, but K as `[kv_head][qk_dim/64][64 tokens][64
+//!   dims]` and V as `[kv_head][v_dim][64 tokens]`: of bf16 rows of 128 bytes swizzled by
+//!   [`pack::swizzle`](crate::pack::swizzle), of codes of 8 bits rows of 64 bytes as they are. Both products of an attention then read their right operand
 //!   along its inner dimension, straight from a copied page.
 
 use crate::sample::{SampleParams, Seen};

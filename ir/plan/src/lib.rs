@@ -43,7 +43,7 @@ pub mod work;
 
 pub use align::{MAX_BYTES, PANEL, ROW_ALIGN, SPAN, STRIP, TILE, V_ALIGN, round_up};
 pub use backend::Backend;
-pub use cache::{CachePolicy, CacheSpec, KvOrder};
+pub use cache::{CachePolicy, CacheSpec, KvCodec, KvOrder};
 pub use codec::Codec;
 pub use elem::{Elem, is_positive_f32};
 pub use format::Format;
@@ -54,7 +54,7 @@ pub use plan::{
     Buffer, BufferId, Cache, CacheId, Chain, KernelId, MAX_LAYERS, ModelInfo, Operand, PLAN_VERSION, Plan,
     Step, Weight, WeightId,
 };
-pub use roles::{Access, Kind, Reach, Role};
+pub use roles::{Access, Kind, Reach, Role, Stored};
 pub use rope::{RopeScaling, RopeSpec};
 pub use rope_factors::{MOST_PAIRS, RopeFactors};
 pub use shape::{AttnShape, Epilogue, GateMode, RouterRule, Scores, SelectShape};

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{CachePolicy, CacheSpec, KvOrder};
+use crate::cache::{CachePolicy, CacheSpec, KvCodec, KvOrder};
 use crate::elem::Elem;
 use crate::format::Format;
 use crate::kernel::Kernel;
@@ -198,8 +198,9 @@ pub struct Cache {
     pub qk_dim: u64,
     /// Elements of a value.
     pub v_dim: u64,
-    /// f32 or bf16.
-    pub elem: Elem,
+    /// What keys and values are stored as; `elem` in the serialised form, which is older than the codecs that have scales.
+    #[serde(rename = "elem")]
+    pub codec: KvCodec,
     /// Tokens per page.
     pub page: u64,
     /// Growing or ring.
@@ -215,7 +216,7 @@ impl Cache {
             kv_heads: self.kv_heads,
             qk_dim: self.qk_dim,
             v_dim: self.v_dim,
-            elem: self.elem,
+            codec: self.codec,
             page: self.page,
             policy: self.policy,
             order: self.order,
@@ -227,9 +228,9 @@ impl Cache {
         self.spec().page_bytes()
     }
 
-    /// Bytes of the keys and values of one token, without padding.
+    /// Bytes of the keys and values of one token with their scales, without padding.
     pub fn token_bytes(&self) -> u64 {
-        self.kv_heads * (self.qk_dim + self.v_dim) * self.elem.bytes()
+        self.spec().token_bytes()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What an op may do with its operands; each says it of its own ([`Op::roles`](crate::ops::Op::roles)). What it does not say
 //! it may not do.
 
+use crate::cache::KvCodec;
 use crate::lists::ListShape;
 use crate::shape::SelectShape;
 
@@ -24,8 +25,32 @@ pub enum Reach {
     Context,
     /// The last tokens, the row's own included.
     Window(u64),
+    /// The row's own token alone.
+    Own,
     /// The tokens of the blocks that the selection in the operand of this name lists.
     Selected(&'static str),
+}
+
+/// Which codecs a cache may have that an op reads or writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// All.
+    Any,
+    /// Those whose numbers stand by themselves.
+    Plain,
+    /// Those of codes with scales.
+    Scaled,
+}
+
+impl Stored {
+    /// Whether this is one of them.
+    pub fn takes(self, codec: KvCodec) -> bool {
+        match self {
+            Stored::Any => true,
+            Stored::Plain => !codec.scaled(),
+            Stored::Scaled => codec.scaled(),
+        }
+    }
 }
 
 /// What an operand is. A width of `None` is one that no tensor has: the product of two sizes that overflows.
@@ -94,6 +119,8 @@ pub enum Kind {
         v_dim: u64,
         /// How far back it is read.
         reach: Reach,
+        /// Which codecs it may have.
+        stored: Stored,
     },
 }
 

@@ -34,7 +34,7 @@ impl KernelSpec {
     /// * `Linear`: an item is one panel of outputs of the (first) weight, for all rows. `outputs` linears count their own rows.
     /// * `QkvAppend`: an item is one head: the q heads, then the k heads, then the v heads.
     /// * `ExpertsUp`: an item is (expert, panel), expert-major. `ExpertsDown`: an item is one panel.
-    /// * attentions: an item is (token, KV head), token-major. Everything else: an item is one row.
+    /// * attentions and `QuantiseKv`: an item is (token, KV head), token-major. Everything else: an item is one row.
     pub fn grid(&self) -> Grid {
         let panels = self.operands.iter().find_map(|operand| match operand {
             OperandSpec::Weight(format) => Some(format.layout.panels()).filter(|panels| *panels > 0),
@@ -56,6 +56,7 @@ impl KernelSpec {
             | StepOp::WindowAttention(ops::WindowAttention { shape, .. })
             | StepOp::SparseAttention(ops::SparseAttention { shape, .. })
             | StepOp::HybridAttention(ops::HybridAttention { shape, .. }) => (by_row, shape.kv_heads),
+            StepOp::QuantiseKv(ops::QuantiseKv { kv_heads, .. }) => (by_row, kv_heads),
             StepOp::GatherRows(_) => (GridDim::Outputs, 1),
             StepOp::Embed(_)
             | StepOp::RmsNorm(_)

@@ -63,10 +63,7 @@ pub fn standard(spec: &KernelSpec) -> KernelSpec {
         OperandSpec::Cache(cache) => OperandSpec::Cache(CacheSpec {
             policy: match cache.policy {
                 CachePolicy::Growing => CachePolicy::Growing,
-                CachePolicy::Ring { window, .. } => {
-                    let pages = window.saturating_add(STANDARD_ROWS).div_ceil(cache.page.max(1)) + 1;
-                    CachePolicy::Ring { window, pages }
-                }
+                CachePolicy::Ring { window, .. } => CachePolicy::ring(window, STANDARD_ROWS, cache.page),
             },
             ..cache
         }),
@@ -212,7 +209,7 @@ struct Head {
 mod tests {
     use super::*;
     use crate::step::StepOp;
-    use crate::{Elem, KvOrder, OperandSpec, Rows, ops};
+    use crate::{Elem, KvCodec, KvOrder, OperandSpec, Rows, ops};
 
     fn spec() -> KernelSpec {
         let tensor = OperandSpec::Tensor { elem: Elem::F32, width: 8, stride: 16 };
@@ -252,12 +249,12 @@ mod tests {
     #[test]
     fn a_kernel_is_the_same_at_any_chunk() {
         let cache = |chunk: u64, window| {
-            let policy = CachePolicy::Ring { window, pages: (window + chunk).div_ceil(64) + 1 };
+            let policy = CachePolicy::ring(window, chunk, 64);
             let cache = CacheSpec {
                 kv_heads: 1,
                 qk_dim: 8,
                 v_dim: 8,
-                elem: Elem::F32,
+                codec: KvCodec::F32,
                 page: 64,
                 policy,
                 order: KvOrder::Columns,

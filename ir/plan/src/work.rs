@@ -29,6 +29,7 @@ pub fn reads(op: &StepOp, context: u64) -> Vec<(usize, u64)> {
             Reach::Nothing => return None,
             Reach::Context => context,
             Reach::Window(window) => window.min(context),
+            Reach::Own => 1,
             Reach::Selected(list) => listed(list).min(context),
         };
         Some((index, tokens))
@@ -86,10 +87,9 @@ pub fn work(spec: &KernelSpec, rows: u64, context: u64, pass_rows: u64) -> Work 
         (OperandSpec::Weight(format), _) => format.bytes() as f64,
         (OperandSpec::Cache(cache), _) => {
             let read = tokens.iter().find(|(at, _)| *at == index).map_or(0, |(_, tokens)| *tokens);
-            let token = cache.kv_heads as f64
-                * (cache.qk_dim as f64 + cache.v_dim as f64)
-                * cache.elem.bytes() as f64;
-            if role.writes() { rows as f64 * token } else { passes * read as f64 * token }
+            let token = cache.token_bytes() as f64;
+            let own = role.writes() || matches!(role.kind, Kind::Cache { reach: Reach::Own, .. });
+            if own { rows as f64 * token } else { passes * read as f64 * token }
         }
         (OperandSpec::Tensor { elem, width, .. }, _) => rows as f64 * *width as f64 * elem.bytes() as f64,
     };

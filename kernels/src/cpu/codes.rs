@@ -101,11 +101,9 @@ fn code(e: &mut Emit<'_>, codec: Codec, address: Value, offset: i32, v: u64) -> 
             e.floats_of(code)
         }
         Codec::Fp8 { .. } => {
-            // An exponent of 4 bits with a bias of 7, where one of 8 bits stands with a bias of 127. Subnormal codes are
-            // subnormal floats meanwhile, and NaN, which no packer writes, is 480.
             let words = e.load_fixed_words(address, offset);
             let above = e.shl4(words, 24 - 8 * v);
-            scaled(e, above, 4, 0x87f0_0000, 120)
+            fp8(e, above)
         }
         Codec::Int4 { zero: false, .. } => {
             let halves = e.load_fixed_halves(address, offset);
@@ -120,6 +118,12 @@ fn code(e: &mut Emit<'_>, codec: Codec, address: Value, offset: i32, v: u64) -> 
             e.floats_of(code)
         }
     }
+}
+
+/// The E4M3 at the top of each word: an exponent of 4 bits with a bias of 7, where f32 has one of 8 bits with a bias of 127.
+/// Subnormal codes are subnormal floats meanwhile, and NaN, which no packer writes, is 480.
+pub fn fp8(e: &mut Emit<'_>, words: Value) -> Value {
+    scaled(e, words, 4, 0x87f0_0000, 120)
 }
 
 /// The f16 in the low half of each word; see [`high_half`].

@@ -408,6 +408,11 @@ impl<'f> Emit<'f> {
         self.b.ins().fdemote(F32, a)
     }
 
+    /// |a|.
+    pub fn fabs(&mut self, a: Value) -> Value {
+        self.b.ins().fabs(a)
+    }
+
     /// -a.
     pub fn fneg(&mut self, a: Value) -> Value {
         self.b.ins().fneg(a)
@@ -584,6 +589,17 @@ impl<'f> Emit<'f> {
     /// Four half words, each with zeros above it; [`READ_ONLY`]'s terms hold.
     pub fn load_fixed_halves(&mut self, address: Value, offset: i32) -> Value {
         self.b.ins().uload16x4(READ_ONLY, address, offset)
+    }
+
+    /// Eight bytes as two vectors of words, each byte with its sign above it; [`READ_ONLY`]'s terms hold.
+    pub fn load_fixed_bytes(&mut self, address: Value, offset: i32) -> [Value; 2] {
+        let halves = self.b.ins().sload8x8(READ_ONLY, address, offset);
+        [self.b.ins().swiden_low(halves), self.b.ins().swiden_high(halves)]
+    }
+
+    /// Stores the last byte of an i64.
+    pub fn store_byte(&mut self, value: Value, address: Value, offset: i32) {
+        self.b.ins().istore8(MEM, value, address, offset);
     }
 
     /// words << n.

@@ -8,6 +8,7 @@ mod attention;
 mod codes;
 mod emit;
 mod kernel;
+mod kv_codes;
 mod linear;
 mod math;
 mod moe;
@@ -221,6 +222,7 @@ fn body(e: &mut Emit<'_>, spec: &KernelSpec) {
         }
         StepOp::Rope(ops::Rope { heads, dim, rope }) => qkv::emit_rope(e, spec, heads, dim, rope),
         StepOp::Append(_) => qkv::emit_append(e),
+        StepOp::QuantiseKv(_) => kv_codes::emit_quantise(e),
         StepOp::Add(ops::Add { width }) => {
             pointwise::emit_binary(e, ["a", "b", "out"], width, |e, a, b| e.fadd(a, b))
         }

@@ -100,25 +100,25 @@ fn rotate(e: &mut Emit<'_>, head: Value, angles: &Angles, row: Value, rope: Rope
 /// Stores a key of `head` at a row's position: one column of the page's transposed tile.
 fn store_key(e: &mut Emit<'_>, spec: &CacheSpec, pool: Value, row: Value, head: Value, from: Value) {
     let (tile, place) = tile(e, spec, pool, row, head, spec.qk_dim);
-    let to = e.at(tile, place, spec.elem.bytes());
+    let to = e.at(tile, place, spec.codec.bytes());
     let (zero, end) = (e.int(0), e.int(spec.qk_dim as i64));
     e.each(zero, end, 1, |e, d| {
-        let (from, to) = (e.at(from, d, 4), e.at(to, d, spec.page * spec.elem.bytes()));
+        let (from, to) = (e.at(from, d, 4), e.at(to, d, spec.page * spec.codec.bytes()));
         let x = e.load(from, 0);
-        e.store_elem(spec.elem, x, to, 0);
+        e.store_elem(spec.codec.plain(), x, to, 0);
     });
 }
 
 /// Stores a value of `head` at a row's position: one row of the page's tile.
 fn store_value(e: &mut Emit<'_>, spec: &CacheSpec, pool: Value, row: Value, head: Value, from: Value) {
     let (tile, place) = tile(e, spec, pool, row, head, spec.v_pad());
-    let tile = e.add_const(tile, (spec.v_offset(0) * spec.elem.bytes()) as i64);
-    let to = e.at(tile, place, spec.v_pad() * spec.elem.bytes());
+    let tile = e.add_const(tile, (spec.v_offset(0) * spec.codec.bytes()) as i64);
+    let to = e.at(tile, place, spec.v_pad() * spec.codec.bytes());
     let (zero, end) = (e.int(0), e.int(spec.v_dim as i64));
     e.each(zero, end, 1, |e, d| {
-        let (from, to) = (e.at(from, d, 4), e.at(to, d, spec.elem.bytes()));
+        let (from, to) = (e.at(from, d, 4), e.at(to, d, spec.codec.bytes()));
         let x = e.load(from, 0);
-        e.store_elem(spec.elem, x, to, 0);
+        e.store_elem(spec.codec.plain(), x, to, 0);
     });
 }
 
@@ -135,7 +135,7 @@ fn tile(
     let (position, sequence) = (e.position(row), e.sequence(row));
     let (logical, place) = e.div_rem(position, spec.page);
     let page = page(e, spec, pool, sequence, logical);
-    (e.at(page, head, width * spec.page * spec.elem.bytes()), place)
+    (e.at(page, head, width * spec.page * spec.codec.bytes()), place)
 }
 
 /// Where things are in one emitted `QkvAppend`.

@@ -8,6 +8,7 @@
 //!          max, rescale acc and sum where it grew                    (Milakov and Gimelshein, 1805.02867)
 //!          acc += p V      (vectors run along V's row)               tiles of 4 heads x 8 elements
 //! ```
+//! Where a cache stores codes with scales, the scale of a key multiplies its score, and that of a value p, once p is summed.
 //! A page's tokens outside `lo..hi` are masked in the scores and never read from V: what lies there may be
 //! anything, NaN included.
 
@@ -16,6 +17,7 @@ use cranelift_frontend::Variable;
 use hyc_plan::{AttnShape, CacheSpec};
 
 use super::emit::Emit;
+use super::kv_codes::load8;
 
 /// Scratch and constants of one streaming softmax.
 pub struct Softmax {
@@ -86,25 +88,33 @@ impl Softmax {
         span: Span,
         raw_max: Option<(Value, u64)>,
     ) {
-        let bytes = self.cache.elem.bytes();
+        let bytes = self.cache.codec.bytes();
+        let scales = self.scales(e, page, kv_head);
         let k = e.at(page, kv_head, self.cache.qk_dim * self.cache.page * bytes);
         let v = e.at(page, kv_head, self.cache.v_pad() * self.cache.page * bytes);
         let v = e.add_const(v, (self.cache.v_offset(0) * bytes) as i64);
-        self.scores(e, q, k, span);
+        self.scores(e, q, (k, scales.map(|[keys, _]| keys)), span);
         for head in 0..self.group() {
-            self.rescale(e, head, raw_max);
+            self.rescale(e, head, raw_max, scales.map(|[_, values]| values));
         }
         self.mix(e, v, span);
     }
 
-    /// p = scale * q K, masked.
-    fn scores(&self, e: &mut Emit<'_>, q: Value, k: Value, span: Span) {
+    /// The addresses of the scales of a head's keys and of its values, one for each token of the page, where codes have them.
+    fn scales(&self, e: &mut Emit<'_>, page: Value, kv_head: Value) -> Option<[Value; 2]> {
+        let (cache, head) = (&self.cache, e.at(page, kv_head, 2 * 4 * self.cache.page));
+        let at = [false, true].map(|values| cache.scale_offset(0, values) as i64);
+        cache.codec.scaled().then(|| at.map(|offset| e.add_const(head, offset)))
+    }
+
+    /// p = scale * q K, masked. `k`: a head's keys, and where their scales are.
+    fn scores(&self, e: &mut Emit<'_>, q: Value, (k, scales): (Value, Option<Value>), span: Span) {
         let (zero, page) = (e.int(0), e.int(self.cache.page as i64));
         e.each(zero, page, TILE_TOKENS as i64, |e, token| {
-            let k = e.at(k, token, self.cache.elem.bytes());
+            let k = e.at(k, token, self.cache.codec.bytes());
             for first in (0..self.group()).step_by(TILE_HEADS as usize) {
                 let heads = TILE_HEADS.min(self.group() - first);
-                self.score_tile(e, q, k, token, first..first + heads, span);
+                self.score_tile(e, q, (k, scales), token, first..first + heads, span);
             }
         });
     }
@@ -113,19 +123,17 @@ impl Softmax {
         &self,
         e: &mut Emit<'_>,
         q: Value,
-        k: Value,
+        (k, scales): (Value, Option<Value>),
         token: Value,
         heads: std::ops::Range<u64>,
         span: Span,
     ) {
-        let elem = self.cache.elem;
+        let codec = self.cache.codec;
         let count = heads.end - heads.start;
         let sums: Vec<Variable> = (0..2 * count).map(|_| e.zero4_var()).collect();
-        let row = self.cache.page * elem.bytes();
+        let row = self.cache.page * codec.bytes();
         let step = |e: &mut Emit<'_>, k: Value, q: Value, d: u64| {
-            let at = (d * row) as i32;
-            let near = e.load_fixed4(elem, k, at);
-            let far = e.load_fixed4(elem, k, at + 4 * elem.bytes() as i32);
+            let [near, far] = load8(e, codec, k, (d * row) as i32);
             for i in 0..count {
                 let at = 4 * ((heads.start + i) * self.shape.qk_dim + d) as i32;
                 let q = e.load_fixed_splat(q, at);
@@ -139,10 +147,17 @@ impl Softmax {
         });
         e.walk(dim % UNROLL, [(k, row), (q, 4)], |e, [k, q]| step(e, k, q, 0));
         let scale = e.splat_const(1.0 / (self.cache.qk_dim as f32).sqrt());
+        let key_scales = scales.map(|scales| {
+            let at = e.at(scales, token, 4);
+            [e.load4(at, 0), e.load4(at, 16)]
+        });
         for i in 0..count {
             for vector in 0..2 {
                 let score = e.get(sums[(2 * i + vector) as usize]);
-                let score = e.fmul(score, scale);
+                let mut score = e.fmul(score, scale);
+                if let Some(scales) = key_scales {
+                    score = e.fmul(score, scales[vector as usize]);
+                }
                 let first = e.add_const(token, 4 * vector as i64);
                 let score = e.mask_tokens(score, first, span.lo, span.hi);
                 let at = e.at(self.p, first, 4);
@@ -151,8 +166,9 @@ impl Softmax {
         }
     }
 
-    /// p = exp(p - max) for one head, with the new maximum; what was summed under the old one is rescaled.
-    fn rescale(&self, e: &mut Emit<'_>, head: u64, raw_max: Option<(Value, u64)>) {
+    /// p = exp(p - max) for one head, with the new maximum; what was summed under the old one is rescaled. Where values are codes,
+    /// p is then multiplied by `scales`, each token's by its own.
+    fn rescale(&self, e: &mut Emit<'_>, head: u64, raw_max: Option<(Value, u64)>, scales: Option<Value>) {
         let none = e.splat_const(f32::NEG_INFINITY);
         let most = e.var(cranelift_codegen::ir::types::F32X4, none);
         let p = e.add_const(self.p, (4 * head * self.cache.page) as i64);
@@ -182,7 +198,15 @@ impl Softmax {
             let x0 = e.fsub(x, new4);
             let y = e.exp4(x0);
             let y = e.zero_where_below(x, none, y);
-            e.store(y, at, 0);
+            let stored = match scales {
+                Some(scales) => {
+                    let scales = e.at(scales, i, 4);
+                    let scales = e.load4(scales, 0);
+                    e.fmul(y, scales)
+                }
+                None => y,
+            };
+            e.store(stored, at, 0);
             let sum = e.get(sums);
             let sum = e.fadd(sum, y);
             e.set(sums, sum);
@@ -210,10 +234,10 @@ impl Softmax {
 
     /// acc += p V over the tokens of the span.
     fn mix(&self, e: &mut Emit<'_>, v: Value, span: Span) {
-        let elem = self.cache.elem;
+        let codec = self.cache.codec;
         let (zero, width) = (e.int(0), e.int(self.cache.v_pad() as i64));
         e.each(zero, width, 8, |e, column| {
-            let (v, acc) = (e.at(v, column, elem.bytes()), e.at(self.acc, column, 4));
+            let (v, acc) = (e.at(v, column, codec.bytes()), e.at(self.acc, column, 4));
             for first in (0..self.group()).step_by(TILE_HEADS as usize) {
                 let heads = TILE_HEADS.min(self.group() - first);
                 let place = |i: u64| (4 * (first + i) * self.cache.v_pad()) as i32;
@@ -223,11 +247,9 @@ impl Softmax {
                         e.var(cranelift_codegen::ir::types::F32X4, start)
                     })
                     .collect();
-                let row = self.cache.v_pad() * elem.bytes();
+                let row = self.cache.v_pad() * codec.bytes();
                 let step = |e: &mut Emit<'_>, v: Value, p: Value, token: u64| {
-                    let at = (token * row) as i32;
-                    let near = e.load_fixed4(elem, v, at);
-                    let far = e.load_fixed4(elem, v, at + 4 * elem.bytes() as i32);
+                    let [near, far] = load8(e, codec, v, (token * row) as i32);
                     for i in 0..heads {
                         let at = 4 * ((first + i) * self.cache.page + token) as i32;
                         let p = e.load_fixed_splat(p, at);

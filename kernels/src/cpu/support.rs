@@ -43,6 +43,7 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
         | StepOp::QkvAppend(_)
         | StepOp::Rope(_)
         | StepOp::Append(_)
+        | StepOp::QuantiseKv(_)
         | StepOp::Add(_)
         | StepOp::Bias(_)
         | StepOp::SiluMul(_)

@@ -120,6 +120,7 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
         | StepOp::RmsNorm(_)
         | StepOp::Rope(_)
         | StepOp::Append(_)
+        | StepOp::QuantiseKv(_)
         | StepOp::Add(_)
         | StepOp::Bias(_)
         | StepOp::SiluMul(_)
@@ -261,6 +262,9 @@ fn check(spec: &KernelSpec) -> Result<(), String> {
                 | Layout::Tiles { .. }
                 | Layout::Strips { .. } => {}
             },
+            OperandSpec::Cache(cache) if cache.codec.scaled() => {
+                return Err(format!("a cache of {}: a GPU's kernels read f32 and bf16", cache.codec));
+            }
             OperandSpec::Cache(cache) => {
                 wide("a head", cache.qk_dim.max(cache.v_dim), 256)?;
                 wide("a page", cache.page, 128)?;
@@ -313,6 +317,7 @@ fn check(spec: &KernelSpec) -> Result<(), String> {
         | StepOp::Linear(_)
         | StepOp::Rope(_)
         | StepOp::Append(_)
+        | StepOp::QuantiseKv(_)
         | StepOp::Add(_)
         | StepOp::Bias(_)
         | StepOp::SiluMul(_)

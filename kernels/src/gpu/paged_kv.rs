@@ -58,7 +58,7 @@ pub fn page_of<'c>(e: &Emit<'c>, cache: &CacheSpec, row: Int<'c>, position: Int<
     let sequence = e.load_int(e.list(offset_of!(StepContext, sequence)), row);
     let (logical, place) = e.div_rem(position, cache.page);
     let offset = page_offset(e, cache, sequence, logical);
-    (e.at_elem(cache.elem, e.operand("cache"), offset), place)
+    (e.at_elem(cache.codec.plain(), e.operand("cache"), offset), place)
 }
 
 /// Stores elements of the key of a row and head; `store(e, d, x)`.
@@ -70,7 +70,7 @@ pub fn key_store<'c>(
 ) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
     let cache = e.cache("cache");
     let (page, place) = page_of(e, &cache, row, position);
-    move |e, d, y| e.store_elem(cache.elem, page, key_index(e, &cache, head, place, d), y)
+    move |e, d, y| e.store_elem(cache.codec.plain(), page, key_index(e, &cache, head, place, d), y)
 }
 
 /// Stores elements of the value of a row and head.
@@ -82,7 +82,7 @@ pub fn value_store<'c>(
 ) -> impl Fn(&Emit<'c>, Int<'c>, Float<'c>) {
     let cache = e.cache("cache");
     let (page, place) = page_of(e, &cache, row, position);
-    move |e, d, y| e.store_elem(cache.elem, page, value_index(e, &cache, head, place, d), y)
+    move |e, d, y| e.store_elem(cache.codec.plain(), page, value_index(e, &cache, head, place, d), y)
 }
 
 /// The address of a page of the cache that is an operand.

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use hyc_ir::roles::{List, Roles};
 use hyc_ir::types::{CacheType, Dim, ListsType, SelectionType, Type};
 use hyc_ir::{Attr, Graph, Op, OpData, OpId, ValueId, op};
-use hyc_plan::{CachePolicy, Codec, Elem};
+use hyc_plan::{CachePolicy, Codec, KvCodec};
 use melior::ir::attribute::{DenseI32ArrayAttribute, FloatAttribute, IntegerAttribute, StringAttribute};
 use melior::ir::operation::{OperationBuilder, OperationLike, OperationMutLike, OperationPrintingFlags};
 use melior::ir::r#type::IntegerType;
@@ -247,7 +247,12 @@ fn type_text(ty: &Type) -> String {
 }
 
 fn cache_text(c: &CacheType) -> String {
-    let elem = if c.elem == Elem::Bf16 { "bf16" } else { "f32" };
+    let elem = match c.codec {
+        KvCodec::F32 => "f32",
+        KvCodec::Bf16 => "bf16",
+        KvCodec::Int8 => "i8",
+        KvCodec::Fp8 => "f8E4M3FN",
+    };
     let policy = match c.policy {
         CachePolicy::Growing => "#hysparse.growing".to_string(),
         CachePolicy::Ring { window, pages } => format!("#hysparse.ring<{window}, {pages}>"),

@@ -36,6 +36,7 @@ pub fn function(entry: &str, spec: &KernelSpec) -> Option<Result<String, String>
         StepOp::Linear(_)
         | StepOp::QkvAppend(_)
         | StepOp::Append(_)
+        | StepOp::QuantiseKv(_)
         | StepOp::FullAttention(_)
         | StepOp::OracleAttention(_)
         | StepOp::WindowAttention(_)

@@ -49,6 +49,7 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
         StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim }) => {
             pointwise::append(v, kv_heads, qk_dim, v_dim)
         }
+        StepOp::QuantiseKv(ops::QuantiseKv { kv_heads, .. }) => pointwise::quantise_kv(v, kv_heads),
         StepOp::Add(ops::Add { width }) => pointwise::binary(v, width, |a, b| a + b),
         StepOp::Bias(ops::Bias { width }) => pointwise::bias(v, width),
         StepOp::SiluMul(ops::SiluMul { width }) => {
@@ -130,6 +131,7 @@ pub unsafe fn scores(
         | StepOp::QkvAppend(_)
         | StepOp::Rope(_)
         | StepOp::Append(_)
+        | StepOp::QuantiseKv(_)
         | StepOp::Add(_)
         | StepOp::Bias(_)
         | StepOp::SiluMul(_)

@@ -75,6 +75,17 @@ pub fn append(v: &Views, kv_heads: u64, qk_dim: u64, v_dim: u64) {
     }
 }
 
+pub fn quantise_kv(v: &Views, kv_heads: u64) {
+    let (from, cache) = (v.cache("from"), v.cache("cache"));
+    for row in v.rows() {
+        let (sequence, position) = (v.sequence(row), v.position(row));
+        for head in 0..kv_heads {
+            cache.quantise((sequence, position), head, false, &from.key(sequence, position, head));
+            cache.quantise((sequence, position), head, true, &from.value(sequence, position, head));
+        }
+    }
+}
+
 pub fn binary(v: &Views, width: u64, f: impl Fn(f64, f64) -> f64) {
     let (a, b, out) = (v.tensor("a"), v.tensor("b"), v.tensor("out"));
     for row in v.rows() {

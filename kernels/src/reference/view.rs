@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use hyc_plan::abi::StepContext;
 use hyc_plan::sample::{SampleParams, Seen};
-use hyc_plan::{CachePolicy, CacheSpec, Elem, Format, KernelSpec, OperandSpec, Rows};
+use hyc_plan::{CachePolicy, CacheSpec, Elem, Format, KernelSpec, KvCodec, OperandSpec, Rows};
 use hyc_plan::{pack, tensor};
 
 /// All operands of one step.
@@ -221,9 +221,9 @@ pub struct CacheView<'a> {
 }
 
 impl CacheView<'_> {
-    /// Element index of the page that holds a position.
+    /// Where the page that holds a position begins, in bytes.
     fn page(&self, sequence: u64, position: u64) -> u64 {
-        self.physical(sequence, position / self.spec.page) * self.spec.page_elements()
+        self.physical(sequence, position / self.spec.page) * self.spec.page_bytes()
     }
 
     /// The page that is the `logical`-th of a sequence.
@@ -243,54 +243,84 @@ impl CacheView<'_> {
         }
     }
 
-    /// The address of an element.
-    fn at<T>(&self, index: u64) -> &Cell<T> {
-        // SAFETY: the index lies in a page that the step's page table or ring slot names, and the step that
-        // appends is the only one that runs.
-        unsafe { &*self.base.cast::<Cell<T>>().add(index as usize) }
+    /// A number of the page that begins at `page`, `offset` bytes into it.
+    fn at<T>(&self, page: u64, offset: u64) -> &Cell<T> {
+        let at = page + offset;
+        assert!(offset + size_of::<T>() as u64 <= self.spec.page_bytes() && at % align_of::<T>() as u64 == 0);
+        // SAFETY: the bytes lie in a page that the step's page table or ring slot names, and the step that
+        // appends is the only one that runs. Pools begin at multiples of 64.
+        unsafe { &*self.base.add(at as usize).cast::<Cell<T>>() }
     }
 
-    fn load(&self, index: u64) -> f64 {
-        match self.spec.elem {
-            Elem::Bf16 => f64::from(pack::bf16_to_f32(self.at::<u16>(index).get())),
-            Elem::F32 => f64::from(self.at::<f32>(index).get()),
-            Elem::I32 => panic!("no cache is of i32"),
+    /// Code `index` of a page.
+    fn load(&self, page: u64, index: u64) -> f64 {
+        match self.spec.codec {
+            KvCodec::Bf16 => f64::from(pack::bf16_to_f32(self.at::<u16>(page, 2 * index).get())),
+            KvCodec::F32 => f64::from(self.at::<f32>(page, 4 * index).get()),
+            codec @ (KvCodec::Int8 | KvCodec::Fp8) => {
+                f64::from(codec.decode(&[self.at::<u8>(page, index).get()], 1.0))
+            }
         }
     }
 
-    fn store(&self, index: u64, value: f64) {
-        match self.spec.elem {
-            Elem::Bf16 => self.at(index).set(pack::f32_to_bf16(value as f32)),
-            Elem::F32 => self.at(index).set(value as f32),
-            Elem::I32 => panic!("no cache is of i32"),
+    fn store(&self, page: u64, index: u64, value: f64) {
+        match self.spec.codec {
+            KvCodec::Bf16 => self.at(page, 2 * index).set(pack::f32_to_bf16(value as f32)),
+            KvCodec::F32 => self.at(page, 4 * index).set(value as f32),
+            KvCodec::Int8 | KvCodec::Fp8 => panic!("a code has no scale by itself"),
         }
+    }
+
+    /// The scale of the codes of a key, or of a value.
+    fn scale(&self, page: u64, head: u64, place: u64, values: bool) -> f64 {
+        if !self.spec.codec.scaled() {
+            return 1.0;
+        }
+        f64::from(self.at::<f32>(page, self.spec.scale_offset(head, values) + 4 * place).get())
+    }
+
+    /// Stores a key, or a value, as codes with their scale.
+    pub fn quantise(&self, (sequence, position): (u64, u64), head: u64, values: bool, vector: &[f64]) {
+        let (page, place) = (self.page(sequence, position), position % self.spec.page);
+        // What is read of a cache is f32, or less.
+        let vector: Vec<f32> = vector.iter().map(|x| *x as f32).collect();
+        let mut codes = Vec::new();
+        let scale = self.spec.codec.encode(&vector, &mut codes);
+        for (code, dim) in codes.into_iter().zip(0..) {
+            self.at(page, self.spec.index(head, place, dim, values)).set(code);
+        }
+        self.at(page, self.spec.scale_offset(head, values) + 4 * place).set(scale);
     }
 
     /// A key.
     pub fn key(&self, sequence: u64, position: u64, head: u64) -> Vec<f64> {
         assert!(head < self.spec.kv_heads);
         let (page, place) = (self.page(sequence, position), position % self.spec.page);
-        (0..self.spec.qk_dim).map(|d| self.load(page + self.spec.key_index(head, place, d))).collect()
+        let scale = self.scale(page, head, place, false);
+        let key = |d| self.load(page, self.spec.key_index(head, place, d)) * scale;
+        (0..self.spec.qk_dim).map(key).collect()
     }
 
     /// A value.
     pub fn value(&self, sequence: u64, position: u64, head: u64) -> Vec<f64> {
         assert!(head < self.spec.kv_heads);
         let (page, place) = (self.page(sequence, position), position % self.spec.page);
-        (0..self.spec.v_dim).map(|d| self.load(page + self.spec.value_index(head, place, d))).collect()
+        let scale = self.scale(page, head, place, true);
+        let value = |d| self.load(page, self.spec.value_index(head, place, d)) * scale;
+        (0..self.spec.v_dim).map(value).collect()
     }
 
     /// Stores a key's element.
     pub fn set_key(&self, sequence: u64, position: u64, head: u64, dim: u64, value: f64) {
         assert!(head < self.spec.kv_heads && dim < self.spec.qk_dim);
         let page = self.page(sequence, position);
-        self.store(page + self.spec.key_index(head, position % self.spec.page, dim), value);
+        self.store(page, self.spec.key_index(head, position % self.spec.page, dim), value);
     }
 
     /// Stores a value's element.
     pub fn set_value(&self, sequence: u64, position: u64, head: u64, dim: u64, value: f64) {
         assert!(head < self.spec.kv_heads && dim < self.spec.v_dim);
         let page = self.page(sequence, position);
-        self.store(page + self.spec.value_index(head, position % self.spec.page, dim), value);
+        self.store(page, self.spec.value_index(head, position % self.spec.page, dim), value);
     }
 }

@@ -111,7 +111,7 @@ pub fn plan() -> Plan {
         kv_heads: 1,
         qk_dim: width,
         v_dim: width,
-        elem: Elem::F32,
+        codec: KvCodec::F32,
         page: 4,
         policy,
         order: KvOrder::Columns,

@@ -89,7 +89,7 @@ impl Batch {
         }
     }
 
-    /// Element offset of the page that holds a position.
+    /// Offset, in bytes, of the page that holds a position.
     pub fn page_base(&self, cache: &CacheSpec, sequence: usize, position: u64) -> u64 {
         let logical = position / cache.page;
         let physical = match cache.policy {
@@ -98,7 +98,7 @@ impl Batch {
             }
             CachePolicy::Ring { pages, .. } => self.ring_slot[sequence] as u64 * pages + logical % pages,
         };
-        physical * cache.page_elements()
+        physical * cache.page_bytes()
     }
 
     /// The lists of a [`StepContext`], in its order.

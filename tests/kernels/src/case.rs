@@ -31,6 +31,8 @@ pub enum Fill {
     TiedLogits,
     /// A logit that is no finite number in every third row, from the first on; the filters take turns.
     BadLogits,
+    /// Keys and values that are zeros, very large or small, ties between codes, and some that are no numbers; they take turns.
+    OddVectors,
 }
 
 /// How a row of logits is sampled.
@@ -210,6 +212,7 @@ impl Case {
             Fill::Sampled(Filter::Penalties) => " penalties",
             Fill::TiedLogits => " tied-logits",
             Fill::BadLogits => " bad-logits",
+            Fill::OddVectors => " odd-vectors",
         };
         format!("{}{fill} {}", label(&self.spec), runs(&self.sequences))
     }
@@ -280,6 +283,9 @@ pub fn label(spec: &KernelSpec) -> String {
         StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim }) => {
             format!("append {kv_heads} d{qk_dim}/{v_dim}")
         }
+        StepOp::QuantiseKv(ops::QuantiseKv { kv_heads, qk_dim, v_dim }) => {
+            format!("quantise {kv_heads} d{qk_dim}/{v_dim}")
+        }
         StepOp::Add(ops::Add { width }) => format!("add {width}"),
         StepOp::Bias(ops::Bias { width }) => format!("bias {width}"),
         StepOp::SiluMul(ops::SiluMul { width }) => format!("silu_mul {width}"),
@@ -339,7 +345,7 @@ pub fn label(spec: &KernelSpec) -> String {
                 format!(
                     "{}{}-{policy}{}",
                     if cache.order == KvOrder::Tiles { "tiled-" } else { "" },
-                    cache.elem,
+                    cache.codec,
                     cache.page
                 )
             }

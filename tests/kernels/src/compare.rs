@@ -105,10 +105,13 @@ impl Step<'_> {
                     let limit = if elem == Elem::Bf16 { limits.bf16_cache } else { limits.error };
                     self.tensor(i, (elem, width, stride), limit, &name)
                 }
-                OperandSpec::Cache(cache) => {
-                    let limit = if cache.elem == Elem::Bf16 { limits.bf16_cache } else { limits.error };
-                    self.cache(i, &cache, limit, &name)
-                }
+                OperandSpec::Cache(cache) => match cache.codec.elem() {
+                    Some(elem) => {
+                        let limit = if elem == Elem::Bf16 { limits.bf16_cache } else { limits.error };
+                        self.cache(i, (&cache, elem), limit, &name)
+                    }
+                    None => self.codes(i, &cache, &name).map(|()| 0.0),
+                },
                 OperandSpec::Weight(_) => Err(format!("{name}: weights are not written")),
             };
             match found {
@@ -286,13 +289,20 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn cache(&self, i: usize, cache: &CacheSpec, limit: f64, name: &str) -> Result<f64, String> {
-        let load = |memory: &Memory, at: u64| pack::load(cache.elem, memory.bytes(), at);
-        let mut appended = vec![false; self.got[i].bytes().len() / cache.elem.bytes() as usize];
+    fn cache(
+        &self,
+        i: usize,
+        (cache, elem): (&CacheSpec, Elem),
+        limit: f64,
+        name: &str,
+    ) -> Result<f64, String> {
+        let load = |memory: &Memory, at: u64| pack::load(elem, memory.bytes(), at);
+        let mut appended = vec![false; self.got[i].bytes().len() / elem.bytes() as usize];
         let mut distance = Distance::default();
         for row in 0..self.batch.rows() {
             let (sequence, position) = (self.batch.sequence(row), self.batch.position(row));
-            let (base, place) = (self.batch.page_base(cache, sequence, position), position % cache.page);
+            let base = self.batch.page_base(cache, sequence, position) / elem.bytes();
+            let place = position % cache.page;
             let mut elements = Vec::new();
             for head in 0..cache.kv_heads {
                 let keys = (0..cache.qk_dim).map(|d| base + cache.key_index(head, place, d));
@@ -312,12 +322,49 @@ impl Step<'_> {
                 return Err(format!("{name}: row {row}, element {at} is NaN"));
             }
         }
-        let size = cache.elem.bytes() as usize;
+        let size = elem.bytes() as usize;
         let pairs = self.before[i].bytes().chunks(size).zip(self.got[i].bytes().chunks(size));
         if let Some(at) = pairs.zip(&appended).position(|((b, g), appended)| !appended && b != g) {
             return Err(format!("{name}: element {at} of nobody's position was written"));
         }
         distance.check(limit, name)
+    }
+}
+
+impl Step<'_> {
+    /// Codes and scales are the reference's, bit by bit; a scale that is NaN is any NaN.
+    fn codes(&self, i: usize, cache: &CacheSpec, name: &str) -> Result<(), String> {
+        let [got, want, before] = [&self.got[i], &self.want[i], &self.before[i]].map(|memory| memory.bytes());
+        // What padding may be is left as it is found.
+        let mut expected = before.to_vec();
+        for row in 0..self.batch.rows() {
+            let (sequence, position) = (self.batch.sequence(row), self.batch.position(row));
+            let (base, place) = (self.batch.page_base(cache, sequence, position), position % cache.page);
+            let source = if self.rows.binary_search(&row).is_ok() { want } else { got };
+            for (head, values) in (0..cache.kv_heads).flat_map(|head| [(head, false), (head, true)]) {
+                let dims = if values { cache.v_pad() } else { cache.qk_dim };
+                for dim in 0..dims {
+                    let at = (base + cache.index(head, place, dim, values)) as usize;
+                    expected[at] = if values && dim >= cache.v_dim { got[at] } else { source[at] };
+                }
+                let at = (base + cache.scale_offset(head, values) + 4 * place) as usize;
+                let scale = |bytes: &[u8]| {
+                    f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+                };
+                let source = if scale(got).is_nan() && scale(source).is_nan() { got } else { source };
+                expected[at..at + 4].copy_from_slice(&source[at..at + 4]);
+            }
+        }
+        match got.iter().zip(&expected).position(|(got, expected)| got != expected) {
+            None => Ok(()),
+            Some(at) => Err(format!(
+                "{name}: byte {} of page {} is {}, and not {}",
+                at as u64 % cache.page_bytes(),
+                at as u64 / cache.page_bytes(),
+                got[at],
+                expected[at]
+            )),
+        }
     }
 }
 

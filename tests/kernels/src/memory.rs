@@ -197,27 +197,107 @@ fn coprime(mut a: u64, mut b: u64) -> bool {
 
 /// Every position that a sequence has, this step's included unless the step appends.
 fn cache_memory(rng: &mut Rng, cache: &CacheSpec, batch: &Batch, fill: Fill, role: &Role) -> Vec<u8> {
-    let mut data = vec![f32::NAN; (batch.pages(cache) * cache.page_elements()) as usize + GUARD];
+    let mut bytes = nobodys(cache, batch.pages(cache));
+    // Padding of values is read, and changes nothing.
+    let padded = CacheSpec { v_dim: cache.v_pad(), ..*cache };
     for (i, (past, rows)) in batch.sequences.iter().enumerate() {
         let end = if role.writes() { *past } else { past + rows };
         for position in 0..end {
             let (base, place) = (batch.page_base(cache, i, position), position % cache.page);
+            let page = &mut bytes[base as usize..][..cache.page_bytes() as usize];
             for head in 0..cache.kv_heads {
-                for d in 0..cache.qk_dim {
-                    let key = match fill {
+                let key: Vec<f32> = (0..cache.qk_dim)
+                    .map(|d| match fill {
                         Fill::EqualKeys => 1.0,
                         Fill::LargeLogits => large::key(rng, d),
+                        Fill::OddVectors => odd(rng, position + head, d),
                         _ => rng.normal(),
-                    };
-                    data[(base + cache.key_index(head, place, d)) as usize] = key;
-                }
-                for d in 0..cache.v_pad() {
-                    data[(base + cache.value_index(head, place, d)) as usize] = rng.normal();
-                }
+                    })
+                    .collect();
+                let value: Vec<f32> = (0..cache.v_pad())
+                    .map(|d| match fill {
+                        Fill::OddVectors => odd(rng, position + head + 5, d),
+                        _ => rng.normal(),
+                    })
+                    .collect();
+                padded.store(page, head, place, false, &key);
+                padded.store(page, head, place, true, &value);
             }
         }
     }
-    packed(cache.elem, &data)
+    bytes
+}
+
+/// Pages in which no number is one, and what stands behind them.
+fn nobodys(cache: &CacheSpec, pages: u64) -> Vec<u8> {
+    if let Some(elem) = cache.codec.elem() {
+        return packed(elem, &vec![f32::NAN; (pages * cache.page_elements()) as usize + GUARD]);
+    }
+    // NaN as a code of fp8, and as a scale.
+    let mut bytes = vec![0x7f; (pages * cache.page_bytes()) as usize + 4 * GUARD];
+    for page in bytes.chunks_exact_mut(cache.page_bytes() as usize).take(pages as usize) {
+        let scales = page[cache.scale_offset(0, false) as usize..].chunks_exact_mut(4);
+        scales.for_each(|scale| scale.copy_from_slice(&f32::NAN.to_le_bytes()));
+    }
+    bytes
+}
+
+/// Element `d` of the `n`-th vector of [`Fill::OddVectors`].
+fn odd(rng: &mut Rng, n: u64, d: u64) -> f32 {
+    let normal = rng.normal();
+    match n % 11 {
+        0 => 0.0,
+        1 => -0.0,
+        // The largest number makes the scale that times 127 is infinite, where it is rounded up.
+        2 => {
+            if d == 1 {
+                f32::MAX
+            } else {
+                normal * 1e38
+            }
+        }
+        3 => normal * 1e-38,
+        // Subnormal numbers, whose scale is none or a few of the least.
+        4 => normal.signum() * f32::from_bits(90 + 10 * d as u32),
+        // Halves of codes of int8, and eighths of those of fp8.
+        5 => {
+            if d == 0 {
+                127.0
+            } else {
+                d as f32 * 3.5 - 100.0
+            }
+        }
+        6 => {
+            if d == 0 {
+                -448.0
+            } else {
+                d as f32 * 0.25 * 2f32.powi(d as i32 % 12 - 9)
+            }
+        }
+        7 => {
+            if d == 2 {
+                f32::NAN
+            } else {
+                normal
+            }
+        }
+        8 => {
+            if d == 3 {
+                f32::NEG_INFINITY
+            } else {
+                normal
+            }
+        }
+        // One large number, beside which the others have few bits.
+        9 => {
+            if d == 4 {
+                300.0
+            } else {
+                normal
+            }
+        }
+        _ => normal,
+    }
 }
 
 fn packed(elem: Elem, data: &[f32]) -> Vec<u8> {

@@ -103,6 +103,16 @@ fn appends() {
 }
 
 #[test]
+fn codes_of_keys_and_values() {
+    family("quantise_kv");
+}
+
+#[test]
+fn every_attention_over_codes() {
+    family("attention of codes");
+}
+
+#[test]
 fn mixtures_of_experts() {
     family("experts");
 }

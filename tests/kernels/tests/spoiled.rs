@@ -138,19 +138,29 @@ fn wrong(run: &Run<'_>, rng: &mut Rng, i: usize) -> Vec<(&'static str, Vec<Memor
         }
         OperandSpec::Cache(cache) => {
             let (sequence, position) = (run.batch.sequence(row), run.batch.position(row));
-            let (base, place) = (run.batch.page_base(&cache, sequence, position), position % cache.page);
+            let (size, place) = (cache.codec.bytes() as usize, position % cache.page);
+            let base = run.batch.page_base(&cache, sequence, position) / size as u64;
             let head = rng.below(cache.kv_heads);
             let key = base + cache.key_index(head, place, rng.below(cache.qk_dim));
             let value = base + cache.value_index(head, place, rng.below(cache.v_dim));
-            let size = cache.elem.bytes() as usize;
             // 8.0 in both formats, by its upper half.
-            let eight = |_: [u8; 4]| if size == 4 { vec![0, 0, 0, 0x41] } else { vec![0, 0x41] };
+            let eight = |word: [u8; 4]| match size {
+                4 => vec![0, 0, 0, 0x41],
+                2 => vec![0, 0x41],
+                // Another code.
+                _ => vec![word[0] ^ 1],
+            };
             let last = (run.after[i].bytes().len() / size - 1) as u64;
-            vec![
+            let mut all = vec![
                 ("a key", run.spoiled(i, |b| change(b, key, size, eight))),
                 ("a value", run.spoiled(i, |b| change(b, value, size, eight))),
                 ("an element of nobody's", run.spoiled(i, |b| change(b, last, size, eight))),
-            ]
+            ];
+            if cache.codec.scaled() {
+                let at = (base + cache.scale_offset(head, true)) / 4 + place;
+                all.push(("a scale", run.spoiled(i, |b| change(b, at, 4, |_| 8f32.to_le_bytes()))));
+            }
+            all
         }
         OperandSpec::Weight(_) => Vec::new(),
     }

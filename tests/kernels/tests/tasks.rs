@@ -61,7 +61,7 @@ fn bytes(case: &Case) -> u64 {
     let weights = case.spec.operands.iter().map(|operand| match operand {
         OperandSpec::Weight(format) => format.bytes(),
         OperandSpec::Tensor { stride, .. } => 4 * stride * batch.rows(),
-        OperandSpec::Cache(cache) => 4 * cache.page_elements() * batch.pages(cache),
+        OperandSpec::Cache(cache) => cache.page_bytes() * batch.pages(cache),
     });
     reference::tasks(&case.spec) * weights.sum::<u64>()
 }

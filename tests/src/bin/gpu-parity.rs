@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::Parser;
 use hyc::diff::{Found, Options, diff};
 use hyc::interp::Interpreter;
-use hyc_plan::{Elem, Layout, Plan, Step, StepOp, ops};
+use hyc_plan::{KvCodec, Layout, Plan, Step, StepOp, ops};
 use hyc_runtime::{GpuOptions, LoadOptions, Model, Session, SessionOptions};
 use hyc_tests::parity::{check_caches, check_selections, run, run_batch, run_pieces, tokens};
 use hyc_tests::retrieval::{Other, Prompts, decode};
@@ -74,7 +74,7 @@ fn rounds_products(plan: &Plan) -> bool {
 
 /// Whether the plan's arithmetic rounds to bf16 anywhere.
 fn rounds(plan: &Plan) -> bool {
-    rounds_products(plan) || plan.caches.iter().any(|cache| cache.elem == Elem::Bf16)
+    rounds_products(plan) || plan.caches.iter().any(|cache| cache.codec != KvCodec::F32)
 }
 
 /// A model compiled with `--activations f32` is named after its description with this behind.

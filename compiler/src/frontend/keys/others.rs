@@ -167,6 +167,7 @@ fn shared(_: &ModelDesc, layer: &LayerDesc) -> bool {
 }
 
 const DTYPES: &[&str] = &["bf16", "f32"];
+const KV_DTYPES: &[&str] = &["bf16", "f32", "int8", "fp8"];
 
 /// Weight files.
 pub const WEIGHTS: SectionKeys = SectionKeys {
@@ -404,10 +405,12 @@ pub const TARGET: SectionKeys = SectionKeys {
         },
         Key {
             name: "kv_dtype",
-            ty: Type::Word(DTYPES),
+            ty: Type::Word(KV_DTYPES),
             default: Default::Otherwise("`dtype` of `[weights]`"),
-            example: "\"f32\"",
-            meaning: "Element type of the KV caches.",
+            example: "\"int8\"",
+            meaning: "What the KV caches store. `int8` and `fp8` (E4M3) are codes of 8 bits with an f32 scale for each \
+                      token and KV head of the keys, and one of the values: the caches of full-attention layers, which sparse layers \
+                      share, store them. A window's caches, which are small, store `dtype` of `[weights]` then.",
             ..PLAIN
         },
     ],

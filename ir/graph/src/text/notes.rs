@@ -26,7 +26,7 @@ pub fn aliases(graph: &Graph) -> HashMap<OpId, String> {
         }
         for (value, role) in data.results.iter().zip(roles.gives.iter()) {
             let state = match (role.kind, data.op) {
-                (Gives::Cache(Version::State), Op::Cache(op::Cache { owner })) => {
+                (Gives::Cache(Version::State), Op::Cache(op::Cache { owner, .. })) => {
                     u32::try_from(owner).ok().map(|owner| (id, owner))
                 }
                 (Gives::Cache(Version::After(name)), _) => {

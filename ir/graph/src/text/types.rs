@@ -4,7 +4,7 @@ use super::cursor::{Cursor, Fail};
 use super::lex::Kind;
 use super::nearest::nearest;
 use crate::types::{CacheType, Dim, ListsType, SelectionType, Sym, Type};
-use hyc_plan::{CachePolicy, Elem, ListShape, SelectShape};
+use hyc_plan::{CachePolicy, Elem, KvCodec, ListShape, SelectShape};
 
 /// What a type's text begins with.
 const KINDS: [&str; 5] = ["tensor", "weight", "cache", "selection", "lists"];
@@ -108,7 +108,13 @@ fn cache(c: &mut Cursor<'_>) -> Result<Type, Fail> {
     let v_dim = c.int()?;
     c.keyword("x")?;
     let at = c.column();
-    let elem = elem(c.word("an element type")?).ok_or_else(|| Fail::new(at, "f32 or bf16 belongs here"))?;
+    let codec = match c.word("a codec")? {
+        "f32" => KvCodec::F32,
+        "bf16" => KvCodec::Bf16,
+        "int8" => KvCodec::Int8,
+        "fp8" => KvCodec::Fp8,
+        _ => return Err(Fail::new(at, "f32, bf16, int8 or fp8 belongs here")),
+    };
     c.punct(",")?;
     c.keyword("page")?;
     let page = c.int()?;
@@ -127,7 +133,7 @@ fn cache(c: &mut Cursor<'_>) -> Result<Type, Fail> {
         _ => return Err(Fail::new(at, "a cache is `growing` or `ring(WINDOW, PAGES)`")),
     };
     let map = map(c)?;
-    Ok(Type::Cache(CacheType { kv_heads, qk_dim, v_dim, elem, page, policy, map }))
+    Ok(Type::Cache(CacheType { kv_heads, qk_dim, v_dim, codec, page, policy, map }))
 }
 
 /// `<4 x 16, block 64`.

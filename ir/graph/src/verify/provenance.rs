@@ -95,7 +95,7 @@ pub fn caches(report: &mut Report<'_>) {
                 | Takes::PageLists { .. } => continue,
             };
             if let CachePolicy::Ring { window: kept, .. } = ty.policy
-                && !matches!(reach, Reach::Window(window) if window <= kept)
+                && !(reach == Reach::Own || matches!(reach, Reach::Window(window) if window <= kept))
             {
                 let message = format!("%{name} is a {}: this op needs more of the context", graph.ty(*value));
                 report.add(id, RING_WINDOW, message);
@@ -245,7 +245,7 @@ fn origin(
     let own = || {
         let (_, owner) = graph.def_op(*roots.get(&cache)?)?;
         match owner.op {
-            Op::Cache(op::Cache { owner }) => Some(Some(owner) == graph.op(id).layer.map(u64::from)),
+            Op::Cache(op::Cache { owner, .. }) => Some(Some(owner) == graph.op(id).layer.map(u64::from)),
             _ => None,
         }
     };

@@ -4,7 +4,7 @@ use super::rule::{ATTRIBUTE, Fault, fault};
 use super::view::View;
 use crate::graph::{Graph, OpId};
 use crate::op::{self, Op};
-use crate::types::{Dim, Sym, Type};
+use crate::types::{CacheType, Dim, Sym, Type};
 use hyc_plan::ops::{self, GATES};
 use hyc_plan::{Elem, Epilogue, GateMode};
 
@@ -61,7 +61,23 @@ impl View<'_> {
                 }
                 other => Err(fault(format!("a weight of impossible type {other}"))),
             },
-            Op::Cache(_) | Op::ChainCache(op::ChainCache {}) => {
+            Op::Cache(op::Cache { ring, .. }) => {
+                let cache = self.cache(self.result("cache")?, "result `cache`")?;
+                match ring {
+                    Some(ring) if ring.scaled() => {
+                        Err((ATTRIBUTE, format!("`ring = {ring}`: rings store f32 or bf16")))
+                    }
+                    Some(_) if !cache.codec.scaled() => {
+                        Err((ATTRIBUTE, format!("`ring` beside {}, which rings store too", cache.codec)))
+                    }
+                    None if cache.codec.scaled() => Err((
+                        ATTRIBUTE,
+                        format!("{} without `ring`: f32 or bf16, what rings store in its place", cache.codec),
+                    )),
+                    Some(_) | None => Ok(()),
+                }
+            }
+            Op::ChainCache(op::ChainCache {}) => {
                 self.cache(self.result("cache")?, "result `cache`").map(|_| ())
             }
             Op::PriorSelection(op::PriorSelection {}) | Op::ChainSelection(op::ChainSelection {}) => {
@@ -109,6 +125,15 @@ impl View<'_> {
                 let cache = self.cache_operand("cache")?;
                 self.want_width("k", cache.kv_heads.checked_mul(cache.qk_dim))?;
                 self.want_width("v", cache.kv_heads.checked_mul(cache.v_dim))?;
+                self.want_result("cache", self.operand("cache")?)
+            }
+            Op::QuantiseKv(op::QuantiseKv {}) => {
+                let (cache, from) = (self.cache_operand("cache")?, self.cache_operand("from")?);
+                let sizes = |cache: &CacheType| (cache.kv_heads, cache.qk_dim, cache.v_dim);
+                if !cache.codec.scaled() || from.codec.scaled() || sizes(cache) != sizes(from) {
+                    let (cache, from) = (self.operand("cache")?, self.operand("from")?);
+                    return Err(fault(format!("{from} does not become codes with scales in {cache}")));
+                }
                 self.want_result("cache", self.operand("cache")?)
             }
             Op::Attention(op::Attention { heads, sink, scores }) => {

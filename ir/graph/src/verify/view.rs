@@ -5,7 +5,7 @@ use crate::graph::{Graph, OpId};
 use crate::roles::Roles;
 use crate::types::{CacheType, Dim, SelectionType, Sym, Type};
 use hyc_plan::tensor::can_tile;
-use hyc_plan::{Codec, Elem, TILE};
+use hyc_plan::{CachePolicy, Codec, Elem, TILE};
 
 /// Rows and width of a tensor of rows of constant width.
 fn rows_of(dims: &[Dim]) -> Option<(Sym, u64)> {
@@ -119,7 +119,8 @@ impl<'g> View<'g> {
     pub(super) fn cache(&self, ty: &'g Type, place: &str) -> Result<&'g CacheType, Fault> {
         let Type::Cache(cache) = ty else { return Err(fault(format!("{place} must be a cache, is {ty}"))) };
         let sizes = [cache.kv_heads, cache.qk_dim, cache.v_dim, cache.page];
-        let possible = sizes.iter().all(|n| (1..1 << 24).contains(n)) && cache.elem != Elem::I32;
+        let growing = cache.policy == CachePolicy::Growing;
+        let possible = sizes.iter().all(|n| (1..1 << 24).contains(n)) && (growing || !cache.codec.scaled());
         if possible { Ok(cache) } else { Err(fault(format!("{place} is an impossible {ty}"))) }
     }
 

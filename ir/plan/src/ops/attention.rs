@@ -1,13 +1,12 @@
 //! What each attention says of its operands and its sizes.
 
-use super::described::{gate, read, shares_out, sliced_tiles, slices, write};
+use super::described::{cache, gate, read, shares_out, sliced_tiles, slices, write};
 use super::*;
-use crate::roles::{Kind, Reach};
+use crate::roles::{Kind, Reach, Stored};
 
 impl AttnShape {
     fn cache(&self, name: &'static str, reach: Reach) -> Role {
-        let kind = Kind::Cache { kv_heads: self.kv_heads, qk_dim: self.qk_dim, v_dim: self.v_dim, reach };
-        read(name, kind)
+        read(name, cache((self.kv_heads, self.qk_dim, self.v_dim), reach, Stored::Any))
     }
 
     fn q(&self) -> Role {
@@ -164,7 +163,7 @@ impl Op for PageLists {
 
     fn roles(&self) -> Vec<Role> {
         let PageLists { select, qk_dim, v_dim, lists } = *self;
-        let cache = Kind::Cache { kv_heads: select.kv_heads, qk_dim, v_dim, reach: Reach::Nothing };
+        let cache = cache((select.kv_heads, qk_dim, v_dim), Reach::Nothing, Stored::Any);
         vec![
             read("cache", cache),
             read("sel", Kind::Selection { shape: select, over: "cache" }),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::elem::is_positive_f32;
-use crate::roles::{Access, Kind, Reach};
+use crate::roles::{Access, Kind, Reach, Stored};
 
 pub(super) fn read(name: &'static str, kind: Kind) -> Role {
     Role { name, access: Access::Read, kind }
@@ -12,12 +12,13 @@ pub(super) fn write(name: &'static str, kind: Kind) -> Role {
     Role { name, access: Access::Write, kind }
 }
 
-fn append(name: &'static str, kv_heads: u64, qk_dim: u64, v_dim: u64) -> Role {
-    Role {
-        name,
-        access: Access::Append,
-        kind: Kind::Cache { kv_heads, qk_dim, v_dim, reach: Reach::Nothing },
-    }
+/// A cache of KV heads, elements of a key and of a value.
+pub(super) fn cache((kv_heads, qk_dim, v_dim): (u64, u64, u64), reach: Reach, stored: Stored) -> Kind {
+    Kind::Cache { kv_heads, qk_dim, v_dim, reach, stored }
+}
+
+fn append(name: &'static str, sizes: (u64, u64, u64), stored: Stored) -> Role {
+    Role { name, access: Access::Append, kind: cache(sizes, Reach::Nothing, stored) }
 }
 
 fn rows(width: u64) -> Kind {
@@ -163,7 +164,7 @@ impl Op for QkvAppend {
         );
         roles.push(write("q", slices(heads, qk_dim)));
         roles.extend(super::gates(gates).map(|(_, logits)| write(logits, sliced_tiles(heads, v_dim))));
-        roles.extend(own_kv.then(|| append("cache", kv_heads, qk_dim, v_dim)));
+        roles.extend(own_kv.then(|| append("cache", (kv_heads, qk_dim, v_dim), Stored::Plain)));
         roles
     }
 
@@ -206,8 +207,23 @@ impl Op for Append {
         vec![
             read("k", slices(kv_heads, qk_dim)),
             read("v", slices(kv_heads, v_dim)),
-            append("cache", kv_heads, qk_dim, v_dim),
+            append("cache", (kv_heads, qk_dim, v_dim), Stored::Plain),
         ]
+    }
+}
+
+impl Op for QuantiseKv {
+    const NAME: &'static str = "quantise_kv";
+    const BY_TOKEN: bool = true;
+
+    fn roles(&self) -> Vec<Role> {
+        let QuantiseKv { kv_heads, qk_dim, v_dim } = *self;
+        let sizes = (kv_heads, qk_dim, v_dim);
+        vec![read("from", cache(sizes, Reach::Own, Stored::Plain)), append("cache", sizes, Stored::Scaled)]
+    }
+
+    fn is_possible(&self) -> bool {
+        [self.kv_heads, self.qk_dim, self.v_dim].iter().all(|n| (1..MOST).contains(n))
     }
 }
 

@@ -126,6 +126,18 @@ pub struct Append {
     pub v_dim: u64,
 }
 
+/// Writes the keys and values of each row, which `from` holds at the row's position, into `cache` at that position: as the
+/// codes of [`Codec::encode`](crate::Codec::encode) and their scales, a head's key being a group, and its value.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct QuantiseKv {
+    /// KV heads.
+    pub kv_heads: u64,
+    /// Elements of a key.
+    pub qk_dim: u64,
+    /// Elements of a value.
+    pub v_dim: u64,
+}
+
 /// `a + b`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Add {

@@ -251,7 +251,7 @@ fn caches(plan: &Plan, report: &mut Report) {
         let sizes = [cache.kv_heads, cache.qk_dim, cache.v_dim, cache.page];
         let small = sizes.iter().all(|n| (1..1 << 24).contains(n));
         if !small
-            || cache.elem == Elem::I32
+            || (cache.codec.scaled() && cache.policy != CachePolicy::Growing)
             || (cache.order == KvOrder::Tiles && !cache.spec().can_tile())
             || !fits(&[cache.kv_heads, cache.page, cache.qk_dim + cache.v_dim + 8, 4])
         {
@@ -259,9 +259,14 @@ fn caches(plan: &Plan, report: &mut Report) {
             continue;
         }
         if let CachePolicy::Ring { window, pages } = cache.policy {
-            let held = window.checked_add(plan.model.chunk).map(|n| n.div_ceil(cache.page) + 1);
-            if window == 0 || pages > MAX_COUNT || held != Some(pages) {
-                let held = held.map_or("too many".to_string(), |held| held.to_string());
+            let held = CachePolicy::ring(window, plan.model.chunk, cache.page);
+            if window == 0 || pages > MAX_COUNT || held != cache.policy {
+                let held = match held {
+                    CachePolicy::Ring { pages: u64::MAX, .. } | CachePolicy::Growing => {
+                        "too many".to_string()
+                    }
+                    CachePolicy::Ring { pages, .. } => pages.to_string(),
+                };
                 let message = format!("a ring of {pages} pages; {window} tokens and a chunk take {held}");
                 report.add(&cache.name, message);
             }

@@ -72,8 +72,8 @@ fn holds(plan: &Plan, operand: &Operand, kind: &Kind, rows: Rows) -> bool {
         Operand::Buffer(id) => plan.buffers.get(id.index()).is_some_and(|b| buffer_holds(b, kind, rows)),
         Operand::Weight(id) => plan.weights.get(id.index()).is_some_and(|w| weight_holds(w.format, kind)),
         Operand::Cache(id) => plan.caches.get(id.index()).is_some_and(|c| {
-            matches!(*kind, Kind::Cache { kv_heads, qk_dim, v_dim, .. }
-                if (c.kv_heads, c.qk_dim, c.v_dim) == (kv_heads, qk_dim, v_dim))
+            matches!(*kind, Kind::Cache { kv_heads, qk_dim, v_dim, stored, .. }
+                if (c.kv_heads, c.qk_dim, c.v_dim) == (kv_heads, qk_dim, v_dim) && stored.takes(c.codec))
         }),
     }
 }

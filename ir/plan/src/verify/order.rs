@@ -74,7 +74,8 @@ impl State<'_> {
             );
         }
         let CachePolicy::Ring { window: kept, .. } = cache.policy else { return };
-        if !matches!(role.kind, Kind::Cache { reach: Reach::Window(window), .. } if window <= kept) {
+        let Kind::Cache { reach, .. } = role.kind else { return };
+        if !(reach == Reach::Own || matches!(reach, Reach::Window(window) if window <= kept)) {
             report.add(&step.name, format!("reads more of cache {id} than the {kept} tokens that it keeps"));
         }
     }

@@ -95,7 +95,7 @@ fn plan() -> Plan {
             kv_heads: 1,
             qk_dim: 8,
             v_dim: 8,
-            elem: Elem::F32,
+            codec: KvCodec::F32,
             page: 8,
             policy: CachePolicy::Growing,
             order: KvOrder::Columns,

@@ -107,7 +107,7 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
-    use hyc_plan::{CachePolicy, CacheSpec, Elem, KvOrder, SelectShape};
+    use hyc_plan::{CachePolicy, CacheSpec, KvCodec, KvOrder, SelectShape};
 
     use super::*;
     use crate::gpu::attention::branch::Source;
@@ -126,8 +126,8 @@ mod tests {
             for v_dim in (16..=256).step_by(16) {
                 let shape = AttnShape { heads, kv_heads: 1, qk_dim, v_dim };
                 let policy = CachePolicy::Growing;
-                let (elem, order) = (Elem::Bf16, KvOrder::Tiles);
-                let cache = CacheSpec { kv_heads: 1, qk_dim, v_dim, elem, page: 64, policy, order };
+                let (codec, order) = (KvCodec::Bf16, KvOrder::Tiles);
+                let cache = CacheSpec { kv_heads: 1, qk_dim, v_dim, codec, page: 64, policy, order };
                 let reader = Reader { shape, cache, operand: "cache", warps: 1 };
                 for (listed, window) in [(1, 1), (3, 128), (16, 4096), (32, 1 << 40)] {
                     let select = SelectShape { blocks: listed, kv_heads: 1, block: 64 };

@@ -158,15 +158,20 @@ impl<'c> Branch<'c> {
     ) {
         let (warp, lane) = e.div_rem(e.thread(), WARP);
         let (cache, heads) = (&self.cache, state.max.len() as u64);
-        let base =
-            e.at_elem(cache.elem, e.operand(self.operand), page_offset(e, cache, item.sequence, logical));
+        let base = e.at_elem(
+            cache.codec.plain(),
+            e.operand(self.operand),
+            page_offset(e, cache, item.sequence, logical),
+        );
         let tokens: Vec<Int<'c>> =
             (0..cache.page.div_ceil(WARP)).map(|j| e.add_const(lane, (32 * j) as i64)).collect();
         let scores: Vec<Vec<Var<'c>>> =
             (0..heads).map(|_| tokens.iter().map(|_| e.float_var(0.0)).collect()).collect();
         let inside: Vec<Int<'c>> = tokens.iter().map(|t| e.min(*t, e.int(cache.page - 1))).collect();
         e.each(e.int(0), e.int(cache.qk_dim), 1, |e, d| {
-            let key = |t: &Int<'c>| e.load_elem(cache.elem, base, key_index(e, cache, item.kv_head, *t, d));
+            let key = |t: &Int<'c>| {
+                e.load_elem(cache.codec.plain(), base, key_index(e, cache, item.kv_head, *t, d))
+            };
             let k: Vec<Float<'c>> = inside.iter().map(key).collect();
             for (h, scores) in scores.iter().enumerate() {
                 let q = e.load(s.q, e.add_const(d, ((first + h as u64) * cache.qk_dim) as i64));
@@ -211,7 +216,8 @@ impl<'c> Branch<'c> {
         e.each(lo, hi, 1, |e, t| {
             for slot in 0..state.acc[0].len() {
                 let element = e.min(e.add_const(lane, 32 * slot as i64), e.int(cache.v_dim - 1));
-                let v = e.load_elem(cache.elem, base, value_index(e, cache, item.kv_head, t, element));
+                let v =
+                    e.load_elem(cache.codec.plain(), base, value_index(e, cache, item.kv_head, t, element));
                 for (h, acc) in state.acc.iter().enumerate() {
                     let p = e.load(p, e.add_const(t, (h as u64 * cache.page) as i64));
                     e.accumulate(acc[slot], p, v);

@@ -12,7 +12,7 @@ use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
 use hyc_plan::ops::QkvAppend;
-use hyc_plan::{Elem, KvOrder};
+use hyc_plan::{KvCodec, KvOrder};
 
 use super::large_m::store;
 use super::matrices::{Product, To};
@@ -125,7 +125,7 @@ fn keys<'c>(
 ) {
     let (cache, t) = (e.cache("cache"), e.lane_pair().1);
     let width = 2 * sums.len() as u64;
-    let whole_words = cache.elem == Elem::Bf16 && cache.order == KvOrder::Tiles;
+    let whole_words = cache.codec == KvCodec::Bf16 && cache.order == KvOrder::Tiles;
     for (half, (row, (page, place))) in rows.iter().zip(*pages).enumerate() {
         for j in 0..width / 8 {
             let head = e.add_const(e.mul_const(block, width / dim), (8 * j / dim) as i64);
@@ -136,7 +136,7 @@ fn keys<'c>(
                 if whole_words {
                     e.store(page, e.div_rem(at(0), 2).0, e.pack_bf16(pair[0], pair[1]).into());
                 } else {
-                    (0..).zip(pair).for_each(|(i, x)| e.store_elem(cache.elem, page, at(i), x));
+                    (0..).zip(pair).for_each(|(i, x)| e.store_elem(cache.codec.plain(), page, at(i), x));
                 }
             });
         }
@@ -160,7 +160,7 @@ fn values<'c>(
             e.when(e.and(row.inside, e.lt(e.int(8 * j), left)), |e| {
                 for parity in [0, 1] {
                     let at = value_index(e, &cache, head, place, e.add_const(d, parity as i64));
-                    e.store_elem(cache.elem, page, at, e.get_float(sums[sum(j, half, parity)]));
+                    e.store_elem(cache.codec.plain(), page, at, e.get_float(sums[sum(j, half, parity)]));
                 }
             });
         }

@@ -207,8 +207,12 @@ pub fn finish<'c>(
         let (page, token) = page(e);
         e.either(
             part(Projection::Key),
-            |e| e.store_elem(cache.elem, page, key_index(e, &cache, place.head, token, dim), rotated),
-            |e| e.store_elem(cache.elem, page, value_index(e, &cache, place.head, token, dim), value),
+            |e| {
+                e.store_elem(cache.codec.plain(), page, key_index(e, &cache, place.head, token, dim), rotated)
+            },
+            |e| {
+                e.store_elem(cache.codec.plain(), page, value_index(e, &cache, place.head, token, dim), value)
+            },
         );
     });
 }

@@ -13,7 +13,7 @@ use std::mem::offset_of;
 
 use hyc_plan::abi::StepContext;
 use hyc_plan::ops::QkvAppend;
-use hyc_plan::{Codec, Elem, KvOrder};
+use hyc_plan::{Codec, KvCodec, KvOrder};
 
 use super::matrices::{Product, To};
 use super::product::MANY_ROWS_OF_STRIPS;
@@ -107,15 +107,15 @@ fn append<'c>(e: &Emit<'c>, dim: u64, (tile, first, sums): Sums<'_, 'c>, store: 
 fn keys<'c>(e: &Emit<'c>, at: &Spot<'c>, eight: &[Float<'c>]) {
     let cache = e.cache("cache");
     let index = |i: i64| key_index(e, &cache, at.head, at.place, e.add_const(at.d, i));
-    if cache.elem == Elem::Bf16 && cache.order == KvOrder::Tiles {
+    if cache.codec == KvCodec::Bf16 && cache.order == KvOrder::Tiles {
         // A piece of a swizzled row.
         return e.store_words(at.page, e.div_rem(index(0), 2).0, &packed(e, eight));
     }
-    (0..).zip(eight).for_each(|(i, x)| e.store_elem(cache.elem, at.page, index(i), *x));
+    (0..).zip(eight).for_each(|(i, x)| e.store_elem(cache.codec.plain(), at.page, index(i), *x));
 }
 
 fn values<'c>(e: &Emit<'c>, at: &Spot<'c>, eight: &[Float<'c>]) {
     let cache = e.cache("cache");
     let index = |i: i64| value_index(e, &cache, at.head, at.place, e.add_const(at.d, i));
-    (0..).zip(eight).for_each(|(i, x)| e.store_elem(cache.elem, at.page, index(i), *x));
+    (0..).zip(eight).for_each(|(i, x)| e.store_elem(cache.codec.plain(), at.page, index(i), *x));
 }

@@ -6,19 +6,20 @@ use hyc_plan::{KvOrder, round_up};
 
 use super::{Limits, indices, spec, tensor, vector};
 
-/// A growing cache, and a ring for a window.
-pub fn caches(shape: AttnShape, page: u64, elem: Elem, window: u64, limits: Limits) -> [CacheSpec; 2] {
+/// A growing cache, and a ring for a window: of bf16 where that has scales.
+pub fn caches(shape: AttnShape, page: u64, codec: KvCodec, window: u64, limits: Limits) -> [CacheSpec; 2] {
     let growing = CacheSpec {
         kv_heads: shape.kv_heads,
         qk_dim: shape.qk_dim,
         v_dim: shape.v_dim,
-        elem,
+        codec,
         page,
         policy: CachePolicy::Growing,
         order: KvOrder::Columns,
     };
     let pages = round_up(window + limits.rows, page) / page + 1;
-    [growing, CacheSpec { policy: CachePolicy::Ring { window, pages }, ..growing }]
+    let ring = if codec.scaled() { KvCodec::Bf16 } else { codec };
+    [growing, CacheSpec { policy: CachePolicy::Ring { window, pages }, codec: ring, ..growing }]
 }
 
 /// An attention over `shared`; a window reads `own`. Where a GPU's kernels walk along page lists, they are there in steps of any

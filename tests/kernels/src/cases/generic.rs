@@ -52,13 +52,13 @@ const FAR: &[Sequences<'static>] = &[&[(90, 6), (17, 2)]];
 fn projections() -> Vec<Case> {
     let mut cases = Vec::new();
     for shape in SHAPES {
-        for (elem, norm, qk_norm, own_kv) in [
-            (Elem::F32, None, None, true),
-            (Elem::Bf16, Some(1e-5), Some(1e-6), true),
-            (Elem::F32, Some(1e-6), Some(1e-6), false),
+        for (codec, norm, qk_norm, own_kv) in [
+            (KvCodec::F32, None, None, true),
+            (KvCodec::Bf16, Some(1e-5), Some(1e-6), true),
+            (KvCodec::F32, Some(1e-6), Some(1e-6), false),
         ] {
-            for cache in &caches(*shape, 8, elem, 11, FEW)[..1 + usize::from(own_kv)] {
-                let store = Store::Panels(if elem == Elem::Bf16 { Codec::Bf16 } else { Codec::F32 });
+            for cache in &caches(*shape, 8, codec, 11, FEW)[..1 + usize::from(own_kv)] {
+                let store = Store::Panels(if codec == KvCodec::Bf16 { Codec::Bf16 } else { Codec::F32 });
                 let rope = rope(shape.qk_dim - 4);
                 let (shape, cache) = (*shape, *cache);
                 let q = Qkv { in_features: 44, shape, norm, qk_norm, rope, own_kv, gates: 0, store, cache };
@@ -89,8 +89,8 @@ fn attentions() -> Vec<Case> {
     let mut cases = Vec::new();
     let batches: [Sequences<'_>; 3] = [&[(0, 1)], &[(0, 13)], &[(40, 7), (0, 9), (100, 1)]];
     for (i, shape) in SHAPES.iter().enumerate() {
-        let elem = if i % 2 == 0 { Elem::F32 } else { Elem::Bf16 };
-        let [growing, ring] = caches(*shape, 8, elem, 11, FEW);
+        let codec = if i % 2 == 0 { KvCodec::F32 } else { KvCodec::Bf16 };
+        let [growing, ring] = caches(*shape, 8, codec, 11, FEW);
         for (blocks, sink, gate, own) in [
             (3, true, GateMode::Elementwise, ring),
             (1, false, GateMode::Head, growing),
@@ -107,7 +107,7 @@ fn attentions() -> Vec<Case> {
         }
     }
     let shape = AttnShape { heads: 8, kv_heads: 2, qk_dim: 64, v_dim: 64 };
-    let [growing, ring] = caches(shape, 64, Elem::Bf16, 11, FEW);
+    let [growing, ring] = caches(shape, 64, KvCodec::Bf16, 11, FEW);
     for op in every(shape, (64, 4), 11, true, GateMode::Elementwise) {
         let spec = attention(op, growing, ring, FEW);
         cases.extend(ragged("attention", &spec, &[&[(700, 3), (0, 2), (63, 2)]], 5e-6));
@@ -118,7 +118,7 @@ fn attentions() -> Vec<Case> {
 /// All scores tie, and the lower blocks must win.
 fn ties() -> Vec<Case> {
     let shape = AttnShape { heads: 2, kv_heads: 1, qk_dim: 8, v_dim: 8 };
-    let [growing, _] = caches(shape, 8, Elem::F32, 11, FEW);
+    let [growing, _] = caches(shape, 8, KvCodec::F32, 11, FEW);
     let select = SelectShape { kv_heads: 1, block: 8, blocks: 3 };
     let spec = attention(
         StepOp::OracleAttention(ops::OracleAttention { shape, sink: false, select }),
@@ -168,7 +168,7 @@ fn rows() -> Vec<Case> {
 fn appends() -> Vec<Case> {
     let mut cases = Vec::new();
     for shape in SHAPES {
-        for cache in caches(*shape, 8, Elem::Bf16, 11, FEW) {
+        for cache in caches(*shape, 8, KvCodec::Bf16, 11, FEW) {
             cases.extend(ragged("append", &append(*shape, cache, FEW), RAGGED, 1e-6));
         }
     }

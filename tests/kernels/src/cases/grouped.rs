@@ -70,7 +70,7 @@ fn projections() -> Vec<KernelSpec> {
     ] {
         for codec in codecs(&[32, 100]) {
             for (own_kv, qk_norm) in [(true, None), (false, Some(1e-6))] {
-                let [cache, _] = caches(shape, 8, Elem::F32, 11, FEW);
+                let [cache, _] = caches(shape, 8, KvCodec::F32, 11, FEW);
                 let (store, rope) = (Store::Panels(codec), rope(shape.qk_dim - 4));
                 let (in_features, norm) = (100, Some(1e-5));
                 let q = Qkv { in_features, shape, norm, qk_norm, rope, own_kv, gates: 0, store, cache };

@@ -5,6 +5,7 @@ mod experts;
 mod generic;
 mod grouped;
 mod handed_on;
+mod kv_codes;
 mod page_lists;
 mod projections;
 mod sample;
@@ -31,7 +32,7 @@ pub fn portable() -> Vec<Case> {
 
 /// Those that a processor has kernels for.
 pub fn host() -> Vec<Case> {
-    [portable(), grouped::all()].concat()
+    [portable(), grouped::all(), kv_codes::all()].concat()
 }
 
 /// What `cargo bench` times.

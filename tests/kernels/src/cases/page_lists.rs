@@ -72,7 +72,7 @@ fn lists() -> Vec<Case> {
 const FAMILY: &str = "page lists";
 
 fn tiled(shape: AttnShape, limits: Limits) -> [CacheSpec; 2] {
-    caches(shape, 64, Elem::Bf16, WINDOW, limits).map(|cache| CacheSpec { order: KvOrder::Tiles, ..cache })
+    caches(shape, 64, KvCodec::Bf16, WINDOW, limits).map(|cache| CacheSpec { order: KvOrder::Tiles, ..cache })
 }
 
 /// A sparse attention of few blocks, and both branches; whether a window reads a ring.

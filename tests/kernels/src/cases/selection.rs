@@ -11,13 +11,13 @@ fn oracles(
     shapes: &[(u64, u64)],
     dim: u64,
     (block, blocks): (u64, u64),
-    elem: Elem,
+    codec: KvCodec,
     limits: Limits,
 ) -> Vec<KernelSpec> {
     let mut specs = Vec::new();
     for (heads, kv_heads) in shapes {
         let shape = AttnShape { heads: *heads, kv_heads: *kv_heads, qk_dim: dim, v_dim: dim };
-        let growing = caches(shape, block, elem, 11, limits)[0];
+        let growing = caches(shape, block, codec, 11, limits)[0];
         let order = if block == TILE { KvOrder::Tiles } else { KvOrder::Columns };
         let growing = CacheSpec { order, ..growing };
         let select = SelectShape { kv_heads: *kv_heads, block, blocks };
@@ -42,13 +42,13 @@ fn large(family: &str, specs: &[KernelSpec], batches: &[Sequences<'_>], error: f
 pub fn portable() -> Vec<Case> {
     let groups = [(2, 2), (4, 2), (5, 1), (8, 1), (17, 1)];
     let batches: [Sequences<'_>; 2] = [&[(900, 1), (30, 2)], &[(200, 40)]];
-    large("attention", &oracles(&groups, 16, (8, 6), Elem::F32, FEW), &batches, 5e-6)
+    large("attention", &oracles(&groups, 16, (8, 6), KvCodec::F32, FEW), &batches, 5e-6)
 }
 
 /// For kernels of tiles: a decode and a prefill.
 pub fn tiled() -> Vec<Case> {
     let groups = [(2, 2), (4, 2), (5, 1), (16, 1)];
     let batches: [Sequences<'_>; 3] = [&[(9_999, 1)], &[(2000, 1), (500, 1)], &[(1500, 100), (0, 70)]];
-    let specs = oracles(&groups, 64, (64, 16), Elem::Bf16, MANY);
+    let specs = oracles(&groups, 64, (64, 16), KvCodec::Bf16, MANY);
     large("oracle_attention tiled", &specs, &batches, 1e-2)
 }

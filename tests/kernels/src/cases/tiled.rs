@@ -70,7 +70,7 @@ pub const SHAPES: [AttnShape; 6] = [
 ];
 
 pub fn tiled_caches(shape: AttnShape) -> [CacheSpec; 2] {
-    caches(shape, 64, Elem::Bf16, WINDOW, MANY).map(|cache| CacheSpec { order: KvOrder::Tiles, ..cache })
+    caches(shape, 64, KvCodec::Bf16, WINDOW, MANY).map(|cache| CacheSpec { order: KvOrder::Tiles, ..cache })
 }
 
 const APPENDS: [Sequences<'static>; 6] = [
@@ -129,15 +129,15 @@ fn projections() -> Vec<Case> {
 /// Weights of bf16 beside caches that cannot be tiled, and weights of f32 beside caches that are.
 fn mixed() -> Vec<Case> {
     let mut cases = Vec::new();
-    let untiled = |shape, page, elem| caches(shape, page, elem, WINDOW, MANY)[0];
+    let untiled = |shape, page, codec| caches(shape, page, codec, WINDOW, MANY)[0];
     let odd = shape(6, 2, 20, 20);
     let narrow = shape(8, 2, 32, 32);
     let even = shape(8, 2, 64, 64);
     for (shape, store, cache, qk_norm) in [
-        (odd, Store::Tiles, untiled(odd, 8, Elem::Bf16), None),
-        (odd, Store::Tiles, untiled(odd, 8, Elem::F32), Some(1e-6)),
-        (narrow, Store::Tiles, untiled(narrow, 32, Elem::F32), None),
-        (even, Store::Tiles, untiled(even, 64, Elem::F32), None),
+        (odd, Store::Tiles, untiled(odd, 8, KvCodec::Bf16), None),
+        (odd, Store::Tiles, untiled(odd, 8, KvCodec::F32), Some(1e-6)),
+        (narrow, Store::Tiles, untiled(narrow, 32, KvCodec::F32), None),
+        (even, Store::Tiles, untiled(even, 64, KvCodec::F32), None),
         (even, Store::Panels(Codec::F32), tiled_caches(even)[0], Some(1e-6)),
         (even, Store::Panels(Codec::F32), tiled_caches(even)[1], None),
         (even, Store::Panels(Codec::Bf16), tiled_caches(even)[0], None),

@@ -29,7 +29,7 @@ pub fn all() -> Vec<Case> {
 fn on_rows() -> Vec<KernelSpec> {
     let bf16 = Store::Panels(Codec::Bf16);
     let norm = Some(1e-6);
-    let [growing, _] = caches(SHAPE, 64, Elem::Bf16, WINDOW, LIMITS);
+    let [growing, _] = caches(SHAPE, 64, KvCodec::Bf16, WINDOW, LIMITS);
     let shape = SHAPE;
     let projection = Qkv {
         in_features: HIDDEN,
@@ -60,7 +60,7 @@ fn on_rows() -> Vec<KernelSpec> {
 
 /// A token at the end of a long context; the hybrid's window is a ring.
 fn attentions() -> impl Iterator<Item = Case> {
-    let [growing, ring] = caches(SHAPE, 64, Elem::Bf16, WINDOW, LIMITS);
+    let [growing, ring] = caches(SHAPE, 64, KvCodec::Bf16, WINDOW, LIMITS);
     let ops = every(SHAPE, (64, 16), WINDOW, false, GateMode::Elementwise);
     ops.into_iter().map(move |op| {
         let spec = attention(op, growing, ring, LIMITS);

@@ -71,7 +71,7 @@ fn no_wrong_word_passes() {
             Kind::Vector(3),
             Kind::Matrices { count: 2, out_features: Some(16), in_features: 16, group: None },
             Kind::Table { rows: 3, cols: 16 },
-            Kind::Cache { kv_heads: 2, qk_dim: 8, v_dim: 8, reach: Reach::Context },
+            Kind::Cache { kv_heads: 2, qk_dim: 8, v_dim: 8, reach: Reach::Context, stored: Stored::Any },
         ]
     };
     let valid = plan();
