@@ -262,9 +262,6 @@ fn check(spec: &KernelSpec) -> Result<(), String> {
                 | Layout::Tiles { .. }
                 | Layout::Strips { .. } => {}
             },
-            OperandSpec::Cache(cache) if cache.codec.scaled() => {
-                return Err(format!("a cache of {}: a GPU's kernels read f32 and bf16", cache.codec));
-            }
             OperandSpec::Cache(cache) => {
                 wide("a head", cache.qk_dim.max(cache.v_dim), 256)?;
                 wide("a page", cache.page, 128)?;

@@ -9,6 +9,7 @@ mod candidates;
 mod function;
 mod gemm;
 mod isa;
+mod kv_codes;
 mod module;
 mod moe;
 mod paged_kv;
@@ -72,7 +73,7 @@ fn build(k: &mut Kernel<'_, '_>) {
         }
         StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim }) => qkv::append(k, kv_heads, qk_dim, v_dim),
         // `candidates` refuses it.
-        StepOp::QuantiseKv(_) => {}
+        StepOp::QuantiseKv(op) => kv_codes::quantise(k, op.kv_heads),
         StepOp::FullAttention(ops::FullAttention { shape, sink }) if tensor_cores => {
             whole(k, shape, sink, None)
         }

@@ -35,7 +35,15 @@ pub fn key_index<'c>(e: &Emit<'c>, cache: &CacheSpec, head: Int<'c>, place: Int<
         return e.add(base, e.add(e.mul_const(d, cache.page), place));
     }
     let (tile, d) = e.div_rem(d, TILE);
-    e.add(base, e.add(e.mul_const(tile, TILE * cache.page), Swizzle::element(e, place, d)))
+    e.add(base, e.add(e.mul_const(tile, TILE * cache.page), in_tile(e, cache, place, d)))
+}
+
+/// Where column `column` of a row of 64 stands: codes of 8 bits are not swizzled.
+fn in_tile<'c>(e: &Emit<'c>, cache: &CacheSpec, row: Int<'c>, column: Int<'c>) -> Int<'c> {
+    if cache.codec.scaled() {
+        return e.add(e.mul_const(row, TILE), column);
+    }
+    Swizzle::element(e, row, column)
 }
 
 /// `CacheSpec::value_index`.
@@ -48,7 +56,7 @@ pub fn value_index<'c>(
 ) -> Int<'c> {
     let base = e.add_const(e.mul_const(head, cache.page * cache.v_pad()), cache.v_offset(0) as i64);
     if cache.order == KvOrder::Tiles {
-        return e.add(base, Swizzle::element(e, d, place));
+        return e.add(base, in_tile(e, cache, d, place));
     }
     e.add(base, e.add(e.mul_const(place, cache.v_pad()), d))
 }
@@ -85,6 +93,17 @@ pub fn value_store<'c>(
     move |e, d, y| e.store_elem(cache.codec.plain(), page, value_index(e, &cache, head, place, d), y)
 }
 
+/// The address of the page of a position in the cache that is operand `operand`.
+pub fn page_base<'c>(
+    e: &Emit<'c>,
+    cache: &CacheSpec,
+    operand: &str,
+    sequence: Int<'c>,
+    logical: Int<'c>,
+) -> Ptr<'c> {
+    page_address(e, cache, operand, physical_page(e, cache, sequence, logical))
+}
+
 /// The address of a page of the cache that is an operand.
 pub fn page_address<'c>(e: &Emit<'c>, cache: &CacheSpec, operand: &str, physical: Int<'c>) -> Ptr<'c> {
     e.byte_offset(e.operand(operand), e.mul_const(e.wide(physical), cache.page_bytes()))
@@ -96,29 +115,45 @@ pub struct HeadPages<'c> {
     /// Byte offsets in a page.
     keys: Int<'c>,
     values: Int<'c>,
+    /// Of the scales, where there are some.
+    scales: Option<Int<'c>>,
 }
 
 impl<'c> HeadPages<'c> {
     pub fn new(e: &Emit<'c>, cache: CacheSpec, kv_head: Int<'c>) -> HeadPages<'c> {
-        let keys = e.wide(e.mul_const(kv_head, key_bytes(&cache)));
-        let values = e.wide(e.mul_const(kv_head, head_bytes(&cache) - key_bytes(&cache)));
-        HeadPages { cache, keys, values: e.add_const(values, 2 * cache.v_offset(0) as i64) }
+        let (bytes, page) = (cache.codec.bytes(), cache.page);
+        let keys = e.wide(e.mul_const(kv_head, bytes * cache.k_offset(1)));
+        let values = e.wide(e.mul_const(kv_head, bytes * page * cache.v_pad()));
+        let values = e.add_const(values, (bytes * cache.v_offset(0)) as i64);
+        let first = cache.scale_offset(0, false) as i64;
+        let scales = cache.codec.scaled().then(|| e.add_const(e.wide(e.mul_const(kv_head, 8 * page)), first));
+        HeadPages { cache, keys, values, scales }
     }
 
-    /// Starts copies of the head's [`head_bytes`] of the page at `page` to shared memory at `to`, counted by `full`. One thread.
+    /// Starts copies of the head's [`copied_bytes`] of the page at `page` to shared memory at `to`, counted by `full`. One thread.
     pub fn copy(&self, e: &Emit<'c>, page: Ptr<'c>, to: Int<'c>, full: Int<'c>) {
-        let keys = key_bytes(&self.cache);
+        let (bytes, tokens) = (self.cache.codec.bytes(), self.cache.page);
+        let (keys, values) = (bytes * self.cache.k_offset(1), bytes * tokens * self.cache.v_pad());
         e.bulk_copy(to, e.byte_offset(page, self.keys), keys, full);
         let to = e.add_const(to, keys as i64);
-        e.bulk_copy(to, e.byte_offset(page, self.values), head_bytes(&self.cache) - keys, full);
+        e.bulk_copy(to, e.byte_offset(page, self.values), values, full);
+        if let Some(scales) = self.scales {
+            e.bulk_copy(e.add_const(to, values as i64), e.byte_offset(page, scales), 8 * tokens, full);
+        }
     }
 }
 
-/// Bytes of a KV head of a page in tiles, and of its keys.
+/// Bytes of a KV head of a page in bf16 tiles, and of its keys: codes become such.
 pub fn head_bytes(cache: &CacheSpec) -> u64 {
     2 * cache.page * (cache.qk_dim + cache.v_pad())
 }
 
 pub fn key_bytes(cache: &CacheSpec) -> u64 {
     2 * cache.k_offset(1)
+}
+
+/// Bytes of it as it lies in its page, scales included.
+pub fn copied_bytes(cache: &CacheSpec) -> u64 {
+    let scales = if cache.codec.scaled() { 8 * cache.page } else { 0 };
+    cache.codec.bytes() * cache.page * (cache.qk_dim + cache.v_pad()) + scales
 }

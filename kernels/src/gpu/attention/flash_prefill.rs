@@ -34,7 +34,8 @@ use super::limits::FLASH;
 use super::rows::store_pairs;
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK};
-use crate::gpu::paged_kv::physical_page;
+use crate::gpu::kv_codes::{Codes, Expander};
+use crate::gpu::paged_kv::{page_base, physical_page};
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::tile::{SharedTile, Swizzle, TILE_BYTES, clear_from};
 use crate::gpu::work_item::{WorkItem, group};
@@ -42,9 +43,14 @@ use crate::gpu::work_item::{WorkItem, group};
 /// Shared memory that a block may have, less what is not the rings' or the queries'.
 const SHARED: u64 = 220 << 10;
 const THREADS: u64 = CONSUMERS + 128;
+/// Threads that make bf16 of a page's codes of keys, and of values.
+const HALF: u64 = 64;
 /// Registers of a thread that multiplies, and of one that does not: those of 384 threads with 168 each.
 const REGISTERS: (u64, u64) = (224, 56);
 const REGISTERS_SELECTING: (u64, u64) = (208, 88);
+/// The same where a further warp group makes bf16 of codes, and of that one's threads.
+const REGISTERS_OF_CODES: (u64, u64) = (208, 88);
+const REGISTERS_OF_CODES_SELECTING: (u64, u64, u64) = (176, 88, 72);
 /// The first of a named barrier for each warp group's own threads, and of one for each group's turn.
 const OWN: u64 = 1;
 const TURN: u64 = 3;
@@ -69,14 +75,15 @@ pub fn prefill<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select:
     }
     let spec = k.spec;
     let (cache, multiprocessors) = (k.cache("cache"), k.multiprocessors);
-    let pages = if shape.v_dim > 128 { 1 } else { 2 };
+    let pages = if shape.v_dim > 128 || cache.codec.scaled() { 1 } else { 2 };
     let blocks = spec.max_context.div_ceil(cache.page).next_multiple_of(pages);
     let tables = if select.is_some() { k.scratch(2 * 4 * multiprocessors * blocks * TILE_ROWS) } else { 0 };
     let mut f = Flash { spec, shape, cache, sink, select, tables, blocks, pages, stages: 0, multiprocessors };
     f.stages = ((SHARED - f.query_bytes()) / f.stage_bytes()).clamp(2, 4);
     let shared = f.query_bytes() + f.stages * f.stage_bytes() + SHARED_SLACK;
     let grid = [Extent::fixed(multiprocessors), Extent::fixed(1)];
-    k.function(Function::new("_prefill", grid, THREADS).of(&[FLASH]).shared_bytes(shared), |e| f.body(e));
+    let threads = if cache.codec.scaled() { f.expanders() + 128 } else { THREADS };
+    k.function(Function::new("_prefill", grid, threads).of(&[FLASH]).shared_bytes(shared), |e| f.body(e));
 }
 
 impl Flash<'_> {
@@ -84,14 +91,27 @@ impl Flash<'_> {
         let memory = e.dynamic_shared();
         let buffers = Buffers::new(e, self, THREADS);
         let keys_at = e.add_const(e.shared_address(memory), self.query_bytes() as i64);
+        let expander = Expander::of(&self.cache).map(Expander::far);
+        let ring = |e: &Emit<'c>| match expander {
+            Some(_) => Ring::between(e, self.stages, (HALF, GROUPS)),
+            None => Ring::new(e, self.stages, GROUPS),
+        };
         let stages = Stages {
-            keys: Ring::new(e, self.stages, GROUPS),
+            keys: ring(e),
             keys_at,
-            values: Ring::new(e, self.stages, GROUPS),
+            values: ring(e),
             values_at: e.add_const(keys_at, (self.stages * self.key_bytes()) as i64),
         };
         let schedule = self.schedule(e);
-        let (more, fewer) = if self.select.is_some() { REGISTERS_SELECTING } else { REGISTERS };
+        let (more, fewer) = match (self.select.is_some(), expander.is_some()) {
+            (true, false) => REGISTERS_SELECTING,
+            (false, false) => REGISTERS,
+            (true, true) => (REGISTERS_OF_CODES_SELECTING.0, REGISTERS_OF_CODES_SELECTING.1),
+            (false, true) => REGISTERS_OF_CODES,
+        };
+        let expand = |e: &Emit<'c>, expander: Expander| {
+            self.items(e, schedule, &|e, segment| self.expand(e, (expander, memory), &stages, &segment));
+        };
         e.either(
             e.lt(e.thread(), e.int(CONSUMERS)),
             |e| {
@@ -104,18 +124,88 @@ impl Flash<'_> {
                 });
             },
             |e| {
-                e.give_registers(fewer);
-                e.when(e.eq(e.thread(), e.int(CONSUMERS)), |e| {
-                    self.items(e, schedule, &|e, segment| self.copy(e, &stages, &segment));
-                });
-                if let Some(select) = self.select {
+                let select = |e: &Emit<'c>, select: SelectShape| {
                     e.when(e.ge(e.thread(), e.int(FIRST_SELECTOR)), |e| {
                         self.start_selecting(e, &buffers);
                         self.items(e, schedule, &|e, segment| {
                             self.select_segment(e, select, &buffers, &segment);
                         });
                     });
+                };
+                match (expander, self.select) {
+                    (None, selection) => {
+                        e.give_registers(fewer);
+                        e.when(e.eq(e.thread(), e.int(CONSUMERS)), |e| {
+                            self.items(e, schedule, &|e, segment| self.copy(e, &stages, &segment));
+                        });
+                        selection.inspect(|selection| select(e, *selection));
+                    }
+                    (Some(expander), None) => {
+                        e.give_registers(fewer);
+                        expand(e, expander);
+                    }
+                    (Some(expander), Some(selection)) => e.either(
+                        e.lt(e.thread(), e.int(self.expanders())),
+                        |e| {
+                            e.give_registers(fewer);
+                            select(e, selection);
+                        },
+                        |e| {
+                            e.give_registers(REGISTERS_OF_CODES_SELECTING.2);
+                            expand(e, expander);
+                        },
+                    ),
                 }
+            },
+        );
+    }
+
+    /// The first thread of the warp group that makes bf16 of codes: behind the one that selects, where there is one.
+    fn expanders(&self) -> u64 {
+        if self.select.is_some() { CONSUMERS + 128 } else { CONSUMERS }
+    }
+
+    /// Those producers: two warps make tiles of a page's keys and two of its values, a page a step.
+    fn expand<'c>(
+        &self,
+        e: &Emit<'c>,
+        (expander, memory): (Expander, Ptr<'c>),
+        stages: &Stages<'c>,
+        of: &Segment<'c>,
+    ) {
+        let (half, thread) = e.div_rem(e.add_const(e.thread(), -(self.expanders() as i64)), HALF);
+        let keys_at = self.query_bytes();
+        let values_at = keys_at + self.stages * self.key_bytes();
+        let threads = (thread, HALF);
+        let codes = |e: &Emit<'c>, page: Int<'c>| {
+            let page = page_base(e, &self.cache, "cache", of.sequence, page);
+            Codes::of_page(e, &self.cache, page, of.kv_head)
+        };
+        let to = |e: &Emit<'c>, stage: Int<'c>, first: u64, bytes: u64| {
+            e.byte_offset(memory, e.add_const(e.mul_const(stage, bytes), first as i64))
+        };
+        let all = |e: &Emit<'c>| e.ge(thread, e.int(0));
+        e.either(
+            e.eq(e.uniform(half), e.int(0)),
+            |e| {
+                e.each(e.int(0), of.pages, 1, |e, page| {
+                    let codes = codes(e, page);
+                    let stage = stages.keys.empty(e);
+                    let to = to(e, stage, keys_at, self.key_bytes());
+                    expander.keys(e, (codes, to), self.shape.qk_dim, threads);
+                    e.async_fence();
+                    stages.keys.filled(e, all(e));
+                });
+            },
+            |e| {
+                e.each(e.int(0), of.pages, 1, |e, page| {
+                    let codes = codes(e, page);
+                    let stage = stages.values.empty(e);
+                    let to = to(e, stage, values_at, self.value_bytes());
+                    expander.values(e, (codes, to), self.shape.v_dim, threads);
+                    e.async_fence();
+                    stages.values.filled(e, all(e));
+                });
             },
         );
     }

@@ -13,7 +13,8 @@ use hyc_plan::{AttnShape, CacheSpec, Extent, GateMode, KernelSpec, OperandSpec, 
 use super::rows::{load_column, output_column, store_output};
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var, WARP};
-use crate::gpu::paged_kv::{key_index, page_offset, value_index};
+use crate::gpu::kv_codes::{Codes, Expander};
+use crate::gpu::paged_kv::{key_index, page_base, value_index};
 use crate::gpu::select::{Heads, Scores, THREADS, WARPS};
 use crate::gpu::work_item::{WorkItem, group, selected_blocks};
 
@@ -158,11 +159,8 @@ impl<'c> Branch<'c> {
     ) {
         let (warp, lane) = e.div_rem(e.thread(), WARP);
         let (cache, heads) = (&self.cache, state.max.len() as u64);
-        let base = e.at_elem(
-            cache.codec.plain(),
-            e.operand(self.operand),
-            page_offset(e, cache, item.sequence, logical),
-        );
+        let base = page_base(e, cache, self.operand, item.sequence, logical);
+        let codes = Expander::of(cache).map(|expander| (expander, Codes::of_page(e, cache, base, item.kv_head)));
         let tokens: Vec<Int<'c>> =
             (0..cache.page.div_ceil(WARP)).map(|j| e.add_const(lane, (32 * j) as i64)).collect();
         let scores: Vec<Vec<Var<'c>>> =
@@ -170,7 +168,11 @@ impl<'c> Branch<'c> {
         let inside: Vec<Int<'c>> = tokens.iter().map(|t| e.min(*t, e.int(cache.page - 1))).collect();
         e.each(e.int(0), e.int(cache.qk_dim), 1, |e, d| {
             let key = |t: &Int<'c>| {
-                e.load_elem(cache.codec.plain(), base, key_index(e, cache, item.kv_head, *t, d))
+                let at = key_index(e, cache, item.kv_head, *t, d);
+                match codes {
+                    Some((expander, _)) => expander.number(e, e.load_byte(base, at)),
+                    None => e.load_elem(cache.codec.plain(), base, at),
+                }
             };
             let k: Vec<Float<'c>> = inside.iter().map(key).collect();
             for (h, scores) in scores.iter().enumerate() {
@@ -179,15 +181,19 @@ impl<'c> Branch<'c> {
             }
         });
         let scale = e.float(1.0 / (cache.qk_dim as f32).sqrt());
+        let scales: Vec<Float<'c>> = inside
+            .iter()
+            .map(|t| codes.map_or(scale, |(_, codes)| e.fmul(e.load(codes.key_scales, *t), scale)))
+            .collect();
         let none = e.float(f32::NEG_INFINITY);
         let p = e.at(s.p, e.mul_const(warp, TILE * cache.page));
         for (h, scores) in scores.iter().enumerate() {
             let masked: Vec<Float<'c>> = scores
                 .iter()
-                .zip(&tokens)
-                .map(|(score, t)| {
+                .zip(tokens.iter().zip(&scales))
+                .map(|(score, (t, scale))| {
                     let visible = e.and(e.ge(*t, lo), e.lt(*t, hi));
-                    e.pick_float(visible, e.fmul(e.get_float(*score), scale), none)
+                    e.pick_float(visible, e.fmul(e.get_float(*score), *scale), none)
                 })
                 .collect();
             let most = e.warp_max(masked.iter().fold(none, |most, x| e.fmax(most, *x)));
@@ -216,8 +222,13 @@ impl<'c> Branch<'c> {
         e.each(lo, hi, 1, |e, t| {
             for slot in 0..state.acc[0].len() {
                 let element = e.min(e.add_const(lane, 32 * slot as i64), e.int(cache.v_dim - 1));
-                let v =
-                    e.load_elem(cache.codec.plain(), base, value_index(e, cache, item.kv_head, t, element));
+                let at = value_index(e, cache, item.kv_head, t, element);
+                let v = match codes {
+                    Some((expander, codes)) => {
+                        e.fmul(expander.number(e, e.load_byte(base, at)), e.load(codes.value_scales, t))
+                    }
+                    None => e.load_elem(cache.codec.plain(), base, at),
+                };
                 for (h, acc) in state.acc.iter().enumerate() {
                     let p = e.load(p, e.add_const(t, (h as u64 * cache.page) as i64));
                     e.accumulate(acc[slot], p, v);

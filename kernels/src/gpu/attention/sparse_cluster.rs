@@ -63,7 +63,9 @@ fn launch(k: &mut Kernel<'_, '_>, shape: AttnShape, (variant, blocks): (&str, u6
     let reader =
         |branch: &Branch, warps| Reader { shape, cache: k.cache(branch.cache), operand: branch.cache, warps };
     let Some(first) = branches.first() else { return };
-    let layout = Layout::new(shape, blocks, branches, &reader(first, 1));
+    // A place takes a page of either branch.
+    let stage = branches.iter().map(|branch| reader(branch, 1).stage_bytes()).max().unwrap_or(0);
+    let layout = Layout::new(shape, blocks, branches, (&reader(first, 1), stage));
     let readers: Vec<Reader> = branches.iter().map(|branch| reader(branch, layout.warps())).collect();
     let grid = [k.rows(shape.kv_heads * blocks, 1), Extent::fixed(1)];
     let (part, variants) = (part(variant), [variant]);
@@ -114,6 +116,10 @@ impl Cluster<'_> {
         turns.run(e, &supply, item.pages(e, first.cache.page), |e, place, logical| {
             let from = e.get(from).into_int_value();
             let halves = (turns.sharer, self.layout.sharers);
+            let codes = |e: &Emit<'c>, r: &Reader| r.expand(e, place, halves, &|e| turns.gather(e));
+            if self.readers.iter().any(|r| r.cache.codec.scaled()) {
+                self.by_branch(e, |e, number, _| codes(e, &self.readers[number]));
+            }
             first.page(e, item, q, (place, logical, from), halves, &state, None);
         });
         // Behind all pages, in their place.

@@ -15,7 +15,8 @@ use std::f32::consts::LOG2_E;
 use hyc_plan::{AttnShape, CacheSpec};
 
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var, WARP};
-use crate::gpu::paged_kv::{HeadPages, head_bytes, key_bytes, page_address, physical_page};
+use crate::gpu::kv_codes::{Codes, Expander};
+use crate::gpu::paged_kv::{HeadPages, copied_bytes, head_bytes, key_bytes, page_address, physical_page};
 use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES};
 use crate::gpu::work_item::{WorkItem, group};
 
@@ -93,9 +94,29 @@ impl Reader {
         }
     }
 
-    /// Bytes of what [`Reader::stage`] copies.
+    /// Bytes of a place for a page: bf16 tiles, behind which codes are copied where the cache is of those.
     pub fn stage_bytes(&self) -> u64 {
-        head_bytes(&self.cache)
+        let codes = if self.cache.codec.scaled() { copied_bytes(&self.cache).next_multiple_of(128) } else { 0 };
+        head_bytes(&self.cache) + codes
+    }
+
+    /// Makes bf16 tiles of the codes that were copied to `place`, by the warps that share it, of which this is number `sharer`;
+    /// `meet`: a barrier of theirs. Nothing where the cache is of bf16.
+    pub fn expand<'c>(
+        &self,
+        e: &Emit<'c>,
+        place: Ptr<'c>,
+        (sharer, sharers): (Int<'c>, u64),
+        meet: &dyn Fn(&Emit<'c>),
+    ) {
+        let Some(expander) = Expander::of(&self.cache) else { return };
+        let copy = e.byte_offset(place, e.int(head_bytes(&self.cache)));
+        let codes = Codes::of_copy(e, &self.cache, copy);
+        let threads = (e.add(e.mul_const(sharer, WARP), e.lane()), sharers * WARP);
+        expander.keys(e, (codes, place), self.cache.qk_dim, threads);
+        let values = e.byte_offset(place, e.int(key_bytes(&self.cache)));
+        expander.values(e, (codes, values), self.cache.v_pad(), threads);
+        meet(e);
     }
 
     /// Starts copies of the item's KV head of a page to shared memory at `to`, which `full` counts. One thread.
@@ -103,7 +124,9 @@ impl Reader {
         let physical = physical_page(e, &self.cache, item.sequence, logical);
         let page = page_address(e, &self.cache, self.operand, physical);
         let pages = HeadPages::new(e, self.cache, item.kv_head);
-        e.barrier_expect(full, self.stage_bytes());
+        e.barrier_expect(full, copied_bytes(&self.cache));
+        let behind = self.stage_bytes() - head_bytes(&self.cache);
+        let to = if behind > 0 { e.add_const(to, head_bytes(&self.cache) as i64) } else { to };
         pages.copy(e, page, to, full);
     }
 

@@ -11,8 +11,9 @@
 use hyc_plan::pack::Half;
 use hyc_plan::{Codec, SPAN, TILE};
 
-use super::stored::{MINUS_128, MINUS_136, ONES, Record, Shares, e4m3_pair, nibble_pair};
+use super::stored::{MINUS_128, MINUS_136, ONES, Record, Shares, nibble_pair};
 use crate::gpu::isa::{Chunk, Emit, Float, Int};
+use crate::gpu::tile::{e4m3_pair, split};
 
 /// Words of `wgmma`'s left operand for a step of 16 inputs.
 pub type Step<'c> = [Int<'c>; 4];
@@ -48,13 +49,6 @@ impl<'c> Share<'c> {
         let (most, rest) = (e.fma_bf16(codes, high, least), e.fma_bf16(codes, low, rest));
         e.fma_bf16(most, e.int(ONES), rest)
     }
-}
-
-/// `x` as the sum of two bf16, each twice in a word.
-fn split<'c>(e: &Emit<'c>, x: Float<'c>) -> [Int<'c>; 2] {
-    let high = e.pack_bf16(x, x);
-    let rest = e.fsub(x, e.widen(e.and(high, e.int(0xffff_0000))));
-    [high, e.pack_bf16(rest, rest)]
 }
 
 impl<'c> Record<'c> {

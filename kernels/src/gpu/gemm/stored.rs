@@ -6,13 +6,12 @@ use hyc_plan::{Codec, Format, Layout, SPAN, STRIP, TILE};
 
 use super::pack_rows::{k_tiles, strip_offset};
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var};
-use crate::gpu::tile::{Fragment, TILE_BYTES, tile_row};
+use crate::gpu::tile::{Fragment, TILE_BYTES, bytes, tile_row};
 
-/// One in each half of a word of bf16, 128 and 136, and 2^120.
+/// One in each half of a word of bf16, 128 and 136.
 pub const ONES: u64 = 0x3f80_3f80;
 pub const MINUS_128: u64 = 0xc300_c300;
 pub const MINUS_136: u64 = 0xc308_c308;
-const TWO_120: u64 = 0x7b80_7b80;
 
 /// How the weights of a product lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -187,7 +186,7 @@ impl<'c> Record<'c> {
                     nibbles(e, word, Some(minus).filter(|_| !biased))
                 }
                 codec => {
-                    let [a, b] = [0, 1].map(|i| bytes(e, codec, chunks[half][2 * second + i]));
+                    let [a, b] = [0, 1].map(|i| bytes(e, matches!(codec, Codec::Fp8 { .. }), chunks[half][2 * second + i]));
                     [a[0], a[1], b[0], b[1]]
                 }
             })
@@ -208,28 +207,6 @@ fn nibbles<'c>(e: &Emit<'c>, word: Int<'c>, minus: Option<u64>) -> Chunk<'c> {
 pub fn nibble_pair<'c>(e: &Emit<'c>, word: Int<'c>, minus: Option<u64>) -> Int<'c> {
     let code = e.and_or(word, e.int(0x000f_000f), e.int(0x4300_4300));
     minus.map_or(code, |minus| e.fma_bf16(code, e.int(ONES), e.int(minus)))
-}
-
-/// Two numbers of E4M3, in the upper byte of each half of a word, as bf16.
-pub fn e4m3_pair<'c>(e: &Emit<'c>, bits: Int<'c>) -> Int<'c> {
-    // Sign, four bits of exponent, three of mantissa, where bf16 has them; the exponent's bias is 120 less.
-    let sign = e.and(bits, e.int(0x8000_8000));
-    let rest = e.shift_right_unsigned(e.and(bits, e.int(0x7f00_7f00)), e.int(4));
-    e.fma_bf16(e.or(sign, rest), e.int(TWO_120), e.int(0x8000_8000))
-}
-
-/// Four codes of eight bits as bf16, elements 0 and 1, 2 and 3.
-fn bytes<'c>(e: &Emit<'c>, codec: Codec, word: Int<'c>) -> [Int<'c>; 2] {
-    if let Codec::Fp8 { .. } = codec {
-        return [e.shift_left(word, 8), word].map(|bits| e4m3_pair(e, bits));
-    }
-    // 2^23 + 128 + code as an f32, less that.
-    let biased = e.xor(word, e.int(0x8080_8080));
-    let code = |byte: u64| {
-        let byte = e.and(e.shift_right_unsigned(biased, e.int(8 * byte)), e.int(0xff));
-        e.fsub(e.widen(e.or(byte, e.int(0x4b00_0000))), e.float(8_388_736.0))
-    };
-    [e.pack_bf16(code(0), code(2)), e.pack_bf16(code(1), code(3))]
 }
 
 /// What the groups of this lane's output of a half share.

@@ -141,6 +141,12 @@ impl<'c> Emit<'c> {
         ok(self.b.build_select(c, a, b, "")).into_pointer_value()
     }
 
+    /// A word with its two inner bytes exchanged.
+    pub fn exchange_inner_bytes(&self, a: Int<'c>) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.i32().into()], false);
+        self.asm(ty, "prmt.b32 $0, $1, 0, 0x3120;", "=r,r", false, &[a.into()]).into_int_value()
+    }
+
     /// The smaller.
     pub fn min(&self, a: Int<'c>, b: Int<'c>) -> Int<'c> {
         self.pick(self.lt(a, b), a, b)

@@ -85,6 +85,13 @@ impl<'c> Emit<'c> {
         self.asm(ty, "cvt.rni.s32.f32 $0, $1;", "=r,f", false, &[x.into()]).into_int_value()
     }
 
+    /// The nearest number of E4M3, ties to even, of one that is at most 448 in magnitude: its code.
+    pub fn e4m3(&self, x: Float<'c>) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.f32().into()], false);
+        let text = "{ .reg .b16 c; .reg .f32 z; mov.f32 z, 0f00000000; cvt.rn.satfinite.e4m3x2.f32 c, z, $1; cvt.u32.u16 $0, c; }";
+        self.asm(ty, text, "=r,f", false, &[x.into()]).into_int_value()
+    }
+
     /// An unsigned i32 as f32.
     pub fn to_float(&self, n: Int<'c>) -> Float<'c> {
         let ty = self.f32().fn_type(&[self.i32().into()], false);

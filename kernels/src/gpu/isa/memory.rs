@@ -165,6 +165,18 @@ impl<'c> Emit<'c> {
         ok(self.b.build_store(self.at_elem(elem, base, index), half));
     }
 
+    /// The byte at `base` + `at` bytes.
+    pub fn load_byte(&self, base: Ptr<'c>, at: Int<'c>) -> Int<'c> {
+        let byte = ok(self.b.build_load(self.context.i8_type(), self.byte_offset(base, at), "")).into_int_value();
+        ok(self.b.build_int_z_extend(byte, self.context.i32_type(), ""))
+    }
+
+    /// Stores the last byte of `value` at `base` + `at` bytes.
+    pub fn store_byte(&self, base: Ptr<'c>, at: Int<'c>, value: Int<'c>) {
+        let byte = ok(self.b.build_int_truncate(value, self.context.i8_type(), ""));
+        ok(self.b.build_store(self.byte_offset(base, at), byte));
+    }
+
     /// Eight elements from a 16-byte (32-byte for f32) boundary: lanes 0..8 of a panel's half-column, in lane
     /// order; see `Layout::Panels`.
     pub fn load_half(&self, elem: Elem, at: Ptr<'c>) -> [Float<'c>; 8] {

@@ -1,5 +1,6 @@
 //! Tiles of shared memory and of registers, with their layout in their type, and the pipelines that fill them.
 
+mod codes;
 mod fragment;
 pub mod pipeline;
 mod register;
@@ -7,6 +8,7 @@ pub mod rows;
 mod shared;
 mod swizzle;
 
+pub use codes::{bytes, e4m3_pair, split};
 pub use fragment::Fragment;
 pub use register::RegisterTile;
 pub use rows::{TiledRows, tile_row};

@@ -113,6 +113,29 @@ impl<'c> Ring<'c> {
         self.advance(e);
     }
 
+    /// The same among producers who store for themselves at other times, each of whom comes here: the `first` one notes and copies.
+    pub fn produce_among(
+        &self,
+        e: &Emit<'c>,
+        first: Int<'c>,
+        bytes: u64,
+        note: impl FnOnce(&Emit<'c>, Int<'c>),
+        copy: impl FnOnce(&Emit<'c>, Int<'c>, Int<'c>),
+    ) {
+        let (stage, full, _) = self.at(e);
+        self.empty(e);
+        e.either(
+            first,
+            |e| {
+                note(e, stage);
+                e.barrier_expect(full, bytes);
+                copy(e, stage, full);
+            },
+            |e| e.barrier_arrive(full),
+        );
+        self.advance(e);
+    }
+
     /// The side of producers who store for themselves: waits for the stage in hand to be empty, and returns it.
     pub fn empty(&self, e: &Emit<'c>) -> Int<'c> {
         let (stage, _, empty) = self.at(e);

@@ -9,6 +9,44 @@ pub fn all() -> Vec<Case> {
     [codes(), attentions()].concat()
 }
 
+/// A fourth of these attentions over bf16 tiles once more, over codes where caches grow, and how such pages are made.
+pub fn tiled(of: &[Case]) -> Vec<Case> {
+    let coded = |(i, case): (usize, &Case)| {
+        let mut spec = case.spec.clone();
+        let mut changed = false;
+        for operand in &mut spec.operands {
+            if let OperandSpec::Cache(cache) = operand
+                && cache.policy == CachePolicy::Growing
+                && cache.order == KvOrder::Tiles
+            {
+                (cache.codec, changed) = (CODECS[i % 2], true);
+            }
+        }
+        let family = format!("{}, codes", case.family);
+        changed.then(|| Case { family, spec, ..case.clone() })
+    };
+    let attends = of.iter().filter(|case| case.spec.op.attention().is_some() && !appends(case));
+    let mut cases: Vec<Case> = attends.step_by(4).enumerate().filter_map(coded).collect();
+    for (i, (qk_dim, v_dim)) in [(64, 64), (128, 128), (192, 128), (64, 48)].into_iter().enumerate() {
+        let shape = AttnShape { heads: 6, kv_heads: 3, qk_dim, v_dim };
+        for (codec, batch) in CODECS.into_iter().flat_map(|codec| RAGGED.iter().map(move |batch| (codec, *batch))) {
+            let in_tiles = |cache: CacheSpec| OperandSpec::Cache(CacheSpec { order: KvOrder::Tiles, ..cache });
+            let ([cache, _], [_, from]) =
+                (caches(shape, 64, codec, 1, FEW), caches(shape, 64, KvCodec::Bf16, 1, FEW));
+            let op = StepOp::QuantiseKv(ops::QuantiseKv { kv_heads: 3, qk_dim, v_dim });
+            let spec = spec(op, vec![in_tiles(from), in_tiles(cache)], FEW);
+            let case = sized(case("quantise_kv tiled", &spec, batch, 0.0), i == 0);
+            cases.extend([case.clone(), Case { fill: Fill::OddVectors, ..case }]);
+        }
+    }
+    cases
+}
+
+/// Whether it writes to a cache.
+fn appends(case: &Case) -> bool {
+    case.spec.op.roles().iter().any(|role| role.writes() && matches!(role.kind, Kind::Cache { .. }))
+}
+
 const SHAPES: [AttnShape; 4] = [
     AttnShape { heads: 6, kv_heads: 2, qk_dim: 20, v_dim: 20 },
     AttnShape { heads: 4, kv_heads: 4, qk_dim: 24, v_dim: 12 },

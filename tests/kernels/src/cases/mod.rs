@@ -22,7 +22,9 @@ use crate::case::{Case, Fill};
 /// All cases; names are distinct.
 pub fn all() -> Vec<Case> {
     let tiled = [tiled::all(), page_lists::all(), strips::all()].concat();
-    [portable(), handed_on::all(&tiled), tiled, selection::tiled(), sample::all()].concat()
+    let handed_on = handed_on::all(&tiled);
+    let codes = [kv_codes::all(), kv_codes::tiled(&[&tiled[..], &handed_on].concat())].concat();
+    [portable(), codes, handed_on, tiled, selection::tiled(), sample::all()].concat()
 }
 
 /// The cases that need no tensor cores.

@@ -3,16 +3,21 @@
 use hyc_plan::CacheSpec;
 use hyc_plan::lists::EDGE;
 
-use super::{Item, SharedPages, Stages};
+use super::{CONSUMERS, Item, SharedPages, Stages};
 use crate::gpu::attention::branch::{Branch, Source};
 use crate::gpu::attention::page_lists::{PageLists, Segment, rows_of_tile, segments};
 use crate::gpu::isa::{Emit, Int};
+use crate::gpu::kv_codes::{Codes, Expander};
 use crate::gpu::paged_kv::{HeadPages, page_address, physical_page};
 use crate::gpu::work_item::group;
-use crate::lists::stage_bytes;
+use crate::lists::{query_bytes, stage_bytes};
 
 /// Gives a word of the bits of the queries that take a page.
 type Takers<'a, 'c> = &'a dyn Fn(u64) -> Int<'c>;
+
+/// Notes what is in a stage, and starts copies to it, counted by a barrier.
+type Note<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>);
+type Start<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>);
 
 /// Fills a stage with a page: its physical number, its flags, who takes it.
 type Copy<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, Takers<'_, 'c>);
@@ -28,20 +33,36 @@ impl SharedPages<'_, '_> {
                 e.store(stages.notes, e.add_const(at, 1 + i as i64), takers(i).into());
             }
         };
+        // The producer, or the first of them.
+        let first = |e: &Emit<'c>| e.eq(e.thread(), e.int(CONSUMERS));
+        let fill = |e: &Emit<'c>, bytes: u64, note: Note<'_, 'c>, copy: Start<'_, 'c>| match self.producers() {
+            1 => stages.ring.produce_noted(e, bytes, note, copy),
+            _ => stages.ring.produce_among(e, first(e), bytes, note, copy),
+        };
         for (i, (branch, cache)) in self.branches.iter().zip(&self.caches).enumerate() {
             // The ring's pages are ahead of the products: not so far that the second cache has forgotten again.
             if i + 1 == self.branches.len() {
-                self.prefetch(e, item, next_item);
+                match self.producers() {
+                    1 => self.prefetch(e, item, next_item),
+                    _ => e.when(first(e), |e| self.prefetch(e, item, next_item)),
+                }
             }
             let pages = HeadPages::new(e, *cache, kv_head);
+            let expander = Expander::of(cache).map(Expander::far);
             let page = |e: &Emit<'c>, physical: Int<'c>, flags: Int<'c>, takers: Takers<'_, 'c>| {
                 let page = page_address(e, cache, branch.cache, physical);
-                let bytes = stage_bytes(self.shape);
                 let note = |e: &Emit<'c>, stage: Int<'c>| note(e, stage, flags, takers);
-                stages.ring.produce_noted(e, bytes, note, |e, stage, full| {
-                    let to = e.add(stages.pages, e.mul_const(stage, bytes));
-                    pages.copy(e, page, to, full);
-                });
+                let Some(expander) = expander else {
+                    let bytes = stage_bytes(self.shape);
+                    return fill(e, bytes, &note, &|e, stage, full| {
+                        let to = e.add(stages.pages, e.mul_const(stage, bytes));
+                        pages.copy(e, page, to, full);
+                    });
+                };
+                let stage = stages.ring.empty(e);
+                e.when(first(e), |e| note(e, stage));
+                self.expand(e, expander, (Codes::of_page(e, cache, page, kv_head), stage));
+                stages.ring.filled(e, e.ge(e.thread(), e.int(CONSUMERS)));
             };
             match (branch.source, &self.lists) {
                 (Source::Listed(..), Some(lists)) => listed(e, lists, item, &page),
@@ -49,8 +70,19 @@ impl SharedPages<'_, '_> {
                 (Source::Window(width), _) => self.window(e, tile, (cache, width), &page),
             }
             let end = |e: &Emit<'c>, stage: Int<'c>| note(e, stage, e.int(0), &|_| e.int(0));
-            stages.ring.produce_noted(e, 0, end, |_, _, _| {});
+            fill(e, 0, &end, &|_, _, _| {});
         }
+    }
+
+    /// Makes bf16 tiles of a page's codes in a stage, by the whole warp group.
+    fn expand<'c>(&self, e: &Emit<'c>, expander: Expander, (codes, stage): (Codes<'c>, Int<'c>)) {
+        let threads = (e.add_const(e.thread(), -(CONSUMERS as i64)), self.producers());
+        let stage = e.mul_const(stage, stage_bytes(self.shape));
+        let keys = e.byte_offset(e.dynamic_shared(), e.add_const(stage, query_bytes(self.shape) as i64));
+        expander.keys(e, (codes, keys), self.shape.qk_dim, threads);
+        let values = e.byte_offset(keys, e.int(2 * 64 * self.shape.qk_dim));
+        expander.values(e, (codes, values), self.shape.v_dim, threads);
+        e.async_fence();
     }
 
     /// Has the second cache read the gates of an item and the queries of the next.

@@ -41,6 +41,8 @@ const CONSUMERS: u64 = GROUPS * 128;
 const THREADS: u64 = CONSUMERS + 128;
 /// Registers of a thread that multiplies, and of one that does not: those of 512 threads with 128 each.
 const REGISTERS: (u64, u64) = (160, 24);
+/// The same where the latter make bf16 of codes.
+const REGISTERS_OF_CODES: (u64, u64) = (152, 56);
 
 /// The kernel's sizes.
 struct SharedPages<'a, 's> {
@@ -94,6 +96,11 @@ pub fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
 }
 
 impl SharedPages<'_, '_> {
+    /// Threads that fill stages: one that copies, or a warp group that makes bf16 of codes.
+    fn producers(&self) -> u64 {
+        if self.caches.iter().any(|cache| cache.codec.scaled()) { 128 } else { 1 }
+    }
+
     /// Queries of a warp group.
     fn queries(&self) -> u64 {
         ROWS / group(self.shape)
@@ -117,20 +124,21 @@ impl SharedPages<'_, '_> {
     fn body<'c>(&self, e: &Emit<'c>) {
         let memory = e.dynamic_shared();
         let stages = Stages {
-            ring: Ring::new(e, self.stages, CONSUMERS / WARP),
+            ring: Ring::between(e, self.stages, (self.producers(), CONSUMERS / WARP)),
             pages: e.add_const(e.shared_address(memory), query_bytes(self.shape) as i64),
             notes: e.shared(self.stages * self.note_words()),
         };
         let warp = e.uniform(e.div_rem(e.thread(), WARP).0);
+        let (more, fewer) = if self.producers() == 1 { REGISTERS } else { REGISTERS_OF_CODES };
         e.either(
             e.lt(warp, e.int(CONSUMERS / WARP)),
             |e| {
-                e.take_registers(REGISTERS.0);
+                e.take_registers(more);
                 self.multiply(e, &stages, SharedTile::new(memory, GROUPS * ROWS));
             },
             |e| {
-                e.give_registers(REGISTERS.1);
-                e.when(e.eq(e.thread(), e.int(CONSUMERS)), |e| {
+                e.give_registers(fewer);
+                e.when(e.lt(e.thread(), e.int(CONSUMERS + self.producers())), |e| {
                     self.items(e, |e, item, next| self.produce(e, &stages, item, next));
                 });
             },
