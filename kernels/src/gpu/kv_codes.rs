@@ -48,7 +48,12 @@ impl<'c> Codes<'c> {
         let at = |bytes: u64| e.byte_offset(copy, e.int(bytes));
         let keys = cache.k_offset(1);
         let scales = keys + cache.page * cache.v_pad();
-        Codes { keys: at(0), values: at(keys), key_scales: at(scales), value_scales: at(scales + 4 * cache.page) }
+        Codes {
+            keys: at(0),
+            values: at(keys),
+            key_scales: at(scales),
+            value_scales: at(scales + 4 * cache.page),
+        }
     }
 }
 
@@ -167,6 +172,15 @@ impl Expander {
         [0, 4].map(|first| std::array::from_fn(|i| number(first + i)))
     }
 
+    /// Eight codes as bf16 before their scales: eight `at` of a page's rows, `plus` rows of tiles of 32 codes further.
+    pub fn eight<'c>(self, e: &Emit<'c>, page: Ptr<'c>, at: Int<'c>, plus: u64) -> Chunk<'c> {
+        let bytes_on = plus / 2 * ROW * ROW + plus % 2 * 32;
+        let at = e.add_const(e.mul_const(at, 8), bytes_on as i64);
+        let [a, b] =
+            e.load2(e.byte_offset(page, at)).map(|word| bytes(e, self.fp8, e.exchange_inner_bytes(word)));
+        [a[0], a[1], b[0], b[1]]
+    }
+
     /// A code as the number that it is before its scale.
     pub fn number<'c>(self, e: &Emit<'c>, code: Int<'c>) -> Float<'c> {
         let pair = bytes(e, self.fp8, code)[0];
@@ -198,7 +212,11 @@ pub fn quantise<'c>(k: &mut Kernel<'c, '_>, kv_heads: u64) {
         let codes = Codes::of_page(e, &cache, page, item.kv_head);
         for (dims, values) in [(cache.qk_dim, false), (cache.v_dim, true)] {
             let index = |e: &Emit<'c>, of: &CacheSpec, d: Int<'c>| {
-                if values { value_index(e, of, item.kv_head, place, d) } else { key_index(e, of, item.kv_head, place, d) }
+                if values {
+                    value_index(e, of, item.kv_head, place, d)
+                } else {
+                    key_index(e, of, item.kv_head, place, d)
+                }
             };
             let elem = from.codec.plain();
             let own: Vec<_> = (0..dims.div_ceil(WARP))
@@ -211,7 +229,8 @@ pub fn quantise<'c>(k: &mut Kernel<'c, '_>, kv_heads: u64) {
             let most = own.iter().fold(e.float(0.0), |most, (_, x)| e.fmax(most, magnitude(*x)));
             let most = e.warp_max(most);
             let infinite = e.float(f32::INFINITY);
-            let bad = own.iter().fold(e.no(), |bad, (_, x)| e.or(bad, e.not(e.above(infinite, magnitude(*x)))));
+            let bad =
+                own.iter().fold(e.no(), |bad, (_, x)| e.or(bad, e.not(e.above(infinite, magnitude(*x)))));
             let bad = e.any(bad);
             // The largest numbers must not become infinities by a rounding.
             let scale = e.fdiv(most, e.float(expander.most()));

@@ -143,16 +143,12 @@ impl<'c> HeadPages<'c> {
     }
 }
 
-/// Bytes of a KV head of a page in bf16 tiles, and of its keys: codes become such.
-pub fn head_bytes(cache: &CacheSpec) -> u64 {
-    2 * cache.page * (cache.qk_dim + cache.v_pad())
-}
-
+/// Bytes of the keys of a KV head of a page in bf16 tiles.
 pub fn key_bytes(cache: &CacheSpec) -> u64 {
     2 * cache.k_offset(1)
 }
 
-/// Bytes of it as it lies in its page, scales included.
+/// Bytes of a KV head as it lies in its page, scales included.
 pub fn copied_bytes(cache: &CacheSpec) -> u64 {
     let scales = if cache.codec.scaled() { 8 * cache.page } else { 0 };
     cache.codec.bytes() * cache.page * (cache.qk_dim + cache.v_pad()) + scales

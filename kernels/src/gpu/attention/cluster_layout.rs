@@ -56,7 +56,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    pub fn new(shape: AttnShape, blocks: u64, branches: &[Branch], (reader, stage): (&Reader, u64)) -> Layout {
+    pub fn new(
+        shape: AttnShape,
+        blocks: u64,
+        branches: &[Branch],
+        (reader, stage): (&Reader, u64),
+    ) -> Layout {
         let heads = group(shape);
         // Elements go four at a time.
         let share = (heads * shape.v_dim / 4).div_ceil(blocks) * 4;
@@ -135,7 +140,8 @@ mod tests {
                     let near = branch(Source::Window(window));
                     for branches in [&[near][..], &[far], &[far, near]] {
                         for (name, blocks) in CLUSTERS {
-                            let layout = Layout::new(shape, blocks, branches, (&reader, reader.stage_bytes()));
+                            let layout =
+                                Layout::new(shape, blocks, branches, (&reader, reader.stage_bytes()));
                             let places = (layout.places, layout.sharers);
                             let share = (blocks, layout.share);
                             let fixed = fixed_bytes(&reader, branches.len() as u64, places, share);

@@ -160,7 +160,8 @@ impl<'c> Branch<'c> {
         let (warp, lane) = e.div_rem(e.thread(), WARP);
         let (cache, heads) = (&self.cache, state.max.len() as u64);
         let base = page_base(e, cache, self.operand, item.sequence, logical);
-        let codes = Expander::of(cache).map(|expander| (expander, Codes::of_page(e, cache, base, item.kv_head)));
+        let codes =
+            Expander::of(cache).map(|expander| (expander, Codes::of_page(e, cache, base, item.kv_head)));
         let tokens: Vec<Int<'c>> =
             (0..cache.page.div_ceil(WARP)).map(|j| e.add_const(lane, (32 * j) as i64)).collect();
         let scores: Vec<Vec<Var<'c>>> =

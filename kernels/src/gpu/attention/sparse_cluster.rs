@@ -116,11 +116,13 @@ impl Cluster<'_> {
         turns.run(e, &supply, item.pages(e, first.cache.page), |e, place, logical| {
             let from = e.get(from).into_int_value();
             let halves = (turns.sharer, self.layout.sharers);
-            let codes = |e: &Emit<'c>, r: &Reader| r.expand(e, place, halves, &|e| turns.gather(e));
-            if self.readers.iter().any(|r| r.cache.codec.scaled()) {
-                self.by_branch(e, |e, number, _| codes(e, &self.readers[number]));
+            let page =
+                |e: &Emit<'c>, r: &Reader| r.page(e, item, q, (place, logical, from), halves, &state, None);
+            // Branches whose pages are stored alike have one code.
+            match self.readers.iter().all(|r| r.cache.codec.scaled() == first.cache.codec.scaled()) {
+                true => page(e, first),
+                false => self.by_branch(e, |e, number, _| page(e, &self.readers[number])),
             }
-            first.page(e, item, q, (place, logical, from), halves, &state, None);
         });
         // Behind all pages, in their place.
         e.barrier();

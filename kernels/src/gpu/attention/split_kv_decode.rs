@@ -137,7 +137,6 @@ fn split<'c>(e: &Emit<'c>, plan: &Plan, scored: bool) {
         };
         let state = r.nothing(e);
         turns.run(e, &supply, item.pages(e, r.cache.page), |e, place, logical| {
-            r.expand(e, place, (e.int(0), 1), &|e| e.warp_barrier());
             let page = (place, logical, e.int(0));
             r.page(e, item, q, page, (e.int(0), 1), &state, scored.then_some(&store));
         });

@@ -93,14 +93,6 @@ impl<'c> Turns<'c> {
         e.eq(self.sharer, e.int(0))
     }
 
-    /// A barrier of the warps that share the place.
-    pub fn gather(&self, e: &Emit<'c>) {
-        if self.sharers == 1 {
-            return e.warp_barrier();
-        }
-        e.named_barrier(e.add_const(self.place, 1), self.sharers * WARP);
-    }
-
     /// Waits until all warps of the place have read the page before: the first, which is to copy over it.
     fn meet(&self, e: &Emit<'c>) {
         if self.sharers == 1 {

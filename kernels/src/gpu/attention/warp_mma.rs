@@ -16,7 +16,7 @@ use hyc_plan::{AttnShape, CacheSpec};
 
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var, WARP};
 use crate::gpu::kv_codes::{Codes, Expander};
-use crate::gpu::paged_kv::{HeadPages, copied_bytes, head_bytes, key_bytes, page_address, physical_page};
+use crate::gpu::paged_kv::{HeadPages, copied_bytes, key_bytes, page_address, physical_page};
 use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES};
 use crate::gpu::work_item::{WorkItem, group};
 
@@ -94,29 +94,9 @@ impl Reader {
         }
     }
 
-    /// Bytes of a place for a page: bf16 tiles, behind which codes are copied where the cache is of those.
+    /// Bytes of what [`Reader::stage`] copies.
     pub fn stage_bytes(&self) -> u64 {
-        let codes = if self.cache.codec.scaled() { copied_bytes(&self.cache).next_multiple_of(128) } else { 0 };
-        head_bytes(&self.cache) + codes
-    }
-
-    /// Makes bf16 tiles of the codes that were copied to `place`, by the warps that share it, of which this is number `sharer`;
-    /// `meet`: a barrier of theirs. Nothing where the cache is of bf16.
-    pub fn expand<'c>(
-        &self,
-        e: &Emit<'c>,
-        place: Ptr<'c>,
-        (sharer, sharers): (Int<'c>, u64),
-        meet: &dyn Fn(&Emit<'c>),
-    ) {
-        let Some(expander) = Expander::of(&self.cache) else { return };
-        let copy = e.byte_offset(place, e.int(head_bytes(&self.cache)));
-        let codes = Codes::of_copy(e, &self.cache, copy);
-        let threads = (e.add(e.mul_const(sharer, WARP), e.lane()), sharers * WARP);
-        expander.keys(e, (codes, place), self.cache.qk_dim, threads);
-        let values = e.byte_offset(place, e.int(key_bytes(&self.cache)));
-        expander.values(e, (codes, values), self.cache.v_pad(), threads);
-        meet(e);
+        copied_bytes(&self.cache)
     }
 
     /// Starts copies of the item's KV head of a page to shared memory at `to`, which `full` counts. One thread.
@@ -124,9 +104,7 @@ impl Reader {
         let physical = physical_page(e, &self.cache, item.sequence, logical);
         let page = page_address(e, &self.cache, self.operand, physical);
         let pages = HeadPages::new(e, self.cache, item.kv_head);
-        e.barrier_expect(full, copied_bytes(&self.cache));
-        let behind = self.stage_bytes() - head_bytes(&self.cache);
-        let to = if behind > 0 { e.add_const(to, head_bytes(&self.cache) as i64) } else { to };
+        e.barrier_expect(full, self.stage_bytes());
         pages.copy(e, page, to, full);
     }
 
@@ -179,19 +157,30 @@ impl Reader {
             .map(|j| {
                 let low = e.add_const(odd, 2 * j);
                 let row = e.add(e.mul_const(half, 32), e.add(e.mul_const(pair, 8), low));
+                if self.cache.codec.scaled() {
+                    // In eights of codes, of which a row has as many as a bf16 row has pieces.
+                    return [e.add(e.mul_const(row, 8), t); 2];
+                }
                 [0, 4].map(|first| Swizzle::words(e, row, e.add_const(t, first)))
             })
             .collect();
         let scores: Vec<Vec<Var<'c>>> = (0..4).map(|_| (0..4).map(|_| e.float_var(0.0)).collect()).collect();
         let zero = e.int(0);
+        let expander = Expander::of(&self.cache);
         for j in 0..self.shape.qk_dim / 32 {
             let q = self.query_chunks(e, q, j);
             for (scores, at) in scores.iter().zip(&places) {
-                let at = e.add_const(at[(j % 2) as usize], (j / 2 * TILE_BYTES / 4) as i64);
-                Fragment { low: q[0], high: q.get(1).copied() }.multiply(e, scores, e.load4(page, at));
+                let key = match expander {
+                    Some(expander) => expander.eight(e, page, at[0], j),
+                    None => {
+                        let at = e.add_const(at[(j % 2) as usize], (j / 2 * TILE_BYTES / 4) as i64);
+                        e.load4(page, at)
+                    }
+                };
+                Fragment { low: q[0], high: q.get(1).copied() }.multiply(e, scores, key);
             }
         }
-        let p = self.softmax(e, half, (lo, hi), &scores, state, best);
+        let p = self.softmax(e, (page, half), (lo, hi), &scores, state, best);
         let partial = e.or(e.lt(zero, lo), e.lt(hi, e.int(self.cache.page)));
         let tokens = e.add(e.mul_const(t, 8), e.mul_const(half, 32));
         let inside = |token: Int<'c>| e.and(e.ge(token, lo), e.lt(token, hi));
@@ -218,7 +207,12 @@ impl Reader {
     /// The chunk of column tile `m` of V.
     fn values<'c>(&self, e: &Emit<'c>, page: Ptr<'c>, half: Int<'c>, m: u64) -> Chunk<'c> {
         let (g, t) = e.lane_pair();
-        let at = Swizzle::words(e, g, e.add(t, e.mul_const(half, 4)));
+        let piece = e.add(t, e.mul_const(half, 4));
+        if let Some(expander) = Expander::of(&self.cache) {
+            let first = e.byte_offset(page, e.int(self.cache.k_offset(1)));
+            return expander.eight(e, first, e.add(e.mul_const(e.add_const(g, 8 * m as i64), 8), piece), 0);
+        }
+        let at = Swizzle::words(e, g, piece);
         e.load4(page, e.add_const(at, (key_bytes(&self.cache) / 4 + m * 256) as i64))
     }
 
@@ -226,7 +220,7 @@ impl Reader {
     fn softmax<'c>(
         &self,
         e: &Emit<'c>,
-        half: Int<'c>,
+        (page, half): (Ptr<'c>, Int<'c>),
         (lo, hi): (Int<'c>, Int<'c>),
         scores: &[Vec<Var<'c>>],
         state: &State<'c>,
@@ -243,12 +237,20 @@ impl Reader {
                 e.and(e.ge(token, lo), e.lt(token, hi))
             })
             .collect();
+        // Codes are multiplied without their scales, which are those of tokens.
+        let scales = self.cache.codec.scaled().then(|| Codes::of_copy(e, &self.cache, page)).map(|codes| {
+            [codes.key_scales, codes.value_scales].map(|from| -> Vec<Float<'c>> {
+                let four = |first| e.load4(from, e.add_const(tokens, first)).map(|bits| e.widen(bits));
+                [four(0), four(4)].concat()
+            })
+        });
         // p[half][token]
         let mut p: Vec<Vec<Float<'c>>> = Vec::new();
         for (rows, best) in best.iter().enumerate() {
             let masked: Vec<Float<'c>> = (0..8)
                 .map(|i| {
                     let score = e.get_float(scores[i / 2][2 * rows + i % 2]);
+                    let score = scales.as_ref().map_or(score, |[keys, _]| e.fmul(score, keys[i]));
                     e.pick_float(visible[i], e.fmul(score, scale), none)
                 })
                 .collect();
@@ -269,7 +271,17 @@ impl Reader {
                     e.set(*acc, e.fmul(e.get_float(*acc), shrink).into());
                 }
             }
-            p.push(row);
+            // What is masked has a scale that may be no number.
+            let zero_where_masked = |i: usize, x| e.pick_float(visible[i], x, zero);
+            p.push(match &scales {
+                Some([_, values]) => row
+                    .iter()
+                    .zip(values)
+                    .enumerate()
+                    .map(|(i, (x, v))| zero_where_masked(i, e.fmul(*x, *v)))
+                    .collect(),
+                None => row,
+            });
         }
         [0, 4].map(|first| {
             let word = |rows: usize, i: usize| match p.get(rows) {

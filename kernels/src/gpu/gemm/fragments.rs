@@ -11,9 +11,9 @@
 use hyc_plan::pack::Half;
 use hyc_plan::{Codec, SPAN, TILE};
 
-use super::stored::{MINUS_128, MINUS_136, ONES, Record, Shares, nibble_pair};
+use super::stored::{MINUS_128, MINUS_136, Record, Shares, nibble_pair};
 use crate::gpu::isa::{Chunk, Emit, Float, Int};
-use crate::gpu::tile::{e4m3_pair, split};
+use crate::gpu::tile::{ONES, e4m3_pair, int8_pair, split};
 
 /// Words of `wgmma`'s left operand for a step of 16 inputs.
 pub type Step<'c> = [Int<'c>; 4];
@@ -29,7 +29,6 @@ pub fn tiles_of_a_run(codec: Codec) -> u64 {
 /// What a group of an output is multiplied by, and what is added.
 #[derive(Clone, Copy)]
 struct Share<'c> {
-    scale: Float<'c>,
     /// Both as the nearest bf16, and the nearest to the rest, twice in a word each.
     scales: [Int<'c>; 2],
     least: Option<[Int<'c>; 2]>,
@@ -37,7 +36,7 @@ struct Share<'c> {
 
 impl<'c> Share<'c> {
     fn new(e: &Emit<'c>, (scale, least): (Float<'c>, Option<Float<'c>>)) -> Share<'c> {
-        Share { scale, scales: split(e, scale), least: least.map(|least| split(e, least)) }
+        Share { scales: split(e, scale), least: least.map(|least| split(e, least)) }
     }
 
     /// Codes as bf16, a pair a word, as numbers.
@@ -112,12 +111,6 @@ impl<'c> Record<'c> {
             let bits = e.pick(e.eq(odd, e.int(0)), e.shift_left(word, 8), word);
             return share.scaled(e, e4m3_pair(e, bits));
         }
-        let bytes = e.and(e.shift_right_unsigned(word, e.mul_const(odd, 8)), e.int(0x00ff_00ff));
-        let biased = e.xor(bytes, e.int(0x0080_0080));
-        // 2^23 + 128 + code as an f32, less that.
-        let number = |bits| e.fmul(e.fsub(e.widen(bits), e.float(8_388_736.0)), share.scale);
-        let low = e.and_or(biased, e.int(0xffff), e.int(0x4b00_0000));
-        let high = e.or(e.shift_right_unsigned(biased, e.int(16)), e.int(0x4b00_0000));
-        e.pack_bf16(number(low), number(high))
+        share.scaled(e, int8_pair(e, e.shift_right_unsigned(word, e.mul_const(odd, 8))))
     }
 }

@@ -6,10 +6,9 @@ use hyc_plan::{Codec, Format, Layout, SPAN, STRIP, TILE};
 
 use super::pack_rows::{k_tiles, strip_offset};
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var};
-use crate::gpu::tile::{Fragment, TILE_BYTES, bytes, tile_row};
+use crate::gpu::tile::{Fragment, ONES, TILE_BYTES, bytes, tile_row};
 
-/// One in each half of a word of bf16, 128 and 136.
-pub const ONES: u64 = 0x3f80_3f80;
+/// Minus 128 and minus 136 in each half of a word of bf16.
 pub const MINUS_128: u64 = 0xc300_c300;
 pub const MINUS_136: u64 = 0xc308_c308;
 
@@ -186,7 +185,8 @@ impl<'c> Record<'c> {
                     nibbles(e, word, Some(minus).filter(|_| !biased))
                 }
                 codec => {
-                    let [a, b] = [0, 1].map(|i| bytes(e, matches!(codec, Codec::Fp8 { .. }), chunks[half][2 * second + i]));
+                    let [a, b] = [0, 1]
+                        .map(|i| bytes(e, matches!(codec, Codec::Fp8 { .. }), chunks[half][2 * second + i]));
                     [a[0], a[1], b[0], b[1]]
                 }
             })

@@ -167,7 +167,8 @@ impl<'c> Emit<'c> {
 
     /// The byte at `base` + `at` bytes.
     pub fn load_byte(&self, base: Ptr<'c>, at: Int<'c>) -> Int<'c> {
-        let byte = ok(self.b.build_load(self.context.i8_type(), self.byte_offset(base, at), "")).into_int_value();
+        let byte =
+            ok(self.b.build_load(self.context.i8_type(), self.byte_offset(base, at), "")).into_int_value();
         ok(self.b.build_int_z_extend(byte, self.context.i32_type(), ""))
     }
 

@@ -2,7 +2,8 @@
 
 use crate::gpu::isa::{Emit, Float, Int};
 
-/// 2^120 in each half of a word of bf16.
+/// One and 2^120 in each half of a word of bf16.
+pub const ONES: u64 = 0x3f80_3f80;
 const TWO_120: u64 = 0x7b80_7b80;
 
 /// Two numbers of E4M3, in the upper byte of each half of a word, as bf16.
@@ -13,18 +14,20 @@ pub fn e4m3_pair<'c>(e: &Emit<'c>, bits: Int<'c>) -> Int<'c> {
     e.fma_bf16(e.or(sign, rest), e.int(TWO_120), e.int(0x8000_8000))
 }
 
+/// Two signed bytes, the lower one of each half of a word, as bf16: 128 with the code's seven lower bits, less 128, or less 256
+/// where the eighth is set.
+pub fn int8_pair<'c>(e: &Emit<'c>, bits: Int<'c>) -> Int<'c> {
+    let most = e.and_or(bits, e.int(0x007f_007f), e.int(0x4300_4300));
+    let less = e.and_or(bits, e.int(0x0080_0080), e.int(0xc300_c300));
+    e.fma_bf16(most, e.int(ONES), less)
+}
+
 /// Four codes of eight bits as bf16, of E4M3 or signed: bytes 0 and 2, 1 and 3.
 pub fn bytes<'c>(e: &Emit<'c>, fp8: bool, word: Int<'c>) -> [Int<'c>; 2] {
-    if fp8 {
-        return [e.shift_left(word, 8), word].map(|bits| e4m3_pair(e, bits));
+    match fp8 {
+        true => [e.shift_left(word, 8), word].map(|bits| e4m3_pair(e, bits)),
+        false => [word, e.shift_right_unsigned(word, e.int(8))].map(|bits| int8_pair(e, bits)),
     }
-    // 2^23 + 128 + code as an f32, less that.
-    let biased = e.xor(word, e.int(0x8080_8080));
-    let code = |byte: u64| {
-        let byte = e.and(e.shift_right_unsigned(biased, e.int(8 * byte)), e.int(0xff));
-        e.fsub(e.widen(e.or(byte, e.int(0x4b00_0000))), e.float(8_388_736.0))
-    };
-    [e.pack_bf16(code(0), code(2)), e.pack_bf16(code(1), code(3))]
 }
 
 /// `x` as the sum of two bf16, each twice in a word.

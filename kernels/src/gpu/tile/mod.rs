@@ -8,7 +8,7 @@ pub mod rows;
 mod shared;
 mod swizzle;
 
-pub use codes::{bytes, e4m3_pair, split};
+pub use codes::{ONES, bytes, e4m3_pair, int8_pair, split};
 pub use fragment::Fragment;
 pub use register::RegisterTile;
 pub use rows::{TiledRows, tile_row};

@@ -29,8 +29,11 @@ pub fn tiled(of: &[Case]) -> Vec<Case> {
     let mut cases: Vec<Case> = attends.step_by(4).enumerate().filter_map(coded).collect();
     for (i, (qk_dim, v_dim)) in [(64, 64), (128, 128), (192, 128), (64, 48)].into_iter().enumerate() {
         let shape = AttnShape { heads: 6, kv_heads: 3, qk_dim, v_dim };
-        for (codec, batch) in CODECS.into_iter().flat_map(|codec| RAGGED.iter().map(move |batch| (codec, *batch))) {
-            let in_tiles = |cache: CacheSpec| OperandSpec::Cache(CacheSpec { order: KvOrder::Tiles, ..cache });
+        for (codec, batch) in
+            CODECS.into_iter().flat_map(|codec| RAGGED.iter().map(move |batch| (codec, *batch)))
+        {
+            let in_tiles =
+                |cache: CacheSpec| OperandSpec::Cache(CacheSpec { order: KvOrder::Tiles, ..cache });
             let ([cache, _], [_, from]) =
                 (caches(shape, 64, codec, 1, FEW), caches(shape, 64, KvCodec::Bf16, 1, FEW));
             let op = StepOp::QuantiseKv(ops::QuantiseKv { kv_heads: 3, qk_dim, v_dim });

@@ -35,7 +35,8 @@ impl SharedPages<'_, '_> {
         };
         // The producer, or the first of them.
         let first = |e: &Emit<'c>| e.eq(e.thread(), e.int(CONSUMERS));
-        let fill = |e: &Emit<'c>, bytes: u64, note: Note<'_, 'c>, copy: Start<'_, 'c>| match self.producers() {
+        let fill = |e: &Emit<'c>, bytes: u64, note: Note<'_, 'c>, copy: Start<'_, 'c>| match self.producers()
+        {
             1 => stages.ring.produce_noted(e, bytes, note, copy),
             _ => stages.ring.produce_among(e, first(e), bytes, note, copy),
         };
