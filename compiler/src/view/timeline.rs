@@ -10,7 +10,7 @@ use super::line::{self, names_weight};
 use super::shape::Template;
 
 /// Passes with what they do, in a sentence.
-const TOLD: [(&str, &str); 10] = [
+const TOLD: [(&str, &str); 11] = [
     ("input", "What the front end wrote or the dump held: mathematics alone, nothing fused, nothing shared."),
     (
         "detect-chains",
