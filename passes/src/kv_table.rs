@@ -117,9 +117,10 @@ pub fn kv_table(plan: &Plan) -> KvTable {
         full = Caches::like(cache, layers);
         swa = Caches::like(cache, layers.saturating_sub(sparse));
         if window > 0 {
-            if let CachePolicy::Ring { window, pages } =
-                CachePolicy::ring(window, plan.model.chunk, plan.model.page)
-            {
+            let policy = CachePolicy::ring(window, plan.model.chunk, plan.model.page);
+            // The plan's own windows may store something else than its growing caches.
+            let cache = plan.caches.iter().find(|own| own.policy == policy).unwrap_or(cache);
+            if let CachePolicy::Ring { window, pages } = policy {
                 swa = swa.with_rings(sparse, window, pages, cache);
             }
         }

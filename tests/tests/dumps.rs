@@ -78,7 +78,7 @@ fn a_folder_has_a_file_a_pass() {
     assert!(at.join("m.hyc").exists());
     let second = files(&at.join("dumps"));
     assert!(second["00-input.hyir"].contains("= weight() layer 8 :"));
-    assert_eq!(second["10-plan.txt"], first["10-plan.txt"]);
+    assert_eq!(second["11-plan.txt"], first["11-plan.txt"]);
     // Nothing is written where nothing comes of it.
     refused(at, &["compile", "--plan-only", "--target", "sm_1", "--dump-dir", "none", &model], 4, &["sm_1"]);
     assert!(!at.join("none").exists());
@@ -97,8 +97,8 @@ fn a_folder_of_others_is_left_alone() {
     std::fs::create_dir(at.join("mine")).unwrap();
     std::fs::write(at.join("mine/a\u{1b}[2Jb"), "mine").unwrap();
     dump("mine", &["holds a\\u{1b}[2Jb"]);
-    std::fs::create_dir_all(at.join("odd/10-plan.txt")).unwrap();
-    dump("odd", &["10-plan.txt is a folder"]);
+    std::fs::create_dir_all(at.join("odd/11-plan.txt")).unwrap();
+    dump("odd", &["11-plan.txt is a folder"]);
     std::os::unix::fs::symlink("nowhere", at.join("link")).unwrap();
     dump("link", &["symbolic link to a file that does not exist"]);
     refused(at, &["compile", "--plan-only", "--dump-dir", "no/such", &model], 3, &["there is no folder no"]);
@@ -111,7 +111,7 @@ fn a_folder_of_others_is_left_alone() {
     let words = ["is the dump dumps/03-fuse-topk.hyir, which is read"];
     refused(at, &["compile", "--plan-only", "--dump-dir", "dumps", input], 2, &words);
     assert_eq!(std::fs::read(at.join(input)).unwrap(), kept);
-    let both = ["compile", "--emit", "plan", "-o", "dumps/10-plan.txt", "--dump-dir", "dumps", &model];
+    let both = ["compile", "--emit", "plan", "-o", "dumps/11-plan.txt", "--dump-dir", "dumps", &model];
     refused(at, &both, 2, &["is a file of `--dump-dir`, and what `-o` names"]);
 }
 
@@ -140,7 +140,7 @@ fn passes_are_printed_where_they_do_something() {
     let (names, _) = sections(&["--print-ir-after-change", full.to_str().unwrap()]);
     assert!(!names.contains(&"fuse-branches".to_string()), "{names:?}");
     let (names, _) = sections(&["--print-ir-after-all", full.to_str().unwrap()]);
-    assert_eq!(names.len(), 10);
+    assert_eq!(names.len(), 11);
 }
 
 /// What all passes printed is one input, in which the last graph counts.
@@ -186,8 +186,8 @@ fn layers_are_shown_alone() {
     }
     printed(at, &["compile", "--plan-only", "--dump-dir", "part", "--layers", "4-5", &model]);
     let part = files(&at.join("part"));
-    assert!(part["08-plan-memory.txt"].contains("%L4.") && !part["08-plan-memory.txt"].contains("%L8."));
-    assert!(part["10-plan.txt"].contains("layer 5, steps") && !part["10-plan.txt"].contains("layers 2"));
+    assert!(part["09-plan-memory.txt"].contains("%L4.") && !part["09-plan-memory.txt"].contains("%L8."));
+    assert!(part["11-plan.txt"].contains("layer 5, steps") && !part["11-plan.txt"].contains("layers 2"));
 
     refused(
         at,

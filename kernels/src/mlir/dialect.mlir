@@ -24,7 +24,9 @@ irdl.dialect @hysparse {
     %v_dim = irdl.base "#builtin.integer"
     %f32 = irdl.is f32
     %bf16 = irdl.is bf16
-    %elem = irdl.any_of(%f32, %bf16)
+    %int8 = irdl.is i8
+    %fp8 = irdl.is f8E4M3FN
+    %elem = irdl.any_of(%f32, %bf16, %int8, %fp8)
     %page = irdl.base "#builtin.integer"
     %growing = irdl.base @hysparse::@growing
     %ring = irdl.base @hysparse::@ring
@@ -88,6 +90,23 @@ irdl.dialect @hysparse {
     %k = irdl.base "!builtin.tensor"
     %v = irdl.base "!builtin.tensor"
     irdl.operands(cache: %cache, k: %k, v: %v)
+    irdl.results(out: %cache)
+  }
+  irdl.operation @quantise_kv {
+    %kv_heads = irdl.base "#builtin.integer"
+    %qk_dim = irdl.base "#builtin.integer"
+    %v_dim = irdl.base "#builtin.integer"
+    %codes = irdl.any
+    %page = irdl.base "#builtin.integer"
+    %policy = irdl.any
+    %map = irdl.base "#builtin.string"
+    %elem = irdl.any
+    %from_page = irdl.base "#builtin.integer"
+    %from_policy = irdl.any
+    %from_map = irdl.base "#builtin.string"
+    %cache = irdl.parametric @types::@hysparse::@cache<%kv_heads, %qk_dim, %v_dim, %codes, %page, %policy, %map>
+    %from = irdl.parametric @types::@hysparse::@cache<%kv_heads, %qk_dim, %v_dim, %elem, %from_page, %from_policy, %from_map>
+    irdl.operands(cache: %cache, from: %from)
     irdl.results(out: %cache)
   }
   // Rows.

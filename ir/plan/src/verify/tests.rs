@@ -2,6 +2,7 @@
 
 use crate::*;
 
+mod codes;
 mod described;
 mod provenance;
 mod slices;
