@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hyc_plan::{AttnShape, BufferId, CacheId, Kind, Operand, SelectShape, Step};
+use hyc_plan::{AttnShape, BufferId, CacheId, Kind, Operand, Plan, SelectShape, Step};
 use hyc_runtime::{Engine, Model, Session, SessionOptions, Values};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -166,6 +166,20 @@ fn look(
             let kv_head = head / group;
             recall.push(share(query, keys, kv_head * dim, &lists[kv_head], at.select.block));
         }
+    }
+    Ok(())
+}
+
+/// The layers of a plan that select, and what; in the order of their steps.
+pub fn selecting(plan: &Plan) -> Vec<(u32, SelectShape)> {
+    let makes = plan.steps.iter().filter_map(attention).filter(|at| at.makes);
+    makes.map(|at| (at.layer, at.select)).collect()
+}
+
+/// Adds what a step that has just run has chosen for its rows, where it selects. Errors: the engine's.
+pub fn collect(oracles: &mut Vec<Oracle>, step: &Step, engine: &Engine) -> Result<()> {
+    if let Some(at) = attention(step).filter(|at| at.makes) {
+        keep(oracles, &at, &lists(&at, step, engine)?);
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
-//! How well a model does on a text: perplexity, keys that were planted in it, and what its selections hold of attention.
+//! How well a model does on a text: perplexity, keys that were planted in it, what its selections hold of attention, and how
+//! far all of it is from a reference's.
 
+mod against;
 mod perplexity;
 
 use std::fmt;
@@ -13,6 +15,7 @@ use crate::chosen::{Chosen, Reader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::table;
 
+pub use against::{Comparison, compare, fit};
 pub use perplexity::{Perplexity, perplexity};
 
 /// A key that was planted in a text.
@@ -173,6 +176,8 @@ pub struct Report {
     pub perplexity: Option<Perplexity>,
     pub keys: Option<Vec<Key>>,
     pub recalls: Option<Vec<Option<Recall>>>,
+    /// Beside a reference, and what that is called.
+    pub against: Option<(String, Comparison)>,
 }
 
 impl Report {
@@ -218,6 +223,9 @@ impl Report {
             let Perplexity { tokens, windows: count, .. } = p;
             text += &format!("perplexity {:.4} of {tokens} tokens in {count} {windows}{bits}\n", p.value());
         }
+        if let Some((reference, comparison)) = &self.against {
+            text += &comparison.text(reference);
+        }
         if let (Some(keys), Some((found, all))) = (&self.keys, self.found()) {
             let missed: Vec<String> =
                 keys.iter().filter(|key| !key.found).map(|key| format!("{:.2}", key.depth)).collect();
@@ -257,6 +265,7 @@ impl Report {
                 keys.iter().map(|key| json!({ "depth": key.depth, "found": key.found })).collect::<Vec<_>>()
             }),
             "recall": self.recalls.as_ref().map(|all| all.iter().flatten().map(recall).collect::<Vec<_>>()),
+            "against": self.against.as_ref().map(|(reference, comparison)| comparison.json(reference)),
         })
     }
 }
@@ -293,6 +302,7 @@ mod tests {
             perplexity: Some(Perplexity { tokens: 10, windows: 1, nats: 23.0, bytes: Some(40) }),
             keys: Some(vec![Key { depth: 0.25, found: true }, Key { depth: 0.75, found: false }]),
             recalls: Some(vec![recall(1, 0.95), None, recall(3, 0.8)]),
+            against: None,
         };
         assert!(report.hold(&[Gate::Recall(0.8), Gate::Keys(0.5), Gate::Perplexity(10.0)]).is_ok());
         let says = |gate| report.hold(&[gate]).unwrap_err().message;
