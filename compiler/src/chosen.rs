@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hyc_plan::{AttnShape, BufferId, CacheId, Kind, Operand, SelectShape, Step};
+use hyc_plan::{AttnShape, BufferId, CacheId, Kind, Operand, Plan, SelectShape, Step};
 use hyc_runtime::{Engine, Model, Session, SessionOptions, Values};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -38,6 +38,13 @@ pub struct Oracle {
     pub select: SelectShape,
     /// By KV head and token: blocks, best first.
     pub heads: Vec<Vec<Vec<u32>>>,
+}
+
+impl Oracle {
+    /// The first token that sees a block more than are selected.
+    pub fn first_that_chooses(&self) -> usize {
+        self.select.blocks.saturating_mul(self.select.block) as usize
+    }
 }
 
 /// A layer that reads a selection.
@@ -131,25 +138,13 @@ fn look(
     begin: u64,
 ) -> Result<()> {
     let Some(at) = attention(step) else { return Ok(()) };
-    let (Values::I32(lists), Values::F32(queries)) = (engine.buffer(at.list)?, engine.buffer(at.queries)?)
-    else {
-        return Err(Error::new(ErrorKind::Internal, format!("{} reads no selection", step.name)));
+    let Values::F32(queries) = engine.buffer(at.queries)? else {
+        return Err(Error::new(ErrorKind::Internal, format!("{} has no queries", step.name)));
     };
-    let chosen: Vec<Vec<Vec<u32>>> = lists
-        .chunks((at.select.kv_heads * at.select.blocks) as usize)
-        .map(|row| row.chunks(at.select.blocks as usize).map(visible).collect())
-        .collect();
+    let chosen = lists(&at, step, engine)?;
     if at.makes {
         makers.insert(at.list, at.layer);
-        let place = found.oracles.iter().position(|oracle| oracle.layer == at.layer);
-        let place = place.unwrap_or_else(|| {
-            let heads = vec![Vec::new(); at.select.kv_heads as usize];
-            found.oracles.push(Oracle { layer: at.layer, select: at.select, heads });
-            found.oracles.len() - 1
-        });
-        for row in &chosen {
-            found.oracles[place].heads.iter_mut().zip(row).for_each(|(head, list)| head.push(list.clone()));
-        }
+        keep(&mut found.oracles, &at, &chosen);
     }
     let oracle = makers.get(&at.list).copied().unwrap_or(at.layer);
     let place = found.readers.iter().position(|reader| reader.layer == at.layer);
@@ -173,6 +168,41 @@ fn look(
         }
     }
     Ok(())
+}
+
+/// The layers of a plan that select, and what; in the order of their steps.
+pub fn selecting(plan: &Plan) -> Vec<(u32, SelectShape)> {
+    let makes = plan.steps.iter().filter_map(attention).filter(|at| at.makes);
+    makes.map(|at| (at.layer, at.select)).collect()
+}
+
+/// Adds what a step that has just run has chosen for its rows, where it selects. Errors: the engine's.
+pub fn collect(oracles: &mut Vec<Oracle>, step: &Step, engine: &Engine) -> Result<()> {
+    if let Some(at) = attention(step).filter(|at| at.makes) {
+        keep(oracles, &at, &lists(&at, step, engine)?);
+    }
+    Ok(())
+}
+
+/// The blocks of the selection of a step that has just run, by its rows and KV heads.
+fn lists(at: &Look, step: &Step, engine: &Engine) -> Result<Vec<Vec<Vec<u32>>>> {
+    let Values::I32(lists) = engine.buffer(at.list)? else {
+        return Err(Error::new(ErrorKind::Internal, format!("{} reads no selection", step.name)));
+    };
+    let rows = lists.chunks((at.select.kv_heads * at.select.blocks) as usize);
+    Ok(rows.map(|row| row.chunks(at.select.blocks as usize).map(visible).collect()).collect())
+}
+
+/// Adds the lists of rows to those of their layer.
+fn keep(oracles: &mut Vec<Oracle>, at: &Look, rows: &[Vec<Vec<u32>>]) {
+    let place = oracles.iter().position(|oracle| oracle.layer == at.layer).unwrap_or_else(|| {
+        let heads = vec![Vec::new(); at.select.kv_heads as usize];
+        oracles.push(Oracle { layer: at.layer, select: at.select, heads });
+        oracles.len() - 1
+    });
+    for row in rows {
+        oracles[place].heads.iter_mut().zip(row).for_each(|(head, list)| head.push(list.clone()));
+    }
 }
 
 /// The blocks of a list, whose end is -1 where fewer are visible.

@@ -44,7 +44,7 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 /// The first token for which not every block can be kept.
 fn first_choice(chosen: &Chosen, reader: &Reader) -> usize {
     let oracle = chosen.oracles.iter().find(|oracle| oracle.layer == reader.oracle);
-    oracle.map_or(0, |oracle| oracle.select.blocks.saturating_mul(oracle.select.block) as usize)
+    oracle.map_or(0, Oracle::first_that_chooses)
 }
 
 fn recall(h: &mut Html, facts: &Facts<'_>, chosen: &Chosen) {

@@ -1,4 +1,8 @@
-//! How well a model does on a text: perplexity, keys that were planted in it, and what its selections hold of attention.
+//! How well a model does on a text: perplexity, keys that were planted in it, what its selections hold of attention, and how
+//! far all of it is from a reference's.
+
+mod against;
+mod perplexity;
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,30 +15,8 @@ use crate::chosen::{Chosen, Reader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::table;
 
-/// How probable a text is to a model.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Perplexity {
-    /// Tokens whose probability counts: all of a window but its first.
-    pub tokens: u64,
-    /// Windows, each of which begins anew.
-    pub windows: u64,
-    /// The sum of -ln p.
-    pub nats: f64,
-    /// Bytes of text that the tokens stand for, where there is a tokenizer.
-    pub bytes: Option<u64>,
-}
-
-impl Perplexity {
-    /// e to the mean of -ln p (Jelinek et al., 1977).
-    pub fn value(&self) -> f64 {
-        (self.nats / self.tokens.max(1) as f64).exp()
-    }
-
-    /// Bits of a byte of text.
-    pub fn bits_per_byte(&self) -> Option<f64> {
-        self.bytes.map(|bytes| self.nats / std::f64::consts::LN_2 / bytes.max(1) as f64)
-    }
-}
+pub use against::{Comparison, compare, fit};
+pub use perplexity::{Perplexity, perplexity};
 
 /// A key that was planted in a text.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,59 +25,6 @@ pub struct Key {
     pub depth: f64,
     /// Whether the model's likeliest tokens name it.
     pub found: bool,
-}
-
-/// -ln p of `token`, of logits.
-fn surprise(logits: &[f32], token: u32) -> f64 {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|x| f64::from(x - most).exp()).sum();
-    sum.ln() - f64::from(logits[token as usize] - most)
-}
-
-/// The perplexity of a text of these tokens in windows of `context` tokens that do not overlap, each behind `begin`, the
-/// tokens that begin a text. `seen` is told of tokens that are through, and may end it. Errors: no window has two tokens; those
-/// of the session.
-pub fn perplexity(
-    session: &mut Session,
-    tokenizer: Option<&Tokenizer>,
-    (begin, tokens): (&[u32], &[u32]),
-    context: usize,
-    seen: &mut dyn FnMut(u64) -> Result<()>,
-) -> Result<Perplexity> {
-    let room = context.saturating_sub(begin.len());
-    if room < 2 || tokens.len() < 2 {
-        return Err(
-            Error::input("there is nothing to predict: two tokens are the least").help("give a longer text")
-        );
-    }
-    session.set_all_logits(true);
-    let mut sum = Perplexity { tokens: 0, windows: 0, nats: 0.0, bytes: tokenizer.map(|_| 0) };
-    for window in tokens.chunks(room).filter(|window| window.len() > 1) {
-        let id = session.add_sequence()?;
-        session.feed(id, &[begin, window].concat())?;
-        // The row of token i of the window tells of token i + 1.
-        let mut next = 1 - begin.len() as i64;
-        while session.pending(id)? > 0 {
-            let step = session.step()?;
-            for (_, logits) in &step.logits {
-                let logits = logits.as_ref().map_err(|error| Error::input(error.message.clone()))?;
-                if let Some(token) =
-                    usize::try_from(next).ok().filter(|at| *at > 0).and_then(|at| window.get(at))
-                {
-                    sum.nats += surprise(logits, *token);
-                    sum.tokens += 1;
-                }
-                next += 1;
-            }
-            seen(step.tokens)?;
-        }
-        session.remove_sequence(id)?;
-        sum.windows += 1;
-        if let (Some(bytes), Some(tokenizer)) = (&mut sum.bytes, tokenizer) {
-            *bytes += tokenizer.decode(&window[1..])?.len() as u64;
-        }
-    }
-    Ok(sum)
 }
 
 /// Plants a number in `context` tokens of the text, at `count` depths one after the other, and asks for it at the end. The
@@ -181,9 +110,8 @@ pub struct Recall {
 /// is given: it keeps all.
 pub fn recalls(chosen: &Chosen) -> Vec<Option<Recall>> {
     let one = |reader: &Reader| {
-        let select = chosen.oracles.iter().find(|oracle| oracle.layer == reader.oracle)?.select;
-        // The first token that sees a block more than are selected.
-        let first = (select.block * select.blocks) as usize;
+        let oracle = chosen.oracles.iter().find(|oracle| oracle.layer == reader.oracle)?;
+        let first = oracle.first_that_chooses();
         let heads: Vec<f64> = (reader.recall.iter())
             .filter_map(|head| head.get(first..).filter(|tail| !tail.is_empty()))
             .map(|tail| tail.iter().map(|x| f64::from(*x)).sum::<f64>() / tail.len() as f64)
@@ -248,6 +176,8 @@ pub struct Report {
     pub perplexity: Option<Perplexity>,
     pub keys: Option<Vec<Key>>,
     pub recalls: Option<Vec<Option<Recall>>>,
+    /// Beside a reference, and what that is called.
+    pub against: Option<(String, Comparison)>,
 }
 
 impl Report {
@@ -293,6 +223,9 @@ impl Report {
             let Perplexity { tokens, windows: count, .. } = p;
             text += &format!("perplexity {:.4} of {tokens} tokens in {count} {windows}{bits}\n", p.value());
         }
+        if let Some((reference, comparison)) = &self.against {
+            text += &comparison.text(reference);
+        }
         if let (Some(keys), Some((found, all))) = (&self.keys, self.found()) {
             let missed: Vec<String> =
                 keys.iter().filter(|key| !key.found).map(|key| format!("{:.2}", key.depth)).collect();
@@ -332,6 +265,7 @@ impl Report {
                 keys.iter().map(|key| json!({ "depth": key.depth, "found": key.found })).collect::<Vec<_>>()
             }),
             "recall": self.recalls.as_ref().map(|all| all.iter().flatten().map(recall).collect::<Vec<_>>()),
+            "against": self.against.as_ref().map(|(reference, comparison)| comparison.json(reference)),
         })
     }
 }
@@ -352,17 +286,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn surprise_is_minus_the_log_of_the_softmax() {
-        let logits = [1.0f32, 2.0, 3.0];
-        let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
-        for (token, logit) in (0..).zip(logits) {
-            assert!((surprise(&logits, token) - (sum.ln() - f64::from(logit))).abs() < 1e-12);
-        }
-        // Far beyond what an exponential holds.
-        assert!((surprise(&[1e4, 0.0], 1) - 1e4).abs() < 1e-3);
-    }
-
-    #[test]
     fn gates_are_read_and_name_what_fails() {
         let kept = EvalGates { recall: Some(0.9), perplexity: Some(12.0), ..EvalGates::default() };
         assert_eq!(gates(&kept), [Gate::Recall(0.9), Gate::Perplexity(12.0)]);
@@ -379,6 +302,7 @@ mod tests {
             perplexity: Some(Perplexity { tokens: 10, windows: 1, nats: 23.0, bytes: Some(40) }),
             keys: Some(vec![Key { depth: 0.25, found: true }, Key { depth: 0.75, found: false }]),
             recalls: Some(vec![recall(1, 0.95), None, recall(3, 0.8)]),
+            against: None,
         };
         assert!(report.hold(&[Gate::Recall(0.8), Gate::Keys(0.5), Gate::Perplexity(10.0)]).is_ok());
         let says = |gate| report.hold(&[gate]).unwrap_err().message;
