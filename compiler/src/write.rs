@@ -4,13 +4,12 @@ use std::io::{self, BufWriter, Cursor, Seek, SeekFrom, Write};
 
 use hyc_plan::artefact::{
     ALIGN, ASM, CODE, CUBIN, EVAL_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, ROOT_KEY,
-    SAMPLING_KEY, TEXT_KEY, TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY, hex,
+    SAMPLING_KEY, TEXT_KEY, TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY, digest, hex,
 };
 use hyc_plan::eval::EvalGates;
 use hyc_plan::pack::Packer;
 use hyc_plan::sampling::SamplingDefaults;
 use hyc_plan::{Plan, Weight};
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::output::{Target, Whole};
@@ -143,9 +142,9 @@ fn write(
     }
     out.flush().map_err(fail)?;
     drop(out);
-    let root = hex(&Sha256::digest(tree.leaves()));
+    let root = hex(&digest(tree.leaves()));
     let unsigned = header(&entries, artefact, stated, absent, &root, NO_HASH)?;
-    let hash = hex(&Sha256::digest(&unsigned[8..]));
+    let hash = hex(&digest(&unsigned[8..]));
     let signed = header(&entries, artefact, stated, absent, &root, &hash)?;
     to.seek(SeekFrom::Start(0)).map_err(fail)?;
     to.write_all(&signed).map_err(fail)?;

@@ -5,8 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use hyc_plan::artefact::{DIGEST, LEAF, ROOT_KEY, TREE, hex};
-use sha2::{Digest, Sha256};
+use hyc_plan::artefact::{DIGEST, LEAF, ROOT_KEY, TREE, digest, hex};
 
 use super::fault::damaged;
 use super::header::Header;
@@ -34,7 +33,7 @@ impl Digests {
     pub(super) fn new(path: &Path, file: &[u8], header: &Header) -> Result<Digests> {
         let place = header.tensors.get(TREE).map(|tree| tree.place.clone());
         let tree = place.ok_or_else(|| damaged(path, "it has no digests"))?;
-        if header.metadata.get(ROOT_KEY) != Some(&hex(&Sha256::digest(&file[tree.clone()]))) {
+        if header.metadata.get(ROOT_KEY) != Some(&hex(&digest(&file[tree.clone()]))) {
             return Err(damaged(path, "its digests do not have the digest that is stated"));
         }
         let others = header.tensors.iter().filter(|(name, _)| *name != TREE);
@@ -79,7 +78,7 @@ impl Digests {
             return true;
         }
         let stated = &file[self.tree.clone()][leaf * DIGEST..][..DIGEST];
-        let right = Sha256::digest(&file[self.place(leaf).1])[..] == *stated;
+        let right = digest(&file[self.place(leaf).1])[..] == *stated;
         self.right[leaf].store(right, Ordering::Relaxed);
         right
     }
