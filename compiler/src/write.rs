@@ -174,7 +174,7 @@ fn copy(model: &Model, id: WeightId, sink: &mut dyn FnMut(&[u8]) -> Result<()>) 
     let copied = model.weight_pieces(id, PIECE, &mut |piece| {
         result = sink(piece);
         let ended = || hyc_runtime::Error::new(hyc_runtime::ErrorKind::Cancelled, "writing ended");
-        result.as_ref().map(|()| ()).map_err(|_| ended())
+        result.as_ref().copied().map_err(|_| ended())
     });
     result.and(copied.map_err(Error::from))
 }

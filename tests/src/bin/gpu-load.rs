@@ -1,6 +1,6 @@
 //! How long a GPU's artefact with all its weights takes to its first token, beside what the bus takes for its bytes.
 //!
-//! The weights are made up and written first, beside the artefacts, which were compiled with `--no-weights`.
+//! The weights are made up and written first: the artefacts were compiled with `--no-weights`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A program of the tests: it may end at a closed pipe.
 
@@ -26,7 +26,8 @@ struct Args {
     /// Only artefacts whose name holds this
     #[arg(long, default_value = "")]
     filter: String,
-    /// Where artefacts with weights are written; they go when their times are known
+    /// Where artefacts with weights are written; they go when their times are known. A file system in memory (/dev/shm) takes
+    /// them without a disk
     #[arg(long, default_value = "/tmp")]
     out: PathBuf,
     /// Loads of each kind
