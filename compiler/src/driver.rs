@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use hyc_ir::Graph;
 use hyc_kernels::cpu::{self, CpuTarget};
+use hyc_kernels::table::Table;
 use hyc_kernels::{Nvidia, gpu_generator};
 use hyc_passes::PassReport;
-use hyc_plan::table::Table;
 use hyc_plan::{Backend, Gpu, Plan, TargetKind};
 
 use crate::dump::Dump;

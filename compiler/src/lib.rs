@@ -44,6 +44,7 @@ pub mod object;
 #[cfg(feature = "cli")]
 mod oracles;
 pub mod output;
+mod packing;
 #[cfg(feature = "cli")]
 mod provenance;
 #[cfg(feature = "cli")]

@@ -1,7 +1,6 @@
 //! The tree of digests of an artefact in the making (`hyc_plan::artefact::TREE`).
 
-use hyc_plan::artefact::{DIGEST, LEAF};
-use sha2::{Digest, Sha256};
+use hyc_plan::artefact::{DIGEST, LEAF, digest};
 
 /// Bytes of the tree over tensors of these sizes.
 pub fn bytes(tensors: impl Iterator<Item = u64>) -> u64 {
@@ -12,19 +11,23 @@ pub fn bytes(tensors: impl Iterator<Item = u64>) -> u64 {
 #[derive(Default)]
 pub struct Tree {
     leaves: Vec<u8>,
-    leaf: Sha256,
-    filled: usize,
+    /// The leaf that has begun.
+    open: Vec<u8>,
 }
 
 impl Tree {
     /// More bytes of the tensor in hand.
     pub fn update(&mut self, mut piece: &[u8]) {
+        let leaf = LEAF as usize;
         while !piece.is_empty() {
-            let (now, later) = piece.split_at(piece.len().min(LEAF as usize - self.filled));
-            self.leaf.update(now);
-            self.filled += now.len();
+            let (now, later) = piece.split_at(piece.len().min(leaf - self.open.len()));
             piece = later;
-            if self.filled == LEAF as usize {
+            if now.len() == leaf {
+                self.leaves.extend(digest(now));
+                continue;
+            }
+            self.open.extend_from_slice(now);
+            if self.open.len() == leaf {
                 self.end_tensor();
             }
         }
@@ -32,9 +35,9 @@ impl Tree {
 
     /// Ends a tensor: the next byte begins a leaf.
     pub fn end_tensor(&mut self) {
-        if self.filled > 0 {
-            self.leaves.extend_from_slice(&self.leaf.finalize_reset());
-            self.filled = 0;
+        if !self.open.is_empty() {
+            self.leaves.extend(digest(&self.open));
+            self.open.clear();
         }
     }
 
@@ -53,8 +56,7 @@ mod tests {
         let leaf = LEAF as usize;
         let data: Vec<u8> = (0..3 * leaf + 5).map(|i| (i * 31 % 251) as u8).collect();
         for len in [0, 1, leaf - 1, leaf, leaf + 1, 3 * leaf + 5] {
-            let want: Vec<u8> =
-                data[..len].chunks(leaf).flat_map(|part| Sha256::digest(part).to_vec()).collect();
+            let want: Vec<u8> = data[..len].chunks(leaf).flat_map(digest).collect();
             for piece in [1000, leaf, 2 * leaf - 1] {
                 let mut tree = Tree::default();
                 data[..len].chunks(piece).for_each(|piece| tree.update(piece));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hyc_plan::table::{self, Entry, Table};
+use hyc_kernels::table::{self, Entry, Table};
 use hyc_plan::{Kernel, KernelId, ModelInfo, Plan, Step, Target, Timing, Variant};
 use hyc_runtime::{Model, SessionOptions};
 

@@ -2,7 +2,7 @@
 //! was chosen for which rows, and why.
 
 use hyc_ir::text::Layers;
-use hyc_plan::table;
+use hyc_kernels::table;
 use hyc_plan::variant::why;
 use hyc_plan::{Kernel, KernelSpec, NvidiaArch, Plan, Rows, Step, Target, Variant};
 use serde_json::{Value, json};

@@ -1,20 +1,20 @@
-//! Writing artefacts: weights are streamed and packed, and the header is filled in at the end.
+//! Writing artefacts: weights are packed and streamed, and the header is filled in at the end.
 
 use std::io::{self, BufWriter, Cursor, Seek, SeekFrom, Write};
 
 use hyc_plan::artefact::{
     ALIGN, ASM, CODE, CUBIN, EVAL_KEY, GRAPH, HASH_KEY, NO_HASH, NO_WEIGHTS, PAD, PLAN_KEY, ROOT_KEY,
-    SAMPLING_KEY, TEXT_KEY, TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY, hex,
+    SAMPLING_KEY, TEXT_KEY, TOKENIZER, TREE, VERSION, VERSION_KEY, WEIGHTS_KEY, digest, hex,
 };
 use hyc_plan::eval::EvalGates;
-use hyc_plan::pack::Packer;
 use hyc_plan::sampling::SamplingDefaults;
-use hyc_plan::{Plan, Weight};
-use sha2::{Digest, Sha256};
+use hyc_plan::{Plan, Weight, WeightId};
+use hyc_runtime::{Machine, Model};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::output::{Target, Whole};
-use crate::source::{Block, Rows, TensorSource, Weights};
+use crate::packing::packed;
+use crate::source::Weights;
 use crate::text::Text;
 use crate::tree::{self, Tree};
 
@@ -55,6 +55,9 @@ pub fn plan_json(plan: &Plan, pretty: bool) -> Result<String> {
     json.map_err(|e| Error::new(ErrorKind::Internal, format!("the plan does not serialise: {e}")))
 }
 
+/// Bytes that packed weights are copied in.
+const PIECE: usize = 1 << 20;
+
 /// One tensor of the file.
 struct Entry<'a> {
     name: String,
@@ -65,7 +68,7 @@ struct Entry<'a> {
 }
 
 enum Content<'a> {
-    Weight(&'a Weight),
+    Weight(WeightId, &'a Weight),
     Bytes(&'a [u8]),
     Zeros,
     /// The digests of all before it.
@@ -121,35 +124,59 @@ fn write(
 ) -> Result<u64> {
     let absent = matches!(weights, Weights::Absent);
     let entries = entries(artefact, absent);
+    let to_pack = match weights {
+        Weights::Packed(model) if model.plan().weights != artefact.plan.weights => {
+            return Err(Error::new(ErrorKind::Internal, "these weights are of another plan"));
+        }
+        Weights::Packed(_) | Weights::Absent => &[][..],
+        Weights::Files(_) | Weights::Random { .. } => &artefact.plan.weights,
+    };
     let blank = header(&entries, artefact, stated, absent, NO_HASH, NO_HASH)?;
     let mut out = BufWriter::with_capacity(1 << 20, &mut to);
     out.write_all(&blank).map_err(fail)?;
     let (mut size, mut tree) = (blank.len() as u64, Tree::default());
-    for entry in &entries {
-        let mut sink = |piece: &[u8]| {
-            tree.update(piece);
-            out.write_all(piece).map_err(fail)
-        };
-        match entry.content {
-            Content::Weight(weight) => {
-                pack_weight(weight, weights, &mut sink, progress)?;
+    packed(to_pack, weights, Machine::here().cores(), |stream| {
+        for entry in &entries {
+            let mut sink = |piece: &[u8]| {
+                tree.update(piece);
+                out.write_all(piece).map_err(fail)
+            };
+            let mut weight_sink = |piece: &[u8]| {
+                sink(piece)?;
+                progress(piece.len() as u64)
+            };
+            match (&entry.content, weights) {
+                (Content::Weight(id, _), Weights::Packed(model)) => copy(model, *id, &mut weight_sink)?,
+                (Content::Weight(_, weight), _) => stream.weight(weight, &mut weight_sink)?,
+                (Content::Bytes(bytes), _) => sink(bytes)?,
+                (Content::Zeros, _) => sink(&vec![0; entry.bytes as usize])?,
+                (Content::Tree, _) => out.write_all(tree.leaves()).map_err(fail)?,
             }
-            Content::Bytes(bytes) => sink(bytes)?,
-            Content::Zeros => sink(&vec![0; entry.bytes as usize])?,
-            Content::Tree => out.write_all(tree.leaves()).map_err(fail)?,
+            tree.end_tensor();
+            size += entry.bytes;
         }
-        tree.end_tensor();
-        size += entry.bytes;
-    }
+        Ok(())
+    })?;
     out.flush().map_err(fail)?;
     drop(out);
-    let root = hex(&Sha256::digest(tree.leaves()));
+    let root = hex(&digest(tree.leaves()));
     let unsigned = header(&entries, artefact, stated, absent, &root, NO_HASH)?;
-    let hash = hex(&Sha256::digest(&unsigned[8..]));
+    let hash = hex(&digest(&unsigned[8..]));
     let signed = header(&entries, artefact, stated, absent, &root, &hash)?;
     to.seek(SeekFrom::Start(0)).map_err(fail)?;
     to.write_all(&signed).map_err(fail)?;
     Ok(size)
+}
+
+/// Hands on a weight that is packed already. Errors: those of the model and of `sink`.
+fn copy(model: &Model, id: WeightId, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let mut result = Ok(());
+    let copied = model.weight_pieces(id, PIECE, &mut |piece| {
+        result = sink(piece);
+        let ended = || hyc_runtime::Error::new(hyc_runtime::ErrorKind::Cancelled, "writing ended");
+        result.as_ref().copied().map_err(|_| ended())
+    });
+    result.and(copied.map_err(Error::from))
 }
 
 /// Every tensor in file order, with what keeps the next one aligned. `absent`: no weights.
@@ -169,14 +196,14 @@ fn entries<'a>(artefact: &Artefact<'a>, absent: bool) -> Vec<Entry<'a>> {
             });
         }
     };
-    for weight in artefact.plan.weights.iter().filter(|_| !absent) {
+    for (id, weight) in (0u32..).zip(&artefact.plan.weights).filter(|_| !absent) {
         let (dtype, shape) = weight.format.stored();
         push(Entry {
             name: weight.name.clone(),
             dtype,
             shape: shape.into_iter().map(|dim| dim as usize).collect(),
             bytes: weight.bytes(),
-            content: Content::Weight(weight),
+            content: Content::Weight(WeightId(id), weight),
         });
     }
     let blobs = [
@@ -248,34 +275,4 @@ fn header(
     let mut out = (json.len() as u64).to_le_bytes().to_vec();
     out.extend(json);
     Ok(out)
-}
-
-/// Reads, converts and writes a weight some rows at a time. Each number is looked at; what is in the artefact's codec
-/// already passes as it is.
-fn pack_weight(
-    weight: &Weight,
-    source: &dyn TensorSource,
-    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
-    progress: &mut dyn FnMut(u64) -> Result<()>,
-) -> Result<()> {
-    let (name, codec, layout) = (&weight.name, weight.format.codec, weight.format.layout);
-    let (mut packer, mut block, mut numbers) = (Packer::new(weight.format), Block::default(), Vec::new());
-    let mut packed = Vec::new();
-    let mut emit = |packed: &mut Vec<u8>| {
-        sink(packed)?;
-        progress(packed.len() as u64)?;
-        packed.clear();
-        Ok(())
-    };
-    for (first, count) in layout.bands() {
-        match source.rows(name, codec, (layout.cols(), first, count), &mut block, &mut numbers)? {
-            Rows::Codes(codes, shared) => packer.push_codes(&codes, &shared, &mut packed),
-            Rows::Numbers(numbers) => packer.push(numbers, &mut packed),
-        }
-        if packed.len() >= 1 << 20 {
-            emit(&mut packed)?;
-        }
-    }
-    packer.finish(&mut packed);
-    emit(&mut packed)
 }

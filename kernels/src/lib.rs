@@ -11,6 +11,7 @@ mod operands;
 mod panels;
 pub mod reference;
 mod slices;
+pub mod table;
 mod this_build;
 mod tiles;
 

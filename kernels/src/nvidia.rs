@@ -4,7 +4,6 @@ use std::sync::{Arc, OnceLock};
 
 use hyc_plan::ops::{ExpertsUp, QkvAppend};
 use hyc_plan::pack::Half;
-use hyc_plan::table::Table;
 use hyc_plan::{
     Backend, CacheSpec, Codec, Format, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, OperandSpec,
     RowRange, SPAN, Slicer, StepOp, Target, Variant,
@@ -13,6 +12,7 @@ use hyc_plan::{
 use crate::lists::page_lists;
 use crate::panels::panels;
 use crate::slices::tasks;
+use crate::table::Table;
 use crate::tiles::{qkv_tile, tiles_rows};
 
 /// What was measured on the cards that hyc is tuned for.

@@ -103,6 +103,17 @@ fn every_flipped_bit_is_found_before_it_matters() {
             let read: Vec<bool> = (0..2).map(|i| model.weight(WeightId(i)).is_ok()).collect();
             let piece = |i| model.weight_pieces(WeightId(i), 1, &mut |_| Ok(())).is_ok();
             assert_eq!(read, [piece(0), piece(1)], "{what}");
+            // Of its own digests, so that nothing is checked before.
+            let model = load(&folder.path().join("bad.hyc"), verify).unwrap();
+            let copied = |i: u32, from: usize| {
+                let bytes = model.plan().weights[i as usize].bytes() as usize;
+                let mut copy = vec![0; bytes - from];
+                model.read_weight(WeightId(i), from, &mut copy).is_ok_and(|()| {
+                    assert_eq!(copy, model.weight(WeightId(i)).unwrap()[from..], "{what}");
+                    true
+                })
+            };
+            assert_eq!(read, [copied(0, at % 2), copied(1, at % 2)], "{what}, {verify:?}");
             let bad = weight && verify == Verify::OnRead;
             let first = at < data + parts.tensors[0].bytes.len();
             assert_eq!(read, [!(bad && first), !bad || first], "{what}, {verify:?}");

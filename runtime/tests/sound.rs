@@ -95,6 +95,7 @@ fn what_happens_to_a_file_later_does_not_reach_who_looks_at_it() {
     let error = some.weight(weight).unwrap_err();
     assert!(error.message.contains("without its weights") && error.help.is_some(), "{error}");
     assert!(some.weight_pieces(weight, 1, &mut |_| Ok(())).is_err());
+    assert!(some.read_weight(weight, 0, &mut []).is_err());
     // Files of every length, in the header and behind it.
     for len in (0..300).chain([bytes.len() - 1]) {
         std::fs::write(&path, &bytes[..len]).unwrap();
@@ -129,6 +130,9 @@ fn stray_indices_are_errors() {
         engine.cache_kv(CacheId(0), usize::MAX, u64::MAX).err(),
         model.weight(WeightId(2)).err(),
         model.weight_pieces(WeightId(u32::MAX), 1, &mut |_| Ok(())).err(),
+        model.read_weight(WeightId(2), 0, &mut []).err(),
+        model.read_weight(WeightId(0), usize::MAX, &mut [0]).err(),
+        model.read_weight(WeightId(0), 1, &mut vec![0; model.plan().weights[0].bytes() as usize]).err(),
     ];
     for (i, error) in errors.into_iter().enumerate() {
         assert_eq!(error.unwrap_or_else(|| panic!("case {i}")).kind, ErrorKind::BadInput, "case {i}");

@@ -6,11 +6,13 @@ mod inside;
 
 use std::sync::Arc;
 
+use hyc::complete;
 use hyc::driver;
 use hyc::output::{Kept, Target};
 use hyc::source::Weights;
 use hyc::write::{self, Artefact};
 use hyc_kernels::cpu::CpuTarget;
+use hyc_plan::WeightId;
 use hyc_runtime::{ErrorKind, LoadOptions, Model, Session, SessionOptions, Verify};
 use hyc_tests::{golden_model, root};
 use inside::hyc;
@@ -63,6 +65,64 @@ fn a_seed_makes_up_what_is_missing() {
     // SAFETY: made here, and nobody changes it.
     let error = unsafe { Model::load(whole.path(), &seeded(1)) }.err().expect("is refused");
     assert_eq!(error.kind, ErrorKind::BadInput);
+}
+
+/// Weights that a runtime made up are written as they are, and read in parts as in one.
+#[test]
+fn packed_weights_are_written_and_read_in_parts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tiny = root().join("examples/tiny-hysparse/model.toml");
+    let (bare, whole) = (folder.path().join("bare.hyc"), folder.path().join("whole.hyc"));
+    let args = ["compile", "-q", "--no-weights", tiny.to_str().expect("a name"), "-o", "bare.hyc"];
+    assert_eq!(hyc(folder.path(), &args).0, 0);
+    let load = |path: &std::path::Path, random_weights, verify| {
+        // SAFETY: made here, and nobody changes it while it is loaded.
+        let model =
+            unsafe { Model::load(path, &LoadOptions { random_weights, verify, ..LoadOptions::default() }) };
+        Arc::new(model.expect("loads"))
+    };
+    let made = load(&bare, Some(1), Verify::OnRead);
+    let target = Target::new(&whole, &Kept::default()).expect("can be written");
+    let weights = Weights::Packed(Arc::clone(&made));
+    complete::complete(&made, &weights, &target, &mut |_| Ok(())).expect("writes");
+    let other = golden_model("dense", folder.path());
+    let error = complete::complete(&other, &weights, &target, &mut |_| Ok(())).expect_err("is refused");
+    assert!(error.message.contains("of another plan"), "{error}");
+
+    let largest = (0u32..).zip(&made.plan().weights).max_by_key(|(_, weight)| weight.bytes());
+    let (id, len) = largest.map(|(id, weight)| (WeightId(id), weight.bytes() as usize)).expect("has weights");
+    assert!(len >= 2 << 20, "the largest weight has {len} bytes");
+    let (mib, place) = (1 << 20, {
+        let file = std::fs::read(&whole).expect("is there");
+        let weight = made.weight(id).expect("is made");
+        file.windows(64).position(|window| *window == weight[..64]).expect("has it")
+    });
+    let parts = [(0, len), (0, mib), (mib, mib), (mib - 1, 2), (5, len - 9), (len - 1, 1), (len, 0)];
+    for damaged in [None, Some(0), Some(mib + 3), Some(len - 1)] {
+        if let Some(at) = damaged {
+            let mut file = std::fs::read(&whole).expect("is there");
+            file[place + at] ^= 16;
+            std::fs::write(folder.path().join("damaged.hyc"), file).expect("writes");
+        }
+        let path = if damaged.is_some() { folder.path().join("damaged.hyc") } else { whole.clone() };
+        for (from, count) in parts {
+            let model = load(&path, None, Verify::OnRead);
+            let mut copy = vec![0; count];
+            let result = model.read_weight(id, from, &mut copy);
+            let leaves = from / mib..(from + count).div_ceil(mib);
+            let wrong = damaged.is_some_and(|at| leaves.contains(&(at / mib)) && count > 0);
+            let what = format!("{count} bytes at {from}, damaged {damaged:?}");
+            assert_eq!(result.as_ref().err().is_some_and(|e| e.message.contains("digest")), wrong, "{what}");
+            assert_eq!(result.is_err(), wrong, "{what}");
+            assert!(wrong || copy == made.weight(id).expect("is made")[from..from + count], "{what}");
+            let unchecked = load(&path, None, Verify::Header);
+            unchecked.read_weight(id, from, &mut copy).expect("reads");
+        }
+    }
+    let sound = load(&whole, None, Verify::OnRead);
+    for id in (0..made.plan().weights.len() as u32).map(WeightId) {
+        assert!(sound.weight(id).expect("reads") == made.weight(id).expect("is made"), "{id}");
+    }
 }
 
 /// `hyc add-weights` makes, to the byte, what `hyc compile` does where the weights are.

@@ -5,8 +5,8 @@ mod common;
 mod inside;
 
 use hyc::frontend::{build_graph, parse_model};
-use hyc_kernels::{Generator, Nvidia, shipped};
-use hyc_plan::{Gpu, NvidiaArch, TargetKind, table};
+use hyc_kernels::{Generator, Nvidia, shipped, table};
+use hyc_plan::{Gpu, NvidiaArch, TargetKind};
 use hyc_tests::root;
 use inside::hyc;
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hyc_plan::table::Table;
+use hyc_kernels::table::Table;
 use hyc_runtime::{LoadOptions, SessionOptions};
 
 use crate::error::Result;

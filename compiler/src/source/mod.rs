@@ -1,7 +1,7 @@
 //! Where a model's weights come from: its files, or a seed.
 //!
 //! Tensors are read with `pread` a few rows at a time and never mapped, so that compiling a model of N GB
-//! takes a few MB: see [`TensorSource`].
+//! takes a few MB a core: see [`TensorSource`].
 
 mod block;
 mod expected;
@@ -19,8 +19,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hyc_plan::{Codec, Plan};
+use hyc_runtime::Model;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf;
@@ -49,6 +51,9 @@ pub enum Weights {
         /// Equal seeds give equal weights.
         seed: u64,
     },
+    /// Those of a loaded model of the same weights, packed as they are. Of one with
+    /// [`random_weights`](hyc_runtime::LoadOptions::random_weights) they are made up at the speed of a copy.
+    Packed(Arc<Model>),
     /// None: the artefact says so, and whoever loads it makes them up.
     Absent,
 }
@@ -72,14 +77,16 @@ impl TensorSource for Weights {
                 random::rows(*seed, name, cols, first, count, &mut out.bytes);
                 Ok(())
             }
-            Weights::Absent => Err(Error::new(ErrorKind::Internal, format!("no weights, `{name}` is read"))),
+            Weights::Packed(_) | Weights::Absent => {
+                Err(Error::new(ErrorKind::Internal, format!("no rows, and `{name}` is read")))
+            }
         }
     }
 
     fn unfit(&self, name: &str, codec: Codec, at: u64, why: Unfit) -> Error {
         match self {
             Weights::Files(files) => files.unfit(name, codec, at, why),
-            Weights::Random { .. } | Weights::Absent => {
+            Weights::Random { .. } | Weights::Packed(_) | Weights::Absent => {
                 Error::new(ErrorKind::Internal, format!("element {at} of `{name}`: {why:?}"))
             }
         }

@@ -7,24 +7,25 @@
 //!
 //! * [`VERSION_KEY`]: the format's version, in decimal;
 //! * [`PLAN_KEY`]: the Plan as JSON;
-//! * [`ROOT_KEY`]: the SHA-256 of the bytes of the tensor [`TREE`], in hexadecimal;
+//! * [`ROOT_KEY`]: the digest of the bytes of the tensor [`TREE`], in hexadecimal;
 //! * [`WEIGHTS_KEY`]: [`NO_WEIGHTS`] where the weights were left out: whoever loads the file makes them up;
 //! * [`TEXT_KEY`]: [`crate::text_settings::TextSettings`] as JSON, beside a tokenizer;
 //! * [`SAMPLING_KEY`]: the model's way of sampling as JSON, where it has one;
 //! * [`EVAL_KEY`]: [`crate::eval::EvalGates`] as JSON, where the model has any;
-//! * [`HASH_KEY`]: the SHA-256 of the N header bytes, with the 64 digits of this value itself written as
+//! * [`HASH_KEY`]: the digest of the N header bytes, with the 64 digits of this value itself written as
 //!   zeros. So the hash covers the plan, every tensor's place and, through the tree, every byte.
 //!
-//! The last tensor, [`TREE`], has the SHA-256 of every [`LEAF`] of every other tensor (pads included; a tensor's last
+//! The last tensor, [`TREE`], has the digest of every [`LEAF`] of every other tensor (pads included; a tensor's last
 //! leaf may be shorter), [`DIGEST`] bytes each, in the order of the file. So leaves can be checked in any order, by
-//! many threads, when they are read.
+//! many threads, when they are read. All digests are BLAKE3 ([`digest`]): with SHA-256, checking would take longer than a
+//! GPU's bus takes for the bytes.
 //!
 //! Weights are named as in the Plan and hold their packed layout; beside them [`CODE`], and where the
 //! compiler had them [`CUBIN`], [`TOKENIZER`], [`GRAPH`] and [`ASM`], as U8. Code carries the digests of what it was made
 //! for: see [`crate::bind`].
 
 /// The version that this build writes and reads.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Alignment of tensors in the file, in bytes.
 pub const ALIGN: u64 = 64;
 /// Metadata key of the version.
@@ -37,6 +38,8 @@ pub const MOST_HEADER: u64 = 100_000_000;
 pub const LEAF: u64 = 1 << 20;
 /// Bytes of a digest.
 pub const DIGEST: usize = 32;
+/// A digest: BLAKE3.
+pub type Digest = [u8; DIGEST];
 /// Metadata key of the tree's digest.
 pub const ROOT_KEY: &str = "hyc.root";
 /// Metadata key of the header's hash.
@@ -68,6 +71,11 @@ pub const TREE: &str = "hyc.tree";
 pub const PAD: &str = "hyc.pad.";
 /// What stands for the hash while the header is hashed.
 pub const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// The digest of these bytes, by one thread.
+pub fn digest(bytes: &[u8]) -> Digest {
+    *blake3::hash(bytes).as_bytes()
+}
 
 /// Bytes in hexadecimal digits, as digests stand in an artefact's metadata.
 pub fn hex(bytes: &[u8]) -> String {

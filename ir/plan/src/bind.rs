@@ -16,21 +16,15 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use crate::artefact::{ALIGN, hex};
+use crate::artefact::{self, ALIGN, DIGEST, Digest};
 use crate::kernel::{Code, Kernel};
 use crate::plan::{Plan, Step};
 use crate::spec::KernelSpec;
 use crate::target::Target;
 
-/// Bytes of a digest.
-pub const DIGEST_BYTES: usize = 32;
 /// The variable with the plan's digest, in PTX.
 pub const PLAN_SYMBOL: &str = "hyc_plan";
-
-/// A SHA-256.
-pub type Sha = [u8; DIGEST_BYTES];
 
 /// Why code and plan do not belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,37 +37,30 @@ impl std::fmt::Display for Unbound {
 }
 
 /// The digest of plain data: its JSON, whose numbers read back as they were and whose fields have one order.
-fn digest(value: &impl Serialize) -> Sha {
-    let mut sha = Sha256::new();
-    // Neither a hash nor plain data without maps has a way to fail.
-    serde_json::to_writer(&mut sha, value).expect("plain data is JSON");
-    sha.finalize().into()
-}
-
-/// The digest of plain data, in hexadecimal digits.
-pub fn hex_digest(value: &impl Serialize) -> String {
-    hex(&digest(value))
+fn digest(value: &impl Serialize) -> Digest {
+    // Plain data without maps has no way to fail.
+    artefact::digest(&serde_json::to_vec(value).expect("plain data is JSON"))
 }
 
 /// The digest of what a kernel's code is made from.
-pub fn kernel_digest(target: &Target, spec: &KernelSpec, kernel: &Kernel) -> Sha {
+pub fn kernel_digest(target: &Target, spec: &KernelSpec, kernel: &Kernel) -> Digest {
     let variants: Vec<_> = kernel.variants.iter().map(|v| (&v.name, v.rows, &v.code)).collect();
     digest(&("hyc kernel", target, spec, kernel.scratch_bytes, kernel.launches(), variants, &kernel.chosen))
 }
 
 /// The digest of a plan.
-pub fn plan_digest(plan: &Plan) -> Sha {
+pub fn plan_digest(plan: &Plan) -> Digest {
     digest(&("hyc plan", plan))
 }
 
 /// What kernel `step.kernel` must have been made from for this step to run it.
-fn of_step(plan: &Plan, step: &Step) -> Sha {
+fn of_step(plan: &Plan, step: &Step) -> Digest {
     let kernel = &plan.kernels[step.kernel.index()];
     kernel_digest(&plan.target, &plan.spec(step), kernel)
 }
 
 /// The digests of what the code of slices' kernels is made from, by the first slice of each. The plan must be verified.
-fn slice_digests(plan: &Plan) -> Vec<Option<Sha>> {
+fn slice_digests(plan: &Plan) -> Vec<Option<Digest>> {
     let mut digests = vec![None; plan.slice_kernels.len()];
     for slice in &plan.slices {
         let kernel = slice.kernel as usize;
@@ -92,17 +79,17 @@ fn symbols(plan: &Plan) -> impl Iterator<Item = String> {
 }
 
 /// The digests that belong there. The plan must be verified.
-fn digests(plan: &Plan) -> impl Iterator<Item = Option<Sha>> {
+fn digests(plan: &Plan) -> impl Iterator<Item = Option<Digest>> {
     kernel_digests(plan).into_iter().chain(slice_digests(plan))
 }
 
 /// The variables with their digests. The plan must be verified.
-pub fn code_digests(plan: &Plan) -> impl Iterator<Item = (String, Option<Sha>)> {
+pub fn code_digests(plan: &Plan) -> impl Iterator<Item = (String, Option<Digest>)> {
     symbols(plan).zip(digests(plan))
 }
 
 /// Digests of all kernels, by the first step that runs each. The plan must be verified.
-pub fn kernel_digests(plan: &Plan) -> Vec<Option<Sha>> {
+pub fn kernel_digests(plan: &Plan) -> Vec<Option<Digest>> {
     let mut digests = vec![None; plan.kernels.len()];
     for step in &plan.steps {
         digests[step.kernel.index()].get_or_insert_with(|| of_step(plan, step));
@@ -113,9 +100,9 @@ pub fn kernel_digests(plan: &Plan) -> Vec<Option<Sha>> {
 /// Lays out a processor's code, one function for each kernel, and writes the places into `plan`, a valid plan whose
 /// kernels have all but those; then seals it.
 pub fn lay_out(plan: &mut Plan, functions: &[Vec<u8>]) -> Vec<u8> {
-    let mut code = vec![0; DIGEST_BYTES];
+    let mut code = vec![0; DIGEST];
     for (kernel, function) in plan.kernels.iter_mut().zip(functions) {
-        let entry = (code.len() + DIGEST_BYTES).next_multiple_of(ALIGN as usize);
+        let entry = (code.len() + DIGEST).next_multiple_of(ALIGN as usize);
         code.resize(entry, 0);
         code.extend_from_slice(function);
         if let Code::Host { offset, bytes, .. } = &mut kernel.code {
@@ -131,7 +118,7 @@ pub fn lay_out_ptx(plan: &Plan, text: &str) -> Vec<u8> {
     let mut code = text.trim_end().to_string();
     code.push_str("\n\n");
     for symbol in symbols(plan).chain([PLAN_SYMBOL.to_string()]) {
-        code.push_str(&format!("{VARIABLE}{symbol}{OPEN}{}}};\n", hex_list(&[0; DIGEST_BYTES])));
+        code.push_str(&format!("{VARIABLE}{symbol}{OPEN}{}}};\n", hex_list(&[0; DIGEST])));
     }
     let mut code = code.into_bytes();
     seal(plan, &mut code);
@@ -158,7 +145,7 @@ pub fn seal_plan(plan: &Plan, code: &mut [u8]) {
 /// Checks that `code` was made for `plan`, a verified plan.
 pub fn check(plan: &Plan, code: &[u8]) -> Result<(), Unbound> {
     let places = places(plan, code);
-    let ours: Vec<Option<Sha>> = places.kernels.iter().map(|place| get(plan, code, *place)).collect();
+    let ours: Vec<Option<Digest>> = places.kernels.iter().map(|place| get(plan, code, *place)).collect();
     for (index, step) in plan.steps.iter().enumerate() {
         let kernel = &plan.kernels[step.kernel.index()].name;
         let what = match ours[step.kernel.index()] {
@@ -200,8 +187,8 @@ fn places(plan: &Plan, code: &[u8]) -> Places {
     }
     let before = |kernel: &Kernel| {
         let Code::Host { offset, .. } = kernel.code else { return None };
-        let before = offset.checked_sub(DIGEST_BYTES as u64)?;
-        usize::try_from(before).ok().filter(|before| *before >= DIGEST_BYTES)
+        let before = offset.checked_sub(DIGEST as u64)?;
+        usize::try_from(before).ok().filter(|before| *before >= DIGEST)
     };
     Places { plan: Some(0), kernels: plan.kernels.iter().map(before).collect() }
 }
@@ -223,20 +210,20 @@ fn variables(code: &[u8]) -> HashMap<&[u8], usize> {
     found
 }
 
-fn get(plan: &Plan, code: &[u8], place: Option<usize>) -> Option<Sha> {
+fn get(plan: &Plan, code: &[u8], place: Option<usize>) -> Option<Digest> {
     let bytes = code.get(place?..)?;
     if !is_ptx(plan) {
-        return bytes.get(..DIGEST_BYTES)?.try_into().ok();
+        return bytes.get(..DIGEST)?.try_into().ok();
     }
     let text = std::str::from_utf8(bytes.get(..LIST_BYTES)?).ok()?;
-    let mut digest = [0; DIGEST_BYTES];
+    let mut digest = [0; DIGEST];
     for (to, word) in digest.iter_mut().zip(text.split(',')) {
         *to = u8::from_str_radix(word.strip_prefix("0x")?, 16).ok()?;
     }
     Some(digest)
 }
 
-fn put(code: &mut [u8], place: Option<usize>, plan: &Plan, digest: &Sha) {
+fn put(code: &mut [u8], place: Option<usize>, plan: &Plan, digest: &Digest) {
     let list = hex_list(digest);
     let bytes = if is_ptx(plan) { list.as_bytes() } else { &digest[..] };
     if let Some(to) = place.and_then(|at| code.get_mut(at..at.checked_add(bytes.len())?)) {
@@ -248,10 +235,10 @@ fn put(code: &mut [u8], place: Option<usize>, plan: &Plan, digest: &Sha) {
 const VARIABLE: &str = ".visible .global .align 1 .b8 ";
 const OPEN: &str = "[32] = {";
 /// Bytes of [`hex_list`].
-const LIST_BYTES: usize = 5 * DIGEST_BYTES - 1;
+const LIST_BYTES: usize = 5 * DIGEST - 1;
 
 /// `0x00,0x01,...`
-fn hex_list(digest: &Sha) -> String {
+fn hex_list(digest: &Digest) -> String {
     digest.map(|byte| format!("0x{byte:02x}")).join(",")
 }
 

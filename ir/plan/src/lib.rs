@@ -32,7 +32,6 @@ mod shared;
 mod slice;
 mod spec;
 mod step;
-pub mod table;
 mod target;
 pub mod tensor;
 pub mod text_settings;

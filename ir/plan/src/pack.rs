@@ -134,6 +134,12 @@ impl Packer {
         self.written += (out.len() - before) as u64;
     }
 
+    /// Takes over from a packer of the bands that come next, which has packed them apart.
+    pub fn absorb(&mut self, next: Packer) {
+        self.written += next.written;
+        self.shared.extend(next.shared);
+    }
+
     /// Appends what stands behind the codes.
     pub fn finish(self, out: &mut Vec<u8>) {
         if self.format.row_groups().is_none() {

@@ -46,9 +46,9 @@ pub fn compile_sliced(
 }
 
 /// A digest, in hexadecimal digits, of the code of one variant of a kernel before it is optimised, at a
-/// [`standard`](hyc_plan::table::standard) chunk and context: what was measured of it is of no use once this is another.
+/// [`standard`](crate::table::standard) chunk and context: what was measured of it is of no use once this is another.
 pub fn digest(spec: &KernelSpec, variant: &str, gpu: &Gpu) -> Result<String, GpuError> {
-    module::digest(&hyc_plan::table::standard(spec), variant, gpu, &build)
+    module::digest(&crate::table::standard(spec), variant, gpu, &build)
 }
 
 fn build(k: &mut Kernel<'_, '_>) {

@@ -60,7 +60,7 @@ pub fn digest(
         return Err(GpuError(format!("`{variant}` of `{}` has no function", spec.op.name())));
     }
     let parts = (module.print_to_string().to_string(), finished.mlir, finished.launched.launches);
-    Ok(hyc_plan::bind::hex_digest(&parts))
+    Ok(crate::table::hex_digest(&parts))
 }
 
 fn machine(arch: NvidiaArch) -> Result<TargetMachine, GpuError> {

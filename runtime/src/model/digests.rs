@@ -5,8 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use hyc_plan::artefact::{DIGEST, LEAF, ROOT_KEY, TREE, hex};
-use sha2::{Digest, Sha256};
+use hyc_plan::artefact::{DIGEST, LEAF, ROOT_KEY, TREE, digest, hex};
 
 use super::fault::damaged;
 use super::header::Header;
@@ -34,7 +33,7 @@ impl Digests {
     pub(super) fn new(path: &Path, file: &[u8], header: &Header) -> Result<Digests> {
         let place = header.tensors.get(TREE).map(|tree| tree.place.clone());
         let tree = place.ok_or_else(|| damaged(path, "it has no digests"))?;
-        if header.metadata.get(ROOT_KEY) != Some(&hex(&Sha256::digest(&file[tree.clone()]))) {
+        if header.metadata.get(ROOT_KEY) != Some(&hex(&digest(&file[tree.clone()]))) {
             return Err(damaged(path, "its digests do not have the digest that is stated"));
         }
         let others = header.tensors.iter().filter(|(name, _)| *name != TREE);
@@ -67,21 +66,37 @@ impl Digests {
     }
 
     /// The tensor of a leaf, and the leaf's bytes in the file.
-    fn place(&self, leaf: usize) -> (&str, Range<usize>) {
+    pub(super) fn place(&self, leaf: usize) -> (&str, Range<usize>) {
         let (name, place, first) =
             &self.tensors[self.tensors.partition_point(|(.., first)| *first <= leaf) - 1];
         let start = place.start + (leaf - first) * LEAF as usize;
         (name, start..place.end.min(start + LEAF as usize))
     }
 
-    fn is_right(&self, file: &[u8], leaf: usize) -> bool {
+    /// Whether a leaf is right; `bytes` are the leaf's, of the file or a copy.
+    fn is_right(&self, file: &[u8], leaf: usize, bytes: &[u8]) -> bool {
         if self.right[leaf].load(Ordering::Relaxed) {
             return true;
         }
         let stated = &file[self.tree.clone()][leaf * DIGEST..][..DIGEST];
-        let right = Sha256::digest(&file[self.place(leaf).1])[..] == *stated;
+        let right = digest(bytes)[..] == *stated;
         self.right[leaf].store(right, Ordering::Relaxed);
         right
+    }
+
+    /// Checks a leaf, where nobody has, by a copy of its bytes. Errors: the copy is not what the digest says.
+    pub(super) fn check_copy(&self, path: &Path, file: &[u8], leaf: usize, copy: &[u8]) -> Result<()> {
+        if self.is_right(file, leaf, copy) { Ok(()) } else { Err(self.wrong(path, leaf)) }
+    }
+
+    /// The error of a leaf that is not what its digest says.
+    fn wrong(&self, path: &Path, leaf: usize) -> Error {
+        let (name, place) = self.place(leaf);
+        let message = format!(
+            "tensor `{name}` does not have the digest that is stated, in bytes {} to {} of the file",
+            place.start, place.end
+        );
+        damaged(path, message)
     }
 
     /// Checks those of `leaves` that nobody has checked, on all cores; `progress` gets the bytes that are through and
@@ -105,8 +120,9 @@ impl Digests {
         // Takes one leaf; false: there is none left.
         let step = || {
             let Some(leaf) = open.get(next.fetch_add(1, Ordering::Relaxed)) else { return false };
-            if self.is_right(file, *leaf) {
-                done.fetch_add(self.place(*leaf).1.len(), Ordering::Relaxed);
+            let place = self.place(*leaf).1;
+            if self.is_right(file, *leaf, &file[place.clone()]) {
+                done.fetch_add(place.len(), Ordering::Relaxed);
             } else {
                 bad.fetch_min(*leaf, Ordering::Relaxed);
                 stop.store(true, Ordering::Relaxed);
@@ -139,14 +155,7 @@ impl Digests {
             usize::MAX => {
                 Err(Error::new(ErrorKind::Cancelled, format!("cancelled while loading {}", path.display())))
             }
-            leaf => {
-                let (name, place) = self.place(leaf);
-                let message = format!(
-                    "tensor `{name}` does not have the digest that is stated, in bytes {} to {} of the file",
-                    place.start, place.end
-                );
-                Err(damaged(path, message))
-            }
+            leaf => Err(self.wrong(path, leaf)),
         }
     }
 }

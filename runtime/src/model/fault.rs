@@ -16,6 +16,12 @@ pub(crate) fn no_weight(id: WeightId) -> Error {
     Error::new(ErrorKind::BadInput, format!("the plan has no weight {id}"))
 }
 
+/// `len` bytes at `at` are asked for of a weight that has `has`.
+pub(super) fn no_bytes(name: &str, (at, len): (usize, usize), has: u64) -> Error {
+    let message = format!("weight `{name}` has {has} bytes; {len} at byte {at} are beyond them");
+    Error::new(ErrorKind::BadInput, message).help("a weight's bytes are those of its format, `Weight::bytes`")
+}
+
 pub(super) fn unread_weights(path: &Path) -> Error {
     let message = format!("{} was opened to look at it, without its weights", path.display());
     Error::new(ErrorKind::BadInput, message).help("open it with `Verify::Full`, which reads them too")

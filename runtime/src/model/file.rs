@@ -91,6 +91,20 @@ impl FileBytes {
         Ok(bytes)
     }
 
+    /// Copies a part to `out`, which is as long. Errors: it cannot be read any more.
+    pub(super) fn copy(&self, path: &Path, part: Range<usize>, out: &mut [u8]) -> Result<()> {
+        match self {
+            // A system call copies what a mapping would have to fault in, a few pages at a time.
+            FileBytes::Mapped(_, file) => {
+                file.read_exact_at(out, part.start as u64).map_err(|e| unread(path, &e))
+            }
+            bytes => {
+                out.copy_from_slice(&bytes[part]);
+                Ok(())
+            }
+        }
+    }
+
     /// Reads a part, where parts are read. Errors: it cannot be read any more; no memory for it.
     pub(super) fn need(&mut self, path: &Path, part: Range<usize>) -> Result<()> {
         let FileBytes::Parts(bytes, file) = self else { return Ok(()) };

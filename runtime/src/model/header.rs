@@ -5,10 +5,9 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use hyc_plan::artefact::{ALIGN, HASH_KEY, MOST_HEADER, NO_HASH, PAD, VERSION, VERSION_KEY, hex};
+use hyc_plan::artefact::{ALIGN, HASH_KEY, MOST_HEADER, NO_HASH, PAD, VERSION, VERSION_KEY, digest, hex};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use sha2::{Digest, Sha256};
 
 use super::fault::damaged;
 use crate::error::{Error, ErrorKind, Result};
@@ -228,9 +227,9 @@ fn check_hash(path: &Path, header: &[u8], metadata: &BTreeMap<String, String>) -
     let hash = metadata.get(HASH_KEY).filter(|hash| hash.len() == NO_HASH.len());
     let hash = hash.ok_or_else(|| damaged(path, "it has no hash"))?;
     let text = std::str::from_utf8(header).map_err(|_| damaged(path, "its header is not UTF-8"))?;
-    let found = text.split_once(hash.as_str()).map(|(before, after)| {
-        Sha256::new().chain_update(before).chain_update(NO_HASH).chain_update(after).finalize()
-    });
+    let found = text
+        .split_once(hash.as_str())
+        .map(|(before, after)| digest([before, NO_HASH, after].concat().as_bytes()));
     if found.is_some_and(|found| hex(&found) == *hash) {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use hyc_plan::{Plan, Weight, WeightId};
 
 use super::digests::Digests;
-use super::fault::{damaged, no_weight, unread_weights, wrong_weights};
+use super::fault::{damaged, no_bytes, no_weight, unread_weights, wrong_weights};
 use super::file::FileBytes;
 use super::header::Header;
 use super::{Model, Verify};
@@ -107,22 +107,41 @@ impl Model {
         matches!(self.weights, Weights::Random(..))
     }
 
-    /// Some bytes of a weight that the file has, checked: the digests' leaves that they touch. Errors: as [`Model::weight`], and
-    /// weights that are made up.
-    pub(crate) fn weight_piece(&self, id: WeightId, bytes: Range<usize>) -> Result<&[u8]> {
-        let weight = self.plan.weights.get(id.index()).ok_or_else(|| no_weight(id))?;
+    /// Where a weight of the plan begins in the file that has the weights. Errors: no file has them, or it is only looked at.
+    fn start(&self, id: WeightId) -> Result<usize> {
         match &self.weights {
-            Weights::File(starts) => {
-                self.check_weight(&weight.name, bytes.clone())?;
-                let start = starts[id.index()];
-                Ok(&self.weight_file().1[start + bytes.start..start + bytes.end])
-            }
+            Weights::File(starts) => Ok(starts[id.index()]),
             Weights::Random(..) | Weights::Absent => Err(wrong_weights(&self.path, true)),
             Weights::Unread => Err(unread_weights(&self.path)),
         }
     }
 
-    /// The same in pieces of at most `most` bytes (64 KiB at least), in order; nothing is kept of what is made up.
+    /// Copies bytes of a weight that the file has, from byte `at` of the packed weight, to `out`, checked. Where a leaf of the
+    /// digests (a [`LEAF`](hyc_plan::artefact::LEAF), from the weight's beginning) is whole in `out`, the copy is what is
+    /// checked, from the core's cache: bytes come from memory once. Any number of threads may read.
+    ///
+    /// Errors: as [`Model::weight`]; weights that are made up; bytes that the weight does not have; a file that cannot be
+    /// read any more. What is in `out` then must not be used.
+    pub fn read_weight(&self, id: WeightId, at: usize, out: &mut [u8]) -> Result<()> {
+        let weight = self.plan.weights.get(id.index()).ok_or_else(|| no_weight(id))?;
+        let end = at.checked_add(out.len()).filter(|end| *end as u64 <= weight.bytes());
+        let end = end.ok_or_else(|| no_bytes(&weight.name, (at, out.len()), weight.bytes()))?;
+        let start = self.start(id)?;
+        let (path, file, digests) = self.weight_file();
+        for leaf in digests.leaves(&weight.name, at..end) {
+            let place = digests.place(leaf).1;
+            let part = place.start.max(start + at)..place.end.min(start + end);
+            let copy = &mut out[part.start - start - at..part.end - start - at];
+            file.copy(path, part.clone(), copy)?;
+            if self.verify != Verify::Header {
+                let bytes = if part == place { copy } else { &file[place] };
+                digests.check_copy(path, file, leaf, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The packed bytes of a weight, checked, in pieces of at most `most` bytes (64 KiB at least), in order; nothing is kept of what is made up.
     pub fn weight_pieces(
         &self,
         id: WeightId,
@@ -133,8 +152,12 @@ impl Model {
         match &self.weights {
             Weights::Random(random, _) => random.pieces(weight, most, sink),
             Weights::File(_) | Weights::Absent | Weights::Unread => {
-                let (len, most) = (weight.bytes() as usize, most.max(1 << 16));
-                (0..len).step_by(most).try_for_each(|at| sink(self.weight_piece(id, at..len.min(at + most))?))
+                let (start, len, most) = (self.start(id)?, weight.bytes() as usize, most.max(1 << 16));
+                (0..len).step_by(most).try_for_each(|at| {
+                    let bytes = at..len.min(at + most);
+                    self.check_weight(&weight.name, bytes.clone())?;
+                    sink(&self.weight_file().1[start + bytes.start..start + bytes.end])
+                })
             }
         }
     }

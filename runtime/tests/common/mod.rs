@@ -15,7 +15,6 @@ use hyc_plan::sample::penalise_and_choose;
 use hyc_plan::*;
 use hyc_runtime::{Error, Kernels, LoadOptions, Model, StepCall};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 pub const VOCAB: usize = 16;
 pub const WIDTH: usize = 16;
@@ -329,7 +328,7 @@ impl Parts {
                     name.to_string(),
                     json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}),
                 );
-                tree.extend(bytes.chunks(LEAF as usize).flat_map(|leaf| Sha256::digest(leaf).to_vec()));
+                tree.extend(bytes.chunks(LEAF as usize).flat_map(|leaf| *blake3::hash(leaf).as_bytes()));
                 data.extend_from_slice(bytes);
             };
             put(&tensor.name, tensor.dtype, &tensor.shape, &self.bytes(tensor));
@@ -370,7 +369,7 @@ impl Parts {
 }
 
 pub fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    blake3::hash(bytes).to_hex().to_string()
 }
 
 /// The ops of [`plan`] in plain Rust. Panics where a step would write to a page that another sequence of it has, too.

@@ -32,10 +32,9 @@ pub fn compile(graph: &Graph) {
 /// what is behind those checks.
 pub mod artefact {
     use hyc_plan::artefact::{
-        ALIGN, HASH_KEY, LEAF, NO_HASH, PLAN_KEY, ROOT_KEY, TREE, VERSION, VERSION_KEY,
+        ALIGN, HASH_KEY, LEAF, NO_HASH, PLAN_KEY, ROOT_KEY, TREE, VERSION, VERSION_KEY, digest, hex,
     };
     use serde_json::{Map, Value, json};
-    use sha2::{Digest, Sha256};
 
     /// Most bytes of tensors.
     const MOST: u64 = 1 << 20;
@@ -65,8 +64,8 @@ pub mod artefact {
         let bytes = places.iter().map(|(_, end)| *end).max().unwrap_or(0);
         let mut data = vec![0u8; bytes];
         let leaves = places.iter().flat_map(|(start, end)| data[*start..*end].chunks(LEAF as usize));
-        let tree: Vec<u8> = leaves.flat_map(|leaf| Sha256::digest(leaf).to_vec()).collect();
-        let root = hex(&tree);
+        let tree: Vec<u8> = leaves.flat_map(|leaf| digest(leaf)).collect();
+        let root = hex(&digest(&tree));
         let end = bytes + tree.len();
         header
             .insert(TREE.into(), json!({"dtype": "U8", "shape": [tree.len()], "data_offsets": [bytes, end]}));
@@ -81,12 +80,8 @@ pub mod artefact {
             text.push_str(&" ".repeat(end - text.len()));
             text
         };
-        let hash = hex(text(NO_HASH).as_bytes());
+        let hash = hex(&digest(text(NO_HASH).as_bytes()));
         let text = text(&hash);
         Some([&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &data].concat())
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
     }
 }

@@ -17,14 +17,13 @@ use common::{Policy, check_arena_use, describe_plan};
 use hyc_filetest::{Fault, GRAPH, directive};
 use hyc_ir::{Graph, text};
 #[cfg(feature = "llvm")]
-use hyc_kernels::{Nvidia, gpu_generator};
+use hyc_kernels::{
+    Nvidia, gpu_generator,
+    table::{self, Entry, Table},
+};
 use hyc_passes::{Compiled, Decided, PassError};
 #[cfg(feature = "llvm")]
-use hyc_plan::{
-    Chosen, Gpu, KernelSpec, NvidiaArch, Plan, TargetKind, Timing,
-    table::{self, Entry, Table},
-    variant::why,
-};
+use hyc_plan::{Chosen, Gpu, KernelSpec, NvidiaArch, Plan, TargetKind, Timing, variant::why};
 
 fn parse(source: &str) -> Graph {
     text::parse(source).unwrap_or_else(|errors| panic!("{}", errors[0]))

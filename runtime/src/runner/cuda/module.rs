@@ -4,7 +4,8 @@ use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUfunction, CUjit_option, CUmodule, CUresult};
-use hyc_plan::bind::{self, DIGEST_BYTES, PLAN_SYMBOL, Sha};
+use hyc_plan::artefact::{DIGEST, Digest};
+use hyc_plan::bind::{self, PLAN_SYMBOL};
 use hyc_plan::{Launch, Plan};
 
 use super::device::{Device, check};
@@ -125,19 +126,19 @@ impl Module {
     }
 
     /// The bytes of a variable that holds a digest; `None` where the code has none of this name.
-    fn variable(&self, name: &str) -> Result<Option<Sha>> {
+    fn variable(&self, name: &str) -> Result<Option<Digest>> {
         self.device.enter()?;
         let Ok(symbol) = CString::new(name) else { return Ok(None) };
         let (mut address, mut bytes) = (0, 0);
         // SAFETY: the module is loaded, the name ends in NUL, and both results have places.
         let found =
             unsafe { sys::cuModuleGetGlobal_v2(&mut address, &mut bytes, self.handle, symbol.as_ptr()) };
-        if found != CUresult::CUDA_SUCCESS || bytes != DIGEST_BYTES {
+        if found != CUresult::CUDA_SUCCESS || bytes != DIGEST {
             return Ok(None);
         }
-        let mut digest = [0; DIGEST_BYTES];
+        let mut digest = [0; DIGEST];
         // SAFETY: the variable has as many bytes as `digest`; the copy is through when the call returns.
-        let copied = unsafe { sys::cuMemcpyDtoH_v2(digest.as_mut_ptr().cast(), address, DIGEST_BYTES) };
+        let copied = unsafe { sys::cuMemcpyDtoH_v2(digest.as_mut_ptr().cast(), address, DIGEST) };
         check(copied, || format!("reading `{name}` of the artefact's code"))?;
         Ok(Some(digest))
     }

@@ -1,20 +1,26 @@
 //! Weights on the device: one allocation, filled through pinned memory by all cores.
+//!
+//! Every core reads a piece of the file into pinned memory, checks it there, while it is in the core's cache, and has it
+//! sent: bytes come from memory once, and what was checked is what is sent. Small weights that lie together are one
+//! piece.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use cudarc::driver::sys;
-use hyc_plan::{Plan, WeightId};
+use hyc_plan::artefact::LEAF;
+use hyc_plan::{Plan, Weight, WeightId};
 
 use super::device::{Device, DeviceBlock, Event, Pinned, check};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Machine;
 use crate::model::Model;
 
-/// Bytes that weights are copied in: large enough for the bus's full rate, few enough that every thread has two.
-const PIECE: usize = 2 << 20;
-/// Most threads: a dozen check digests as fast as the bus takes bytes.
+/// Bytes that weights are copied in: large enough for the bus's full rate, few enough that every thread has two; whole
+/// leaves of the digests.
+const PIECE: usize = 2 * LEAF as usize;
+/// Most threads: fewer read and check as fast as the bus takes bytes.
 const MOST_THREADS: usize = 16;
 
 /// Bytes of the allocation, and each weight's offset in it.
@@ -56,34 +62,76 @@ fn total(model: &Model) -> u64 {
     model.plan().weight_bytes()
 }
 
-/// Those of the file: every thread checks a piece, copies it to memory of its own, and has it sent.
+/// What lies together on the device and is sent at once.
+#[derive(Debug, Default)]
+struct Piece {
+    /// Its address.
+    at: u64,
+    /// At most [`PIECE`].
+    len: usize,
+    parts: Vec<Part>,
+}
+
+/// Bytes of one weight.
+#[derive(Debug)]
+struct Part {
+    id: WeightId,
+    /// Its first byte, from the weight's beginning: that of a leaf.
+    from: usize,
+    /// Where it lies in the piece.
+    place: Range<usize>,
+}
+
+/// Cuts weights, of which each has its address and its bytes and lies behind the one before.
+fn pieces(weights: impl Iterator<Item = (u64, u64)>) -> Vec<Piece> {
+    let mut list: Vec<Piece> = Vec::new();
+    for (id, (address, bytes)) in (0u32..).zip(weights) {
+        for from in (0..bytes as usize).step_by(PIECE) {
+            let (at, len) = (address + from as u64, PIECE.min(bytes as usize - from));
+            let end = |piece: &Piece| (at - piece.at) as usize + len;
+            if list.last().is_none_or(|piece| end(piece) > PIECE) {
+                list.push(Piece { at, ..Piece::default() });
+            }
+            if let Some(piece) = list.last_mut() {
+                piece.len = end(piece);
+                piece.parts.push(Part { id: WeightId(id), from, place: piece.len - len..piece.len });
+            }
+        }
+    }
+    list
+}
+
+/// Reads a piece. Between its parts, which are aligned, it has zeros, as the device had.
+fn read(model: &Model, piece: &Piece, buffer: &mut [u8]) -> Result<()> {
+    let mut end = 0;
+    for Part { id, from, place } in &piece.parts {
+        buffer[end..place.start].fill(0);
+        model.read_weight(*id, *from, &mut buffer[place.clone()])?;
+        end = place.end;
+    }
+    Ok(())
+}
+
+/// Those of the file: every thread reads a piece into memory of its own, checks it, and has it sent.
 fn copy_file(
     device: &Arc<Device>,
     model: &Model,
     addresses: &[u64],
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<()> {
-    let pieces: Vec<(WeightId, Range<usize>, u64)> = (0u32..)
-        .zip(&model.plan().weights)
-        .zip(addresses)
-        .flat_map(|((id, weight), address)| {
-            let len = weight.bytes() as usize;
-            (0..len)
-                .step_by(PIECE)
-                .map(move |at| (WeightId(id), at..len.min(at + PIECE), address + at as u64))
-        })
-        .collect();
+    let pieces = pieces(addresses.iter().copied().zip(model.plan().weights.iter().map(Weight::bytes)));
     let (next, done, stop) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(false));
     // Sends one piece; false: there is none left.
     let step = |staging: &mut Staging<'_>| -> Result<bool> {
         if stop.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let Some((id, bytes, to)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) else {
+        let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) else {
             return Ok(false);
         };
-        staging.copy(model.weight_piece(*id, bytes.clone())?, *to)?;
-        done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        staging.send(piece.len, piece.at, |buffer| read(model, piece, buffer))?;
+        let bytes: usize = piece.parts.iter().map(|part| part.place.len()).sum();
+        done.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(true)
     };
     let work = |goes_on: &mut dyn FnMut() -> bool| -> Result<()> {
@@ -141,7 +189,10 @@ fn copy_made_up(
     for (id, address) in (0u32..).zip(addresses) {
         let mut to = *address;
         model.weight_pieces(WeightId(id), PIECE, &mut |piece| {
-            staging.copy(piece, to)?;
+            staging.send(piece.len(), to, |buffer| {
+                buffer.copy_from_slice(piece);
+                Ok(())
+            })?;
             to += piece.len() as u64;
             done += piece.len() as u64;
             if progress(done, total) { Ok(()) } else { Err(cancelled()) }
@@ -163,17 +214,48 @@ impl<'d> Staging<'d> {
         Ok(Staging { device, buffers: [buffer()?, buffer()?], turn: 0 })
     }
 
-    /// Copies at most [`PIECE`] bytes to device address `to`, where the allocation has room for them.
-    fn copy(&mut self, bytes: &[u8], to: u64) -> Result<()> {
+    /// Sends `len` bytes, at most [`PIECE`], to device address `to`, where the allocation has room for them; `fill` writes
+    /// all of them. Errors: those of `fill`, and nothing is sent.
+    fn send(&mut self, len: usize, to: u64, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
         let (buffer, event) = &mut self.buffers[self.turn];
         self.turn = 1 - self.turn;
         // The buffer's last copy is through.
         event.wait()?;
-        buffer.bytes()[..bytes.len()].copy_from_slice(bytes);
+        fill(&mut buffer.bytes()[..len])?;
         // SAFETY: the buffer holds the bytes until the event has passed.
-        let result =
-            unsafe { sys::cuMemcpyHtoDAsync_v2(to, buffer.pointer(), bytes.len(), self.device.stream) };
+        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(to, buffer.pointer(), len, self.device.stream) };
         check(result, || "copying the weights".into())?;
         event.record()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_all_bytes_once_and_small_weights_share_one() {
+        let sizes = [3 * PIECE as u64 + 5, 100, 8192, 256, PIECE as u64, 1, PIECE as u64 - 256, 1];
+        let mut end = 0x7f00_0000_0000;
+        let weights = sizes.map(|bytes: u64| {
+            let at = end;
+            end += bytes.next_multiple_of(256);
+            (at, bytes)
+        });
+        let pieces = pieces(weights.into_iter());
+        let mut through = [0; 8];
+        for piece in &pieces {
+            assert!(piece.len <= PIECE && piece.parts.last().is_some_and(|part| part.place.end == piece.len));
+            let mut behind = 0;
+            for Part { id, from, place } in &piece.parts {
+                let id = id.0 as usize;
+                assert!(*from == through[id] && from % LEAF as usize == 0 && place.start >= behind);
+                assert_eq!(piece.at + place.start as u64, weights[id].0 + *from as u64);
+                (through[id], behind) = (from + place.len(), place.end);
+            }
+        }
+        assert_eq!(through.map(|bytes| bytes as u64), sizes);
+        let parts: Vec<usize> = pieces.iter().map(|piece| piece.parts.len()).collect();
+        assert_eq!(parts, [1, 1, 1, 4, 1, 2, 1]);
     }
 }

@@ -1,11 +1,9 @@
 //! What was measured of kernels' variants on cards: written by `hyc tune`, read where a model is compiled.
 
+use hyc_plan::artefact::hex;
+use hyc_plan::{CachePolicy, CacheSpec, KernelSpec, OperandSpec, Timing, Variant};
 use serde::{Deserialize, Serialize};
-
-use crate::bind::hex_digest;
-use crate::cache::{CachePolicy, CacheSpec};
-use crate::spec::{KernelSpec, OperandSpec};
-use crate::variant::{Timing, Variant};
+use sha2::{Digest, Sha256};
 
 /// The format that this build writes and reads.
 const VERSION: u32 = 1;
@@ -75,6 +73,14 @@ pub fn standard(spec: &KernelSpec) -> KernelSpec {
         max_context: STANDARD_CONTEXT,
         ..spec.clone()
     }
+}
+
+/// The SHA-256 of plain data's JSON, in hexadecimal digits: what tables go by.
+pub fn hex_digest(value: &impl Serialize) -> String {
+    let mut sha = Sha256::new();
+    // Neither a hash nor plain data without maps has a way to fail.
+    serde_json::to_writer(&mut sha, value).expect("plain data is JSON");
+    hex(&sha.finalize())
 }
 
 /// What identifies a kernel in a table: the digest of its [`standard`] spec.
@@ -208,8 +214,7 @@ struct Head {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::step::StepOp;
-    use crate::{Elem, KvCodec, KvOrder, OperandSpec, Rows, ops};
+    use hyc_plan::{Elem, KvCodec, KvOrder, Rows, StepOp, ops};
 
     fn spec() -> KernelSpec {
         let tensor = OperandSpec::Tensor { elem: Elem::F32, width: 8, stride: 16 };
