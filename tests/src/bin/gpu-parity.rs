@@ -54,6 +54,8 @@ const F32_BF16_KV: Limits = Limits { golden: 4e-6, own: 1e-3 };
 const BF16: Limits = Limits { golden: 2e-2, own: 2e-2 };
 /// The same where rounding changes what is chosen: near ties between blocks.
 const BF16_BLOCKS: Limits = Limits { golden: 1.2e-1, own: 1.2e-1 };
+/// Or keys and values between codes of E4M3, which are an eighth apart.
+const BF16_FP8_KV: Limits = Limits { golden: 5.6e-2, own: 5.6e-2 };
 /// Or between experts.
 const BF16_EXPERTS: Limits = Limits { golden: 1.6e-1, own: 1.6e-1 };
 /// PyTorch's token may be another where it was less than this above the next, all arithmetic being in f32.
@@ -89,6 +91,7 @@ fn limits(plan: &Plan) -> Limits {
     match rounds_products(plan) {
         true if plan.steps.iter().any(experts) => BF16_EXPERTS,
         true if plan.steps.iter().any(blocks) => BF16_BLOCKS,
+        true if plan.caches.iter().any(|cache| cache.codec == KvCodec::Fp8) => BF16_FP8_KV,
         true => BF16,
         false if rounds(plan) => F32_BF16_KV,
         false => F32,
