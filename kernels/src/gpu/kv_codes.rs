@@ -18,6 +18,8 @@ use super::work_item::WorkItem;
 /// Bytes of a row of codes, and its pieces of 16.
 const ROW: u64 = 64;
 const PIECES: u64 = 4;
+/// Pieces that a thread looks up at once.
+const BATCH: u64 = 4;
 
 /// Where a KV head's codes and scales of a page are, in global or in shared memory.
 #[derive(Clone, Copy)]
@@ -61,8 +63,6 @@ impl<'c> Codes<'c> {
 #[derive(Clone, Copy)]
 pub struct Expander {
     fp8: bool,
-    /// Pieces that a thread looks up at once.
-    batch: u64,
 }
 
 /// What codes of a row are multiplied by.
@@ -76,12 +76,7 @@ enum Scales<'c> {
 impl Expander {
     /// Where pages of this cache are codes.
     pub fn of(cache: &CacheSpec) -> Option<Expander> {
-        cache.codec.scaled().then_some(Expander { fp8: cache.codec == KvCodec::Fp8, batch: 4 })
-    }
-
-    /// The same where codes are read from device memory.
-    pub fn far(self) -> Expander {
-        Expander { batch: 8, ..self }
+        cache.codec.scaled().then_some(Expander { fp8: cache.codec == KvCodec::Fp8 })
     }
 
     /// Keys in bf16 tiles at `to`, by so many threads. `rows`: rows of codes, 64 of them a tile, a token each.
@@ -127,7 +122,7 @@ impl Expander {
         scales: &Scales<'c>,
     ) {
         let all = PIECES * rows;
-        let batch = self.batch.min(all.div_ceil(threads));
+        let batch = BATCH.min(all.div_ceil(threads));
         let whole = all.is_multiple_of(batch * threads);
         e.each(thread, e.int(all), batch * threads, |e, first| {
             // All are looked up before the first is needed.

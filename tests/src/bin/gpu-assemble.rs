@@ -202,15 +202,17 @@ fn exposed(sass: &[String]) -> Option<String> {
     (5 * under < 2 * all).then(|| format!("{under} of {all} exponentials lie under a product"))
 }
 
-/// What is wrong with warp groups that exchange registers (`setmaxnreg`): those that take some would wait forever where the one
-/// group that gives leaves too few. A block has as many as it began with.
+/// What is wrong with warp groups that exchange registers (`setmaxnreg`): those that take some would wait forever where those
+/// that give, each of which says so once, leave too few. A block has as many as it began with.
 fn unpaid(sass: &[String], registers: u64, threads: u64) -> Option<String> {
-    let asked = |op: &str| {
-        let code = sass.iter().find(|code| code.starts_with(op))?;
-        u64::from_str_radix(code.rsplit("0x").next()?.trim(), 16).ok()
+    let asked = |op: &str| -> Vec<u64> {
+        let codes = sass.iter().filter(|code| code.starts_with(op));
+        codes.filter_map(|code| u64::from_str_radix(code.rsplit("0x").next()?.trim(), 16).ok()).collect()
     };
-    let (taken, left) = (asked("USETMAXREG.TRY_ALLOC")?, asked("USETMAXREG.DEALLOC")?);
-    let (wanted, there) = (taken * (threads - 128) + left * 128, registers.next_multiple_of(8) * threads);
+    let (taken, left) = (*asked("USETMAXREG.TRY_ALLOC").first()?, asked("USETMAXREG.DEALLOC"));
+    let takers = threads.saturating_sub(128 * left.len() as u64);
+    let wanted = taken * takers + left.iter().map(|left| 128 * left).sum::<u64>();
+    let there = registers.next_multiple_of(8) * threads;
     (wanted > there).then(|| format!("{wanted} are shared out of {there}: a warp group waits forever"))
 }
 

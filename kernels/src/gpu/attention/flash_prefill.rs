@@ -91,7 +91,7 @@ impl Flash<'_> {
         let memory = e.dynamic_shared();
         let buffers = Buffers::new(e, self, THREADS);
         let keys_at = e.add_const(e.shared_address(memory), self.query_bytes() as i64);
-        let expander = Expander::of(&self.cache).map(Expander::far);
+        let expander = Expander::of(&self.cache);
         let ring = |e: &Emit<'c>| match expander {
             Some(_) => Ring::between(e, self.stages, (HALF, GROUPS)),
             None => Ring::new(e, self.stages, GROUPS),

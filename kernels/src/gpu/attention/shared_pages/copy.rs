@@ -49,7 +49,7 @@ impl SharedPages<'_, '_> {
                 }
             }
             let pages = HeadPages::new(e, *cache, kv_head);
-            let expander = Expander::of(cache).map(Expander::far);
+            let expander = Expander::of(cache);
             let page = |e: &Emit<'c>, physical: Int<'c>, flags: Int<'c>, takers: Takers<'_, 'c>| {
                 let page = page_address(e, cache, branch.cache, physical);
                 let note = |e: &Emit<'c>, stage: Int<'c>| note(e, stage, flags, takers);

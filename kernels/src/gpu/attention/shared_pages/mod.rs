@@ -42,7 +42,7 @@ const THREADS: u64 = CONSUMERS + 128;
 /// Registers of a thread that multiplies, and of one that does not: those of 512 threads with 128 each.
 const REGISTERS: (u64, u64) = (160, 24);
 /// The same where the latter make bf16 of codes.
-const REGISTERS_OF_CODES: (u64, u64) = (152, 56);
+const REGISTERS_OF_CODES: (u64, u64) = (144, 80);
 
 /// The kernel's sizes.
 struct SharedPages<'a, 's> {
