@@ -340,7 +340,13 @@ fn indices_come_from_who_makes_them() {
             norm: None,
             epilogue: Epilogue::Store,
         });
-        let up = StepOp::ExpertsUp(ops::ExpertsUp { experts: 4, active: 2, in_features: 16, ffn: 8 });
+        let up = StepOp::ExpertsUp(ops::ExpertsUp {
+            experts: 4,
+            active: 2,
+            in_features: 16,
+            ffn: 8,
+            shared: false,
+        });
         let router = StepOp::Router(ops::Router { experts: 4, active: 2, rule: RouterRule::USUAL });
         p.steps.push(step("choose", None, choose, vec![b(4), w(6), b(7)]));
         p.steps.push(step("router", None, router, vec![b(7), b(8), b(9)]));
@@ -385,7 +391,13 @@ fn indices_come_from_who_makes_them() {
     // A selection of as many blocks.
     wrong("operand `index`", |p| p.steps[8].operands[1] = Operand::Buffer(BufferId(3)));
     wrong("sizes or numbers are not possible", |p| {
-        p.steps[8].op = StepOp::ExpertsUp(ops::ExpertsUp { experts: 4, active: 5, in_features: 16, ffn: 8 });
+        p.steps[8].op = StepOp::ExpertsUp(ops::ExpertsUp {
+            experts: 4,
+            active: 5,
+            in_features: 16,
+            ffn: 8,
+            shared: false,
+        });
     });
     broken("sizes or numbers are not possible", |p| {
         p.steps[3].op = StepOp::SparseAttention(ops::SparseAttention {

@@ -24,7 +24,7 @@ use crate::gpu::gemm::stored::Stored;
 use crate::gpu::isa::{Emit, Float, Int, Ptr, Var};
 use crate::gpu::tile::{TILE_BYTES, TiledRows};
 
-/// Blocks of a multiprocessor: with a shared expert there are more than two for each, and the next launch's begin beside them.
+/// Blocks of a multiprocessor where weights are strips, of which there are more than two for each; the next launch's begin beside them.
 const AT_ONCE: u64 = 3;
 /// Most warps of a block that sums a row's experts.
 const MOST_WARPS: u64 = 12;
@@ -67,39 +67,38 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (in_features, ffn): (u64
     let rows_at = pack_x_of(k, in_features, None, (&[BY_ROW], rows_one_by_one(k)));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
     let shape = Shape::of_row((2, stored), Feed::Whole, in_features);
-    k.function(
-        Function::new(&part(BY_ROW), grid, THREADS)
-            .of(&[BY_ROW])
-            .shared_bytes(shape.shared_bytes())
-            .at_once(AT_ONCE)
-            // `down` guesses the choice, which is there then.
-            .late(),
-        |e| {
-            let ring = shape.ring(e);
-            let (row, slot) = e.div_rem(e.block_y(), active);
-            let expert = choice.expert(e, row, slot);
-            let warp = e.div_rem(e.thread(), 32).0;
-            let matrices =
-                ["gate", "up"].map(|name| choice.matrix(e, (name, stored), expert, (ffn, in_features)));
-            let rows = (rows_at.row(e, shape.first(e, row), in_features), row);
-            let strip = strip(e, &matrices, e.block_x(), rows, (warp, WARPS), shape);
-            let sums = strip.sums(e, &ring);
-            let gate = reduce(e, &sums[0], shape)[0];
-            e.barrier();
-            let up = reduce(e, &sums[1], shape)[0];
-            // Of the eight columns one is the row's; where it is kept, all are.
-            let (column, output) = e.div_rem(e.thread(), 16);
-            let output = e.add(e.mul_const(e.block_x(), 16), output);
-            let mine = e.eq(column, e.and(row, e.int(7)));
-            e.when(e.and(mine, e.lt(output, e.int(ffn))), |e| {
-                let (column, y) = (e.add(e.mul_const(slot, ffn), output), e.fmul(e.silu(gate), up));
-                if e.in_tiles("h") {
-                    return TiledRows::Operand("h").store(e, (row, column), e.stride("h"), y);
-                }
-                e.store(e.row("h", row), column, y.into());
-            });
-        },
-    );
+    let name = part(BY_ROW);
+    let function = Function::new(&name, grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes());
+    let function = match stored {
+        // `down` guesses the choice, which is there once this waits no more.
+        Stored::Strips(_) => function.at_once(AT_ONCE).late(),
+        Stored::Tiles => function,
+    };
+    k.function(function, |e| {
+        let ring = shape.ring(e);
+        let (row, slot) = e.div_rem(e.block_y(), active);
+        let expert = choice.expert(e, row, slot);
+        let warp = e.div_rem(e.thread(), 32).0;
+        let matrices =
+            ["gate", "up"].map(|name| choice.matrix(e, (name, stored), expert, (ffn, in_features)));
+        let rows = (rows_at.row(e, shape.first(e, row), in_features), row);
+        let strip = strip(e, &matrices, e.block_x(), rows, (warp, WARPS), shape);
+        let sums = strip.sums(e, &ring);
+        let gate = reduce(e, &sums[0], shape)[0];
+        e.barrier();
+        let up = reduce(e, &sums[1], shape)[0];
+        // Of the eight columns one is the row's; where it is kept, all are.
+        let (column, output) = e.div_rem(e.thread(), 16);
+        let output = e.add(e.mul_const(e.block_x(), 16), output);
+        let mine = e.eq(column, e.and(row, e.int(7)));
+        e.when(e.and(mine, e.lt(output, e.int(ffn))), |e| {
+            let (column, y) = (e.add(e.mul_const(slot, ffn), output), e.fmul(e.silu(gate), up));
+            if e.in_tiles("h") {
+                return TiledRows::Operand("h").store(e, (row, column), e.stride("h"), y);
+            }
+            e.store(e.row("h", row), column, y.into());
+        });
+    });
     if !k.wants(GROUPED) {
         return;
     }
@@ -132,10 +131,8 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (ffn, out): (u64, u64)
     let warps = if (WARPS..=MOST_WARPS).contains(&active) { active } else { WARPS };
     let shape = Shape::of_row((1, stored), Feed::Own, ffn).of_warps(warps);
     let name = part(BY_ROW);
-    let function = Function::new(&name, grid, 32 * warps)
-        .of(&[BY_ROW])
-        .shared_bytes(shape.shared_bytes())
-        .at_once(AT_ONCE);
+    let function = Function::new(&name, grid, 32 * warps).of(&[BY_ROW]).shared_bytes(shape.shared_bytes());
+    let function = if stored == Stored::Tiles { function } else { function.at_once(AT_ONCE) };
     k.function(function.waits_itself(), |e| {
         let ring = shape.ring(e);
         let (row, warp) = (e.block_y(), e.div_rem(e.thread(), 32).0);
