@@ -27,15 +27,16 @@ use std::mem::offset_of;
 use hyc_plan::abi::StepContext;
 use hyc_plan::{AttnShape, Extent, SelectShape};
 
+use super::flash_expand::HALF;
 use super::flash_select::{Buffers, FIRST_SELECTOR};
 use super::flash_softmax::{Growth, State, scale};
-use super::flash_tile::{CONSUMERS, Flash, GROUPS, Place, ROWS, Segment, TILE_ROWS};
+use super::flash_tile::{CONSUMERS, Flash, GROUPS, Place, ROWS, Segment, Stages, TILE_ROWS};
 use super::limits::FLASH;
 use super::rows::store_pairs;
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK};
-use crate::gpu::kv_codes::{Codes, Expander};
-use crate::gpu::paged_kv::{page_base, physical_page};
+use crate::gpu::kv_codes::Expander;
+use crate::gpu::paged_kv::physical_page;
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::tile::{SharedTile, Swizzle, TILE_BYTES, clear_from};
 use crate::gpu::work_item::{WorkItem, group};
@@ -43,8 +44,6 @@ use crate::gpu::work_item::{WorkItem, group};
 /// Shared memory that a block may have, less what is not the rings' or the queries'.
 const SHARED: u64 = 220 << 10;
 const THREADS: u64 = CONSUMERS + 128;
-/// Threads that make bf16 of a page's codes of keys, and of values.
-const HALF: u64 = 64;
 /// Registers of a thread that multiplies, and of one that does not: those of 384 threads with 168 each.
 const REGISTERS: (u64, u64) = (224, 56);
 const REGISTERS_SELECTING: (u64, u64) = (208, 88);
@@ -54,14 +53,6 @@ const REGISTERS_OF_CODES_SELECTING: (u64, u64, u64) = (176, 88, 72);
 /// The first of a named barrier for each warp group's own threads, and of one for each group's turn.
 const OWN: u64 = 1;
 const TURN: u64 = 3;
-
-/// Rings of keys and of values, and where their stages lie.
-struct Stages<'c> {
-    keys: Ring<'c>,
-    keys_at: Int<'c>,
-    values: Ring<'c>,
-    values_at: Int<'c>,
-}
 
 /// Rows of the step that a block takes at once: they share one reading of keys and values.
 pub fn rows_of_a_block(shape: AttnShape) -> u64 {
@@ -156,56 +147,6 @@ impl Flash<'_> {
                         },
                     ),
                 }
-            },
-        );
-    }
-
-    /// The first thread of the warp group that makes bf16 of codes: behind the one that selects, where there is one.
-    fn expanders(&self) -> u64 {
-        if self.select.is_some() { CONSUMERS + 128 } else { CONSUMERS }
-    }
-
-    /// Those producers: two warps make tiles of a page's keys and two of its values, a page a step.
-    fn expand<'c>(
-        &self,
-        e: &Emit<'c>,
-        (expander, memory): (Expander, Ptr<'c>),
-        stages: &Stages<'c>,
-        of: &Segment<'c>,
-    ) {
-        let (half, thread) = e.div_rem(e.add_const(e.thread(), -(self.expanders() as i64)), HALF);
-        let keys_at = self.query_bytes();
-        let values_at = keys_at + self.stages * self.key_bytes();
-        let threads = (thread, HALF);
-        let codes = |e: &Emit<'c>, page: Int<'c>| {
-            let page = page_base(e, &self.cache, "cache", of.sequence, page);
-            Codes::of_page(e, &self.cache, page, of.kv_head)
-        };
-        let to = |e: &Emit<'c>, stage: Int<'c>, first: u64, bytes: u64| {
-            e.byte_offset(memory, e.add_const(e.mul_const(stage, bytes), first as i64))
-        };
-        let all = |e: &Emit<'c>| e.ge(thread, e.int(0));
-        e.either(
-            e.eq(e.uniform(half), e.int(0)),
-            |e| {
-                e.each(e.int(0), of.pages, 1, |e, page| {
-                    let codes = codes(e, page);
-                    let stage = stages.keys.empty(e);
-                    let to = to(e, stage, keys_at, self.key_bytes());
-                    expander.keys(e, (codes, to), self.shape.qk_dim, threads);
-                    e.async_fence();
-                    stages.keys.filled(e, all(e));
-                });
-            },
-            |e| {
-                e.each(e.int(0), of.pages, 1, |e, page| {
-                    let codes = codes(e, page);
-                    let stage = stages.values.empty(e);
-                    let to = to(e, stage, values_at, self.value_bytes());
-                    expander.values(e, (codes, to), self.shape.v_dim, threads);
-                    e.async_fence();
-                    stages.values.filled(e, all(e));
-                });
             },
         );
     }

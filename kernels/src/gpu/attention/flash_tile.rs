@@ -8,6 +8,7 @@ use hyc_plan::{AttnShape, CacheSpec, KernelSpec, SelectShape};
 
 use crate::gpu::isa::{Emit, Int, Ptr};
 use crate::gpu::tile::SharedTile;
+use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::work_item::{group, row_count};
 
 /// Rows of a warp group.
@@ -72,6 +73,14 @@ pub struct Schedule<'c> {
     tiles: Int<'c>,
     /// KV heads of a section.
     section: Int<'c>,
+}
+
+/// Rings of keys and of values, and where their stages lie.
+pub struct Stages<'c> {
+    pub keys: Ring<'c>,
+    pub keys_at: Int<'c>,
+    pub values: Ring<'c>,
+    pub values_at: Int<'c>,
 }
 
 pub type Body<'a, 'c> = &'a dyn Fn(&Emit<'c>, Segment<'c>);

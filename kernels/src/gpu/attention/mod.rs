@@ -3,6 +3,7 @@
 mod branch;
 mod cluster_layout;
 mod combine;
+mod flash_expand;
 pub mod flash_prefill;
 mod flash_select;
 mod flash_softmax;

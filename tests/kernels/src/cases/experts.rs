@@ -53,7 +53,7 @@ pub fn experts(m: Mixture, store: Store, limits: Limits) -> Vec<KernelSpec> {
     let mut up =
         vec![tensor(in_features), indices(active), matrix(ffn, in_features), matrix(ffn, in_features)];
     up.extend([own(ffn, in_features), own(ffn, in_features)].into_iter().flatten());
-    up.push(h.clone());
+    up.push(h);
     let mut down = vec![h, indices(active), tensor(active), matrix(in_features, ffn)];
     down.extend(own(in_features, ffn));
     down.extend([tensor(in_features), tensor(in_features)]);
