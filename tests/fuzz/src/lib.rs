@@ -64,7 +64,7 @@ pub mod artefact {
         let bytes = places.iter().map(|(_, end)| *end).max().unwrap_or(0);
         let mut data = vec![0u8; bytes];
         let leaves = places.iter().flat_map(|(start, end)| data[*start..*end].chunks(LEAF as usize));
-        let tree: Vec<u8> = leaves.flat_map(|leaf| digest(leaf)).collect();
+        let tree: Vec<u8> = leaves.flat_map(digest).collect();
         let root = hex(&digest(&tree));
         let end = bytes + tree.len();
         header
