@@ -3,12 +3,11 @@
 //! It is the oracle of every back end: same steps, same memory, same order, each in plain Rust.
 //! `hyc diff` and the tests set it beside the generated code.
 
-use std::num::NonZero;
 use std::thread;
 
 use hyc_kernels::reference;
 use hyc_plan::{Rows, StepOp};
-use hyc_runtime::{Error, Kernels, ModelId, StepCall};
+use hyc_runtime::{Error, Kernels, Machine, ModelId, StepCall};
 
 /// The kernels of `hyc_kernels::reference`, for any plan.
 #[derive(Debug, Default)]
@@ -45,12 +44,16 @@ unsafe impl Kernels for Interpreter {
             return Ok(());
         }
         // Each row decodes the weights of its own experts, which is most of what a model with many of them takes.
-        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = Machine::here().cores();
         let shared = &Shared(call);
         thread::scope(|scope| {
             for rows in rows.chunks(rows.len().div_ceil(threads)) {
                 // SAFETY: passed on from the caller; rows are independent of each other, and no two threads have the same one.
-                scope.spawn(move || unsafe { shared.run(rows) });
+                let run = move || unsafe { shared.run(rows) };
+                // Where the system refuses a thread, this one does its work.
+                if thread::Builder::new().spawn_scoped(scope, run).is_err() {
+                    run();
+                }
             }
         });
         Ok(())

@@ -5,7 +5,7 @@
 //!                        keys' tokens, of the values' tokens
 //! in shared memory       bf16 tiles as a page of bf16 has them: what multiplies does not know of codes
 //! ```
-//! A number is rounded to bf16 once: its code is exact in bf16, and its scale two bf16. Reference: `KvCodec::encode`.
+//! A number is rounded to bf16 as good as once: its code is exact in bf16, and its scale two bf16. Reference: `KvCodec::encode`.
 
 use hyc_plan::{CacheSpec, KvCodec};
 

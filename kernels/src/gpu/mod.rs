@@ -72,7 +72,6 @@ fn build(k: &mut Kernel<'_, '_>) {
             qkv::qkv_append(k, &op);
         }
         StepOp::Append(ops::Append { kv_heads, qk_dim, v_dim }) => qkv::append(k, kv_heads, qk_dim, v_dim),
-        // `candidates` refuses it.
         StepOp::QuantiseKv(op) => kv_codes::quantise(k, op.kv_heads),
         StepOp::FullAttention(ops::FullAttention { shape, sink }) if tensor_cores => {
             whole(k, shape, sink, None)

@@ -332,8 +332,9 @@ irdl.dialect @hysparse {
     %index = irdl.base "!builtin.tensor"
     %gate = irdl.base @types::@hysparse::@weight
     %up = irdl.base @types::@hysparse::@weight
+    %shared = irdl.base @types::@hysparse::@weight
     %h = irdl.base "!builtin.tensor"
-    irdl.operands(x: %x, index: %index, gate: %gate, up: %up)
+    irdl.operands(x: %x, index: %index, gate: %gate, up: %up, shared: variadic %shared)
     irdl.results(h: %h)
   }
   irdl.operation @experts_down {
@@ -341,8 +342,9 @@ irdl.dialect @hysparse {
     %index = irdl.base "!builtin.tensor"
     %w = irdl.base "!builtin.tensor"
     %down = irdl.base @types::@hysparse::@weight
+    %shared = irdl.base @types::@hysparse::@weight
     %out = irdl.base "!builtin.tensor"
-    irdl.operands(h: %h, index: %index, weight: %w, down: %down, residual: optional %out)
+    irdl.operands(h: %h, index: %index, weight: %w, down: %down, shared_down: optional %shared, residual: optional %out)
     irdl.results(out: %out)
   }
   // Products with what is fused around them.

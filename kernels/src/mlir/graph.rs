@@ -170,6 +170,9 @@ fn operand_places(op: &Op) -> Option<Places> {
             &["gate_select", "gate_window"],
             &["lists"],
         ]),
+        Op::ExpertsDown(_) => {
+            Some(&[&["h"], &["index"], &["weight"], &["down"], &["shared_down"], &["residual"]])
+        }
         Op::FusedLinear(_) => Some(&[&["x"], &["norm"], &["weight"], &["residual", "up"]]),
         Op::QkvAppend(_) => Some(&[
             &["x"],

@@ -74,10 +74,14 @@ impl Found {
     fn taken(&self, graph: &Graph, backend: &dyn Backend) -> bool {
         // What no step stands for is select-kernels' to refuse.
         let step = |id| lower(graph, id, backend).ok().flatten();
-        let (Some(up), Some(shared)) = (step(self.up), step(self.shared_up)) else { return false };
+        let Some(up) = step(self.up) else { return false };
         let StepOp::ExpertsUp(op) = up.op else { return false };
-        let layouts: Vec<Layout> =
-            up.layouts.iter().chain(&shared.layouts).map(|(_, layout)| *layout).collect();
+        let others = [self.down, self.shared_up, self.shared_down].map(step);
+        if others.iter().any(Option::is_none) {
+            return false;
+        }
+        let others = others.iter().flatten().flat_map(|step| &step.layouts);
+        let layouts: Vec<Layout> = up.layouts.iter().chain(others).map(|(_, layout)| *layout).collect();
         backend.shares_experts(&ops::ExpertsUp { shared: true, ..op }, &layouts)
     }
 

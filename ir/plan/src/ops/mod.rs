@@ -127,7 +127,7 @@ pub struct Append {
 }
 
 /// Writes the keys and values of each row, which `from` holds at the row's position, into `cache` at that position: as the
-/// codes of [`Codec::encode`](crate::Codec::encode) and their scales, a head's key being a group, and its value.
+/// codes and scales of [`KvCodec::encode`](crate::KvCodec::encode), of each head's key and value.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct QuantiseKv {
     /// KV heads.

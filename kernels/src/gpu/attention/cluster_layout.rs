@@ -70,8 +70,8 @@ impl Layout {
             branches.iter().map(|branch| branch.most_pages(&reader.cache).div_ceil(blocks)).collect();
         // Two read a page in half the time; alone, blocks leave each other more registers.
         let sharers = if blocks == 1 { 1 } else { 2 };
-        // States of at most 16 heads, which lie over the pages later, take no more than those.
-        let before = |places: u64| places * stage;
+        // The warps' states lie over the pages later, and may take more than pages of codes.
+        let before = |places: u64| places * stage.max(4 * sharers * heads * shape.v_dim);
         let inboxes = 4 * branches.len() as u64 * inbox;
         let bytes = |places: u64| {
             let fixed = fixed_bytes(reader, branches.len() as u64, (places, sharers), (blocks, share));
@@ -131,7 +131,8 @@ mod tests {
             for v_dim in (16..=256).step_by(16) {
                 let shape = AttnShape { heads, kv_heads: 1, qk_dim, v_dim };
                 let policy = CachePolicy::Growing;
-                let (codec, order) = (KvCodec::Bf16, KvOrder::Tiles);
+                let order = KvOrder::Tiles;
+                let codec = if v_dim % 32 == 0 { KvCodec::Int8 } else { KvCodec::Bf16 };
                 let cache = CacheSpec { kv_heads: 1, qk_dim, v_dim, codec, page: 64, policy, order };
                 let reader = Reader { shape, cache, operand: "cache", warps: 1 };
                 for (listed, window) in [(1, 1), (3, 128), (16, 4096), (32, 1 << 40)] {

@@ -6,6 +6,8 @@
 //!   0, 1   multiply, 64 rows each
 //!   2      a warp that keeps rings of keys and of values full with bulk copies, and three that select
 //!
+//! Where the cache is codes, a warp group makes bf16 tiles of them in place of the copies (`flash_expand`), and a step has one page.
+//!
 //! a step has two pages, 128 keys (one where values are wider than 128: registers). A warp group:
 //!   start  S = Q K^T of step j + 1     Q, K from shared memory: pages lie there as in the cache, both under one descriptor
 //!   start  O += P V of step j          P from registers

@@ -119,7 +119,7 @@ impl Cluster<'_> {
             let page =
                 |e: &Emit<'c>, r: &Reader| r.page(e, item, q, (place, logical, from), halves, &state, None);
             // Branches whose pages are stored alike have one code.
-            match self.readers.iter().all(|r| r.cache.codec.scaled() == first.cache.codec.scaled()) {
+            match self.readers.iter().all(|r| r.cache.codec == first.cache.codec) {
                 true => page(e, first),
                 false => self.by_branch(e, |e, number, _| page(e, &self.readers[number])),
             }

@@ -31,8 +31,14 @@ impl Panels {
     }
 }
 
+/// Why a shared expert is refused; `candidates` has refused it before.
+const SHARED: &str = "a shared expert beside those that are chosen, in panels";
+
 /// `ExpertsUp`, `count` panels an expert. Block: one panel of one (row, chosen expert).
 pub fn up(k: &mut Kernel<'_, '_>, count: u64, (in_features, ffn): (u64, u64), choice: Choice) {
+    if choice.shared {
+        return k.refuse(SHARED);
+    }
     let active = choice.count();
     let grid = [Extent::fixed(count), k.rows(active, 1)];
     k.function(Function::new("", grid, THREADS), |e| {

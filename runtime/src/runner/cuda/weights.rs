@@ -20,7 +20,7 @@ use crate::model::Model;
 /// Bytes that weights are copied in: large enough for the bus's full rate, few enough that every thread has two; whole
 /// leaves of the digests.
 const PIECE: usize = 2 * LEAF as usize;
-/// Most threads: fewer read and check as fast as the bus takes bytes.
+/// Most threads, each of which pins two pieces.
 const MOST_THREADS: usize = 16;
 
 /// Bytes of the allocation, and each weight's offset in it.

@@ -3,6 +3,7 @@
 use hyc_plan::*;
 
 use super::attention::{attention, caches, every};
+use super::tiled::ERROR;
 use super::{Case, FEW, Fill, RAGGED, Sequences, case, sized, spec};
 
 pub fn all() -> Vec<Case> {
@@ -27,6 +28,18 @@ pub fn tiled(of: &[Case]) -> Vec<Case> {
     };
     let attends = of.iter().filter(|case| case.spec.op.attention().is_some() && !appends(case));
     let mut cases: Vec<Case> = attends.step_by(4).enumerate().filter_map(coded).collect();
+    // States of warps that are larger than their pages of codes.
+    let shape = AttnShape { heads: 16, kv_heads: 1, qk_dim: 64, v_dim: 128 };
+    for (codec, op) in CODECS.into_iter().flat_map(|codec| {
+        every(shape, (64, 3), 70, true, GateMode::None).into_iter().map(move |op| (codec, op))
+    }) {
+        let [mut cache, _] = caches(shape, 64, codec, 70, FEW);
+        cache.order = KvOrder::Tiles;
+        if let StepOp::SparseAttention(_) = op {
+            let spec = attention(op, cache, cache, FEW);
+            cases.push(case("sparse_attention tiled, codes", &spec, &[(700, 3), (0, 2)], ERROR));
+        }
+    }
     for (i, (qk_dim, v_dim)) in [(64, 64), (128, 128), (192, 128), (64, 48)].into_iter().enumerate() {
         let shape = AttnShape { heads: 6, kv_heads: 3, qk_dim, v_dim };
         for (codec, batch) in

@@ -1,4 +1,4 @@
-//! The warp that copies: along the tile's list and then along the window, so that the ring is full.
+//! The warp that copies, or the warp group that makes bf16 tiles of codes: along the tile's list and then along the window, so that the ring is full.
 
 use hyc_plan::CacheSpec;
 use hyc_plan::lists::EDGE;

@@ -10,6 +10,9 @@
 //! shared memory, 128 dims: queries 48 KiB | ring of 5 pages K + V, 32 KiB each | notes of each stage
 //! registers a thread: O 64, S 32, P 16, of 160
 //! ```
+//! Where a cache is codes, a warp group makes bf16 tiles of each page in place of the warp that copies, and registers are fewer: O 64,
+//! S 32, P 16, of 144.
+//!
 //! Queries of a tile: 48 at four heads a KV head, 12 at sixteen. A group waits for its own products: the softmax of one lies
 //! under the products of the other two. KV heads go outermost, so that all multiprocessors read one
 //! head's pages from the second cache. A row's reference for exponents is raised only where a logit passes it by 2^8, which
