@@ -108,7 +108,12 @@ pub fn golden_model(name: &str, folder: &Path) -> Arc<Model> {
 
 /// Compiles a model.toml for this machine into `out`, and loads it.
 pub fn compiled_model(model: &Path, out: &Path) -> Arc<Model> {
-    compile(model, out, CpuTarget::host().level, |_| {});
+    edited_model(model, out, |_| {})
+}
+
+/// The same, after `edit` has changed its description.
+pub fn edited_model(model: &Path, out: &Path, edit: impl FnOnce(&mut ModelDesc)) -> Arc<Model> {
+    compile(model, out, CpuTarget::host().level, edit);
     // SAFETY: made here, and nobody changes it.
     Arc::new(unsafe { Model::load(out, &LoadOptions::default()) }.expect("loads"))
 }

@@ -18,6 +18,12 @@ pub struct Run {
     pub hidden: Vec<f32>,
 }
 
+/// The logits of every token, in a session of its own.
+pub fn logits(model: &Arc<Model>, tokens: &[u32]) -> Vec<f32> {
+    let mut session = Session::new(Arc::clone(model), &SessionOptions::default()).expect("starts");
+    run(&mut session, tokens).expect("runs").logits
+}
+
 /// Feeds a new sequence all tokens, looking at every step.
 pub fn run(session: &mut Session, tokens: &[u32]) -> Result<Run> {
     let id = session.add_sequence()?;

@@ -7,31 +7,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hyc::diff::{Found, Options, diff};
-use hyc_kernels::cpu::CpuTarget;
 use hyc_plan::{CacheId, CachePolicy, KvCodec, StepOp};
-use hyc_runtime::{LoadOptions, Model, SequenceId, Session, SessionOptions};
-use hyc_tests::parity::{run, run_batch, run_pieces, tokens};
+use hyc_runtime::{Model, SequenceId, Session, SessionOptions};
+use hyc_tests::parity::{logits, run_batch, run_pieces, tokens};
 use hyc_tests::retrieval::{Prompts, decode};
-use hyc_tests::{compile, golden_tensors, relative_error, root};
+use hyc_tests::{edited_model, golden_tensors, relative_error, root};
 
 const CODECS: [KvCodec; 2] = [KvCodec::Int8, KvCodec::Fp8];
 
 /// A description compiled with caches of this codec.
 fn of(model: &Path, codec: KvCodec, folder: &Path) -> Arc<Model> {
-    let out = folder.join("codes.hyc");
-    compile(model, &out, CpuTarget::host().level, |desc| desc.target.kv_dtype = codec);
-    // SAFETY: made here, and nobody changes it.
-    Arc::new(unsafe { Model::load(&out, &LoadOptions::default()) }.expect("loads"))
+    edited_model(model, &folder.join("codes.hyc"), |desc| desc.target.kv_dtype = codec)
 }
 
 /// One of tests/golden.
 fn golden(name: &str, codec: KvCodec, folder: &Path) -> Arc<Model> {
     of(&root().join("tests/golden").join(name).join("model.toml"), codec, folder)
-}
-
-fn logits(model: &Arc<Model>, tokens: &[u32]) -> Vec<f32> {
-    let mut session = Session::new(model.clone(), &SessionOptions::default()).expect("starts");
-    run(&mut session, tokens).expect("runs").logits
 }
 
 /// Caches that grow have codes, made of a ring each; the others have none.

@@ -12,33 +12,24 @@ use std::sync::Arc;
 use common::hyc_binary;
 use hyc::diff::{Found, Options, diff};
 use hyc::frontend::MatrixFormat;
-use hyc_kernels::cpu::CpuTarget;
 use hyc_plan::Layout;
-use hyc_runtime::{LoadOptions, Model, Session, SessionOptions};
-use hyc_tests::parity::{run, run_batch, run_pieces, tokens};
+use hyc_runtime::{Model, Session, SessionOptions};
+use hyc_tests::parity::{logits, run_batch, run_pieces, tokens};
 use hyc_tests::retrieval::{Prompts, decode};
-use hyc_tests::{compile, golden_tensors, relative_error, root};
+use hyc_tests::{edited_model, golden_tensors, relative_error, root};
 
 /// Rows and groups, whole and not: the goldens' rows have 20 to 96 numbers.
 const FORMATS: [&str; 7] = ["int8", "int8(16)", "fp8", "fp8(7)", "int4", "int4(32)", "int4z(32)"];
 
 /// A description compiled in this format.
 fn quantised(model: &Path, format: &str, folder: &Path) -> Arc<Model> {
-    let out = folder.join("quantised.hyc");
     let format = MatrixFormat::parse(format).expect("a format");
-    compile(model, &out, CpuTarget::host().level, |desc| desc.weights.formats.all = Some(format));
-    // SAFETY: made here, and nobody changes it.
-    Arc::new(unsafe { Model::load(&out, &LoadOptions::default()) }.expect("loads"))
+    edited_model(model, &folder.join("quantised.hyc"), |desc| desc.weights.formats.all = Some(format))
 }
 
 /// One of tests/golden in this format.
 fn golden(name: &str, format: &str, folder: &Path) -> Arc<Model> {
     quantised(&root().join("tests/golden").join(name).join("model.toml"), format, folder)
-}
-
-fn logits(model: &Arc<Model>, tokens: &[u32]) -> Vec<f32> {
-    let mut session = Session::new(model.clone(), &SessionOptions::default()).expect("starts");
-    run(&mut session, tokens).expect("runs").logits
 }
 
 #[test]

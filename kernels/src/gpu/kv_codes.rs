@@ -11,7 +11,7 @@ use hyc_plan::{CacheSpec, KvCodec};
 
 use super::function::{Function, Kernel};
 use super::isa::{Chunk, Emit, Float, Int, Ptr, WARP};
-use super::paged_kv::{key_index, page_base, value_index};
+use super::paged_kv::{HeadPages, key_index, page_base, value_index};
 use super::tile::{Swizzle, bytes, split};
 use super::work_item::WorkItem;
 
@@ -33,29 +33,27 @@ pub struct Codes<'c> {
 impl<'c> Codes<'c> {
     /// Of a KV head of a page in its pool.
     pub fn of_page(e: &Emit<'c>, cache: &CacheSpec, page: Ptr<'c>, kv_head: Int<'c>) -> Codes<'c> {
-        let at = |first: u64, each: u64| {
-            e.byte_offset(page, e.add_const(e.wide(e.mul_const(kv_head, each)), first as i64))
-        };
-        let scales = cache.scale_offset(1, false) - cache.scale_offset(0, false);
-        Codes {
-            keys: at(0, cache.k_offset(1)),
-            values: at(cache.v_offset(0), cache.v_offset(1) - cache.v_offset(0)),
-            key_scales: at(cache.scale_offset(0, false), scales),
-            value_scales: at(cache.scale_offset(0, true), scales),
-        }
+        let (keys, values, scales) = HeadPages::new(e, *cache, kv_head).parts(e, page);
+        Codes::new(e, cache, (keys, values), scales.unwrap_or(page))
     }
 
-    /// The same where [`HeadPages::copy`](super::paged_kv::HeadPages::copy) has put them.
+    /// The same where [`HeadPages::copy`] has put them.
     pub fn of_copy(e: &Emit<'c>, cache: &CacheSpec, copy: Ptr<'c>) -> Codes<'c> {
-        let at = |bytes: u64| e.byte_offset(copy, e.int(bytes));
         let keys = cache.k_offset(1);
-        let scales = keys + cache.page * cache.v_pad();
-        Codes {
-            keys: at(0),
-            values: at(keys),
-            key_scales: at(scales),
-            value_scales: at(scales + 4 * cache.page),
-        }
+        let values = e.byte_offset(copy, e.int(keys));
+        let scales = e.byte_offset(copy, e.int(keys + cache.page * cache.v_pad()));
+        Codes::new(e, cache, (copy, values), scales)
+    }
+
+    /// The values' scales stand behind the keys'.
+    fn new(
+        e: &Emit<'c>,
+        cache: &CacheSpec,
+        (keys, values): (Ptr<'c>, Ptr<'c>),
+        key_scales: Ptr<'c>,
+    ) -> Codes<'c> {
+        let value_scales = e.byte_offset(key_scales, e.int(4 * cache.page));
+        Codes { keys, values, key_scales, value_scales }
     }
 }
 

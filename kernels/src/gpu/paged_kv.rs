@@ -130,6 +130,12 @@ impl<'c> HeadPages<'c> {
         HeadPages { cache, keys, values, scales }
     }
 
+    /// The head's keys, values and, where there are some, scales in the page at `page`.
+    pub fn parts(&self, e: &Emit<'c>, page: Ptr<'c>) -> (Ptr<'c>, Ptr<'c>, Option<Ptr<'c>>) {
+        let at = |offset| e.byte_offset(page, offset);
+        (at(self.keys), at(self.values), self.scales.map(at))
+    }
+
     /// Starts copies of the head's [`copied_bytes`] of the page at `page` to shared memory at `to`, counted by `full`. One thread.
     pub fn copy(&self, e: &Emit<'c>, page: Ptr<'c>, to: Int<'c>, full: Int<'c>) {
         let (bytes, tokens) = (self.cache.codec.bytes(), self.cache.page);

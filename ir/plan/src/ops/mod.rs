@@ -273,7 +273,7 @@ pub struct ExpertsUp {
     /// Width of one expert.
     pub ffn: u64,
     /// Whether there is a shared expert, as wide as the others.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,
 }
 
@@ -289,12 +289,8 @@ pub struct ExpertsDown {
     /// Width of one expert.
     pub ffn: u64,
     /// Whether there is a shared expert, whose weight is 1.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,
-}
-
-fn is_false(x: &bool) -> bool {
-    !x
 }
 
 /// `out[o] = x[out_rows[o]]`.

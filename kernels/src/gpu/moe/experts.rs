@@ -186,7 +186,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (ffn, out): (u64, u64)
         let next = e.pick(right, e.add_const(warp, warps as i64), warp);
         e.each(next, e.int(active), warps, |e, slot| {
             let strip = strip_of(e, slot, choice.expert(e, row, slot), None);
-            add(e, &strip, &strip.sums(e, &ring), choice.share(e, row, slot), e.not(e.no()));
+            add(e, &strip, &strip.sums(e, &ring), choice.share(e, row, slot), e.holds());
         });
         // The columns' sum becomes the first column.
         for pair in totals.chunks(2) {
