@@ -18,7 +18,7 @@ pub fn unique(spec: &KernelSpec, taken: impl Fn(&str) -> bool) -> String {
 fn base(spec: &KernelSpec) -> String {
     let op = spec.op.name();
     let mut name = match spec.op {
-        StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue }) => {
+        StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue, .. }) => {
             let norm = if norm.is_some() { "_norm" } else { "" };
             let epilogue = match epilogue {
                 Epilogue::Store => "",

@@ -75,6 +75,7 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
                 rope: RopeSpec { theta, dims, scaling },
                 own_kv,
                 gates: gates.unwrap_or(0),
+                fp8_rows: None,
             })
         }
         Op::Rope(op::Rope { heads, theta, dims, scaling }) => StepOp::Rope(ops::Rope {
@@ -222,7 +223,7 @@ impl<'g> Ctx<'g> {
     /// A product with what is fused around it.
     fn linear(&self, norm: Option<f64>, epilogue: Epilogue) -> Result<StepOp, PassError> {
         let (in_features, out) = (self.width(self.operand("x")?)?, self.width(self.result("out")?)?);
-        Ok(StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue }))
+        Ok(StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue, fp8_rows: None }))
     }
 
     fn operand(&self, name: &str) -> Result<ValueId, PassError> {

@@ -184,6 +184,7 @@ pub fn plan() -> Plan {
                     out_features: VOCAB as u64,
                     norm: None,
                     epilogue: Epilogue::Store,
+                    fp8_rows: None,
                 }),
                 vec![b(4), w(1), b(5)],
             ),

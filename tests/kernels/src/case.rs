@@ -255,28 +255,44 @@ fn flag(on: bool, name: &str) -> String {
     if on { format!(" {name}") } else { String::new() }
 }
 
+/// From how many rows on they are multiplied as e4m3.
+fn in_fp8(least: Option<u64>) -> String {
+    least.map(|least| format!(" fp8_rows{least}")).unwrap_or_default()
+}
+
 /// A kernel in a few words; specs that differ have labels that differ.
 pub fn label(spec: &KernelSpec) -> String {
     let op = match spec.op {
         StepOp::Embed(ops::Embed { vocab, hidden }) => format!("embed {vocab}x{hidden}"),
         StepOp::RmsNorm(ops::RmsNorm { groups, width, .. }) => format!("rmsnorm {groups}x{width}"),
-        StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue }) => {
+        StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue, fp8_rows }) => {
             let epilogue = match epilogue {
                 Epilogue::Store => "",
                 Epilogue::Residual => " residual",
                 Epilogue::SwiGlu => " swiglu",
             };
-            format!("linear {out}x{in_features}{}{epilogue}", flag(norm.is_some(), "norm"))
+            let norm = flag(norm.is_some(), "norm");
+            format!("linear {out}x{in_features}{norm}{epilogue}{}", in_fp8(fp8_rows))
         }
-        StepOp::QkvAppend(ops::QkvAppend { in_features, shape: s, norm, qk_norm, rope, own_kv, gates }) => {
+        StepOp::QkvAppend(ops::QkvAppend {
+            in_features,
+            shape: s,
+            norm,
+            qk_norm,
+            rope,
+            own_kv,
+            gates,
+            fp8_rows,
+        }) => {
             format!(
-                "qkv {} in_features{in_features} rope{}{}{}{}{}",
+                "qkv {} in_features{in_features} rope{}{}{}{}{}{}",
                 shape(&s),
                 turned(rope),
                 flag(norm.is_some(), "norm"),
                 flag(qk_norm.is_some(), "qk-norm"),
                 flag(!own_kv, "q-only"),
                 ["", " gate", " gates"][gates.min(2) as usize],
+                in_fp8(fp8_rows),
             )
         }
         StepOp::Rope(ops::Rope { heads, dim, rope }) => format!("rope {heads}x{dim} rope{}", turned(rope)),

@@ -16,6 +16,7 @@ fn plan(target: Target) -> Plan {
         out_features: 16,
         norm: None,
         epilogue: Epilogue::Store,
+        fp8_rows: None,
     });
     let step = |name: &str, op: StepOp, operands, kernel| Step {
         name: name.into(),

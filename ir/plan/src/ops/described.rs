@@ -121,7 +121,7 @@ impl Op for Linear {
     const NAME: &'static str = "linear";
 
     fn roles(&self) -> Vec<Role> {
-        let Linear { in_features, out_features: out, norm, epilogue } = *self;
+        let Linear { in_features, out_features: out, norm, epilogue, .. } = *self;
         let mut roles = vec![product_input(in_features, norm)];
         roles.extend(norm.map(|_| read("norm", Kind::Vector(in_features))));
         roles.push(read("weight", matrix(out, in_features)));
@@ -137,7 +137,7 @@ impl Op for Linear {
     }
 
     fn is_possible(&self) -> bool {
-        normalises(self.norm)
+        normalises(self.norm) && self.fp8_rows != Some(0)
     }
 }
 
@@ -169,8 +169,8 @@ impl Op for QkvAppend {
     }
 
     fn is_possible(&self) -> bool {
-        let QkvAppend { shape, rope, norm, qk_norm, gates, .. } = *self;
-        let normalises = normalises(norm) && normalises(qk_norm);
+        let QkvAppend { shape, rope, norm, qk_norm, gates, fp8_rows, .. } = *self;
+        let normalises = normalises(norm) && normalises(qk_norm) && fp8_rows != Some(0);
         shares_out(&shape) && rope.is_possible(shape.qk_dim) && normalises && gates <= GATES.len() as u64
     }
 }

@@ -67,6 +67,10 @@ pub struct Linear {
     pub norm: Option<f64>,
     /// Fused use of the product.
     pub epilogue: Epilogue,
+    /// Steps of so many rows and more multiply rows of e4m3: each rounded, behind the norm, as a group of [`Codec::Fp8`](crate::Codec::Fp8)
+    /// is, with a scale of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fp8_rows: Option<u64>,
 }
 
 /// Weight and logits of each gate that `QkvAppend` may project.
@@ -95,6 +99,10 @@ pub struct QkvAppend {
     pub own_kv: bool,
     /// How many gates are projected too, each to `heads * v_dim`: two at most.
     pub gates: u64,
+    /// Steps of so many rows and more multiply rows of e4m3: each rounded, behind the norm, as a group of [`Codec::Fp8`](crate::Codec::Fp8)
+    /// is, with a scale of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fp8_rows: Option<u64>,
 }
 
 /// A vector added to each row.

@@ -47,6 +47,7 @@ fn plan() -> Plan {
             rope: RopeSpec::plain(1e4, 8),
             own_kv,
             gates: 0,
+            fp8_rows: None,
         })
     };
     let linear = StepOp::Linear(ops::Linear {
@@ -54,6 +55,7 @@ fn plan() -> Plan {
         out_features: 32,
         norm: None,
         epilogue: Epilogue::Store,
+        fp8_rows: None,
     });
     let (tokens, outputs) = (Rows::Tokens, Rows::Outputs);
     let mut plan = Plan {
@@ -296,6 +298,7 @@ fn operands() {
                 out_features: 32,
                 norm: Some(bad),
                 epilogue: Epilogue::Store,
+                fp8_rows: None,
             });
             p.steps.iter_mut().filter(|s| matches!(s.op, StepOp::Linear(_))).for_each(|s| s.op = op);
         });
@@ -339,6 +342,7 @@ fn indices_come_from_who_makes_them() {
             out_features: 4,
             norm: None,
             epilogue: Epilogue::Store,
+            fp8_rows: None,
         });
         let up = StepOp::ExpertsUp(ops::ExpertsUp {
             experts: 4,
@@ -371,6 +375,7 @@ fn indices_come_from_who_makes_them() {
             out_features: 8,
             norm: None,
             epilogue: Epilogue::Store,
+            fp8_rows: None,
         });
         p.steps[7].op = StepOp::Router(ops::Router { experts: 8, active: 2, rule: RouterRule::USUAL });
     });

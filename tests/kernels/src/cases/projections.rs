@@ -23,7 +23,11 @@ pub fn linear(
         Epilogue::SwiGlu => operands.push(store.matrix(1, out, in_features, out)),
     }
     operands.push(tensor(out));
-    spec(StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue }), operands, limits)
+    spec(
+        StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue, fp8_rows: None }),
+        operands,
+        limits,
+    )
 }
 
 /// What varies in a QKV projection.
@@ -75,7 +79,16 @@ pub fn qkv(q: Qkv, limits: Limits) -> KernelSpec {
     operands.extend(q.own_kv.then_some(OperandSpec::Cache(q.cache)));
     let Qkv { in_features, shape, norm, qk_norm, rope, own_kv, gates, .. } = q;
     spec(
-        StepOp::QkvAppend(ops::QkvAppend { in_features, shape, norm, qk_norm, rope, own_kv, gates }),
+        StepOp::QkvAppend(ops::QkvAppend {
+            in_features,
+            shape,
+            norm,
+            qk_norm,
+            rope,
+            own_kv,
+            gates,
+            fp8_rows: None,
+        }),
         operands,
         limits,
     )

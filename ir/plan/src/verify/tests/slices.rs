@@ -6,7 +6,7 @@ use super::*;
 
 fn product(width: u64) -> StepOp {
     let (norm, epilogue) = (None, Epilogue::Store);
-    StepOp::Linear(ops::Linear { in_features: 16, out_features: width, norm, epilogue })
+    StepOp::Linear(ops::Linear { in_features: 16, out_features: width, norm, epilogue, fp8_rows: None })
 }
 
 /// Adds products to the plan, each from one buffer of 16 columns to another.
