@@ -11,7 +11,7 @@ use super::attention::limits::{
 use super::attention::{flash_prefill, limits, simt, sparse_cluster};
 use super::gemm::feed::MOST_WHOLE;
 use super::gemm::pack_rows::BLOCK_ROWS;
-use super::gemm::product::{M1, M8, M16, M32, MANY_ROWS_OF_STRIPS, WGMMA, WGMMA128};
+use super::gemm::product::{FP8_ROWS_VARIANTS, M1, M8, M16, M32, MANY_ROWS_OF_STRIPS, WGMMA, WGMMA128};
 use super::gemm::{large_m, panel, wgmma_strips};
 use super::moe::dispatch::{BY_ROW, GROUPED};
 use super::moe::grouped_gemm::BY_ROW_ROWS;
@@ -38,13 +38,13 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
             let two = op.epilogue == Epilogue::SwiGlu;
             let usual = wgmma_strips::usual_rows(op.out_features, two, u64::from(gpu.multiprocessors));
             let launches = if in_rows(spec, "x") { 2 } else { 1 };
-            of(spec, &of_strips(spec, (op.in_features, usual), launches))
+            of(spec, &of_strips(spec, (op.in_features, usual), (launches, op.fp8_rows)))
         }
         StepOp::QkvAppend(op) if in_strips(spec) => {
             let packs = u32::from(in_rows(spec, "x"));
             let launches = packs + if ends_in_registers(&op) { 1 } else { 2 };
             let usual = wgmma_strips::usual_rows(columns(&op), false, u64::from(gpu.multiprocessors));
-            of(spec, &of_strips(spec, (op.in_features, usual), launches))
+            of(spec, &of_strips(spec, (op.in_features, usual), (launches, op.fp8_rows)))
         }
         StepOp::Linear(op) if in_tiles(spec) => {
             // Narrow tiles are for rows that make no more wide ones than half the multiprocessors.
@@ -143,15 +143,29 @@ fn product(spec: &KernelSpec, in_features: u64, [small, large]: [u32; 2]) -> [Ro
     ]
 }
 
-/// Those of a product of strips; `usual`: the most rows that tiles of 64 and of 128 are for.
-fn of_strips(spec: &KernelSpec, (in_features, usual): (u64, [u64; 2]), launches: u32) -> Vec<Row> {
+/// Those of a product of strips; `usual`: the most rows that tiles of 64 and of 128 are for. `fp8_rows`: whether tiles of 128 and 256
+/// are of rows of e4m3, which one more launch makes.
+fn of_strips(
+    spec: &KernelSpec,
+    (in_features, usual): (u64, [u64; 2]),
+    (launches, fp8_rows): (u32, Option<u64>),
+) -> Vec<Row> {
     let [one, few, ..] = product(spec, in_features, [launches; 2]);
     // Where there are no tiles of 64, blocks of 16 go on.
     let some = if usual[0] == 0 { MANY_ROWS - 1 } else { 16 };
     let rows = [(some + 1, usual[0]), (MANY_ROWS, usual[1]), (usual[1].max(MANY_ROWS - 1) + 1, ALL)];
     let tiles = MANY_ROWS_OF_STRIPS.into_iter().zip(rows);
     let tiles = tiles.map(|((name, tile), usual)| (name, (1, ALL), usual, tile, launches));
-    [one, few, (M16, (1, SMALL_M_ROWS), (9, some), 16, launches)].into_iter().chain(tiles).collect()
+    let mut all: Vec<Row> =
+        [one, few, (M16, (1, SMALL_M_ROWS), (9, some), 16, launches)].into_iter().chain(tiles).collect();
+    if let Some(least) = fp8_rows {
+        for (name, rows, _, _, launches) in &mut all {
+            let fp8 = FP8_ROWS_VARIANTS.contains(name);
+            *rows = if fp8 { (least, ALL) } else { (1, rows.1.min(least - 1)) };
+            *launches += u32::from(fp8);
+        }
+    }
+    all
 }
 
 /// Those of an attention over selected blocks, or over a window alone of so many pages. `shares`: the fewest rows that can share pages, and that
@@ -226,12 +240,7 @@ fn check_tiles(spec: &KernelSpec) -> Result<(), String> {
 
 /// Errors: matrices of one op of which some are in strips and some are not, or in strips of another codec.
 fn check_strips(spec: &KernelSpec) -> Result<(), String> {
-    let matrices = spec.operands.iter().filter_map(|operand| match operand {
-        OperandSpec::Weight(Format { layout: Layout::Vector { .. }, .. }) => None,
-        OperandSpec::Weight(format) => Some(format),
-        OperandSpec::Tensor { .. } | OperandSpec::Cache(_) => None,
-    });
-    let mut codecs: Vec<Codec> = matrices.map(|format| format.codec).collect();
+    let mut codecs: Vec<Codec> = matrices(spec).map(|format| format.codec).collect();
     codecs.dedup();
     match (in_strips(spec), &codecs[..]) {
         (true, [first, second, ..]) => Err(format!(
@@ -242,11 +251,42 @@ fn check_strips(spec: &KernelSpec) -> Result<(), String> {
     }
 }
 
+/// Errors: rows of e4m3 from another number of them on than kernels have, or beside weights that no e4m3 multiplies.
+fn check_fp8_rows(spec: &KernelSpec) -> Result<(), String> {
+    let (StepOp::Linear(ops::Linear { fp8_rows: Some(least), in_features, .. })
+    | StepOp::QkvAppend(ops::QkvAppend { fp8_rows: Some(least), in_features, .. })) = spec.op
+    else {
+        return Ok(());
+    };
+    let takes = |codec| matches!(codec, Codec::Fp8 { group } if u64::from(group) >= in_features);
+    let other = matrices(spec).find(|format| !takes(format.codec));
+    match other {
+        Some(other) => Err(format!(
+            "rows of fp8 beside a matrix of {}: the GPU kernels take them beside fp8 with a scale a row",
+            other.codec
+        )),
+        None if least != MANY_ROWS => {
+            Err(format!("rows of fp8 from {least} on: the GPU kernels take them from {MANY_ROWS} on"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The formats of a product's matrices, not of its norms.
+fn matrices(spec: &KernelSpec) -> impl Iterator<Item = &Format> {
+    spec.operands.iter().filter_map(|operand| match operand {
+        OperandSpec::Weight(Format { layout: Layout::Vector { .. }, .. }) => None,
+        OperandSpec::Weight(format) => Some(format),
+        OperandSpec::Tensor { .. } | OperandSpec::Cache(_) => None,
+    })
+}
+
 /// The reason why there is no kernel for this on this GPU, where there is none.
 fn check(spec: &KernelSpec) -> Result<(), String> {
     operands::check(spec)?;
     check_tiles(spec)?;
     check_strips(spec)?;
+    check_fp8_rows(spec)?;
     let wide = |what: &str, n: u64, most: u64| {
         if n > most { Err(format!("{what} of {n}: the GPU kernels take {most} at most")) } else { Ok(()) }
     };

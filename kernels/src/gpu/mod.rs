@@ -65,9 +65,7 @@ fn build(k: &mut Kernel<'_, '_>) {
         | StepOp::Gate(_)
         | StepOp::GatherRows(_)
         | StepOp::Rope(_) => k.row_wise(),
-        StepOp::Linear(ops::Linear { in_features, norm, epilogue, .. }) => {
-            linear::linear(k, in_features, norm, epilogue)
-        }
+        StepOp::Linear(op) => linear::linear(k, &op),
         StepOp::QkvAppend(op) => {
             qkv::qkv_append(k, &op);
         }

@@ -3,26 +3,40 @@
 use std::ops::Range;
 
 use hyc_plan::ops::{Linear, QkvAppend, gates};
-use hyc_plan::{AttnShape, Epilogue};
+use hyc_plan::{AttnShape, Codec, Epilogue, pack};
 
 use super::pointwise::{normalise, rotate, sigmoid};
 use super::view::{Views, dot};
 use crate::slices::OUTPUTS;
 
-/// The rows of `x` with their numbers, normalised where there is a fused norm.
-fn inputs(v: &Views, in_features: u64, norm: Option<f64>) -> Vec<(u64, Vec<f64>)> {
+/// The rows of `x` with their numbers, normalised where there is a fused norm, and of e4m3 where a step has so many rows.
+fn inputs(v: &Views, in_features: u64, norm: Option<f64>, fp8_rows: Option<u64>) -> Vec<(u64, Vec<f64>)> {
     let (x, norm) = (v.tensor("x"), norm.map(|eps| (eps, v.weight("norm"))));
     let input = |row: u64| match &norm {
         Some((eps, weight)) => normalise(&x.row(row, in_features), *eps, |i| weight.get(0, i)),
         None => x.row(row, in_features),
     };
-    v.rows().map(|row| (row, input(row))).collect()
+    let fp8 = fp8_rows.is_some_and(|least| v.all_rows() >= least);
+    let rounded = |row: Vec<f64>| if fp8 { in_e4m3(&row) } else { row };
+    v.rows().map(|row| (row, rounded(input(row)))).collect()
+}
+
+/// A row as bf16, and then as a group of `Codec::Fp8`; one with what is no finite number has no scale, and no numbers.
+fn in_e4m3(row: &[f64]) -> Vec<f64> {
+    let codec = Codec::Fp8 { group: u32::MAX };
+    let row: Vec<f32> = row.iter().map(|x| pack::bf16_to_f32(pack::f32_to_bf16(*x as f32))).collect();
+    if !row.iter().all(|x| x.is_finite()) {
+        return vec![f64::NAN; row.len()];
+    }
+    let mut codes = Vec::with_capacity(row.len());
+    let shared = codec.encode(&row, &mut codes);
+    codes.iter().map(|code| f64::from(codec.decode(&[*code], shared))).collect()
 }
 
 /// The outputs `cols` of a product.
 pub fn linear(v: &Views, c: &Linear, cols: Range<u64>) {
     let (weight, to) = (v.weight("weight"), v.tensor("out"));
-    let inputs = inputs(v, c.in_features, c.norm);
+    let inputs = inputs(v, c.in_features, c.norm, c.fp8_rows);
     for col in cols {
         let w = weight.row(col, c.in_features as usize);
         let products = inputs.iter().map(|(row, x)| (*row, x, dot(&w, x)));
@@ -106,7 +120,7 @@ fn head(v: &Views, c: &QkvAppend, p: &Projection, (h, dims): (u64, &[u64]), inpu
 }
 
 pub fn qkv_append(v: &Views, c: &QkvAppend) {
-    let inputs = inputs(v, c.in_features, c.norm);
+    let inputs = inputs(v, c.in_features, c.norm, c.fp8_rows);
     for p in projections(c) {
         let dims: Vec<u64> = (0..p.dim).collect();
         (0..p.heads).for_each(|h| head(v, c, &p, (h, &dims), &inputs));
@@ -123,7 +137,7 @@ pub fn qkv_strip(v: &Views, c: &QkvAppend, task: u64) {
             let (half, far) = if p.norm.is_some() { (8, p.dim / 2) } else { (16, 8) };
             let first = strip * half;
             let dims: Vec<u64> = (first..first + 8).chain(first + far..first + far + 8).collect();
-            return head(v, c, &p, (h, &dims), &inputs(v, c.in_features, c.norm));
+            return head(v, c, &p, (h, &dims), &inputs(v, c.in_features, c.norm, c.fp8_rows));
         }
         strip -= p.heads * of_head;
     }

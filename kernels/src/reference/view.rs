@@ -47,7 +47,12 @@ impl<'a> Views<'a> {
         unsafe { *table.add(at as usize) }
     }
 
-    /// Rows of the step.
+    /// How many rows the step has, of which [`Views::rows`] may be some.
+    pub fn all_rows(&self) -> u64 {
+        row_count(self.spec, self.context)
+    }
+
+    /// Tokens of the step.
     pub fn tokens(&self) -> u64 {
         self.context.tokens
     }

@@ -89,6 +89,19 @@ impl<'c> Record<'c> {
         (0..4).map(step).collect()
     }
 
+    /// The four steps of k tile `tile` of 128 inputs as codes of e4m3, in the order of [`fp8_rows`](super::fp8_rows).
+    pub fn codes(&self, e: &Emit<'c>, tile: u64) -> Vec<Step<'c>> {
+        let chunks = [0, 1].map(|of_64| {
+            let at = e.add_const(e.mul_const(e.lane(), 4), 128 * (2 * tile as i64 + of_64));
+            self.halves.map(|half| e.load4(half, at))
+        });
+        let step = |j: usize| {
+            let ([a, b], low) = (chunks[j / 2], 2 * (j % 2));
+            [a[low], b[low], a[low + 1], b[low + 1]]
+        };
+        (0..4).map(step).collect()
+    }
+
     /// Elements 2t, 2t + 1 of a piece, from the chunks of a half.
     fn pair(
         &self,

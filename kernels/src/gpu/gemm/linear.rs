@@ -2,6 +2,7 @@
 //!
 //! Block: one panel of 16 outputs for a tile of rows. Reference: `reference::linear::linear`.
 
+use hyc_plan::ops::Linear;
 use hyc_plan::{Epilogue, Extent, Layout, PANEL};
 
 use super::large_m::large_m;
@@ -22,14 +23,15 @@ fn place<'c>(e: &Emit<'c>, name: &str, row: Int<'c>, column: Int<'c>) -> Int<'c>
 }
 
 /// The kernel for weights in tiles or strips.
-fn tiled(k: &mut Kernel<'_, '_>, in_features: u64, out: u64, norm: Option<f64>, epilogue: Epilogue) {
+fn tiled(k: &mut Kernel<'_, '_>, c: &Linear) {
+    let Linear { in_features, out_features: out, norm, epilogue, fp8_rows } = *c;
     let stored = Stored::of(k.format("weight"));
     let product = Product {
         in_features,
         matrices: vec![Matrix { name: "weight", out, column: 0 }],
         stored,
         up: (epilogue == Epilogue::SwiGlu).then_some("up"),
-        inputs: pack_x(k, in_features, norm, (stored, &[WGMMA, WGMMA128])),
+        inputs: pack_x(k, in_features, (norm, fp8_rows.is_some()), (stored, &[WGMMA, WGMMA128])),
         to: To::operand(k, "out"),
         plus: (epilogue == Epilogue::Residual).then_some("residual"),
     };
@@ -56,14 +58,12 @@ fn panel_product<'c>(e: &Emit<'c>, name: &str, panel: Int<'c>, input: &Input<'c>
 }
 
 /// Makes the kernel.
-pub fn linear(k: &mut Kernel<'_, '_>, in_features: u64, norm: Option<f64>, epilogue: Epilogue) {
-    let spec = k.spec;
+pub fn linear(k: &mut Kernel<'_, '_>, c: &Linear) {
+    let (spec, Linear { in_features, norm, epilogue, .. }) = (k.spec, *c);
     let layout = k.layout("weight");
     let out = match layout {
         Layout::Panels { out_features: out, .. } => out,
-        Layout::Tiles { out_features: out, .. } | Layout::Strips { out_features: out, .. } => {
-            return tiled(k, in_features, out, norm, epilogue);
-        }
+        Layout::Tiles { .. } | Layout::Strips { .. } => return tiled(k, c),
         Layout::Rows { .. } | Layout::Vector { .. } => return k.refuse(NO_PRODUCT),
     };
     let grid = [Extent::fixed(layout.panels()), k.rows(1, tile(spec))];

@@ -1,5 +1,6 @@
 //! The weights of one product, one below the other, and the blocks of outputs that they make.
 
+use super::fp8_rows::Fp8Rows;
 use super::stored::Stored;
 use crate::gpu::function::Kernel;
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
@@ -80,6 +81,8 @@ pub struct Inputs {
     pub tiles: TiledRows,
     /// As they lie in f32, where one row is read so.
     pub raw: Option<RawRows>,
+    /// As e4m3 beside that, for the variants of many rows.
+    pub fp8: Option<Fp8Rows>,
 }
 
 /// Rows of f32 in the operand `x`.

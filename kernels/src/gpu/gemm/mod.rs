@@ -2,6 +2,7 @@
 
 pub mod epilogue;
 pub mod feed;
+pub mod fp8_rows;
 pub mod fragments;
 pub mod large_m;
 pub mod linear;

@@ -3,6 +3,7 @@
 //! lie in f32 are packed first, save the only one of [`M1`].
 
 use super::feed::Feed;
+use super::fp8_rows::fp8_rows;
 use super::matrices::{Inputs, RawRows};
 use super::pack_rows::{Packed, pack, packed_bytes};
 use super::stored::Stored;
@@ -21,6 +22,9 @@ pub const WGMMA128: &str = "wgmma128";
 pub const MANY_ROWS_OF_STRIPS: [(&str, u64); 3] =
     [("wgmma_rows64", 64), ("wgmma_rows128", 128), ("wgmma_rows256", 256)];
 
+/// Those of them that multiply rows of e4m3 where an op says so.
+pub const FP8_ROWS_VARIANTS: [&str; 2] = ["wgmma_rows128", "wgmma_rows256"];
+
 /// The variants of `small_m`, and the rows that a block of each has.
 const FEW_ROWS: [(&str, Feed); 3] = [(M1, Feed::Whole), (M8, Feed::Tiles(1)), (M32, Feed::Tiles(4))];
 
@@ -37,11 +41,12 @@ pub fn few_rows(stored: Stored) -> [(&'static str, Feed); 3] {
 }
 
 /// The rows of the operand `x`: where it lies in rows, behind a launch that packs them, with the weight of their norm in `norm`;
-/// the variant of one row reads them as they lie, where it can. `large`: the product's variants of many rows, of tiles.
+/// the variant of one row reads them as they lie, where it can. `large`: the product's variants of many rows, of tiles. `fp8`: whether
+/// there are rows of e4m3 too.
 pub fn pack_x(
     k: &mut Kernel<'_, '_>,
     in_features: u64,
-    norm: Option<f64>,
+    (norm, fp8): (Option<f64>, bool),
     (stored, large): (Stored, &[&str]),
 ) -> Inputs {
     let most = k.spec.max_rows;
@@ -50,7 +55,9 @@ pub fn pack_x(
     let of_strips = MANY_ROWS_OF_STRIPS.map(|(variant, _)| variant);
     let packing = [&few[1..], if stored == Stored::Tiles { large } else { &of_strips }].concat();
     let variants = if raw.is_some() { &packing[..] } else { &[] };
-    Inputs { tiles: pack_x_of(k, in_features, norm, (variants, most)), raw }
+    let tiles = pack_x_of(k, in_features, norm, (variants, most));
+    let fp8 = fp8.then(|| fp8_rows(k, in_features, tiles, &FP8_ROWS_VARIANTS));
+    Inputs { tiles, raw, fp8 }
 }
 
 /// The same as a part of some variants, which take so many rows at most.

@@ -66,7 +66,7 @@ pub fn qkv_append(k: &mut Kernel<'_, '_>, c: &QkvAppend) {
                 matrices: parts.iter().map(matrix).collect(),
                 stored,
                 up: None,
-                inputs: pack_x(k, c.in_features, c.norm, (stored, &[WGMMA])),
+                inputs: pack_x(k, c.in_features, (c.norm, c.fp8_rows.is_some()), (stored, &[WGMMA])),
                 to: To::Rows(if alone {
                     Rows::Operand("q")
                 } else {

@@ -218,6 +218,12 @@ impl<'c> Emit<'c> {
         self.pick(self.lt_unsigned(a, b), b, a)
     }
 
+    /// The larger of both halves of a word, without signs, half by half.
+    pub fn max_halves(&self, a: Int<'c>, b: Int<'c>) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.i32().into(); 2], false);
+        self.asm(ty, "max.u16x2 $0, $1, $2;", "=r,r,r", false, &[a.into(), b.into()]).into_int_value()
+    }
+
     /// The upper half of the product of two unsigned i64.
     pub fn mul_high(&self, a: Int<'c>, b: Int<'c>) -> Int<'c> {
         let ty = self.i64().fn_type(&[self.i64().into(), self.i64().into()], false);

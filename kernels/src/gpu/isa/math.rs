@@ -92,6 +92,14 @@ impl<'c> Emit<'c> {
         self.asm(ty, text, "=r,f", false, &[x.into()]).into_int_value()
     }
 
+    /// The same of four numbers, the first in the lowest byte.
+    pub fn e4m3_four(&self, x: [Float<'c>; 4]) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.f32().into(); 4], false);
+        let text = "{ .reg .b16 a, b; cvt.rn.satfinite.e4m3x2.f32 a, $2, $1; cvt.rn.satfinite.e4m3x2.f32 b, $4, $3; \
+                    mov.b32 $0, {a, b}; }";
+        self.asm(ty, text, "=r,f,f,f,f", false, &x.map(|x| x.into())).into_int_value()
+    }
+
     /// An unsigned i32 as f32.
     pub fn to_float(&self, n: Int<'c>) -> Float<'c> {
         let ty = self.f32().fn_type(&[self.i32().into()], false);

@@ -34,9 +34,25 @@ impl<'c> Emit<'c> {
         self.group_product(d, &format!("wgmma.wait_group.sync.aligned {left};"), &[], "");
     }
 
-    /// `d += a b` with `a` in registers, four words a step of 16 columns; started and not waited for. Neither the sums
+    /// `d += a b` with `a` of bf16 in registers, four words a step of 16 columns; started and not waited for. Neither the sums
     /// nor `a` must be touched before.
     pub fn wgmma_registers_start(&self, d: &[Var<'c>], a: &[[Int<'c>; 4]], b: Int<'c>, steps: &[u64]) {
+        self.registers_product(d, a, b, steps, ("k16.f32.bf16.bf16", "1, 1, 0"));
+    }
+
+    /// The same of numbers of E4M3, four a word: a step has 32 columns.
+    pub fn wgmma_fp8_start(&self, d: &[Var<'c>], a: &[[Int<'c>; 4]], b: Int<'c>, steps: &[u64]) {
+        self.registers_product(d, a, b, steps, ("k32.f32.e4m3.e4m3", "1, 1"));
+    }
+
+    fn registers_product(
+        &self,
+        d: &[Var<'c>],
+        a: &[[Int<'c>; 4]],
+        b: Int<'c>,
+        steps: &[u64],
+        (types, last): (&str, &str),
+    ) {
         let n = d.len() * 2;
         let regs = registers(d.len());
         let first = 2 * d.len();
@@ -46,8 +62,8 @@ impl<'c> Emit<'c> {
         for (i, bt) in steps.iter().enumerate() {
             let at = first + 4 * i;
             text.push_str(&format!(
-                "add.s64 db, {db}, {}; wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{{regs}}}, \
-                 {{${at}, ${}, ${}, ${}}}, db, yes, 1, 1, 0; ",
+                "add.s64 db, {db}, {}; wgmma.mma_async.sync.aligned.m64n{n}{types} {{{regs}}}, \
+                 {{${at}, ${}, ${}, ${}}}, db, yes, {last}; ",
                 bt / 16,
                 at + 1,
                 at + 2,

@@ -20,7 +20,7 @@ use crate::gpu::gemm::pack_rows::BLOCK_ROWS;
 use crate::gpu::gemm::stored::Stored;
 use crate::gpu::gemm::turned::{Taken, taken_rows};
 use crate::gpu::gemm::wgmma::{Finish, Job, Tile, WIDE, wgmma};
-use crate::gpu::gemm::wgmma_strips::{self, MANY_WARPS, WARPS, wgmma_strips};
+use crate::gpu::gemm::wgmma_strips::{self, MANY_WARPS, ManyRows, WARPS, wgmma_strips};
 use crate::gpu::isa::{Emit, Int, Ptr};
 use crate::gpu::tile::TiledRows;
 
@@ -131,7 +131,7 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
                 }),
             })
         };
-        let (rows, width, count) = (g.sorted, d.tile, &count);
+        let (rows, width, count) = (ManyRows::Bf16(g.sorted), d.tile, &count);
         let job = wgmma_strips::Job {
             in_features,
             rows,

@@ -30,6 +30,17 @@ pub fn linear(
     )
 }
 
+/// The same product, of rows of e4m3 in steps of so many rows.
+pub fn of_fp8_rows(spec: &KernelSpec, least: u64) -> KernelSpec {
+    let fp8_rows = Some(least);
+    let op = match spec.op {
+        StepOp::Linear(op) => StepOp::Linear(ops::Linear { fp8_rows, ..op }),
+        StepOp::QkvAppend(op) => StepOp::QkvAppend(ops::QkvAppend { fp8_rows, ..op }),
+        other => other,
+    };
+    KernelSpec { op, ..spec.clone() }
+}
+
 /// What varies in a QKV projection.
 #[derive(Debug, Clone, Copy)]
 pub struct Qkv {

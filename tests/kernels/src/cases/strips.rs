@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use hyc_plan::*;
 
 use super::experts::{Mixture, experts};
-use super::projections::{EPILOGUES, Qkv, linear, qkv, rope};
+use super::projections::{EPILOGUES, Qkv, linear, of_fp8_rows, qkv, rope};
 use super::tiled::{ERROR, SHAPES, tiled_caches};
 use super::{Case, MANY, Sequences, Store, case, sized};
 
@@ -24,7 +24,7 @@ fn codecs(row: u64) -> Vec<Codec> {
 }
 
 pub fn all() -> Vec<Case> {
-    [linears(), vocabulary(), projections(), mixtures()].concat()
+    [linears(), vocabulary(), projections(), mixtures(), fp8_rows()].concat()
 }
 
 fn linears() -> Vec<Case> {
@@ -115,6 +115,37 @@ fn mixtures() -> Vec<Case> {
                 }
             }
         }
+    }
+    cases
+}
+
+/// Products of rows of e4m3, from as many on as a GPU's kernels take them; fewer stay as they are.
+fn fp8_rows() -> Vec<Case> {
+    const LEAST: u64 = 65;
+    let mut cases = Vec::new();
+    // Inputs that end in the first half of a tile of 128, in its second one, at its end.
+    for (out, in_features) in [(96, 200), (200, 320), (1000, 1088), (4096, 4096), (512, 11008)] {
+        let store = Store::Strips(Codec::Fp8 { group: in_features as u32 });
+        for epilogue in EPILOGUES {
+            let norm = if epilogue == Epilogue::Residual { None } else { Some(1e-6) };
+            let spec = of_fp8_rows(&linear((out, in_features), store, norm, epilogue, MANY), LEAST);
+            let rows = if out * in_features < 1 << 21 { &[8, 64, 65, 130, 300][..] } else { &[300] };
+            for rows in rows {
+                let small = out == 200 && *rows == 65;
+                cases.push(sized(case("linear fp8 rows", &spec, &[(0, *rows)], ERROR), small));
+            }
+        }
+    }
+    for (shape, in_features, qk_norm) in
+        [(SHAPES[0], 4096, None), (SHAPES[3], 256, Some(1e-6)), (SHAPES[3], 320, None)]
+    {
+        let [cache, _] = tiled_caches(shape);
+        let store = Store::Strips(Codec::Fp8 { group: in_features as u32 });
+        let (rope, gates) = (rope(shape.qk_dim), if qk_norm.is_none() { 2 } else { 0 });
+        let q =
+            Qkv { in_features, shape, norm: Some(1e-6), qk_norm, rope, own_kv: true, gates, store, cache };
+        let spec = of_fp8_rows(&qkv(q, MANY), LEAST);
+        cases.extend([64, 77, 260].map(|rows| case("qkv fp8 rows", &spec, &[(0, rows)], ERROR)));
     }
     cases
 }

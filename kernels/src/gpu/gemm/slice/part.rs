@@ -116,7 +116,7 @@ fn product(operands: &Operands, op: &Linear) -> Product {
         matrices: vec![Matrix { name: "weight", out: op.out_features, column: 0 }],
         stored: Stored::Tiles,
         up: (op.epilogue == Epilogue::SwiGlu).then_some("up"),
-        inputs: Inputs { tiles: TiledRows::Operand("x"), raw: None },
+        inputs: Inputs { tiles: TiledRows::Operand("x"), raw: None, fp8: None },
         to: To::lying(operands.in_tiles("out"), "out"),
         plus: (op.epilogue == Epilogue::Residual).then_some("residual"),
     }

@@ -12,21 +12,25 @@
 //! is multiplied. A warp's sums are 16 outputs by all rows, so results are [turned](super::turned) on their way.
 //! Floors of a tile: 2 x 128 x rows x K operations; 128 K codes from the second cache, and rows x K bf16, halved by the pair.
 
-use hyc_plan::pack::Half;
-use hyc_plan::{Codec, Extent, SPAN, STRIP, TILE};
+mod multiply;
+mod product;
+mod rows;
 
-use super::epilogue::Line;
-use super::fragments::tiles_of_a_run;
-use super::matrices::{Product, Rows, Section, To, blocks, section};
-use super::pack_rows::k_tiles;
-use super::stored::{Record, Stored};
+use hyc_plan::pack::Half;
+use hyc_plan::{Codec, Extent, STRIP, TILE};
+
+use super::matrices::Section;
+use super::stored::Stored;
 use super::turned::{STAGING_BYTES, Turned};
 use super::wgmma::{REGISTERS, Tile};
-use crate::gpu::function::{Function, Kernel, part};
-use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, Var, WARP};
+use crate::gpu::function::{Function, Kernel};
+use crate::gpu::isa::{Emit, Int, SHARED_SLACK, Var, WARP};
+use crate::gpu::tile::TILE_BYTES;
 use crate::gpu::tile::pipeline::Ring;
-use crate::gpu::tile::{TILE_BYTES, TiledRows};
-use crate::gpu::work_item::row_count;
+use multiply::multiply;
+pub use product::{finish, strips_large_m, strips_large_m_with};
+pub use rows::ManyRows;
+use rows::RowCopies;
 
 /// Warps that multiply.
 pub const WARPS: u64 = 8;
@@ -42,7 +46,7 @@ const REGISTERS_OF_MANY: [u64; 2] = [24, 112];
 /// What a function computes.
 pub struct Job<'a, 'f, 'c> {
     pub in_features: u64,
-    pub rows: TiledRows,
+    pub rows: ManyRows,
     /// Rows of a tile.
     pub width: u64,
     pub codec: Codec,
@@ -155,7 +159,7 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
                 let first = |e: &Emit<'c>, tile: &Tile<'c>| e.add(tile.place, tile.row);
                 let shared = e.eq(first(e, &mine), first(e, &other));
                 let copies = RowCopies::new(e, job, &mine, rank);
-                e.each(e.int(0), e.int(k_tiles(job.in_features)), 1, |e, k| {
+                e.each(e.int(0), e.int(job.rows.k_tiles(job.in_features)), 1, |e, k| {
                     rows.produce(e, job.rows_bytes(), |e, stage, full| {
                         let to = e.add(memory, e.mul_const(stage, job.rows_bytes()));
                         copies.start(e, (k, to, full), shared);
@@ -205,7 +209,12 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
                     ((job.begin)(e, tile, first), e.sub(tile.section.out, before), gap)
                 };
                 let sums: Vec<Var<'c>> = (0..job.width / 2).map(|_| e.float_var(0.0)).collect();
-                let products = |e: &Emit<'c>| multiply(e, job, (&rows, memory), (&weights, records), &sums);
+                let first = |e: &Emit<'c>| {
+                    let tile = tile(e, pair, rank).0;
+                    e.add(tile.place, tile.row)
+                };
+                let products =
+                    |e: &Emit<'c>| multiply(e, job, (&rows, memory), (&weights, records), &sums, &first);
                 let (finish, left, gap) = if job.warps == MANY_WARPS {
                     let begun = begin(e);
                     products(e);
@@ -230,176 +239,5 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
             },
         );
         e.cluster_barrier();
-    });
-}
-
-/// A warp's sums over all k tiles.
-fn multiply<'c>(
-    e: &Emit<'c>,
-    job: &Job<'_, '_, 'c>,
-    (rows, memory): (&Ring<'c>, Int<'c>),
-    (weights, records): (&Ring<'c>, Ptr<'c>),
-    sums: &[Var<'c>],
-) {
-    // The stage that the products under way read.
-    let last = e.var(e.minus_one().into());
-    let release = |e: &Emit<'c>| {
-        let last = e.get(last).into_int_value();
-        rows.release_stage(e, last, e.and(rows.speaks(e), e.ge(last, e.int(0))));
-    };
-    let span = |e: &Emit<'c>, count: u64| {
-        let stage = weights.full(e);
-        let at = e.byte_offset(records, e.mul_const(stage, job.warps * job.record_bytes()));
-        let record = Record::new(e, job.codec, at);
-        let shares = record.shares(e);
-        let each = tiles_of_a_run(job.codec);
-        for first in (0..count).step_by(each as usize) {
-            let run = record.run(e, first / each);
-            if first + each >= count {
-                e.warp_barrier();
-                weights.release(e, e.eq(e.lane(), e.int(0)));
-            }
-            for tile in first..count.min(first + each) {
-                let steps = record.steps(e, (&run, tile), &shares);
-                let stage = rows.full(e);
-                let right = e.descriptor(e.add(memory, e.mul_const(stage, job.rows_bytes())));
-                e.wgmma_registers_start(sums, &steps, right, &[0, 32, 64, 96]);
-                e.wgmma_wait(sums, 1);
-                release(e);
-                e.set(last, stage.into());
-                rows.advance(e);
-            }
-        }
-    };
-    let (tiles, each) = (k_tiles(job.in_features), SPAN / TILE);
-    let settle = |e: &Emit<'c>| {
-        e.wgmma_wait(sums, 0);
-        release(e);
-        e.set(last, e.minus_one().into());
-    };
-    e.each(e.int(0), e.int(tiles / each), 1, |e, _| span(e, each));
-    if !tiles.is_multiple_of(each) {
-        // What a loop has under way, ptxas does not follow out of it, and has all products behind it wait for each other.
-        settle(e);
-        span(e, tiles % each);
-    }
-    settle(e);
-}
-
-/// Where the k tiles of a tile's rows come from.
-struct RowCopies<'c> {
-    /// Place in a stage, address of the first, bytes.
-    pieces: Vec<(u64, Ptr<'c>, u64)>,
-    rank: Int<'c>,
-}
-
-impl<'c> RowCopies<'c> {
-    fn new(e: &Emit<'c>, job: &Job<'_, '_, 'c>, tile: &Tile<'c>, rank: Int<'c>) -> RowCopies<'c> {
-        // Rows beyond the last 64 are those once more.
-        let last = e.div_rem(e.max(e.add_const(tile.rows, -1), e.int(0)), TILE).0;
-        let from = |i: u64| {
-            let block = e.min(e.add_const(e.div_rem(tile.row, TILE).0, i as i64), last);
-            job.rows.row(e, e.add(tile.place, e.mul_const(block, TILE)), job.in_features)
-        };
-        let pieces = match job.width / TILE {
-            1 => {
-                let half = TILE_BYTES / 2;
-                vec![(0, from(0), half), (half, e.byte_offset(from(0), e.int(half)), half)]
-            }
-            tiles => (0..tiles).map(|i| (i * TILE_BYTES, from(i), TILE_BYTES)).collect(),
-        };
-        RowCopies { pieces, rank }
-    }
-
-    /// Starts those of k tile `k` to `to`, counted by `full`. `shared`: the pair's other block does half of them.
-    fn start(&self, e: &Emit<'c>, (k, to, full): (Int<'c>, Int<'c>, Int<'c>), shared: Int<'c>) {
-        let at = e.mul_const(e.wide(k), TILE_BYTES);
-        let (first, second) = self.pieces.split_at(self.pieces.len() / 2);
-        e.either(
-            shared,
-            |e| {
-                let is_second = e.eq(self.rank, e.int(1));
-                for ((place, from, bytes), (other_place, other, _)) in first.iter().zip(second) {
-                    let from = e.byte_offset(e.pick_ptr(is_second, *other, *from), at);
-                    let place = e.pick(is_second, e.int(*other_place), e.int(*place));
-                    e.bulk_copy_to_both(e.add(to, place), from, *bytes, full);
-                }
-            },
-            |e| {
-                for (place, from, bytes) in &self.pieces {
-                    e.bulk_copy(e.add_const(to, *place as i64), e.byte_offset(*from, at), *bytes, full);
-                }
-            },
-        );
-    }
-}
-
-/// Adds the function of a variant of a product, whose tiles have `width` rows. Results go where the product says.
-pub fn strips_large_m(k: &mut Kernel<'_, '_>, tile: (&str, u64), (p, codec): (&Product, Codec)) {
-    strips_large_m_with(k, tile, (p, codec), None, &|_, tile, first| {
-        Box::new(move |e, sums| finish(e, p, &tile, first, sums))
-    });
-}
-
-/// The same with an end of its own, and heads that turn.
-pub fn strips_large_m_with<'f, 'c: 'f>(
-    k: &mut Kernel<'c, '_>,
-    (variant, width): (&str, u64),
-    (p, codec): (&Product, Codec),
-    turns: Option<Turns>,
-    begin: Begin<'_, 'f, 'c>,
-) {
-    let (spec, two) = (k.spec, p.up.is_some());
-    let each = outputs(two, WARPS);
-    let columns = blocks(p, each);
-    let job = Job {
-        in_features: p.in_features,
-        rows: p.inputs.tiles,
-        width,
-        codec,
-        two,
-        turns,
-        count: &|e| {
-            let row_blocks = e.div_rem(e.add_const(row_count(e, spec), width as i64 - 1), width).0;
-            e.mul_const(row_blocks, columns)
-        },
-        tile: &|e, index| {
-            let (row, column) = e.div_rem(index, columns);
-            Tile {
-                section: section(e, p, column, each),
-                up: p.up.map(|up| e.operand(up)),
-                outputs: column,
-                row: e.mul_const(row, width),
-                rows: row_count(e, spec),
-                place: e.int(0),
-            }
-        },
-        begin,
-        warps: WARPS,
-    };
-    wgmma_strips(k, &part(variant), &[variant], &job);
-}
-
-/// Writes a warp's results, from output `first` of the section on.
-pub fn finish<'c>(e: &Emit<'c>, p: &Product, tile: &Tile<'c>, first: Int<'c>, sums: &Turned<'_, 'c>) {
-    // Where there are none, their addresses are those of others.
-    let first = e.pick(e.lt(e.int(0), sums.left), first, e.int(0));
-    let first = e.add(tile.section.column, first);
-    let to = match p.to {
-        To::Rows(to) => to,
-        To::Tiles(name) => {
-            return sums.write_tiles(e, (TiledRows::Operand(name), e.stride(name)), &|e, taken| {
-                let row = e.add(tile.row, taken.row);
-                (e.lt(row, tile.rows), row, first)
-            });
-        }
-    };
-    let strides = [Some(to), p.plus.map(Rows::Operand)].into_iter().flatten().map(|rows| rows.stride(e));
-    let sizes = p.matrices.iter().flat_map(|m| [m.column, m.out]);
-    let aligned = strides.chain(sizes).all(|n| n.is_multiple_of(4));
-    sums.write_rows(e, aligned, &|e, taken| {
-        let (row, inside) = tile.row_of(e, taken.row);
-        let at = |rows: Rows| rows.at(e, row, first);
-        Line { inside, to: at(to), plus: p.plus.map(Rows::Operand).map(at) }
     });
 }
