@@ -11,7 +11,7 @@ use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var, WARP};
 use crate::gpu::tile::TiledRows;
 
 /// Rows of a round.
-const ROUND: u64 = 32;
+pub const ROUND: u64 = 32;
 /// Bytes that a warp writes through.
 pub const STAGING_BYTES: u64 = ROUND * 20 * 4;
 
@@ -26,12 +26,14 @@ pub struct Turned<'a, 'c> {
     pub left: Int<'c>,
     /// Columns between its first eight outputs and the others.
     pub gap: Int<'c>,
+    /// How many rows there are, where rounds without any are left out.
+    pub rows: Option<Int<'c>>,
 }
 
-/// A row that a lane takes: its number among those of [`taken_rows`], and in the tile.
+/// A row that a lane takes: its number in the tile, and the round that it is of.
 #[derive(Clone, Copy)]
 pub struct Taken<'c> {
-    pub n: usize,
+    pub round: usize,
     pub row: Int<'c>,
 }
 
@@ -44,7 +46,7 @@ fn outputs(two: bool) -> u64 {
 }
 
 /// Rows of a tile of `width` that a lane takes `each` outputs of, in the order in which they are written.
-pub fn taken_rows<'c>(e: &Emit<'c>, (two, width): (bool, u64), each: u64) -> Vec<Int<'c>> {
+fn taken_rows<'c>(e: &Emit<'c>, (two, width): (bool, u64), each: u64) -> Vec<Int<'c>> {
     let pieces = outputs(two) / each;
     let row = e.div_rem(e.lane(), pieces).0;
     (0..width * pieces / WARP).map(|i| e.add_const(row, (i * (WARP / pieces)) as i64)).collect()
@@ -90,13 +92,17 @@ impl<'c> Turned<'_, 'c> {
 
     /// Calls `write` with each round's rows, by their numbers among this lane's and in the tile, when its results are to be staged.
     fn each_round(&self, e: &Emit<'c>, each: u64, write: &dyn Fn(&Emit<'c>, usize, &[Taken<'c>])) {
-        let rows: Vec<Taken<'c>> = taken_rows(e, (self.two, 2 * self.of.len() as u64), each)
-            .into_iter()
-            .enumerate()
-            .map(|(n, row)| Taken { n, row })
-            .collect();
+        let rows = taken_rows(e, (self.two, 2 * self.of.len() as u64), each);
         let of_round = rows.len() / self.rounds();
-        rows.chunks(of_round).enumerate().for_each(|(round, rows)| write(e, round, rows));
+        for (round, rows) in rows.chunks(of_round).enumerate() {
+            let rows: Vec<Taken<'c>> = rows.iter().map(|row| Taken { round, row: *row }).collect();
+            match self.rows {
+                Some(all) => {
+                    e.when(e.lt(e.int(round as u64 * ROUND), all), |e| write(e, round, &rows));
+                }
+                None => write(e, round, &rows),
+            }
+        }
     }
 
     /// The column of an output, from the first's on.

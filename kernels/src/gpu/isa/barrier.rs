@@ -43,8 +43,12 @@ impl<'c> Emit<'c> {
 
     /// Arrives, and adds `bytes` to what copies have to bring.
     pub fn barrier_expect(&self, barrier: Int<'c>, bytes: u64) {
-        let text = "mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;";
-        self.effect(text, "r,r", &[barrier, self.int(bytes)]);
+        self.barrier_expect_some(barrier, self.int(bytes));
+    }
+
+    /// The same of bytes that are counted.
+    pub fn barrier_expect_some(&self, barrier: Int<'c>, bytes: Int<'c>) {
+        self.effect("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r", &[barrier, bytes]);
     }
 
     /// Arrives.

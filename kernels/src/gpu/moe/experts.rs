@@ -241,15 +241,24 @@ fn combine<'c>(k: &mut Kernel<'c, '_>, (choice, out): (Choice, u64), products: P
         let row = e.block_x();
         let at = |name: &str| e.at(e.operand(name), e.wide(e.mul_const(row, e.stride(name))));
         let (residual, to) = (at("residual"), at("out"));
+        let shares: Vec<Float<'c>> =
+            (0..choice.count()).map(|slot| choice.share(e, row, e.int(slot))).collect();
+        let summed = |e: &Emit<'c>, products: &[Vec<Float<'c>>], i: usize, plus: Float<'c>| {
+            shares.iter().zip(products).fold(plus, |sum, (share, product)| e.fma(*share, product[i], sum))
+        };
         let each = if can_tile(out) { 8 } else { 1 };
         e.each(e.mul_const(e.thread(), each), e.int(out), each * THREADS, |e, output| {
             let products = products(e, row, output);
-            for i in 0..each {
-                let output = e.add_const(output, i as i64);
-                let sum = (0..).zip(&products).fold(e.load(residual, output), |sum, (slot, product)| {
-                    e.fma(choice.share(e, row, e.int(slot)), product[i as usize], sum)
-                });
-                e.store(to, output, sum.into());
+            if each == 1 {
+                let sum = summed(e, &products, 0, e.load(residual, output));
+                return e.store(to, output, sum.into());
+            }
+            for first in [0, 4] {
+                let output = e.add_const(output, first);
+                let plus = e.load4(residual, output);
+                let sums =
+                    [0, 1, 2, 3].map(|i| e.bits(summed(e, &products, first as usize + i, e.widen(plus[i]))));
+                e.store_words(to, output, &sums);
             }
         });
     });

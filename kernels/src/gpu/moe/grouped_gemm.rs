@@ -1,5 +1,5 @@
 //! The products of many rows with the experts that each has chosen: tiles of `wgmma`, 128 pairs of one expert by 256
-//! outputs; of strips 64 pairs by 256 outputs, or 128 or 256 by 128.
+//! outputs; of strips 64 pairs by 256 outputs, or 128 or 192 by 128.
 //!
 //! ```text
 //! order: down the tiles of an expert, then along its outputs, then the next expert: a weight is read once from memory
@@ -18,7 +18,7 @@ use crate::gpu::gemm::large_m::{store_tiles, value};
 use crate::gpu::gemm::matrices::Section;
 use crate::gpu::gemm::pack_rows::BLOCK_ROWS;
 use crate::gpu::gemm::stored::Stored;
-use crate::gpu::gemm::turned::{Taken, taken_rows};
+use crate::gpu::gemm::turned::{ROUND, Taken};
 use crate::gpu::gemm::wgmma::{Finish, Job, Tile, WIDE, wgmma};
 use crate::gpu::gemm::wgmma_strips::{self, MANY_WARPS, ManyRows, WARPS, wgmma_strips};
 use crate::gpu::isa::{Emit, Int, Ptr};
@@ -33,7 +33,8 @@ pub fn tile_pairs(k: &Kernel<'_, '_>, stored: Stored, choice: Choice) -> u64 {
     match k.spec.max_rows * choice.active * 8 / 7 / choice.experts.max(1) {
         0..=64 => 64,
         65..=128 => 128,
-        _ => 256,
+        // Of 256 there are too few registers for a loop for each number of rows.
+        _ => 192,
     }
 }
 
@@ -112,12 +113,12 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
     let count = |e: &Emit<'c>| e.mul_const(d.count(e), outputs);
     if let Stored::Strips(codec) = stored {
         let begin = |e: &Emit<'c>, tile: Tile<'c>, first: Int<'c>| -> wgmma_strips::Finish<'_, 'c> {
-            // Before the sums all pairs are looked up.
-            let each = if matches!(to, To::Rows(_)) { 4 } else { 8 };
-            let rows = if warps == MANY_WARPS { taken_rows(e, (two, d.tile), each) } else { Vec::new() };
-            let pairs: Vec<_> = rows.into_iter().map(|row| pair(e, &tile, e.add(tile.row, row))).collect();
+            // Before the sums all pairs are looked up, a row a lane.
+            let row = |round: u64| e.add(tile.row, e.add_const(e.lane(), (round * ROUND) as i64));
+            let pairs: Vec<Int<'c>> = (0..d.tile / ROUND).map(|round| pair(e, &tile, row(round)).1).collect();
             let pair_of = move |e: &Emit<'c>, taken: Taken<'c>| {
-                pairs.get(taken.n).copied().unwrap_or_else(|| pair(e, &tile, e.add(tile.row, taken.row)))
+                let inside = e.lt(e.add(tile.row, taken.row), tile.rows);
+                (inside, e.value_of_lane(pairs[taken.round], e.and(taken.row, e.int(ROUND - 1))))
             };
             Box::new(move |e, sums| match to {
                 To::Rows(to) => sums.write_rows(e, g.aligned, &|e, taken| {
@@ -136,6 +137,7 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
             in_features,
             rows,
             width,
+            fitted: true,
             codec,
             count,
             tile: &tile,

@@ -81,7 +81,16 @@ impl<'c> Ring<'c> {
         self.produce_noted(e, bytes, |_, _| {}, copy);
     }
 
-    /// The same; `note` stores by itself what belongs to the stage, before it is announced.
+    /// The same of as many bytes as there are.
+    pub fn produce_some(&self, e: &Emit<'c>, bytes: Int<'c>, copy: impl FnOnce(&Emit<'c>, Int<'c>, Int<'c>)) {
+        let (stage, full, empty) = self.at(e);
+        e.barrier_wait(empty, e.sub(e.int(1), e.get(self.phase).into_int_value()));
+        e.barrier_expect_some(full, bytes);
+        copy(e, stage, full);
+        self.advance(e);
+    }
+
+    /// As [`Ring::produce`]; `note` stores by itself what belongs to the stage, before it is announced.
     pub fn produce_noted(
         &self,
         e: &Emit<'c>,

@@ -21,7 +21,7 @@ use hyc_plan::{Codec, Extent, STRIP, TILE};
 
 use super::matrices::Section;
 use super::stored::Stored;
-use super::turned::{STAGING_BYTES, Turned};
+use super::turned::{ROUND, STAGING_BYTES, Turned};
 use super::wgmma::{REGISTERS, Tile};
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Int, SHARED_SLACK, Var, WARP};
@@ -30,7 +30,7 @@ use crate::gpu::tile::pipeline::Ring;
 use multiply::multiply;
 pub use product::{finish, strips_large_m, strips_large_m_with};
 pub use rows::ManyRows;
-use rows::RowCopies;
+use rows::{RowCopies, rows_of};
 
 /// Warps that multiply.
 pub const WARPS: u64 = 8;
@@ -49,6 +49,9 @@ pub struct Job<'a, 'f, 'c> {
     pub rows: ManyRows,
     /// Rows of a tile.
     pub width: u64,
+    /// Whether tiles have as many rows as there are, in 32s, where most end before. They begin before their sums, of which there are
+    /// fewer.
+    pub fitted: bool,
     pub codec: Codec,
     /// How many tiles there are.
     pub count: &'a dyn Fn(&Emit<'c>) -> Int<'c>,
@@ -58,7 +61,7 @@ pub struct Job<'a, 'f, 'c> {
     pub two: bool,
     pub turns: Option<Turns>,
     pub begin: Begin<'a, 'f, 'c>,
-    /// Warps that multiply. Of [`MANY_WARPS`] a tile begins before its sums, of which there are few.
+    /// Warps that multiply.
     pub warps: u64,
 }
 
@@ -115,6 +118,7 @@ impl Job<'_, '_, '_> {
     fn stages(&self) -> (u64, u64) {
         let rows = match self.width {
             256 => 4,
+            192 => 5,
             128 => 6,
             // Weights of a byte leave room for fewer.
             _ if self.codec.code_bits() > 4 => 4,
@@ -160,7 +164,7 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
                 let shared = e.eq(first(e, &mine), first(e, &other));
                 let copies = RowCopies::new(e, job, &mine, rank);
                 e.each(e.int(0), e.int(job.rows.k_tiles(job.in_features)), 1, |e, k| {
-                    rows.produce(e, job.rows_bytes(), |e, stage, full| {
+                    rows.produce_some(e, copies.bytes(e, job), |e, stage, full| {
                         let to = e.add(memory, e.mul_const(stage, job.rows_bytes()));
                         copies.start(e, (k, to, full), shared);
                     });
@@ -213,9 +217,24 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
                     let tile = tile(e, pair, rank).0;
                     e.add(tile.place, tile.row)
                 };
-                let products =
-                    |e: &Emit<'c>| multiply(e, job, (&rows, memory), (&weights, records), &sums, &first);
-                let (finish, left, gap) = if job.warps == MANY_WARPS {
+                let fitted = |e: &Emit<'c>| rows_of(e, job, &tile(e, pair, rank).0);
+                let products = |e: &Emit<'c>| {
+                    if !job.fitted {
+                        return multiply(e, job, (&rows, memory), (&weights, records), &sums, &first);
+                    }
+                    // A loop for each number of rows that a product can have. With one of 32 rows beside four and more others, ptxas
+                    // runs out of registers and lets all products wait for each other.
+                    let least = if job.width > TILE { 2 } else { 1 };
+                    let there = e.div_rem(e.add_const(fitted(e), ROUND as i64 - 1), ROUND).0;
+                    let there = e.max(there, e.int(least));
+                    for count in least..=job.width / ROUND {
+                        let sums = &sums[..(count * ROUND / 2) as usize];
+                        e.when(e.eq(there, e.int(count)), |e| {
+                            multiply(e, job, (&rows, memory), (&weights, records), sums, &first);
+                        });
+                    }
+                };
+                let (finish, left, gap) = if job.fitted {
                     let begun = begin(e);
                     products(e);
                     begun
@@ -223,7 +242,8 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
                     products(e);
                     begin(e)
                 };
-                finish(e, &Turned { of: &sums, two: job.two, staging, left, gap });
+                let rows = job.fitted.then(|| fitted(e));
+                finish(e, &Turned { of: &sums, two: job.two, staging, left, gap, rows });
             });
         };
         e.either(

@@ -38,6 +38,7 @@ pub fn strips_large_m_with<'f, 'c: 'f>(
         in_features: p.in_features,
         rows,
         width,
+        fitted: false,
         codec,
         two,
         turns,

@@ -38,11 +38,25 @@ impl ManyRows {
     }
 }
 
+/// Rows of a tile that there are, one at least.
+pub fn rows_of<'c>(e: &Emit<'c>, job: &Job<'_, '_, 'c>, tile: &Tile<'c>) -> Int<'c> {
+    let rows = e.sub(tile.rows, tile.row);
+    e.max(e.min(rows, e.int(job.width)), e.int(1))
+}
+
 /// Where the k tiles of a tile's rows come from.
 pub struct RowCopies<'c> {
-    /// Place in a stage, address of the first, bytes.
-    pieces: Vec<(u64, Ptr<'c>, u64)>,
+    pieces: Vec<Piece<'c>>,
+    /// Blocks of 64 rows that are copied; `None`: all.
+    some: Option<Int<'c>>,
     rank: Int<'c>,
+}
+
+/// A part of a k tile: of which block of 64 rows, its place in a stage, the address of the first.
+struct Piece<'c> {
+    block: u64,
+    place: u64,
+    from: Ptr<'c>,
 }
 
 impl<'c> RowCopies<'c> {
@@ -56,30 +70,60 @@ impl<'c> RowCopies<'c> {
         let pieces = match job.width / TILE {
             1 => {
                 let half = TILE_BYTES / 2;
-                vec![(0, from(0), half), (half, e.byte_offset(from(0), e.int(half)), half)]
+                let second = e.byte_offset(from(0), e.int(half));
+                vec![
+                    Piece { block: 0, place: 0, from: from(0) },
+                    Piece { block: 0, place: half, from: second },
+                ]
             }
-            tiles => (0..tiles).map(|i| (i * TILE_BYTES, from(i), TILE_BYTES)).collect(),
+            tiles => (0..tiles).map(|i| Piece { block: i, place: i * TILE_BYTES, from: from(i) }).collect(),
         };
-        RowCopies { pieces, rank }
+        let some = (job.fitted && job.width > TILE)
+            .then(|| e.div_rem(e.add_const(rows_of(e, job, tile), TILE as i64 - 1), TILE).0);
+        RowCopies { pieces, some, rank }
+    }
+
+    /// Bytes that they bring in all.
+    pub fn bytes(&self, e: &Emit<'c>, job: &Job<'_, '_, 'c>) -> Int<'c> {
+        self.some.map_or(e.int(job.rows_bytes()), |blocks| e.mul_const(blocks, TILE_BYTES))
     }
 
     /// Starts those of k tile `k` to `to`, counted by `full`. `shared`: the pair's other block does half of them.
     pub fn start(&self, e: &Emit<'c>, (k, to, full): (Int<'c>, Int<'c>, Int<'c>), shared: Int<'c>) {
         let at = e.mul_const(e.wide(k), TILE_BYTES);
-        let (first, second) = self.pieces.split_at(self.pieces.len() / 2);
+        let bytes = if self.pieces.iter().any(|piece| piece.block > 0) { TILE_BYTES } else { TILE_BYTES / 2 };
+        let where_some = |e: &Emit<'c>, block: Int<'c>, copy: &dyn Fn(&Emit<'c>)| match self.some {
+            Some(blocks) => e.when(e.lt(block, blocks), copy),
+            None => copy(e),
+        };
         e.either(
             shared,
             |e| {
+                // Every other piece, of an odd number the first block one more.
                 let is_second = e.eq(self.rank, e.int(1));
-                for ((place, from, bytes), (other_place, other, _)) in first.iter().zip(second) {
-                    let from = e.byte_offset(e.pick_ptr(is_second, *other, *from), at);
-                    let place = e.pick(is_second, e.int(*other_place), e.int(*place));
-                    e.bulk_copy_to_both(e.add(to, place), from, *bytes, full);
+                for two in self.pieces.chunks(2) {
+                    let [one, other] = two else {
+                        let Piece { block, place, from } = two[0];
+                        let block = e.pick(is_second, e.int(u64::from(u32::MAX) >> 1), e.int(block));
+                        where_some(e, block, &|e| {
+                            let to = e.add_const(to, place as i64);
+                            e.bulk_copy_to_both(to, e.byte_offset(from, at), bytes, full);
+                        });
+                        continue;
+                    };
+                    let pick = |one: u64, other: u64| e.pick(is_second, e.int(other), e.int(one));
+                    let from = e.byte_offset(e.pick_ptr(is_second, other.from, one.from), at);
+                    let place = pick(one.place, other.place);
+                    where_some(e, pick(one.block, other.block), &|e| {
+                        e.bulk_copy_to_both(e.add(to, place), from, bytes, full);
+                    });
                 }
             },
             |e| {
-                for (place, from, bytes) in &self.pieces {
-                    e.bulk_copy(e.add_const(to, *place as i64), e.byte_offset(*from, at), *bytes, full);
+                for Piece { block, place, from } in &self.pieces {
+                    where_some(e, e.int(*block), &|e| {
+                        e.bulk_copy(e.add_const(to, *place as i64), e.byte_offset(*from, at), bytes, full);
+                    });
                 }
             },
         );
