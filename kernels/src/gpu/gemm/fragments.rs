@@ -18,8 +18,13 @@ use crate::gpu::tile::{ONES, e4m3_pair, int8_pair, split};
 /// Words of `wgmma`'s left operand for a step of 16 inputs.
 pub type Step<'c> = [Int<'c>; 4];
 
-/// What a lane reads at once: the chunks of its quad, of both halves.
-pub struct Run<'c>([[Chunk<'c>; 4]; 2]);
+/// What a lane reads at once, of both halves.
+pub enum Run<'c> {
+    /// The chunks of its quad.
+    Quad([[Chunk<'c>; 4]; 2]),
+    /// Its own: rows have their inputs in that order.
+    Own([Chunk<'c>; 2]),
+}
 
 /// k tiles of a run.
 pub fn tiles_of_a_run(codec: Codec) -> u64 {
@@ -63,7 +68,7 @@ impl<'c> Record<'c> {
             let at = e.add_const(quad, (128 * run + 4 * q) as i64);
             e.load4(self.halves[half], at)
         };
-        Run([0, 1].map(|half| [0, 1, 2, 3].map(|q| chunk(half, q))))
+        Run::Quad([0, 1].map(|half| [0, 1, 2, 3].map(|q| chunk(half, q))))
     }
 
     /// The four steps of a k tile of the span, which `run` has.
@@ -81,20 +86,29 @@ impl<'c> Record<'c> {
                 Share::new(e, shares[half].of[group as usize])
             })
         });
-        let step = |j: usize| {
-            let word =
-                |half: usize, piece: usize| self.pair(e, &run.0[half], (tile, piece), &of[half][piece / 4]);
-            [word(0, 2 * j), word(1, 2 * j), word(0, 2 * j + 1), word(1, 2 * j + 1)]
-        };
-        (0..4).map(step).collect()
+        match run {
+            Run::Quad(chunks) => {
+                let word = |half: usize, piece: usize| {
+                    self.pair(e, &chunks[half], (tile, piece), &of[half][piece / 4])
+                };
+                let step =
+                    |j: usize| [word(0, 2 * j), word(1, 2 * j), word(0, 2 * j + 1), word(1, 2 * j + 1)];
+                (0..4).map(step).collect()
+            }
+            Run::Own(chunks) => {
+                let pieces = self.pieces(e, tile, (chunks, false));
+                let word = |half: usize, j: usize, i: usize| {
+                    of[half][j / 2].scaled(e, pieces[j / 2][half][2 * (j % 2) + i])
+                };
+                let step = |j: usize| [word(0, j, 0), word(1, j, 0), word(0, j, 1), word(1, j, 1)];
+                (0..4).map(step).collect()
+            }
+        }
     }
 
     /// The four steps of k tile `tile` of 128 inputs as codes of e4m3, in the order of [`fp8_rows`](super::fp8_rows).
     pub fn codes(&self, e: &Emit<'c>, tile: u64) -> Vec<Step<'c>> {
-        let chunks = [0, 1].map(|of_64| {
-            let at = e.add_const(e.mul_const(e.lane(), 4), 128 * (2 * tile as i64 + of_64));
-            self.halves.map(|half| e.load4(half, at))
-        });
+        let chunks = [0, 1].map(|of_64| self.chunks(e, 2 * tile + of_64));
         let step = |j: usize| {
             let ([a, b], low) = (chunks[j / 2], 2 * (j % 2));
             [a[low], b[low], a[low + 1], b[low + 1]]

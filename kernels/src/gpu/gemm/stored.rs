@@ -169,14 +169,24 @@ impl<'c> Record<'c> {
 
     /// Both pieces of a k tile of this lane in bf16, of both halves: `[piece][half]`. `biased`: four bits with 128 more.
     fn words(&self, e: &Emit<'c>, tile: u64, biased: bool) -> [[Chunk<'c>; 2]; 2] {
-        let lane = e.mul_const(e.lane(), 4);
-        let int4 = matches!(self.codec, Codec::Int4 { .. });
         // Of int4 a lane's words of two tiles stand side by side.
-        let chunk = |half: usize| {
-            let run = if int4 { tile / 2 } else { tile };
-            e.load4(self.halves[half], e.add_const(lane, 128 * run as i64))
-        };
-        let chunks = [chunk(0), chunk(1)];
+        let run = if matches!(self.codec, Codec::Int4 { .. }) { tile / 2 } else { tile };
+        self.pieces(e, tile, (&self.chunks(e, run), biased))
+    }
+
+    /// This lane's chunks of both halves: run `run` of them.
+    pub fn chunks(&self, e: &Emit<'c>, run: u64) -> [Chunk<'c>; 2] {
+        let at = e.add_const(e.mul_const(e.lane(), 4), 128 * run as i64);
+        self.halves.map(|half| e.load4(half, at))
+    }
+
+    /// The same of chunks that are loaded.
+    pub fn pieces(
+        &self,
+        e: &Emit<'c>,
+        tile: u64,
+        (chunks, biased): (&[Chunk<'c>; 2], bool),
+    ) -> [[Chunk<'c>; 2]; 2] {
         let piece = |second: usize| {
             [0, 1].map(|half: usize| match self.codec {
                 Codec::Int4 { zero, .. } => {

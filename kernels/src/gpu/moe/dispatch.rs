@@ -14,6 +14,7 @@ use crate::gpu::function::{Function, Kernel};
 use crate::gpu::gemm::pack_rows::{eight, k_tiles, packed_bytes};
 use crate::gpu::isa::{Emit, Int, SHARED_SLACK};
 use crate::gpu::tile::TiledRows;
+use crate::gpu::tile::rows::turn;
 use crate::gpu::work_item::row_count;
 
 /// Each row's chosen experts by themselves, or all rows of an expert together.
@@ -208,13 +209,14 @@ impl<'c> Pairs<'c> {
 }
 
 /// Adds the function that copies the pairs' inputs in their order as tiles, from the operand `from`: a row's own, of which all
-/// of its pairs get a copy, or in `apart` each pair's, one behind the other.
+/// of its pairs get a copy, or in `apart` each pair's, one behind the other. `by_lanes`: a row's inputs in the order of
+/// [`ManyRows::ByLanes`](crate::gpu::gemm::wgmma_strips::ManyRows).
 pub fn gather<'c>(
     k: &mut Kernel<'c, '_>,
     d: &Dispatch,
     from: &'static str,
     in_features: u64,
-    apart: bool,
+    (apart, by_lanes): (bool, bool),
 ) -> TiledRows {
     let to = TiledRows::Scratch(k.scratch(packed_bytes(d.most, in_features)));
     let chunks = k_tiles(in_features) * 8;
@@ -237,10 +239,12 @@ pub fn gather<'c>(
             e.load_int(e.at(e.scratch(), e.int(d.place)), e.add(e.mul_const(row, choices), slot))
         };
         let rounds = (0..all.div_ceil(threads)).map(|round| {
-            // The last round's are the row's last again where there are no more.
-            let index = e.min(e.add_const(e.thread(), (round * threads) as i64), e.int(all - 1));
+            // The last round's are the row's last four again where there are no more: whole quads have neighbours.
+            let index = e.add_const(e.thread(), (round * threads) as i64);
+            let index = e.min(index, e.add_const(e.and(index, e.int(3)), all as i64 - 4));
             let (slot, chunk) = e.div_rem(index, chunks);
-            (slot, chunk, piece(e, slot, chunk))
+            let words = piece(e, slot, chunk);
+            (slot, chunk, if by_lanes { turn(e, words) } else { words })
         });
         let rounds: Vec<_> = rounds.collect();
         let places: Vec<Int<'c>> = if apart {

@@ -103,7 +103,7 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (in_features, ffn): (u64
         return;
     }
     let d = dispatch(k, choice, tile_pairs(k, stored, choice));
-    let sorted = gather(k, &d, "x", in_features, false);
+    let sorted = gather(k, &d, "x", in_features, (false, stored != Stored::Tiles));
     let aligned = ffn.is_multiple_of(4);
     let products = Grouped { in_features, out: ffn, weight: "gate", up: Some("up"), sorted, stored, aligned };
     let (in_tiles, width) = (k.in_tiles("h"), active * ffn);
@@ -202,7 +202,7 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (ffn, out): (u64, u64)
         return;
     }
     let d = dispatch(k, choice, tile_pairs(k, stored, choice));
-    let sorted = gather(k, &d, "h", ffn, true);
+    let sorted = gather(k, &d, "h", ffn, (true, stored != Stored::Tiles));
     let aligned = out.is_multiple_of(4);
     let of_pairs = Grouped { in_features: ffn, out, weight: "down", up: None, sorted, stored, aligned };
     if !can_tile(out) {

@@ -132,7 +132,7 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
                 }),
             })
         };
-        let (rows, width, count) = (ManyRows::Bf16(g.sorted), d.tile, &count);
+        let (rows, width, count) = (ManyRows::ByLanes(g.sorted), d.tile, &count);
         let job = wgmma_strips::Job {
             in_features,
             rows,

@@ -4,7 +4,7 @@ use hyc_plan::SPAN;
 
 use super::{Job, ManyRows};
 use crate::gpu::gemm::fp8_rows::Fp8Rows;
-use crate::gpu::gemm::fragments::{Step, tiles_of_a_run};
+use crate::gpu::gemm::fragments::{Run, Step, tiles_of_a_run};
 use crate::gpu::gemm::stored::Record;
 use crate::gpu::isa::{Emit, Int, Ptr, Var};
 use crate::gpu::tile::pipeline::Ring;
@@ -31,7 +31,7 @@ pub fn multiply<'c>(
         let stage = rows.full(e);
         let right = e.descriptor(e.add(memory, e.mul_const(stage, job.rows_bytes())));
         match job.rows {
-            ManyRows::Bf16(_) => e.wgmma_registers_start(sums, steps, right, &STEPS),
+            ManyRows::Bf16(_) | ManyRows::ByLanes(_) => e.wgmma_registers_start(sums, steps, right, &STEPS),
             ManyRows::Fp8(_) => e.wgmma_fp8_start(sums, steps, right, &STEPS),
         }
         e.wgmma_wait(sums, 1);
@@ -53,10 +53,13 @@ pub fn multiply<'c>(
             weights.release(e, e.eq(e.lane(), e.int(0)));
         };
         match job.rows {
-            ManyRows::Bf16(_) => {
+            ManyRows::Bf16(_) | ManyRows::ByLanes(_) => {
                 let each = tiles_of_a_run(job.codec);
                 for first in (0..count).step_by(each as usize) {
-                    let run = record.run(e, first / each);
+                    let run = match job.rows {
+                        ManyRows::ByLanes(_) => Run::Own(record.chunks(e, first / each)),
+                        _ => record.run(e, first / each),
+                    };
                     for tile in first..count.min(first + each) {
                         product(e, &record.steps(e, (&run, tile), &shares));
                         // A tile's words are of all of a run's loads.

@@ -12,6 +12,9 @@ use crate::gpu::tile::{TILE_BYTES, TiledRows};
 #[derive(Clone, Copy)]
 pub enum ManyRows {
     Bf16(TiledRows),
+    /// In bf16, of each half tile of 32 inputs word t of piece c where word c of piece t would stand: a lane's words of a record are
+    /// then its left operands as they come.
+    ByLanes(TiledRows),
     Fp8(Fp8Rows),
 }
 
@@ -19,7 +22,7 @@ impl ManyRows {
     /// Inputs of a k tile, which are 128 bytes of a row.
     pub fn inputs(self) -> u64 {
         match self {
-            ManyRows::Bf16(_) => TILE,
+            ManyRows::Bf16(_) | ManyRows::ByLanes(_) => TILE,
             ManyRows::Fp8(_) => FP8_TILE,
         }
     }
@@ -32,7 +35,7 @@ impl ManyRows {
     /// The address of a row in the first of its k tiles.
     fn row<'c>(self, e: &Emit<'c>, row: Int<'c>, in_features: u64) -> Ptr<'c> {
         match self {
-            ManyRows::Bf16(rows) => rows.row(e, row, in_features),
+            ManyRows::Bf16(rows) | ManyRows::ByLanes(rows) => rows.row(e, row, in_features),
             ManyRows::Fp8(rows) => rows.row(e, row, in_features),
         }
     }
