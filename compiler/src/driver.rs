@@ -7,7 +7,7 @@ use std::time::Instant;
 use hyc_ir::Graph;
 use hyc_kernels::cpu::{self, CpuTarget};
 use hyc_kernels::table::Table;
-use hyc_kernels::{Nvidia, gpu_generator};
+use hyc_kernels::{Activations, FP8_ROWS, Nvidia, gpu_generator};
 use hyc_passes::PassReport;
 use hyc_plan::{Backend, Gpu, Plan, TargetKind};
 
@@ -113,23 +113,13 @@ pub struct Lowered {
     pub passes: Vec<PassTime>,
 }
 
-/// What a GPU's products of bf16 weights do with their inputs; a CPU's always keep them in f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-pub enum Activations {
-    /// Rounded to bf16: tensor cores multiply.
-    Bf16,
-    /// Kept in f32: the same numbers as on a CPU, and many times slower.
-    F32,
-}
-
 /// How a graph is lowered.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// What a CPU's code may use.
     pub level: cpu::Level,
-    /// What a GPU's products read.
-    pub activations: Activations,
+    /// What a GPU's products read; a processor's always read f32. `None`: what the graph says, if it does, and else bf16.
+    pub activations: Option<Activations>,
     /// What was measured, in place of what hyc knows of itself.
     pub table: Option<Arc<Table>>,
     /// The GPU whose measurements count, in place of the target's usual card.
@@ -149,7 +139,7 @@ pub struct Wanted {
 
 impl From<cpu::Level> for Options {
     fn from(level: cpu::Level) -> Options {
-        Options { level, activations: Activations::Bf16, table: None, card: None, wanted: Wanted::default() }
+        Options { level, activations: None, table: None, card: None, wanted: Wanted::default() }
     }
 }
 
@@ -170,7 +160,9 @@ pub fn lower_dump(
     observer: &mut dyn FnMut(&PassReport) -> Result<()>,
 ) -> Result<Lowered> {
     let mut passes = Vec::new();
-    let backend = backend(graph.header.target, options.into())?;
+    let options = options.into();
+    let fp8 = options.activations == Some(Activations::Fp8);
+    let backend = backend(&graph, options)?;
     let mut stopped = None;
     let compiled = hyc_passes::run(graph, backend.as_ref(), &mut |report| {
         passes.push(PassTime { name: report.name, changes: report.changes, seconds: report.seconds });
@@ -184,18 +176,51 @@ pub fn lower_dump(
             None => Error::input(e.to_string()).maybe_help(e.help.clone()),
         })?,
     };
+    if fp8 {
+        check_fp8(&compiled.plan)?;
+    }
     Ok(Lowered { graph: compiled.graph, plan: compiled.plan, passes })
 }
 
-/// The back end of a target. Errors: this build does not carry it.
-fn backend(kind: TargetKind, options: Options) -> Result<Box<dyn Backend>> {
+/// Errors: no product of the plan reads rows of fp8, though that was asked for.
+fn check_fp8(plan: &Plan) -> Result<()> {
+    if plan.steps.iter().any(|step| step.op.fp8_rows().is_some()) {
+        return Ok(());
+    }
+    let chunk = plan.model.chunk;
+    if chunk < FP8_ROWS {
+        let message = format!(
+            "activations in fp8: they are for steps of {FP8_ROWS} tokens and more, and `chunk` is {chunk}"
+        );
+        return Err(Error::input(message).help("make `chunk` under [target] larger, or leave them in bf16"));
+    }
+    let message = "activations in fp8: no matrix of the layers is stored in fp8 with one scale a row";
+    Err(Error::input(message).help("add `--quantise fp8`, or leave them in bf16"))
+}
+
+/// What products read where nothing was said: rows of fp8 where a dump's products do.
+fn usual_activations(graph: &Graph) -> Activations {
+    let fp8 = graph.ops().any(|id| graph.op(id).op.fp8_rows().flatten().is_some());
+    if fp8 { Activations::Fp8 } else { Activations::Bf16 }
+}
+
+/// The back end of a graph's target. Errors: this build does not carry it; what a GPU's products read, of a processor's.
+fn backend(graph: &Graph, options: Options) -> Result<Box<dyn Backend>> {
+    let kind = graph.header.target;
     check_target(kind)?;
     Ok(match kind {
+        TargetKind::Host if options.activations.is_some() => {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "a processor's products read f32: `activations` is a GPU's",
+            )
+            .help("it goes with `--target sm_90a`"));
+        }
         TargetKind::Host => Box::new(CpuTarget { level: options.level }),
         TargetKind::Nvidia(arch) => {
             let usual = Nvidia::new(Gpu::of(arch), gpu_generator());
             Box::new(Nvidia {
-                tensor_cores: options.activations == Activations::Bf16,
+                activations: options.activations.unwrap_or_else(|| usual_activations(graph)),
                 card: options.card.unwrap_or(usual.card),
                 table: options.table.unwrap_or(usual.table),
                 ..usual

@@ -7,8 +7,8 @@ use hyc::frontend::{build_graph, parse_model};
 use hyc_kernels::{Generator, Nvidia};
 use hyc_plan::ops::{ExpertsUp, QkvAppend};
 use hyc_plan::{
-    Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, NvidiaArch, Plan, RowRange,
-    Slicer, StepOp, Variant, bind,
+    Backend, CacheSpec, Codec, Format, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, NvidiaArch, Plan,
+    RowRange, Slicer, StepOp, Variant, bind,
 };
 use hyc_runtime::Model;
 
@@ -65,6 +65,10 @@ impl Backend for Changed {
 
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
         self.card.tiles && self.inner.tiles_rows(op, weights)
+    }
+
+    fn fp8_rows(&self, op: &StepOp, weights: &[Format]) -> Option<u64> {
+        self.inner.fp8_rows(op, weights)
     }
 
     fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {

@@ -36,7 +36,7 @@ use crate::write::{self, Artefact};
 ///   hyc compile --print-ir-after=fuse-topk model.toml
 ///   hyc compile --print-ir-after-change --layers 12-13 model.toml     what changed these layers
 ///   hyc compile --dump-dir dumps model.toml         the graph after each pass, and what the last ones
-///                                                   decided: 00-input.hyir to 10-plan.txt
+///                                                   decided: 00-input.hyir to 12-plan.txt
 ///   hyc compile --emit dot --layers 0-1 model.toml  for Graphviz
 ///   hyc compile --emit graph model.toml -o g.hyir   a dump ...
 ///   hyc compile --plan-only g.hyir                  ... is accepted in place of a model.toml
@@ -61,9 +61,9 @@ pub struct Args {
     /// Instructions that the code may use
     #[arg(long, value_enum, default_value = "native")]
     cpu: Cpu,
-    /// What a GPU's products of bf16 weights read
-    #[arg(long, value_enum, default_value = "bf16", value_name = "TYPE")]
-    activations: driver::Activations,
+    /// What a GPU's products read of rows; overrides the model's, which is bf16 where it says nothing
+    #[arg(long, value_enum, value_name = "TYPE")]
+    activations: Option<Activations>,
     /// Store matrices in this format: int4, int8, fp8, ..., as `hyc explain weights.quantise` says; overrides the model's
     #[arg(long, value_name = "FORMAT")]
     quantise: Option<String>,
@@ -135,6 +135,16 @@ enum Cpu {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Activations {
+    /// Rounded to bf16: tensor cores multiply
+    Bf16,
+    /// Kept in f32: the same numbers as on a CPU, and many times slower
+    F32,
+    /// Rounded to fp8 (E4M3) with a scale a row in steps of 65 tokens and more, beside weights in fp8 with a scale a row; else to bf16
+    Fp8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Emit {
     /// The graph after the passes, as text
     Graph,
@@ -195,7 +205,7 @@ pub fn run(args: Args) -> Result<()> {
     let table = args.table.as_deref().map(tuning::read).transpose()?;
     let options = driver::Options {
         level,
-        activations: args.activations,
+        activations: activations(&args),
         table: table.clone(),
         card: args.card.clone(),
         wanted: wanted(&args),
@@ -287,6 +297,15 @@ fn check_object(args: &Args) -> Result<()> {
 /// The code that the arguments ask for.
 fn wanted(args: &Args) -> driver::Wanted {
     driver::Wanted { all_variants: args.all_variants, clocks: args.clocks }
+}
+
+/// What products read.
+fn activations(args: &Args) -> Option<hyc_kernels::Activations> {
+    args.activations.map(|activations| match activations {
+        Activations::Bf16 => hyc_kernels::Activations::Bf16,
+        Activations::F32 => hyc_kernels::Activations::F32,
+        Activations::Fp8 => hyc_kernels::Activations::Fp8,
+    })
 }
 
 /// Errors: what chooses a GPU's kernels, for a processor; code of all variants where none is made.
