@@ -7,10 +7,11 @@ use std::time::Instant;
 use hyc_ir::Graph;
 use hyc_kernels::cpu::{self, CpuTarget};
 use hyc_kernels::table::Table;
-use hyc_kernels::{Activations, FP8_ROWS, Nvidia, gpu_generator};
+use hyc_kernels::{Activations, Nvidia, gpu_generator};
 use hyc_passes::PassReport;
 use hyc_plan::{Backend, Gpu, Plan, TargetKind};
 
+use crate::activations;
 use crate::dump::Dump;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
@@ -128,6 +129,14 @@ pub struct Options {
     pub wanted: Wanted,
 }
 
+impl Options {
+    /// What is usual, and what a description says.
+    pub fn of(level: cpu::Level, desc: Option<&ModelDesc>) -> Options {
+        let activations = desc.and_then(|desc| desc.target.activations);
+        Options { activations, ..Options::from(level) }
+    }
+}
+
 /// What code is made of a GPU's kernels: of the variants that are chosen, where nothing else is said.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wanted {
@@ -177,31 +186,9 @@ pub fn lower_dump(
         })?,
     };
     if fp8 {
-        check_fp8(&compiled.plan)?;
+        activations::check_fp8(&compiled.plan)?;
     }
     Ok(Lowered { graph: compiled.graph, plan: compiled.plan, passes })
-}
-
-/// Errors: no product of the plan reads rows of fp8, though that was asked for.
-fn check_fp8(plan: &Plan) -> Result<()> {
-    if plan.steps.iter().any(|step| step.op.fp8_rows().is_some()) {
-        return Ok(());
-    }
-    let chunk = plan.model.chunk;
-    if chunk < FP8_ROWS {
-        let message = format!(
-            "activations in fp8: they are for steps of {FP8_ROWS} tokens and more, and `chunk` is {chunk}"
-        );
-        return Err(Error::input(message).help("make `chunk` under [target] larger, or leave them in bf16"));
-    }
-    let message = "activations in fp8: no matrix of the layers is stored in fp8 with one scale a row";
-    Err(Error::input(message).help("add `--quantise fp8`, or leave them in bf16"))
-}
-
-/// What products read where nothing was said: rows of fp8 where a dump's products do.
-fn usual_activations(graph: &Graph) -> Activations {
-    let fp8 = graph.ops().any(|id| graph.op(id).op.fp8_rows().flatten().is_some());
-    if fp8 { Activations::Fp8 } else { Activations::Bf16 }
 }
 
 /// The back end of a graph's target. Errors: this build does not carry it; what a GPU's products read, of a processor's.
@@ -220,7 +207,7 @@ fn backend(graph: &Graph, options: Options) -> Result<Box<dyn Backend>> {
         TargetKind::Nvidia(arch) => {
             let usual = Nvidia::new(Gpu::of(arch), gpu_generator());
             Box::new(Nvidia {
-                activations: options.activations.unwrap_or_else(|| usual_activations(graph)),
+                activations: options.activations.unwrap_or_else(|| activations::usual(graph)),
                 card: options.card.unwrap_or(usual.card),
                 table: options.table.unwrap_or(usual.table),
                 ..usual

@@ -8,6 +8,7 @@ use hyc_ir::text::{Style, print_as};
 use hyc_kernels::cpu::Level;
 use hyc_plan::{Plan, TargetKind};
 
+use super::activations;
 use super::destination::{self, Destination, TOKENIZER, WEIGHTS, Wish};
 use super::dump_args::DumpArgs;
 use crate::assembler::Assembler;
@@ -63,7 +64,7 @@ pub struct Args {
     cpu: Cpu,
     /// What a GPU's products read of rows; overrides the model's, which is bf16 where it says nothing
     #[arg(long, value_enum, value_name = "TYPE")]
-    activations: Option<Activations>,
+    activations: Option<activations::Word>,
     /// Store matrices in this format: int4, int8, fp8, ..., as `hyc explain weights.quantise` says; overrides the model's
     #[arg(long, value_name = "FORMAT")]
     quantise: Option<String>,
@@ -135,16 +136,6 @@ enum Cpu {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Activations {
-    /// Rounded to bf16: tensor cores multiply
-    Bf16,
-    /// Kept in f32: the same numbers as on a CPU, and many times slower
-    F32,
-    /// Rounded to fp8 (E4M3) with a scale a row in steps of 65 tokens and more, beside weights in fp8 with a scale a row; else to bf16
-    Fp8,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Emit {
     /// The graph after the passes, as text
     Graph,
@@ -203,9 +194,10 @@ pub fn run(args: Args) -> Result<()> {
         ));
     }
     let table = args.table.as_deref().map(tuning::read).transpose()?;
+    let activations = activations::of(args.activations, input.desc.as_ref(), input.graph.header.target)?;
     let options = driver::Options {
         level,
-        activations: activations(&args),
+        activations,
         table: table.clone(),
         card: args.card.clone(),
         wanted: wanted(&args),
@@ -297,15 +289,6 @@ fn check_object(args: &Args) -> Result<()> {
 /// The code that the arguments ask for.
 fn wanted(args: &Args) -> driver::Wanted {
     driver::Wanted { all_variants: args.all_variants, clocks: args.clocks }
-}
-
-/// What products read.
-fn activations(args: &Args) -> Option<hyc_kernels::Activations> {
-    args.activations.map(|activations| match activations {
-        Activations::Bf16 => hyc_kernels::Activations::Bf16,
-        Activations::F32 => hyc_kernels::Activations::F32,
-        Activations::Fp8 => hyc_kernels::Activations::Fp8,
-    })
 }
 
 /// Errors: what chooses a GPU's kernels, for a processor; code of all variants where none is made.
