@@ -40,7 +40,8 @@ pub fn compile(input: &Path, level: Level, check: &dyn Fn() -> Result<()>) -> Re
         None => None,
     };
     driver::choose_of(&mut loaded.graph, text.as_ref());
-    let mut lowered = driver::lower(loaded.graph, level, &mut |_| check())?;
+    let options = driver::Options::of(level, loaded.desc.as_ref());
+    let mut lowered = driver::lower(loaded.graph, options, &mut |_| check())?;
     let code = driver::generate_code(&mut lowered.plan, level, false, check)?.blob;
     let (plan, graph) = (lowered.plan, lowered.graph.to_string());
     driver::check_plan(&plan)?;

@@ -37,6 +37,9 @@ pub fn text(model: &Model) -> String {
     );
     let here = if model.has_weights() { "" } else { "; not in the file" };
     line("dtype", format!("matrices {}, KV caches {}", matrices(plan), caches(plan)));
+    if let Some((steps, least)) = fp8_rows(plan) {
+        line("products", format!("of {steps} steps read rows of fp8, from {least} tokens on"));
+    }
     line("weights", format!("{} tensors, {}{here}", summary.weights.0, bytes(summary.weights.1)));
     line(
         "KV caches",
@@ -83,6 +86,7 @@ pub fn json(model: &Model) -> Value {
     value["max_outputs"] = m.max_outputs.into();
     value["page"] = m.page.into();
     value["dtype"] = json!({ "matrices": matrices(plan), "kv": caches(plan) });
+    value["fp8_rows"] = json!(fp8_rows(plan).map(|(steps, least)| json!({ "steps": steps, "least": least })));
     value["weights"]["in_file"] = model.has_weights().into();
     value["tokenizer"] = tokenizer(model);
     value["text"] = json!(model.text_settings());
@@ -153,6 +157,12 @@ fn names(elems: BTreeSet<String>) -> String {
 fn matrices(plan: &Plan) -> String {
     let matrices = plan.weights.iter().filter(|w| !matches!(w.format.layout, Layout::Vector { .. }));
     names(matrices.map(|w| w.format.codec.to_string()).collect())
+}
+
+/// How many steps multiply rows of fp8, and from how many tokens on; `None`: none.
+fn fp8_rows(plan: &Plan) -> Option<(usize, u64)> {
+    let fp8 = || plan.steps.iter().filter_map(|step| step.op.fp8_rows());
+    Some((fp8().count(), fp8().min()?))
 }
 
 fn caches(plan: &Plan) -> String {

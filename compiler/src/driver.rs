@@ -7,10 +7,11 @@ use std::time::Instant;
 use hyc_ir::Graph;
 use hyc_kernels::cpu::{self, CpuTarget};
 use hyc_kernels::table::Table;
-use hyc_kernels::{Nvidia, gpu_generator};
+use hyc_kernels::{Activations, Nvidia, gpu_generator};
 use hyc_passes::PassReport;
 use hyc_plan::{Backend, Gpu, Plan, TargetKind};
 
+use crate::activations;
 use crate::dump::Dump;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{self, ModelDesc};
@@ -113,29 +114,27 @@ pub struct Lowered {
     pub passes: Vec<PassTime>,
 }
 
-/// What a GPU's products of bf16 weights do with their inputs; a CPU's always keep them in f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-pub enum Activations {
-    /// Rounded to bf16: tensor cores multiply.
-    Bf16,
-    /// Kept in f32: the same numbers as on a CPU, and many times slower.
-    F32,
-}
-
 /// How a graph is lowered.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// What a CPU's code may use.
     pub level: cpu::Level,
-    /// What a GPU's products read.
-    pub activations: Activations,
+    /// What a GPU's products read; a processor's always read f32. `None`: what the graph says, if it does, and else bf16.
+    pub activations: Option<Activations>,
     /// What was measured, in place of what hyc knows of itself.
     pub table: Option<Arc<Table>>,
     /// The GPU whose measurements count, in place of the target's usual card.
     pub card: Option<String>,
     /// What code is made of a GPU's kernels.
     pub wanted: Wanted,
+}
+
+impl Options {
+    /// What is usual, and what a description says.
+    pub fn of(level: cpu::Level, desc: Option<&ModelDesc>) -> Options {
+        let activations = desc.and_then(|desc| desc.target.activations);
+        Options { activations, ..Options::from(level) }
+    }
 }
 
 /// What code is made of a GPU's kernels: of the variants that are chosen, where nothing else is said.
@@ -149,7 +148,7 @@ pub struct Wanted {
 
 impl From<cpu::Level> for Options {
     fn from(level: cpu::Level) -> Options {
-        Options { level, activations: Activations::Bf16, table: None, card: None, wanted: Wanted::default() }
+        Options { level, activations: None, table: None, card: None, wanted: Wanted::default() }
     }
 }
 
@@ -170,7 +169,9 @@ pub fn lower_dump(
     observer: &mut dyn FnMut(&PassReport) -> Result<()>,
 ) -> Result<Lowered> {
     let mut passes = Vec::new();
-    let backend = backend(graph.header.target, options.into())?;
+    let options = options.into();
+    let fp8 = options.activations == Some(Activations::Fp8);
+    let backend = backend(&graph, options)?;
     let mut stopped = None;
     let compiled = hyc_passes::run(graph, backend.as_ref(), &mut |report| {
         passes.push(PassTime { name: report.name, changes: report.changes, seconds: report.seconds });
@@ -184,18 +185,29 @@ pub fn lower_dump(
             None => Error::input(e.to_string()).maybe_help(e.help.clone()),
         })?,
     };
+    if fp8 {
+        activations::check_fp8(&compiled.plan)?;
+    }
     Ok(Lowered { graph: compiled.graph, plan: compiled.plan, passes })
 }
 
-/// The back end of a target. Errors: this build does not carry it.
-fn backend(kind: TargetKind, options: Options) -> Result<Box<dyn Backend>> {
+/// The back end of a graph's target. Errors: this build does not carry it; what a GPU's products read, of a processor's.
+fn backend(graph: &Graph, options: Options) -> Result<Box<dyn Backend>> {
+    let kind = graph.header.target;
     check_target(kind)?;
     Ok(match kind {
+        TargetKind::Host if options.activations.is_some() => {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "a processor's products read f32: `activations` is a GPU's",
+            )
+            .help("it goes with `--target sm_90a`"));
+        }
         TargetKind::Host => Box::new(CpuTarget { level: options.level }),
         TargetKind::Nvidia(arch) => {
             let usual = Nvidia::new(Gpu::of(arch), gpu_generator());
             Box::new(Nvidia {
-                tensor_cores: options.activations == Activations::Bf16,
+                activations: options.activations.unwrap_or_else(|| activations::usual(graph)),
                 card: options.card.unwrap_or(usual.card),
                 table: options.table.unwrap_or(usual.table),
                 ..usual

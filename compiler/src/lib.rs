@@ -1,6 +1,7 @@
 //! The compiler as a library. The feature `cli` adds the `hyc` command, whose parts are in [`commands`], and all that
 //! prints; a build script needs neither.
 
+mod activations;
 #[cfg(feature = "cli")]
 pub mod assembler;
 #[cfg(feature = "cli")]

@@ -16,5 +16,5 @@ mod this_build;
 mod tiles;
 
 pub use lists::page_lists;
-pub use nvidia::{Generator, Nvidia, shipped};
+pub use nvidia::{Activations, FP8_ROWS, Generator, Nvidia, shipped};
 pub use this_build::gpu_generator;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use hyc_plan::ops::{ExpertsUp, QkvAppend};
+use hyc_plan::ops::{self, ExpertsUp, QkvAppend};
 use hyc_plan::pack::Half;
 use hyc_plan::{
     Backend, CacheSpec, Codec, Format, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, OperandSpec,
@@ -23,9 +23,8 @@ const SHIPPED: &str = include_str!("../tables/h100.json");
 pub struct Nvidia {
     /// What its code is for.
     pub gpu: Gpu,
-    /// Whether tensor cores multiply: bf16 matrices and caches are then stored as those read them, where their shapes
-    /// allow it. Else all products are in f32, of panels.
-    pub tensor_cores: bool,
+    /// What products read.
+    pub activations: Activations,
     /// What makes its code.
     pub generator: Generator,
     /// The card whose measurements count, as its driver names it.
@@ -33,6 +32,32 @@ pub struct Nvidia {
     /// What was measured.
     pub table: Arc<Table>,
 }
+
+/// What products read of the rows that they multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    /// Rows as they are: all products are in f32, of panels.
+    F32,
+    /// Rows rounded to bf16, which tensor cores multiply: matrices and caches are stored as those read them, where their
+    /// shapes allow it.
+    Bf16,
+    /// The same; in steps of [`FP8_ROWS`] and more, beside weights in fp8 with a scale a row, rows of e4m3 with a scale each.
+    Fp8,
+}
+
+impl Activations {
+    /// Whether tensor cores multiply.
+    pub const fn on_tensor_cores(self) -> bool {
+        match self {
+            Activations::F32 => false,
+            Activations::Bf16 | Activations::Fp8 => true,
+        }
+    }
+}
+
+/// The fewest rows of a step that are of e4m3. A product of fewer is bound by the bytes of its weights, of which rows in fp8 make
+/// no fewer.
+pub const FP8_ROWS: u64 = 65;
 
 /// The code generator of GPUs, where this build has one.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +79,7 @@ impl Nvidia {
     /// The usual card of an architecture, with what was measured on it.
     pub fn new(gpu: Gpu, generator: Generator) -> Nvidia {
         let (card, table) = (gpu.arch.card().to_string(), shipped());
-        Nvidia { gpu, tensor_cores: true, generator, card, table }
+        Nvidia { gpu, activations: Activations::Bf16, generator, card, table }
     }
 }
 
@@ -84,7 +109,7 @@ impl Nvidia {
             let (op, row) = (spec.op.name(), layout.cols());
             match layout {
                 Layout::Strips { .. } => None,
-                Layout::Panels { .. } if !self.tensor_cores => {
+                Layout::Panels { .. } if !self.activations.on_tensor_cores() => {
                     Some(format!("`{op}` reads weights of {codec} beside rows of bf16, and not beside those of f32"))
                 }
                 Layout::Panels { .. } => Some(format!(
@@ -106,12 +131,12 @@ impl Backend for Nvidia {
     fn layout(&self, kind: &Kind, codec: Codec) -> Option<Layout> {
         match *kind {
             Kind::Matrices { count, out_features: out, in_features, .. }
-                if self.tensor_cores && codec == Codec::Bf16 =>
+                if self.activations.on_tensor_cores() && codec == Codec::Bf16 =>
             {
                 Some(Layout::Tiles { count, out_features: out?, in_features })
             }
             Kind::Matrices { count, out_features: out, in_features, .. }
-                if self.tensor_cores
+                if self.activations.on_tensor_cores()
                     && codec.group().is_some_and(|group| Half::takes(group, in_features)) =>
             {
                 Some(Layout::Strips { count, out_features: out?, in_features })
@@ -121,12 +146,32 @@ impl Backend for Nvidia {
     }
 
     fn kv_order(&self, cache: &CacheSpec) -> KvOrder {
-        if self.tensor_cores && cache.can_tile() { KvOrder::Tiles } else { KvOrder::Columns }
+        let tiles = self.activations.on_tensor_cores() && cache.can_tile();
+        if tiles { KvOrder::Tiles } else { KvOrder::Columns }
     }
 
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
         // Norms' weights are vectors.
         tiles_rows(op, for_tensor_cores(weights))
+    }
+
+    fn fp8_rows(&self, op: &StepOp, weights: &[Format]) -> Option<u64> {
+        let (StepOp::Linear(ops::Linear { in_features, .. })
+        | StepOp::QkvAppend(ops::QkvAppend { in_features, .. })) = *op
+        else {
+            return None;
+        };
+        let scale_a_row = |codec| matches!(codec, Codec::Fp8 { group } if u64::from(group) >= in_features);
+        let strips = |weight: &Format| match weight.layout {
+            // A norm's weight.
+            Layout::Vector { .. } => true,
+            Layout::Strips { .. } => scale_a_row(weight.codec),
+            Layout::Rows { .. } | Layout::Panels { .. } | Layout::Tiles { .. } => false,
+        };
+        let takes = self.activations == Activations::Fp8
+            && self.gpu.arch.multiplies_fp8()
+            && weights.iter().all(strips);
+        takes.then_some(FP8_ROWS)
     }
 
     fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {
@@ -141,12 +186,13 @@ impl Backend for Nvidia {
     }
 
     fn page_lists(&self, op: &StepOp, caches: &[CacheSpec]) -> Option<ListShape> {
-        page_lists(op, caches).filter(|_| self.tensor_cores)
+        page_lists(op, caches).filter(|_| self.activations.on_tensor_cores())
     }
 
     fn slicer(&self) -> Option<Slicer> {
         let blocks = u64::from(self.gpu.multiprocessors);
-        self.tensor_cores.then_some(Slicer { tasks, rows: RowRange::new(1, 1), blocks })
+        let slicer = Slicer { tasks, rows: RowRange::new(1, 1), blocks };
+        self.activations.on_tensor_cores().then_some(slicer)
     }
 
     fn samples(&self) -> bool {

@@ -18,21 +18,30 @@ pub fn unique(spec: &KernelSpec, taken: impl Fn(&str) -> bool) -> String {
 fn base(spec: &KernelSpec) -> String {
     let op = spec.op.name();
     let mut name = match spec.op {
-        StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue, .. }) => {
+        StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue, fp8_rows }) => {
             let norm = if norm.is_some() { "_norm" } else { "" };
             let epilogue = match epilogue {
                 Epilogue::Store => "",
                 Epilogue::Residual => "_residual",
                 Epilogue::SwiGlu => "_swiglu",
             };
-            format!("{op}_{in_features}x{out}{norm}{epilogue}")
+            format!("{op}_{in_features}x{out}{norm}{epilogue}{}", in_fp8(fp8_rows))
         }
-        StepOp::QkvAppend(ops::QkvAppend { in_features, shape, norm, qk_norm, own_kv, gates, .. }) => {
+        StepOp::QkvAppend(ops::QkvAppend {
+            in_features,
+            shape,
+            norm,
+            qk_norm,
+            own_kv,
+            gates,
+            fp8_rows,
+            ..
+        }) => {
             let kind = if own_kv { op } else { "q" };
             let norm = if norm.is_some() { "_norm" } else { "" };
             let qk_norm = if qk_norm.is_some() { "_qknorm" } else { "" };
             let gates = ["", "_gate", "_gates"][gates.min(2) as usize];
-            format!("{kind}_{in_features}_{}{gates}{norm}{qk_norm}", heads(shape))
+            format!("{kind}_{in_features}_{}{gates}{norm}{qk_norm}{}", heads(shape), in_fp8(fp8_rows))
         }
         StepOp::Embed(ops::Embed { hidden: width, .. })
         | StepOp::Add(ops::Add { width })
@@ -101,6 +110,10 @@ fn heads(shape: AttnShape) -> String {
         true => format!("{heads}q{kv_heads}_{qk_dim}"),
         false => format!("{heads}q{kv_heads}_{qk_dim}v{v_dim}"),
     }
+}
+
+fn in_fp8(least: Option<u64>) -> &'static str {
+    least.map_or("", |_| "_fp8rows")
 }
 
 fn sunk(sink: bool) -> &'static str {

@@ -4,6 +4,7 @@
 mod decided;
 mod detect_chains;
 mod error;
+mod fp8_rows;
 mod fuse_branches;
 mod fuse_epilogues;
 mod fuse_topk;
@@ -48,6 +49,7 @@ pub const PASSES: &[&str] = &[
     "fuse-epilogues",
     "quantise-kv",
     "tile-rows",
+    "fp8-rows",
     "list-pages",
     "plan-memory",
     "select-kernels",
@@ -66,6 +68,7 @@ const REWRITES: &[(&str, Rewrite)] = &[
     ("fuse-epilogues", fuse_epilogues::run),
     ("quantise-kv", |graph, _| quantise_kv::run(graph)),
     ("tile-rows", tile_rows::run),
+    ("fp8-rows", fp8_rows::run),
     ("list-pages", list_pages::run),
 ];
 

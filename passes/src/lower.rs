@@ -45,8 +45,10 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
             let width = c.dims("weight")?[0];
             StepOp::RmsNorm(ops::RmsNorm { groups: out()? / width.max(1), width, eps })
         }
-        Op::Linear(op::Linear {}) => c.linear(None, Epilogue::Store)?,
-        Op::FusedLinear(op::FusedLinear { norm, epilogue }) => c.linear(norm, epilogue)?,
+        Op::Linear(op::Linear {}) => c.linear(None, Epilogue::Store, None)?,
+        Op::FusedLinear(op::FusedLinear { norm, epilogue, fp8_rows }) => {
+            c.linear(norm, epilogue, fp8_rows)?
+        }
         Op::QkvAppend(op::QkvAppend {
             heads,
             kv_heads,
@@ -57,6 +59,7 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
             scaling,
             own_kv,
             gates,
+            fp8_rows,
         }) => {
             if own_kv {
                 c.plain_cache("cache")?;
@@ -75,7 +78,7 @@ pub fn lower<'g>(graph: &'g Graph, id: OpId, backend: &'g dyn Backend) -> Result
                 rope: RopeSpec { theta, dims, scaling },
                 own_kv,
                 gates: gates.unwrap_or(0),
-                fp8_rows: None,
+                fp8_rows,
             })
         }
         Op::Rope(op::Rope { heads, theta, dims, scaling }) => StepOp::Rope(ops::Rope {
@@ -221,9 +224,14 @@ impl<'g> Ctx<'g> {
     }
 
     /// A product with what is fused around it.
-    fn linear(&self, norm: Option<f64>, epilogue: Epilogue) -> Result<StepOp, PassError> {
+    fn linear(
+        &self,
+        norm: Option<f64>,
+        epilogue: Epilogue,
+        fp8_rows: Option<u64>,
+    ) -> Result<StepOp, PassError> {
         let (in_features, out) = (self.width(self.operand("x")?)?, self.width(self.result("out")?)?);
-        Ok(StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue, fp8_rows: None }))
+        Ok(StepOp::Linear(ops::Linear { in_features, out_features: out, norm, epilogue, fp8_rows }))
     }
 
     fn operand(&self, name: &str) -> Result<ValueId, PassError> {

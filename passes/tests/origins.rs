@@ -6,7 +6,8 @@ use hyc_ir::{Graph, OpId, text};
 use hyc_passes::{PASSES, origins, rewrites, run_named};
 use hyc_plan::ops::{ExpertsUp, QkvAppend};
 use hyc_plan::{
-    Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, ListShape, Slicer, StepOp, Target, Variant,
+    Backend, CacheSpec, Codec, Format, KernelSpec, Kind, KvOrder, Layout, ListShape, Slicer, StepOp, Target,
+    Variant,
 };
 
 /// A back end that keeps f32 in rows.
@@ -27,6 +28,10 @@ impl Backend for Rows {
 
     fn tiles_rows(&self, _: &StepOp, _: &[Layout]) -> bool {
         false
+    }
+
+    fn fp8_rows(&self, _: &StepOp, _: &[Format]) -> Option<u64> {
+        None
     }
 
     fn projects_gates(&self, _: &QkvAppend, _: &[Layout]) -> bool {

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hyc::frontend::{build_graph, parse_model};
-use hyc_kernels::{Generator, Nvidia};
+use hyc_kernels::{Activations, Generator, Nvidia};
 use hyc_plan::ops::{ExpertsUp, QkvAppend};
 use hyc_plan::{
-    Backend, CacheSpec, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, NvidiaArch, Plan, RowRange,
-    Slicer, StepOp, Variant, bind,
+    Backend, CacheSpec, Codec, Format, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, NvidiaArch, Plan,
+    RowRange, Slicer, StepOp, Variant, bind,
 };
 use hyc_runtime::Model;
 
@@ -21,6 +21,8 @@ pub struct Card {
     pub tiles: bool,
     /// Whether pages are listed, for tiles of so many rows.
     pub lists: Option<u64>,
+    /// Whether products read rows of fp8 where its own can.
+    pub fp8: bool,
     /// Whether there are slices, for passes of up to so many rows.
     pub slices: Option<u64>,
 }
@@ -28,7 +30,9 @@ pub struct Card {
 impl Card {
     /// The plan of a description.
     pub fn plan(self, model: &str) -> Plan {
-        let inner = Nvidia::new(Gpu::of(NvidiaArch::Sm90a), Generator::of_anything());
+        let activations = if self.fp8 { Activations::Fp8 } else { Activations::Bf16 };
+        let gpu = Gpu::of(NvidiaArch::Sm90a);
+        let inner = Nvidia { activations, ..Nvidia::new(gpu, Generator::of_anything()) };
         let backend = &Changed { inner, card: self };
         let desc =
             parse_model(Path::new("model.toml"), model).unwrap_or_else(|e| panic!("{}", e.render(false)));
@@ -65,6 +69,10 @@ impl Backend for Changed {
 
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
         self.card.tiles && self.inner.tiles_rows(op, weights)
+    }
+
+    fn fp8_rows(&self, op: &StepOp, weights: &[Format]) -> Option<u64> {
+        self.inner.fp8_rows(op, weights)
     }
 
     fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {

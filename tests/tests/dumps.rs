@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use common::hyc_binary;
 use hyc_tests::root;
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "00-input.hyir",
     "01-detect-chains.hyir",
     "02-plan-kv.hyir",
@@ -18,10 +18,11 @@ const FILES: [&str; 12] = [
     "05-fuse-epilogues.hyir",
     "06-quantise-kv.hyir",
     "07-tile-rows.hyir",
-    "08-list-pages.hyir",
-    "09-plan-memory.txt",
-    "10-select-kernels.txt",
-    "11-plan.txt",
+    "08-fp8-rows.hyir",
+    "09-list-pages.hyir",
+    "10-plan-memory.txt",
+    "11-select-kernels.txt",
+    "12-plan.txt",
 ];
 
 fn hyc(at: &Path, args: &[&str]) -> Output {
@@ -78,7 +79,7 @@ fn a_folder_has_a_file_a_pass() {
     assert!(at.join("m.hyc").exists());
     let second = files(&at.join("dumps"));
     assert!(second["00-input.hyir"].contains("= weight() layer 8 :"));
-    assert_eq!(second["11-plan.txt"], first["11-plan.txt"]);
+    assert_eq!(second["12-plan.txt"], first["12-plan.txt"]);
     // Nothing is written where nothing comes of it.
     refused(at, &["compile", "--plan-only", "--target", "sm_1", "--dump-dir", "none", &model], 4, &["sm_1"]);
     assert!(!at.join("none").exists());
@@ -97,8 +98,8 @@ fn a_folder_of_others_is_left_alone() {
     std::fs::create_dir(at.join("mine")).unwrap();
     std::fs::write(at.join("mine/a\u{1b}[2Jb"), "mine").unwrap();
     dump("mine", &["holds a\\u{1b}[2Jb"]);
-    std::fs::create_dir_all(at.join("odd/11-plan.txt")).unwrap();
-    dump("odd", &["11-plan.txt is a folder"]);
+    std::fs::create_dir_all(at.join("odd/12-plan.txt")).unwrap();
+    dump("odd", &["12-plan.txt is a folder"]);
     std::os::unix::fs::symlink("nowhere", at.join("link")).unwrap();
     dump("link", &["symbolic link to a file that does not exist"]);
     refused(at, &["compile", "--plan-only", "--dump-dir", "no/such", &model], 3, &["there is no folder no"]);
@@ -111,7 +112,7 @@ fn a_folder_of_others_is_left_alone() {
     let words = ["is the dump dumps/03-fuse-topk.hyir, which is read"];
     refused(at, &["compile", "--plan-only", "--dump-dir", "dumps", input], 2, &words);
     assert_eq!(std::fs::read(at.join(input)).unwrap(), kept);
-    let both = ["compile", "--emit", "plan", "-o", "dumps/11-plan.txt", "--dump-dir", "dumps", &model];
+    let both = ["compile", "--emit", "plan", "-o", "dumps/12-plan.txt", "--dump-dir", "dumps", &model];
     refused(at, &both, 2, &["is a file of `--dump-dir`, and what `-o` names"]);
 }
 
@@ -186,8 +187,8 @@ fn layers_are_shown_alone() {
     }
     printed(at, &["compile", "--plan-only", "--dump-dir", "part", "--layers", "4-5", &model]);
     let part = files(&at.join("part"));
-    assert!(part["09-plan-memory.txt"].contains("%L4.") && !part["09-plan-memory.txt"].contains("%L8."));
-    assert!(part["11-plan.txt"].contains("layer 5, steps") && !part["11-plan.txt"].contains("layers 2"));
+    assert!(part["10-plan-memory.txt"].contains("%L4.") && !part["10-plan-memory.txt"].contains("%L8."));
+    assert!(part["12-plan.txt"].contains("layer 5, steps") && !part["12-plan.txt"].contains("layers 2"));
 
     refused(
         at,

@@ -44,7 +44,7 @@ const FEW: u64 = 8;
 
 /// Steps of passes of up to so many rows in slices.
 fn plan(model: &str, slices: u64) -> Plan {
-    Card { tiles: true, lists: None, slices: Some(slices) }.plan(model)
+    Card { tiles: true, slices: Some(slices), ..Card::default() }.plan(model)
 }
 
 /// The bits of all logits: of a prompt, and of tokens one by one.

@@ -43,7 +43,7 @@ max_outputs = 96
 "#;
 
 fn plan(model: &str, tiles: bool, lists: Option<u64>) -> Plan {
-    Card { tiles, lists, slices: None }.plan(model)
+    Card { tiles, lists, ..Card::default() }.plan(model)
 }
 
 /// Logits of every row, and the last token's hidden state.

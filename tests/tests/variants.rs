@@ -74,7 +74,13 @@ fn the_shipped_table_has_the_published_models() {
 fn what_chooses_a_gpus_kernels_is_refused_for_a_processor() {
     let folder = tempfile::tempdir().unwrap();
     let model = root().join("tests/golden/dense/model.toml");
-    for flags in [&["--card", "NVIDIA H200"][..], &["--all-variants", "--emit", "graph"], &["--clocks"]] {
+    for flags in [
+        &["--card", "NVIDIA H200"][..],
+        &["--all-variants", "--emit", "graph"],
+        &["--clocks"],
+        &["--activations", "f32"],
+        &["--activations", "fp8"],
+    ] {
         let (code, _, said) = hyc(folder.path(), &[&["compile"], flags, &[model.to_str().unwrap()]].concat());
         assert!(code == 2 && said.contains(flags[0]) && said.contains("--target sm_90a"), "{said}");
     }

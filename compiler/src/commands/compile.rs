@@ -8,6 +8,7 @@ use hyc_ir::text::{Style, print_as};
 use hyc_kernels::cpu::Level;
 use hyc_plan::{Plan, TargetKind};
 
+use super::activations;
 use super::destination::{self, Destination, TOKENIZER, WEIGHTS, Wish};
 use super::dump_args::DumpArgs;
 use crate::assembler::Assembler;
@@ -36,7 +37,7 @@ use crate::write::{self, Artefact};
 ///   hyc compile --print-ir-after=fuse-topk model.toml
 ///   hyc compile --print-ir-after-change --layers 12-13 model.toml     what changed these layers
 ///   hyc compile --dump-dir dumps model.toml         the graph after each pass, and what the last ones
-///                                                   decided: 00-input.hyir to 10-plan.txt
+///                                                   decided: 00-input.hyir to 12-plan.txt
 ///   hyc compile --emit dot --layers 0-1 model.toml  for Graphviz
 ///   hyc compile --emit graph model.toml -o g.hyir   a dump ...
 ///   hyc compile --plan-only g.hyir                  ... is accepted in place of a model.toml
@@ -61,9 +62,9 @@ pub struct Args {
     /// Instructions that the code may use
     #[arg(long, value_enum, default_value = "native")]
     cpu: Cpu,
-    /// What a GPU's products of bf16 weights read
-    #[arg(long, value_enum, default_value = "bf16", value_name = "TYPE")]
-    activations: driver::Activations,
+    /// What a GPU's products read of rows; overrides the model's, which is bf16 where it says nothing
+    #[arg(long, value_enum, value_name = "TYPE")]
+    activations: Option<activations::Word>,
     /// Store matrices in this format: int4, int8, fp8, ..., as `hyc explain weights.quantise` says; overrides the model's
     #[arg(long, value_name = "FORMAT")]
     quantise: Option<String>,
@@ -193,9 +194,10 @@ pub fn run(args: Args) -> Result<()> {
         ));
     }
     let table = args.table.as_deref().map(tuning::read).transpose()?;
+    let activations = activations::of(args.activations, input.desc.as_ref(), input.graph.header.target)?;
     let options = driver::Options {
         level,
-        activations: args.activations,
+        activations,
         table: table.clone(),
         card: args.card.clone(),
         wanted: wanted(&args),

@@ -1,5 +1,6 @@
 //! The command line: one file per command; the doc comment on its arguments is its help.
 
+mod activations;
 mod add_weights;
 mod bench;
 mod chat;

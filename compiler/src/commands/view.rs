@@ -163,7 +163,8 @@ fn lowered(input: Input) -> Result<Subject> {
     let source = if input.desc.is_some() { "description" } else { "dump" };
     let mut stages = vec![Stage { name: "input", changes: 0, graph: input.graph.clone() }];
     let level = CpuTarget::host().level;
-    let mut lowered = driver::lower_dump(input.dump.as_ref(), input.graph, level, &mut |report| {
+    let options = driver::Options::of(level, input.desc.as_ref());
+    let mut lowered = driver::lower_dump(input.dump.as_ref(), input.graph, options, &mut |report| {
         if hyc_passes::rewrites(report.name) {
             stages.push(Stage { name: report.name, changes: report.changes, graph: report.graph.clone() });
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use hyc_kernels::Activations;
 use hyc_plan::eval::EvalGates;
 use hyc_plan::sampling::SamplingDefaults;
 use hyc_plan::{KvCodec, RopeScaling, RouterRule, TargetKind};
@@ -274,6 +275,8 @@ pub enum TemplateSource {
 pub struct TargetDesc {
     /// What it is compiled for.
     pub kind: TargetKind,
+    /// What a GPU's products read, where it is said.
+    pub activations: Option<Activations>,
     /// Most tokens of a sequence.
     pub max_context: usize,
     /// Most sequences in a step.

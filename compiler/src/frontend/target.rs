@@ -1,11 +1,16 @@
 //! `[target]`: what the model is compiled for.
 
+use hyc_kernels::Activations;
 use hyc_plan::{KvCodec, TargetKind};
 
 use super::attention::Attention;
 use super::desc::{TargetDesc, WeightDtype};
 use super::reader::{At, Faults, Section};
 use crate::targets::{self, NEEDS_LLVM};
+
+/// The words of `activations`.
+const ACTIVATIONS: &[(&str, Option<Activations>)] =
+    &[("bf16", Some(Activations::Bf16)), ("f32", Some(Activations::F32)), ("fp8", Some(Activations::Fp8))];
 
 /// The words of `kv_dtype`.
 const KV_DTYPES: &[(&str, KvCodec)] =
@@ -37,8 +42,13 @@ pub fn read(
         check_top_k(target, max, a, faults);
     }
     let max_batch = size("max_batch", 4, "4").map(|at| at.value);
+    let kind = read_kind(target, faults);
+    if kind == Some(TargetKind::Host) {
+        target.refuse("activations", "a processor's products read f32, and this is for `kind = \"sm_90a\"`");
+    }
     Some(TargetDesc {
-        kind: read_kind(target, faults),
+        kind: kind.unwrap_or(TargetKind::Host),
+        activations: target.word("activations", ACTIVATIONS, None),
         max_context: max_context?.value,
         max_batch: max_batch?,
         chunk: size("chunk", 256, "256")?.value,
@@ -66,12 +76,17 @@ fn check_top_k(target: &Section, max: &At<usize>, a: &Attention, faults: &Faults
     );
 }
 
-/// A target that `hyc` knows. One that this build lacks is refused where it is compiled, and not offered here.
-fn read_kind(target: &Section, faults: &Faults) -> TargetKind {
-    let Some(kind) = target.string("kind", "cpu") else { return TargetKind::Host };
-    kind.value.parse().unwrap_or_else(|_| {
+/// A target that `hyc` knows; `None` beside a fault. One that this build lacks is refused where it is compiled, and not
+/// offered here.
+fn read_kind(target: &Section, faults: &Faults) -> Option<TargetKind> {
+    if target.get("kind").is_none() {
+        return Some(TargetKind::Host);
+    }
+    let kind = target.string("kind", "cpu")?;
+    let known = kind.value.parse().ok();
+    if known.is_none() {
         let help = format!("write {}{}", targets::listed(" or ", "\""), NEEDS_LLVM);
         faults.add(kind.span, format!("`kind` cannot be \"{}\"", kind.value), "unknown value", &help);
-        TargetKind::Host
-    })
+    }
+    known
 }

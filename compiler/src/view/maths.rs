@@ -53,14 +53,15 @@ pub fn formula(op: &Op) -> String {
         Op::PageLists(_) => {
             "L_g(tile) = { (page of i, { t in tile : i ∈ I_g(t) }) }, by sequence and block".to_string()
         }
-        Op::FusedLinear(op) => linear(op.norm.is_some(), op.epilogue),
+        Op::FusedLinear(op) => linear(op.norm.is_some(), op.epilogue) + &in_fp8(op.fp8_rows),
         Op::QkvAppend(op) => {
             let x = if op.norm.is_some() { "rms(x)" } else { "x" };
             let norm = if op.qk_norm.is_some() { "rms " } else { "" };
             let keys = format!(", K[pos_t] = rope({norm}W_k {x}), V[pos_t] = W_v {x}");
             let gates = ["", ", g = W_g {x}", ", g̃ = W_g̃ {x}, g′ = W_g′ {x}"];
             let gates = gates[op.gates.unwrap_or(0).min(2) as usize].replace("{x}", x);
-            format!("q = rope({norm}W_q {x}){}{gates}", if op.own_kv { keys } else { String::new() })
+            let keys = if op.own_kv { keys } else { String::new() };
+            format!("q = rope({norm}W_q {x}){keys}{gates}{}", in_fp8(op.fp8_rows))
         }
     }
 }
@@ -83,6 +84,12 @@ fn hybrid(gate: GateMode, window: u64) -> String {
         GateMode::Head | GateMode::Elementwise => "o = σ(g̃) ⊙ õ + σ(g′) ⊙ o′",
     };
     format!("{sum};  õ over the blocks I_g of the shared K, V, o′ over the last {window} tokens of its own")
+}
+
+fn in_fp8(rows: Option<u64>) -> String {
+    rows.map_or(String::new(), |least| {
+        format!(";  each row of the products in fp8, in steps of {least} and more")
+    })
 }
 
 fn linear(norm: bool, epilogue: Epilogue) -> String {

@@ -10,7 +10,7 @@ use super::line::{self, names_weight};
 use super::shape::Template;
 
 /// Passes with what they do, in a sentence.
-const TOLD: [(&str, &str); 11] = [
+const TOLD: [(&str, &str); 12] = [
     ("input", "What the front end wrote or the dump held: mathematics alone, nothing fused, nothing shared."),
     (
         "detect-chains",
@@ -40,6 +40,7 @@ const TOLD: [(&str, &str); 11] = [
         "tile-rows",
         "Rows that only kernels on tensor cores read lie in bf16 tiles, as those products' weights do.",
     ),
+    ("fp8-rows", "Products of many rows by weights in fp8 round each row to fp8, with a scale of its own."),
     ("plan-memory", "Values whose lives do not meet share bytes of one arena."),
     (
         "select-kernels",

@@ -136,6 +136,19 @@ macro_rules! ops {
     };
 }
 
+impl Op {
+    /// From how many rows of a step on a product multiplies rows of e4m3, if ever; `None`: the op is no product of rows with one matrix.
+    pub fn fp8_rows(&self) -> Option<Option<u64>> {
+        match self {
+            Op::Linear(Linear {}) => Some(None),
+            Op::FusedLinear(FusedLinear { fp8_rows, .. }) | Op::QkvAppend(QkvAppend { fp8_rows, .. }) => {
+                Some(*fp8_rows)
+            }
+            _ => None,
+        }
+    }
+}
+
 ops! {
     /// A tensor of the weight files, named by its value's name.
     Weight "weight", NAMES => {},
@@ -341,6 +354,8 @@ ops! {
         norm: Option<f64>,
         /// Use of the product.
         epilogue: Epilogue,
+        /// Steps of so many rows and more multiply rows of e4m3, each rounded behind the norm with a scale of its own.
+        fp8_rows: Option<u64>,
     },
     /// Projections, QK-norm, RoPE and append in one, with what the attributes name. `wq` is `[heads * qk_dim, in]`, `wk` and
     /// `wv` are `[kv_heads * qk_dim, in]` and `[kv_heads * v_dim, in]`, `q_norm` and `k_norm` have `qk_dim` elements,
@@ -369,5 +384,7 @@ ops! {
         own_kv: bool,
         /// How many gates' logits are projected too.
         gates: Option<u64>,
+        /// Steps of so many rows and more multiply rows of e4m3, each rounded behind the norm with a scale of its own.
+        fp8_rows: Option<u64>,
     },
 }

@@ -2,6 +2,7 @@
 
 use crate::cache::{CacheSpec, KvOrder};
 use crate::codec::Codec;
+use crate::format::Format;
 use crate::layout::Layout;
 use crate::lists::ListShape;
 use crate::ops::{ExpertsUp, QkvAppend};
@@ -27,6 +28,9 @@ pub trait Backend {
     /// Whether its kernels for this op, of weights in these layouts, read and write rows as bf16 tiles where the op's roles allow
     /// it ([`Kind::RowsOrTiles`]).
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool;
+
+    /// From how many rows of a step on its kernels for this op, of weights in these formats, multiply rows of e4m3; `None`: never.
+    fn fp8_rows(&self, op: &StepOp, weights: &[Format]) -> Option<u64>;
 
     /// Whether its kernels for these projections, of weights in these layouts, make the logits of the op's gates too.
     fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool;

@@ -94,6 +94,15 @@ impl StepOp {
         each!(self, op => is_by_token(op))
     }
 
+    /// From how many rows of a step on it multiplies rows of e4m3.
+    pub fn fp8_rows(&self) -> Option<u64> {
+        match self {
+            StepOp::Linear(op) => op.fp8_rows,
+            StepOp::QkvAppend(op) => op.fp8_rows,
+            _ => None,
+        }
+    }
+
     /// The geometry of an attention.
     pub fn attention(&self) -> Option<AttnShape> {
         each!(self, op => op.attention())

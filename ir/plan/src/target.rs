@@ -72,6 +72,20 @@ impl NvidiaArch {
         }
     }
 
+    /// Whether its tensor cores multiply e4m3.
+    pub const fn multiplies_fp8(self) -> bool {
+        match self {
+            NvidiaArch::Sm90a => true,
+        }
+    }
+
+    /// Operations per second of its tensor cores on e4m3, by its data sheet.
+    pub const fn fp8_flop_per_s(self) -> f64 {
+        match self {
+            NvidiaArch::Sm90a => 1979e12,
+        }
+    }
+
     /// Nanoseconds from the start of a function in a captured pass to that of the next, if neither did anything: about a
     /// microsecond was measured.
     pub const fn launch_ns(self) -> u64 {

@@ -129,7 +129,12 @@ impl Variant {
     /// nanoseconds: its launches, and the longer of its bytes over the card's bandwidth and its operations over its rate.
     pub fn predicted_ns(&self, spec: &KernelSpec, arch: NvidiaArch, rows: u64, context: u64) -> u64 {
         let work = work(spec, rows, context, self.pass_rows);
-        let rate = if self.tensor_cores { arch.tensor_flop_per_s() } else { arch.flop_per_s() };
+        let fp8 = spec.op.fp8_rows().is_some_and(|least| rows >= least);
+        let rate = match self.tensor_cores {
+            true if fp8 => arch.fp8_flop_per_s(),
+            true => arch.tensor_flop_per_s(),
+            false => arch.flop_per_s(),
+        };
         let seconds = (work.bytes / arch.bytes_per_s()).max(work.flop / rate);
         (arch.launch_ns() * u64::from(self.launches)).saturating_add((seconds * 1e9) as u64)
     }

@@ -31,8 +31,8 @@ use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use hyc_plan::ops::{ExpertsUp, QkvAppend};
 use hyc_plan::{
-    Backend, CacheSpec, Codec, KernelSpec, Kind, KvOrder, Layout, ListShape, Slicer, StepOp, Target, Variant,
-    ops,
+    Backend, CacheSpec, Codec, Format, KernelSpec, Kind, KvOrder, Layout, ListShape, Slicer, StepOp, Target,
+    Variant, ops,
 };
 
 use crate::panels::panels;
@@ -84,6 +84,10 @@ impl Backend for CpuTarget {
 
     fn tiles_rows(&self, _: &StepOp, _: &[Layout]) -> bool {
         false
+    }
+
+    fn fp8_rows(&self, _: &StepOp, _: &[Format]) -> Option<u64> {
+        None
     }
 
     fn projects_gates(&self, _: &QkvAppend, _: &[Layout]) -> bool {

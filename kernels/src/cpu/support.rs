@@ -32,6 +32,10 @@ pub fn supports(spec: &KernelSpec) -> Result<(), String> {
             Err("gates beside projections: a processor's kernels make them by products of their own"
                 .to_string())
         }
+        StepOp::Linear(ops::Linear { fp8_rows: Some(_), .. })
+        | StepOp::QkvAppend(ops::QkvAppend { fp8_rows: Some(_), .. }) => {
+            Err("rows of fp8: a processor's kernels multiply rows of f32".to_string())
+        }
         StepOp::ExpertsUp(ops::ExpertsUp { shared: true, .. })
         | StepOp::ExpertsDown(ops::ExpertsDown { shared: true, .. }) => {
             Err("a shared expert beside those that are chosen: a processor's kernels make it by products of its own"

@@ -142,3 +142,77 @@ pub fn qkv_strip(v: &Views, c: &QkvAppend, task: u64) {
         strip -= p.heads * of_head;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ptr::null;
+
+    use hyc_plan::abi::StepContext;
+    use hyc_plan::{Elem, Format, KernelSpec, Layout, OperandSpec, Rows, StepOp};
+
+    use super::*;
+
+    const WIDTH: u64 = 4;
+
+    /// Rows of the product with the unit matrix, of `rows`, in f32.
+    fn product(rows: &[[f32; WIDTH as usize]], fp8_rows: Option<u64>) -> Vec<f32> {
+        let (mut x, count) = (rows.concat(), rows.len() as u64);
+        let mut unit: Vec<f32> = (0..WIDTH * WIDTH).map(|i| f32::from(i % (WIDTH + 1) == 0)).collect();
+        let mut out = vec![0f32; x.len()];
+        let tensor = OperandSpec::Tensor { elem: Elem::F32, width: WIDTH, stride: WIDTH };
+        let layout = Layout::Rows { rows: WIDTH, cols: WIDTH };
+        let spec = KernelSpec {
+            op: StepOp::Linear(Linear {
+                in_features: WIDTH,
+                out_features: WIDTH,
+                norm: None,
+                epilogue: Epilogue::Store,
+                fp8_rows,
+            }),
+            operands: vec![tensor, OperandSpec::Weight(Format { codec: Codec::F32, layout }), tensor],
+            rows: Rows::Tokens,
+            max_rows: count,
+            max_context: 1,
+        };
+        let context = StepContext {
+            tokens: count,
+            batch: 1,
+            outputs: 0,
+            max_pages: 0,
+            token_ids: null(),
+            positions: null(),
+            sequence: null(),
+            page_table: null(),
+            ring_slot: null(),
+            out_rows: null(),
+            sampling: null(),
+            seen_count: 0,
+            seen: null(),
+        };
+        let operands = [&mut x, &mut unit, &mut out].map(|of| of.as_mut_ptr().cast::<u8>());
+        // SAFETY: three blocks of the sizes that the spec gives; a product looks nothing up in the context's tables.
+        unsafe { super::super::run(&spec, &context, &operands) };
+        out
+    }
+
+    #[test]
+    fn rows_are_of_e4m3_in_steps_of_so_many() {
+        // The first row is 1/128 times numbers that e4m3 has. Of the second, 100 lies between 96 and 104, and the last is too small.
+        let rows = [[3.5, -1.0, 0.0, 0.015625], [448.0, 100.0, 1.0, 0.0001]];
+        let fp8 = product(&rows, Some(2));
+        assert_eq!(fp8[..4], rows[0]);
+        assert_eq!(fp8[4..], [448.0, 96.0, 1.0, 0.0]);
+        for fewer in [None, Some(3)] {
+            assert_eq!(product(&rows, fewer), rows.concat(), "{fewer:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_with_what_is_no_number_has_none() {
+        for wrong in [f32::NAN, f32::INFINITY, f32::MAX] {
+            let fp8 = product(&[[1.0, wrong, 0.0, 2.0], [7.0, 0.0, 0.0, 0.0]], Some(1));
+            assert!(fp8[..4].iter().all(|y| y.is_nan()), "{wrong}: {fp8:?}");
+            assert_eq!(fp8[4..], [7.0, 0.0, 0.0, 0.0]);
+        }
+    }
+}

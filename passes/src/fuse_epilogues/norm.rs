@@ -36,10 +36,11 @@ pub fn run(graph: &mut Graph, backend: &dyn Backend) -> usize {
             operands.insert(1, weight);
             let op = match data.op {
                 Op::QkvAppend(op) => Op::QkvAppend(op::QkvAppend { norm: Some(eps), ..op }),
-                Op::FusedLinear(op::FusedLinear { epilogue, .. }) => {
-                    Op::FusedLinear(op::FusedLinear { norm: Some(eps), epilogue })
+                Op::FusedLinear(op) => Op::FusedLinear(op::FusedLinear { norm: Some(eps), ..op }),
+                _ => {
+                    let (norm, epilogue) = (Some(eps), Epilogue::Store);
+                    Op::FusedLinear(op::FusedLinear { norm, epilogue, fp8_rows: None })
                 }
-                _ => Op::FusedLinear(op::FusedLinear { norm: Some(eps), epilogue: Epilogue::Store }),
             };
             graph.rewrite(user, op, operands);
         }

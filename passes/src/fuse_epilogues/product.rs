@@ -31,7 +31,7 @@ pub fn swiglu(graph: &mut Graph) -> usize {
         }
         let operands = vec![g.operands[0], g.operands[1], u.operands[1]];
         let results = graph.op(id).results.clone();
-        let op = Op::FusedLinear(op::FusedLinear { norm: None, epilogue: Epilogue::SwiGlu });
+        let op = Op::FusedLinear(op::FusedLinear { norm: None, epilogue: Epilogue::SwiGlu, fp8_rows: None });
         changes += usize::from(fuse(graph, &[gate, up, id], op, operands, results));
     }
     changes
@@ -57,7 +57,7 @@ fn fuse_residual(graph: &mut Graph, add: OpId, product: ValueId, residual: Value
     operands.push(residual);
     let op = match data.op {
         Op::Linear(op::Linear {}) => {
-            Op::FusedLinear(op::FusedLinear { norm: None, epilogue: Epilogue::Residual })
+            Op::FusedLinear(op::FusedLinear { norm: None, epilogue: Epilogue::Residual, fp8_rows: None })
         }
         Op::ExpertsDown(op::ExpertsDown { residual: false, shared }) => {
             Op::ExpertsDown(op::ExpertsDown { residual: true, shared })

@@ -160,5 +160,6 @@ fn fused(query: &Projection, kv_heads: u64, own_kv: bool) -> Op {
         scaling,
         own_kv,
         gates: None,
+        fp8_rows: None,
     })
 }

@@ -42,7 +42,7 @@ impl Found {
         let (up, of_up) = sole_producer(graph, data.operands[0])?;
         let (shared_down, of_shared) = sole_producer(graph, *data.operands.last()?)?;
         let (shared_up, first) = sole_producer(graph, of_shared.operands[0])?;
-        let fused = |epilogue| Op::FusedLinear(op::FusedLinear { norm: None, epilogue });
+        let fused = |epilogue| Op::FusedLinear(op::FusedLinear { norm: None, epilogue, fp8_rows: None });
         let right = of_up.op == Op::ExpertsUp(op::ExpertsUp { shared: false })
             && of_shared.op == fused(Epilogue::Residual)
             && first.op == fused(Epilogue::SwiGlu)

@@ -1,7 +1,8 @@
 //! `tests/filetests/PASS/*.hyir`: text IR in, text out.
 //!
 //! A file is a graph dump with comments, so that any tool that reads dumps reads it; [`hyc_filetest`] says which.
-//! `; refuse: op` makes a target that has no kernel for that step, `; variants: op` one that has two for it. The folder's name is the pass: a rewriting pass prints
+//! `; refuse: op` makes a target that has no kernel for that step, `; variants: op` one that has two for it, `; activations:
+//! fp8` a GPU whose products read rows of fp8. The folder's name is the pass: a rewriting pass prints
 //! the graph, of which running it again must change nothing; `plan-memory`, `select-kernels` and `schedule` print what
 //! they found, by the policy of the graph's target (tiles and sampling for a GPU); `pipeline` runs all passes, and again
 //! from the dump after each of them; `candidates` prints which variant of each kernel computes which rows on either target,
@@ -16,6 +17,7 @@ use std::path::Path;
 use common::{Policy, check_arena_use, describe_plan};
 use hyc_filetest::{Fault, GRAPH, directive};
 use hyc_ir::{Graph, text};
+use hyc_kernels::Activations;
 #[cfg(feature = "llvm")]
 use hyc_kernels::{
     Nvidia, gpu_generator,
@@ -29,14 +31,27 @@ fn parse(source: &str) -> Graph {
     text::parse(source).unwrap_or_else(|errors| panic!("{}", errors[0]))
 }
 
+/// What products of a GPU read in the file's cases.
+fn activations(source: &str) -> Activations {
+    match directive(source, ";", "activations") {
+        None => Activations::Bf16,
+        Some((_, _, "fp8")) => Activations::Fp8,
+        Some((line, _, other)) => panic!("line {line}: no activations in {other}"),
+    }
+}
+
+/// The policy that the file asks for.
+fn policy(source: &str, graph: &Graph) -> Policy {
+    let refuse = directive(source, ";", "refuse").map(|(_, _, op)| op.to_string());
+    Policy { refuse, ..Policy::reading(graph.header.target, activations(source)) }
+}
+
 fn run_all(
     graph: Graph,
-    refuse: Option<&str>,
+    policy: &Policy,
     after: &mut dyn FnMut(&str, String),
 ) -> Result<Compiled, PassError> {
-    let mut policy = Policy::of(graph.header.target);
-    policy.refuse = refuse.map(str::to_string);
-    hyc_passes::run(graph, &policy, &mut |report| {
+    hyc_passes::run(graph, policy, &mut |report| {
         after(report.name, report.graph.to_string());
         true
     })
@@ -45,41 +60,33 @@ fn run_all(
 /// What the pass makes of the file.
 fn output(pass: &str, source: &str) -> Result<String, PassError> {
     let graph = parse(source);
-    let refuse = directive(source, ";", "refuse").map(|(_, _, op)| op);
+    let policy = policy(source, &graph);
     match pass {
         // A graph that no kernel takes has places, too.
         "plan-memory" => {
             hyc_passes::plan_memory(&graph).map(|arena| Decided::Memory(&arena).text(&graph, None))
         }
         "select-kernels" => {
-            decided(pass, graph, refuse, directive(source, ";", "variants").map(|(_, _, op)| op))
+            decided(pass, graph, policy, directive(source, ";", "variants").map(|(_, _, op)| op))
         }
-        "schedule" => run_all(graph, refuse, &mut |_, _| {}).map(|c| describe_plan(&c.plan)),
-        "pipeline" => pipeline(graph),
-        _ => rewrite(pass, graph),
+        "schedule" => run_all(graph, &policy, &mut |_, _| {}).map(|c| describe_plan(&c.plan)),
+        "pipeline" => pipeline(graph, &policy),
+        _ => rewrite(pass, graph, &policy),
     }
 }
 
-fn rewrite(pass: &str, mut graph: Graph) -> Result<String, PassError> {
-    let policy = Policy::of(graph.header.target);
-    hyc_passes::run_named(pass, &mut graph, &policy)?;
+fn rewrite(pass: &str, mut graph: Graph, policy: &Policy) -> Result<String, PassError> {
+    hyc_passes::run_named(pass, &mut graph, policy)?;
     let out = graph.to_string();
     let mut again = parse(&out);
     assert_eq!(again, graph, "the dump reads back as another graph");
-    assert_eq!(hyc_passes::run_named(pass, &mut again, &policy)?, 0, "a second run finds rewrites");
+    assert_eq!(hyc_passes::run_named(pass, &mut again, policy)?, 0, "a second run finds rewrites");
     assert_eq!(again.to_string(), out, "a second run changes something");
     Ok(out)
 }
 
 /// What the pass decided, as dumps say it.
-fn decided(
-    pass: &str,
-    graph: Graph,
-    refuse: Option<&str>,
-    several: Option<&str>,
-) -> Result<String, PassError> {
-    let mut policy = Policy::of(graph.header.target);
-    policy.refuse = refuse.map(str::to_string);
+fn decided(pass: &str, graph: Graph, mut policy: Policy, several: Option<&str>) -> Result<String, PassError> {
     // Where variants are made up, they are not asked of a back end.
     policy.takes_all = several.is_some();
     policy.several = several.map(str::to_string);
@@ -93,12 +100,12 @@ fn decided(
 }
 
 /// The last graph and the Plan; a dump after any pass must lead to the same.
-fn pipeline(graph: Graph) -> Result<String, PassError> {
+fn pipeline(graph: Graph, policy: &Policy) -> Result<String, PassError> {
     let mut dumps = Vec::new();
-    let compiled = run_all(graph, None, &mut |name, dump| dumps.push((name.to_string(), dump)))?;
+    let compiled = run_all(graph, policy, &mut |name, dump| dumps.push((name.to_string(), dump)))?;
     check_arena_use(&compiled.plan);
     for (name, dump) in dumps {
-        let again = run_all(parse(&dump), None, &mut |_, _| {}).expect("a dump is accepted");
+        let again = run_all(parse(&dump), policy, &mut |_, _| {}).expect("a dump is accepted");
         assert_eq!(again.graph, compiled.graph, "another graph from the dump after {name}");
         assert_eq!(again.plan, compiled.plan, "another plan from the dump after {name}");
     }
@@ -152,7 +159,8 @@ fn measured(source: &str) -> Result<Plan, PassError> {
     let plan_by = |table: Table| {
         let mut graph = parse(source);
         graph.header.target = TargetKind::Nvidia(gpu.arch);
-        let backend = Nvidia { table: table.into(), ..Nvidia::new(gpu, gpu_generator()) };
+        let (table, activations) = (table.into(), activations(source));
+        let backend = Nvidia { table, activations, ..Nvidia::new(gpu, gpu_generator()) };
         hyc_passes::run(graph, &backend, &mut |_| true).map(|compiled| compiled.plan)
     };
     let plan = plan_by(Table::default())?;
@@ -164,7 +172,7 @@ fn measured(source: &str) -> Result<Plan, PassError> {
 
 #[cfg(feature = "llvm")]
 fn candidates(source: &str) -> Result<String, PassError> {
-    let host = run_all(parse(source), None, &mut |_, _| {})?.plan;
+    let host = run_all(parse(source), &Policy::of(TargetKind::Host), &mut |_, _| {})?.plan;
     Ok(format!("cpu\n{}sm_90a\n{}", chosen(&host), chosen(&measured(source)?)))
 }
 

@@ -223,7 +223,8 @@ fn assemble(args: &Args, path: &Path) -> Result<Assembled, String> {
     let fail = |e: hyc::error::Error| format!("{}: {}", path.display(), e.message);
     let mut input = driver::load_input(path).map_err(fail)?;
     input.graph.header.target = TargetKind::Nvidia(NvidiaArch::Sm90a);
-    let mut plan = driver::lower(input.graph, CpuTarget::host().level, &mut |_| Ok(())).map_err(fail)?.plan;
+    let options = driver::Options::of(CpuTarget::host().level, input.desc.as_ref());
+    let mut plan = driver::lower(input.graph, options, &mut |_| Ok(())).map_err(fail)?.plan;
     let ptx =
         driver::gpu_code(&mut plan, driver::Wanted { all_variants: true, clocks: false }).map_err(fail)?.text;
     let file = args.out.join(format!("{}.ptx", plan.model.name));

@@ -371,6 +371,17 @@ pub const TARGET: SectionKeys = SectionKeys {
             ..PLAIN
         },
         Key {
+            name: "activations",
+            ty: Type::Word(&["bf16", "f32", "fp8"]),
+            default: Default::Otherwise("`bf16` on a GPU"),
+            example: "\"fp8\"",
+            meaning: "What a GPU's products read of the rows that they multiply; a processor's always read f32. `bf16`: tensor \
+                      cores multiply. `f32`: the same numbers as on a processor, and many times slower. `fp8` (E4M3): products by \
+                      weights in fp8 with a scale a row round each row to fp8, with a scale of its own, in steps of 65 tokens and more; \
+                      all else is as with `bf16`. `--activations` overrides it.",
+            ..PLAIN
+        },
+        Key {
             name: "max_context",
             ty: Type::Integer(1),
             default: Default::Value("4096"),

@@ -104,7 +104,7 @@ impl View<'_> {
                 self.want_result("out", &Type::rows(rows, width))
             }
             Op::Linear(op::Linear {}) => self.linear(None, Epilogue::Store),
-            Op::FusedLinear(op::FusedLinear { norm, epilogue }) => self.linear(norm, epilogue),
+            Op::FusedLinear(op::FusedLinear { norm, epilogue, .. }) => self.linear(norm, epilogue),
             Op::QkvAppend(op) => self.qkv(&op),
             Op::Bias(op::Bias {}) => {
                 let (rows, width) = self.row("x")?;

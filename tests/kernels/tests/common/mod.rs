@@ -3,11 +3,11 @@
 
 use std::fmt::Write;
 
-use hyc_kernels::{Generator, Nvidia, gpu_generator};
+use hyc_kernels::{Activations, Generator, Nvidia, gpu_generator};
 use hyc_plan::ops::{ExpertsUp, QkvAppend};
 use hyc_plan::{
-    Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape,
-    Operand, Plan, RowRange, Slicer, StepOp, Target, TargetKind, Variant,
+    Backend, Buffer, CachePolicy, CacheSpec, Code, Codec, Format, Gpu, KernelSpec, Kind, KvOrder, Layout,
+    ListShape, Operand, Plan, RowRange, Slicer, StepOp, Target, TargetKind, Variant,
 };
 
 /// The policy of a target's back end, which has no kernel for `refuse`.
@@ -22,9 +22,16 @@ pub struct Policy {
 
 impl Policy {
     pub fn of(kind: TargetKind) -> Policy {
+        Policy::reading(kind, Activations::Bf16)
+    }
+
+    /// That of a target, a GPU's products reading these.
+    pub fn reading(kind: TargetKind, activations: Activations) -> Policy {
         let inner: Box<dyn Backend> = match kind {
             TargetKind::Host => Box::new(hyc_kernels::cpu::CpuTarget { level: hyc_kernels::cpu::Level::V3 }),
-            TargetKind::Nvidia(arch) => Box::new(Nvidia::new(Gpu::of(arch), generator())),
+            TargetKind::Nvidia(arch) => {
+                Box::new(Nvidia { activations, ..Nvidia::new(Gpu::of(arch), generator()) })
+            }
         };
         Policy { inner, refuse: None, takes_all: false, several: None }
     }
@@ -50,6 +57,10 @@ impl Backend for Policy {
 
     fn tiles_rows(&self, op: &StepOp, weights: &[Layout]) -> bool {
         self.inner.tiles_rows(op, weights)
+    }
+
+    fn fp8_rows(&self, op: &StepOp, weights: &[Format]) -> Option<u64> {
+        self.inner.fp8_rows(op, weights)
     }
 
     fn projects_gates(&self, op: &QkvAppend, weights: &[Layout]) -> bool {
