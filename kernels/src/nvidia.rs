@@ -13,7 +13,7 @@ use crate::lists::page_lists;
 use crate::panels::panels;
 use crate::slices::tasks;
 use crate::table::Table;
-use crate::tiles::{qkv_tile, tiles_rows};
+use crate::tiles::{MANY_ROWS, qkv_tile, tiles_rows};
 
 /// What was measured on the cards that hyc is tuned for.
 const SHIPPED: &str = include_str!("../tables/h100.json");
@@ -57,7 +57,7 @@ impl Activations {
 
 /// The fewest rows of a step that are of e4m3. A product of fewer is bound by the bytes of its weights, of which rows in fp8 make
 /// no fewer.
-pub const FP8_ROWS: u64 = 65;
+pub const FP8_ROWS: u64 = MANY_ROWS;
 
 /// The code generator of GPUs, where this build has one.
 #[derive(Debug, Clone, Copy)]

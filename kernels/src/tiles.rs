@@ -7,6 +7,9 @@ use hyc_plan::{StepOp, ops};
 /// Outputs of the tiles of products of many rows: of the usual ones, and of those for heads that 256 is no multiple of.
 const WIDTHS: [u64; 2] = [256, 192];
 
+/// Least rows that tiles of many are usual for.
+pub const MANY_ROWS: u64 = 65;
+
 /// Whether products of few rows rotate and append what they project: heads that rotate whole and have no norm of their own.
 pub fn ends_in_registers(op: &ops::QkvAppend) -> bool {
     let whole = |dim: u64| dim.is_multiple_of(16);

@@ -18,12 +18,10 @@ use super::moe::grouped_gemm::BY_ROW_ROWS;
 use crate::lists;
 use crate::operands;
 use crate::slices::MOST_RAW;
-use crate::tiles::{ends_in_registers, qkv_tile, tiles_rows};
+use crate::tiles::{MANY_ROWS, ends_in_registers, qkv_tile, tiles_rows};
 
 /// Most rows that `m8` and `m32` are offered for: beyond them they have lost on every shape that was measured.
 const SMALL_M_ROWS: u64 = 256;
-/// Least rows that whole blocks of them are usual for.
-const MANY_ROWS: u64 = 65;
 const ALL: u64 = u64::MAX;
 
 /// One variant: name, the rows that it can compute and is usually taken for (`(1, 0)`: none), rows of a pass, launches.
