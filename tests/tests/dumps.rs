@@ -131,7 +131,7 @@ fn passes_are_printed_where_they_do_something() {
     let (names, graphs) = sections(&["--print-ir-after-change", &model]);
     assert_eq!((names.as_slice(), graphs), (rewrites.map(String::from).as_slice(), 5));
     let (names, graphs) = sections(&["--print-ir-after-all", &model]);
-    assert_eq!((names.len(), graphs), (11, 8));
+    assert_eq!((names.len(), graphs), (12, 9));
     let (names, graphs) = sections(&["--print-ir-after=schedule", &model]);
     assert_eq!((names.as_slice(), graphs), (["schedule".to_string()].as_slice(), 1));
     let (names, graphs) = sections(&["--print-ir-after=schedule", "--print-ir-after=fuse-topk", &model]);
@@ -141,7 +141,7 @@ fn passes_are_printed_where_they_do_something() {
     let (names, _) = sections(&["--print-ir-after-change", full.to_str().unwrap()]);
     assert!(!names.contains(&"fuse-branches".to_string()), "{names:?}");
     let (names, _) = sections(&["--print-ir-after-all", full.to_str().unwrap()]);
-    assert_eq!(names.len(), 11);
+    assert_eq!(names.len(), 12);
 }
 
 /// What all passes printed is one input, in which the last graph counts.

@@ -145,3 +145,21 @@ fn experts_that_no_logit_is_for_have_no_share() {
         }
     }
 }
+
+#[test]
+fn rows_of_fp8_are_refused() {
+    let fp8_rows = Some(65);
+    let mut refused = std::collections::BTreeSet::new();
+    for case in cases::portable() {
+        let op = match case.spec.op {
+            StepOp::Linear(op) => StepOp::Linear(ops::Linear { fp8_rows, ..op }),
+            StepOp::QkvAppend(op) if op.gates == 0 => StepOp::QkvAppend(ops::QkvAppend { fp8_rows, ..op }),
+            _ => continue,
+        };
+        let spec = hyc_plan::KernelSpec { op, ..case.spec.clone() };
+        let why = hyc_kernels::cpu::supports(&spec).unwrap_err();
+        assert!(why.starts_with("rows of fp8: a processor's kernels multiply"), "{}: {why}", case.name());
+        refused.insert(op.name());
+    }
+    assert_eq!(refused.len(), 2);
+}
