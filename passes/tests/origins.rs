@@ -126,6 +126,7 @@ fn every_op_is_accounted_for_by_every_pass() {
     let mut files = 0;
     for folder in [
         "pipeline",
+        "fp8-rows",
         "detect-chains",
         "plan-kv",
         "fuse-topk",

@@ -169,8 +169,8 @@ fn faults(launch: &Launch, function: &Function, sass: Option<&Vec<String>>) -> V
     }
     if let Some(sass) = sass {
         let has = |names: &[&str]| sass.iter().any(|op| names.iter().any(|name| op.starts_with(name)));
-        if !has(&["HGMMA"]) {
-            faults.push(("sass", "no HGMMA".into()));
+        if !has(&["HGMMA", "QGMMA"]) {
+            faults.push(("sass", "no HGMMA or QGMMA".into()));
         }
         if let Some(why) = launch.entry.ends_with("_prefill").then(|| exposed(sass)).flatten() {
             faults.push(("sass", why));
@@ -179,7 +179,7 @@ fn faults(launch: &Launch, function: &Function, sass: Option<&Vec<String>>) -> V
             faults.push(("registers", why));
         }
         if has(&["LDL", "STL"]) {
-            faults.push(("sass", "local memory in a loop of HGMMA".into()));
+            faults.push(("sass", "local memory in a loop of HGMMA or QGMMA".into()));
         }
     }
     faults

@@ -291,6 +291,14 @@ fn operands() {
     });
     broken("operand `cache`", |p| p.caches[0].v_dim = 16);
     broken("operand `sel`", |p| p.buffers[3].selection = None);
+    broken("are not possible", |p| {
+        let with = |op: &mut StepOp| match op {
+            StepOp::Linear(op) => op.fp8_rows = Some(0),
+            StepOp::QkvAppend(op) => op.fp8_rows = Some(0),
+            _ => {}
+        };
+        p.steps.iter_mut().for_each(|step| with(&mut step.op));
+    });
     for bad in [0.0, -1.0, 1e300, 1e-300, f64::INFINITY, f64::NAN] {
         broken("are not possible", |p| {
             let op = StepOp::Linear(ops::Linear {

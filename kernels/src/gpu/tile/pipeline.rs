@@ -180,7 +180,8 @@ impl<'c> Ring<'c> {
     }
 
     /// Says that the stage in hand is used up (where `here` holds) and goes on to the next. One thread may say so for a
-    /// warp group whose product it has waited for; behind ordinary loads the group has a barrier first.
+    /// warp group whose product it has waited for; behind ordinary loads the group has a barrier first, and what they load has been
+    /// used: an arrival overtakes loads that are under way, and the copy that it lets start overwrites what they read.
     pub fn release(&self, e: &Emit<'c>, here: Int<'c>) {
         let (_, _, empty) = self.at(e);
         e.when(here, |e| self.arrive(e, empty));
