@@ -5,9 +5,9 @@
 //! a row      byte 32 j + 16 h + 4 t + b of a tile: of its inputs 32 j ..., of their piece t of eight, element 4 h + [0, 2, 1, 3][b]
 //! scales     f32, one a row
 //! ```
-//! So words 2 s and 2 s + 1 of a lane's chunk of a record ([`Half`](hyc_plan::pack::Half)) are its left operand of step j = 2 (64 inputs) + s, as
-//! they lie: any order of inputs is as good as another where both operands have it. Codes and scales are those of `Codec::encode`; a row
-//! with what is no finite number has a scale that is none. Block: a row.
+//! So words 2 s and 2 s + 1 of a lane's chunk of a tile's i-th 64 inputs ([`Half`](hyc_plan::pack::Half)) are its left operand of step
+//! j = 2 i + s as they lie: any order of inputs is as good as another where both operands have it. Codes and scales are those of
+//! `Codec::encode`; of a row with an infinity or a NaN the scale is NaN. Block: a row. Reference: `reference::linear::in_e4m3`.
 
 use hyc_plan::{Extent, TILE};
 
@@ -65,9 +65,9 @@ pub fn fp8_rows(k: &mut Kernel<'_, '_>, in_features: u64, from: TiledRows, varia
             .map(|round| Unit::read(e, unit(round), (from, row, in_features)))
             .collect();
         let scale = scale(e, &own, threads);
-        let inverted = e.above(scale, e.float(0.0));
+        let scaled = e.above(scale, e.float(0.0));
         for unit in &own {
-            for (half, words) in unit.codes(e, scale, inverted).iter().enumerate() {
+            for (half, words) in unit.codes(e, scale, scaled).iter().enumerate() {
                 let (tile, step) = e.div_rem(unit.number, FP8_TILE / UNIT);
                 let place = e.and(row, e.int(TILE - 1));
                 let piece = Swizzle::piece(e, place, e.add_const(e.mul_const(step, 2), half as i64));
@@ -108,15 +108,15 @@ impl<'c> Unit<'c> {
             .fold(e.int(0), |most, word| e.max_halves(most, e.and(*word, e.int(0x7fff_7fff))))
     }
 
-    /// Two pieces of codes, or zeros where no number is above none.
-    fn codes(&self, e: &Emit<'c>, scale: Float<'c>, inverted: Int<'c>) -> [[Int<'c>; 4]; 2] {
+    /// Two pieces of codes; zeros where the scale is none.
+    fn codes(&self, e: &Emit<'c>, scale: Float<'c>, scaled: Int<'c>) -> [[Int<'c>; 4]; 2] {
         let code = |word: Int<'c>| {
             [e.shift_left(word, 16), e.and(word, e.int(0xffff_0000))].map(|bits| e.fdiv(e.widen(bits), scale))
         };
         [0, 2].map(|first: usize| {
             self.pieces.map(|piece| {
                 let ([a, b], [c, d]) = (code(piece[first]), code(piece[first + 1]));
-                e.pick(inverted, e.e4m3_four([a, c, b, d]), e.int(0))
+                e.pick(scaled, e.e4m3_four([a, c, b, d]), e.int(0))
             })
         })
     }
