@@ -13,7 +13,7 @@ use crate::lists::page_lists;
 use crate::panels::panels;
 use crate::slices::tasks;
 use crate::table::Table;
-use crate::tiles::{MANY_ROWS, qkv_tile, tiles_rows};
+use crate::tiles::{MANY_ROWS, beside_fp8_rows, qkv_tile, tiles_rows};
 
 /// What was measured on the cards that hyc is tuned for.
 const SHIPPED: &str = include_str!("../tables/h100.json");
@@ -161,16 +161,13 @@ impl Backend for Nvidia {
         else {
             return None;
         };
-        let scale_a_row = |codec| matches!(codec, Codec::Fp8 { group } if u64::from(group) >= in_features);
-        let strips = |weight: &Format| match weight.layout {
-            // A norm's weight.
-            Layout::Vector { .. } => true,
-            Layout::Strips { .. } => scale_a_row(weight.codec),
-            Layout::Rows { .. } | Layout::Panels { .. } | Layout::Tiles { .. } => false,
+        // Norms' weights are vectors.
+        let takes = |weight: &Format| {
+            matches!(weight.layout, Layout::Vector { .. }) || beside_fp8_rows(*weight, in_features)
         };
         let takes = self.activations == Activations::Fp8
             && self.gpu.arch.multiplies_fp8()
-            && weights.iter().all(strips);
+            && weights.iter().all(takes);
         takes.then_some(FP8_ROWS)
     }
 

@@ -2,13 +2,19 @@
 //! promises and its kernels keep.
 
 use hyc_plan::tensor::can_tile;
-use hyc_plan::{StepOp, ops};
+use hyc_plan::{Codec, Format, Layout, StepOp, ops};
 
 /// Outputs of the tiles of products of many rows: of the usual ones, and of those for heads that 256 is no multiple of.
 const WIDTHS: [u64; 2] = [256, 192];
 
 /// Least rows that tiles of many are usual for.
 pub const MANY_ROWS: u64 = 65;
+
+/// Whether products by a matrix stored so can multiply rows of e4m3: codes of e4m3 with a scale a row.
+pub fn beside_fp8_rows(matrix: Format, in_features: u64) -> bool {
+    let scale_a_row = matches!(matrix.codec, Codec::Fp8 { group } if u64::from(group) >= in_features);
+    scale_a_row && matches!(matrix.layout, Layout::Strips { .. })
+}
 
 /// Whether products of few rows rotate and append what they project: heads that rotate whole and have no norm of their own.
 pub fn ends_in_registers(op: &ops::QkvAppend) -> bool {

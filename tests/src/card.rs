@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hyc::frontend::{build_graph, parse_model};
+use hyc::interp::Interpreter;
 use hyc_kernels::{Activations, Generator, Nvidia};
 use hyc_plan::ops::{ExpertsUp, QkvAppend};
 use hyc_plan::{
     Backend, CacheSpec, Codec, Format, Gpu, KernelSpec, Kind, KvOrder, Layout, ListShape, NvidiaArch, Plan,
     RowRange, Slicer, StepOp, Variant, bind,
 };
-use hyc_runtime::Model;
+use hyc_runtime::{Kernels, Model, Session, SessionOptions};
 
 use crate::with_made_up_weights;
 
@@ -47,6 +48,32 @@ pub fn model(plan: &Plan) -> Arc<Model> {
     let mut code = bind::lay_out_ptx(plan, "");
     bind::seal(plan, &mut code);
     with_made_up_weights(plan, &code)
+}
+
+/// A session of one sequence of a plan, by one thread.
+pub fn session(plan: &Plan, kernels: Box<dyn Kernels>) -> Session {
+    let options = SessionOptions { threads: Some(1), max_sequences: Some(1), ..SessionOptions::default() };
+    Session::with_kernels(model(plan), kernels, &options).expect("starts")
+}
+
+/// So many tokens of 64.
+pub fn tokens(count: u32) -> Vec<u32> {
+    (0..count).map(|i| (i * i * 31 + 7) % 64).collect()
+}
+
+/// The interpreter's logits of every one of so many tokens, and the last one's hidden state.
+pub fn interpreted(plan: &Plan, count: u32) -> (Vec<f32>, Vec<f32>) {
+    let mut session = session(plan, Box::new(Interpreter));
+    session.set_all_logits(true);
+    let id = session.add_sequence().expect("adds");
+    session.feed(id, &tokens(count)).expect("feeds");
+    let mut logits = Vec::new();
+    while session.pending(id).expect("is there") > 0 {
+        for (_, row) in session.step().expect("steps").logits {
+            logits.extend(row.expect("numbers"));
+        }
+    }
+    (logits, session.output(id, "hidden").expect("is kept"))
 }
 
 struct Changed {

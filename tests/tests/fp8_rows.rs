@@ -2,9 +2,7 @@
 //! generated, so that this needs neither LLVM nor a card.
 
 use hyc::contents;
-use hyc::interp::Interpreter;
 use hyc_plan::Plan;
-use hyc_runtime::{Session, SessionOptions};
 use hyc_tests::card::{self, Card};
 use hyc_tests::relative_error;
 
@@ -44,20 +42,7 @@ fn plan(model: &str, fp8: bool) -> Plan {
 
 /// Logits of every row of so many tokens, in steps of 96.
 fn logits(plan: &Plan, tokens: u32) -> Vec<f32> {
-    let options = SessionOptions { threads: Some(1), max_sequences: Some(1), ..SessionOptions::default() };
-    let mut session =
-        Session::with_kernels(card::model(plan), Box::new(Interpreter), &options).expect("starts");
-    session.set_all_logits(true);
-    let id = session.add_sequence().expect("adds");
-    let tokens: Vec<u32> = (0..tokens).map(|i| (i * i * 31 + 7) % 64).collect();
-    session.feed(id, &tokens).expect("feeds");
-    let mut logits = Vec::new();
-    while session.pending(id).expect("is there") > 0 {
-        for (_, row) in session.step().expect("steps").logits {
-            logits.extend(row.expect("numbers"));
-        }
-    }
-    logits
+    card::interpreted(plan, tokens).0
 }
 
 fn products(plan: &Plan) -> usize {

@@ -4,7 +4,7 @@
 use hyc::by_tasks::ByTasks;
 use hyc::interp::Interpreter;
 use hyc_plan::{Plan, Slice, Step, StepOp};
-use hyc_runtime::{Error, Kernels, ModelId, Session, SessionOptions, StepCall};
+use hyc_runtime::{Error, Kernels, ModelId, StepCall};
 use hyc_tests::card::{self, Card};
 
 const MODEL: &str = r#"
@@ -49,10 +49,9 @@ fn plan(model: &str, slices: u64) -> Plan {
 
 /// The bits of all logits: of a prompt, and of tokens one by one.
 fn logits(plan: &Plan, kernels: Box<dyn Kernels>) -> Vec<u32> {
-    let options = SessionOptions { threads: Some(1), max_sequences: Some(1), ..SessionOptions::default() };
-    let mut session = Session::with_kernels(card::model(plan), kernels, &options).expect("starts");
+    let mut session = card::session(plan, kernels);
     let id = session.add_sequence().expect("adds");
-    let tokens: Vec<u32> = (0..14).map(|i| (i * i * 31 + 7) % 64).collect();
+    let tokens = card::tokens(14);
     let mut bits = Vec::new();
     for fed in std::iter::once(&tokens[..9]).chain(tokens[9..].chunks(1)) {
         session.feed(id, fed).expect("feeds");
@@ -141,10 +140,8 @@ fn slices_that_cannot_run_are_errors() {
         let mut other = plan.clone();
         change(&mut other);
         assert!(other.verify().is_err());
-        let options =
-            SessionOptions { threads: Some(1), max_sequences: Some(1), ..SessionOptions::default() };
         let kernels = Box::new(Unverified(by_tasks(0), other));
-        let mut session = Session::with_kernels(card::model(&plan), kernels, &options).expect("starts");
+        let mut session = card::session(&plan, kernels);
         let id = session.add_sequence().expect("adds");
         session.feed(id, &[1, 2]).expect("feeds");
         let error = session.step().expect_err(words).to_string();

@@ -1,9 +1,7 @@
 //! A GPU's plan whose rows lie in bf16 tiles, by the interpreter beside the same plan in f32 rows: logits and hidden states differ
 //! by rounding alone. And one whose sparse layers walk along page lists, beside the same that read the selection. No kernel is generated, so that this needs neither LLVM nor a card.
 
-use hyc::interp::Interpreter;
 use hyc_plan::{Elem, Plan};
-use hyc_runtime::{Session, SessionOptions};
 use hyc_tests::card::{self, Card};
 use hyc_tests::relative_error;
 
@@ -48,20 +46,7 @@ fn plan(model: &str, tiles: bool, lists: Option<u64>) -> Plan {
 
 /// Logits of every row, and the last token's hidden state.
 fn run(plan: &Plan) -> (Vec<f32>, Vec<f32>) {
-    let options = SessionOptions { threads: Some(1), max_sequences: Some(1), ..SessionOptions::default() };
-    let mut session =
-        Session::with_kernels(card::model(plan), Box::new(Interpreter), &options).expect("starts");
-    session.set_all_logits(true);
-    let id = session.add_sequence().expect("adds");
-    let tokens: Vec<u32> = (0..150).map(|i| (i * i * 31 + 7) % 64).collect();
-    session.feed(id, &tokens).expect("feeds");
-    let mut logits = Vec::new();
-    while session.pending(id).expect("is there") > 0 {
-        for (_, row) in session.step().expect("steps").logits {
-            logits.extend(row.expect("numbers"));
-        }
-    }
-    (logits, session.output(id, "hidden").expect("is kept"))
+    card::interpreted(plan, 150)
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::moe::grouped_gemm::BY_ROW_ROWS;
 use crate::lists;
 use crate::operands;
 use crate::slices::MOST_RAW;
-use crate::tiles::{MANY_ROWS, ends_in_registers, qkv_tile, tiles_rows};
+use crate::tiles::{MANY_ROWS, beside_fp8_rows, ends_in_registers, qkv_tile, tiles_rows};
 
 /// Most rows that `m8` and `m32` are offered for: beyond them they have lost on every shape that was measured.
 const SMALL_M_ROWS: u64 = 256;
@@ -256,8 +256,7 @@ fn check_fp8_rows(spec: &KernelSpec) -> Result<(), String> {
     else {
         return Ok(());
     };
-    let takes = |codec| matches!(codec, Codec::Fp8 { group } if u64::from(group) >= in_features);
-    let other = matrices(spec).find(|format| !takes(format.codec));
+    let other = matrices(spec).find(|format| !beside_fp8_rows(**format, in_features));
     match other {
         Some(other) => Err(format!(
             "rows of fp8 beside a matrix of {}: the GPU kernels take them beside fp8 with a scale a row",

@@ -78,23 +78,19 @@ impl<'c> Ring<'c> {
     /// The producer's side: waits for an empty stage, announces `bytes`, and lets `copy` start copies into
     /// (stage, its barrier). One thread.
     pub fn produce(&self, e: &Emit<'c>, bytes: u64, copy: impl FnOnce(&Emit<'c>, Int<'c>, Int<'c>)) {
-        self.produce_noted(e, bytes, |_, _| {}, copy);
+        self.produce_some(e, e.int(bytes), copy);
     }
 
     /// The same of as many bytes as there are.
     pub fn produce_some(&self, e: &Emit<'c>, bytes: Int<'c>, copy: impl FnOnce(&Emit<'c>, Int<'c>, Int<'c>)) {
-        let (stage, full, empty) = self.at(e);
-        e.barrier_wait(empty, e.sub(e.int(1), e.get(self.phase).into_int_value()));
-        e.barrier_expect_some(full, bytes);
-        copy(e, stage, full);
-        self.advance(e);
+        self.produce_noted(e, bytes, |_, _| {}, copy);
     }
 
-    /// As [`Ring::produce`]; `note` stores by itself what belongs to the stage, before it is announced.
+    /// The same; `note` stores by itself what belongs to the stage, before it is announced.
     pub fn produce_noted(
         &self,
         e: &Emit<'c>,
-        bytes: u64,
+        bytes: Int<'c>,
         note: impl FnOnce(&Emit<'c>, Int<'c>),
         copy: impl FnOnce(&Emit<'c>, Int<'c>, Int<'c>),
     ) {
@@ -102,7 +98,7 @@ impl<'c> Ring<'c> {
         let phase = e.get(self.phase).into_int_value();
         e.barrier_wait(empty, e.sub(e.int(1), phase));
         note(e, stage);
-        e.barrier_expect(full, bytes);
+        e.barrier_expect_some(full, bytes);
         copy(e, stage, full);
         self.advance(e);
     }

@@ -37,7 +37,7 @@ impl SharedPages<'_, '_> {
         let first = |e: &Emit<'c>| e.eq(e.thread(), e.int(CONSUMERS));
         let fill = |e: &Emit<'c>, bytes: u64, note: Note<'_, 'c>, copy: Start<'_, 'c>| match self.producers()
         {
-            1 => stages.ring.produce_noted(e, bytes, note, copy),
+            1 => stages.ring.produce_noted(e, e.int(bytes), note, copy),
             _ => stages.ring.produce_among(e, first(e), bytes, note, copy),
         };
         for (i, (branch, cache)) in self.branches.iter().zip(&self.caches).enumerate() {
