@@ -8,6 +8,15 @@ impl<'c> Emit<'c> {
         self.and(self.thread(), self.int(WARP - 1))
     }
 
+    /// Whether this is the warp's first lane, which is not known before `words` are there: an arrival by itself overtakes loads that
+    /// are under way, one that this decides comes behind them (a warp's lanes load together).
+    pub fn first_lane_behind(&self, words: &[Int<'c>]) -> Int<'c> {
+        let lane = self.lane();
+        let all = words.iter().fold(self.int(0), |all, word| self.xor(all, *word));
+        // Zero in lane 0 alone, whatever the words are: LLVM would see it.
+        self.eq(self.add(self.opaque(self.and(all, lane)), lane), self.int(0))
+    }
+
     /// `(g, t)` of this lane: its number by four.
     pub fn lane_pair(&self) -> (Int<'c>, Int<'c>) {
         self.div_rem(self.lane(), 4)

@@ -14,6 +14,7 @@
 //! of k tiles are added in the order in which `small_m` adds them, so that strips which are not shared have the same bits.
 
 mod ends;
+mod finish;
 mod part;
 
 use std::mem::offset_of;
@@ -23,12 +24,11 @@ use hyc_plan::{Counters, Extent, Hang, KernelSpec, Launch, Part as Step, Watch};
 use inkwell::context::Context;
 use inkwell::module::Module;
 
-use self::ends::Ends;
 use self::part::Part;
 use super::feed::{THREADS, WARPS};
 use super::pack_rows::{RowPieces, k_tiles};
 use super::small_m::keep_row;
-use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK, Var};
+use crate::gpu::isa::{Chunk, Emit, Int, Ptr, SHARED_SLACK, Var};
 use crate::gpu::tile::pipeline::Ring;
 use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES};
 use crate::slices::OUTPUTS;
@@ -97,8 +97,8 @@ pub fn slice<'c>(
         Emit::new(context, module, request.name, (named, operands + 2), (ALL as u32, request.clocked, false));
     e.note_by(THREADS + 32);
     let ring = Ring::new(&e, stages, WARPS);
-    // Every thread speaks for itself: they pass on what they have stored, once a strip.
-    let sums = Ring::between(&e, WAITING, (THREADS, 32));
+    // Every thread that multiplies speaks for itself: they pass on what they have stored, once a strip.
+    let sums = Ring::between(&e, WAITING, (THREADS, 1));
     let row = e.byte_offset(e.dynamic_shared(), e.int(stages * STAGE));
     let partial = e.shared(WAITING * 2 * WARPS * OUTPUTS);
     let s = Slice { parts, operands, counters, ring, sums, row, partial };
@@ -185,7 +185,7 @@ impl<'c> Slice<'c> {
     fn multiply(&self, e: &Emit<'c>) {
         e.among(THREADS, |e| {
             e.wait_for_inputs();
-            let (warp, lane) = e.div_rem(e.thread(), 32);
+            let warp = e.div_rem(e.thread(), 32).0;
             let (g, t) = e.lane_pair();
             let pieces = [0, 4].map(|first| Swizzle::words(e, g, e.add_const(t, first)));
             let first_column = e.eq(t, e.int(0));
@@ -209,14 +209,19 @@ impl<'c> Slice<'c> {
                             let stage = self.ring.full(e);
                             let at = e.add(e.mul_const(stage, STAGE), e.mul_const(warp, ROWS));
                             let rows = e.byte_offset(e.dynamic_shared(), at);
-                            let multiply = |e: &Emit<'c>| products(e, rows, &pieces, &row, sums);
+                            let read = e.var(e.int(0).into());
+                            let multiply = |e: &Emit<'c>| {
+                                let word = products(e, rows, &pieces, &row, sums);
+                                e.set(read, word.into());
+                            };
                             if tiles % WARPS == 0 {
                                 multiply(e)
                             } else {
                                 e.when(inside, multiply)
                             }
                             e.warp_barrier();
-                            self.ring.release(e, e.eq(lane, e.int(0)));
+                            let read = e.get(read).into_int_value();
+                            self.ring.release(e, e.first_lane_behind(&[read]));
                         }
                     });
                     let stage = self.sums.empty(e);
@@ -315,87 +320,19 @@ impl<'c> Slice<'c> {
         let number = e.address(e.operand_at(self.operands));
         e.low(number)
     }
-
-    /// The finisher's warp: lane `16 w + i` has output i of weight w.
-    fn finish(&self, e: &Emit<'c>) {
-        e.wait_for_inputs();
-        let lane = e.lane();
-        let leader = e.eq(lane, e.int(0));
-        let last_part = self.counters.parts - 1;
-        self.each(e, |e, part, share| {
-            let ends = Ends::new(e, part);
-            e.when(leader, |e| self.wait(e, part));
-            e.warp_barrier();
-            part.strips(e, share, |e, strip, (first, last)| {
-                let plus = ends.plus(e, (strip, lane));
-                let stage = self.sums.full(e);
-                let sum = self.sum(e, part, (stage, lane));
-                self.sums.release(e, e.holds());
-                e.either(
-                    e.lt(e.int(0), first),
-                    |e| self.hand_over(e, part, (lane, sum)),
-                    |e| {
-                        let all = e.var(sum.into());
-                        e.when(e.lt(last, e.int(part.groups())), |e| {
-                            let rest = self.handed_over(e, part, lane);
-                            e.set(all, e.fadd(sum, rest).into());
-                        });
-                        ends.store(e, (strip, lane), e.get_float(all), plus);
-                        // Nobody waits for the last part.
-                        if part.number < last_part {
-                            e.warp_barrier();
-                            let counter = e.int(self.counters.of(part.number));
-                            e.when(leader, |e| e.raise(e.scratch(), counter));
-                        }
-                    },
-                );
-            });
-        });
-    }
-
-    /// What the eight warps have of this lane's output, in their order.
-    fn sum(&self, e: &Emit<'c>, part: &Part, (stage, lane): (Int<'c>, Int<'c>)) -> Float<'c> {
-        let (weight, output) = e.div_rem(lane, OUTPUTS);
-        let weight = e.min(weight, e.int(part.weights - 1));
-        let strip = e.add(e.mul_const(stage, 2), weight);
-        let at = e.add(e.mul_const(strip, WARPS * OUTPUTS), output);
-        (0..WARPS).fold(e.float(0.0), |sum, warp| {
-            e.fadd(sum, e.load(self.partial, e.add_const(at, (warp * OUTPUTS) as i64)))
-        })
-    }
-
-    /// Where a block hands over its sums of a part.
-    fn handed_at(&self, e: &Emit<'c>, part: &Part, block: Int<'c>) -> Int<'c> {
-        let at = e.mul_const(block, Counters::HANDED);
-        e.add_const(at, (part.number * self.counters.blocks * Counters::HANDED) as i64)
-    }
-
-    /// The end of a strip whose beginning the block before has.
-    fn hand_over(&self, e: &Emit<'c>, part: &Part, (lane, sum): (Int<'c>, Float<'c>)) {
-        let (handed, at) = (self.handed(e), self.handed_at(e, part, e.block_x()));
-        e.store(handed, e.add(at, lane), sum.into());
-        e.warp_barrier();
-        let there = e.add_const(at, Counters::SUMS as i64);
-        e.when(e.eq(lane, e.int(0)), |e| e.store_released(handed, there, e.int(1)));
-    }
-
-    /// What the block behind has of this block's last strip.
-    fn handed_over(&self, e: &Emit<'c>, part: &Part, lane: Int<'c>) -> Float<'c> {
-        let (handed, at) = (self.handed(e), self.handed_at(e, part, e.add_const(e.block_x(), 1)));
-        let there = e.add_const(at, Counters::SUMS as i64);
-        e.when(e.eq(lane, e.int(0)), |e| {
-            self.wait_until(e, (part.number, part.number), (handed, there), 1);
-            e.store(handed, there, e.int(0).into());
-        });
-        e.warp_barrier();
-        e.widen(e.load_int_anew(handed, e.add(at, lane)))
-    }
 }
 
-/// Adds the products of a strip's rows of one k tile with the row's.
-fn products<'c>(e: &Emit<'c>, rows: Ptr<'c>, pieces: &[Int<'c>; 2], x: &[Chunk<'c>; 2], sums: &[Var<'c>]) {
-    for (piece, x) in pieces.iter().zip(x) {
+/// Adds the products of a strip's rows of one k tile with the row's. Returns what is not known before all its loads are through.
+fn products<'c>(
+    e: &Emit<'c>,
+    rows: Ptr<'c>,
+    pieces: &[Int<'c>; 2],
+    x: &[Chunk<'c>; 2],
+    sums: &[Var<'c>],
+) -> Int<'c> {
+    pieces.iter().zip(x).fold(e.int(0), |read, (piece, x)| {
         let [low, high] = [0, 256].map(|eight| e.load4(rows, e.add_const(*piece, eight)));
         Fragment { low, high: Some(high) }.multiply(e, sums, *x);
-    }
+        e.xor(read, e.xor(low[0], high[0]))
+    })
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A program of the tests: it may end at a closed pipe.
 
+mod sass;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -11,6 +13,8 @@ use clap::Parser;
 use hyc::driver;
 use hyc_kernels::cpu::CpuTarget;
 use hyc_plan::{Launch, NvidiaArch, TargetKind};
+
+use self::sass::Sass;
 
 /// Assemble the GPU kernels of models and check registers, spills, shared memory and SASS
 #[derive(Debug, Parser)]
@@ -103,8 +107,8 @@ fn run(args: &Args) -> Result<usize, String> {
                 continue;
             }
         };
-        for (launch, function, sass) in &model {
-            let found: Vec<String> = faults(launch, function, sass.as_ref())
+        for (launch, function, sass, tensor) in &model {
+            let found: Vec<String> = faults(launch, function, sass, *tensor)
                 .into_iter()
                 .filter(|(what, _)| !allowed.iter().any(|a| a.takes(&launch.entry, what)))
                 .map(|(what, why)| format!("{what}: {why}"))
@@ -145,9 +149,8 @@ fn read_allowed(path: &Path) -> Result<Vec<Allowed>, String> {
     lines.map(read).collect()
 }
 
-/// What is wrong with a function: what allowed.txt calls it, and in numbers. `sass` is given where its PTX has
-/// tensor core instructions.
-fn faults(launch: &Launch, function: &Function, sass: Option<&Vec<String>>) -> Vec<(&'static str, String)> {
+/// What is wrong with a function: what allowed.txt calls it, and in numbers. `tensor`: whether its PTX has `wgmma`.
+fn faults(launch: &Launch, function: &Function, sass: &Sass, tensor: bool) -> Vec<(&'static str, String)> {
     let mut faults = Vec::new();
     if function.spills > 0 {
         faults.push(("spills", format!("{} bytes", function.spills)));
@@ -167,58 +170,29 @@ fn faults(launch: &Launch, function: &Function, sass: Option<&Vec<String>>) -> V
     if registers > MOST_REGISTERS {
         faults.push(("registers", format!("{registers} of {MOST_REGISTERS}")));
     }
-    if let Some(sass) = sass {
-        let has = |names: &[&str]| sass.iter().any(|op| names.iter().any(|name| op.starts_with(name)));
-        if !has(&["HGMMA", "QGMMA"]) {
+    if let Some(why) = sass.overtakes() {
+        faults.push(("order", why));
+    }
+    if tensor {
+        if !sass.has(&["HGMMA", "QGMMA"]) {
             faults.push(("sass", "no HGMMA or QGMMA".into()));
         }
-        if let Some(why) = launch.entry.ends_with("_prefill").then(|| exposed(sass)).flatten() {
+        if let Some(why) = launch.entry.ends_with("_prefill").then(|| sass.exposed()).flatten() {
             faults.push(("sass", why));
         }
-        if let Some(why) = unpaid(sass, function.registers, u64::from(launch.threads)) {
+        if let Some(why) = sass.unpaid(function.registers, u64::from(launch.threads)) {
             faults.push(("registers", why));
         }
-        if has(&["LDL", "STL"]) {
+        if sass.has(&["LDL", "STL"]) {
             faults.push(("sass", "local memory in a loop of HGMMA or QGMMA".into()));
         }
     }
     faults
 }
 
-/// What is wrong with the softmax of an attention whose products are started and waited for apart: its exponentials
-/// have to stand between the wait that leaves a product under way and the wait for that one. The first step's have no
-/// product to lie under: they are about half of the text.
-fn exposed(sass: &[String]) -> Option<String> {
-    let (mut all, mut under, mut left) = (0, 0, false);
-    for code in sass {
-        if code.starts_with("WARPGROUP.DEPBAR") {
-            left = !code.ends_with("0x0");
-        }
-        if code.starts_with("MUFU.EX2") {
-            all += 1;
-            under += usize::from(left);
-        }
-    }
-    (5 * under < 2 * all).then(|| format!("{under} of {all} exponentials lie under a product"))
-}
+type Assembled = Vec<(Launch, Function, Sass, bool)>;
 
-/// What is wrong with warp groups that exchange registers (`setmaxnreg`): those that take some would wait forever where those
-/// that give, each of which says so once, leave too few. A block has as many as it began with.
-fn unpaid(sass: &[String], registers: u64, threads: u64) -> Option<String> {
-    let asked = |op: &str| -> Vec<u64> {
-        let codes = sass.iter().filter(|code| code.starts_with(op));
-        codes.filter_map(|code| u64::from_str_radix(code.rsplit("0x").next()?.trim(), 16).ok()).collect()
-    };
-    let (taken, left) = (*asked("USETMAXREG.TRY_ALLOC").first()?, asked("USETMAXREG.DEALLOC"));
-    let takers = threads.saturating_sub(128 * left.len() as u64);
-    let wanted = taken * takers + left.iter().map(|left| 128 * left).sum::<u64>();
-    let there = registers.next_multiple_of(8) * threads;
-    (wanted > there).then(|| format!("{wanted} are shared out of {there}: a warp group waits forever"))
-}
-
-type Assembled = Vec<(Launch, Function, Option<Vec<String>>)>;
-
-/// The functions of one model, in the order of its kernels, with the SASS of those that use tensor cores.
+/// The functions of one model, those of its kernels first, with their SASS and whether they have `wgmma`.
 fn assemble(args: &Args, path: &Path) -> Result<Assembled, String> {
     let fail = |e: hyc::error::Error| format!("{}: {}", path.display(), e.message);
     let mut input = driver::load_input(path).map_err(fail)?;
@@ -233,17 +207,23 @@ fn assemble(args: &Args, path: &Path) -> Result<Assembled, String> {
     let mut ptxas = Command::new(&args.ptxas);
     let said = output(ptxas.args(["-arch=sm_90a", "-v", "-o"]).arg(&cubin).arg(&file))?;
     let functions = read_ptxas(&said);
-    let sass = read_sass(&output(Command::new(&args.nvdisasm).arg("--print-code").arg(&cubin))?);
+    let mut nvdisasm = Command::new(&args.nvdisasm);
+    let mut sass =
+        sass::read(&output(nvdisasm.args(["--print-code", "--print-instruction-encoding"]).arg(&cubin))?);
     if let Some(kernel) = plan.kernels.iter().find(|kernel| kernel.launches().is_empty()) {
         return Err(format!("{}: `{}` has no functions", path.display(), kernel.name));
     }
-    let launches = plan.kernels.iter().flat_map(|kernel| kernel.launches());
+    if let Some(slice) = plan.slice_kernels.iter().find(|slice| slice.launch.is_none()) {
+        return Err(format!("{}: `{}` has no function", path.display(), slice.name));
+    }
+    let slices = plan.slice_kernels.iter().flat_map(|slice| &slice.launch);
+    let launches = plan.kernels.iter().flat_map(|kernel| kernel.launches()).chain(slices);
     let look_up = |launch: &Launch| {
         let missing = || format!("{}: ptxas says nothing of `{}`", path.display(), launch.entry);
         let function = functions.get(&launch.entry).ok_or_else(missing)?.clone();
         let tensor = ptx_body(&ptx, &launch.entry).contains("wgmma.mma_async");
-        let code = sass.get(&launch.entry).cloned().unwrap_or_default();
-        Ok((launch.clone(), function, tensor.then_some(code)))
+        let code = sass.remove(&launch.entry).ok_or_else(missing)?;
+        Ok((launch.clone(), function, code, tensor))
     };
     launches.map(look_up).collect()
 }
@@ -292,32 +272,9 @@ fn read_ptxas(text: &str) -> BTreeMap<String, Function> {
     functions
 }
 
-/// Instructions of each function, without their predicates.
-fn read_sass(text: &str) -> BTreeMap<String, Vec<String>> {
-    let mut functions: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut current = None;
-    for line in text.lines() {
-        if let Some(name) = line.strip_prefix(".text.").and_then(|rest| rest.strip_suffix(':')) {
-            current = Some(functions.entry(name.to_string()).or_default());
-        }
-        let Some((_, code)) = line.split_once("*/") else { continue };
-        let code = code.split(';').next().unwrap_or("").trim();
-        // A predicate stands before the opcode.
-        let code = if code.starts_with('@') {
-            code.split_once(' ').map_or("", |(_, rest)| rest.trim())
-        } else {
-            code
-        };
-        if let (Some(list), false) = (&mut current, code.is_empty()) {
-            list.push(code.to_string());
-        }
-    }
-    functions
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{exposed, read_ptxas, read_sass, unpaid};
+    use super::read_ptxas;
 
     #[test]
     fn reads_what_ptxas_prints() {
@@ -335,34 +292,5 @@ mod tests {
         assert_eq!((a.registers, a.stack, a.spills, a.shared), (48, 8, 16, 2096));
         assert_eq!((found["b"].registers, found["b"].shared), (20, 0));
         assert_eq!(found["b"].warnings, ["C7510"]);
-    }
-
-    #[test]
-    fn reads_instructions_behind_predicates() {
-        let text = ".text.k:\n        /*0580*/              @!P2 STS [R21], R0 ;\n        /*0590*/   NOP;\n";
-        assert_eq!(read_sass(text)["k"], ["STS [R21], R0", "NOP"]);
-    }
-
-    #[test]
-    fn registers_that_are_shared_out_are_there() {
-        let exchange = |taken: u64| {
-            let taken = format!("USETMAXREG.TRY_ALLOC.CTAPOOL UP0, {taken:#x}");
-            [taken, "USETMAXREG.DEALLOC.CTAPOOL 0x18".to_string()]
-        };
-        assert_eq!(unpaid(&exchange(160), 128, 512), None);
-        // Four groups and one that copies: it hung on the card.
-        let why = unpaid(&exchange(120), 96, 640).unwrap();
-        assert!(why.starts_with("64512 are shared out of 61440"), "{why}");
-        assert_eq!(unpaid(&[], 168, 384), None);
-    }
-
-    #[test]
-    fn exponentials_lie_under_a_product() {
-        let text = |order: &[&str]| -> Vec<String> { order.iter().map(ToString::to_string).collect() };
-        let [one, none] = ["WARPGROUP.DEPBAR.LE gsb0, 0x1", "WARPGROUP.DEPBAR.LE gsb0, 0x0"];
-        let ex2 = "MUFU.EX2 R1, R1";
-        assert_eq!(exposed(&text(&[none, ex2, one, ex2, none])), None);
-        let why = exposed(&text(&[none, ex2, one, none, ex2]));
-        assert_eq!(why.as_deref(), Some("0 of 2 exponentials lie under a product"));
     }
 }

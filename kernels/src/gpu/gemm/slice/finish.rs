@@ -1,0 +1,86 @@
+//! The finisher of a slice: a warp that adds what the others have of a strip, and hands over what another block finishes.
+
+use hyc_plan::Counters;
+
+use super::ends::Ends;
+use super::part::Part;
+use super::{OUTPUTS, Slice, WARPS};
+use crate::gpu::isa::{Emit, Float, Int};
+
+impl<'c> Slice<'c> {
+    /// The finisher's warp: lane `16 w + i` has output i of weight w.
+    pub fn finish(&self, e: &Emit<'c>) {
+        e.wait_for_inputs();
+        let lane = e.lane();
+        let leader = e.eq(lane, e.int(0));
+        let last_part = self.counters.parts - 1;
+        self.each(e, |e, part, share| {
+            let ends = Ends::new(e, part);
+            e.when(leader, |e| self.wait(e, part));
+            e.warp_barrier();
+            part.strips(e, share, |e, strip, (first, last)| {
+                let plus = ends.plus(e, (strip, lane));
+                let stage = self.sums.full(e);
+                let sum = self.sum(e, part, (stage, lane));
+                e.warp_barrier();
+                self.sums.release(e, e.first_lane_behind(&[e.bits(sum)]));
+                e.either(
+                    e.lt(e.int(0), first),
+                    |e| self.hand_over(e, part, (lane, sum)),
+                    |e| {
+                        let all = e.var(sum.into());
+                        e.when(e.lt(last, e.int(part.groups())), |e| {
+                            let rest = self.handed_over(e, part, lane);
+                            e.set(all, e.fadd(sum, rest).into());
+                        });
+                        ends.store(e, (strip, lane), e.get_float(all), plus);
+                        // Nobody waits for the last part.
+                        if part.number < last_part {
+                            e.warp_barrier();
+                            let counter = e.int(self.counters.of(part.number));
+                            e.when(leader, |e| e.raise(e.scratch(), counter));
+                        }
+                    },
+                );
+            });
+        });
+    }
+
+    /// What the eight warps have of this lane's output, in their order.
+    fn sum(&self, e: &Emit<'c>, part: &Part, (stage, lane): (Int<'c>, Int<'c>)) -> Float<'c> {
+        let (weight, output) = e.div_rem(lane, OUTPUTS);
+        let weight = e.min(weight, e.int(part.weights - 1));
+        let strip = e.add(e.mul_const(stage, 2), weight);
+        let at = e.add(e.mul_const(strip, WARPS * OUTPUTS), output);
+        (0..WARPS).fold(e.float(0.0), |sum, warp| {
+            e.fadd(sum, e.load(self.partial, e.add_const(at, (warp * OUTPUTS) as i64)))
+        })
+    }
+
+    /// Where a block hands over its sums of a part.
+    fn handed_at(&self, e: &Emit<'c>, part: &Part, block: Int<'c>) -> Int<'c> {
+        let at = e.mul_const(block, Counters::HANDED);
+        e.add_const(at, (part.number * self.counters.blocks * Counters::HANDED) as i64)
+    }
+
+    /// The end of a strip whose beginning the block before has.
+    fn hand_over(&self, e: &Emit<'c>, part: &Part, (lane, sum): (Int<'c>, Float<'c>)) {
+        let (handed, at) = (self.handed(e), self.handed_at(e, part, e.block_x()));
+        e.store(handed, e.add(at, lane), sum.into());
+        e.warp_barrier();
+        let there = e.add_const(at, Counters::SUMS as i64);
+        e.when(e.eq(lane, e.int(0)), |e| e.store_released(handed, there, e.int(1)));
+    }
+
+    /// What the block behind has of this block's last strip.
+    fn handed_over(&self, e: &Emit<'c>, part: &Part, lane: Int<'c>) -> Float<'c> {
+        let (handed, at) = (self.handed(e), self.handed_at(e, part, e.add_const(e.block_x(), 1)));
+        let there = e.add_const(at, Counters::SUMS as i64);
+        e.when(e.eq(lane, e.int(0)), |e| {
+            self.wait_until(e, (part.number, part.number), (handed, there), 1);
+            e.store(handed, there, e.int(0).into());
+        });
+        e.warp_barrier();
+        e.widen(e.load_int_anew(handed, e.add(at, lane)))
+    }
+}
