@@ -305,7 +305,7 @@ impl Flash<'_> {
     /// Starts O += P V.
     fn start_outputs<'c>(&self, e: &Emit<'c>, state: &State<'c>, values: Int<'c>) {
         let steps: Vec<u64> = (0..4 * self.pages).map(|i| i / 4 * self.value_bytes() + i % 4 * 32).collect();
-        e.wgmma_registers_start(&state.acc, &state.fragments(e), e.descriptor(values), &steps);
+        e.wgmma_registers_start((&state.acc, None), &state.fragments(e), e.descriptor(values), &steps);
     }
 
     /// Where the lane's part of a step's page maxima goes, from page 0 on, and whether it has one: lane t has page t / 2 of

@@ -96,8 +96,8 @@ type Store<'c> = fn(&Emit<'c>, &Spot<'c>, &[Float<'c>]);
 /// Appends elements of heads of `dim`.
 fn append<'c>(e: &Emit<'c>, dim: u64, (tile, first, sums): Sums<'_, 'c>, store: Store<'c>) {
     let cache = e.cache("cache");
-    sums.write_eights(e, &|e, (taken, output, there), eight| {
-        let (row, inside, position) = row_of(e, tile, taken.row);
+    sums.write_eights(e, &|e, (row, output, there), eight| {
+        let (row, inside, position) = row_of(e, tile, row);
         let (page, place) = page_of(e, &cache, row, position);
         let (head, d) = e.div_rem(e.add(first, sums.column(e, output)), dim);
         e.when(e.and(inside, there), |e| store(e, &Spot { page, place, head, d }, eight));

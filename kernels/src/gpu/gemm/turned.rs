@@ -1,12 +1,17 @@
 //! Sums of a warp group whose rows are outputs, to rows in memory.
 //!
 //! ```text
-//! a warp has 16 outputs (or eight, of two weights); 32 rows at a time go through 32 x 20 words (or 12) of its own in shared memory:
-//!   in    lane (g, t): outputs g, g + 8 of rows 8 j + 2 t, + 1          no bank twice in a warp
-//!   out   a lane: four outputs of a row in f32, or eight in bf16
+//! a warp has 16 outputs (or eight, of two weights); 32 rows at a time go through shared memory of its own:
+//!   f32   32 x 20 words (or 12)
+//!     in    lane (g, t): outputs g, g + 8 of rows 8 j + 2 t, + 1        no bank twice in a warp
+//!     out   a lane: four or eight outputs of a row
+//!   bf16  32 x 8 words (or 4)
+//!     in    `stmatrix`: four matrices of 8 outputs by 8 rows, turned
+//!     out   a lane: eight outputs of a row
 //! ```
 
 use super::epilogue::Line;
+use super::wgmma_strips::List;
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var, WARP};
 use crate::gpu::tile::TiledRows;
 
@@ -26,35 +31,40 @@ pub struct Turned<'a, 'c> {
     pub left: Int<'c>,
     /// Columns between its first eight outputs and the others.
     pub gap: Int<'c>,
-    /// How many rows there are, where rounds without any are left out.
+    /// How many rows there are, where that is known: rounds without any are left out.
     pub rows: Option<Int<'c>>,
+    /// What each row stands for, where there is a list.
+    pub list: Option<List<'c>>,
 }
 
-/// A row that a lane takes: its number in the tile, and the round that it is of.
-#[derive(Clone, Copy)]
-pub struct Taken<'c> {
-    pub round: usize,
-    pub row: Int<'c>,
-}
-
-/// What is done with eight results: of which row, from which output on, and whether they are there.
-pub type WriteEight<'a, 'c> = &'a dyn Fn(&Emit<'c>, (Taken<'c>, Int<'c>, Int<'c>), &[Float<'c>]);
+/// What is done with eight results: of which row of the tile, from which output on, and whether they are there.
+pub type WriteEight<'a, 'c> = &'a dyn Fn(&Emit<'c>, (Int<'c>, Int<'c>, Int<'c>), &[Float<'c>]);
 
 /// Outputs of a warp.
 fn outputs(two: bool) -> u64 {
     if two { 8 } else { 16 }
 }
 
-/// Rows of a tile of `width` that a lane takes `each` outputs of, in the order in which they are written.
-fn taken_rows<'c>(e: &Emit<'c>, (two, width): (bool, u64), each: u64) -> Vec<Int<'c>> {
+/// Rows of a tile of `width` that lane `lane` takes `each` outputs of, in the order in which they are written.
+fn taken_rows<'c>(e: &Emit<'c>, (two, width): (bool, u64), lane: Int<'c>, each: u64) -> Vec<Int<'c>> {
     let pieces = outputs(two) / each;
-    let row = e.div_rem(e.lane(), pieces).0;
+    let row = e.div_rem(lane, pieces).0;
     (0..width * pieces / WARP).map(|i| e.add_const(row, (i * (WARP / pieces)) as i64)).collect()
 }
 
 impl<'c> Turned<'_, 'c> {
     fn outputs(&self) -> u64 {
         outputs(self.two)
+    }
+
+    /// Whether there is such a row, as far as is known.
+    pub fn has(&self, e: &Emit<'c>, row: Int<'c>) -> Int<'c> {
+        self.rows.map_or(e.holds(), |rows| e.lt(row, rows))
+    }
+
+    /// What a row stands for.
+    pub fn listed(&self, e: &Emit<'c>, row: Int<'c>) -> Int<'c> {
+        self.list.map_or(row, |list| list.get(e, row))
     }
 
     /// Words from row to row in shared memory.
@@ -86,22 +96,28 @@ impl<'c> Turned<'_, 'c> {
     /// The first of the outputs that this lane takes `each` of, and where they are in shared memory, by the rows of a round.
     fn pieces(&self, e: &Emit<'c>, each: u64) -> (Int<'c>, Vec<Int<'c>>) {
         let first = e.mul_const(e.div_rem(e.lane(), self.outputs() / each).1, each);
-        let rows = taken_rows(e, (self.two, ROUND), each);
+        let rows = taken_rows(e, (self.two, ROUND), e.lane(), each);
         (first, rows.into_iter().map(|row| e.add(e.mul_const(row, self.stride()), first)).collect())
     }
 
-    /// Calls `write` with each round's rows, by their numbers among this lane's and in the tile, when its results are to be staged.
-    fn each_round(&self, e: &Emit<'c>, each: u64, write: &dyn Fn(&Emit<'c>, usize, &[Taken<'c>])) {
-        let rows = taken_rows(e, (self.two, 2 * self.of.len() as u64), each);
-        let of_round = rows.len() / self.rounds();
-        for (round, rows) in rows.chunks(of_round).enumerate() {
-            let rows: Vec<Taken<'c>> = rows.iter().map(|row| Taken { round, row: *row }).collect();
-            match self.rows {
-                Some(all) => {
-                    e.when(e.lt(e.int(round as u64 * ROUND), all), |e| write(e, round, &rows));
-                }
-                None => write(e, round, &rows),
-            }
+    /// Calls `body` where a round has rows.
+    fn in_round(&self, e: &Emit<'c>, round: usize, body: impl FnOnce(&Emit<'c>)) {
+        match self.rows {
+            Some(all) => e.when(e.lt(e.int(round as u64 * ROUND), all), body),
+            None => body(e),
+        }
+    }
+
+    /// The rows that lane `lane` takes `each` outputs of, round by round.
+    fn rows_of_rounds(&self, e: &Emit<'c>, lane: Int<'c>, each: u64) -> Vec<Vec<Int<'c>>> {
+        let rows = taken_rows(e, (self.two, 2 * self.of.len() as u64), lane, each);
+        rows.chunks(rows.len() / self.rounds()).map(<[_]>::to_vec).collect()
+    }
+
+    /// Calls `write` with each round's rows, when its results are to be staged.
+    fn each_round(&self, e: &Emit<'c>, each: u64, write: &dyn Fn(&Emit<'c>, usize, &[Int<'c>])) {
+        for (round, rows) in self.rows_of_rounds(e, e.lane(), each).iter().enumerate() {
+            self.in_round(e, round, |e| write(e, round, rows));
         }
     }
 
@@ -112,7 +128,7 @@ impl<'c> Turned<'_, 'c> {
 
     /// Writes rows of f32 that `line` has the places of. `aligned`: all lines begin at a multiple of
     /// 16 bytes, and outputs are a multiple of four.
-    pub fn write_rows(&self, e: &Emit<'c>, aligned: bool, line: &dyn Fn(&Emit<'c>, Taken<'c>) -> Line<'c>) {
+    pub fn write_rows(&self, e: &Emit<'c>, aligned: bool, line: &dyn Fn(&Emit<'c>, Int<'c>) -> Line<'c>) {
         let (first, pieces) = self.pieces(e, 4);
         self.each_round(e, 4, &|e, round, rows| {
             let lines: Vec<Line<'c>> = rows.iter().map(|row| line(e, *row)).collect();
@@ -172,16 +188,69 @@ impl<'c> Turned<'_, 'c> {
         &self,
         e: &Emit<'c>,
         (rows, width): (TiledRows, u64),
-        target: &dyn Fn(&Emit<'c>, Taken<'c>) -> (Int<'c>, Int<'c>, Int<'c>),
+        target: &dyn Fn(&Emit<'c>, Int<'c>) -> (Int<'c>, Int<'c>, Int<'c>),
     ) {
-        self.write_eights(e, &|e, (row, first, there), eight| {
-            let (inside, row, column) = target(e, row);
-            let words = packed(e, eight);
-            e.when(e.and(inside, there), |e| {
-                let piece = e.div_rem(e.add(column, self.column(e, first)), 8).0;
-                e.store_words(rows.piece(e, row, piece, width), e.int(0), &words);
+        let halves = self.outputs() / 8;
+        // Words of a round's rows; rounds take turns at two places: one is staged while the one before is read.
+        let words = ROUND * 4 * halves;
+        // What a lane's number says is not worked out before the sums, beside which there is no register for it.
+        let lane = e.opaque(e.lane());
+        let half = e.div_rem(lane, halves).1;
+        let first = e.mul_const(half, 8);
+        let there = e.lt(first, self.left);
+        let at = |round: usize| e.int(round as u64 % 2 * words);
+        let stage = |e: &Emit<'c>, round| self.stage_packed(e, (e.at(self.staging, at(round)), lane), round);
+        // Where all rows go is looked up at once: a look is longer than a round.
+        let rounds = self.rows_of_rounds(e, lane, 8);
+        let targets: Vec<Vec<_>> =
+            rounds.iter().map(|taken| taken.iter().map(|row| target(e, *row)).collect()).collect();
+        self.in_round(e, 0, |e| stage(e, 0));
+        for (round, (taken, targets)) in rounds.iter().zip(&targets).enumerate() {
+            self.in_round(e, round, |e| {
+                e.warp_barrier();
+                let load = |row: &Int<'c>| {
+                    let inside = e.and(*row, e.int(ROUND - 1));
+                    e.load4(self.staging, e.add(at(round), self.packed_at(e, inside, half)))
+                };
+                let pieces: Vec<Chunk<'c>> = taken.iter().map(load).collect();
+                if round + 1 < self.rounds() {
+                    self.in_round(e, round + 1, |e| stage(e, round + 1));
+                }
+                for ((is_there, row, column), piece) in targets.iter().zip(&pieces) {
+                    let to = e.div_rem(e.add(*column, self.column(e, first)), 8).0;
+                    let to = rows.piece(e, *row, to, width);
+                    e.store4_where(e.and(*is_there, there), to, piece);
+                }
             });
-        });
+        }
+    }
+
+    /// Where eight outputs of a row of a round are as bf16, in words: rows lie one below the other, pieces in the order in which no bank
+    /// has two of what a warp stores or loads at once.
+    fn packed_at(&self, e: &Emit<'c>, row: Int<'c>, half: Int<'c>) -> Int<'c> {
+        if self.two {
+            return e.mul_const(row, 4);
+        }
+        let odd = e.and(e.div_rem(row, 4).0, e.int(1));
+        e.add(e.mul_const(row, 8), e.mul_const(e.xor(half, odd), 4))
+    }
+
+    /// Puts a round's results into shared memory as bf16.
+    fn stage_packed(&self, e: &Emit<'c>, (to, lane): (Ptr<'c>, Int<'c>), round: usize) {
+        let to = e.shared_address(to);
+        let blocks = [0, 1, 2, 3].map(|block| 4 * (round * ROUND as usize / 8 + block));
+        let get = |i: usize| e.get_float(self.of[i]);
+        for half in 0..self.outputs() / 8 {
+            let words = blocks.map(|block| {
+                let [low, high] = [0, 1].map(|odd| {
+                    let i = block + 2 * half as usize + odd;
+                    if self.two { e.fmul(e.silu(get(i)), get(i + 2)) } else { get(i) }
+                });
+                e.pack_bf16(low, high)
+            });
+            let row = self.packed_at(e, lane, e.int(half));
+            e.store_matrices_turned(e.add(to, e.mul_const(row, 4)), &words);
+        }
     }
 }
 

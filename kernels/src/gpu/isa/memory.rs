@@ -138,6 +138,14 @@ impl<'c> Emit<'c> {
         let _ = store.set_alignment(4 * words.len() as u32);
     }
 
+    /// Stores four words to 16 aligned bytes of global memory where `here` (an i1) holds, without a branch.
+    pub fn store4_where(&self, here: Int<'c>, to: Ptr<'c>, words: &[Int<'c>; 4]) {
+        let [a, b, c, d] = *words;
+        let text =
+            "{ .reg .pred here; setp.ne.b32 here, $0, 0; @here st.global.v4.b32 [$1], {$2, $3, $4, $5}; }";
+        self.effect(text, "r,l,r,r,r,r", &[self.flag(here), self.address(to), a, b, c, d]);
+    }
+
     /// The upper half of an f32's bits as that f32.
     pub fn widen(&self, bits: Int<'c>) -> Float<'c> {
         ok(self.b.build_bit_cast(bits, self.context.f32_type(), "")).into_float_value()

@@ -21,6 +21,14 @@ impl<'c> Emit<'c> {
         self.asm(ty, text, "=r,f,f", false, &[high.into(), low.into()]).into_int_value()
     }
 
+    /// Stores four matrices of 8 x 8 of 16 bits turned: `stmatrix.trans`. Word m of lane (g, t) has elements (g, 2t), (g, 2t + 1) of matrix
+    /// m, whose column c goes to the 16 bytes of shared memory at `to` of lane `8 m + c` (PTX ISA 9.7.14.5.16).
+    pub fn store_matrices_turned(&self, to: Int<'c>, words: &[Int<'c>; 4]) {
+        let [a, b, c, d] = *words;
+        let text = "stmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 [$0], {$1, $2, $3, $4};";
+        self.effect(text, "r,r,r,r,r", &[to, a, b, c, d]);
+    }
+
     /// `a b + c` of two bf16 a word.
     pub fn fma_bf16(&self, a: Int<'c>, b: Int<'c>, c: Int<'c>) -> Int<'c> {
         let i32 = self.i32();

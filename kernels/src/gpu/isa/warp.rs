@@ -74,13 +74,6 @@ impl<'c> Emit<'c> {
         self.lane_value(x, 0)
     }
 
-    /// `x` as the lane has it that each lane names.
-    pub fn value_of_lane(&self, x: Int<'c>, lane: Int<'c>) -> Int<'c> {
-        let ty = self.i32().fn_type(&[self.i32().into(); 2], false);
-        let text = "shfl.sync.idx.b32 $0, $1, $2, 31, -1;";
-        self.asm(ty, text, "=r,r,r", true, &[x.into(), lane.into()]).into_int_value()
-    }
-
     /// The value of one lane.
     pub fn lane_value(&self, x: Int<'c>, lane: u64) -> Int<'c> {
         self.int_asm(&format!("shfl.sync.idx.b32 $0, $1, {lane}, 31, -1;"), x)

@@ -34,20 +34,32 @@ impl<'c> Emit<'c> {
         self.group_product(d, &format!("wgmma.wait_group.sync.aligned {left};"), &[], "");
     }
 
-    /// `d += a b` with `a` of bf16 in registers, four words a step of 16 columns; started and not waited for. Neither the sums
-    /// nor `a` must be touched before.
-    pub fn wgmma_registers_start(&self, d: &[Var<'c>], a: &[[Int<'c>; 4]], b: Int<'c>, steps: &[u64]) {
-        self.registers_product(d, a, b, steps, ("k16.f32.bf16.bf16", "1, 1, 0"));
+    /// `d += a b` with `a` of bf16 in registers, four words a step of 16 columns, or `d = a b` where `more` is given and does not
+    /// hold (an i1); started and not waited for. Neither the sums nor `a` must be touched before.
+    pub fn wgmma_registers_start(
+        &self,
+        (d, more): (&[Var<'c>], Option<Int<'c>>),
+        a: &[[Int<'c>; 4]],
+        b: Int<'c>,
+        steps: &[u64],
+    ) {
+        self.registers_product((d, more), a, b, steps, ("k16.f32.bf16.bf16", "1, 1, 0"));
     }
 
     /// The same of numbers of E4M3, four a word: a step has 32 columns.
-    pub fn wgmma_fp8_start(&self, d: &[Var<'c>], a: &[[Int<'c>; 4]], b: Int<'c>, steps: &[u64]) {
-        self.registers_product(d, a, b, steps, ("k32.f32.e4m3.e4m3", "1, 1"));
+    pub fn wgmma_fp8_start(
+        &self,
+        (d, more): (&[Var<'c>], Option<Int<'c>>),
+        a: &[[Int<'c>; 4]],
+        b: Int<'c>,
+        steps: &[u64],
+    ) {
+        self.registers_product((d, more), a, b, steps, ("k32.f32.e4m3.e4m3", "1, 1"));
     }
 
     fn registers_product(
         &self,
-        d: &[Var<'c>],
+        (d, more): (&[Var<'c>], Option<Int<'c>>),
         a: &[[Int<'c>; 4]],
         b: Int<'c>,
         steps: &[u64],
@@ -56,14 +68,17 @@ impl<'c> Emit<'c> {
         let n = d.len() * 2;
         let regs = registers(d.len());
         let first = 2 * d.len();
-        let db = format!("${}", first + 4 * a.len());
+        let db = first + 4 * a.len();
         let mut text =
             String::from("{ .reg .b64 db; .reg .pred yes; setp.eq.b32 yes, 0, 0; wgmma.fence.sync.aligned; ");
+        if more.is_some() {
+            text.push_str(&format!(".reg .pred more; setp.ne.b32 more, ${}, 0; ", db + 1));
+        }
         for (i, bt) in steps.iter().enumerate() {
-            let at = first + 4 * i;
+            let (at, added) = (first + 4 * i, if i == 0 && more.is_some() { "more" } else { "yes" });
             text.push_str(&format!(
-                "add.s64 db, {db}, {}; wgmma.mma_async.sync.aligned.m64n{n}{types} {{{regs}}}, \
-                 {{${at}, ${}, ${}, ${}}}, db, yes, {last}; ",
+                "add.s64 db, ${db}, {}; wgmma.mma_async.sync.aligned.m64n{n}{types} {{{regs}}}, \
+                 {{${at}, ${}, ${}, ${}}}, db, {added}, {last}; ",
                 bt / 16,
                 at + 1,
                 at + 2,
@@ -73,7 +88,9 @@ impl<'c> Emit<'c> {
         text.push_str("wgmma.commit_group.sync.aligned; }");
         let mut args: Vec<BasicMetadataValueEnum<'c>> = a.iter().flatten().map(|x| (*x).into()).collect();
         args.push(b.into());
-        self.group_product(d, &text, &args, &format!("{}l", "r,".repeat(4 * a.len())));
+        args.extend(more.map(|more| BasicMetadataValueEnum::from(self.flag(more))));
+        let of_more = if more.is_some() { ",r" } else { "" };
+        self.group_product(d, &text, &args, &format!("{}l{of_more}", "r,".repeat(4 * a.len())));
     }
 
     /// Inline PTX in whose sums `d` every register is read and written.

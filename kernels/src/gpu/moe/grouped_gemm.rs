@@ -18,7 +18,6 @@ use crate::gpu::gemm::large_m::{store_tiles, value};
 use crate::gpu::gemm::matrices::Section;
 use crate::gpu::gemm::pack_rows::BLOCK_ROWS;
 use crate::gpu::gemm::stored::Stored;
-use crate::gpu::gemm::turned::{ROUND, Taken};
 use crate::gpu::gemm::wgmma::{Finish, Job, Tile, WIDE, wgmma};
 use crate::gpu::gemm::wgmma_strips::{self, MANY_WARPS, ManyRows, WARPS, wgmma_strips};
 use crate::gpu::isa::{Emit, Int, Ptr};
@@ -112,22 +111,14 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
     };
     let count = |e: &Emit<'c>| e.mul_const(d.count(e), outputs);
     if let Stored::Strips(codec) = stored {
-        let begin = |e: &Emit<'c>, tile: Tile<'c>, first: Int<'c>| -> wgmma_strips::Finish<'_, 'c> {
-            // Before the sums all pairs are looked up, a row a lane.
-            let row = |round: u64| e.add(tile.row, e.add_const(e.lane(), (round * ROUND) as i64));
-            let pairs: Vec<Int<'c>> = (0..d.tile / ROUND).map(|round| pair(e, &tile, row(round)).1).collect();
-            let pair_of = move |e: &Emit<'c>, taken: Taken<'c>| {
-                let inside = e.lt(e.add(tile.row, taken.row), tile.rows);
-                (inside, e.value_of_lane(pairs[taken.round], e.and(taken.row, e.int(ROUND - 1))))
-            };
+        let begin = |_: &Emit<'c>, _: Tile<'c>, first: Int<'c>| -> wgmma_strips::Finish<'_, 'c> {
             Box::new(move |e, sums| match to {
-                To::Rows(to) => sums.write_rows(e, g.aligned, &|e, taken| {
-                    let (inside, pair) = pair_of(e, taken);
+                To::Rows(to) => sums.write_rows(e, g.aligned, &|e, row| {
+                    let (inside, pair) = (sums.has(e, row), sums.listed(e, row));
                     Line { inside, to: e.at(to(e, pair), first), plus: None }
                 }),
-                To::Tiles(rows, width, place) => sums.write_tiles(e, (*rows, *width), &|e, taken| {
-                    let (inside, pair) = pair_of(e, taken);
-                    let (row, column) = place(e, pair);
+                To::Tiles(rows, width, place) => sums.write_tiles(e, (*rows, *width), &|e, row| {
+                    let (inside, (row, column)) = (sums.has(e, row), place(e, sums.listed(e, row)));
                     (inside, row, e.add(column, first))
                 }),
             })
@@ -137,7 +128,7 @@ pub fn grouped<'c>(k: &mut Kernel<'c, '_>, d: &Dispatch, g: &Grouped, to: &To<'_
             in_features,
             rows,
             width,
-            fitted: true,
+            list: Some(&|e| e.at(e.scratch(), e.int(d.pair))),
             codec,
             count,
             tile: &tile,

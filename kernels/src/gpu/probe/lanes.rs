@@ -14,6 +14,7 @@ pub fn all() -> Vec<Probe> {
         probe("bf16", 5, bf16),
         probe("load_half", 4, load_half),
         probe("load4 store_words load_chunk", 4, vectors),
+        probe("store_matrices_turned", 2, matrices),
         probe("exp exp2", 2, exponentials),
         probe("ln log2 inverse_sqrt", 2, logarithms),
         probe("sigmoid silu", 2, sigmoids),
@@ -77,6 +78,17 @@ fn vectors(k: &mut Kernel<'_, '_>) {
         e.store_words(e.operand_at(2), e.mul_const(e.thread(), 2), &[a, d]);
         let chunk = e.load_chunk(e.operand_at(0), e.wide(e.mul_const(e.thread(), 16)), 16);
         e.store_words(e.operand_at(3), at, &chunk);
+    });
+}
+
+/// A warp, four words a lane; back by each lane those 16 bytes whose address it gave.
+fn matrices(k: &mut Kernel<'_, '_>) {
+    launch(k, 1, 32, 0, |e| {
+        let (memory, at) = (e.shared(128), e.mul_const(e.thread(), 4));
+        let words = e.load4(e.operand_at(0), at);
+        e.store_matrices_turned(e.shared_address(e.at(memory, at)), &words);
+        e.warp_barrier();
+        e.store_words(e.operand_at(1), at, &e.load4(memory, at));
     });
 }
 

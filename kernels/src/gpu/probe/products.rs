@@ -17,8 +17,10 @@ pub fn all() -> Vec<Probe> {
         probe("wgmma 64 added", 3, |k| wgmma(k, 64, How::Added)),
         probe("wgmma_start 128", 3, |k| wgmma(k, 128, How::Started)),
         probe("wgmma_start 256", 3, |k| wgmma(k, 256, How::Started)),
-        probe("wgmma_registers_start 64", 3, |k| wgmma_registers(k, 64)),
-        probe("wgmma_registers_start 128", 3, |k| wgmma_registers(k, 128)),
+        probe("wgmma_registers_start 64", 3, |k| wgmma_registers(k, 64, None)),
+        probe("wgmma_registers_start 128", 3, |k| wgmma_registers(k, 128, None)),
+        probe("wgmma_registers_start 128 begun", 3, |k| wgmma_registers(k, 128, Some(false))),
+        probe("wgmma_registers_start 128 added", 3, |k| wgmma_registers(k, 128, Some(true))),
     ]
 }
 
@@ -131,8 +133,8 @@ fn keep<'c>(e: &Emit<'c>, sums: &[Var<'c>], n: u64, to: Ptr<'c>) {
     }
 }
 
-/// A `[64][64]` in plain rows, from registers; B `[n / 64]` tiles; added to sums that begin as 1.5.
-fn wgmma_registers(k: &mut Kernel<'_, '_>, n: u64) {
+/// A `[64][64]` in plain rows, from registers; B `[n / 64]` tiles; added to sums that begin as 1.5, or instead of them.
+fn wgmma_registers(k: &mut Kernel<'_, '_>, n: u64, added: Option<bool>) {
     launch(k, 1, 128, n / TILE * TILE_BYTES + SHARED_SLACK, |e| {
         let memory = e.dynamic_shared();
         copy(e, e.operand_at(1), memory, e.int(n / TILE * TILE_WORDS), 128);
@@ -149,7 +151,9 @@ fn wgmma_registers(k: &mut Kernel<'_, '_>, n: u64) {
             })
             .collect();
         let sums: Vec<Var<'_>> = (0..n / 2).map(|_| e.float_var(1.5)).collect();
-        e.wgmma_registers_start(&sums, &a, e.descriptor(e.shared_address(memory)), &[0, 32, 64, 96]);
+        let (right, steps) = (e.descriptor(e.shared_address(memory)), [0, 32, 64, 96]);
+        let more = added.map(|added| e.eq(e.opaque(e.int(added.into())), e.int(1)));
+        e.wgmma_registers_start((&sums, more), &a, right, &steps);
         e.wgmma_wait(&sums, 0);
         keep(e, &sums, n, e.operand_at(2));
     });

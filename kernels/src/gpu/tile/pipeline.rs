@@ -70,9 +70,14 @@ impl<'c> Ring<'c> {
     }
 
     fn at(&self, e: &Emit<'c>) -> (Int<'c>, Int<'c>, Int<'c>) {
-        let stage = e.get(self.stage).into_int_value();
+        let stage = self.stage(e);
         let full = e.add(self.barriers, e.mul_const(stage, 8));
         (stage, full, e.add_const(full, 8 * self.stages as i64))
+    }
+
+    /// The stage in hand.
+    pub fn stage(&self, e: &Emit<'c>) -> Int<'c> {
+        e.get(self.stage).into_int_value()
     }
 
     /// The producer's side: waits for an empty stage, announces `bytes`, and lets `copy` start copies into
@@ -158,7 +163,7 @@ impl<'c> Ring<'c> {
     /// Waits until the stage `window` before the one in hand is full, so that no more than so many are on their way. One thread.
     pub fn wait_behind(&self, e: &Emit<'c>, window: u64) {
         let window = window.min(self.stages) as i64;
-        let stage = e.get(self.stage).into_int_value();
+        let stage = self.stage(e);
         let phase = e.get(self.phase).into_int_value();
         let back = e.add_const(stage, -window);
         // Of the round before; in the first there is none, and a new barrier counts as past the phase before its first.

@@ -12,6 +12,7 @@ pub fn block(name: &str, rng: &mut Rng) -> Option<Block> {
         "bf16" => bf16(rng),
         "load_half" => load_half(rng),
         "load4 store_words load_chunk" => vectors(rng),
+        "store_matrices_turned" => matrices(rng),
         "exp exp2" => exponentials(rng),
         "ln log2 inverse_sqrt" => logarithms(rng),
         "sigmoid silu" => sigmoids(rng),
@@ -114,6 +115,21 @@ fn vectors(rng: &mut Rng) -> Block {
     let behind = x[4..].iter().map(|word| Want::Int(*word));
     let want = vec![reversed.collect(), ends.collect(), behind.collect()];
     Block { inputs: vec![x], want }
+}
+
+/// Row g of matrix m: a half of word m of each of lanes 4 g .. 4 g + 4 a column. Lane `8 m + c` has column c.
+fn matrices(rng: &mut Rng) -> Block {
+    let x = random_words(rng, 32 * 4);
+    let element = |m: usize, row: usize, column: usize| {
+        let word = x[4 * (4 * row + column / 2) + m];
+        (word >> (16 * (column % 2))) & 0xffff
+    };
+    let turned = (0..32 * 4).map(|i| {
+        let (lane, row) = (i / 4, 2 * (i % 4));
+        let [low, high] = [0, 1].map(|odd| element(lane / 8, row + odd, lane % 8));
+        Want::Int(high << 16 | low)
+    });
+    Block { want: vec![turned.collect()], inputs: vec![x] }
 }
 
 /// Below every normal number.

@@ -14,8 +14,9 @@ pub fn block(name: &str, rng: &mut Rng) -> Option<Block> {
         "wgmma 128" | "wgmma_start 128" => wgmma(rng, 128, 0.0),
         "wgmma 256" | "wgmma_start 256" => wgmma(rng, 256, 0.0),
         "wgmma 64 added" => wgmma(rng, 64, 1.5),
-        "wgmma_registers_start 64" => wgmma_registers(rng, 64),
-        "wgmma_registers_start 128" => wgmma_registers(rng, 128),
+        "wgmma_registers_start 64" => wgmma_registers(rng, 64, 1.5),
+        "wgmma_registers_start 128" | "wgmma_registers_start 128 added" => wgmma_registers(rng, 128, 1.5),
+        "wgmma_registers_start 128 begun" => wgmma_registers(rng, 128, 0.0),
         _ => return None,
     })
 }
@@ -89,7 +90,7 @@ fn wgmma(rng: &mut Rng, n: usize, first: f32) -> Block {
     Block { inputs: vec![a.tiles(), b.tiles()], want: vec![a.times(64, &b, n, |_| first)] }
 }
 
-fn wgmma_registers(rng: &mut Rng, n: usize) -> Block {
+fn wgmma_registers(rng: &mut Rng, n: usize, first: f32) -> Block {
     let (a, b) = (Matrix::random(rng, 64, 64), Matrix::random(rng, n, 64));
-    Block { inputs: vec![a.plain(), b.tiles()], want: vec![a.times(64, &b, n, |_| 1.5)] }
+    Block { inputs: vec![a.plain(), b.tiles()], want: vec![a.times(64, &b, n, |_| first)] }
 }

@@ -310,7 +310,7 @@ impl SharedPages<'_, '_> {
     /// Starts O += P V of a page.
     fn start_outputs<'c>(&self, e: &Emit<'c>, stages: &Stages<'c>, page: &Page<'c>, state: &State<'c>) {
         let values = e.descriptor(self.values(e, stages, page));
-        e.wgmma_registers_start(&state.acc, &state.fragments(e), values, &[0, 32, 64, 96]);
+        e.wgmma_registers_start((&state.acc, None), &state.fragments(e), values, &[0, 32, 64, 96]);
     }
 
     /// Scores become exponentials.

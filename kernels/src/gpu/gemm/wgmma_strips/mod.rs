@@ -13,21 +13,24 @@
 //! Floors of a tile: 2 x 128 x rows x K operations; 128 K codes from the second cache, and rows x K bf16, halved by the pair.
 
 mod multiply;
+mod notes;
 mod product;
 mod rows;
 
 use hyc_plan::pack::Half;
-use hyc_plan::{Codec, Extent, STRIP, TILE};
+use hyc_plan::{Codec, Extent, SPAN, STRIP, TILE};
 
 use super::matrices::Section;
 use super::stored::Stored;
 use super::turned::{ROUND, STAGING_BYTES, Turned};
 use super::wgmma::{REGISTERS, Tile};
 use crate::gpu::function::{Function, Kernel};
-use crate::gpu::isa::{Emit, Int, SHARED_SLACK, Var, WARP};
+use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, Var, WARP};
 use crate::gpu::tile::TILE_BYTES;
 use crate::gpu::tile::pipeline::Ring;
 use multiply::multiply;
+pub use notes::List;
+use notes::Notes;
 pub use product::{finish, strips_large_m, strips_large_m_with};
 pub use rows::ManyRows;
 use rows::{RowCopies, rows_of};
@@ -41,7 +44,7 @@ pub const MANY_WARPS: u64 = 16;
 /// Shared memory of a block.
 const SHARED: u64 = 224 << 10;
 /// Registers of a thread that copies, and of one that multiplies, of sixteen warps.
-const REGISTERS_OF_MANY: [u64; 2] = [24, 112];
+const REGISTERS_OF_MANY: [u64; 2] = [32, 112];
 
 /// What a function computes.
 pub struct Job<'a, 'f, 'c> {
@@ -49,9 +52,9 @@ pub struct Job<'a, 'f, 'c> {
     pub rows: ManyRows,
     /// Rows of a tile.
     pub width: u64,
-    /// Whether tiles have as many rows as there are, in 32s, where most end before. They begin before their sums, of which there are
-    /// fewer.
-    pub fitted: bool,
+    /// A list in device memory of what rows stand for, by their places, which a tile's end wants. Tiles have then as many rows as there
+    /// are, in 32s, where most end before.
+    pub list: Option<&'a dyn Fn(&Emit<'c>) -> Ptr<'c>>,
     pub codec: Codec,
     /// How many tiles there are.
     pub count: &'a dyn Fn(&Emit<'c>) -> Int<'c>,
@@ -96,6 +99,12 @@ impl Job<'_, '_, '_> {
     /// Bytes of a k tile of the rows.
     fn rows_bytes(&self) -> u64 {
         self.width / TILE * TILE_BYTES
+    }
+
+    /// Whether a tile's first product overwrites the sums of the tile before: a hundred registers less to clear. Where a last span is
+    /// not whole, ptxas has all products wait for each other then.
+    fn overwrites(&self) -> bool {
+        self.in_features.is_multiple_of(SPAN)
     }
 
     /// Bytes of a record: a warp's weights of a span.
@@ -150,6 +159,7 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
         let (cluster, rank) = (e.div_rem(e.block_x(), 2).0, e.cluster_rank());
         let pairs = e.div_rem(e.add_const((job.count)(e), 1), 2).0;
         let (warp, lane) = (e.div_rem(e.thread(), WARP).0, e.lane());
+        let notes = job.list.map(|list| Notes::new(e, list, (job.width, warps)));
         // The tile of a block of the pair, and whether there is one; else it is the last one once more.
         let tile = |e: &Emit<'c>, pair: Int<'c>, rank: Int<'c>| {
             // Counted again: there is no register to keep it in.
@@ -158,11 +168,15 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
         };
         let copy_rows = |e: &Emit<'c>| {
             e.each(cluster, pairs, clusters, |e, pair| {
-                let mine = tile(e, pair, rank).0;
+                let (mine, there) = tile(e, pair, rank);
                 let other = tile(e, pair, e.xor(rank, e.int(1))).0;
                 let first = |e: &Emit<'c>, tile: &Tile<'c>| e.add(tile.place, tile.row);
                 let shared = e.eq(first(e, &mine), first(e, &other));
                 let copies = RowCopies::new(e, job, &mine, rank);
+                if let Some(notes) = &notes {
+                    let rows = e.pick(there, rows_of(e, job, &mine), e.int(0));
+                    notes.write(e, (&mine, rows), copies.blocks(e, job));
+                }
                 e.each(e.int(0), e.int(job.rows.k_tiles(job.in_features)), 1, |e, k| {
                     rows.produce_some(e, copies.bytes(e, job), |e, stage, full| {
                         let to = e.add(memory, e.mul_const(stage, job.rows_bytes()));
@@ -203,47 +217,53 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
             let staging = e.byte_offset(dynamic, staging);
             let records = e.add_const(e.mul_const(warp, job.record_bytes()), weights_at as i64);
             let records = e.byte_offset(dynamic, records);
-            e.each(cluster, pairs, clusters, |e, pair| {
-                let begin = |e: &Emit<'c>| {
+            // Ends a tile of which so many rows are there.
+            let finish = |e: &Emit<'c>,
+                          sums: &[Var<'c>],
+                          (tile, rows): (Tile<'c>, Option<Int<'c>>),
+                          list: Option<List<'c>>| {
+                let of_warp = e.mul_const(warp, if job.two { STRIP / 2 } else { STRIP });
+                let before = e.add(e.mul_const(tile.section.block, outputs(job.two, job.warps)), of_warp);
+                let (first, gap) = job.first(e, &tile.section, warp);
+                let left = e.sub(tile.section.out, before);
+                let turned = Turned { of: sums, two: job.two, staging, left, gap, rows, list };
+                (job.begin)(e, tile, first)(e, &turned);
+            };
+            let sums: Vec<Var<'c>> = (0..job.width / 2).map(|_| e.float_var(0.0)).collect();
+            let clear = |e: &Emit<'c>| {
+                if !job.overwrites() {
+                    sums.iter().for_each(|sum| e.set(*sum, e.float(0.0).into()));
+                }
+            };
+            let multiply = |e: &Emit<'c>, sums: &[Var<'c>], first: &dyn Fn(&Emit<'c>) -> Int<'c>| {
+                multiply(e, job, (&rows, memory), (&weights, records), sums, first);
+            };
+            let Some(notes) = &notes else {
+                return e.each(cluster, pairs, clusters, |e, pair| {
+                    clear(e);
+                    multiply(e, &sums, &|e| {
+                        let tile = tile(e, pair, rank).0;
+                        e.add(tile.place, tile.row)
+                    });
                     let (tile, there) = tile(e, pair, rank);
                     let tile = Tile { rows: e.pick(there, tile.rows, e.int(0)), ..tile };
-                    let of_warp = e.mul_const(warp, if job.two { STRIP / 2 } else { STRIP });
-                    let before = e.add(e.mul_const(tile.section.block, outputs(job.two, job.warps)), of_warp);
-                    let (first, gap) = job.first(e, &tile.section, warp);
-                    ((job.begin)(e, tile, first), e.sub(tile.section.out, before), gap)
-                };
-                let sums: Vec<Var<'c>> = (0..job.width / 2).map(|_| e.float_var(0.0)).collect();
-                let first = |e: &Emit<'c>| {
-                    let tile = tile(e, pair, rank).0;
-                    e.add(tile.place, tile.row)
-                };
-                let fitted = |e: &Emit<'c>| rows_of(e, job, &tile(e, pair, rank).0);
-                let products = |e: &Emit<'c>| {
-                    if !job.fitted {
-                        return multiply(e, job, (&rows, memory), (&weights, records), &sums, &first);
-                    }
-                    // A loop for each number of rows that a product can have. With one of 32 rows beside four and more others, ptxas
-                    // runs out of registers and lets all products wait for each other.
-                    let least = if job.width > TILE { 2 } else { 1 };
-                    let there = e.div_rem(e.add_const(fitted(e), ROUND as i64 - 1), ROUND).0;
-                    let there = e.max(there, e.int(least));
-                    for count in least..=job.width / ROUND {
-                        let sums = &sums[..(count * ROUND / 2) as usize];
-                        e.when(e.eq(there, e.int(count)), |e| {
-                            multiply(e, job, (&rows, memory), (&weights, records), sums, &first);
-                        });
-                    }
-                };
-                let (finish, left, gap) = if job.fitted {
-                    let begun = begin(e);
-                    products(e);
-                    begun
-                } else {
-                    products(e);
-                    begin(e)
-                };
-                let rows = job.fitted.then(|| fitted(e));
-                finish(e, &Turned { of: &sums, two: job.two, staging, left, gap, rows });
+                    finish(e, &sums, (tile, None), None);
+                });
+            };
+            notes.each(e, |e, there| {
+                clear(e);
+                // A loop for each number of rows that a product can have, in 32s. With one of 32 rows beside four and more others, or with
+                // those of every 16, ptxas runs out of registers and lets all products wait for each other.
+                let least = if job.width > TILE { 2 } else { 1 };
+                let there = e.div_rem(e.add_const(there, ROUND as i64 - 1), ROUND).0;
+                let there = e.max(there, e.int(least));
+                for count in least..=job.width / ROUND {
+                    let sums = &sums[..(count * ROUND / 2) as usize];
+                    e.when(e.eq(there, e.int(count)), |e| multiply(e, sums, &|e| e.int(0)));
+                }
+                // What is not noted of a tile is the same of all, or nobody's.
+                let (tile, rows) = notes.noted(e, tile(e, cluster, rank).0);
+                finish(e, &sums, (tile, Some(rows)), Some(notes.list(e)));
             });
         };
         e.either(
@@ -254,7 +274,12 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
             },
             |e| {
                 e.give_registers(registers[0]);
-                e.when(e.eq(e.thread(), e.int(warps * WARP)), copy_rows);
+                e.when(e.eq(e.thread(), e.int(warps * WARP)), |e| {
+                    copy_rows(e);
+                    if let Some(notes) = &notes {
+                        notes.end(e);
+                    }
+                });
                 e.when(e.and(e.eq(warp, e.int(warps + 1)), e.lt(lane, e.int(2 * warps))), copy_weights);
             },
         );

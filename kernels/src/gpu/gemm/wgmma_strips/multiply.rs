@@ -12,7 +12,7 @@ use crate::gpu::tile::pipeline::Ring;
 /// Bytes of a step of a product in a row of a k tile: 16 inputs of bf16, 32 of e4m3.
 const STEPS: [u64; 4] = [0, 32, 64, 96];
 
-/// Adds a warp's products to its sums. `first`: its tile's first row among all.
+/// A warp's sums of products, which are added to or take the place of what was there. `first`: its tile's first row among all.
 pub fn multiply<'c>(
     e: &Emit<'c>,
     job: &Job<'_, '_, 'c>,
@@ -23,6 +23,7 @@ pub fn multiply<'c>(
 ) {
     // The stage that the products under way read.
     let last = e.var(e.minus_one().into());
+    let more = job.overwrites().then(|| e.var(e.no().into()));
     let release = |e: &Emit<'c>| {
         let last = e.get(last).into_int_value();
         rows.release_stage(e, last, e.and(rows.speaks(e), e.ge(last, e.int(0))));
@@ -30,10 +31,14 @@ pub fn multiply<'c>(
     let product = |e: &Emit<'c>, steps: &[Step<'c>]| {
         let stage = rows.full(e);
         let right = e.descriptor(e.add(memory, e.mul_const(stage, job.rows_bytes())));
+        let added = more.map(|more| e.get(more).into_int_value());
         match job.rows {
-            ManyRows::Bf16(_) | ManyRows::ByLanes(_) => e.wgmma_registers_start(sums, steps, right, &STEPS),
-            ManyRows::Fp8(_) => e.wgmma_fp8_start(sums, steps, right, &STEPS),
+            ManyRows::Bf16(_) | ManyRows::ByLanes(_) => {
+                e.wgmma_registers_start((sums, added), steps, right, &STEPS);
+            }
+            ManyRows::Fp8(_) => e.wgmma_fp8_start((sums, added), steps, right, &STEPS),
         }
+        more.inspect(|more| e.set(*more, e.holds().into()));
         e.wgmma_wait(sums, 1);
         release(e);
         e.set(last, stage.into());

@@ -38,7 +38,7 @@ pub fn strips_large_m_with<'f, 'c: 'f>(
         in_features: p.in_features,
         rows,
         width,
-        fitted: false,
+        list: None,
         codec,
         two,
         turns,
@@ -71,8 +71,8 @@ pub fn finish<'c>(e: &Emit<'c>, p: &Product, tile: &Tile<'c>, first: Int<'c>, su
     let to = match p.to {
         To::Rows(to) => to,
         To::Tiles(name) => {
-            return sums.write_tiles(e, (TiledRows::Operand(name), e.stride(name)), &|e, taken| {
-                let row = e.add(tile.row, taken.row);
+            return sums.write_tiles(e, (TiledRows::Operand(name), e.stride(name)), &|e, row| {
+                let row = e.add(tile.row, row);
                 (e.lt(row, tile.rows), row, first)
             });
         }
@@ -80,8 +80,8 @@ pub fn finish<'c>(e: &Emit<'c>, p: &Product, tile: &Tile<'c>, first: Int<'c>, su
     let strides = [Some(to), p.plus.map(Rows::Operand)].into_iter().flatten().map(|rows| rows.stride(e));
     let sizes = p.matrices.iter().flat_map(|m| [m.column, m.out]);
     let aligned = strides.chain(sizes).all(|n| n.is_multiple_of(4));
-    sums.write_rows(e, aligned, &|e, taken| {
-        let (row, inside) = tile.row_of(e, taken.row);
+    sums.write_rows(e, aligned, &|e, row| {
+        let (row, inside) = tile.row_of(e, row);
         let at = |rows: Rows| rows.at(e, row, first);
         Line { inside, to: at(to), plus: p.plus.map(Rows::Operand).map(at) }
     });

@@ -41,10 +41,10 @@ impl ManyRows {
     }
 }
 
-/// Rows of a tile that there are, one at least.
+/// Rows of a tile that there are.
 pub fn rows_of<'c>(e: &Emit<'c>, job: &Job<'_, '_, 'c>, tile: &Tile<'c>) -> Int<'c> {
     let rows = e.sub(tile.rows, tile.row);
-    e.max(e.min(rows, e.int(job.width)), e.int(1))
+    e.max(e.min(rows, e.int(job.width)), e.int(0))
 }
 
 /// Where the k tiles of a tile's rows come from.
@@ -81,14 +81,19 @@ impl<'c> RowCopies<'c> {
             }
             tiles => (0..tiles).map(|i| Piece { block: i, place: i * TILE_BYTES, from: from(i) }).collect(),
         };
-        let some = (job.fitted && job.width > TILE)
-            .then(|| e.div_rem(e.add_const(rows_of(e, job, tile), TILE as i64 - 1), TILE).0);
+        let some = (job.list.is_some() && job.width > TILE)
+            .then(|| e.div_rem(e.add_const(e.max(rows_of(e, job, tile), e.int(1)), TILE as i64 - 1), TILE).0);
         RowCopies { pieces, some, rank }
+    }
+
+    /// Blocks of 64 rows that are copied.
+    pub fn blocks(&self, e: &Emit<'c>, job: &Job<'_, '_, 'c>) -> Int<'c> {
+        self.some.unwrap_or(e.int(job.width / TILE))
     }
 
     /// Bytes that they bring in all.
     pub fn bytes(&self, e: &Emit<'c>, job: &Job<'_, '_, 'c>) -> Int<'c> {
-        self.some.map_or(e.int(job.rows_bytes()), |blocks| e.mul_const(blocks, TILE_BYTES))
+        e.mul_const(self.blocks(e, job), TILE_BYTES)
     }
 
     /// Starts those of k tile `k` to `to`, counted by `full`. `shared`: the pair's other block does half of them.
