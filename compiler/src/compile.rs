@@ -1,5 +1,5 @@
 //! From a description to all that an artefact has, in one call, for build scripts and bindings. The command has more to
-//! choose, and shows what it does (`commands/compile.rs`).
+//! choose, and shows what it does (`commands/compile`).
 
 use std::path::Path;
 

@@ -197,11 +197,8 @@ fn backend(graph: &Graph, options: Options) -> Result<Box<dyn Backend>> {
     check_target(kind)?;
     Ok(match kind {
         TargetKind::Host if options.activations.is_some() => {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                "a processor's products read f32: `activations` is a GPU's",
-            )
-            .help("it goes with `--target sm_90a`"));
+            let message = "`--activations` has no meaning for a processor, whose products read f32";
+            return Err(Error::new(ErrorKind::Usage, message).help("it goes with `--target sm_90a`"));
         }
         TargetKind::Host => Box::new(CpuTarget { level: options.level }),
         TargetKind::Nvidia(arch) => {

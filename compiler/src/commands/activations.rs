@@ -4,7 +4,6 @@ use clap::ValueEnum;
 use hyc_kernels::Activations;
 use hyc_plan::TargetKind;
 
-use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::ModelDesc;
 use crate::terminal;
 
@@ -19,25 +18,19 @@ pub enum Word {
     Fp8,
 }
 
-/// What was given, or the description's. Of a description that is compiled for a processor it is left out, and said. Errors: it
-/// was given for a processor.
-pub fn of(given: Option<Word>, desc: Option<&ModelDesc>, target: TargetKind) -> Result<Option<Activations>> {
+/// What was given, or the description's, which is left out of a model that is compiled for a processor, and that is said. What was
+/// given for one, the driver refuses.
+pub fn of(given: Option<Word>, desc: Option<&ModelDesc>, target: TargetKind) -> Option<Activations> {
     let told = desc.and_then(|desc| desc.target.activations);
     let given = given.map(|word| match word {
         Word::Bf16 => Activations::Bf16,
         Word::F32 => Activations::F32,
         Word::Fp8 => Activations::Fp8,
     });
-    match (target, given, told) {
-        (TargetKind::Host, Some(_), _) => {
-            let message = "`--activations` has no meaning for a processor, whose products read f32";
-            Err(Error::new(ErrorKind::Usage, message).help("it goes with `--target sm_90a`"))
-        }
-        (TargetKind::Host, None, Some(_)) => {
-            let why = "is for a GPU: a processor's products read f32";
-            terminal::note(&format!("note: `activations` under [target] {why}\n"));
-            Ok(None)
-        }
-        _ => Ok(given.or(told)),
+    if target == TargetKind::Host && given.is_none() && told.is_some() {
+        let why = "is for a GPU: a processor's products read f32";
+        terminal::note(&format!("note: `activations` under [target] {why}\n"));
+        return None;
     }
+    given.or(told)
 }

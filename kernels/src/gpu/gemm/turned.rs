@@ -11,7 +11,6 @@
 //! ```
 
 use super::epilogue::Line;
-use super::wgmma_strips::List;
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var, WARP};
 use crate::gpu::tile::TiledRows;
 
@@ -35,6 +34,28 @@ pub struct Turned<'a, 'c> {
     pub rows: Option<Int<'c>>,
     /// What each row stands for, where there is a list.
     pub list: Option<List<'c>>,
+}
+
+/// What the rows of a tile stand for, in shared memory.
+#[derive(Clone, Copy)]
+pub struct List<'c> {
+    at: Ptr<'c>,
+    /// Made of all that was looked up: what hangs on it is behind those loads.
+    read: Var<'c>,
+}
+
+impl<'c> List<'c> {
+    /// The list at `at`; what is looked up in it goes into `read`.
+    pub fn new(at: Ptr<'c>, read: Var<'c>) -> List<'c> {
+        List { at, read }
+    }
+
+    /// What a row stands for.
+    pub fn get(&self, e: &Emit<'c>, row: Int<'c>) -> Int<'c> {
+        let word = e.load_int(self.at, row);
+        e.set(self.read, e.xor(e.get(self.read).into_int_value(), word).into());
+        word
+    }
 }
 
 /// What is done with eight results: of which row of the tile, from which output on, and whether they are there.

@@ -22,14 +22,13 @@ use hyc_plan::{Codec, Extent, SPAN, STRIP, TILE};
 
 use super::matrices::Section;
 use super::stored::Stored;
-use super::turned::{ROUND, STAGING_BYTES, Turned};
+use super::turned::{List, ROUND, STAGING_BYTES, Turned};
 use super::wgmma::{REGISTERS, Tile};
 use crate::gpu::function::{Function, Kernel};
 use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, Var, WARP};
 use crate::gpu::tile::TILE_BYTES;
 use crate::gpu::tile::pipeline::Ring;
 use multiply::multiply;
-pub use notes::List;
 use notes::Notes;
 pub use product::{finish, strips_large_m, strips_large_m_with};
 pub use rows::ManyRows;

@@ -10,6 +10,7 @@
 use hyc_plan::TILE;
 
 use crate::gpu::gemm::matrices::Section;
+use crate::gpu::gemm::turned::List;
 use crate::gpu::gemm::wgmma::Tile;
 use crate::gpu::isa::{Emit, Int, Ptr, Var};
 use crate::gpu::tile::pipeline::Ring;
@@ -19,23 +20,6 @@ const NOTE: u64 = 4;
 /// Tiles that are noted at a time.
 const PLACES: u64 = 2;
 
-/// What the rows of a tile stand for.
-#[derive(Clone, Copy)]
-pub struct List<'c> {
-    at: Ptr<'c>,
-    /// Made of all that was looked up.
-    read: Var<'c>,
-}
-
-impl<'c> List<'c> {
-    /// What a row stands for.
-    pub fn get(&self, e: &Emit<'c>, row: Int<'c>) -> Int<'c> {
-        let word = e.load_int(self.at, row);
-        e.set(self.read, e.xor(e.get(self.read).into_int_value(), word).into());
-        word
-    }
-}
-
 /// Notes of tiles in shared memory, and lists of what their rows stand for.
 pub struct Notes<'c> {
     ring: Ring<'c>,
@@ -44,7 +28,7 @@ pub struct Notes<'c> {
     /// The list of all, in device memory.
     list: Ptr<'c>,
     width: u64,
-    /// [`List::read`].
+    /// What was looked up in the list in hand.
     read: Var<'c>,
 }
 
@@ -112,7 +96,7 @@ impl<'c> Notes<'c> {
 
     /// The list of its rows.
     pub fn list(&self, e: &Emit<'c>) -> List<'c> {
-        List { at: e.at(self.lists, e.mul_const(self.ring.stage(e), self.width)), read: self.read }
+        List::new(e.at(self.lists, e.mul_const(self.ring.stage(e), self.width)), self.read)
     }
 
     /// A note. The assembler takes what is loaded of shared memory for different in each lane, and with it each turn of a loop that

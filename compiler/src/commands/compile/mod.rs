@@ -1,22 +1,23 @@
 //! `hyc compile`.
 
+mod checks;
+mod forms;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use hyc_ir::text::{Style, print_as};
 use hyc_kernels::cpu::Level;
 use hyc_plan::{Plan, TargetKind};
 
+use self::forms::{object_of, render};
 use super::activations;
 use super::destination::{self, Destination, TOKENIZER, WEIGHTS, Wish};
 use super::dump_args::DumpArgs;
 use crate::assembler::Assembler;
-use crate::dot::dot;
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frontend::{MatrixFormat, ModelDesc, build_graph};
-use crate::object;
 use crate::output::Target;
 use crate::signal;
 use crate::source::{Names, Weights};
@@ -162,8 +163,8 @@ enum Emit {
 pub fn run(args: Args) -> Result<()> {
     let start = Instant::now();
     args.dumps.check(args.emit == Some(Emit::Graph), args.emit == Some(Emit::Dot))?;
-    check_tools(&args)?;
-    check_object(&args)?;
+    checks::tools(&args)?;
+    checks::object(&args)?;
     signal::install(|| {});
     let mut input = driver::load_input(&args.input)?;
     if let Some(format) = &args.quantise {
@@ -180,7 +181,7 @@ pub fn run(args: Args) -> Result<()> {
         Cpu::V3 => Level::V3,
         Cpu::Baseline => Level::Baseline,
     };
-    check_gpu(&args, input.graph.header.target)?;
+    checks::gpu(&args, input.graph.header.target)?;
     let text = text_of(&args, input.desc.as_ref(), input.graph.header.vocab)?;
     driver::choose_of(&mut input.graph, text.as_ref());
     let unnamed = text.as_ref().map_or(0, |text| text.settings.unnamed_ids());
@@ -194,7 +195,7 @@ pub fn run(args: Args) -> Result<()> {
         ));
     }
     let table = args.table.as_deref().map(tuning::read).transpose()?;
-    let activations = activations::of(args.activations, input.desc.as_ref(), input.graph.header.target)?;
+    let activations = activations::of(args.activations, input.desc.as_ref(), input.graph.header.target);
     let options = driver::Options {
         level,
         activations,
@@ -265,48 +266,9 @@ fn text_of(args: &Args, desc: Option<&ModelDesc>, vocab: u64) -> Result<Option<T
     text::read(&tokenizer, vocab)
 }
 
-/// Errors: an assembler for what needs none.
-fn check_tools(args: &Args) -> Result<()> {
-    if args.ptxas.is_none() || args.cubin || matches!(args.emit, Some(Emit::Cubin | Emit::Sass)) {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Usage, "`--ptxas` has no meaning here: nothing is assembled")
-        .help("it goes with `--cubin`, `--emit cubin` and `--emit sass`"))
-}
-
-/// Errors: what says how an object is, where none is made.
-fn check_object(args: &Args) -> Result<()> {
-    let given = [("--symbol", args.symbol.is_some()), ("--embed-weights", args.embed_weights)];
-    match given.iter().find(|(_, given)| *given && args.emit != Some(Emit::Obj)) {
-        None => Ok(()),
-        Some((flag, _)) => {
-            let message = format!("`{flag}` has no meaning here: no object is made");
-            Err(Error::new(ErrorKind::Usage, message).help("it goes with `--emit obj`"))
-        }
-    }
-}
-
 /// The code that the arguments ask for.
 fn wanted(args: &Args) -> driver::Wanted {
     driver::Wanted { all_variants: args.all_variants, clocks: args.clocks }
-}
-
-/// Errors: what chooses a GPU's kernels, for a processor; code of all variants where none is made.
-fn check_gpu(args: &Args, target: TargetKind) -> Result<()> {
-    let code = [("--all-variants", args.all_variants), ("--clocks", args.clocks)];
-    let card = ("--card", args.card.is_some());
-    let mut flags = code.into_iter().chain([card]).filter(|(_, given)| *given);
-    if let (TargetKind::Host, Some((flag, _))) = (target, flags.next()) {
-        let message = format!("`{flag}` has no meaning for a processor, whose kernels have one variant each");
-        return Err(Error::new(ErrorKind::Usage, message).help("it goes with `--target sm_90a`"));
-    }
-    let given = code.iter().find(|(_, given)| *given);
-    let no_code = matches!(args.emit, Some(Emit::Graph | Emit::Plan | Emit::Dot | Emit::Mlir));
-    if let (Some((flag, _)), true) = (given, no_code) {
-        return Err(Error::new(ErrorKind::Usage, format!("`{flag}` has no meaning here: no code is made"))
-            .help("it goes with an artefact and with `--emit llvm`, `ptx`, `cubin` and `sass`"));
-    }
-    Ok(())
 }
 
 fn wish(args: &Args) -> Wish<'_> {
@@ -403,74 +365,4 @@ fn print_summary(args: &Args, summary: &Summary) -> Result<()> {
         return Ok(());
     }
     terminal::print(&summary::text(summary))
-}
-
-/// What the graph, the plan and the code become.
-fn render(
-    args: &Args,
-    form: Emit,
-    mut lowered: Lowered,
-    (options, style): (&driver::Options, &Style),
-) -> Result<Vec<u8>> {
-    if args.kernel.is_some()
-        && !matches!(form, Emit::Mlir | Emit::Llvm | Emit::Ptx | Emit::Cubin | Emit::Sass)
-    {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            "`--kernel` goes with `--emit mlir`, `llvm`, `ptx`, `cubin` or `sass`",
-        ));
-    }
-    Ok(match form {
-        Emit::Graph => print_as(&lowered.graph, style).into_bytes(),
-        Emit::Dot => dot(&lowered.graph, style.layers.as_ref()).into_bytes(),
-        Emit::Plan => write::plan_json(&lowered.plan, true)?.into_bytes(),
-        Emit::Mlir | Emit::Llvm | Emit::Ptx => compiled_text(form, &mut lowered, args)?.into_bytes(),
-        Emit::Cubin | Emit::Sass => {
-            let ptx = compiled_text(Emit::Ptx, &mut lowered, args)?;
-            let cubin = assembler(args).cubin(ptx.as_bytes(), lowered.plan.target.kind().name())?;
-            if form == Emit::Cubin { cubin } else { assembler(args).sass(&cubin)? }
-        }
-        Emit::Asm if !lowered.plan.target.is_host() => {
-            return Err(Error::new(ErrorKind::Usage, "asm is a form of host code")
-                .help("for a GPU: `--emit llvm`, `ptx`, `cubin` or `sass`"));
-        }
-        Emit::Asm => {
-            driver::generate_code(&mut lowered.plan, options.clone(), true, &generating)?.asm.into_bytes()
-        }
-        Emit::Obj => return Err(Error::new(ErrorKind::Internal, "an object is made of more than the plan")),
-    })
-}
-
-/// The model as an object file, with its weights where they shall be in it.
-fn object_of(
-    args: &Args,
-    mut lowered: Lowered,
-    options: &driver::Options,
-    (names, text): (&Names, Option<&Text>),
-    desc: Option<&ModelDesc>,
-) -> Result<Vec<u8>> {
-    let code = driver::generate_code(&mut lowered.plan, options.clone(), false, &generating)?;
-    let plan = &lowered.plan;
-    let weights = if args.embed_weights { open_weights(args, desc, names, plan)? } else { Weights::Absent };
-    let (sampling, eval) = (desc.and_then(|desc| desc.sampling), desc.and_then(|desc| desc.eval));
-    let name = args.symbol.clone().unwrap_or_else(|| object::name_of(&plan.model.name));
-    let model = object::Model { plan, code: &code.blob, text, sampling, eval };
-    object::object(&name, &model, &weights, &mut |_| signal::check("packing the weights"))
-}
-
-#[cfg(feature = "llvm")]
-fn compiled_text(form: Emit, lowered: &mut Lowered, args: &Args) -> Result<String> {
-    use crate::emit_gpu::{Form, text};
-    let form = match form {
-        Emit::Mlir => Form::Mlir,
-        Emit::Ptx => Form::Ptx,
-        _ => Form::Llvm,
-    };
-    text(form, lowered, args.kernel.as_deref(), wanted(args))
-}
-
-#[cfg(not(feature = "llvm"))]
-fn compiled_text(_: Emit, _: &mut Lowered, _: &Args) -> Result<String> {
-    Err(Error::new(ErrorKind::Unsupported, "this build of hyc has no MLIR and no LLVM")
-        .help("build it with the feature `llvm`: `./build-gpu.sh`"))
 }
