@@ -4,7 +4,8 @@
 #   tests/gpu/same-ptx.sh OLD_TREE NEW_TREE
 #
 # All kernel cases, and every kernel of examples/models, of the tiny model and of tests/gpu/models, with bf16 and with
-# f32 activations; the descriptions are those of NEW_TREE. Prints a line for each function that differs or that one of
+# f32 activations, of the first also with weights in int4, int8 and fp8, the last with rows in fp8; the descriptions are
+# those of NEW_TREE. Prints a line for each function that differs or that one of
 # the trees does not have, and fails where there is one. Both trees are built in their own target folders; what was
 # compared stays in NEW_TREE/target/same-ptx, a file per function.
 set -euo pipefail
@@ -37,9 +38,13 @@ ptx_of() (
   for model in "$new"/examples/models/*.toml "$new/examples/tiny-hysparse/model.toml" "$new"/tests/gpu/models/*.toml; do
     name=$(basename "$model" .toml)
     if [ "$name" = model ]; then name=$(basename "$(dirname "$model")"); fi
-    for activations in bf16 f32; do
-      ptx=$folder/$name-$activations.ptx
-      target/debug/hyc compile -q --no-weights --target sm_90a --activations $activations --emit ptx "$model" -o "$ptx"
+    forms=("bf16" "f32")
+    case $model in */examples/models/*) forms+=("bf16 int4" "bf16 int8" "fp8 fp8") ;; esac
+    for form in "${forms[@]}"; do
+      read -r activations format <<<"$form"
+      ptx=$folder/$name-${form/ /-}.ptx
+      target/debug/hyc compile -q --no-weights --target sm_90a --activations "$activations" ${format:+--quantise "$format"} \
+        --emit ptx "$model" -o "$ptx"
       split "$ptx" "${ptx%.ptx}"
       rm "$ptx"
     done

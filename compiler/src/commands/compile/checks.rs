@@ -2,7 +2,7 @@
 
 use hyc_plan::TargetKind;
 
-use super::{Args, Emit};
+use super::args::{Args, Emit};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Errors: an assembler for what needs none.

@@ -2,9 +2,7 @@
 
 use hyc_ir::text::{Style, print_as};
 
-#[cfg(feature = "llvm")]
-use super::wanted;
-use super::{Args, Emit, assembler, generating, open_weights};
+use super::args::{Args, Emit};
 use crate::dot::dot;
 use crate::driver::{self, Lowered};
 use crate::error::{Error, ErrorKind, Result};
@@ -37,8 +35,8 @@ pub fn render(
         Emit::Mlir | Emit::Llvm | Emit::Ptx => compiled_text(form, &mut lowered, args)?.into_bytes(),
         Emit::Cubin | Emit::Sass => {
             let ptx = compiled_text(Emit::Ptx, &mut lowered, args)?;
-            let cubin = assembler(args).cubin(ptx.as_bytes(), lowered.plan.target.kind().name())?;
-            if form == Emit::Cubin { cubin } else { assembler(args).sass(&cubin)? }
+            let cubin = args.assembler().cubin(ptx.as_bytes(), lowered.plan.target.kind().name())?;
+            if form == Emit::Cubin { cubin } else { args.assembler().sass(&cubin)? }
         }
         Emit::Asm if !lowered.plan.target.is_host() => {
             return Err(Error::new(ErrorKind::Usage, "asm is a form of host code")
@@ -61,7 +59,7 @@ pub fn object_of(
 ) -> Result<Vec<u8>> {
     let code = driver::generate_code(&mut lowered.plan, options.clone(), false, &generating)?;
     let plan = &lowered.plan;
-    let weights = if args.embed_weights { open_weights(args, desc, names, plan)? } else { Weights::Absent };
+    let weights = if args.embed_weights { args.open_weights(desc, names, plan)? } else { Weights::Absent };
     let (sampling, eval) = (desc.and_then(|desc| desc.sampling), desc.and_then(|desc| desc.eval));
     let name = args.symbol.clone().unwrap_or_else(|| object::name_of(&plan.model.name));
     let model = object::Model { plan, code: &code.blob, text, sampling, eval };
@@ -76,11 +74,16 @@ fn compiled_text(form: Emit, lowered: &mut Lowered, args: &Args) -> Result<Strin
         Emit::Ptx => Form::Ptx,
         _ => Form::Llvm,
     };
-    text(form, lowered, args.kernel.as_deref(), wanted(args))
+    text(form, lowered, args.kernel.as_deref(), args.wanted())
 }
 
 #[cfg(not(feature = "llvm"))]
 fn compiled_text(_: Emit, _: &mut Lowered, _: &Args) -> Result<String> {
     Err(Error::new(ErrorKind::Unsupported, "this build of hyc has no MLIR and no LLVM")
         .help("build it with the feature `llvm`: `./build-gpu.sh`"))
+}
+
+/// Ctrl-C between two kernels.
+pub fn generating() -> Result<()> {
+    signal::check("generating code")
 }

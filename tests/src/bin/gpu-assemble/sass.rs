@@ -119,6 +119,8 @@ impl Sass {
 
     /// What is wrong with an order of loads and arrivals: an arrival is not behind loads of shared memory whose results nobody has
     /// waited for. What it lets come may overwrite what they are to read; products of strips had wrong columns by it.
+    /// Barriers of a block are not looked at: in no kernel does a copy follow one that is to write where loads before it read, and
+    /// loads and stores of shared memory are done in the order of their issue.
     pub fn overtakes(&self) -> Option<String> {
         // The loads that may be under way before each instruction, a scoreboard each: those of all ways to it.
         let mut under: Vec<Option<[Option<usize>; 6]>> = vec![None; self.codes.len()];
