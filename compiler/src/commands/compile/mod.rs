@@ -165,7 +165,7 @@ fn write_artefact(
         sampling: desc.and_then(|desc| desc.sampling),
         eval: desc.and_then(|desc| desc.eval),
     };
-    signal::check("generating code")?;
+    generating()?;
     let size = write::artefact(target, &artefact, weights, &mut |bytes| {
         bar.inc(bytes);
         signal::check("packing the weights")

@@ -30,26 +30,20 @@ pub struct Turned<'a, 'c> {
     pub left: Int<'c>,
     /// Columns between its first eight outputs and the others.
     pub gap: Int<'c>,
-    /// How many rows there are, where that is known: rounds without any are left out.
-    pub rows: Option<Int<'c>>,
-    /// What each row stands for, where there is a list.
+    /// The rows that there are, where they are listed: rounds without any are left out.
     pub list: Option<List<'c>>,
 }
 
-/// What the rows of a tile stand for, in shared memory.
+/// How many rows of a tile there are, and what each stands for, in shared memory.
 #[derive(Clone, Copy)]
 pub struct List<'c> {
-    at: Ptr<'c>,
+    pub rows: Int<'c>,
+    pub at: Ptr<'c>,
     /// Made of all that was looked up: what hangs on it is behind those loads.
-    read: Var<'c>,
+    pub read: Var<'c>,
 }
 
 impl<'c> List<'c> {
-    /// The list at `at`; what is looked up in it goes into `read`.
-    pub fn new(at: Ptr<'c>, read: Var<'c>) -> List<'c> {
-        List { at, read }
-    }
-
     /// What a row stands for.
     pub fn get(&self, e: &Emit<'c>, row: Int<'c>) -> Int<'c> {
         let word = e.load_int(self.at, row);
@@ -78,9 +72,9 @@ impl<'c> Turned<'_, 'c> {
         outputs(self.two)
     }
 
-    /// Whether there is such a row, as far as is known.
+    /// Whether there is such a row, as far as a list says.
     pub fn has(&self, e: &Emit<'c>, row: Int<'c>) -> Int<'c> {
-        self.rows.map_or(e.holds(), |rows| e.lt(row, rows))
+        self.list.map_or(e.holds(), |list| e.lt(row, list.rows))
     }
 
     /// What a row stands for.
@@ -123,8 +117,8 @@ impl<'c> Turned<'_, 'c> {
 
     /// Calls `body` where a round has rows.
     fn in_round(&self, e: &Emit<'c>, round: usize, body: impl FnOnce(&Emit<'c>)) {
-        match self.rows {
-            Some(all) => e.when(e.lt(e.int(round as u64 * ROUND), all), body),
+        match self.list {
+            Some(list) => e.when(e.lt(e.int(round as u64 * ROUND), list.rows), body),
             None => body(e),
         }
     }

@@ -8,13 +8,12 @@ impl<'c> Emit<'c> {
         self.and(self.thread(), self.int(WARP - 1))
     }
 
-    /// Whether this is the warp's first lane, which is not known before `words` are there: an arrival by itself overtakes loads that
+    /// Whether this is the warp's first lane, which is not known before `word` is there: an arrival by itself overtakes loads that
     /// are under way, one that this decides comes behind them (a warp's lanes load together).
-    pub fn first_lane_behind(&self, words: &[Int<'c>]) -> Int<'c> {
+    pub fn first_lane_behind(&self, word: Int<'c>) -> Int<'c> {
         let lane = self.lane();
-        let all = words.iter().fold(self.int(0), |all, word| self.xor(all, *word));
-        // Zero in lane 0 alone, whatever the words are: LLVM would see it.
-        self.eq(self.add(self.opaque(self.and(all, lane)), lane), self.int(0))
+        // Zero in lane 0 alone, whatever the word is: LLVM would see it.
+        self.eq(self.add(self.opaque(self.and(word, lane)), lane), self.int(0))
     }
 
     /// `(g, t)` of this lane: its number by four.

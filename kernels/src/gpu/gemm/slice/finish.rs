@@ -23,7 +23,7 @@ impl<'c> Slice<'c> {
                 let stage = self.sums.full(e);
                 let sum = self.sum(e, part, (stage, lane));
                 e.warp_barrier();
-                self.sums.release(e, e.first_lane_behind(&[e.bits(sum)]));
+                self.sums.release(e, e.first_lane_behind(e.bits(sum)));
                 e.either(
                     e.lt(e.int(0), first),
                     |e| self.hand_over(e, part, (lane, sum)),

@@ -221,7 +221,7 @@ impl<'c> Slice<'c> {
                             }
                             e.warp_barrier();
                             let read = e.get(read).into_int_value();
-                            self.ring.release(e, e.first_lane_behind(&[read]));
+                            self.ring.release(e, e.first_lane_behind(read));
                         }
                     });
                     let stage = self.sums.empty(e);

@@ -183,6 +183,9 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
                     });
                 });
             });
+            if let Some(notes) = &notes {
+                notes.end(e);
+            }
         };
         let copy_weights = |e: &Emit<'c>| {
             let bytes = job.record_bytes() / 2;
@@ -216,19 +219,15 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
             let staging = e.byte_offset(dynamic, staging);
             let records = e.add_const(e.mul_const(warp, job.record_bytes()), weights_at as i64);
             let records = e.byte_offset(dynamic, records);
-            // Ends a tile of which so many rows are there.
-            let finish = |e: &Emit<'c>,
-                          sums: &[Var<'c>],
-                          (tile, rows): (Tile<'c>, Option<Int<'c>>),
-                          list: Option<List<'c>>| {
+            let sums: Vec<Var<'c>> = (0..job.width / 2).map(|_| e.float_var(0.0)).collect();
+            let finish = |e: &Emit<'c>, tile: Tile<'c>, list: Option<List<'c>>| {
                 let of_warp = e.mul_const(warp, if job.two { STRIP / 2 } else { STRIP });
                 let before = e.add(e.mul_const(tile.section.block, outputs(job.two, job.warps)), of_warp);
                 let (first, gap) = job.first(e, &tile.section, warp);
                 let left = e.sub(tile.section.out, before);
-                let turned = Turned { of: sums, two: job.two, staging, left, gap, rows, list };
+                let turned = Turned { of: &sums, two: job.two, staging, left, gap, list };
                 (job.begin)(e, tile, first)(e, &turned);
             };
-            let sums: Vec<Var<'c>> = (0..job.width / 2).map(|_| e.float_var(0.0)).collect();
             let clear = |e: &Emit<'c>| {
                 if !job.overwrites() {
                     sums.iter().for_each(|sum| e.set(*sum, e.float(0.0).into()));
@@ -246,7 +245,7 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
                     });
                     let (tile, there) = tile(e, pair, rank);
                     let tile = Tile { rows: e.pick(there, tile.rows, e.int(0)), ..tile };
-                    finish(e, &sums, (tile, None), None);
+                    finish(e, tile, None);
                 });
             };
             notes.each(e, |e, there| {
@@ -261,8 +260,8 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
                     e.when(e.eq(there, e.int(count)), |e| multiply(e, sums, &|e| e.int(0)));
                 }
                 // What is not noted of a tile is the same of all, or nobody's.
-                let (tile, rows) = notes.noted(e, tile(e, cluster, rank).0);
-                finish(e, &sums, (tile, Some(rows)), Some(notes.list(e)));
+                let (tile, list) = notes.noted(e, tile(e, cluster, rank).0);
+                finish(e, tile, Some(list));
             });
         };
         e.either(
@@ -273,12 +272,7 @@ pub fn wgmma_strips<'c>(k: &mut Kernel<'c, '_>, part: &str, variants: &[&str], j
             },
             |e| {
                 e.give_registers(registers[0]);
-                e.when(e.eq(e.thread(), e.int(warps * WARP)), |e| {
-                    copy_rows(e);
-                    if let Some(notes) = &notes {
-                        notes.end(e);
-                    }
-                });
+                e.when(e.eq(e.thread(), e.int(warps * WARP)), copy_rows);
                 e.when(e.and(e.eq(warp, e.int(warps + 1)), e.lt(lane, e.int(2 * warps))), copy_weights);
             },
         );

@@ -50,21 +50,29 @@ impl<'c> Notes<'c> {
     pub fn write(&self, e: &Emit<'c>, (tile, rows): (&Tile<'c>, Int<'c>), blocks: Int<'c>) {
         let words = [tile.row, rows, tile.place, tile.section.block];
         let from = e.at(self.list, e.add(tile.place, tile.row));
-        let note = |e: &Emit<'c>, stage| e.store_words(self.notes, e.mul_const(stage, NOTE), &words);
-        self.ring.produce_noted(e, e.mul_const(blocks, 4 * TILE), note, |e, stage, full| {
-            let to = e.shared_address(e.at(self.lists, e.mul_const(stage, self.width)));
-            e.each(e.int(0), blocks, 1, |e, block| {
-                let at = e.mul_const(block, 4 * TILE);
-                e.bulk_copy(e.add(to, at), e.byte_offset(from, at), 4 * TILE, full);
-            });
-        });
+        let bytes = e.mul_const(blocks, 4 * TILE);
+        self.ring.produce_noted(
+            e,
+            bytes,
+            |e, stage| self.note(e, stage, &words),
+            |e, stage, full| {
+                let to = e.shared_address(e.at(self.lists, e.mul_const(stage, self.width)));
+                e.each(e.int(0), blocks, 1, |e, block| {
+                    let at = e.mul_const(block, 4 * TILE);
+                    e.bulk_copy(e.add(to, at), e.byte_offset(from, at), 4 * TILE, full);
+                });
+            },
+        );
     }
 
     /// Notes that there is none any more. The same thread.
     pub fn end(&self, e: &Emit<'c>) {
-        let words = [0, 0, 0, 0].map(|_| e.minus_one());
-        let note = |e: &Emit<'c>, stage| e.store_words(self.notes, e.mul_const(stage, NOTE), &words);
-        self.ring.produce_noted(e, e.int(0), note, |_, _, _| {});
+        let words = [e.minus_one(); NOTE as usize];
+        self.ring.produce_noted(e, e.int(0), |e, stage| self.note(e, stage, &words), |_, _, _| {});
+    }
+
+    fn note(&self, e: &Emit<'c>, stage: Int<'c>, words: &[Int<'c>; NOTE as usize]) {
+        e.store_words(self.notes, e.mul_const(stage, NOTE), words);
     }
 
     /// Calls `body` for each tile that is noted, with how many of its rows are there. Whole warps, of those that multiply.
@@ -82,21 +90,19 @@ impl<'c> Notes<'c> {
                 body(e, now(e));
                 e.warp_barrier();
                 let read = e.get(self.read).into_int_value();
-                self.ring.release(e, e.first_lane_behind(&[read]));
+                self.ring.release(e, e.first_lane_behind(read));
                 e.set(there, rows(e).into());
             },
         );
     }
 
-    /// The tile in hand, and how many of its rows are there; what is not noted is `other`'s.
-    pub fn noted(&self, e: &Emit<'c>, other: Tile<'c>) -> (Tile<'c>, Int<'c>) {
-        let [row, rows, place, block] = self.words(e, self.ring.stage(e));
-        (Tile { row, rows, place, section: Section { block, ..other.section }, ..other }, rows)
-    }
-
-    /// The list of its rows.
-    pub fn list(&self, e: &Emit<'c>) -> List<'c> {
-        List::new(e.at(self.lists, e.mul_const(self.ring.stage(e), self.width)), self.read)
+    /// The tile in hand and the list of its rows; what is not noted is `other`'s.
+    pub fn noted(&self, e: &Emit<'c>, other: Tile<'c>) -> (Tile<'c>, List<'c>) {
+        let stage = self.ring.stage(e);
+        let [row, rows, place, block] = self.words(e, stage);
+        let tile = Tile { row, rows, place, section: Section { block, ..other.section }, ..other };
+        let at = e.at(self.lists, e.mul_const(stage, self.width));
+        (tile, List { rows, at, read: self.read })
     }
 
     /// A note. The assembler takes what is loaded of shared memory for different in each lane, and with it each turn of a loop that
