@@ -16,8 +16,10 @@ const MOST_KEPT: u64 = 16384;
 /// Tasks of a step of one row; `None`: it is in no slice.
 pub fn tasks(spec: &KernelSpec) -> Option<u64> {
     let operand = |name: &str| spec.at(name).and_then(|at| spec.operands.get(at));
-    let tiled = |name: &str| match operand(name) {
-        Some(OperandSpec::Weight(format)) => matches!(format.layout, Layout::Tiles { .. }),
+    let streamed = |name: &str| match operand(name) {
+        Some(OperandSpec::Weight(format)) => {
+            matches!(format.layout, Layout::Tiles { .. } | Layout::Strips { .. })
+        }
         _ => false,
     };
     let reads = |in_features: u64| match operand("x") {
@@ -26,8 +28,8 @@ pub fn tasks(spec: &KernelSpec) -> Option<u64> {
         _ => false,
     };
     match spec.op {
-        StepOp::Linear(op) if tiled("weight") && reads(op.in_features) => split(&spec.op),
-        StepOp::QkvAppend(op) if tiled("wq") && reads(op.in_features) => split(&spec.op),
+        StepOp::Linear(op) if streamed("weight") && reads(op.in_features) => split(&spec.op),
+        StepOp::QkvAppend(op) if streamed("wq") && reads(op.in_features) => split(&spec.op),
         _ => None,
     }
 }

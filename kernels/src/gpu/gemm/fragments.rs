@@ -96,7 +96,7 @@ impl<'c> Record<'c> {
                 (0..4).map(step).collect()
             }
             Run::Own(chunks) => {
-                let pieces = self.pieces(e, tile, (chunks, false));
+                let pieces = self.pieces(e, tile, chunks);
                 let word = |half: usize, j: usize, i: usize| {
                     of[half][j / 2].scaled(e, pieces[j / 2][half][2 * (j % 2) + i])
                 };
@@ -129,7 +129,7 @@ impl<'c> Record<'c> {
             let word = chunk[2 * (tile % 2) as usize + second];
             let shifted = e.shift_right_unsigned(word, e.mul_const(t, 4));
             let minus = if zero { MINUS_128 } else { MINUS_136 };
-            return share.scaled(e, nibble_pair(e, shifted, Some(minus)));
+            return share.scaled(e, nibble_pair(e, shifted, minus));
         }
         // The bytes of a pair stand two apart; t says in which of two words, and which two.
         let word = e.pick(e.lt(t, e.int(2)), chunk[2 * second], chunk[2 * second + 1]);

@@ -1,9 +1,11 @@
 //! Products of rows and weights: `Linear`, `QkvAppend`, and what experts share with them.
 
+pub mod digits;
 pub mod epilogue;
 pub mod feed;
 pub mod fp8_rows;
 pub mod fragments;
+pub mod kept;
 pub mod large_m;
 pub mod linear;
 pub mod matrices;

@@ -149,7 +149,7 @@ impl<'c> Strip<'c> {
             if let Stored::Strips(codec) = stored {
                 for (i, sums) in sums.iter().enumerate() {
                     let at = e.byte_offset(stage, e.int(stored.bytes() * i as u64));
-                    Record::new(e, codec, at).multiply(e, sums, x, None);
+                    Record::new(e, codec, at).multiply(e, sums, x);
                 }
                 return;
             }
@@ -242,6 +242,19 @@ pub fn keep_row<'c>(
     tiles: u64,
     (thread, threads): (Int<'c>, u64),
 ) {
+    for (place, words) in read_row(e, from, tiles, (thread, threads)) {
+        e.store_words(kept, e.mul_const(place, 4), &words);
+    }
+}
+
+/// This thread's pieces of the row at `from` as they lie, with their numbers: one a round, the last one again where there are no
+/// more.
+pub fn read_row<'c>(
+    e: &Emit<'c>,
+    from: Ptr<'c>,
+    tiles: u64,
+    (thread, threads): (Int<'c>, u64),
+) -> Vec<(Int<'c>, Chunk<'c>)> {
     let pieces = 8 * tiles;
     let places: Vec<Int<'c>> = (0..pieces.div_ceil(threads))
         .map(|round| e.min(e.add_const(thread, (round * threads) as i64), e.int(pieces - 1)))
@@ -254,9 +267,7 @@ pub fn keep_row<'c>(
             e.load4(from, at)
         })
         .collect();
-    for (place, words) in places.iter().zip(words) {
-        e.store_words(kept, e.mul_const(*place, 4), &words);
-    }
+    places.into_iter().zip(words).collect()
 }
 
 /// Adds the warps' sums, each through the memory of its own ring, which is used up; thread i of the block gets result (row

@@ -90,8 +90,6 @@ impl Stored {
 
 /// A lane's two pieces of a k tile of a stage, of each eight rows.
 pub type Pieces<'a, 'c> = &'a dyn Fn(&Emit<'c>, u64) -> Vec<[Chunk<'c>; 2]>;
-/// The sum of the only row's 32 inputs of a half k tile of a stage.
-pub type Totals<'a, 'c> = &'a dyn Fn(&Emit<'c>, u64) -> Float<'c>;
 
 /// A stage of 16 outputs of a grouped codec, as it lies in shared memory.
 pub struct Record<'c> {
@@ -105,16 +103,8 @@ impl<'c> Record<'c> {
         Record { codec, halves: [at, second] }
     }
 
-    /// `sums += self x`, `[rows / 8][4]`. Where `totals` are known, codes of four bits are multiplied as they come, with 128 more
-    /// each.
-    pub fn multiply(
-        &self,
-        e: &Emit<'c>,
-        sums: &[Vec<Var<'c>>],
-        x: Pieces<'_, 'c>,
-        totals: Option<Totals<'_, 'c>>,
-    ) {
-        let totals = totals.filter(|_| matches!(self.codec, Codec::Int4 { .. }));
+    /// `sums += self x`, `[rows / 8][4]`.
+    pub fn multiply(&self, e: &Emit<'c>, sums: &[Vec<Var<'c>>], x: Pieces<'_, 'c>) {
         let groups = Half::of(self.codec).groups();
         let shared = self.halves.map(|half| Shares::load(e, self.codec, half));
         let zeros = || -> Vec<Vec<Var<'c>>> {
@@ -122,19 +112,13 @@ impl<'c> Record<'c> {
         };
         let parts = zeros();
         // Sums of x alone, where codes stand for more than their multiples.
-        let has_least = matches!(self.codec, Codec::Int4 { zero: true, .. }) && totals.is_none();
-        let plain = has_least.then(zeros);
+        let plain = matches!(self.codec, Codec::Int4 { zero: true, .. }).then(zeros);
         let ones = Fragment { low: [e.int(ONES); 4], high: Some([e.int(ONES); 4]) };
-        let mut total: Option<Float<'c>> = None;
         for tile in 0..SPAN / TILE {
-            let (words, rows) = (self.words(e, tile, totals.is_some()), x(e, tile));
+            let (words, rows) = (self.words(e, tile), x(e, tile));
             // Half tiles of 32 inputs, of which every so many are a group.
             for (second, [low, high]) in words.into_iter().enumerate() {
                 let piece = 2 * tile + second as u64;
-                if let Some(totals) = totals {
-                    let own = totals(e, piece);
-                    total = Some(total.map_or(own, |total| e.fadd(total, own)));
-                }
                 let w = Fragment { low, high: Some(high) };
                 for (n, x) in rows.iter().enumerate() {
                     w.multiply(e, &parts[n], x[second]);
@@ -149,29 +133,24 @@ impl<'c> Record<'c> {
                 for (n, sums) in sums.iter().enumerate() {
                     for (i, sum) in sums.iter().enumerate() {
                         let (scale, least) = shared[i / 2].of[group];
-                        let offset = if least.is_some() { -128.0 } else { -136.0 };
-                        let part = e.get_float(parts[n][i]);
-                        let part = total.map_or(part, |total| e.fma(total, e.float(offset), part));
-                        e.accumulate(*sum, scale, part);
+                        e.accumulate(*sum, scale, e.get_float(parts[n][i]));
                         e.set(parts[n][i], e.float(0.0).into());
                         let plain = plain.as_ref().map(|plain| plain[n][i]);
-                        let all = total.or_else(|| plain.map(|plain| e.get_float(plain)));
-                        if let (Some(least), Some(all)) = (least, all) {
-                            e.accumulate(*sum, least, all);
+                        if let (Some(least), Some(plain)) = (least, plain) {
+                            e.accumulate(*sum, least, e.get_float(plain));
+                            e.set(plain, e.float(0.0).into());
                         }
-                        plain.inspect(|plain| e.set(*plain, e.float(0.0).into()));
                     }
                 }
-                total = None;
             }
         }
     }
 
-    /// Both pieces of a k tile of this lane in bf16, of both halves: `[piece][half]`. `biased`: four bits with 128 more.
-    fn words(&self, e: &Emit<'c>, tile: u64, biased: bool) -> [[Chunk<'c>; 2]; 2] {
+    /// Both pieces of a k tile of this lane in bf16, of both halves: `[piece][half]`.
+    fn words(&self, e: &Emit<'c>, tile: u64) -> [[Chunk<'c>; 2]; 2] {
         // Of int4 a lane's words of two tiles stand side by side.
         let run = if matches!(self.codec, Codec::Int4 { .. }) { tile / 2 } else { tile };
-        self.pieces(e, tile, (&self.chunks(e, run), biased))
+        self.pieces(e, tile, &self.chunks(e, run))
     }
 
     /// This lane's chunks of both halves: run `run` of them.
@@ -181,18 +160,13 @@ impl<'c> Record<'c> {
     }
 
     /// The same of chunks that are loaded.
-    pub fn pieces(
-        &self,
-        e: &Emit<'c>,
-        tile: u64,
-        (chunks, biased): (&[Chunk<'c>; 2], bool),
-    ) -> [[Chunk<'c>; 2]; 2] {
+    pub fn pieces(&self, e: &Emit<'c>, tile: u64, chunks: &[Chunk<'c>; 2]) -> [[Chunk<'c>; 2]; 2] {
         let piece = |second: usize| {
             [0, 1].map(|half: usize| match self.codec {
                 Codec::Int4 { zero, .. } => {
                     let word = chunks[half][2 * (tile % 2) as usize + second];
                     let minus = if zero { MINUS_128 } else { MINUS_136 };
-                    nibbles(e, word, Some(minus).filter(|_| !biased))
+                    nibbles(e, word, minus)
                 }
                 codec => {
                     let [a, b] = [0, 1]
@@ -206,7 +180,7 @@ impl<'c> Record<'c> {
 }
 
 /// Eight codes of four bits as bf16: 128 with the code in its last bits, and what makes that the code again.
-fn nibbles<'c>(e: &Emit<'c>, word: Int<'c>, minus: Option<u64>) -> Chunk<'c> {
+fn nibbles<'c>(e: &Emit<'c>, word: Int<'c>, minus: u64) -> Chunk<'c> {
     [0, 4, 8, 12].map(|shift| {
         let shifted = if shift == 0 { word } else { e.shift_right_unsigned(word, e.int(shift)) };
         nibble_pair(e, shifted, minus)
@@ -214,9 +188,9 @@ fn nibbles<'c>(e: &Emit<'c>, word: Int<'c>, minus: Option<u64>) -> Chunk<'c> {
 }
 
 /// The same of the lowest code of each half of a word.
-pub fn nibble_pair<'c>(e: &Emit<'c>, word: Int<'c>, minus: Option<u64>) -> Int<'c> {
+pub fn nibble_pair<'c>(e: &Emit<'c>, word: Int<'c>, minus: u64) -> Int<'c> {
     let code = e.and_or(word, e.int(0x000f_000f), e.int(0x4300_4300));
-    minus.map_or(code, |minus| e.fma_bf16(code, e.int(ONES), e.int(minus)))
+    e.fma_bf16(code, e.int(ONES), e.int(minus))
 }
 
 /// What the groups of this lane's output of a half share.

@@ -8,16 +8,15 @@
 //! A multiprocessor's share is on its way from the first instruction, and what a block leaves of shared memory is the next
 //! launch's, whose rings fill beside it.
 
-use hyc_plan::{Codec, Extent};
+use hyc_plan::Extent;
 
 use super::feed::{THREADS, WARPS};
+use super::kept::{Factors, KeptRow, Source};
 use super::matrices::{Inputs, Product, RawRows, blocks, section};
-use super::pack_rows::{RowPieces, k_tiles};
-use super::small_m::keep_row;
-use super::stored::{Record, Stored};
+use super::pack_rows::RowPieces;
+use super::stored::Stored;
 use crate::gpu::function::{Function, Kernel, part};
-use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK, Var};
-use crate::gpu::tile::Swizzle;
+use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, Var};
 use crate::gpu::tile::pipeline::{Fill, WarpRing};
 use crate::gpu::work_item::row_count;
 
@@ -82,13 +81,8 @@ impl Stream {
         WARPS * STAGES * self.stage_bytes()
     }
 
-    /// Where the sums of each 32 inputs of the row stand.
-    fn totals_at(self) -> u64 {
-        self.kept_at() + 128 * k_tiles(self.in_features)
-    }
-
     fn sums_at(self) -> u64 {
-        self.totals_at() + (8 * k_tiles(self.in_features)).next_multiple_of(16)
+        self.kept_at() + KeptRow::bytes(self.stored, self.in_features)
     }
 
     /// Bytes of the sums of a strip.
@@ -113,7 +107,6 @@ impl Stream {
         place: &dyn Fn(&Emit<'c>, Int<'c>) -> Places<'c>,
         end: End<'_, 'c>,
     ) {
-        let Stored::Strips(codec) = self.stored else { return };
         let spans = self.stored.stages(self.in_features);
         let ring = WarpRing::new(e, WARPS, STAGES, self.stage_bytes());
         let memory = e.dynamic_shared();
@@ -142,23 +135,18 @@ impl Stream {
         let (inputs, then) = (|_: &Emit<'c>, _, _, _| {}, |e: &Emit<'c>| row.keep(e));
         let fill =
             Fill { bytes: self.stage_bytes(), weights: &weights, inputs: &inputs, early: true, then: &then };
-        let sums: Vec<Vec<Vec<Var<'c>>>> =
-            (0..self.weights).map(|_| vec![(0..4).map(|_| e.float_var(0.0)).collect()]).collect();
+        let sums: Vec<Vec<Var<'c>>> = (0..self.weights).map(|_| Factors::sums(e)).collect();
         ring.begin(e, (warp, WARPS, units), &fill);
         let unit = e.var(warp.into());
         e.each(e.int(0), count, 1, |e, turn| {
-            sums.iter().flatten().flatten().for_each(|sum| e.set(*sum, e.float(0.0).into()));
+            sums.iter().flatten().for_each(|sum| e.set(*sum, e.float(0.0).into()));
             let last = e.mul_const(e.add_const(turn, 1), spans);
             e.advance(unit, last, WARPS, |e, unit| {
                 let span = e.sub(unit, e.mul_const(turn, spans));
+                let x = row.kept.factors(e, span);
                 ring.turn(e, (unit, WARPS, units), &fill, &|e, stage| {
                     for (i, sums) in (0..).zip(&sums) {
-                        let at = e.byte_offset(stage, e.int(bytes * i));
-                        let (x, total) = (
-                            |e: &Emit<'c>, tile| vec![row.pieces(e, span, tile)],
-                            |e: &Emit<'c>, half| row.total(e, span, half),
-                        );
-                        Record::new(e, codec, at).multiply(e, sums, &x, Some(&total));
+                        x.multiply(e, self.stored, e.byte_offset(stage, e.int(bytes * i)), sums);
                     }
                 });
             });
@@ -183,15 +171,12 @@ impl Stream {
     }
 }
 
-/// The row in shared memory, as it lies in tiles.
+/// The row in shared memory, and where it comes from.
 struct Kept<'c> {
-    of: Stream,
-    row: Row<'c>,
+    kept: KeptRow<'c>,
+    from: Ptr<'c>,
     /// Of a row that is read in f32.
     raw: Option<(Ptr<'c>, RowPieces<'c>)>,
-    at: Ptr<'c>,
-    /// Sums of each 32 inputs.
-    totals: Ptr<'c>,
 }
 
 impl<'c> Kept<'c> {
@@ -201,91 +186,34 @@ impl<'c> Kept<'c> {
             let norm = raw.norm.map(|eps| (eps, "norm"));
             (x, RowPieces::new(e, of.in_features, THREADS, norm))
         });
-        let place = |at| e.byte_offset(e.dynamic_shared(), e.int(at));
-        Kept { of, row, raw, at: place(of.kept_at()), totals: place(of.totals_at()) }
+        let at = e.byte_offset(e.dynamic_shared(), e.int(of.kept_at()));
+        Kept { kept: KeptRow::new((of.stored, of.in_features), row.number, at), from: row.tiles, raw }
     }
 
-    /// Stores it, and its sums where codes are multiplied as they come. All threads of the block come here, behind the wait.
+    /// Stores it. All threads of the block come here, behind the wait.
     fn keep(&self, e: &Emit<'c>) {
-        let tiles = k_tiles(self.of.in_features);
-        match &self.raw {
-            Some((x, pieces)) => {
-                for (place, words) in pieces.read(e, *x) {
-                    e.store_words(self.at, e.mul_const(place, 4), &words);
-                }
-            }
-            None => keep_row(e, (self.row.tiles, self.at), tiles, (e.thread(), THREADS)),
-        }
-        e.barrier();
-        if matches!(self.of.stored, Stored::Strips(Codec::Int4 { .. })) {
-            add_up(e, (self.at, self.row.number), tiles, self.totals);
-            e.barrier();
-        }
+        self.kept.keep(
+            e,
+            THREADS,
+            match &self.raw {
+                Some((x, pieces)) => Source::Raw(pieces, *x),
+                None => Source::Tiles(self.from),
+            },
+        );
     }
 
-    /// k tile `i` of a span, and whether there is one, where that is not certain: then the last one.
-    fn tile(&self, e: &Emit<'c>, span: Int<'c>, i: u64) -> (Int<'c>, Option<Int<'c>>) {
-        let (each, tiles) = (self.of.stored.tiles(), k_tiles(self.of.in_features));
-        let tile = e.add_const(e.mul_const(span, each), i as i64);
-        match tiles.is_multiple_of(each) {
-            true => (tile, None),
-            false => (e.min(tile, e.int(tiles - 1)), Some(e.lt(tile, e.int(tiles)))),
-        }
-    }
-
-    /// This lane's pieces of k tile `i` of a span; zeros where there is none, since a group's numbers go on there.
-    fn pieces(&self, e: &Emit<'c>, span: Int<'c>, i: u64) -> [Chunk<'c>; 2] {
-        let (tile, there) = self.tile(e, span, i);
-        let t = e.lane_pair().1;
-        [0, 4].map(|first| {
-            let piece = Swizzle::piece(e, self.row.number, e.add_const(t, first));
-            let words = e.load4(self.at, e.add(e.mul_const(tile, 32), e.mul_const(piece, 4)));
-            there.map_or(words, |there| words.map(|word| e.pick(there, word, e.int(0))))
-        })
-    }
-
-    /// The sum of half k tile `i` of a span.
-    fn total(&self, e: &Emit<'c>, span: Int<'c>, i: u64) -> Float<'c> {
-        let (tile, there) = self.tile(e, span, i / 2);
-        let total = e.load(self.totals, e.add_const(e.mul_const(tile, 2), (i % 2) as i64));
-        there.map_or(total, |there| e.pick_float(there, total, e.float(0.0)))
-    }
-
-    /// Stores a warp's sums to `[weight][warp][16 outputs]`: of the eight columns one is the row's, and two of its outputs are a
-    /// lane's, g and g + 8.
-    fn store_sums(&self, e: &Emit<'c>, parts: Ptr<'c>, sums: &[Vec<Vec<Var<'c>>>]) {
+    /// Stores a warp's sums to `[weight][warp][16 outputs]`, of which outputs g and g + 8 are a lane's.
+    fn store_sums(&self, e: &Emit<'c>, parts: Ptr<'c>, sums: &[Vec<Var<'c>>]) {
         let ((g, t), warp) = (e.lane_pair(), e.div_rem(e.thread(), 32).0);
-        let column = e.and(self.row.number, e.int(7));
-        let odd = e.eq(e.and(column, e.int(1)), e.int(1));
-        e.when(e.eq(t, e.div_rem(column, 2).0), |e| {
-            for (i, sums) in sums.iter().enumerate() {
+        e.when(e.eq(t, e.int(0)), |e| {
+            for (i, sums) in (0..).zip(sums) {
                 for half in 0..2 {
-                    let [low, high] = [0, 1].map(|j| e.get_float(sums[0][2 * half + j]));
-                    let at = e.add(e.mul_const(warp, 16), e.add_const(g, (128 * i + 8 * half) as i64));
-                    e.store(parts, at, e.pick_float(odd, high, low).into());
+                    let at = e.add(e.mul_const(warp, 16), e.add_const(g, 128 * i + 8 * half));
+                    e.store(parts, at, e.get(sums[2 * half as usize]));
                 }
             }
         });
     }
-}
-
-/// Sums of each 32 inputs of the row at `kept`, of that number, to `totals`; a barrier follows.
-fn add_up<'c>(e: &Emit<'c>, (kept, number): (Ptr<'c>, Int<'c>), tiles: u64, totals: Ptr<'c>) {
-    let pieces = 8 * tiles;
-    e.each(e.thread(), e.int(pieces.next_multiple_of(THREADS)), THREADS, |e, piece| {
-        let (tile, inside) = e.div_rem(e.min(piece, e.int(pieces - 1)), 8);
-        let at = e.add(e.mul_const(tile, 32), e.mul_const(Swizzle::piece(e, number, inside), 4));
-        let halves = e
-            .load4(kept, at)
-            .into_iter()
-            .flat_map(|word| [e.widen(e.shift_left(word, 16)), e.widen(e.and(word, e.int(0xffff_0000)))]);
-        let own = halves.reduce(|a, b| e.fadd(a, b)).unwrap_or(e.float(0.0));
-        let sum = e.warp_sum(own, &[1, 2]);
-        let first = e.eq(e.and(e.thread(), e.int(3)), e.int(0));
-        e.when(e.and(first, e.lt(piece, e.int(pieces))), |e| {
-            e.store(totals, e.div_rem(piece, 4).0, sum.into())
-        });
-    });
 }
 
 /// Adds the function of a `Linear` of one row.

@@ -14,10 +14,10 @@ impl<'c> Emit<'c> {
             .into_int_value()
     }
 
-    /// `base[index] += 1` of global memory: who sees it sees what was written before.
-    pub fn raise(&self, base: Ptr<'c>, index: Int<'c>) {
+    /// `base[index] += by` of global memory: who sees it sees what was written before.
+    pub fn raise(&self, base: Ptr<'c>, index: Int<'c>, by: Int<'c>) {
         let at = self.address(self.at(base, index));
-        self.effect("red.release.gpu.global.add.u32 [$0], 1;", "l", &[at]);
+        self.effect("red.release.gpu.global.add.u32 [$0], $1;", "l,r", &[at, by]);
     }
 
     /// `base[index] = value` of global memory: who sees it sees what was written before.

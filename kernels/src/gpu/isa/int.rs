@@ -147,6 +147,13 @@ impl<'c> Emit<'c> {
         self.asm(ty, "prmt.b32 $0, $1, 0, 0x3120;", "=r,r", false, &[a.into()]).into_int_value()
     }
 
+    /// Four of the bytes of two words, `a`'s being 0 to 3 and `b`'s 4 to 7: a hexadecimal digit of `which` each, the lowest byte's last.
+    pub fn bytes_of(&self, a: Int<'c>, b: Int<'c>, which: u64) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.i32().into(); 3], false);
+        let args = [a, b, self.int(which)].map(|x| x.into());
+        self.asm(ty, "prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", false, &args).into_int_value()
+    }
+
     /// The smaller.
     pub fn min(&self, a: Int<'c>, b: Int<'c>) -> Int<'c> {
         self.pick(self.lt(a, b), a, b)

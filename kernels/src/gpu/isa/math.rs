@@ -106,6 +106,12 @@ impl<'c> Emit<'c> {
         self.asm(ty, "cvt.rn.f32.u32 $0, $1;", "=f,r", false, &[n.into()]).into_float_value()
     }
 
+    /// A signed i32 as f32.
+    pub fn to_float_signed(&self, n: Int<'c>) -> Float<'c> {
+        let ty = self.f32().fn_type(&[self.i32().into()], false);
+        self.asm(ty, "cvt.rn.f32.s32 $0, $1;", "=f,r", false, &[n.into()]).into_float_value()
+    }
+
     /// The least whole number from the product of an unsigned i64 and an f32 up, multiplied in f64: an unsigned i64.
     pub fn ceil_of_product(&self, n: Int<'c>, x: Float<'c>) -> Int<'c> {
         let ty = self.i64().fn_type(&[self.i64().into(), self.f32().into()], false);

@@ -69,6 +69,18 @@ impl<'c> Emit<'c> {
         }
     }
 
+    /// `a b + c` of 16 x 32 by 32 x 8 signed bytes with sums of 32 bits: `mma.sync.m16n8k32`. `a` holds four bytes of rows (g, g + 8) of
+    /// columns 4t .., then of columns 16 + 4t ..; `b` the same two of column g (PTX ISA 9.7.14.5.10).
+    pub fn mma_bytes(&self, a: [Int<'c>; 4], b: [Int<'c>; 2], c: Chunk<'c>) -> Chunk<'c> {
+        let i32 = self.i32();
+        let ty = self.structure(&[i32.into(); 4]).fn_type(&[i32.into(); 10], false);
+        let text = "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {$0, $1, $2, $3}, \
+                    {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};";
+        let args: Vec<BasicMetadataValueEnum<'c>> =
+            a.iter().chain(&b).chain(&c).map(|x| (*x).into()).collect();
+        self.four(self.asm(ty, text, "=r,=r,=r,=r,r,r,r,r,r,r,r,r,r,r", false, &args))
+    }
+
     /// The four words that inline PTX gives.
     pub(super) fn four(&self, of: BasicValueEnum<'c>) -> Chunk<'c> {
         self.fields(of, 4)

@@ -1,15 +1,15 @@
-//! The finisher of a slice: a warp that adds what the others have of a strip, and hands over what another block finishes.
+//! The finishers of a slice: warps that add what the others have of a strip, and hand over what another block finishes.
 
 use hyc_plan::Counters;
 
 use super::ends::Ends;
 use super::part::Part;
-use super::{OUTPUTS, Slice, WARPS};
+use super::{FINISHERS, OUTPUTS, Slice, TEAMS, WARPS};
 use crate::gpu::isa::{Emit, Float, Int};
 
 impl<'c> Slice<'c> {
-    /// The finisher's warp: lane `16 w + i` has output i of weight w.
-    pub fn finish(&self, e: &Emit<'c>) {
+    /// A finisher's warp: lane `16 w + i` has output i of weight w, or of both teams.
+    pub fn finish(&self, e: &Emit<'c>, finisher: Int<'c>) {
         e.wait_for_inputs();
         let lane = e.lane();
         let leader = e.eq(lane, e.int(0));
@@ -18,43 +18,64 @@ impl<'c> Slice<'c> {
             let ends = Ends::new(e, part);
             e.when(leader, |e| self.wait(e, part));
             e.warp_barrier();
-            part.strips(e, share, |e, strip, (first, last)| {
-                let plus = ends.plus(e, (strip, lane));
-                let stage = self.sums.full(e);
-                let sum = self.sum(e, part, (stage, lane));
-                e.warp_barrier();
-                self.sums.release(e, e.first_lane_behind(e.bits(sum)));
+            let finished = e.var(e.int(0).into());
+            part.strips(e, share, |e, strip, place| {
+                let turn = e.div_rem(self.sums.stage(e), FINISHERS).1;
                 e.either(
-                    e.lt(e.int(0), first),
-                    |e| self.hand_over(e, part, (lane, sum)),
+                    e.eq(turn, finisher),
                     |e| {
-                        let all = e.var(sum.into());
-                        e.when(e.lt(last, e.int(part.groups())), |e| {
-                            let rest = self.handed_over(e, part, lane);
-                            e.set(all, e.fadd(sum, rest).into());
-                        });
-                        ends.store(e, (strip, lane), e.get_float(all), plus);
-                        // Nobody waits for the last part.
-                        if part.number < last_part {
-                            e.warp_barrier();
-                            let counter = e.int(self.counters.of(part.number));
-                            e.when(leader, |e| e.raise(e.scratch(), counter));
-                        }
+                        let whole = self.strip(e, (part, &ends), (strip, place));
+                        e.set(finished, e.add(e.get(finished).into_int_value(), whole).into());
                     },
+                    |e| self.sums.advance(e),
                 );
             });
+            // All at once, since that waits until what was stored is there; nobody waits for the last part.
+            if part.number < last_part {
+                e.warp_barrier();
+                let (counter, by) = (self.counters.of(part.number), e.get(finished).into_int_value());
+                e.when(leader, |e| e.raise(e.scratch(), e.int(counter), by));
+            }
         });
     }
 
-    /// What the eight warps have of this lane's output, in their order.
+    /// A strip, whose stages of this block are from `first` to `last`. Returns 1 where it is finished here.
+    fn strip(
+        &self,
+        e: &Emit<'c>,
+        (part, ends): (&Part, &Ends<'_, 'c>),
+        (strip, (first, last)): (Int<'c>, (Int<'c>, Int<'c>)),
+    ) -> Int<'c> {
+        let lane = e.lane();
+        let plus = ends.plus(e, (strip, lane));
+        let stage = self.sums.full(e);
+        let sum = self.sum(e, part, (stage, lane));
+        e.warp_barrier();
+        self.sums.release(e, e.first_lane_behind(e.bits(sum)));
+        let begins_here = e.eq(first, e.int(0));
+        e.either(
+            begins_here,
+            |e| {
+                let all = e.var(sum.into());
+                e.when(e.lt(last, e.int(part.groups())), |e| {
+                    let rest = self.handed_over(e, part, lane);
+                    e.set(all, e.fadd(sum, rest).into());
+                });
+                ends.store(e, (strip, lane), e.get_float(all), plus);
+            },
+            |e| self.hand_over(e, part, (lane, sum)),
+        );
+        e.pick(begins_here, e.int(1), e.int(0))
+    }
+
+    /// What the warps have of this lane's output: of its weight, where there are two.
     fn sum(&self, e: &Emit<'c>, part: &Part, (stage, lane): (Int<'c>, Int<'c>)) -> Float<'c> {
-        let (weight, output) = e.div_rem(lane, OUTPUTS);
-        let weight = e.min(weight, e.int(part.weights - 1));
-        let strip = e.add(e.mul_const(stage, 2), weight);
-        let at = e.add(e.mul_const(strip, WARPS * OUTPUTS), output);
-        (0..WARPS).fold(e.float(0.0), |sum, warp| {
+        let (team, output) = e.div_rem(lane, OUTPUTS);
+        let at = e.add(self.partial_at(e, (stage, team), e.int(0)), output);
+        let own = (0..WARPS).fold(e.float(0.0), |sum, warp| {
             e.fadd(sum, e.load(self.partial, e.add_const(at, (warp * OUTPUTS) as i64)))
-        })
+        });
+        if part.weights == TEAMS { own } else { e.fadd(own, e.shuffle(own, OUTPUTS)) }
     }
 
     /// Where a block hands over its sums of a part.

@@ -7,12 +7,10 @@ use hyc_plan::{Epilogue, KernelSpec, Part as Step, StepOp};
 
 use super::super::feed::WARPS;
 use super::super::matrices::{Inputs, Matrix, Product, To};
-use super::super::pack_rows::{k_tiles, strip_offset};
 use super::super::projections::Part as Projected;
 use super::super::qkv::parts;
 use super::super::qkv_small_m::Place;
 use super::super::stored::Stored;
-use super::ROWS;
 use crate::gpu::isa::{Emit, Int, Ptr};
 use crate::gpu::tile::TiledRows;
 use crate::operands::Operands;
@@ -31,6 +29,8 @@ pub struct Part {
     pub number: u64,
     pub step: Step,
     pub in_features: u64,
+    /// How its weights lie.
+    pub stored: Stored,
     /// eps of the row's norm.
     pub norm: Option<f64>,
     /// Whether the row lies in tiles.
@@ -52,13 +52,26 @@ impl Part {
             StepOp::QkvAppend(op) => (op.in_features, op.norm, 1, End::Qkv(Box::new(op), parts(&op))),
             other => return Err(format!("`{}` is in no slice", other.name())),
         };
+        let weight = if let End::Qkv(..) = end { "wq" } else { "weight" };
+        let stored = Stored::of(operands.format(weight));
         let tiled = operands.in_tiles("x");
-        Ok(Part { operands, first, number, step: step.clone(), in_features, norm, tiled, weights, end })
+        let step = step.clone();
+        Ok(Part { operands, first, number, step, in_features, stored, norm, tiled, weights, end })
+    }
+
+    /// What eight warps multiply at once, which of one weight of a strip there are so many.
+    pub fn units(&self) -> u64 {
+        self.stored.stages(self.in_features)
     }
 
     /// Stages of one weight of a strip.
     pub fn groups(&self) -> u64 {
-        k_tiles(self.in_features).div_ceil(WARPS)
+        self.units().div_ceil(WARPS)
+    }
+
+    /// Bytes of a stage.
+    pub fn stage_bytes(&self) -> u64 {
+        WARPS * self.stored.bytes()
     }
 
     /// Stages of each weight that this block has: the first, and the one behind the last.
@@ -89,21 +102,19 @@ impl Part {
         );
     }
 
-    /// The rows of a strip in the first k tile of each weight, in pieces of so many bytes.
+    /// A strip's first unit of each weight, in pieces of so many bytes.
     pub fn rows<'c>(&self, e: &Emit<'c>, strip: Int<'c>) -> (Vec<Vec<Ptr<'c>>>, u64) {
         match &self.end {
             End::Linear(product) => {
-                let at = strip_offset(e, strip, self.in_features);
+                let at = self.stored.strip(e, strip, self.in_features);
                 let names = [Some(product.matrices[0].name), product.up];
                 let rows = |name| vec![e.byte_offset(e.operand(name), at)];
-                (names.into_iter().flatten().map(rows).collect(), ROWS)
+                (names.into_iter().flatten().map(rows).collect(), self.stored.bytes())
             }
             End::Qkv(_, parts) => {
                 let place = Place::new(e, parts, || strip);
-                (
-                    vec![place.dims.map(|dim| place.row(e, Stored::Tiles, dim, self.in_features)).to_vec()],
-                    ROWS / 2,
-                )
+                let rows = place.dims.map(|dim| place.row(e, self.stored, dim, self.in_features));
+                (vec![rows.to_vec()], self.stored.bytes() / 2)
             }
         }
     }
@@ -114,7 +125,7 @@ fn product(operands: &Operands, op: &Linear) -> Product {
     Product {
         in_features: op.in_features,
         matrices: vec![Matrix { name: "weight", out: op.out_features, column: 0 }],
-        stored: Stored::Tiles,
+        stored: Stored::of(operands.format("weight")),
         up: (op.epilogue == Epilogue::SwiGlu).then_some("up"),
         inputs: Inputs { tiles: TiledRows::Operand("x"), raw: None, fp8: None },
         to: To::lying(operands.in_tiles("out"), "out"),

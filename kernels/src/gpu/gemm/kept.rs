@@ -1,0 +1,152 @@
+//! The only row of a product in shared memory, where all warps read it: as bf16, or as whole numbers where codes are.
+
+use hyc_plan::SPAN;
+
+use super::digits::{self, Digits};
+use super::pack_rows::{RowPieces, k_tiles};
+use super::small_m::read_row;
+use super::stored::{Record, Stored};
+use crate::gpu::isa::{Chunk, Emit, Int, Ptr, Var};
+use crate::gpu::tile::{Fragment, Swizzle};
+
+/// Where a row comes from.
+pub enum Source<'a, 'c> {
+    /// f32 at this address, by these pieces.
+    Raw(&'a RowPieces<'c>, Ptr<'c>),
+    /// The row's first piece in its bf16 tiles.
+    Tiles(Ptr<'c>),
+}
+
+/// A row that is kept.
+pub struct KeptRow<'c> {
+    stored: Stored,
+    in_features: u64,
+    /// Its number, by which its pieces are swizzled in tiles.
+    number: Int<'c>,
+    at: Ptr<'c>,
+}
+
+impl<'c> KeptRow<'c> {
+    /// Row `number` at `at`, to be multiplied by weights that lie as `stored` says.
+    pub fn new((stored, in_features): (Stored, u64), number: Int<'c>, at: Ptr<'c>) -> KeptRow<'c> {
+        KeptRow { stored, in_features, number, at }
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(stored: Stored, in_features: u64) -> u64 {
+        match digits_of(stored) {
+            None => 128 * k_tiles(in_features),
+            Some(digits) => {
+                let (numbers, shares) = digits.bytes(stored.stages(in_features));
+                numbers + shares
+            }
+        }
+    }
+
+    /// Stores it by so many threads, all that multiply; a barrier of theirs is inside.
+    pub fn keep(&self, e: &Emit<'c>, threads: u64, source: Source<'_, 'c>) {
+        let tiles = k_tiles(self.in_features);
+        let pieces: Vec<(Int<'c>, Vec<Int<'c>>)> = match source {
+            Source::Raw(pieces, x) => pieces.read(e, x),
+            Source::Tiles(from) => read_row(e, from, tiles, (e.thread(), threads))
+                .into_iter()
+                .map(|(place, words)| (place, words.to_vec()))
+                .collect(),
+        };
+        for (round, (place, words)) in (0..).zip(pieces) {
+            match digits_of(self.stored) {
+                None => e.store_words(self.at, e.mul_const(place, 4), &words),
+                Some(digits) => {
+                    // Zeros up to whole spans: rounds are of whole warps.
+                    let place = e.add_const(e.thread(), (round * threads) as i64);
+                    let there = e.lt(place, e.int(8 * tiles));
+                    let words: Vec<Int<'c>> =
+                        words.iter().map(|word| e.pick(there, *word, e.int(0))).collect();
+                    let (tile, inside) = e.div_rem(place, 8);
+                    let piece = e.add(e.mul_const(tile, 8), Swizzle::piece(e, self.number, inside));
+                    let here = e.lt(place, e.int(SPAN / 8 * self.stored.stages(self.in_features)));
+                    digits.store(e, self.parts(e, digits), (piece, here), &words);
+                }
+            }
+        }
+        e.barrier();
+    }
+
+    /// Where numbers are, and what their groups share.
+    fn parts(&self, e: &Emit<'c>, digits: Digits) -> (Ptr<'c>, Ptr<'c>) {
+        let numbers = digits.bytes(self.stored.stages(self.in_features)).0;
+        (self.at, e.byte_offset(self.at, e.int(numbers)))
+    }
+
+    /// What a lane multiplies stage `stage` of a weight's outputs with.
+    pub fn factors(&self, e: &Emit<'c>, stage: Int<'c>) -> Factors<'c> {
+        match digits_of(self.stored) {
+            Some(digits) => Factors::Digits(digits.factors(e, self.parts(e, digits), stage)),
+            None => Factors::Bf16((0..self.stored.tiles()).map(|i| self.pieces(e, stage, i)).collect()),
+        }
+    }
+
+    /// This lane's pieces of k tile `i` of a stage; zeros where there is none, since a group's numbers go on there.
+    fn pieces(&self, e: &Emit<'c>, stage: Int<'c>, i: u64) -> [Chunk<'c>; 2] {
+        let (each, tiles) = (self.stored.tiles(), k_tiles(self.in_features));
+        let tile = e.add_const(e.mul_const(stage, each), i as i64);
+        let t = e.lane_pair().1;
+        let words = |tile: Int<'c>, first| {
+            let piece = Swizzle::piece(e, self.number, e.add_const(t, first));
+            e.load4(self.at, e.add(e.mul_const(tile, 32), e.mul_const(piece, 4)))
+        };
+        if tiles.is_multiple_of(each) {
+            return [0, 4].map(|first| words(tile, first));
+        }
+        let there = e.lt(tile, e.int(tiles));
+        let tile = e.min(tile, e.int(tiles - 1));
+        [0, 4].map(|first| words(tile, first).map(|word| e.pick(there, word, e.int(0))))
+    }
+}
+
+/// How rows of such weights lie as whole numbers.
+fn digits_of(stored: Stored) -> Option<Digits> {
+    match stored {
+        Stored::Strips(codec) => Digits::of(codec),
+        Stored::Tiles => None,
+    }
+}
+
+/// What a lane multiplies 16 outputs of a stage with.
+pub enum Factors<'c> {
+    /// Its two pieces of each k tile.
+    Bf16(Vec<[Chunk<'c>; 2]>),
+    Digits(digits::Factors<'c>),
+}
+
+impl<'c> Factors<'c> {
+    /// Sums of 16 outputs, as [`Emit::mma`] has them; what is output g's is in the first, output g + 8's in the third.
+    pub fn sums(e: &Emit<'c>) -> Vec<Var<'c>> {
+        (0..4).map(|_| e.float_var(0.0)).collect()
+    }
+
+    /// Adds the products with the outputs at `weights`, which lie as `stored` says. Lanes t = 0 have theirs. Returns what is not known
+    /// before all that is loaded is there.
+    pub fn multiply(&self, e: &Emit<'c>, stored: Stored, weights: Ptr<'c>, sums: &[Var<'c>]) -> Int<'c> {
+        match (self, stored) {
+            (Factors::Digits(x), Stored::Strips(codec)) => {
+                x.multiply(e, &Record::new(e, codec, weights), [sums[0], sums[2]]);
+            }
+            (Factors::Bf16(x), Stored::Strips(codec)) => {
+                let pieces = |_: &Emit<'c>, tile: u64| vec![x[tile as usize]];
+                Record::new(e, codec, weights).multiply(e, &[sums.to_vec()], &pieces);
+            }
+            (Factors::Bf16(x), Stored::Tiles) => {
+                let (g, t) = e.lane_pair();
+                for (i, x) in x[0].iter().enumerate() {
+                    let piece = Swizzle::words(e, g, e.add_const(t, 4 * i as i64));
+                    let [low, high] = [0, 256].map(|eight| e.load4(weights, e.add_const(piece, eight)));
+                    Fragment { low, high: Some(high) }.multiply(e, sums, *x);
+                }
+            }
+            // No codec's rows are numbers but those of strips.
+            (Factors::Digits(_), Stored::Tiles) => {}
+        }
+        e.xor(e.bits(e.get_float(sums[0])), e.bits(e.get_float(sums[2])))
+    }
+}
