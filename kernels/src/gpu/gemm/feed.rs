@@ -1,8 +1,8 @@
 //! How the rows of a few-row product reach its warps, and what a block keeps in shared memory for that.
 
-use super::pack_rows::k_tiles;
+use super::kept::KeptRow;
 use super::stored::Stored;
-use crate::gpu::isa::{Emit, Int, SHARED_SLACK};
+use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK};
 use crate::gpu::tile::pipeline::WarpRing;
 
 /// Threads of a block.
@@ -49,11 +49,11 @@ impl Feed {
     }
 
     /// Bytes of what is in shared memory from the beginning to the end, of so many warps.
-    fn kept_bytes(self, warps: u64, in_features: u64) -> u64 {
+    fn kept_bytes(self, warps: u64, (stored, in_features): (Stored, u64)) -> u64 {
         match self {
             Feed::Tiles(_) | Feed::Registers => 0,
-            Feed::Whole => 128 * k_tiles(in_features),
-            Feed::Own => warps * 128 * k_tiles(in_features),
+            Feed::Whole => KeptRow::bytes(stored, in_features),
+            Feed::Own => warps * KeptRow::bytes(stored, in_features),
         }
     }
 }
@@ -96,7 +96,7 @@ impl Shape {
 
     /// One row of so many weights, kept as `feed` says where that leaves the rings enough.
     pub fn of_row((weights, stored): (u64, Stored), feed: Feed, in_features: u64) -> Shape {
-        let kept = feed.kept_bytes(WARPS, in_features) <= MOST_KEPT;
+        let kept = feed.kept_bytes(WARPS, (stored, in_features)) <= MOST_KEPT;
         let feed = if kept { feed } else { Feed::Tiles(1) };
         Shape { weights, stored, feed, in_features, warps: WARPS, alone: false }
     }
@@ -112,7 +112,19 @@ impl Shape {
     }
 
     fn kept_bytes(self) -> u64 {
-        self.feed.kept_bytes(self.warps, self.in_features)
+        self.feed.kept_bytes(self.warps, (self.stored, self.in_features))
+    }
+
+    /// Where this warp's row is kept, behind the rings.
+    pub fn kept<'c>(self, e: &Emit<'c>) -> Ptr<'c> {
+        let first = e.byte_offset(e.dynamic_shared(), e.int(self.ring_bytes()));
+        match self.feed {
+            Feed::Own => {
+                let warp = e.div_rem(e.thread(), 32).0;
+                e.byte_offset(first, e.mul_const(warp, self.kept_bytes() / self.warps))
+            }
+            Feed::Tiles(_) | Feed::Registers | Feed::Whole => first,
+        }
     }
 
     /// The first of the rows that a block copies with a row.

@@ -3,8 +3,7 @@
 use hyc_plan::SPAN;
 
 use super::digits::{self, Digits};
-use super::pack_rows::{RowPieces, k_tiles};
-use super::small_m::read_row;
+use super::pack_rows::{RowPieces, k_tiles, read_row};
 use super::stored::{Record, Stored};
 use crate::gpu::isa::{Chunk, Emit, Int, Ptr, Var};
 use crate::gpu::tile::{Fragment, Swizzle};
@@ -43,12 +42,12 @@ impl<'c> KeptRow<'c> {
         }
     }
 
-    /// Stores it by so many threads, all that multiply; a barrier of theirs is inside.
-    pub fn keep(&self, e: &Emit<'c>, threads: u64, source: Source<'_, 'c>) {
+    /// Stores it by threads of whole warps, this one's number and how many they are; a barrier of theirs follows.
+    pub fn keep(&self, e: &Emit<'c>, (thread, threads): (Int<'c>, u64), source: Source<'_, 'c>) {
         let tiles = k_tiles(self.in_features);
         let pieces: Vec<(Int<'c>, Vec<Int<'c>>)> = match source {
             Source::Raw(pieces, x) => pieces.read(e, x),
-            Source::Tiles(from) => read_row(e, from, tiles, (e.thread(), threads))
+            Source::Tiles(from) => read_row(e, from, tiles, (thread, threads))
                 .into_iter()
                 .map(|(place, words)| (place, words.to_vec()))
                 .collect(),
@@ -58,7 +57,7 @@ impl<'c> KeptRow<'c> {
                 None => e.store_words(self.at, e.mul_const(place, 4), &words),
                 Some(digits) => {
                     // Zeros up to whole spans: rounds are of whole warps.
-                    let place = e.add_const(e.thread(), (round * threads) as i64);
+                    let place = e.add_const(thread, (round * threads) as i64);
                     let there = e.lt(place, e.int(8 * tiles));
                     let words: Vec<Int<'c>> =
                         words.iter().map(|word| e.pick(there, *word, e.int(0))).collect();
@@ -69,7 +68,6 @@ impl<'c> KeptRow<'c> {
                 }
             }
         }
-        e.barrier();
     }
 
     /// Where numbers are, and what their groups share.
@@ -83,6 +81,13 @@ impl<'c> KeptRow<'c> {
         match digits_of(self.stored) {
             Some(digits) => Factors::Digits(digits.factors(e, self.parts(e, digits), stage)),
             None => Factors::Bf16((0..self.stored.tiles()).map(|i| self.pieces(e, stage, i)).collect()),
+        }
+    }
+
+    /// Puts sums of [`Factors::multiply`] in all columns, where they are in even ones alone.
+    pub fn spread(&self, e: &Emit<'c>, sums: &[Var<'c>]) {
+        if digits_of(self.stored).is_some() {
+            sums.chunks(2).for_each(|pair| e.set(pair[1], e.get(pair[0])));
         }
     }
 

@@ -8,7 +8,7 @@ use hyc_plan::{Extent, TILE};
 pub use hyc_plan::tensor::BLOCK_ROWS;
 
 use crate::gpu::function::{Function, Kernel};
-use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr};
+use crate::gpu::isa::{Chunk, Emit, Float, Int, LANES, Ptr};
 use crate::gpu::tile::{TILE_BYTES, TiledRows};
 
 /// Threads that pack one row.
@@ -113,6 +113,29 @@ impl<'c> RowPieces<'c> {
         let all = (0..warps).fold(zero, |sum, w| e.fadd(sum, e.load(partial, e.int(w))));
         e.inverse_sqrt(e.fadd(e.fdiv(all, e.float(self.in_features as f32)), e.float(eps as f32)))
     }
+}
+
+/// This thread's pieces of the row at `from` as they lie, with their numbers: one a round, the last one again where there are no
+/// more.
+pub fn read_row<'c>(
+    e: &Emit<'c>,
+    from: Ptr<'c>,
+    tiles: u64,
+    (thread, threads): (Int<'c>, u64),
+) -> Vec<(Int<'c>, Chunk<'c>)> {
+    let pieces = 8 * tiles;
+    let places: Vec<Int<'c>> = (0..pieces.div_ceil(threads))
+        .map(|round| e.min(e.add_const(thread, (round * threads) as i64), e.int(pieces - 1)))
+        .collect();
+    let words: Vec<Chunk<'c>> = places
+        .iter()
+        .map(|place| {
+            let (tile, piece) = e.div_rem(*place, 8);
+            let at = e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(piece, 4));
+            e.load4(from, at)
+        })
+        .collect();
+    places.into_iter().zip(words).collect()
 }
 
 /// `RmsNorm` of whole rows into tiles.

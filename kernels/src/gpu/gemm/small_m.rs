@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use hyc_plan::Extent;
 
 use super::feed::{Feed, Shape, THREADS, WARPS};
+use super::kept::{KeptRow, Source};
 use super::matrices::{Inputs, Product, RawRows, blocks, section};
 use super::pack_rows::{RowPieces, k_tiles};
 use super::stored::{Pieces, Record, Stored};
@@ -79,7 +80,7 @@ impl<'c> Strip<'c> {
         there: &dyn Fn(&Emit<'c>),
     ) -> Vec<Vec<Vec<Var<'c>>>> {
         let four = || (0..4).map(|_| e.float_var(0.0)).collect::<Vec<_>>();
-        let (feed, stored, tiles) = (self.shape.feed, self.shape.stored, k_tiles(self.shape.in_features));
+        let (feed, stored) = (self.shape.feed, self.shape.stored);
         let eights = feed.eights();
         let sums: Vec<Vec<Vec<Var<'c>>>> =
             self.weights.iter().map(|_| (0..eights).map(|_| four()).collect()).collect();
@@ -87,7 +88,6 @@ impl<'c> Strip<'c> {
         // This lane's two 16-byte pieces of row g; rows g + 8 have the same swizzle.
         let pieces = [0, 4].map(|first| Swizzle::words(e, g, e.add_const(t, first)));
         let bytes = self.shape.stage_bytes();
-        let kept = e.byte_offset(e.dynamic_shared(), e.int(self.shape.ring_bytes()));
         let weights = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
             let (at, bytes) = (e.mul_const(e.wide(k), stored.next()), stored.bytes());
             for (i, weight) in self.weights.iter().enumerate() {
@@ -111,10 +111,7 @@ impl<'c> Strip<'c> {
                 e.bulk_copy(to, e.byte_offset(self.rows.tiles, at), 1024 * eights, full);
             }
         };
-        let kept = match feed {
-            Feed::Tiles(_) | Feed::Registers | Feed::Whole => kept,
-            Feed::Own => e.byte_offset(kept, e.mul_const(e.div_rem(e.thread(), 32).0, 128 * tiles)),
-        };
+        let kept = KeptRow::new((stored, self.shape.in_features), self.rows.row, self.shape.kept(e));
         let in_features = self.shape.in_features;
         let held: RefCell<Vec<[Chunk<'c>; 2]>> = RefCell::default();
         let raw = self.rows.raw.map(|(x, raw)| {
@@ -127,18 +124,15 @@ impl<'c> Strip<'c> {
                 Feed::Tiles(_) => {}
                 Feed::Registers => *held.borrow_mut() = self.held_rows(e, pieces),
                 Feed::Whole => {
-                    match &raw {
-                        Some((x, pieces)) => {
-                            for (place, words) in pieces.read(e, *x) {
-                                e.store_words(kept, e.mul_const(place, 4), &words);
-                            }
-                        }
-                        None => keep_row(e, (self.rows.tiles, kept), tiles, (e.thread(), THREADS)),
-                    }
+                    let source = match &raw {
+                        Some((x, pieces)) => Source::Raw(pieces, *x),
+                        None => Source::Tiles(self.rows.tiles),
+                    };
+                    kept.keep(e, (e.thread(), THREADS), source);
                     e.barrier();
                 }
                 Feed::Own => {
-                    keep_row(e, (self.rows.tiles, kept), tiles, (e.lane(), 32));
+                    kept.keep(e, (e.lane(), 32), Source::Tiles(self.rows.tiles));
                     e.warp_barrier();
                 }
             }
@@ -182,17 +176,16 @@ impl<'c> Strip<'c> {
                     (0..eights).map(|n| self.inside(e, (k, i), of(n))).collect()
                 });
             }),
-            // All lanes g have the one row: columns that are not its are nobody's results.
-            Feed::Whole | Feed::Own => ring.run(e, range, &fill, &|e, k, stage| {
-                multiply(e, stage, &|e, i| {
-                    let tile = self.k_tile(e, k, i);
-                    let of = |first| {
-                        let piece = Swizzle::piece(e, self.rows.row, e.add_const(t, first));
-                        e.load4(kept, e.add(e.mul_const(tile, 32), e.mul_const(piece, 4)))
-                    };
-                    vec![self.inside(e, (k, i), [0, 4].map(of))]
+            Feed::Whole | Feed::Own => {
+                ring.run(e, range, &fill, &|e, k, stage| {
+                    let x = kept.factors(e, k);
+                    for (i, sums) in (0..).zip(&sums) {
+                        x.multiply(e, stored, e.byte_offset(stage, e.int(stored.bytes() * i)), &sums[0]);
+                    }
                 });
-            }),
+                // All columns are the row's.
+                sums.iter().for_each(|sums| kept.spread(e, &sums[0]));
+            }
         }
         sums
     }
@@ -233,41 +226,6 @@ impl<'c> Strip<'c> {
             .map(|(turn, i)| tile(turn, i))
             .collect()
     }
-}
-
-/// The row at `from` to shared memory at `kept`, piece by piece as it lies, by some threads. A barrier of theirs follows.
-pub fn keep_row<'c>(
-    e: &Emit<'c>,
-    (from, kept): (Ptr<'c>, Ptr<'c>),
-    tiles: u64,
-    (thread, threads): (Int<'c>, u64),
-) {
-    for (place, words) in read_row(e, from, tiles, (thread, threads)) {
-        e.store_words(kept, e.mul_const(place, 4), &words);
-    }
-}
-
-/// This thread's pieces of the row at `from` as they lie, with their numbers: one a round, the last one again where there are no
-/// more.
-pub fn read_row<'c>(
-    e: &Emit<'c>,
-    from: Ptr<'c>,
-    tiles: u64,
-    (thread, threads): (Int<'c>, u64),
-) -> Vec<(Int<'c>, Chunk<'c>)> {
-    let pieces = 8 * tiles;
-    let places: Vec<Int<'c>> = (0..pieces.div_ceil(threads))
-        .map(|round| e.min(e.add_const(thread, (round * threads) as i64), e.int(pieces - 1)))
-        .collect();
-    let words: Vec<Chunk<'c>> = places
-        .iter()
-        .map(|place| {
-            let (tile, piece) = e.div_rem(*place, 8);
-            let at = e.add(e.mul_const(tile, TILE_BYTES / 4), e.mul_const(piece, 4));
-            e.load4(from, at)
-        })
-        .collect();
-    places.into_iter().zip(words).collect()
 }
 
 /// Adds the warps' sums, each through the memory of its own ring, which is used up; thread i of the block gets result (row

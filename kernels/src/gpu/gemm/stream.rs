@@ -192,14 +192,12 @@ impl<'c> Kept<'c> {
 
     /// Stores it. All threads of the block come here, behind the wait.
     fn keep(&self, e: &Emit<'c>) {
-        self.kept.keep(
-            e,
-            THREADS,
-            match &self.raw {
-                Some((x, pieces)) => Source::Raw(pieces, *x),
-                None => Source::Tiles(self.from),
-            },
-        );
+        let source = match &self.raw {
+            Some((x, pieces)) => Source::Raw(pieces, *x),
+            None => Source::Tiles(self.from),
+        };
+        self.kept.keep(e, (e.thread(), THREADS), source);
+        e.barrier();
     }
 
     /// Stores a warp's sums to `[weight][warp][16 outputs]`, of which outputs g and g + 8 are a lane's.

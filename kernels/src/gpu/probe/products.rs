@@ -10,6 +10,7 @@ use crate::gpu::tile::{Fragment, Swizzle, TILE_BYTES};
 pub fn all() -> Vec<Probe> {
     vec![
         probe("mma", 4, mma),
+        probe("mma of bytes", 4, mma_of_bytes),
         probe("mma of tiles", 3, mma_of_tiles),
         probe("wgmma 64", 3, |k| wgmma(k, 64, How::Once)),
         probe("wgmma 128", 3, |k| wgmma(k, 128, How::Once)),
@@ -39,6 +40,20 @@ fn mma(k: &mut Kernel<'_, '_>) {
         let sums = places.map(|at| e.var(e.load(e.operand_at(2), at).into()));
         e.mma(&sums, a, b);
         places.iter().zip(sums).for_each(|(at, sum)| e.store(e.operand_at(3), *at, e.get(sum)));
+    });
+}
+
+/// The same of signed bytes: `[16][8]` and `[8][8]` words of four, whole numbers `[16][8]`.
+fn mma_of_bytes(k: &mut Kernel<'_, '_>) {
+    launch(k, 1, 32, 0, |e| {
+        let (g, t) = e.lane_pair();
+        let at = e.add(e.mul_const(g, 8), t);
+        let a = [(0, 0), (8, 0), (0, 4), (8, 4)]
+            .map(|(row, word)| e.load_int(e.operand_at(0), e.add_const(at, 8 * row + word)));
+        let b = [0, 4].map(|word| e.load_int(e.operand_at(1), e.add_const(at, word)));
+        let places = places(e, g, t);
+        let sums = e.mma_bytes(a, b, places.map(|at| e.load_int(e.operand_at(2), at)));
+        places.iter().zip(sums).for_each(|(at, sum)| e.store(e.operand_at(3), *at, sum.into()));
     });
 }
 

@@ -3,12 +3,13 @@
 use hyc_plan::pack;
 use hyc_plan::{Codec, Elem, Format, Layout};
 
-use super::{Block, Want, random_bf16, words};
+use super::{Block, Want, random_bf16, random_words, words};
 use crate::Rng;
 
 pub fn block(name: &str, rng: &mut Rng) -> Option<Block> {
     Some(match name {
         "mma" => mma(rng),
+        "mma of bytes" => mma_of_bytes(rng),
         "mma of tiles" => mma_of_tiles(rng),
         "wgmma 64" => wgmma(rng, 64, 0.0),
         "wgmma 128" | "wgmma_start 128" => wgmma(rng, 128, 0.0),
@@ -75,6 +76,20 @@ fn mma(rng: &mut Rng) -> Block {
     let c: Vec<f32> = (0..128).map(|_| rng.normal()).collect();
     let want = a.times(16, &b, 8, |at| c[at]);
     Block { inputs: vec![a.plain(), b.plain(), words(&c)], want: vec![want] }
+}
+
+fn mma_of_bytes(rng: &mut Rng) -> Block {
+    let (a, b, c) = (random_words(rng, 128), random_words(rng, 64), random_words(rng, 128));
+    let rows = |words: &[u32]| -> Vec<Vec<i32>> {
+        let bytes = words.chunks(8).map(|row| row.iter().flat_map(|word| word.to_le_bytes()));
+        bytes.map(|row| row.map(|byte| i32::from(byte as i8)).collect()).collect()
+    };
+    let (left, right) = (rows(&a), rows(&b));
+    let dot = |row: &[i32], col: &[i32]| row.iter().zip(col).map(|(a, b)| a * b).sum::<i32>();
+    let products = left.iter().flat_map(|row| right.iter().map(|col| dot(row, col)));
+    // Sums wrap.
+    let want = products.zip(&c).map(|(dot, c)| Want::Int((dot as u32).wrapping_add(*c))).collect();
+    Block { inputs: vec![a, b, c], want: vec![want] }
 }
 
 fn mma_of_tiles(rng: &mut Rng) -> Block {

@@ -267,7 +267,9 @@ impl<'c> Slice<'c> {
         // All lanes g have the one row: columns that are not its are nobody's results.
         let row = KeptRow::new((part.stored, part.in_features), e.int(0), self.row);
         let x = e.operand("x");
-        row.keep(e, THREADS, pieces.as_ref().map_or(Source::Tiles(x), |pieces| Source::Raw(pieces, x)));
+        let source = pieces.as_ref().map_or(Source::Tiles(x), |pieces| Source::Raw(pieces, x));
+        row.keep(e, (e.thread(), THREADS), source);
+        e.barrier();
         row
     }
 
