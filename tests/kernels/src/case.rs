@@ -33,6 +33,8 @@ pub enum Fill {
     BadLogits,
     /// Keys and values that are zeros, very large or small, ties between codes, and some that are no numbers; they take turns.
     OddVectors,
+    /// Of a product's rows each 32 inputs are zeros, very small or large, or have one that is large; they take turns.
+    UnevenRows,
 }
 
 /// How a row of logits is sampled.
@@ -142,6 +144,18 @@ impl Fill {
         }
     }
 
+    /// Input `col` of row `row` of a product, of [`Fill::UnevenRows`].
+    pub(crate) fn uneven(rng: &mut Rng, (row, col): (u64, u64)) -> f32 {
+        let x = rng.normal();
+        match (row + col / 32) % 5 {
+            0 => 0.0,
+            1 => x * 1e-35,
+            2 => x * 300.0,
+            3 if col % 32 == 7 => x * 1e4,
+            _ => x,
+        }
+    }
+
     /// Logit `col` of row `row`.
     pub(crate) fn logit(self, rng: &mut Rng, (row, col): (u64, u64), vocab: u64) -> f32 {
         let x = rng.normal() * 4.0;
@@ -213,6 +227,7 @@ impl Case {
             Fill::TiedLogits => " tied-logits",
             Fill::BadLogits => " bad-logits",
             Fill::OddVectors => " odd-vectors",
+            Fill::UnevenRows => " uneven-rows",
         };
         format!("{}{fill} {}", label(&self.spec), runs(&self.sequences))
     }

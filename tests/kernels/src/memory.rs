@@ -134,6 +134,7 @@ fn rows(
                     _ if matches!((fill, spec.op), (Fill::TiedLogits, StepOp::Router(_))) => {
                         rng.normal().round()
                     }
+                    _ if fill == Fill::UnevenRows && role.name == "x" => Fill::uneven(rng, (row, col)),
                     Elem::I32 if matches!(role.kind, Kind::PageLists { .. }) => f32::NAN,
                     Elem::I32 => f32::from_bits(index(rng, spec, batch, fill, row, col) as u32),
                     _ => rng.normal(),

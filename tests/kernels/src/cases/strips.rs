@@ -7,7 +7,7 @@ use hyc_plan::*;
 use super::experts::{Mixture, experts};
 use super::projections::{EPILOGUES, Qkv, linear, of_fp8_rows, qkv, rope};
 use super::tiled::{ERROR, SHAPES, tiled_caches};
-use super::{Case, MANY, Sequences, Store, case, sized};
+use super::{Case, Fill, MANY, Sequences, Store, case, sized};
 
 /// Rows of blocks of one, of eight and of 16, and of tiles of 64 to 256, whole and not.
 const ROWS: [u64; 7] = [1, 2, 8, 9, 33, 130, 300];
@@ -43,6 +43,12 @@ fn linears() -> Vec<Case> {
                 }
             }
         }
+    }
+    // What a row's groups share is their own.
+    for codec in codecs(1088) {
+        let spec = linear((200, 1088), Store::Strips(codec), None, Epilogue::Store, MANY);
+        let uneven = case("linear strips", &spec, &[(0, 1)], ERROR);
+        cases.push(Case { fill: Fill::UnevenRows, ..uneven });
     }
     for (size, norm, epilogue) in [
         ((4096, 4096), None, Epilogue::Residual),
