@@ -127,9 +127,10 @@ pub struct Factors<'c> {
 }
 
 impl<'c> Factors<'c> {
-    /// `sums += record x`: of outputs g and g + 8, in each lane 4 g + t.
-    pub fn multiply(&self, e: &Emit<'c>, record: &Record<'c>, sums: [Var<'c>; 2]) {
+    /// Adds the products with the record at `weights`: to sums of outputs g and g + 8, in each lane 4 g + t.
+    pub fn multiply(&self, e: &Emit<'c>, weights: Ptr<'c>, sums: [Var<'c>; 2]) {
         let codec = self.of.codec;
+        let record = Record::new(e, codec, weights);
         let shared = record.halves.map(|half| Shares::load(e, codec, half));
         let zeros = [e.int(0); 4];
         let (mut parts, mut group) = (zeros, 0);

@@ -1,6 +1,6 @@
 //! The only row of a product in shared memory, where all warps read it: as bf16, or as whole numbers where codes are.
 
-use hyc_plan::SPAN;
+use hyc_plan::{Codec, SPAN};
 
 use super::digits::{self, Digits};
 use super::pack_rows::{RowPieces, k_tiles, read_row};
@@ -78,9 +78,13 @@ impl<'c> KeptRow<'c> {
 
     /// What a lane multiplies stage `stage` of a weight's outputs with.
     pub fn factors(&self, e: &Emit<'c>, stage: Int<'c>) -> Factors<'c> {
-        match digits_of(self.stored) {
-            Some(digits) => Factors::Digits(digits.factors(e, self.parts(e, digits), stage)),
-            None => Factors::Bf16((0..self.stored.tiles()).map(|i| self.pieces(e, stage, i)).collect()),
+        match (self.stored, digits_of(self.stored)) {
+            (_, Some(digits)) => Factors::Digits(digits.factors(e, self.parts(e, digits), stage)),
+            (Stored::Tiles, None) => Factors::Tile(self.pieces(e, stage, 0)),
+            (Stored::Strips(codec), None) => {
+                let pieces = (0..self.stored.tiles()).map(|i| self.pieces(e, stage, i));
+                Factors::Record(codec, pieces.collect())
+            }
         }
     }
 
@@ -119,8 +123,11 @@ fn digits_of(stored: Stored) -> Option<Digits> {
 
 /// What a lane multiplies 16 outputs of a stage with.
 pub enum Factors<'c> {
-    /// Its two pieces of each k tile.
-    Bf16(Vec<[Chunk<'c>; 2]>),
+    /// Two pieces of a k tile, by weights in tiles.
+    Tile([Chunk<'c>; 2]),
+    /// Two of each k tile, by a record of a codec.
+    Record(Codec, Vec<[Chunk<'c>; 2]>),
+    /// Whole numbers.
     Digits(digits::Factors<'c>),
 }
 
@@ -130,27 +137,23 @@ impl<'c> Factors<'c> {
         (0..4).map(|_| e.float_var(0.0)).collect()
     }
 
-    /// Adds the products with the outputs at `weights`, which lie as `stored` says. Lanes t = 0 have theirs. Returns what is not known
-    /// before all that is loaded is there.
-    pub fn multiply(&self, e: &Emit<'c>, stored: Stored, weights: Ptr<'c>, sums: &[Var<'c>]) -> Int<'c> {
-        match (self, stored) {
-            (Factors::Digits(x), Stored::Strips(codec)) => {
-                x.multiply(e, &Record::new(e, codec, weights), [sums[0], sums[2]]);
-            }
-            (Factors::Bf16(x), Stored::Strips(codec)) => {
-                let pieces = |_: &Emit<'c>, tile: u64| vec![x[tile as usize]];
-                Record::new(e, codec, weights).multiply(e, &[sums.to_vec()], &pieces);
-            }
-            (Factors::Bf16(x), Stored::Tiles) => {
+    /// Adds the products with the outputs at `weights`. Lanes t = 0 have theirs. Returns what is not known before all that is loaded is
+    /// there.
+    pub fn multiply(&self, e: &Emit<'c>, weights: Ptr<'c>, sums: &[Var<'c>]) -> Int<'c> {
+        match self {
+            Factors::Tile(x) => {
                 let (g, t) = e.lane_pair();
-                for (i, x) in x[0].iter().enumerate() {
-                    let piece = Swizzle::words(e, g, e.add_const(t, 4 * i as i64));
+                for (i, x) in (0..).zip(x) {
+                    let piece = Swizzle::words(e, g, e.add_const(t, 4 * i));
                     let [low, high] = [0, 256].map(|eight| e.load4(weights, e.add_const(piece, eight)));
                     Fragment { low, high: Some(high) }.multiply(e, sums, *x);
                 }
             }
-            // No codec's rows are numbers but those of strips.
-            (Factors::Digits(_), Stored::Tiles) => {}
+            Factors::Record(codec, x) => {
+                let pieces = |_: &Emit<'c>, tile: u64| vec![x[tile as usize]];
+                Record::new(e, *codec, weights).multiply(e, &[sums.to_vec()], &pieces);
+            }
+            Factors::Digits(x) => x.multiply(e, weights, [sums[0], sums[2]]),
         }
         e.xor(e.bits(e.get_float(sums[0])), e.bits(e.get_float(sums[2])))
     }

@@ -180,7 +180,7 @@ impl<'c> Strip<'c> {
                 ring.run(e, range, &fill, &|e, k, stage| {
                     let x = kept.factors(e, k);
                     for (i, sums) in (0..).zip(&sums) {
-                        x.multiply(e, stored, e.byte_offset(stage, e.int(stored.bytes() * i)), &sums[0]);
+                        x.multiply(e, e.byte_offset(stage, e.int(stored.bytes() * i)), &sums[0]);
                     }
                 });
                 // All columns are the row's.

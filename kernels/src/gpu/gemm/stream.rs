@@ -146,7 +146,7 @@ impl Stream {
                 let x = row.kept.factors(e, span);
                 ring.turn(e, (unit, WARPS, units), &fill, &|e, stage| {
                     for (i, sums) in (0..).zip(&sums) {
-                        x.multiply(e, self.stored, e.byte_offset(stage, e.int(bytes * i)), sums);
+                        x.multiply(e, e.byte_offset(stage, e.int(bytes * i)), sums);
                     }
                 });
             });

@@ -215,8 +215,7 @@ impl<'c> Slice<'c> {
                         let at = e.add(e.mul_const(stage, self.stage_bytes), e.mul_const(warp, bytes));
                         let weights = e.byte_offset(e.dynamic_shared(), at);
                         let read = e.var(e.int(0).into());
-                        let multiply =
-                            |e: &Emit<'c>| e.set(read, x.multiply(e, part.stored, weights, &sums).into());
+                        let multiply = |e: &Emit<'c>| e.set(read, x.multiply(e, weights, &sums).into());
                         if units % WARPS == 0 {
                             multiply(e)
                         } else {
