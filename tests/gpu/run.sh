@@ -46,7 +46,9 @@ sanitize() {
 
 # The decode of a model in slices, which are no cases of their own, under a sanitizer.
 sliced() {
-  compute-sanitizer --tool "$@" --error-exitcode 9 "$folder/bin/gpu-parity" "$folder/models" --filter dense-bf16
+  local model=$1
+  shift
+  compute-sanitizer --tool "$@" --error-exitcode 9 "$folder/bin/gpu-parity" "$folder/models" --filter "$model"
 }
 
 # A pretrained model: its weights are put in here.
@@ -74,7 +76,13 @@ run() {
   long) timeout 300 "$folder/bin/gpu-long" "$folder/long" && timeout 170 "$folder/bin/gpu-parity" "$folder/cut" --random-weights 1 ;;
   # A process of its own: CUDA fails every later call of one in which a kernel failed.
   hang) timeout 120 "$folder/bin/gpu-hang" "$folder/models" ;;
-  slices) sliced memcheck && sliced initcheck && sliced racecheck --kernel-name kernel_substring=slice ;;
+  # Racecheck 2025.3 ends with an error of its own where slices have strips.
+  slices)
+    for model in dense-bf16 strips-int4; do
+      sliced "$model" memcheck && sliced "$model" initcheck || return 1
+    done
+    sliced dense-bf16 racecheck --kernel-name kernel_substring=slice
+    ;;
   memcheck) sanitize memcheck ;;
   # A last page is cleared behind its newest token by a warp group, and the notes of shared pages are read by whole warps,
   # before one thread of each says that the stage is used up and may be written again. That all threads are through by then, a
