@@ -7,8 +7,8 @@ use crate::tiles::ends_in_registers;
 
 /// Outputs of a task.
 pub const OUTPUTS: u64 = 16;
-/// Most input features of a row that is read in f32, of which every thread has eight registers for each 2,048, and as many of
-/// its norm.
+/// Most input features of a row that is read in f32, of which every thread has eight registers for each 2,048 (in a slice 4,096),
+/// and as many of its norm.
 pub const MOST_RAW: u64 = 8192;
 /// The same of one that lies in tiles: what a block keeps of it takes from what it has on the way.
 const MOST_KEPT: u64 = 16384;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! part (a step)   tasks   waits for            raises
-//! 0  linear        256    the launches before  counter 0, by one a task
+//! 0  linear        256    the launches before  counter 0, by one for each task
 //! 1  linear        688    counter 0 at 256     counter 1
 //! 2  linear        256    counter 1 at 688     counter 2
 //! ```
@@ -32,7 +32,7 @@ pub struct Slice {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
-    /// Tasks; each raises the part's counter by one when what it writes is there.
+    /// Tasks; each counts as one of the part's counter when what it writes is there. Several may be counted at once.
     pub tasks: u64,
     /// What its tasks wait for; those of a slice's launch for what was launched before in any case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -7,7 +7,8 @@
 //! shared      [k tile][piece % 4][high, low][piece / 4][two words]   a lane's bytes of a k tile are one load
 //! ```
 //! Groups are those of the weight within a span of 256 inputs, so that both are applied at once. Codes become bf16 by two and a half times
-//! as many instructions, and x is rounded to no less: a bf16 within 2^-7 of its group's largest is kept as it is.
+//! as many instructions. What is down to 2^-7 of its group's largest moves by half the distance of two neighbours in bf16 at most, and what is
+//! less by no more than that.
 
 use hyc_plan::pack::Half;
 use hyc_plan::{Codec, SPAN, TILE};
@@ -66,14 +67,14 @@ impl Digits {
     ) {
         let lanes = SPAN / self.groups() / PIECE;
         let masks = (0..lanes.ilog2()).map(|bit| 1 << bit);
-        // What is no number is above all others, and makes its share none.
+        // What is no number is above all others; it and an infinite one make the share no number, and so all results.
         let halves = words.iter().map(|word| e.and(*word, e.int(0x7fff_7fff)));
         let most = halves.reduce(|a, b| e.max_halves(a, b)).unwrap_or(e.int(0));
         let most = masks.clone().fold(most, |most, mask| e.max_halves(most, e.shuffle_int(most, mask)));
         let most = e.max_halves(most, e.shift_left(most, 16));
         let most = e.max_unsigned(e.shift_right_unsigned(most, e.int(16)), e.int(LEAST));
         let most = e.widen(e.shift_left(most, 16));
-        let share = e.fmul(most, e.float(1.0 / MOST));
+        let share = e.fma(most, e.float(1.0 / MOST), e.fsub(most, most));
         let scale = e.fdiv(e.float(MOST), most);
         let halves = |word: &Int<'c>| [e.shift_left(*word, 16), e.and(*word, e.int(0xffff_0000))];
         let values: Vec<Int<'c>> = words

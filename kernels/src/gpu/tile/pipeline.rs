@@ -189,7 +189,8 @@ impl<'c> Ring<'c> {
         self.advance(e);
     }
 
-    /// Goes on to the next stage.
+    /// Goes on to the next stage. Who has not waited for the one in hand must know that it is full before the ring comes round: else the
+    /// next wait for it is for a phase too early.
     pub fn advance(&self, e: &Emit<'c>) {
         let next = e.add_const(e.get(self.stage).into_int_value(), 1);
         let wrap = e.ge(next, e.int(self.stages));

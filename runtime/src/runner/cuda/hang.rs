@@ -10,7 +10,7 @@ pub(super) fn told(hang: &Hang, names: &[String]) -> String {
     };
     let awaited = match hang.awaited == hang.part {
         true => "the rest of it by another block".to_string(),
-        false => format!("{} of which {} tasks are through", name(hang.awaited), hang.count),
+        false => format!("{} of which {} tasks are counted", name(hang.awaited), hang.count),
     };
     format!("a task of {} waited in vain for {awaited} (block {})", name(hang.part), hang.block)
 }

@@ -9,7 +9,7 @@
 //!   finishers           then raise the part's counter by all of them
 //! ```
 //! A task is a strip of 16 outputs, a stage eight of its units: k tiles, or records of 256 inputs, as the weight is
-//! [stored](super::stored::Stored). Of two weights each team has one, of one every other stage. A part's stages are split evenly over
+//! [stored](super::stored::Stored). Of two weights each team has one, of one every other stage of a strip, from its first one on. A part's stages are split evenly over
 //! the blocks, each of which has a contiguous range; ranges are no shorter than a strip, so that two blocks at most share one. The later
 //! of the two has the end of the strip, computes it first and hands its sums over; the earlier one, whose last it is, finishes the
 //! strip. Whose sums are added when is the same in every run.
@@ -40,10 +40,15 @@ const STATIC: u64 = 8 << 10;
 /// bandwidth. With the whole ring on its way some multiprocessors were served a quarter faster than others, which then were late
 /// at the part's end.
 const ON_THE_WAY: u64 = 64 << 10;
+/// Stages of a ring that are never on their way. A team passes over a stage of the other's without a wait, and the round after that its
+/// barrier says "full" for as long as the stage is not: so it must be full long before anybody comes to it again.
+const BETWEEN: u64 = 3;
 /// Warps that finish strips, which are theirs by turns; strips whose sums may wait for them.
 const FINISHERS: u64 = 3;
 const WAITING: u64 = 2 * FINISHERS;
-/// Teams of eight warps: stages are theirs by turns.
+// A place for sums is always the same finisher's, who alone waits for it.
+const _: () = assert!(WAITING.is_multiple_of(FINISHERS));
+/// Teams of eight warps: stages of a strip are theirs by turns.
 const TEAMS: u64 = 2;
 /// Threads that multiply; all, with the producer's warp and the finishers'.
 const THREADS: u64 = TEAMS * WARPS * 32;
@@ -68,8 +73,9 @@ struct Slice<'c> {
     /// Operands of all.
     operands: usize,
     counters: Counters,
-    /// Weights on their way, in stages of so many bytes; sums on theirs.
+    /// Weights on their way, in so many stages of so many bytes; sums on theirs.
     ring: Ring<'c>,
+    stages: u64,
     stage_bytes: u64,
     sums: Ring<'c>,
     /// The row, and the sums: `[strip % WAITING][team][warp][output]`.
@@ -92,7 +98,10 @@ pub fn slice<'c>(
     let most = |of: &dyn Fn(&Part) -> u64| parts.iter().map(of).max().unwrap_or(0);
     let kept = most(&|part| KeptRow::bytes(part.stored, part.in_features));
     let stage_bytes = most(&Part::stage_bytes);
-    let stages = (SHARED - STATIC - SHARED_SLACK - kept) / stage_bytes;
+    let stages = (SHARED - STATIC - SHARED_SLACK).saturating_sub(kept) / stage_bytes;
+    if stages <= BETWEEN {
+        return Err(format!("a slice has room for {stages} stages of {stage_bytes} bytes"));
+    }
     let counters = Counters { parts: parts.len() as u64, blocks: request.blocks };
     let named = parts.first().map(|part| Rc::clone(&part.operands)).ok_or("a slice of nothing")?;
     // Behind the operands the number of the first step, and the watch.
@@ -104,7 +113,7 @@ pub fn slice<'c>(
     let sums = Ring::between(&e, WAITING, (THREADS, 1));
     let row = e.byte_offset(e.dynamic_shared(), e.int(stages * stage_bytes));
     let partial = e.shared(WAITING * TEAMS * WARPS * OUTPUTS);
-    let s = Slice { parts, operands, counters, ring, stage_bytes, sums, row, partial };
+    let s = Slice { parts, operands, counters, ring, stages, stage_bytes, sums, row, partial };
     let warp = e.uniform(e.div_rem(e.thread(), 32).0);
     e.either(
         e.lt(warp, e.int(TEAMS * WARPS)),
@@ -179,7 +188,7 @@ impl<'c> Slice<'c> {
         // Units that lie one behind the other are one copy.
         let (units, bytes) = if bytes == part.stored.next() { (1, bytes * units) } else { (units, bytes) };
         let unit_bytes = pieces.len() as u64 * bytes;
-        self.ring.wait_behind(e, ON_THE_WAY.div_ceil(part.stage_bytes()));
+        self.ring.wait_behind(e, ON_THE_WAY.div_ceil(part.stage_bytes()).min(self.stages - BETWEEN));
         // Both arms of a branch fill one stage: the ring's place is a variable.
         self.ring.produce(e, units * unit_bytes, |e, stage, full| {
             let to = e.add(memory, e.mul_const(stage, self.stage_bytes));
@@ -263,7 +272,7 @@ impl<'c> Slice<'c> {
         e.when(e.eq(e.thread(), e.int(0)), |e| self.wait(e, part));
         // Nobody multiplies by the row before any more.
         e.barrier();
-        // All lanes g have the one row: columns that are not its are nobody's results.
+        // All lanes g have the one row.
         let row = KeptRow::new((part.stored, part.in_features), e.int(0), self.row);
         let x = e.operand("x");
         let source = pieces.as_ref().map_or(Source::Tiles(x), |pieces| Source::Raw(pieces, x));

@@ -59,7 +59,7 @@ impl Part {
         Ok(Part { operands, first, number, step, in_features, stored, norm, tiled, weights, end })
     }
 
-    /// What eight warps multiply at once, which of one weight of a strip there are so many.
+    /// What one warp multiplies at once, of which one weight of a strip has so many.
     pub fn units(&self) -> u64 {
         self.stored.stages(self.in_features)
     }
