@@ -31,27 +31,27 @@ const TILE_WORDS: u64 = TILE_BYTES / 4;
 /// that it is added to.
 fn mma(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 32, 0, |e| {
-        let (g, t) = e.lane_pair();
-        let at = e.add(e.mul_const(g, 8), t);
-        let a = [(0, 0), (8, 0), (0, 4), (8, 4)]
-            .map(|(row, word)| e.load_int(e.operand_at(0), e.add_const(at, 8 * row + word)));
-        let b = [0, 4].map(|word| e.load_int(e.operand_at(1), e.add_const(at, word)));
-        let places = places(e, g, t);
+        let (a, b, places) = one_step(e);
         let sums = places.map(|at| e.var(e.load(e.operand_at(2), at).into()));
         e.mma(&sums, a, b);
         places.iter().zip(sums).for_each(|(at, sum)| e.store(e.operand_at(3), *at, e.get(sum)));
     });
 }
 
+/// A lane's words of `[16][8]` of A and `[8][8]` of B, and its places in the result.
+fn one_step<'c>(e: &Emit<'c>) -> ([Int<'c>; 4], [Int<'c>; 2], [Int<'c>; 4]) {
+    let (g, t) = e.lane_pair();
+    let at = e.add(e.mul_const(g, 8), t);
+    let a = [(0, 0), (8, 0), (0, 4), (8, 4)]
+        .map(|(row, word)| e.load_int(e.operand_at(0), e.add_const(at, 8 * row + word)));
+    let b = [0, 4].map(|word| e.load_int(e.operand_at(1), e.add_const(at, word)));
+    (a, b, places(e, g, t))
+}
+
 /// The same of signed bytes: `[16][8]` and `[8][8]` words of four, whole numbers `[16][8]`.
 fn mma_of_bytes(k: &mut Kernel<'_, '_>) {
     launch(k, 1, 32, 0, |e| {
-        let (g, t) = e.lane_pair();
-        let at = e.add(e.mul_const(g, 8), t);
-        let a = [(0, 0), (8, 0), (0, 4), (8, 4)]
-            .map(|(row, word)| e.load_int(e.operand_at(0), e.add_const(at, 8 * row + word)));
-        let b = [0, 4].map(|word| e.load_int(e.operand_at(1), e.add_const(at, word)));
-        let places = places(e, g, t);
+        let (a, b, places) = one_step(e);
         let sums = e.mma_bytes(a, b, places.map(|at| e.load_int(e.operand_at(2), at)));
         places.iter().zip(sums).for_each(|(at, sum)| e.store(e.operand_at(3), *at, sum.into()));
     });
