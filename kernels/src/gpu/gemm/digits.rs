@@ -161,16 +161,19 @@ impl<'c> Factors<'c> {
             for (i, total) in sums.iter().enumerate() {
                 let whole = e.add(e.shift_left(parts[2 * i], 8), parts[2 * i + 1]);
                 let (scale, least) = shared[i].of[group];
-                match (codec, least) {
-                    (_, Some(least)) => {
+                match least {
+                    Some(least) => {
                         let least = e.fmul(e.to_float_signed(sum), least);
                         e.accumulate(*total, share, e.fma(e.to_float_signed(whole), scale, least));
                     }
-                    (Codec::Int4 { .. }, None) => {
-                        let whole = e.sub(whole, e.shift_left(sum, 3));
+                    None => {
+                        // Codes of four bits stand for eight less.
+                        let whole = match codec {
+                            Codec::Int4 { .. } => e.sub(whole, e.shift_left(sum, 3)),
+                            _ => whole,
+                        };
                         e.accumulate(*total, e.fmul(scale, share), e.to_float_signed(whole));
                     }
-                    (_, None) => e.accumulate(*total, e.fmul(scale, share), e.to_float_signed(whole)),
                 }
             }
             (parts, group) = (zeros, group + 1);

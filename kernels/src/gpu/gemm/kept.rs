@@ -3,17 +3,33 @@
 use hyc_plan::{Codec, SPAN};
 
 use super::digits::{self, Digits};
+use super::matrices::RawRows;
 use super::pack_rows::{RowPieces, k_tiles, read_row};
-use super::stored::{Record, Stored};
+use super::stored::{Record, Stored, inside};
 use crate::gpu::isa::{Chunk, Emit, Int, Ptr, Var};
 use crate::gpu::tile::{Fragment, Swizzle};
 
-/// Where a row comes from.
-pub enum Source<'a, 'c> {
+/// Where a row comes from, and what of it does not wait for inputs.
+pub enum Source<'c> {
     /// f32 at this address, by these pieces.
-    Raw(&'a RowPieces<'c>, Ptr<'c>),
+    Raw(RowPieces<'c>, Ptr<'c>),
     /// The row's first piece in its bf16 tiles.
     Tiles(Ptr<'c>),
+}
+
+impl<'c> Source<'c> {
+    /// The row as it lies in f32, where it is read so, by so many threads; else in tiles.
+    pub fn new(
+        e: &Emit<'c>,
+        raw: Option<(Ptr<'c>, RawRows)>,
+        tiles: Ptr<'c>,
+        (in_features, threads): (u64, u64),
+    ) -> Source<'c> {
+        raw.map_or(Source::Tiles(tiles), |(x, raw)| {
+            let norm = raw.norm.map(|eps| (eps, "norm"));
+            Source::Raw(RowPieces::new(e, in_features, threads, norm), x)
+        })
+    }
 }
 
 /// A row that is kept.
@@ -43,11 +59,11 @@ impl<'c> KeptRow<'c> {
     }
 
     /// Stores it by threads of whole warps, this one's number and how many they are; a barrier of theirs follows.
-    pub fn keep(&self, e: &Emit<'c>, (thread, threads): (Int<'c>, u64), source: Source<'_, 'c>) {
+    pub fn keep(&self, e: &Emit<'c>, (thread, threads): (Int<'c>, u64), source: &Source<'c>) {
         let tiles = k_tiles(self.in_features);
         let pieces: Vec<(Int<'c>, Vec<Int<'c>>)> = match source {
-            Source::Raw(pieces, x) => pieces.read(e, x),
-            Source::Tiles(from) => read_row(e, from, tiles, (thread, threads))
+            Source::Raw(pieces, x) => pieces.read(e, *x),
+            Source::Tiles(from) => read_row(e, *from, tiles, (thread, threads))
                 .into_iter()
                 .map(|(place, words)| (place, words.to_vec()))
                 .collect(),
@@ -95,21 +111,15 @@ impl<'c> KeptRow<'c> {
         }
     }
 
-    /// This lane's pieces of k tile `i` of a stage; zeros where there is none, since a group's numbers go on there.
+    /// This lane's pieces of k tile `i` of a stage.
     fn pieces(&self, e: &Emit<'c>, stage: Int<'c>, i: u64) -> [Chunk<'c>; 2] {
-        let (each, tiles) = (self.stored.tiles(), k_tiles(self.in_features));
-        let tile = e.add_const(e.mul_const(stage, each), i as i64);
+        let (tile, there) = self.stored.k_tile(e, (stage, i), self.in_features);
         let t = e.lane_pair().1;
-        let words = |tile: Int<'c>, first| {
+        let words = [0, 4].map(|first| {
             let piece = Swizzle::piece(e, self.number, e.add_const(t, first));
             e.load4(self.at, e.add(e.mul_const(tile, 32), e.mul_const(piece, 4)))
-        };
-        if tiles.is_multiple_of(each) {
-            return [0, 4].map(|first| words(tile, first));
-        }
-        let there = e.lt(tile, e.int(tiles));
-        let tile = e.min(tile, e.int(tiles - 1));
-        [0, 4].map(|first| words(tile, first).map(|word| e.pick(there, word, e.int(0))))
+        });
+        inside(e, there, words)
     }
 }
 

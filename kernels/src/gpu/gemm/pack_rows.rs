@@ -70,9 +70,7 @@ impl<'c> RowPieces<'c> {
     /// Loads the weight of the norm, an operand.
     pub fn new(e: &Emit<'c>, in_features: u64, threads: u64, norm: Option<(f64, &'static str)>) -> Self {
         let chunks = k_tiles(in_features) * 8;
-        let places: Vec<Int<'c>> = (0..chunks.div_ceil(threads))
-            .map(|round| e.min(e.add_const(e.thread(), (round * threads) as i64), e.int(chunks - 1)))
-            .collect();
+        let places = places(e, chunks, (e.thread(), threads));
         let weight =
             |name| places.iter().map(|chunk| eight(e, e.operand(name), *chunk, in_features)).collect();
         let norm = norm.map(|(eps, name)| (eps, weight(name)));
@@ -115,18 +113,20 @@ impl<'c> RowPieces<'c> {
     }
 }
 
-/// This thread's pieces of the row at `from` as they lie, with their numbers: one a round, the last one again where there are no
-/// more.
+/// Which of so many pieces a thread has in each round of all; the last one again where there are no more.
+fn places<'c>(e: &Emit<'c>, pieces: u64, (thread, threads): (Int<'c>, u64)) -> Vec<Int<'c>> {
+    let place = |round| e.min(e.add_const(thread, (round * threads) as i64), e.int(pieces - 1));
+    (0..pieces.div_ceil(threads)).map(place).collect()
+}
+
+/// This thread's pieces of the row at `from` as they lie, with their numbers ([`places`]).
 pub fn read_row<'c>(
     e: &Emit<'c>,
     from: Ptr<'c>,
     tiles: u64,
     (thread, threads): (Int<'c>, u64),
 ) -> Vec<(Int<'c>, Chunk<'c>)> {
-    let pieces = 8 * tiles;
-    let places: Vec<Int<'c>> = (0..pieces.div_ceil(threads))
-        .map(|round| e.min(e.add_const(thread, (round * threads) as i64), e.int(pieces - 1)))
-        .collect();
+    let places = places(e, 8 * tiles, (thread, threads));
     let words: Vec<Chunk<'c>> = places
         .iter()
         .map(|place| {

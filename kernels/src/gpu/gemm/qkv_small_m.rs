@@ -20,7 +20,7 @@ use super::projections::{Part, Projection, gates};
 use super::rope::{angles, grown};
 use super::small_m::{Strip, StripRows, reduce};
 use super::stored::Stored;
-use super::stream::{Row, Stream};
+use super::stream::Stream;
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
@@ -59,7 +59,7 @@ fn streamed<'c>(
             let [near, far] = place.dims.map(|dim| place.row(e, stored, dim, c.in_features));
             vec![(near, Some(far))]
         };
-        let from = Row::new(e, inputs, row, c.in_features);
+        let from = StripRows::new(e, inputs, Feed::Whole, row, c.in_features);
         stream.run(e, from, &weights, &|e, strip, output, results| {
             let place = Place::new(e, parts, || strip);
             let page = |e: &Emit<'c>| page_of(e, &e.cache("cache"), row, position);

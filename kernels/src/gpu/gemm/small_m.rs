@@ -14,10 +14,10 @@ use std::cell::RefCell;
 use hyc_plan::Extent;
 
 use super::feed::{Feed, Shape, THREADS, WARPS};
-use super::kept::{KeptRow, Source};
+use super::kept::{Factors, KeptRow, Source};
 use super::matrices::{Inputs, Product, RawRows, blocks, section};
-use super::pack_rows::{RowPieces, k_tiles};
-use super::stored::{Pieces, Record, Stored};
+use super::pack_rows::k_tiles;
+use super::stored::{Pieces, Record, Stored, inside};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var};
 use crate::gpu::tile::pipeline::{Fill, WarpRing};
@@ -79,11 +79,10 @@ impl<'c> Strip<'c> {
         ring: &WarpRing<'c>,
         there: &dyn Fn(&Emit<'c>),
     ) -> Vec<Vec<Vec<Var<'c>>>> {
-        let four = || (0..4).map(|_| e.float_var(0.0)).collect::<Vec<_>>();
         let (feed, stored) = (self.shape.feed, self.shape.stored);
         let eights = feed.eights();
         let sums: Vec<Vec<Vec<Var<'c>>>> =
-            self.weights.iter().map(|_| (0..eights).map(|_| four()).collect()).collect();
+            self.weights.iter().map(|_| (0..eights).map(|_| Factors::sums(e)).collect()).collect();
         let (g, t) = e.lane_pair();
         // This lane's two 16-byte pieces of row g; rows g + 8 have the same swizzle.
         let pieces = [0, 4].map(|first| Swizzle::words(e, g, e.add_const(t, first)));
@@ -105,7 +104,7 @@ impl<'c> Strip<'c> {
         let inputs = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
             let Feed::Tiles(eights) = feed else { return };
             for i in 0..stored.tiles() {
-                let at = e.mul_const(e.wide(self.k_tile(e, k, i)), TILE_BYTES);
+                let at = e.mul_const(e.wide(self.k_tile(e, k, i).0), TILE_BYTES);
                 let behind = stored.bytes() * self.weights.len() as u64 + 1024 * eights * i;
                 let to = e.add_const(to, behind as i64);
                 e.bulk_copy(to, e.byte_offset(self.rows.tiles, at), 1024 * eights, full);
@@ -114,25 +113,18 @@ impl<'c> Strip<'c> {
         let kept = KeptRow::new((stored, self.shape.in_features), self.rows.row, self.shape.kept(e));
         let in_features = self.shape.in_features;
         let held: RefCell<Vec<[Chunk<'c>; 2]>> = RefCell::default();
-        let raw = self.rows.raw.map(|(x, raw)| {
-            let norm = raw.norm.map(|eps| (eps, "norm"));
-            (x, RowPieces::new(e, in_features, THREADS, norm))
-        });
+        let source = Source::new(e, self.rows.raw, self.rows.tiles, (in_features, THREADS));
         let then = |e: &Emit<'c>| {
             there(e);
             match feed {
                 Feed::Tiles(_) => {}
                 Feed::Registers => *held.borrow_mut() = self.held_rows(e, pieces),
                 Feed::Whole => {
-                    let source = match &raw {
-                        Some((x, pieces)) => Source::Raw(pieces, *x),
-                        None => Source::Tiles(self.rows.tiles),
-                    };
-                    kept.keep(e, (e.thread(), THREADS), source);
+                    kept.keep(e, (e.thread(), THREADS), &source);
                     e.barrier();
                 }
                 Feed::Own => {
-                    kept.keep(e, (e.lane(), 32), Source::Tiles(self.rows.tiles));
+                    kept.keep(e, (e.lane(), 32), &source);
                     e.warp_barrier();
                 }
             }
@@ -171,9 +163,10 @@ impl<'c> Strip<'c> {
             }),
             Feed::Tiles(eights) => ring.run(e, range, &fill, &|e, k, stage| {
                 multiply(e, stage, &|e, i| {
+                    let there = self.k_tile(e, k, i).1;
                     let rows_at = (stored.bytes() * self.weights.len() as u64 + 1024 * eights * i) / 4;
                     let of = |n| pieces.map(|p| e.load4(stage, e.add_const(p, (rows_at + 256 * n) as i64)));
-                    (0..eights).map(|n| self.inside(e, (k, i), of(n))).collect()
+                    (0..eights).map(|n| inside(e, there, of(n))).collect()
                 });
             }),
             Feed::Whole | Feed::Own => {
@@ -190,24 +183,9 @@ impl<'c> Strip<'c> {
         sums
     }
 
-    /// k tile `i` of a stage; the last one again where there are no more.
-    fn k_tile(&self, e: &Emit<'c>, stage: Int<'c>, i: u64) -> Int<'c> {
-        let (each, tiles) = (self.shape.stored.tiles(), k_tiles(self.shape.in_features));
-        if each == 1 {
-            return stage;
-        }
-        let tile = e.add_const(e.mul_const(stage, each), i as i64);
-        if tiles.is_multiple_of(each) { tile } else { e.min(tile, e.int(tiles - 1)) }
-    }
-
-    /// A lane's pieces of k tile `i` of a stage, as they were read; zeros where there is none: a group's numbers go on there.
-    fn inside(&self, e: &Emit<'c>, (stage, i): (Int<'c>, u64), x: [Chunk<'c>; 2]) -> [Chunk<'c>; 2] {
-        let (each, tiles) = (self.shape.stored.tiles(), k_tiles(self.shape.in_features));
-        if tiles.is_multiple_of(each) {
-            return x;
-        }
-        let there = e.lt(e.add_const(e.mul_const(stage, each), i as i64), e.int(tiles));
-        x.map(|piece| piece.map(|word| e.pick(there, word, e.int(0))))
+    /// k tile `i` of a stage, as [`Stored::k_tile`] has it.
+    fn k_tile(&self, e: &Emit<'c>, stage: Int<'c>, i: u64) -> (Int<'c>, Option<Int<'c>>) {
+        self.shape.stored.k_tile(e, (stage, i), self.shape.in_features)
     }
 
     /// This lane's two pieces of a row in each k tile of its warp; the last tile's again where there are no more.
@@ -215,10 +193,10 @@ impl<'c> Strip<'c> {
         let (stored, tiles) = (self.shape.stored, k_tiles(self.shape.in_features));
         let tile = |turn: u64, i: u64| {
             let stage = e.add_const(self.first, (turn * self.step) as i64);
-            let tile = self.k_tile(e, stage, i);
+            let (tile, there) = self.k_tile(e, stage, i);
             let tile = e.mul_const(e.wide(e.min(tile, e.int(tiles - 1))), TILE_BYTES);
             let x = pieces.map(|piece| e.load4(e.byte_offset(self.rows.tiles, tile), piece));
-            self.inside(e, (stage, i), x)
+            inside(e, there, x)
         };
         let turns = stored.stages(self.shape.in_features).div_ceil(self.step);
         (0..turns)

@@ -38,6 +38,21 @@ impl Stored {
         }
     }
 
+    /// k tile `i` of stage `stage` of a row, and whether there is one, where that is not certain: else the last one.
+    pub fn k_tile<'c>(
+        self,
+        e: &Emit<'c>,
+        (stage, i): (Int<'c>, u64),
+        in_features: u64,
+    ) -> (Int<'c>, Option<Int<'c>>) {
+        let (each, tiles) = (self.tiles(), k_tiles(in_features));
+        let tile = e.add_const(e.mul_const(stage, each), i as i64);
+        match tiles.is_multiple_of(each) {
+            true => (tile, None),
+            false => (e.min(tile, e.int(tiles - 1)), Some(e.lt(tile, e.int(tiles)))),
+        }
+    }
+
     /// Stages of a row.
     pub fn stages(self, in_features: u64) -> u64 {
         k_tiles(in_features).div_ceil(self.tiles())
@@ -90,6 +105,11 @@ impl Stored {
 
 /// A lane's two pieces of a k tile of a stage, of each eight rows.
 pub type Pieces<'a, 'c> = &'a dyn Fn(&Emit<'c>, u64) -> Vec<[Chunk<'c>; 2]>;
+
+/// A lane's pieces of a k tile; zeros where there is none: a group's numbers go on there.
+pub fn inside<'c>(e: &Emit<'c>, there: Option<Int<'c>>, x: [Chunk<'c>; 2]) -> [Chunk<'c>; 2] {
+    there.map_or(x, |there| x.map(|piece| piece.map(|word| e.pick(there, word, e.int(0)))))
+}
 
 /// A stage of 16 outputs of a grouped codec, as it lies in shared memory.
 pub struct Record<'c> {

@@ -10,10 +10,10 @@
 
 use hyc_plan::Extent;
 
-use super::feed::{THREADS, WARPS};
+use super::feed::{Feed, THREADS, WARPS};
 use super::kept::{Factors, KeptRow, Source};
-use super::matrices::{Inputs, Product, RawRows, blocks, section};
-use super::pack_rows::RowPieces;
+use super::matrices::{Product, blocks, section};
+use super::small_m::StripRows;
 use super::stored::Stored;
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, Var};
@@ -41,24 +41,6 @@ pub type Places<'c> = Vec<(Ptr<'c>, Option<Ptr<'c>>)>;
 /// What is done with a strip's results: its number, the lane's output of 16 where it has one (else it is 16), its sum by each
 /// weight. A whole warp comes to it.
 pub type End<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, &[Float<'c>]);
-
-/// The row.
-#[derive(Clone, Copy)]
-pub struct Row<'c> {
-    /// Its address in its first bf16 tile, and its number.
-    tiles: Ptr<'c>,
-    number: Int<'c>,
-    /// It as it lies, where it is read so.
-    raw: Option<(Ptr<'c>, RawRows)>,
-}
-
-impl<'c> Row<'c> {
-    pub fn new(e: &Emit<'c>, inputs: Inputs, row: Int<'c>, in_features: u64) -> Row<'c> {
-        let tiles = inputs.tiles.row(e, row, in_features);
-        let raw = inputs.raw.map(|raw| (e.row("x", row), raw));
-        Row { tiles, number: if raw.is_some() { e.int(0) } else { row }, raw }
-    }
-}
 
 impl Stream {
     pub fn new(
@@ -103,14 +85,16 @@ impl Stream {
     pub fn run<'c>(
         self,
         e: &Emit<'c>,
-        row: Row<'c>,
+        row: StripRows<'c>,
         place: &dyn Fn(&Emit<'c>, Int<'c>) -> Places<'c>,
         end: End<'_, 'c>,
     ) {
         let spans = self.stored.stages(self.in_features);
         let ring = WarpRing::new(e, WARPS, STAGES, self.stage_bytes());
         let memory = e.dynamic_shared();
-        let row = Kept::new(e, self, row);
+        let source = Source::new(e, row.raw, row.tiles, (self.in_features, THREADS));
+        let at = e.byte_offset(memory, e.int(self.kept_at()));
+        let kept = KeptRow::new((self.stored, self.in_features), row.row, at);
         let warp = e.div_rem(e.thread(), 32).0;
         let count = e
             .div_rem(e.add_const(e.sub(e.int(self.strips), e.block_x()), self.blocks as i64 - 1), self.blocks)
@@ -132,7 +116,11 @@ impl Stream {
             }
         };
         let units = e.mul_const(count, spans);
-        let (inputs, then) = (|_: &Emit<'c>, _, _, _| {}, |e: &Emit<'c>| row.keep(e));
+        let inputs = |_: &Emit<'c>, _, _, _| {};
+        let then = |e: &Emit<'c>| {
+            kept.keep(e, (e.thread(), THREADS), &source);
+            e.barrier();
+        };
         let fill =
             Fill { bytes: self.stage_bytes(), weights: &weights, inputs: &inputs, early: true, then: &then };
         let sums: Vec<Vec<Var<'c>>> = (0..self.weights).map(|_| Factors::sums(e)).collect();
@@ -143,7 +131,7 @@ impl Stream {
             let last = e.mul_const(e.add_const(turn, 1), spans);
             e.advance(unit, last, WARPS, |e, unit| {
                 let span = e.sub(unit, e.mul_const(turn, spans));
-                let x = row.kept.factors(e, span);
+                let x = kept.factors(e, span);
                 ring.turn(e, (unit, WARPS, units), &fill, &|e, stage| {
                     for (i, sums) in (0..).zip(&sums) {
                         x.multiply(e, e.byte_offset(stage, e.int(bytes * i)), sums);
@@ -153,7 +141,7 @@ impl Stream {
             // In one of two places, so that the next strip's sums wait for nobody who reads these.
             let parity = e.mul_const(e.and(turn, e.int(1)), self.sums_bytes());
             let parts = e.byte_offset(memory, e.add_const(parity, self.sums_at() as i64));
-            row.store_sums(e, parts, &sums);
+            store_sums(e, parts, &sums);
             e.barrier();
             // Warps end strips by turns.
             e.when(e.eq(warp, e.and(turn, e.int(WARPS - 1))), |e| {
@@ -171,47 +159,17 @@ impl Stream {
     }
 }
 
-/// The row in shared memory, and where it comes from.
-struct Kept<'c> {
-    kept: KeptRow<'c>,
-    from: Ptr<'c>,
-    /// Of a row that is read in f32.
-    raw: Option<(Ptr<'c>, RowPieces<'c>)>,
-}
-
-impl<'c> Kept<'c> {
-    /// Begins to read what does not wait for inputs.
-    fn new(e: &Emit<'c>, of: Stream, row: Row<'c>) -> Kept<'c> {
-        let raw = row.raw.map(|(x, raw)| {
-            let norm = raw.norm.map(|eps| (eps, "norm"));
-            (x, RowPieces::new(e, of.in_features, THREADS, norm))
-        });
-        let at = e.byte_offset(e.dynamic_shared(), e.int(of.kept_at()));
-        Kept { kept: KeptRow::new((of.stored, of.in_features), row.number, at), from: row.tiles, raw }
-    }
-
-    /// Stores it. All threads of the block come here, behind the wait.
-    fn keep(&self, e: &Emit<'c>) {
-        let source = match &self.raw {
-            Some((x, pieces)) => Source::Raw(pieces, *x),
-            None => Source::Tiles(self.from),
-        };
-        self.kept.keep(e, (e.thread(), THREADS), source);
-        e.barrier();
-    }
-
-    /// Stores a warp's sums to `[weight][warp][16 outputs]`, of which outputs g and g + 8 are a lane's.
-    fn store_sums(&self, e: &Emit<'c>, parts: Ptr<'c>, sums: &[Vec<Var<'c>>]) {
-        let ((g, t), warp) = (e.lane_pair(), e.div_rem(e.thread(), 32).0);
-        e.when(e.eq(t, e.int(0)), |e| {
-            for (i, sums) in (0..).zip(sums) {
-                for half in 0..2 {
-                    let at = e.add(e.mul_const(warp, 16), e.add_const(g, 128 * i + 8 * half));
-                    e.store(parts, at, e.get(sums[2 * half as usize]));
-                }
+/// Stores a warp's sums to `[weight][warp][16 outputs]`, of which outputs g and g + 8 are a lane's.
+fn store_sums<'c>(e: &Emit<'c>, parts: Ptr<'c>, sums: &[Vec<Var<'c>>]) {
+    let ((g, t), warp) = (e.lane_pair(), e.div_rem(e.thread(), 32).0);
+    e.when(e.eq(t, e.int(0)), |e| {
+        for (i, sums) in (0..).zip(sums) {
+            for half in 0..2 {
+                let at = e.add(e.mul_const(warp, 16), e.add_const(g, 128 * i + 8 * half));
+                e.store(parts, at, e.get(sums[2 * half as usize]));
             }
-        });
-    }
+        }
+    });
 }
 
 /// Adds the function of a `Linear` of one row.
@@ -229,17 +187,22 @@ pub fn linear<'c>(k: &mut Kernel<'c, '_>, variant: &str, p: &Product) {
             let weights = [Some(s.matrix), p.up.map(|name| e.operand(name))];
             weights.into_iter().flatten().map(|w| (e.byte_offset(w, outputs), None)).collect()
         };
-        stream.run(e, Row::new(e, p.inputs, row, p.in_features), &place, &|e, strip, output, results| {
-            let s = section(e, p, strip, 16);
-            let value = match results {
-                [gate, up] => e.fmul(e.silu(*gate), *up),
-                _ => results[0],
-            };
-            let local = e.add(e.mul_const(s.block, 16), output);
-            let inside = e.and(e.lt(output, e.int(16)), e.lt(local, s.out));
-            e.when(e.and(inside, e.lt(row, row_count(e, spec))), |e| {
-                p.store(e, row, e.add(s.column, local), value);
-            });
-        });
+        stream.run(
+            e,
+            StripRows::new(e, p.inputs, Feed::Whole, row, p.in_features),
+            &place,
+            &|e, strip, output, results| {
+                let s = section(e, p, strip, 16);
+                let value = match results {
+                    [gate, up] => e.fmul(e.silu(*gate), *up),
+                    _ => results[0],
+                };
+                let local = e.add(e.mul_const(s.block, 16), output);
+                let inside = e.and(e.lt(output, e.int(16)), e.lt(local, s.out));
+                e.when(e.and(inside, e.lt(row, row_count(e, spec))), |e| {
+                    p.store(e, row, e.add(s.column, local), value);
+                });
+            },
+        );
     });
 }

@@ -56,6 +56,11 @@ impl<'c> Ring<'c> {
         Ring { stages, barriers, paired, stage: e.var(e.int(0).into()), phase: e.var(e.int(0).into()) }
     }
 
+    /// How many they are.
+    pub fn stages(&self) -> u64 {
+        self.stages
+    }
+
     /// The thread of a warp group that says for it that a stage is used up: the first.
     pub fn speaks(&self, e: &Emit<'c>) -> Int<'c> {
         e.eq(e.and(e.thread(), e.int(127)), e.int(0))

@@ -65,7 +65,7 @@ impl<'c> Slice<'c> {
             },
             |e| self.hand_over(e, part, (lane, sum)),
         );
-        e.pick(begins_here, e.int(1), e.int(0))
+        e.flag(begins_here)
     }
 
     /// What the warps have of this lane's output: of its weight, where there are two.

@@ -28,7 +28,7 @@ use inkwell::module::Module;
 use self::part::Part;
 use super::feed::WARPS;
 use super::kept::{Factors, KeptRow, Source};
-use super::pack_rows::RowPieces;
+use super::matrices::RawRows;
 use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK};
 use crate::gpu::tile::pipeline::Ring;
 use crate::slices::OUTPUTS;
@@ -73,9 +73,8 @@ struct Slice<'c> {
     /// Operands of all.
     operands: usize,
     counters: Counters,
-    /// Weights on their way, in so many stages of so many bytes; sums on theirs.
+    /// Weights on their way, in stages of so many bytes; sums on theirs.
     ring: Ring<'c>,
-    stages: u64,
     stage_bytes: u64,
     sums: Ring<'c>,
     /// The row, and the sums: `[strip % WAITING][team][warp][output]`.
@@ -113,7 +112,7 @@ pub fn slice<'c>(
     let sums = Ring::between(&e, WAITING, (THREADS, 1));
     let row = e.byte_offset(e.dynamic_shared(), e.int(stages * stage_bytes));
     let partial = e.shared(WAITING * TEAMS * WARPS * OUTPUTS);
-    let s = Slice { parts, operands, counters, ring, stages, stage_bytes, sums, row, partial };
+    let s = Slice { parts, operands, counters, ring, stage_bytes, sums, row, partial };
     let warp = e.uniform(e.div_rem(e.thread(), 32).0);
     e.either(
         e.lt(warp, e.int(TEAMS * WARPS)),
@@ -188,7 +187,7 @@ impl<'c> Slice<'c> {
         // Units that lie one behind the other are one copy.
         let (units, bytes) = if bytes == part.stored.next() { (1, bytes * units) } else { (units, bytes) };
         let unit_bytes = pieces.len() as u64 * bytes;
-        self.ring.wait_behind(e, ON_THE_WAY.div_ceil(part.stage_bytes()).min(self.stages - BETWEEN));
+        self.ring.wait_behind(e, ON_THE_WAY.div_ceil(part.stage_bytes()).min(self.ring.stages() - BETWEEN));
         // Both arms of a branch fill one stage: the ring's place is a variable.
         self.ring.produce(e, units * unit_bytes, |e, stage, full| {
             let to = e.add(memory, e.mul_const(stage, self.stage_bytes));
@@ -267,16 +266,15 @@ impl<'c> Slice<'c> {
 
     /// Waits for the part's counters, and keeps its row in shared memory. The threads that multiply.
     fn keep(&self, e: &Emit<'c>, part: &Part) -> KeptRow<'c> {
-        let norm = part.norm.map(|eps| (eps, "norm"));
-        let pieces = (!part.tiled).then(|| RowPieces::new(e, part.in_features, THREADS, norm));
+        let x = e.operand("x");
+        let raw = (!part.tiled).then_some((x, RawRows { norm: part.norm }));
+        let source = Source::new(e, raw, x, (part.in_features, THREADS));
         e.when(e.eq(e.thread(), e.int(0)), |e| self.wait(e, part));
         // Nobody multiplies by the row before any more.
         e.barrier();
         // All lanes g have the one row.
         let row = KeptRow::new((part.stored, part.in_features), e.int(0), self.row);
-        let x = e.operand("x");
-        let source = pieces.as_ref().map_or(Source::Tiles(x), |pieces| Source::Raw(pieces, x));
-        row.keep(e, (e.thread(), THREADS), source);
+        row.keep(e, (e.thread(), THREADS), &source);
         e.barrier();
         row
     }
