@@ -24,6 +24,10 @@
 
 use crate::sample::{SampleParams, Seen};
 
+/// On a GPU, the bytes that all kernels' scratch begins with and in which every launch leaves zeros, as it finds them: a block that
+/// others wait for counts itself there, and the last one puts the counter back.
+pub const COUNTER_BYTES: u64 = 16 << 10;
+
 /// What every kernel of one forward step shares. Counts are at most the plan's maxima.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]

@@ -6,9 +6,9 @@ use hyc_plan::{
 };
 
 use super::attention::limits::{
-    CLUSTERS, FLASH, LISTS, NO_LISTS, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_ROWS,
+    CLUSTERS, FLASH, LISTS, NO_LISTS, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_LAST, SPLIT_KV_ROWS,
 };
-use super::attention::{flash_prefill, limits, simt, sparse_cluster};
+use super::attention::{flash_prefill, limits, simt, sparse_cluster, split_kv};
 use super::gemm::feed::MOST_WHOLE;
 use super::gemm::pack_rows::BLOCK_ROWS;
 use super::gemm::product::{FP8_ROWS_VARIANTS, M1, M8, M16, M32, MANY_ROWS_OF_STRIPS, WGMMA, WGMMA128};
@@ -81,10 +81,12 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
         | StepOp::OracleAttention(ops::OracleAttention { shape, .. })
             if tensor_cores =>
         {
+            let few = split_kv::few_rows(shape, u64::from(gpu.multiprocessors));
             of(
                 spec,
                 &[
-                    (SPLIT_KV, (1, SPLIT_KV_ROWS), (1, SPLIT_KV_ROWS), 1, 2),
+                    (SPLIT_KV, (1, few), (1, few), 1, 2),
+                    (SPLIT_KV_LAST, (1, SPLIT_KV_ROWS), (few + 1, SPLIT_KV_ROWS), 1, 1),
                     (FLASH, (1, ALL), (SPLIT_KV_ROWS + 1, ALL), flash_prefill::rows_of_a_block(shape), 1),
                 ],
             )

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use hyc_plan::abi::COUNTER_BYTES;
 use hyc_plan::{CacheSpec, Extent, Format, Gpu, GridDim, KernelSpec, Launch, Layout, Rows};
 use inkwell::context::Context;
 use inkwell::module::Module;
@@ -255,8 +256,13 @@ impl<'c, 's> Kernel<'c, 's> {
 
     /// Bytes of scratch, aligned; returns their offset in 4-byte elements.
     pub fn scratch(&mut self, bytes: u64) -> u64 {
-        let at = self.launched.scratch_bytes;
-        self.launched.scratch_bytes += bytes.next_multiple_of(256);
+        let at = self.launched.scratch_bytes.max(COUNTER_BYTES);
+        self.launched.scratch_bytes = at + bytes.next_multiple_of(256);
         at / 4
+    }
+
+    /// Has scratch with its counters, at its beginning, which the kernel's launches put back to zero.
+    pub fn counters(&mut self) {
+        self.launched.scratch_bytes = self.launched.scratch_bytes.max(COUNTER_BYTES);
     }
 }

@@ -22,7 +22,7 @@ mod work_item;
 
 use hyc_plan::{AttnShape, Gpu, KernelSpec, SelectShape, StepOp, ops};
 
-use attention::{flash_prefill, limits, page_lists, simt, sparse, split_kv_decode};
+use attention::{flash_prefill, limits, page_lists, simt, sparse, split_kv};
 use function::Kernel;
 use gemm::{linear, pack_rows, qkv};
 
@@ -111,6 +111,6 @@ fn build(k: &mut Kernel<'_, '_>) {
 
 /// Attention over whole contexts on tensor cores.
 fn whole(k: &mut Kernel<'_, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
-    split_kv_decode::decode(k, shape, sink, select);
+    split_kv::decode(k, shape, sink, select);
     flash_prefill::prefill(k, shape, sink, select);
 }

@@ -1,14 +1,16 @@
 //! Which attentions tensor cores take, in which variants.
 
-use hyc_plan::{AttnShape, KernelSpec, Kind, KvOrder, OperandSpec};
+use hyc_plan::{KernelSpec, Kind, KvOrder, OperandSpec};
 
 use crate::gpu::work_item::group;
 use crate::lists::{MOST_BLOCKS, MOST_HEADS};
 
-/// Attention over whole contexts: parts of a context side by side and their sum; or 64 rows at a time.
+/// Attention over whole contexts: parts of contexts side by side, and their sum by a second launch or by the last of the first one's
+/// blocks; or 64 rows at a time.
 pub const SPLIT_KV: &str = "split_kv";
+pub const SPLIT_KV_LAST: &str = "split_kv_last";
 pub const FLASH: &str = "flash";
-/// Most rows that there is scratch for in [`SPLIT_KV`].
+/// Most rows of the first two.
 pub const SPLIT_KV_ROWS: u64 = 64;
 /// Attention over selected blocks or a window: a cluster of so many blocks per (token, KV head).
 pub const CLUSTERS: [(&str, u64); 4] = [("cluster8", 8), ("cluster4", 4), ("cluster2", 2), ("cluster1", 1)];
@@ -19,11 +21,6 @@ pub const LISTS: &str = "lists";
 pub const NO_LISTS: &str = "none";
 /// The only variant of attentions that no tensor core takes.
 pub const SIMT: &str = "simt";
-
-/// Blocks that share one (token, KV head): two a multiprocessor at one sequence.
-pub fn splits(shape: AttnShape, multiprocessors: u64) -> u64 {
-    (2 * multiprocessors / shape.kv_heads).clamp(1, 64)
-}
 
 /// Whether the kernels on tensor cores take the op.
 pub fn takes(spec: &KernelSpec) -> bool {

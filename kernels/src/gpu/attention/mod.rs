@@ -15,6 +15,6 @@ pub mod shared_pages;
 pub mod simt;
 pub mod sparse;
 pub mod sparse_cluster;
-pub mod split_kv_decode;
+pub mod split_kv;
 mod staged;
 mod warp_mma;

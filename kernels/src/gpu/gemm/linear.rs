@@ -6,7 +6,7 @@ use hyc_plan::ops::Linear;
 use hyc_plan::{Epilogue, Extent, Layout, PANEL};
 
 use super::large_m::large_m;
-use super::matrices::{Matrix, Product, To};
+use super::matrices::{Matrix, Product, To, blocks};
 use super::panel::{self, Input, Place, THREADS, input, mine, panel_at, tile};
 use super::product::{M1, MANY_ROWS_OF_STRIPS, WGMMA, WGMMA128, few_rows, pack_x};
 use super::small_m::small_m;
@@ -35,10 +35,11 @@ fn tiled(k: &mut Kernel<'_, '_>, c: &Linear) {
         to: To::operand(k, "out"),
         plus: (epilogue == Epilogue::Residual).then_some("residual"),
     };
+    let of = (1 + u64::from(product.up.is_some()), stored);
     for (variant, feed) in few_rows(stored) {
-        match stored {
-            Stored::Strips(_) if variant == M1 => stream::linear(k, variant, &product),
-            _ => small_m(k, variant, &product, feed),
+        match variant == M1 && stream::streams(of, blocks(&product, 16), k.multiprocessors) {
+            true => stream::linear(k, variant, &product),
+            false => small_m(k, variant, &product, feed),
         }
     }
     if let Stored::Strips(codec) = stored {

@@ -7,6 +7,7 @@
 //! ```
 //! For ops whose products [end in registers](crate::tiles::ends_in_registers). Reference: `reference::linear::qkv_append`.
 
+use std::cell::RefCell;
 use std::mem::offset_of;
 
 use hyc_plan::Extent;
@@ -18,9 +19,9 @@ use super::matrices::{Inputs, To};
 use super::product::{M1, few_rows};
 use super::projections::{Part, Projection, gates};
 use super::rope::{angles, grown};
-use super::small_m::{Strip, StripRows, reduce};
+use super::small_m::{Strip, StripRows, reduce, rounds};
 use super::stored::Stored;
-use super::stream::Stream;
+use super::stream::{Stream, streams};
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
@@ -28,15 +29,16 @@ use crate::gpu::work_item::row_count;
 
 /// Adds the functions of [`few_rows`].
 pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], (inputs, stored): (Inputs, Stored)) {
+    let strips = parts.iter().map(|part| part.heads * part.dim / 16).sum();
     for (variant, feed) in few_rows(stored) {
-        match stored {
-            Stored::Strips(_) if variant == M1 => streamed(k, variant, c, parts, (inputs, stored)),
-            _ => function(k, variant, c, parts, (inputs, stored, feed)),
+        match variant == M1 && streams((1, stored), strips, k.multiprocessors) {
+            true => streamed(k, variant, c, parts, (inputs, stored)),
+            false => function(k, variant, c, parts, (inputs, stored, feed)),
         }
     }
 }
 
-/// That of one row by strips.
+/// That of one row, strip by strip.
 fn streamed<'c>(
     k: &mut Kernel<'c, '_>,
     variant: &str,
@@ -63,10 +65,10 @@ fn streamed<'c>(
         stream.run(e, from, &weights, &|e, strip, output, results| {
             let place = Place::new(e, parts, || strip);
             let page = |e: &Emit<'c>| page_of(e, &e.cache("cache"), row, position);
-            let to = Spot { row, position, page: &page };
-            let other = e.shuffle(results[0], 8);
             let inside = e.and(inside, e.lt(output, e.int(16)));
-            finish(e, (c, table, &logits), &place, &to, (inside, output, results[0], other));
+            let turn = place.turn(e, (c, table), position, output);
+            let spot = Spot { row, inside, output, turn, page: &page };
+            finish(e, (c, &logits), &place, &spot, (results[0], e.shuffle(results[0], 8)));
         });
     });
 }
@@ -102,19 +104,39 @@ fn function<'c>(
                 step: WARPS,
                 early: true,
             };
-            let sums = strip.sums(e, &ring);
-            let results = reduce(e, &sums[0], shape);
-            for (round, value) in results.iter().enumerate() {
-                let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
+            let look = |e: &Emit<'c>, round: u64| {
+                let mine = e.add_const(e.thread(), (round * THREADS) as i64);
                 let (local, output) = e.div_rem(mine, 16);
-                let row = e.add(first_row, local);
-                let inside = e.and(e.lt(local, e.int(feed.rows())), e.lt(row, row_count(e, spec)));
-                let row = e.min(row, e.add_const(row_count(e, spec), -1));
-                let other = e.shuffle(*value, 8);
+                let (row, rows) = (e.add(first_row, local), row_count(e, spec));
+                let inside = e.and(e.lt(local, e.int(feed.rows())), e.lt(row, rows));
+                let row = e.min(row, e.add_const(rows, -1));
                 let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
-                let page = |e: &Emit<'c>| page_of(e, &e.cache("cache"), row, position);
-                let to = Spot { row, position, page: &page };
-                finish(e, (c, table, &logits), &place, &to, (inside, output, *value, other));
+                let page = c.own_kv.then(|| page_of(e, &e.cache("cache"), row, position));
+                (row, inside, output, page, place.turn(e, (c, table), position, output))
+            };
+            let all = |e: &Emit<'c>| (0..rounds(shape.feed)).map(|round| look(e, round)).collect();
+            // Where results go does not hang on what earlier launches write: it is looked up while the weights are on their way, save
+            // where rows take up the registers.
+            let looked: RefCell<Vec<_>> = RefCell::default();
+            let early = shape.feed != Feed::Registers;
+            let sums = strip.sums_then(e, &ring, &|e| {
+                if early {
+                    looked.replace(all(e));
+                }
+            });
+            let results = reduce(e, &sums[0], shape);
+            for ((row, inside, output, page, turn), value) in
+                if early { looked.take() } else { all(e) }.into_iter().zip(results)
+            {
+                let other = e.shuffle(value, 8);
+                let page = |e: &Emit<'c>| page.unwrap_or_else(|| (e.scratch(), e.int(0)));
+                finish(
+                    e,
+                    (c, &logits),
+                    &place,
+                    &Spot { row, inside, output, turn, page: &page },
+                    (value, other),
+                );
             }
         },
     );
@@ -163,29 +185,44 @@ impl<'c> Place<'c> {
     pub fn row(&self, e: &Emit<'c>, stored: Stored, dim: Int<'c>, in_features: u64) -> Ptr<'c> {
         stored.eight(e, self.matrix, e.add(e.mul(self.head, self.dim), dim), in_features)
     }
+
+    /// Sine and cosine of the angle by which output `output` of the block's 16 is turned at a position, where it is a query's or a key's.
+    pub fn turn(
+        &self,
+        e: &Emit<'c>,
+        (c, table): (&QkvAppend, Ptr<'c>),
+        position: Int<'c>,
+        output: Int<'c>,
+    ) -> (Float<'c>, Float<'c>) {
+        let pair = e.min(e.add(self.dims[0], e.div_rem(output, 8).1), e.int(c.rope.dims / 2 - 1));
+        grown(e, c.rope, e.sin_cos_turns(e.turns(table, pair, position)))
+    }
 }
 
-/// Whose result it is.
+/// Where a result goes, and what it takes to finish it.
 pub struct Spot<'a, 'c> {
     pub row: Int<'c>,
-    pub position: Int<'c>,
-    /// The page that holds the position, and its place in it.
+    /// Whether there is such a row, and the result is one.
+    pub inside: Int<'c>,
+    /// Which of the block's 16 it is.
+    pub output: Int<'c>,
+    /// Sine and cosine of its angle.
+    pub turn: (Float<'c>, Float<'c>),
+    /// The page that holds the row's position, and its place in it. Asked for where there is one alone.
     pub page: &'a dyn Fn(&Emit<'c>) -> (Ptr<'c>, Int<'c>),
 }
 
-/// Rotates and stores one result, where it is `inside`: `value` of lane `output` of 16, `other` that of its pair.
+/// Rotates and stores one result: `value` of a lane, `other` that of its pair.
 pub fn finish<'c>(
     e: &Emit<'c>,
-    (c, table, logits): (&QkvAppend, Ptr<'c>, &[To]),
+    (c, logits): (&QkvAppend, &[To]),
     place: &Place<'c>,
-    &Spot { row, position, page }: &Spot<'_, 'c>,
-    (inside, output, value, other): (Int<'c>, Int<'c>, Float<'c>, Float<'c>),
+    &Spot { row, inside, output, turn: (sin, cos), page }: &Spot<'_, 'c>,
+    (value, other): (Float<'c>, Float<'c>),
 ) {
     let (far, eighth) = e.div_rem(output, 8);
     let is_far = e.eq(far, e.int(1));
     let dim = e.add(e.pick(is_far, place.dims[1], place.dims[0]), eighth);
-    let pair = e.min(e.add(place.dims[0], eighth), e.int(c.rope.dims / 2 - 1));
-    let (sin, cos) = grown(e, c.rope, e.sin_cos_turns(e.turns(table, pair, position)));
     let turned = e.fmul(other, e.pick_float(is_far, sin, e.fsub(e.float(0.0), sin)));
     let rotated = e.fadd(e.fmul(value, cos), turned);
     let part = |projection: Projection| e.eq(place.part, e.int(projection.number()));

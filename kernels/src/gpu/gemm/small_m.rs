@@ -206,6 +206,11 @@ impl<'c> Strip<'c> {
     }
 }
 
+/// Results of a thread behind [`reduce`].
+pub fn rounds(feed: Feed) -> u64 {
+    (128 * feed.eights()).div_ceil(THREADS)
+}
+
 /// Adds the warps' sums, each through the memory of its own ring, which is used up; thread i of the block gets result (row
 /// i / 16, output i % 16) for i < 128 * tiles.
 pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], shape: Shape) -> Vec<Float<'c>> {
@@ -222,8 +227,7 @@ pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], shape: Shape) -> Vec<Floa
         }
     }
     e.barrier();
-    let rounds = count.div_ceil(THREADS);
-    let results = (0..rounds).map(|round| {
+    let results = (0..rounds(shape.feed)).map(|round| {
         let mine = e.min(e.add_const(e.thread(), (round * THREADS) as i64), e.int(count - 1));
         (0..shape.warps)
             .fold(e.float(0.0), |sum, w| e.fadd(sum, e.load(parts, e.add_const(mine, (w * between) as i64))))

@@ -1,4 +1,5 @@
-//! Products of one row by strips: the weights are so few bytes that a block of one strip is through before it is under way.
+//! Products of one row, strip by strip of 16 outputs: of weights of so few bytes that a block of one strip is through before it is under
+//! way, and of bf16 where there are so many strips that blocks would come in waves.
 //!
 //! ```text
 //! block: strips b, b + blocks, ...; a warp's ring goes on from strip to strip
@@ -20,9 +21,29 @@ use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, Var};
 use crate::gpu::tile::pipeline::{Fill, WarpRing};
 use crate::gpu::work_item::row_count;
 
-/// Stages of a warp, and blocks of a multiprocessor: what they leave is the next launch's.
+/// Stages of a warp, and blocks of a multiprocessor, of strips: what they leave is the next launch's.
 const STAGES: u64 = 2;
 const BLOCKS: u64 = 2;
+/// The same of bf16 tiles: k tiles of a warp's ring, of all weights, and blocks by their number. Of three two are there at a time, and who
+/// is through first makes room for the third.
+const TILES_OF_A_WARP: u64 = 4;
+const BLOCKS_OF_TILES: [u64; 2] = [3, 2];
+const FEW_WAVES: u64 = 8;
+
+/// Most blocks of a product of so many weights.
+fn most_blocks((weights, stored): (u64, Stored), multiprocessors: u64) -> u64 {
+    match stored {
+        Stored::Tiles => BLOCKS_OF_TILES[weights as usize - 1] * multiprocessors,
+        Stored::Strips(_) => BLOCKS * multiprocessors,
+    }
+}
+
+/// Whether a product of one row is streamed: of bf16 where blocks of a strip would come in a few waves, the last of which takes as long as
+/// any. Of many waves it costs little, and who comes when there is room leaves nobody idle.
+pub fn streams((weights, stored): (u64, Stored), strips: u64, multiprocessors: u64) -> bool {
+    let most = most_blocks((weights, stored), multiprocessors);
+    stored != Stored::Tiles || (most + 1..=FEW_WAVES * most).contains(&strips)
+}
 
 /// What is streamed.
 #[derive(Clone, Copy)]
@@ -49,10 +70,20 @@ impl Stream {
         strips: u64,
         multiprocessors: u64,
     ) -> Stream {
-        let most = BLOCKS * multiprocessors;
-        // As many strips for each block as for the next.
-        let blocks = strips.div_ceil(strips.div_ceil(most).max(1));
+        let most = most_blocks((weights, stored), multiprocessors);
+        let blocks = match stored {
+            Stored::Tiles => strips.min(most),
+            // As many strips for each block as for the next.
+            Stored::Strips(_) => strips.div_ceil(strips.div_ceil(most).max(1)),
+        };
         Stream { weights, stored, in_features, strips, blocks }
+    }
+
+    fn stages(self) -> u64 {
+        match self.stored {
+            Stored::Tiles => TILES_OF_A_WARP / self.weights,
+            Stored::Strips(_) => STAGES,
+        }
     }
 
     fn stage_bytes(self) -> u64 {
@@ -60,7 +91,7 @@ impl Stream {
     }
 
     fn kept_at(self) -> u64 {
-        WARPS * STAGES * self.stage_bytes()
+        WARPS * self.stages() * self.stage_bytes()
     }
 
     fn sums_at(self) -> u64 {
@@ -90,7 +121,7 @@ impl Stream {
         end: End<'_, 'c>,
     ) {
         let spans = self.stored.stages(self.in_features);
-        let ring = WarpRing::new(e, WARPS, STAGES, self.stage_bytes());
+        let ring = WarpRing::new(e, WARPS, self.stages(), self.stage_bytes());
         let memory = e.dynamic_shared();
         let source = Source::new(e, row.raw, row.tiles, (self.in_features, THREADS));
         let at = e.byte_offset(memory, e.int(self.kept_at()));
@@ -105,7 +136,7 @@ impl Stream {
         let weights = |e: &Emit<'c>, unit: Int<'c>, to: Int<'c>, full: Int<'c>| {
             let (turn, span) = e.div_rem(unit, spans);
             let places = place(e, strip(e, turn));
-            let at = e.mul_const(e.wide(span), bytes);
+            let at = e.mul_const(e.wide(span), self.stored.next());
             for (i, (near, far)) in (0..).zip(places) {
                 let first = if far.is_some() { bytes / 2 } else { bytes };
                 e.bulk_copy(e.add_const(to, (bytes * i) as i64), e.byte_offset(near, at), first, full);

@@ -20,6 +20,15 @@ impl<'c> Emit<'c> {
         self.effect("red.release.gpu.global.add.u32 [$0], $1;", "l,r", &[at, by]);
     }
 
+    /// `base[index] += 1` of global memory, and what was there before: who comes later sees what was written before, and sees here
+    /// what was written before by those who came earlier.
+    pub fn take_turn(&self, base: Ptr<'c>, index: Int<'c>) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.i64().into()], false);
+        let at = self.address(self.at(base, index));
+        let text = "atom.acq_rel.gpu.global.add.u32 $0, [$1], 1;";
+        self.asm(ty, text, "=r,l,~{memory}", true, &[at.into()]).into_int_value()
+    }
+
     /// `base[index] = value` of global memory: who sees it sees what was written before.
     pub fn store_released(&self, base: Ptr<'c>, index: Int<'c>, value: Int<'c>) {
         let at = self.address(self.at(base, index));

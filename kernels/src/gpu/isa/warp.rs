@@ -63,6 +63,11 @@ impl<'c> Emit<'c> {
         self.int_asm("redux.sync.min.u32 $0, $1, 0xffffffff;", x)
     }
 
+    /// The sum of an int over the warp.
+    pub fn warp_total(&self, x: Int<'c>) -> Int<'c> {
+        self.int_asm("redux.sync.add.u32 $0, $1, 0xffffffff;", x)
+    }
+
     /// The value of the lane `step` lanes below; its own where there is none.
     pub fn shuffle_up(&self, x: Int<'c>, step: u64) -> Int<'c> {
         self.int_asm(&format!("shfl.sync.up.b32 $0, $1, {step}, 0, -1;"), x)
@@ -76,6 +81,13 @@ impl<'c> Emit<'c> {
     /// The value of one lane.
     pub fn lane_value(&self, x: Int<'c>, lane: u64) -> Int<'c> {
         self.int_asm(&format!("shfl.sync.idx.b32 $0, $1, {lane}, 31, -1;"), x)
+    }
+
+    /// The value of the lane whose number this lane gives.
+    pub fn value_of_lane(&self, x: Int<'c>, lane: Int<'c>) -> Int<'c> {
+        let ty = self.i32().fn_type(&[self.i32().into(), self.i32().into()], false);
+        let text = "shfl.sync.idx.b32 $0, $1, $2, 31, -1;";
+        self.asm(ty, text, "=r,r,r", true, &[x.into(), lane.into()]).into_int_value()
     }
 
     /// Whether the condition holds in any lane.

@@ -13,6 +13,9 @@ use crate::gpu::tile::RegisterTile;
 /// Pages that a warp looks at together: sixteen a lane.
 pub const CHUNK: u64 = 512;
 
+/// A lane's pages of a context that is not worth all of those.
+const FEW: u64 = 4;
+
 /// The better of two (key, page): ties to the lower page.
 fn better<'c>(e: &Emit<'c>, a: (Int<'c>, Int<'c>), b: (Int<'c>, Int<'c>)) -> (Int<'c>, Int<'c>) {
     let tie = e.and(e.eq(b.0, a.0), e.lt_unsigned(b.1, a.1));
@@ -104,10 +107,14 @@ impl<'c> TopK<'c> {
         score: &dyn Fn(&Emit<'c>, Int<'c>) -> Float<'c>,
     ) {
         let last = e.add_const(end, -1);
-        let scores = RegisterTile::load(e, CHUNK / WARP, |e, place| {
-            e.bits(score(e, e.min(e.add(begin, place), last)))
-        });
-        self.take_scores(e, (begin, end), scores);
+        let take = |e: &Emit<'c>, words: u64| {
+            let scores =
+                RegisterTile::load(e, words, |e, place| e.bits(score(e, e.min(e.add(begin, place), last))));
+            self.take_scores(e, (begin, end), scores);
+        };
+        // Most contexts are short: they need not look for as many scores again, nor compare them.
+        let few = e.ge(e.add_const(begin, (FEW * WARP) as i64), end);
+        e.either(few, |e| take(e, FEW), |e| take(e, CHUNK / WARP));
     }
 
     /// The same of scores that are there, as bits of f32: element i is page `begin + i`.

@@ -164,7 +164,7 @@ fn mixed() -> Vec<Case> {
 }
 
 /// From one token to 32k, decode and prefill, with partial blocks and with fewer blocks than are selected.
-const CONTEXTS: [Sequences<'static>; 10] = [
+const CONTEXTS: [Sequences<'static>; 12] = [
     &[(0, 1)],
     &[(4095, 1), (17, 1), (64, 1), (63, 1)],
     &[(700, 3), (0, 2), (63, 2)],
@@ -175,6 +175,9 @@ const CONTEXTS: [Sequences<'static>; 10] = [
     &[(129, 200), (0, 77), (1000, 1)],
     &[(5_000, 64)],
     &[(0, 64), (64, 33), (1023, 130)],
+    // Short contexts of which a block takes several, whole, and beside them a long one.
+    &[(40, 30), (0, 2), (127, 1), (128, 31)],
+    &[(0, 20), (9_000, 1), (64, 30), (190, 2)],
 ];
 
 fn attentions() -> Vec<Case> {
@@ -197,7 +200,7 @@ fn attentions() -> Vec<Case> {
         for spec in specs {
             let family = format!("{} tiled", spec.op.name());
             for (i, batch) in CONTEXTS.iter().enumerate() {
-                let small = shape.heads == 5 && [2, 3].contains(&i);
+                let small = shape.heads == 5 && [2, 3, 10].contains(&i);
                 cases.push(sized(case(&family, &spec, batch, ERROR), small));
             }
         }

@@ -69,13 +69,11 @@ impl<'a, 'c> Ends<'a, 'c> {
                 let (strip, lane) = of;
                 let place = Place::new(e, parts, || strip);
                 let logits: Vec<To> = gates(op).map(|(_, name)| To::lying(e.in_tiles(name), name)).collect();
-                // Asked for where there is one alone.
                 let page = |e: &Emit<'c>| page.unwrap_or_else(|| (e.scratch(), e.int(0)));
-                let spot = Spot { row: e.int(0), position: *position, page: &page };
-                let mine = e.lt(lane, e.int(OUTPUTS));
-                let output = e.and(lane, e.int(OUTPUTS - 1));
-                let other = e.shuffle(sum, 8);
-                finish(e, (op, *table, &logits), &place, &spot, (mine, output, sum, other));
+                let (inside, output) = (e.lt(lane, e.int(OUTPUTS)), e.and(lane, e.int(OUTPUTS - 1)));
+                let turn = place.turn(e, (op, *table), *position, output);
+                let spot = Spot { row: e.int(0), inside, output, turn, page: &page };
+                finish(e, (op, &logits), &place, &spot, (sum, e.shuffle(sum, 8)));
             }
             Ends::Linear(product) => {
                 let value = match product.up {

@@ -7,7 +7,7 @@ use std::mem::size_of;
 use cudarc::driver::sys::{self, CUfunction, CUmodule, CUresult, CUstream};
 use hyc_kernel_tests::manifest::Kernel;
 use hyc_kernel_tests::{Batch, Memory};
-use hyc_plan::abi::StepContext;
+use hyc_plan::abi::{COUNTER_BYTES, StepContext};
 use hyc_plan::sample::{SampleParams, Seen};
 
 /// Blocks of a grid in y.
@@ -153,10 +153,15 @@ impl Buffer {
     }
 
     fn read(&self) -> Result<Memory> {
-        let mut memory = Memory::filled(self.len, 0);
+        self.read_first(self.len)
+    }
+
+    fn read_first(&self, len: usize) -> Result<Memory> {
+        let len = len.min(self.len);
+        let mut memory = Memory::filled(len, 0);
         let to = memory.bytes_mut().as_mut_ptr().cast::<c_void>();
-        // SAFETY: both are `len` bytes long.
-        check(unsafe { sys::cuMemcpyDtoH_v2(to, self.address, self.len) }, "copying from the GPU")?;
+        // SAFETY: both are `len` bytes long at least.
+        check(unsafe { sys::cuMemcpyDtoH_v2(to, self.address, len) }, "copying from the GPU")?;
         Ok(memory)
     }
 }
@@ -201,6 +206,8 @@ impl Gpu {
         let module = self.module(*index, image)?;
         let operands = before.iter().map(|memory| Buffer::of(memory.bytes())).collect::<Result<Vec<_>>>()?;
         let scratch = Buffer::filled(kernel.scratch_bytes as usize, (!leave_scratch).then_some(0xff))?;
+        let counters = COUNTER_BYTES.min(kernel.scratch_bytes) as usize;
+        scratch.write(&vec![0; counters])?;
         let lists = lists(batch)?;
         let mut values = vec![lists.address];
         values.extend(operands.iter().map(|buffer| buffer.address));
@@ -223,6 +230,9 @@ impl Gpu {
         // SAFETY: the stream lives as long as the process.
         let result = unsafe { sys::cuStreamSynchronize(self.stream) };
         check(result, "running").map_err(|fault| Fault { fatal: true, ..fault })?;
+        if scratch.read_first(counters)?.bytes().iter().any(|byte| *byte != 0) {
+            return Err(Fault { message: "a counter of scratch is not back to zero".into(), fatal: false });
+        }
         operands.iter().map(Buffer::read).collect()
     }
 
