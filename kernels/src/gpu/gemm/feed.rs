@@ -71,6 +71,8 @@ const SHARED_WHOLE: u64 = 108 << 10;
 /// The same where a block ends so soon that a third one had better begin meanwhile: that of one weight's short strip.
 const SHARED_SHORT: u64 = 73 << 10;
 const SHORT: u64 = 4096;
+/// The same of a block that has a multiprocessor for itself.
+const SHARED_ALONE: u64 = 200 << 10;
 /// What a block can have at most.
 const LIMIT: u64 = 224 << 10;
 
@@ -147,12 +149,13 @@ impl Shape {
         let short = self.weights == 1 && self.in_features <= SHORT && !self.alone;
         let turns = self.turns();
         let all = match self.feed {
+            Feed::Tiles(_) if self.alone => SHARED_ALONE,
             Feed::Tiles(_) => SHARED,
             Feed::Whole if short => SHARED_SHORT,
             Feed::Whole | Feed::Registers | Feed::Own => SHARED_WHOLE,
         };
         let most = match self.feed {
-            Feed::Tiles(_) => u64::MAX,
+            Feed::Tiles(_) => turns,
             _ if self.alone => turns,
             _ => (3 * turns).div_ceil(4),
         };

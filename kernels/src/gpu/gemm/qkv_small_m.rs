@@ -1,8 +1,8 @@
 //! `QkvAppend` of few rows, which lie in tiles or were packed before: projections, RoPE and append in one function.
 //!
 //! ```text
-//! block: 16 outputs of one head by one (or 8, or 32) rows
-//!   q, k: dims 8 b .. 8 b + 8 and the same half a head further: RoPE's pairs, in lanes i and i + 8
+//! block: 16 outputs of one head by one (or 8, or 32) rows, or 32 by 8
+//!   q, k: dims 8 b .. 8 b + 8 and the same half a head further: RoPE's pairs, in lanes i and i + 8; of 32 outputs in one lane
 //!   v, gates: dims 16 b .. 16 b + 16
 //! ```
 //! For ops whose products [end in registers](crate::tiles::ends_in_registers). Reference: `reference::linear::qkv_append`.
@@ -57,17 +57,18 @@ fn streamed<'c>(
         let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
         let inside = e.lt(row, row_count(e, spec));
         let weights = |e: &Emit<'c>, strip: Int<'c>| {
-            let place = Place::new(e, parts, || strip);
+            let place = Place::new(e, parts, 8, || strip);
             let [near, far] = place.dims.map(|dim| place.row(e, stored, dim, c.in_features));
             vec![(near, Some(far))]
         };
         let from = StripRows::new(e, inputs, Feed::Whole, row, c.in_features);
         stream.run(e, from, &weights, &|e, strip, output, results| {
-            let place = Place::new(e, parts, || strip);
+            let place = Place::new(e, parts, 8, || strip);
             let page = |e: &Emit<'c>| page_of(e, &e.cache("cache"), row, position);
             let inside = e.and(inside, e.lt(output, e.int(16)));
-            let turn = place.turn(e, (c, table), position, output);
-            let spot = Spot { row, inside, output, turn, page: &page };
+            let (is_far, at) = place.half(e, e.and(output, e.int(15)));
+            let turn = place.turn(e, (c, table), position, at);
+            let spot = Spot { row, inside, is_far, at, turn, page: &page };
             finish(e, (c, &logits), &place, &spot, (results[0], e.shuffle(results[0], 8)));
         });
     });
@@ -81,9 +82,14 @@ fn function<'c>(
     (inputs, stored, feed): (Inputs, Stored, Feed),
 ) {
     let spec = k.spec;
-    let blocks = parts.iter().map(|part| part.heads * part.dim / 16).sum();
-    let grid = [Extent::fixed(blocks), k.rows(1, feed.rows())];
     let shape = Shape::new((1, stored), feed, c.in_features);
+    // Rows are copied once beside twice as many outputs.
+    let wide = stored == Stored::Tiles
+        && shape.feed == Feed::Tiles(1)
+        && parts.iter().all(|part| part.dim.is_multiple_of(32));
+    let (half, shape) = if wide { (16, Shape::new((2, stored), feed, c.in_features)) } else { (8, shape) };
+    let blocks = parts.iter().map(|part| part.heads * part.dim / (2 * half)).sum();
+    let grid = [Extent::fixed(blocks), k.rows(1, feed.rows())];
     let logits: Vec<To> = gates(c).map(|(_, name)| To::operand(k, name)).collect();
     k.function(
         Function::new(&part(variant), grid, THREADS)
@@ -92,12 +98,13 @@ fn function<'c>(
             .waits_itself(),
         |e: &Emit<'c>| {
             let ring = shape.ring(e);
-            let place = Place::new(e, parts, || e.block_x());
+            let place = Place::new(e, parts, half, || e.block_x());
             let first_row = e.mul_const(e.block_y(), feed.rows());
             let table = angles(e, c.rope);
+            let [near, far] = place.dims.map(|dim| place.row(e, stored, dim, c.in_features));
             let strip = Strip {
-                weights: vec![place.row(e, stored, place.dims[0], c.in_features)],
-                far: Some(place.row(e, stored, place.dims[1], c.in_features)),
+                weights: if wide { vec![near, far] } else { vec![near] },
+                far: (!wide).then_some(far),
                 rows: StripRows::new(e, inputs, feed, first_row, c.in_features),
                 shape,
                 first: e.div_rem(e.thread(), 32).0,
@@ -112,7 +119,8 @@ fn function<'c>(
                 let row = e.min(row, e.add_const(rows, -1));
                 let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
                 let page = c.own_kv.then(|| page_of(e, &e.cache("cache"), row, position));
-                (row, inside, output, page, place.turn(e, (c, table), position, output))
+                let (is_far, at) = place.half(e, output);
+                (row, inside, (is_far, at), page, place.turn(e, (c, table), position, at))
             };
             let all = |e: &Emit<'c>| (0..rounds(shape.feed)).map(|round| look(e, round)).collect();
             // Where results go does not hang on what earlier launches write: it is looked up while the weights are on their way, save
@@ -125,18 +133,25 @@ fn function<'c>(
                 }
             });
             let results = reduce(e, &sums[0], shape);
-            for ((row, inside, output, page, turn), value) in
-                if early { looked.take() } else { all(e) }.into_iter().zip(results)
-            {
-                let other = e.shuffle(value, 8);
+            let second = sums.get(1).map(|second| {
+                e.barrier();
+                reduce(e, second, shape)
+            });
+            let looked = if early { looked.take() } else { all(e) };
+            for (round, (row, inside, (is_far, at), page, turn)) in looked.into_iter().enumerate() {
                 let page = |e: &Emit<'c>| page.unwrap_or_else(|| (e.scratch(), e.int(0)));
-                finish(
-                    e,
-                    (c, &logits),
-                    &place,
-                    &Spot { row, inside, output, turn, page: &page },
-                    (value, other),
-                );
+                let end = |is_far: Int<'c>, value: Float<'c>, other: Float<'c>| {
+                    let spot = Spot { row, inside, is_far, at, turn, page: &page };
+                    finish(e, (c, &logits), &place, &spot, (value, other));
+                };
+                let value = results[round];
+                match &second {
+                    Some(second) => {
+                        end(e.no(), value, second[round]);
+                        end(e.not(e.no()), second[round], value);
+                    }
+                    None => end(is_far, value, e.shuffle(value, 8)),
+                }
             }
         },
     );
@@ -150,33 +165,34 @@ pub struct Place<'c> {
     head: Int<'c>,
     /// Elements of a head.
     dim: Int<'c>,
-    /// First dims of the two eights.
+    /// First dims of the two halves.
     pub dims: [Int<'c>; 2],
+    /// Outputs of each.
+    outputs: u64,
 }
 
 impl<'c> Place<'c> {
-    /// Block `index()` of 16 outputs of all parts.
-    pub fn new(e: &Emit<'c>, parts: &[Part], index: impl Fn() -> Int<'c>) -> Place<'c> {
+    /// Block `index()` of twice `half` outputs of all parts.
+    pub fn new(e: &Emit<'c>, parts: &[Part], half: u64, index: impl Fn() -> Int<'c>) -> Place<'c> {
         let (mut part, mut local, mut matrix) =
             (e.int(parts[0].projection.number()), index(), e.operand(parts[0].projection.weight()));
         let mut dim = e.int(parts[0].dim);
         let mut begin = 0;
         for pair in parts.windows(2) {
-            begin += pair[0].heads * pair[0].dim / 16;
+            begin += pair[0].heads * pair[0].dim / (2 * half);
             let here = e.ge(index(), e.int(begin));
             part = e.pick(here, e.int(pair[1].projection.number()), part);
             local = e.pick(here, e.add_const(index(), -(begin as i64)), local);
             matrix = e.pick_ptr(here, e.operand(pair[1].projection.weight()), matrix);
             dim = e.pick(here, e.int(pair[1].dim), dim);
         }
-        let a_head = e.div_rem(dim, 16).0;
+        let a_head = e.div_rem(dim, 2 * half).0;
         let head = e.quotient(local, a_head);
         let block = e.sub(local, e.mul(head, a_head));
         let rotates = e.lt(part, e.int(Projection::Value.number()));
-        let first = e.mul_const(block, 8);
-        let first = e.pick(rotates, first, e.mul_const(block, 16));
-        let far = e.add(first, e.pick(rotates, e.div_rem(dim, 2).0, e.int(8)));
-        Place { part, matrix, head, dim, dims: [first, far] }
+        let first = e.pick(rotates, e.mul_const(block, half), e.mul_const(block, 2 * half));
+        let far = e.add(first, e.pick(rotates, e.div_rem(dim, 2).0, e.int(half)));
+        Place { part, matrix, head, dim, dims: [first, far], outputs: half }
     }
 }
 
@@ -186,15 +202,21 @@ impl<'c> Place<'c> {
         stored.eight(e, self.matrix, e.add(e.mul(self.head, self.dim), dim), in_features)
     }
 
-    /// Sine and cosine of the angle by which output `output` of the block's 16 is turned at a position, where it is a query's or a key's.
+    /// Whether an output of the block is of the far half, and which of it.
+    pub fn half(&self, e: &Emit<'c>, output: Int<'c>) -> (Int<'c>, Int<'c>) {
+        let (half, at) = e.div_rem(output, self.outputs);
+        (e.eq(half, e.int(1)), at)
+    }
+
+    /// Sine and cosine of the angle by which output `at` of either half is turned at a position, where it is a query's or a key's.
     pub fn turn(
         &self,
         e: &Emit<'c>,
         (c, table): (&QkvAppend, Ptr<'c>),
         position: Int<'c>,
-        output: Int<'c>,
+        at: Int<'c>,
     ) -> (Float<'c>, Float<'c>) {
-        let pair = e.min(e.add(self.dims[0], e.div_rem(output, 8).1), e.int(c.rope.dims / 2 - 1));
+        let pair = e.min(e.add(self.dims[0], at), e.int(c.rope.dims / 2 - 1));
         grown(e, c.rope, e.sin_cos_turns(e.turns(table, pair, position)))
     }
 }
@@ -204,8 +226,9 @@ pub struct Spot<'a, 'c> {
     pub row: Int<'c>,
     /// Whether there is such a row, and the result is one.
     pub inside: Int<'c>,
-    /// Which of the block's 16 it is.
-    pub output: Int<'c>,
+    /// Whether it is of the far half, and which of it.
+    pub is_far: Int<'c>,
+    pub at: Int<'c>,
     /// Sine and cosine of its angle.
     pub turn: (Float<'c>, Float<'c>),
     /// The page that holds the row's position, and its place in it. Asked for where there is one alone.
@@ -217,12 +240,10 @@ pub fn finish<'c>(
     e: &Emit<'c>,
     (c, logits): (&QkvAppend, &[To]),
     place: &Place<'c>,
-    &Spot { row, inside, output, turn: (sin, cos), page }: &Spot<'_, 'c>,
+    &Spot { row, inside, is_far, at, turn: (sin, cos), page }: &Spot<'_, 'c>,
     (value, other): (Float<'c>, Float<'c>),
 ) {
-    let (far, eighth) = e.div_rem(output, 8);
-    let is_far = e.eq(far, e.int(1));
-    let dim = e.add(e.pick(is_far, place.dims[1], place.dims[0]), eighth);
+    let dim = e.add(e.pick(is_far, place.dims[1], place.dims[0]), at);
     let turned = e.fmul(other, e.pick_float(is_far, sin, e.fsub(e.float(0.0), sin)));
     let rotated = e.fadd(e.fmul(value, cos), turned);
     let part = |projection: Projection| e.eq(place.part, e.int(projection.number()));

@@ -238,19 +238,29 @@ pub fn reduce<'c>(e: &Emit<'c>, sums: &[Vec<Var<'c>>], shape: Shape) -> Vec<Floa
 /// Adds the function of a variant whose blocks have these rows.
 pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
     let spec = k.spec;
-    let grid = [Extent::fixed(blocks(p, 16)), k.rows(1, feed.rows())];
-    let shape = Shape::new((1 + u64::from(p.up.is_some()), p.stored), feed, p.in_features);
-    let shape = if feed == Feed::Whole { shape.of_blocks(blocks(p, 16), k.multiprocessors) } else { shape };
+    let strips = blocks(p, 16);
+    let two = feed == Feed::Tiles(1) && in_twos(p, strips, k.multiprocessors);
+    let (each, weights) = (1 + u64::from(two), 1 + u64::from(two || p.up.is_some()));
+    let grid = [Extent::fixed(strips / each), k.rows(1, feed.rows())];
+    let shape = Shape::new((weights, p.stored), feed, p.in_features);
+    let shape = shape.of_blocks(strips / each, k.multiprocessors);
     let (name, variants) = (part(variant), [variant]);
     let function = Function::new(&name, grid, THREADS).of(&variants);
     k.function(function.shared_bytes(shape.shared_bytes()).waits_itself(), |e| {
         let ring = shape.ring(e);
-        let s = section(e, p, e.block_x(), 16);
+        let first = e.mul_const(e.block_x(), each);
+        let s = section(e, p, first, 16);
         let first_row = e.mul_const(e.block_y(), feed.rows());
-        let outputs = p.stored.strip(e, s.block, p.in_features);
-        let weights = [Some(s.matrix), p.up.map(|name| e.operand(name))];
+        let at = |i: i64| p.stored.strip(e, e.add_const(s.block, i), p.in_features);
+        let weights = match p.up {
+            _ if two => [0, 1].map(|i| e.byte_offset(s.matrix, at(i))).to_vec(),
+            up => {
+                let weights = [Some(s.matrix), up.map(|name| e.operand(name))];
+                weights.into_iter().flatten().map(|w| e.byte_offset(w, at(0))).collect()
+            }
+        };
         let strip = Strip {
-            weights: weights.into_iter().flatten().map(|w| e.byte_offset(w, outputs)).collect(),
+            weights,
             far: None,
             rows: StripRows::new(e, p.inputs, feed, first_row, p.in_features),
             shape,
@@ -259,21 +269,35 @@ pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
             early: true,
         };
         let sums = strip.sums(e, &ring);
-        let mut results = reduce(e, &sums[0], shape);
-        if let Some(up) = sums.get(1) {
+        let mut results = vec![reduce(e, &sums[0], shape)];
+        if let Some(second) = sums.get(1) {
             e.barrier();
-            let ups = reduce(e, up, shape);
-            results = results.iter().zip(ups).map(|(gate, up)| e.fmul(e.silu(*gate), up)).collect();
+            let second = reduce(e, second, shape);
+            match two {
+                true => results.push(second),
+                false => {
+                    let gated = results[0].iter().zip(second).map(|(gate, up)| e.fmul(e.silu(*gate), up));
+                    results = vec![gated.collect()];
+                }
+            }
         }
-        for (round, value) in results.iter().enumerate() {
-            let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
-            let (row, output) = e.div_rem(mine, 16);
-            let local = e.add(e.mul_const(s.block, 16), output);
-            let row_inside =
-                e.and(e.lt(row, e.int(feed.rows())), e.lt(e.add(first_row, row), row_count(e, spec)));
-            e.when(e.and(row_inside, e.lt(local, s.out)), |e| {
-                p.store(e, e.add(first_row, row), e.add(s.column, local), *value);
-            });
+        for (i, results) in (0..).zip(results) {
+            for (round, value) in results.into_iter().enumerate() {
+                let mine = e.add_const(e.thread(), (round as u64 * THREADS) as i64);
+                let (row, output) = e.div_rem(mine, 16);
+                let local = e.add(e.mul_const(e.add_const(s.block, i), 16), output);
+                let row_inside =
+                    e.and(e.lt(row, e.int(feed.rows())), e.lt(e.add(first_row, row), row_count(e, spec)));
+                e.when(e.and(row_inside, e.lt(local, s.out)), |e| {
+                    p.store(e, e.add(first_row, row), e.add(s.column, local), value);
+                });
+            }
         }
     });
+}
+
+/// Whether a block takes two strips, beside which rows are copied once: where that leaves no multiprocessor without one.
+fn in_twos(p: &Product, strips: u64, multiprocessors: u64) -> bool {
+    let enough = 8 * (strips / 2) >= 7 * multiprocessors;
+    p.stored == Stored::Tiles && p.up.is_none() && p.matrices.len() == 1 && strips.is_multiple_of(2) && enough
 }

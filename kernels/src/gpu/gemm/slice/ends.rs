@@ -67,12 +67,13 @@ impl<'a, 'c> Ends<'a, 'c> {
         match self {
             Ends::Qkv(op, parts, Row { table, position, page }) => {
                 let (strip, lane) = of;
-                let place = Place::new(e, parts, || strip);
+                let place = Place::new(e, parts, 8, || strip);
                 let logits: Vec<To> = gates(op).map(|(_, name)| To::lying(e.in_tiles(name), name)).collect();
                 let page = |e: &Emit<'c>| page.unwrap_or_else(|| (e.scratch(), e.int(0)));
                 let (inside, output) = (e.lt(lane, e.int(OUTPUTS)), e.and(lane, e.int(OUTPUTS - 1)));
-                let turn = place.turn(e, (op, *table), *position, output);
-                let spot = Spot { row: e.int(0), inside, output, turn, page: &page };
+                let (is_far, at) = place.half(e, output);
+                let turn = place.turn(e, (op, *table), *position, at);
+                let spot = Spot { row: e.int(0), inside, is_far, at, turn, page: &page };
                 finish(e, (op, &logits), &place, &spot, (sum, e.shuffle(sum, 8)));
             }
             Ends::Linear(product) => {

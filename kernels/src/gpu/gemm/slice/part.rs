@@ -112,7 +112,7 @@ impl Part {
                 (names.into_iter().flatten().map(rows).collect(), self.stored.bytes())
             }
             End::Qkv(_, parts) => {
-                let place = Place::new(e, parts, || strip);
+                let place = Place::new(e, parts, 8, || strip);
                 let rows = place.dims.map(|dim| place.row(e, self.stored, dim, self.in_features));
                 (vec![rows.to_vec()], self.stored.bytes() / 2)
             }
