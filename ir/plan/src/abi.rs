@@ -24,8 +24,8 @@
 
 use crate::sample::{SampleParams, Seen};
 
-/// On a GPU, the bytes that all kernels' scratch begins with and in which every launch leaves zeros, as it finds them: a block that
-/// others wait for counts itself there, and the last one puts the counter back.
+/// On a GPU, the bytes that kernels' scratch begins with, where they have any, and in which every launch leaves zeros, as it finds them:
+/// blocks count themselves there, and the last one puts the counter back. Slices have counters of their own.
 pub const COUNTER_BYTES: u64 = 16 << 10;
 
 /// What every kernel of one forward step shares. Counts are at most the plan's maxima.

@@ -81,7 +81,7 @@ pub fn candidates(spec: &KernelSpec, gpu: &Gpu) -> Result<Vec<Variant>, String> 
         | StepOp::OracleAttention(ops::OracleAttention { shape, .. })
             if tensor_cores =>
         {
-            let few = split_kv::few_rows(shape, u64::from(gpu.multiprocessors));
+            let few = split_kv::most_rows_in_parts(shape, u64::from(gpu.multiprocessors));
             of(
                 spec,
                 &[

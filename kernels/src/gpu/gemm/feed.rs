@@ -71,7 +71,7 @@ const SHARED_WHOLE: u64 = 108 << 10;
 /// The same where a block ends so soon that a third one had better begin meanwhile: that of one weight's short strip.
 const SHARED_SHORT: u64 = 73 << 10;
 const SHORT: u64 = 4096;
-/// The same of a block that has a multiprocessor for itself.
+/// The same of eights of rows in a block that has a multiprocessor for itself.
 const SHARED_ALONE: u64 = 200 << 10;
 /// What a block can have at most.
 const LIMIT: u64 = 224 << 10;

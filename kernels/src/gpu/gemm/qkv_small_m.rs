@@ -68,7 +68,8 @@ fn streamed<'c>(
             let inside = e.and(inside, e.lt(output, e.int(16)));
             let (is_far, at) = place.half(e, e.and(output, e.int(15)));
             let turn = place.turn(e, (c, table), position, at);
-            let spot = Spot { row, inside, is_far, at, turn, page: &page };
+            let page = c.own_kv.then_some(&page as &PageOf<'_, 'c>);
+            let spot = Spot { row, inside, is_far, at, turn, page };
             finish(e, (c, &logits), &place, &spot, (results[0], e.shuffle(results[0], 8)));
         });
     });
@@ -139,9 +140,10 @@ fn function<'c>(
             });
             let looked = if early { looked.take() } else { all(e) };
             for (round, (row, inside, (is_far, at), page, turn)) in looked.into_iter().enumerate() {
-                let page = |e: &Emit<'c>| page.unwrap_or_else(|| (e.scratch(), e.int(0)));
+                let page = page.map(|page| move |_: &Emit<'c>| page);
+                let page = page.as_ref().map(|page| page as &PageOf<'_, 'c>);
                 let end = |is_far: Int<'c>, value: Float<'c>, other: Float<'c>| {
-                    let spot = Spot { row, inside, is_far, at, turn, page: &page };
+                    let spot = Spot { row, inside, is_far, at, turn, page };
                     finish(e, (c, &logits), &place, &spot, (value, other));
                 };
                 let value = results[round];
@@ -221,6 +223,9 @@ impl<'c> Place<'c> {
     }
 }
 
+/// Looks up a page and a place in it.
+pub type PageOf<'a, 'c> = dyn Fn(&Emit<'c>) -> (Ptr<'c>, Int<'c>) + 'a;
+
 /// Where a result goes, and what it takes to finish it.
 pub struct Spot<'a, 'c> {
     pub row: Int<'c>,
@@ -231,8 +236,8 @@ pub struct Spot<'a, 'c> {
     pub at: Int<'c>,
     /// Sine and cosine of its angle.
     pub turn: (Float<'c>, Float<'c>),
-    /// The page that holds the row's position, and its place in it. Asked for where there is one alone.
-    pub page: &'a dyn Fn(&Emit<'c>) -> (Ptr<'c>, Int<'c>),
+    /// The page that holds the row's position, and its place in it, where the op owns its cache.
+    pub page: Option<&'a PageOf<'a, 'c>>,
 }
 
 /// Rotates and stores one result: `value` of a lane, `other` that of its pair.
@@ -257,9 +262,7 @@ pub fn finish<'c>(
             to.store(e, row, column, value);
         });
     }
-    if !c.own_kv {
-        return;
-    }
+    let Some(page) = page else { return };
     let cache = e.cache("cache");
     e.when(e.and(inside, e.or(part(Projection::Key), part(Projection::Value))), |e| {
         let (page, token) = page(e);

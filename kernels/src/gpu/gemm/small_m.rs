@@ -1,7 +1,7 @@
 //! Products of few rows: bound by the bytes of the weights.
 //!
 //! ```text
-//! block: 16 outputs x one (or 8, or 32) rows by mma.sync; warp w of 8: k tiles w, w + 8, ...; each keeps a ring of its own full
+//! block: 16 outputs x one (or 8, or 32) rows by mma.sync, or 32 x 8; warp w of 8: k tiles w, w + 8, ...; each keeps a ring of its own full
 //!        of an expert's down product: all k tiles of a choice
 //! ```
 //! The order of k inside a dot product is free, so that a lane takes eight neighbouring k's of its row with one
@@ -243,7 +243,8 @@ pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
     let (each, weights) = (1 + u64::from(two), 1 + u64::from(two || p.up.is_some()));
     let grid = [Extent::fixed(strips / each), k.rows(1, feed.rows())];
     let shape = Shape::new((weights, p.stored), feed, p.in_features);
-    let shape = shape.of_blocks(strips / each, k.multiprocessors);
+    // More rows have more blocks than the grid's first axis says.
+    let shape = if feed.eights() == 1 { shape.of_blocks(strips / each, k.multiprocessors) } else { shape };
     let (name, variants) = (part(variant), [variant]);
     let function = Function::new(&name, grid, THREADS).of(&variants);
     k.function(function.shared_bytes(shape.shared_bytes()).waits_itself(), |e| {
@@ -296,7 +297,8 @@ pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
     });
 }
 
-/// Whether a block takes two strips, beside which rows are copied once: where that leaves no multiprocessor without one.
+/// Whether a block takes two strips, beside which rows are copied once: where that leaves no more than an eighth of the multiprocessors
+/// without one. Rows that one strip's warps would have in registers are copied then, too.
 fn in_twos(p: &Product, strips: u64, multiprocessors: u64) -> bool {
     let enough = 8 * (strips / 2) >= 7 * multiprocessors;
     p.stored == Stored::Tiles && p.up.is_none() && p.matrices.len() == 1 && strips.is_multiple_of(2) && enough

@@ -24,8 +24,8 @@ use crate::gpu::work_item::row_count;
 /// Stages of a warp, and blocks of a multiprocessor, of strips: what they leave is the next launch's.
 const STAGES: u64 = 2;
 const BLOCKS: u64 = 2;
-/// The same of bf16 tiles: k tiles of a warp's ring, of all weights, and blocks by their number. Of three two are there at a time, and who
-/// is through first makes room for the third.
+/// The same of bf16 tiles: k tiles of a warp's ring, of all weights, and blocks by their number. Three fill a multiprocessor's shared
+/// memory up to 4,096 features; of blocks that leave room for the attention behind them steps took longer.
 const TILES_OF_A_WARP: u64 = 4;
 const BLOCKS_OF_TILES: [u64; 2] = [3, 2];
 const FEW_WAVES: u64 = 8;

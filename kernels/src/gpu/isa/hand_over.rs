@@ -1,6 +1,6 @@
 //! What blocks of one launch hand each other through device memory: words that one of them raises when what it wrote is there.
 //!
-//! PTX ISA 8.10.3: a `ld.acquire` that reads what a `red.release` or a `st.release` has written orders all that was written
+//! PTX ISA 8.10.3: a `ld.acquire` or an `atom.acq_rel` that reads what a `red.release`, a `st.release` or another `atom.acq_rel` has written orders all that was written
 //! before the one before all that is read behind the other. Other threads of either block are in that order by its barriers.
 
 use super::emit::{Emit, Int, Ptr};

@@ -14,7 +14,7 @@ use crate::gpu::tile::RegisterTile;
 pub const CHUNK: u64 = 512;
 
 /// A lane's pages of a context that is not worth all of those.
-const FEW: u64 = 4;
+const SHORT: u64 = 4;
 
 /// The better of two (key, page): ties to the lower page.
 fn better<'c>(e: &Emit<'c>, a: (Int<'c>, Int<'c>), b: (Int<'c>, Int<'c>)) -> (Int<'c>, Int<'c>) {
@@ -113,8 +113,8 @@ impl<'c> TopK<'c> {
             self.take_scores(e, (begin, end), scores);
         };
         // Most contexts are short: they need not look for as many scores again, nor compare them.
-        let few = e.ge(e.add_const(begin, (FEW * WARP) as i64), end);
-        e.either(few, |e| take(e, FEW), |e| take(e, CHUNK / WARP));
+        let few = e.ge(e.add_const(begin, (SHORT * WARP) as i64), end);
+        e.either(few, |e| take(e, SHORT), |e| take(e, CHUNK / WARP));
     }
 
     /// The same of scores that are there, as bits of f32: element i is page `begin + i`.

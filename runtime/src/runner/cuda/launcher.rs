@@ -68,6 +68,7 @@ impl Launcher {
         let operands = plan.steps.iter().map(|step| step.operands.len()).max().unwrap_or(0);
         let scratch = plan.kernels.iter().map(|kernel| kernel.scratch_bytes).max().unwrap_or(0);
         Ok(Launcher {
+            // Kernels count on zeros in its first bytes (`abi::COUNTER_BYTES`), and leave them so.
             scratch: device.zeroed(scratch)?,
             kernels: kernels.collect::<Result<_>>()?,
             names: plan.steps.iter().enumerate().map(name).collect(),

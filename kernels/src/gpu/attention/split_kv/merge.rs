@@ -2,8 +2,8 @@
 //! quicker than one block by itself.
 
 use super::choose::choose;
-use super::combine::States;
 use super::shares::Piece;
+use super::states::States;
 use super::{SELECTORS, Split, Table};
 use crate::gpu::attention::rows::store_output;
 use crate::gpu::isa::{Emit, Float, Int, LANES, WARP};
@@ -56,11 +56,11 @@ impl Split {
         e.wait_for_inputs();
         let head = |e: &Emit<'c>| self.head(e, (piece, job), warps);
         let Some(table) = &self.table else { return head(e) };
-        e.either(e.lt(job, e.int(group(r.shape))), head, |e| self.choose(e, piece, table));
+        e.either(e.lt(job, e.int(group(r.shape))), head, |e| self.choose_merged(e, piece, table));
     }
 
     /// The k best blocks of the group.
-    fn choose<'c>(&self, e: &Emit<'c>, piece: Piece<'c>, table: &Table) {
+    fn choose_merged<'c>(&self, e: &Emit<'c>, piece: Piece<'c>, table: &Table) {
         let r = &self.reader;
         let heads = Heads::new(e, group(r.shape), group(r.shape), SELECTORS, self.sink);
         let warp = e.div_rem(e.thread(), WARP).0;

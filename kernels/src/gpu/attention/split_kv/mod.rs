@@ -7,19 +7,21 @@
 //! item     out; lse of all heads, the group's block scores, the k best: of few rows, where an item has many states, by a second
 //!          launch; of more by the last of its blocks to leave a state
 //! ```
+//! Where a share ends hangs on all contexts of the step, and so do a result's last bits.
+//!
 //! What this step does not write is copied before the inputs are there. No score leaves the chip but one a (head, page). Scores are compared
 //! in logs (HySparse 2602.03560, equation 3), as [`Heads`](crate::gpu::select::Heads) says. Reference: `reference::attention::full`.
 
 mod choose;
-mod combine;
 mod merge;
 mod shares;
+mod states;
 
 use hyc_plan::{AttnShape, Extent, SelectShape};
 
 use self::choose::choose;
-use self::combine::{MOST_BLOCKS, Parts, States};
 use self::shares::{Piece, Shares};
+use self::states::{FEW, MOST_COUNTED, Parts, States};
 use super::limits::{SPLIT_KV, SPLIT_KV_LAST, SPLIT_KV_ROWS};
 use super::staged::{Supply, Turns};
 use super::warp_mma::Reader;
@@ -35,14 +37,14 @@ const MOST_WARPS: u64 = 4;
 const MERGERS: u64 = 8;
 const SELECTORS: u64 = 16;
 
-/// Adds the functions of [`SPLIT_KV`], for steps of at most [`few_rows`] rows, and of [`SPLIT_KV_LAST`], for [`SPLIT_KV_ROWS`].
+/// Adds the functions of [`SPLIT_KV`], for steps of at most [`most_rows_in_parts`] rows, and of [`SPLIT_KV_LAST`], for [`SPLIT_KV_ROWS`].
 pub fn decode<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select: Option<SelectShape>) {
     if !k.wants(SPLIT_KV) && !k.wants(SPLIT_KV_LAST) {
         return;
     }
     let [few, rows] =
-        [few_rows(shape, k.multiprocessors), SPLIT_KV_ROWS].map(|rows| rows.min(k.spec.max_rows));
-    let (splits, blocks) = (splits(shape, k.multiprocessors), (2 * k.multiprocessors).min(MOST_BLOCKS));
+        [most_rows_in_parts(shape, k.multiprocessors), SPLIT_KV_ROWS].map(|rows| rows.min(k.spec.max_rows));
+    let (splits, blocks) = (splits(shape, k.multiprocessors), (2 * k.multiprocessors).min(MOST_COUNTED));
     let mut reader = Reader { shape, cache: k.cache("cache"), operand: "cache", warps: 1 };
     reader.warps = (SHARED / reader.stage_bytes()).clamp(1, MOST_WARPS);
     let pages = k.spec.max_context.div_ceil(reader.cache.page);
@@ -75,8 +77,8 @@ fn splits(shape: AttnShape, multiprocessors: u64) -> u64 {
 }
 
 /// The most rows of [`SPLIT_KV`]: shared by all blocks, an item's pages would be in more parts than one block adds up.
-pub fn few_rows(shape: AttnShape, multiprocessors: u64) -> u64 {
-    (2 * multiprocessors / (combine::FEW * shape.kv_heads)).max(1)
+pub fn most_rows_in_parts(shape: AttnShape, multiprocessors: u64) -> u64 {
+    (2 * multiprocessors / (FEW * shape.kv_heads)).clamp(1, SPLIT_KV_ROWS)
 }
 
 /// Scratch of an op that selects: `[row][KV head][group][pages]` largest logits.

@@ -1,5 +1,5 @@
 //! Which block takes which pages: of a few rows each item (a row's KV head) has blocks of its own; of more all pages of a step's contexts
-//! stand one after the other, by row, KV head and page, and each block takes as many, whatever the lengths of the contexts are.
+//! stand one after the other, by row, KV head and page, and each block takes as many (the last ones fewer, or none), whatever the lengths of the contexts are.
 
 use std::mem::offset_of;
 

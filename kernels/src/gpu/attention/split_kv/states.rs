@@ -17,7 +17,7 @@ pub const FEW: u64 = 16;
 const LOOK: u64 = 8;
 
 /// Most blocks that there are counters for.
-pub const MOST_BLOCKS: u64 = COUNTER_BYTES / 4 / 3;
+pub const MOST_COUNTED: u64 = COUNTER_BYTES / 4 / 3;
 
 /// Where they are. A state is `[group][v_dim]` sums, `[group]` maxima, `[group]` sums of exponentials.
 ///
