@@ -254,15 +254,10 @@ impl<'c, 's> Kernel<'c, 's> {
         Extent { dim, per, each }
     }
 
-    /// Bytes of scratch, aligned; returns their offset in 4-byte elements.
+    /// Bytes of scratch, aligned, behind its counters; returns their offset in 4-byte elements.
     pub fn scratch(&mut self, bytes: u64) -> u64 {
         let at = self.launched.scratch_bytes.max(COUNTER_BYTES);
         self.launched.scratch_bytes = at + bytes.next_multiple_of(256);
         at / 4
-    }
-
-    /// Has scratch with its counters, at its beginning, which the kernel's launches put back to zero.
-    pub fn counters(&mut self) {
-        self.launched.scratch_bytes = self.launched.scratch_bytes.max(COUNTER_BYTES);
     }
 }

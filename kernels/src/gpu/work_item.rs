@@ -20,6 +20,11 @@ pub fn group(shape: AttnShape) -> u64 {
     shape.heads / shape.kv_heads
 }
 
+/// Pages of a sequence up to a position.
+pub fn pages_up_to<'c>(e: &Emit<'c>, position: Int<'c>, page: u64) -> Int<'c> {
+    e.add_const(e.div_rem(position, page).0, 1)
+}
+
 /// The (token, KV head) of a block.
 #[derive(Clone, Copy)]
 pub struct WorkItem<'c> {
@@ -40,7 +45,7 @@ impl<'c> WorkItem<'c> {
 
     /// Pages of its sequence, up to its own position.
     pub fn pages(&self, e: &Emit<'c>, page: u64) -> Int<'c> {
-        e.add_const(e.div_rem(self.position, page).0, 1)
+        pages_up_to(e, self.position, page)
     }
 
     /// The pages of its sequence before this one are settled: this step writes nothing in them. Up to its own position the step

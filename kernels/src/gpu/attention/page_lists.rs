@@ -159,10 +159,7 @@ impl PageLists<'_> {
                     let at = e.add(round, lane);
                     let mine = e.load_int(bits, e.min(at, e.add_const(used, -1)));
                     let mine = e.pick(e.lt(at, used), e.ones(mine), e.int(0));
-                    let sums = [1, 2, 4, 8, 16].iter().fold(mine, |sum, step| {
-                        let below = e.shuffle_up(sum, *step);
-                        e.add(sum, e.pick(e.ge(lane, e.int(*step)), below, e.int(0)))
-                    });
+                    let sums = e.sum_up_to(mine);
                     let begin = e.get(before).into_int_value();
                     e.when(e.lt(at, used), |e| e.store(ranks, at, e.add(begin, e.sub(sums, mine)).into()));
                     e.set(before, e.add(begin, e.lane_value(sums, WARP - 1)).into());

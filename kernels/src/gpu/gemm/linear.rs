@@ -35,7 +35,7 @@ fn tiled(k: &mut Kernel<'_, '_>, c: &Linear) {
         to: To::operand(k, "out"),
         plus: (epilogue == Epilogue::Residual).then_some("residual"),
     };
-    let of = (1 + u64::from(product.up.is_some()), stored);
+    let of = (product.weights(), stored);
     for (variant, feed) in few_rows(stored) {
         match variant == M1 && stream::streams(of, blocks(&product, 16), k.multiprocessors) {
             true => stream::linear(k, variant, &product),

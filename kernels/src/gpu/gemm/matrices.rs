@@ -110,6 +110,11 @@ pub struct Product {
 }
 
 impl Product {
+    /// How many weights it has: the first, and perhaps a second.
+    pub fn weights(&self) -> u64 {
+        1 + u64::from(self.up.is_some())
+    }
+
     /// Stores one result.
     pub fn store<'c>(&self, e: &Emit<'c>, row: Int<'c>, column: Int<'c>, value: Float<'c>) {
         let plus = self.plus.map(|name| e.load(Rows::Operand(name).at(e, row, column), e.int(0)));

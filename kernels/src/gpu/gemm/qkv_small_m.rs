@@ -29,13 +29,18 @@ use crate::gpu::work_item::row_count;
 
 /// Adds the functions of [`few_rows`].
 pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], (inputs, stored): (Inputs, Stored)) {
-    let strips = parts.iter().map(|part| part.heads * part.dim / 16).sum();
+    let strips = blocks(parts, 16);
     for (variant, feed) in few_rows(stored) {
         match variant == M1 && streams((1, stored), strips, k.multiprocessors) {
             true => streamed(k, variant, c, parts, (inputs, stored)),
             false => function(k, variant, c, parts, (inputs, stored, feed)),
         }
     }
+}
+
+/// Blocks of so many outputs of all parts.
+fn blocks(parts: &[Part], outputs: u64) -> u64 {
+    parts.iter().map(|part| part.heads * part.dim / outputs).sum()
 }
 
 /// That of one row, strip by strip.
@@ -47,7 +52,7 @@ fn streamed<'c>(
     (inputs, stored): (Inputs, Stored),
 ) {
     let spec = k.spec;
-    let strips = parts.iter().map(|part| part.heads * part.dim / 16).sum();
+    let strips = blocks(parts, 16);
     let stream = Stream::new((1, stored), c.in_features, strips, k.multiprocessors);
     let logits: Vec<To> = gates(c).map(|(_, name)| To::operand(k, name)).collect();
     let (name, variants) = (part(variant), [variant]);
@@ -64,12 +69,11 @@ fn streamed<'c>(
         let from = StripRows::new(e, inputs, Feed::Whole, row, c.in_features);
         stream.run(e, from, &weights, &|e, strip, output, results| {
             let place = Place::new(e, parts, 8, || strip);
-            let page = |e: &Emit<'c>| page_of(e, &e.cache("cache"), row, position);
+            let page = |e: &Emit<'c>| c.own_kv.then(|| page_of(e, &e.cache("cache"), row, position));
             let inside = e.and(inside, e.lt(output, e.int(16)));
             let (is_far, at) = place.half(e, e.and(output, e.int(15)));
             let turn = place.turn(e, (c, table), position, at);
-            let page = c.own_kv.then_some(&page as &PageOf<'_, 'c>);
-            let spot = Spot { row, inside, is_far, at, turn, page };
+            let spot = Spot { row, inside, is_far, at, turn, page: &page };
             finish(e, (c, &logits), &place, &spot, (results[0], e.shuffle(results[0], 8)));
         });
     });
@@ -89,8 +93,7 @@ fn function<'c>(
         && shape.feed == Feed::Tiles(1)
         && parts.iter().all(|part| part.dim.is_multiple_of(32));
     let (half, shape) = if wide { (16, Shape::new((2, stored), feed, c.in_features)) } else { (8, shape) };
-    let blocks = parts.iter().map(|part| part.heads * part.dim / (2 * half)).sum();
-    let grid = [Extent::fixed(blocks), k.rows(1, feed.rows())];
+    let grid = [Extent::fixed(blocks(parts, 2 * half)), k.rows(1, feed.rows())];
     let logits: Vec<To> = gates(c).map(|(_, name)| To::operand(k, name)).collect();
     k.function(
         Function::new(&part(variant), grid, THREADS)
@@ -140,17 +143,15 @@ fn function<'c>(
             });
             let looked = if early { looked.take() } else { all(e) };
             for (round, (row, inside, (is_far, at), page, turn)) in looked.into_iter().enumerate() {
-                let page = page.map(|page| move |_: &Emit<'c>| page);
-                let page = page.as_ref().map(|page| page as &PageOf<'_, 'c>);
                 let end = |is_far: Int<'c>, value: Float<'c>, other: Float<'c>| {
-                    let spot = Spot { row, inside, is_far, at, turn, page };
+                    let spot = Spot { row, inside, is_far, at, turn, page: &|_| page };
                     finish(e, (c, &logits), &place, &spot, (value, other));
                 };
                 let value = results[round];
                 match &second {
                     Some(second) => {
                         end(e.no(), value, second[round]);
-                        end(e.not(e.no()), second[round], value);
+                        end(e.holds(), second[round], value);
                     }
                     None => end(is_far, value, e.shuffle(value, 8)),
                 }
@@ -181,7 +182,7 @@ impl<'c> Place<'c> {
         let mut dim = e.int(parts[0].dim);
         let mut begin = 0;
         for pair in parts.windows(2) {
-            begin += pair[0].heads * pair[0].dim / (2 * half);
+            begin += blocks(&pair[..1], 2 * half);
             let here = e.ge(index(), e.int(begin));
             part = e.pick(here, e.int(pair[1].projection.number()), part);
             local = e.pick(here, e.add_const(index(), -(begin as i64)), local);
@@ -223,9 +224,6 @@ impl<'c> Place<'c> {
     }
 }
 
-/// Looks up a page and a place in it.
-pub type PageOf<'a, 'c> = dyn Fn(&Emit<'c>) -> (Ptr<'c>, Int<'c>) + 'a;
-
 /// Where a result goes, and what it takes to finish it.
 pub struct Spot<'a, 'c> {
     pub row: Int<'c>,
@@ -237,7 +235,7 @@ pub struct Spot<'a, 'c> {
     /// Sine and cosine of its angle.
     pub turn: (Float<'c>, Float<'c>),
     /// The page that holds the row's position, and its place in it, where the op owns its cache.
-    pub page: Option<&'a PageOf<'a, 'c>>,
+    pub page: &'a dyn Fn(&Emit<'c>) -> Option<(Ptr<'c>, Int<'c>)>,
 }
 
 /// Rotates and stores one result: `value` of a lane, `other` that of its pair.
@@ -262,10 +260,12 @@ pub fn finish<'c>(
             to.store(e, row, column, value);
         });
     }
-    let Some(page) = page else { return };
+    if !c.own_kv {
+        return;
+    }
     let cache = e.cache("cache");
     e.when(e.and(inside, e.or(part(Projection::Key), part(Projection::Value))), |e| {
-        let (page, token) = page(e);
+        let Some((page, token)) = page(e) else { return };
         e.either(
             part(Projection::Key),
             |e| {

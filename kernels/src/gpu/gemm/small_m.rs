@@ -240,7 +240,7 @@ pub fn small_m(k: &mut Kernel<'_, '_>, variant: &str, p: &Product, feed: Feed) {
     let spec = k.spec;
     let strips = blocks(p, 16);
     let two = feed == Feed::Tiles(1) && in_twos(p, strips, k.multiprocessors);
-    let (each, weights) = (1 + u64::from(two), 1 + u64::from(two || p.up.is_some()));
+    let (each, weights) = (1 + u64::from(two), p.weights() + u64::from(two));
     let grid = [Extent::fixed(strips / each), k.rows(1, feed.rows())];
     let shape = Shape::new((weights, p.stored), feed, p.in_features);
     // More rows have more blocks than the grid's first axis says.

@@ -206,8 +206,7 @@ fn store_sums<'c>(e: &Emit<'c>, parts: Ptr<'c>, sums: &[Vec<Var<'c>>]) {
 /// Adds the function of a `Linear` of one row.
 pub fn linear<'c>(k: &mut Kernel<'c, '_>, variant: &str, p: &Product) {
     let spec = k.spec;
-    let weights = 1 + u64::from(p.up.is_some());
-    let stream = Stream::new((weights, p.stored), p.in_features, blocks(p, 16), k.multiprocessors);
+    let stream = Stream::new((p.weights(), p.stored), p.in_features, blocks(p, 16), k.multiprocessors);
     let (name, variants) = (part(variant), [variant]);
     let function = Function::new(&name, [stream.grid(), k.rows(1, 1)], THREADS).of(&variants);
     k.function(function.shared_bytes(stream.shared_bytes()).waits_itself(), |e| {

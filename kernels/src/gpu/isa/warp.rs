@@ -73,6 +73,14 @@ impl<'c> Emit<'c> {
         self.int_asm(&format!("shfl.sync.up.b32 $0, $1, {step}, 0, -1;"), x)
     }
 
+    /// The sum over the lanes up to this one.
+    pub fn sum_up_to(&self, x: Int<'c>) -> Int<'c> {
+        [1, 2, 4, 8, 16].iter().fold(x, |sum, step| {
+            let below = self.shuffle_up(sum, *step);
+            self.add(sum, self.pick(self.lt(self.lane(), self.int(*step)), self.int(0), below))
+        })
+    }
+
     /// A value that all lanes of the warp have, so that the assembler sees it.
     pub fn uniform(&self, x: Int<'c>) -> Int<'c> {
         self.lane_value(x, 0)

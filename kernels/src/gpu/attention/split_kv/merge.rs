@@ -3,7 +3,7 @@
 
 use super::choose::choose;
 use super::shares::Piece;
-use super::states::States;
+use super::states::{States, beside};
 use super::{SELECTORS, Split, Table};
 use crate::gpu::attention::rows::store_output;
 use crate::gpu::isa::{Emit, Float, Int, LANES, WARP};
@@ -38,10 +38,9 @@ impl<'c> Scalars<'c> {
     /// Largest logit, the larger of that and the sink, and the sum of exponentials relative to that.
     fn closed(&self, e: &Emit<'c>, sink: Option<Float<'c>>) -> (Float<'c>, Float<'c>, Float<'c>) {
         let logits = e.warp_max(self.max.iter().fold(e.float(f32::NEG_INFINITY), |most, x| e.fmax(most, *x)));
-        let top = sink.map_or(logits, |sink| e.fmax(logits, sink));
+        let (top, extra) = beside(e, logits, sink);
         let sum = self.max.iter().zip(&self.sum);
         let sum = sum.fold(e.float(0.0), |sum, (max, part)| e.fma(*part, e.exp2(e.fsub(*max, top)), sum));
-        let extra = sink.map_or(e.float(0.0), |sink| e.exp2(e.fsub(sink, top)));
         (logits, top, e.fadd(e.warp_sum(sum, &LANES), extra))
     }
 }

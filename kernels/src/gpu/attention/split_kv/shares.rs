@@ -6,7 +6,7 @@ use std::mem::offset_of;
 use hyc_plan::abi::StepContext;
 
 use crate::gpu::isa::{Emit, Int, WARP};
-use crate::gpu::work_item::WorkItem;
+use crate::gpu::work_item::{WorkItem, pages_up_to};
 
 /// How the pages are shared. Lanes have what stands behind their rows.
 pub struct Shares<'c> {
@@ -76,13 +76,9 @@ impl<'c> Shares<'c> {
                 let row = e.add_const(e.lane(), (round * WARP) as i64);
                 let [position, sequence] =
                     [positions, sequences].map(|list| e.load_int(list, e.min(row, last)));
-                let pages = e.add_const(e.div_rem(position, page).0, 1);
+                let pages = pages_up_to(e, position, page);
                 let mine = e.pick(e.lt(row, count), e.mul_const(pages, kv_heads), e.int(0));
-                let up_to = [1, 2, 4, 8, 16].iter().fold(mine, |sum, step| {
-                    let below = e.shuffle_up(sum, *step);
-                    e.add(sum, e.pick(e.lt(e.lane(), e.int(*step)), e.int(0), below))
-                });
-                let end = e.add(before, up_to);
+                let end = e.add(before, e.sum_up_to(mine));
                 before = e.lane_value(end, WARP - 1);
                 Row { position, sequence, end }
             })
@@ -135,6 +131,6 @@ impl<'c> Shares<'c> {
             values.fold((e.int(0), 0), last).0
         };
         let position = of(|row| row.position);
-        (position, of(|row| row.sequence), e.add_const(e.div_rem(position, self.page).0, 1))
+        (position, of(|row| row.sequence), pages_up_to(e, position, self.page))
     }
 }

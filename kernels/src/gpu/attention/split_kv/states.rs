@@ -37,6 +37,12 @@ pub struct Parts<'c> {
     count: Int<'c>,
 }
 
+/// The larger of a head's largest logit and its sink, and the sink's exponential relative to that.
+pub fn beside<'c>(e: &Emit<'c>, max: Float<'c>, sink: Option<Float<'c>>) -> (Float<'c>, Float<'c>) {
+    let top = sink.map_or(max, |sink| e.fmax(max, sink));
+    (top, sink.map_or(e.float(0.0), |sink| e.exp2(e.fsub(sink, top))))
+}
+
 /// A few elements of a head over some states.
 struct Sum<'c> {
     max: Float<'c>,
@@ -47,7 +53,6 @@ struct Sum<'c> {
 impl States {
     /// For two of each block, or `others` that have no counters.
     pub fn new(k: &mut Kernel<'_, '_>, reader: Reader, blocks: u64, others: u64) -> States {
-        k.counters();
         let states = others.max(2 * blocks);
         States { reader, blocks, at: k.scratch(4 * states * Self::words(&reader)) }
     }
@@ -237,9 +242,8 @@ impl States {
         let heads = selects.then(|| Heads::new(e, rows, rows, r.warps, sink));
         self.each(e, piece, parts, |e, (h, element), sum| {
             let sink = r.sink(e, piece.item, sink.then_some("sink"), h);
-            let top = sink.map_or(sum.max, |sink| e.fmax(sum.max, sink));
+            let (top, extra) = beside(e, sum.max, sink);
             let grow = e.exp2(e.fsub(sum.max, top));
-            let extra = sink.map_or(e.float(0.0), |sink| e.exp2(e.fsub(sink, top)));
             let total = e.fma(sum.sum, grow, extra);
             let factor = e.fdiv(grow, total);
             for (i, x) in (0..).zip(sum.elements) {

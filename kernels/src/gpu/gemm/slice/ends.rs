@@ -7,7 +7,7 @@ use hyc_plan::ops::QkvAppend;
 
 use super::super::matrices::{Product, To};
 use super::super::projections::{Part as Projected, gates};
-use super::super::qkv_small_m::{PageOf, Place, Spot, finish};
+use super::super::qkv_small_m::{Place, Spot, finish};
 use super::super::rope::angles;
 use super::part::{End, Part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
@@ -69,12 +69,10 @@ impl<'a, 'c> Ends<'a, 'c> {
                 let (strip, lane) = of;
                 let place = Place::new(e, parts, 8, || strip);
                 let logits: Vec<To> = gates(op).map(|(_, name)| To::lying(e.in_tiles(name), name)).collect();
-                let page = page.map(|page| move |_: &Emit<'c>| page);
-                let page = page.as_ref().map(|page| page as &PageOf<'_, 'c>);
                 let (inside, output) = (e.lt(lane, e.int(OUTPUTS)), e.and(lane, e.int(OUTPUTS - 1)));
                 let (is_far, at) = place.half(e, output);
                 let turn = place.turn(e, (op, *table), *position, at);
-                let spot = Spot { row: e.int(0), inside, is_far, at, turn, page };
+                let spot = Spot { row: e.int(0), inside, is_far, at, turn, page: &|_| *page };
                 finish(e, (op, &logits), &place, &spot, (sum, e.shuffle(sum, 8)));
             }
             Ends::Linear(product) => {

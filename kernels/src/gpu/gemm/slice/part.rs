@@ -47,7 +47,7 @@ impl Part {
         let (in_features, norm, weights, end) = match spec.op {
             StepOp::Linear(op) => {
                 let product = product(&operands, &op);
-                (op.in_features, op.norm, 1 + u64::from(product.up.is_some()), End::Linear(product))
+                (op.in_features, op.norm, product.weights(), End::Linear(product))
             }
             StepOp::QkvAppend(op) => (op.in_features, op.norm, 1, End::Qkv(Box::new(op), parts(&op))),
             other => return Err(format!("`{}` is in no slice", other.name())),
