@@ -86,6 +86,8 @@ pub struct Shape {
     pub warps: u64,
     /// Whether a multiprocessor has one block at most, whose rings then hold all that they ever will.
     alone: bool,
+    /// Whether it has three at least.
+    thirds: bool,
 }
 
 impl Shape {
@@ -93,19 +95,24 @@ impl Shape {
     pub fn new((weights, stored): (u64, Stored), feed: Feed, in_features: u64) -> Shape {
         let held = feed == Feed::Tiles(1) && weights == 1 && in_features <= MOST_HELD;
         let feed = if held { Feed::Registers } else { feed };
-        Shape { weights, stored, feed, in_features, warps: WARPS, alone: false }
+        Shape { weights, stored, feed, in_features, warps: WARPS, alone: false, thirds: false }
     }
 
     /// One row of so many weights, kept as `feed` says where that leaves the rings enough.
     pub fn of_row((weights, stored): (u64, Stored), feed: Feed, in_features: u64) -> Shape {
         let kept = feed.kept_bytes(WARPS, (stored, in_features)) <= MOST_KEPT;
         let feed = if kept { feed } else { Feed::Tiles(1) };
-        Shape { weights, stored, feed, in_features, warps: WARPS, alone: false }
+        Shape { weights, stored, feed, in_features, warps: WARPS, alone: false, thirds: false }
     }
 
     /// The same of a grid of so many blocks.
     pub fn of_blocks(self, blocks: u64, multiprocessors: u64) -> Shape {
         Shape { alone: blocks <= multiprocessors, ..self }
+    }
+
+    /// The same of blocks of which a multiprocessor has three.
+    pub fn of_thirds(self) -> Shape {
+        Shape { thirds: true, ..self }
     }
 
     /// The same of so many warps.
@@ -151,7 +158,7 @@ impl Shape {
         let all = match self.feed {
             Feed::Tiles(_) if self.alone => SHARED_ALONE,
             Feed::Tiles(_) => SHARED,
-            Feed::Whole if short => SHARED_SHORT,
+            Feed::Whole if short || self.thirds => SHARED_SHORT,
             Feed::Whole | Feed::Registers | Feed::Own => SHARED_WHOLE,
         };
         let most = match self.feed {

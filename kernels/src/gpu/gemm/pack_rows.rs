@@ -29,8 +29,9 @@ pub struct Packed<'s> {
     pub part: &'s str,
     /// Rows.
     pub grid: Extent,
-    /// Elements of a row.
+    /// Elements of a row, and of what it becomes a part of: itself, or several side by side.
     pub in_features: u64,
+    pub width: u64,
     /// RMSNorm on the way: its eps, and the operand of its weight.
     pub norm: Option<(f64, &'static str)>,
     pub to: TiledRows,
@@ -38,20 +39,21 @@ pub struct Packed<'s> {
     pub variants: &'s [&'s str],
 }
 
-/// Writes rows as bf16 tiles `[rows/64][in_features/64][64][64]`. `source` gives a row's f32 and the row that it becomes.
+/// Writes rows as bf16 tiles `[rows/64][width/64][64][64]`. `source` gives a row's f32, the row that it becomes, and from which piece of
+/// eight on.
 pub fn pack<'c>(
     k: &mut Kernel<'c, '_>,
     p: &Packed<'_>,
-    source: &dyn Fn(&Emit<'c>, Int<'c>) -> (Ptr<'c>, Int<'c>),
+    source: &dyn Fn(&Emit<'c>, Int<'c>) -> (Ptr<'c>, Int<'c>, Int<'c>),
 ) {
-    let Packed { in_features, norm, to, .. } = *p;
+    let Packed { in_features, width, norm, to, .. } = *p;
     let grid = [p.grid, Extent::fixed(1)];
     k.function(Function::new(p.part, grid, PACKERS).of(p.variants).waits_itself(), |e| {
         let pieces = RowPieces::new(e, in_features, PACKERS, norm);
         e.wait_for_inputs();
-        let (x, row) = source(e, e.block_x());
+        let (x, row, first) = source(e, e.block_x());
         for (chunk, words) in pieces.read(e, x) {
-            e.store_words(to.piece(e, row, chunk, in_features), e.int(0), &words);
+            e.store_words(to.piece(e, row, e.add(first, chunk), width), e.int(0), &words);
         }
     });
 }
@@ -141,8 +143,8 @@ pub fn read_row<'c>(
 /// `RmsNorm` of whole rows into tiles.
 pub fn rmsnorm(k: &mut Kernel<'_, '_>, width: u64, eps: f64) {
     let (norm, to) = (Some((eps, "weight")), TiledRows::Operand("out"));
-    let rows = Packed { part: "", grid: k.rows(1, 1), in_features: width, norm, to, variants: &[] };
-    pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row));
+    let rows = Packed { part: "", grid: k.rows(1, 1), in_features: width, width, norm, to, variants: &[] };
+    pack(k, &rows, &|e, row| (e.at(e.operand("x"), e.mul_const(e.wide(row), e.stride("x"))), row, e.int(0)));
 }
 
 /// Elements `8 * chunk ..` of a row of `in_features`, 0 beyond its end.

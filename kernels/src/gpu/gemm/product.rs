@@ -72,10 +72,11 @@ pub fn pack_x_of(
     }
     let to = TiledRows::Scratch(k.scratch(packed_bytes(most, in_features)));
     let norm = norm.map(|eps| (eps, "norm"));
-    let rows = Packed { part: "_pack", grid: k.rows(1, 1), in_features, norm, to, variants };
+    let grid = k.rows(1, 1);
+    let rows = Packed { part: "_pack", grid, in_features, width: in_features, norm, to, variants };
     pack(k, &rows, &|e, row| {
         let from = e.mul_const(e.wide(row), e.stride("x"));
-        (e.at(e.operand("x"), from), row)
+        (e.at(e.operand("x"), from), row, e.int(0))
     });
     to
 }

@@ -98,14 +98,9 @@ impl Stream {
         self.kept_at() + KeptRow::bytes(self.stored, self.in_features)
     }
 
-    /// Bytes of the sums of a strip.
-    fn sums_bytes(self) -> u64 {
-        WARPS * 128 * 4 * self.weights / 8
-    }
-
     /// Dynamic shared memory of a block.
     pub fn shared_bytes(self) -> u64 {
-        self.sums_at() + 2 * self.sums_bytes() + SHARED_SLACK
+        self.sums_at() + Strips::bytes(self.weights) + SHARED_SLACK
     }
 
     pub fn grid(self) -> Extent {
@@ -156,23 +151,70 @@ impl Stream {
             Fill { bytes: self.stage_bytes(), weights: &weights, inputs: &inputs, early: true, then: &then };
         let sums: Vec<Vec<Var<'c>>> = (0..self.weights).map(|_| Factors::sums(e)).collect();
         ring.begin(e, (warp, WARPS, units), &fill);
+        let strips =
+            Strips { count, spans, sums: &sums, parts: e.byte_offset(memory, e.int(self.sums_at())) };
+        let multiply = |e: &Emit<'c>, _: Int<'c>, span: Int<'c>, weights: There<'_, 'c>| {
+            let x = kept.factors(e, span);
+            let stage = weights(e);
+            for (i, sums) in (0..).zip(&sums) {
+                x.multiply(e, e.byte_offset(stage, e.int(bytes * i)), sums);
+            }
+        };
+        strips.run(e, (&ring, &fill), &multiply, &|e, turn, output, results| {
+            end(e, strip(e, turn), output, results);
+        });
+    }
+}
+
+/// A warp's part of strips one behind the other, unit by unit: of `spans` of each.
+pub struct Strips<'a, 'c> {
+    pub count: Int<'c>,
+    pub spans: u64,
+    /// Sums by each weight, of which outputs g and g + 8 are a lane's.
+    pub sums: &'a [Vec<Var<'c>>],
+    /// Where sums are handed over, in shared memory: [`Strips::bytes`].
+    pub parts: Ptr<'c>,
+}
+
+/// Waits for the weights of a stage, and says where they are.
+pub type There<'a, 'c> = &'a dyn Fn(&Emit<'c>) -> Ptr<'c>;
+
+/// Multiplies by the weights of a strip and a span, and adds to the sums.
+pub type Multiply<'a, 'c> = &'a dyn Fn(&Emit<'c>, Int<'c>, Int<'c>, There<'_, 'c>);
+
+impl<'c> Strips<'_, 'c> {
+    /// Bytes of the sums of a strip by so many weights, in two places.
+    pub fn bytes(weights: u64) -> u64 {
+        2 * Self::strip_bytes(weights)
+    }
+
+    fn strip_bytes(weights: u64) -> u64 {
+        WARPS * 16 * 4 * weights
+    }
+
+    /// Goes through the strips, of which the first's units are on their way. Both are given a strip's number here.
+    pub fn run(
+        &self,
+        e: &Emit<'c>,
+        (ring, fill): (&WarpRing<'c>, &Fill<'_, 'c>),
+        multiply: Multiply<'_, 'c>,
+        end: End<'_, 'c>,
+    ) {
+        let warp = e.div_rem(e.thread(), 32).0;
+        let (weights, units) = (self.sums.len() as u64, e.mul_const(self.count, self.spans));
         let unit = e.var(warp.into());
-        e.each(e.int(0), count, 1, |e, turn| {
-            sums.iter().flatten().for_each(|sum| e.set(*sum, e.float(0.0).into()));
-            let last = e.mul_const(e.add_const(turn, 1), spans);
+        e.each(e.int(0), self.count, 1, |e, turn| {
+            self.sums.iter().flatten().for_each(|sum| e.set(*sum, e.float(0.0).into()));
+            let last = e.mul_const(e.add_const(turn, 1), self.spans);
             e.advance(unit, last, WARPS, |e, unit| {
-                let span = e.sub(unit, e.mul_const(turn, spans));
-                let x = kept.factors(e, span);
-                ring.turn(e, (unit, WARPS, units), &fill, &|e, stage| {
-                    for (i, sums) in (0..).zip(&sums) {
-                        x.multiply(e, e.byte_offset(stage, e.int(bytes * i)), sums);
-                    }
-                });
+                let span = e.sub(unit, e.mul_const(turn, self.spans));
+                multiply(e, turn, span, &|e| ring.full(e));
+                ring.used(e, (unit, WARPS, units), fill);
             });
             // In one of two places, so that the next strip's sums wait for nobody who reads these.
-            let parity = e.mul_const(e.and(turn, e.int(1)), self.sums_bytes());
-            let parts = e.byte_offset(memory, e.add_const(parity, self.sums_at() as i64));
-            store_sums(e, parts, &sums);
+            let parity = e.mul_const(e.and(turn, e.int(1)), Self::strip_bytes(weights));
+            let parts = e.byte_offset(self.parts, parity);
+            store_sums(e, parts, self.sums);
             e.barrier();
             // Warps end strips by turns.
             e.when(e.eq(warp, e.and(turn, e.int(WARPS - 1))), |e| {
@@ -183,8 +225,8 @@ impl Stream {
                         e.fadd(sum, e.load(parts, e.add_const(from, (128 * i + 16 * w) as i64)))
                     })
                 };
-                let results: Vec<Float<'c>> = (0..self.weights).map(result).collect();
-                end(e, strip(e, turn), output, &results);
+                let results: Vec<Float<'c>> = (0..weights).map(result).collect();
+                end(e, turn, output, &results);
             });
         });
     }

@@ -9,9 +9,10 @@
 
 use hyc_plan::ops::{ExpertsDown, ExpertsUp};
 use hyc_plan::tensor::can_tile;
-use hyc_plan::{Extent, Layout};
+use hyc_plan::{Extent, Layout, TILE};
 
 use super::dispatch::{BY_ROW, GROUPED, dispatch, gather};
+use super::down_streamed;
 use super::grouped_gemm::{BY_ROW_ROWS, Grouped, To, grouped, tile_pairs};
 use super::panel;
 use super::router::Choice;
@@ -67,23 +68,34 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (in_features, ffn): (u64
     let rows_at = pack_x_of(k, in_features, None, (&[BY_ROW], rows_one_by_one(k)));
     let grid = [Extent::fixed(ffn.div_ceil(16)), k.rows(active, 1)];
     let shape = Shape::of_row((2, stored), Feed::Whole, in_features);
+    let shape = if stored == Stored::Tiles { shape.of_thirds() } else { shape };
     let name = part(BY_ROW);
     let function = Function::new(&name, grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes());
-    let function = match stored {
-        // `down` guesses the choice, which is there once this waits no more.
-        Stored::Strips(_) => function.at_once(AT_ONCE).late(),
-        Stored::Tiles => function,
-    };
-    k.function(function, |e| {
+    let function = if stored == Stored::Tiles { function } else { function.at_once(AT_ONCE) };
+    // `down` guesses the choice, which is there once this waits no more.
+    k.function(function.late().waits_itself(), |e| {
         let ring = shape.ring(e);
-        let (row, slot) = e.div_rem(e.block_y(), active);
-        let expert = choice.expert(e, row, slot);
+        let (row, turn) = e.div_rem(e.block_y(), active);
+        // Nobody chooses a shared expert: its weights are on their way while the choice is not known yet.
+        let (slot, chosen) = match choice.shared {
+            true => {
+                let chosen = e.lt(e.int(0), turn);
+                (e.pick(chosen, e.add_const(turn, -1), e.int(choice.active)), chosen)
+            }
+            false => (turn, e.holds()),
+        };
+        let expert = e.var(e.int(choice.experts).into());
+        e.when(chosen, |e| {
+            e.wait_for_inputs();
+            e.set(expert, choice.expert(e, row, slot).into());
+        });
+        let expert = e.get(expert).into_int_value();
         let warp = e.div_rem(e.thread(), 32).0;
         let matrices =
             ["gate", "up"].map(|name| choice.matrix(e, (name, stored), expert, (ffn, in_features)));
         let rows = (rows_at.row(e, shape.first(e, row), in_features), row);
-        let strip = strip(e, &matrices, e.block_x(), rows, (warp, WARPS), shape);
-        let sums = strip.sums(e, &ring);
+        let strip = Strip { early: true, ..strip(e, &matrices, e.block_x(), rows, (warp, WARPS), shape) };
+        let sums = strip.sums_then(e, &ring, &|e| e.let_dependents_start());
         let gate = reduce(e, &sums[0], shape)[0];
         e.barrier();
         let up = reduce(e, &sums[1], shape)[0];
@@ -121,11 +133,21 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (in_features, ffn): (u64
 
 /// `ExpertsDown` of experts in tiles or strips.
 fn tiled_down<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (ffn, out): (u64, u64)) {
-    let (spec, stored) = (k.spec, Stored::of(k.format("down")));
-    let active = choice.count();
-    // In tiles a row's choices stand side by side; packed they stand one below the other.
-    let in_tiles = k.in_tiles("h");
-    let rows_at = if in_tiles { TiledRows::Operand("h") } else { pack_choices(k, active, ffn) };
+    let (stored, active) = (Stored::of(k.format("down")), choice.count());
+    let rows_at = if k.in_tiles("h") { TiledRows::Operand("h") } else { pack_choices(k, active, ffn) };
+    if stored == Stored::Tiles && down_streamed::fits(active * k_tiles(ffn)) {
+        down_streamed::add(k, choice, (ffn, out), rows_at);
+    } else {
+        down_by_warps(k, choice, (ffn, out), rows_at);
+    }
+    if k.wants(GROUPED) {
+        down_grouped(k, choice, (ffn, out));
+    }
+}
+
+/// The function of few rows whose choices a warp each multiplies by.
+fn down_by_warps<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (ffn, out): (u64, u64), rows_at: TiledRows) {
+    let (stored, active) = (Stored::of(k.format("down")), choice.count());
     let grid = [Extent::fixed(out.div_ceil(16)), k.rows(1, 1)];
     // A warp an expert, where one or two more make that true.
     let warps = if (WARPS..=MOST_WARPS).contains(&active) { active } else { WARPS };
@@ -138,16 +160,12 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (ffn, out): (u64, u64)
         let (row, warp) = (e.block_y(), e.div_rem(e.thread(), 32).0);
         // The product of a choice. In its first turn a warp does not know yet whether it is of the right expert.
         let strip_of = |e: &Emit<'c>, slot: Int<'c>, expert: Int<'c>, begin: Option<Int<'c>>| {
-            let (place, rows) = if in_tiles {
-                let tiles = e.mul_const(slot, k_tiles(ffn) * TILE_BYTES);
-                (row, e.byte_offset(rows_at.row(e, shape.first(e, row), active * ffn), e.wide(tiles)))
-            } else {
-                let packed = e.add(e.mul_const(row, active), slot);
-                (packed, rows_at.row(e, shape.first(e, packed), ffn))
-            };
+            let before = e.wide(e.mul_const(slot, k_tiles(ffn) * TILE_BYTES));
+            let rows =
+                e.byte_offset(rows_at.row(e, shape.first(e, row), active * k_tiles(ffn) * TILE), before);
             let matrix = choice.matrix(e, ("down", stored), expert, (out, ffn));
             let first = begin.unwrap_or(e.int(0));
-            let strip = strip(e, &[matrix], e.block_x(), (rows, place), (first, 1), shape);
+            let strip = strip(e, &[matrix], e.block_x(), (rows, row), (first, 1), shape);
             Strip { early: begin.is_some(), ..strip }
         };
         let totals: Vec<Var<'c>> = (0..4).map(|_| e.float_var(0.0)).collect();
@@ -198,9 +216,11 @@ fn tiled_down<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (ffn, out): (u64, u64)
             e.store(e.operand("out"), at("out", output), e.fadd(sum, e.get_float(residual)).into());
         });
     });
-    if !k.wants(GROUPED) {
-        return;
-    }
+}
+
+/// The functions of many rows.
+fn down_grouped<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (ffn, out): (u64, u64)) {
+    let (spec, stored, active) = (k.spec, Stored::of(k.format("down")), choice.count());
     let d = dispatch(k, choice, tile_pairs(k, stored, choice));
     let sorted = gather(k, &d, "h", ffn, (true, stored != Stored::Tiles));
     let aligned = out.is_multiple_of(4);
@@ -264,16 +284,16 @@ fn combine<'c>(k: &mut Kernel<'c, '_>, (choice, out): (Choice, u64), products: P
     });
 }
 
-/// Adds the launch that packs each choice of the rows as a row of its own, for [`BY_ROW`].
+/// Adds the launch that packs a row's choices side by side, each from a whole k tile on, for [`BY_ROW`].
 fn pack_choices(k: &mut Kernel<'_, '_>, active: u64, ffn: u64) -> TiledRows {
-    let few = rows_one_by_one(k);
-    let to = TiledRows::Scratch(k.scratch(packed_bytes(few * active, ffn)));
+    let (width, pieces) = (active * k_tiles(ffn) * TILE, k_tiles(ffn) * TILE / 8);
+    let to = TiledRows::Scratch(k.scratch(packed_bytes(rows_one_by_one(k), width)));
     let (grid, variants) = (k.rows(active, 1), &[BY_ROW][..]);
-    let rows = Packed { part: "_pack", grid, in_features: ffn, norm: None, to, variants };
+    let rows = Packed { part: "_pack", grid, in_features: ffn, width, norm: None, to, variants };
     pack(k, &rows, &|e, pair| {
         let (row, slot) = e.div_rem(pair, active);
         let at = e.add(e.mul_const(row, e.stride("h")), e.mul_const(slot, ffn));
-        (e.at(e.operand("h"), e.wide(at)), pair)
+        (e.at(e.operand("h"), e.wide(at)), row, e.mul_const(slot, pieces))
     });
     to
 }

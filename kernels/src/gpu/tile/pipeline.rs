@@ -336,25 +336,56 @@ impl<'c> WarpRing<'c> {
         (fill.then)(e);
     }
 
-    /// Uses `tile`, the next, and has its stage filled again.
-    pub fn turn(
-        &self,
-        e: &Emit<'c>,
-        (tile, step, tiles): (Int<'c>, u64, Int<'c>),
-        fill: &Fill<'_, 'c>,
-        body: &dyn Fn(&Emit<'c>, Ptr<'c>),
-    ) {
-        let stage = e.get(self.stage).into_int_value();
-        let phase = e.get(self.phase).into_int_value();
-        e.barrier_wait(e.add(self.barriers, e.mul_const(stage, 8)), phase);
-        body(e, e.byte_offset(self.memory, e.mul_const(stage, self.bytes)));
-        // All lanes have read the stage before it is written again.
-        e.warp_barrier();
-        let next = e.add_const(tile, (self.stages * step) as i64);
-        self.start(e, (next, tiles, stage), fill, (true, true));
+    /// Passes over what [`begin`](Self::begin) has filled with the same tiles, which then may begin anew with others.
+    pub fn pass(&self, e: &Emit<'c>, (first, step, tiles): (Int<'c>, u64, Int<'c>)) {
+        for i in 0..self.stages {
+            let there = e.lt(e.add_const(first, (i * step) as i64), tiles);
+            e.when(there, |e| {
+                self.full(e);
+                self.advance(e);
+            });
+        }
+    }
+
+    /// The next stage, and its phase.
+    fn now(&self, e: &Emit<'c>) -> (Int<'c>, Int<'c>) {
+        (e.get(self.stage).into_int_value(), e.get(self.phase).into_int_value())
+    }
+
+    fn advance(&self, e: &Emit<'c>) {
+        let (stage, phase) = self.now(e);
         let next = e.add_const(stage, 1);
         let wrap = e.ge(next, e.int(self.stages));
         e.set(self.phase, e.pick(wrap, e.sub(e.int(1), phase), phase).into());
         e.set(self.stage, e.pick(wrap, e.int(0), next).into());
+    }
+
+    /// Uses `tile`, the next, and has its stage filled again.
+    pub fn turn(
+        &self,
+        e: &Emit<'c>,
+        tiles: (Int<'c>, u64, Int<'c>),
+        fill: &Fill<'_, 'c>,
+        body: &dyn Fn(&Emit<'c>, Ptr<'c>),
+    ) {
+        body(e, self.full(e));
+        self.used(e, tiles, fill);
+    }
+
+    /// Waits for the next stage to be full, and says where it is.
+    pub fn full(&self, e: &Emit<'c>) -> Ptr<'c> {
+        let (stage, phase) = self.now(e);
+        e.barrier_wait(e.add(self.barriers, e.mul_const(stage, 8)), phase);
+        e.byte_offset(self.memory, e.mul_const(stage, self.bytes))
+    }
+
+    /// Has the stage that `tile` was in filled again.
+    pub fn used(&self, e: &Emit<'c>, (tile, step, tiles): (Int<'c>, u64, Int<'c>), fill: &Fill<'_, 'c>) {
+        let stage = self.now(e).0;
+        // All lanes have read the stage before it is written again.
+        e.warp_barrier();
+        let next = e.add_const(tile, (self.stages * step) as i64);
+        self.start(e, (next, tiles, stage), fill, (true, true));
+        self.advance(e);
     }
 }
