@@ -1,7 +1,7 @@
 //! Which steps a GPU's persistent kernels take, and into how many tasks they split them: sixteen outputs each.
 
 use hyc_plan::ops::QkvAppend;
-use hyc_plan::{Elem, KernelSpec, Layout, OperandSpec, StepOp};
+use hyc_plan::{Elem, KernelSpec, Layout, OperandSpec, SPAN, StepOp, TILE};
 
 use crate::tiles::ends_in_registers;
 
@@ -22,14 +22,23 @@ pub fn tasks(spec: &KernelSpec) -> Option<u64> {
         }
         _ => false,
     };
-    let reads = |in_features: u64| match operand("x") {
+    let whole = |name: &str| match operand(name) {
+        Some(OperandSpec::Weight(format)) if matches!(format.layout, Layout::Strips { .. }) => SPAN,
+        _ => TILE,
+    };
+    let reads = |name: &str, in_features: u64| match operand(name) {
         Some(OperandSpec::Tensor { elem: Elem::Bf16, .. }) => in_features <= MOST_KEPT,
         Some(OperandSpec::Tensor { .. }) => in_features <= MOST_RAW,
         _ => false,
     };
     match spec.op {
-        StepOp::Linear(op) if streamed("weight") && reads(op.in_features) => split(&spec.op),
-        StepOp::QkvAppend(op) if streamed("wq") && reads(op.in_features) => split(&spec.op),
+        StepOp::Linear(op) if streamed("weight") && reads("x", op.in_features) => split(&spec.op),
+        StepOp::QkvAppend(op) if streamed("wq") && reads("x", op.in_features) => split(&spec.op),
+        StepOp::ExpertsUp(op) if streamed("gate") && reads("x", op.in_features) => split(&spec.op),
+        // What a warp multiplies at once is of one expert.
+        StepOp::ExpertsDown(op) if streamed("down") && op.ffn.is_multiple_of(whole("down")) => {
+            reads("h", op.columns()).then(|| split(&spec.op)).flatten()
+        }
         _ => None,
     }
 }
@@ -39,6 +48,8 @@ pub fn split(op: &StepOp) -> Option<u64> {
     match op {
         StepOp::Linear(op) => Some(op.out_features.div_ceil(OUTPUTS)),
         StepOp::QkvAppend(op) => ends_in_registers(op).then(|| projected(op) / OUTPUTS),
+        StepOp::ExpertsUp(op) => op.ffn.is_multiple_of(OUTPUTS).then_some(op.columns() / OUTPUTS),
+        StepOp::ExpertsDown(op) => Some(op.out_features.div_ceil(OUTPUTS)),
         _ => None,
     }
 }

@@ -70,8 +70,8 @@ pub unsafe fn run_rows(spec: &KernelSpec, context: &StepContext, operands: &[*mu
             attention::hybrid(v, shape, (select, lists), window, gate);
         }
         StepOp::Router(op) => moe::router(v, op),
-        StepOp::ExpertsUp(op) => moe::up(v, &op),
-        StepOp::ExpertsDown(op) => moe::down(v, &op),
+        StepOp::ExpertsUp(op) => moe::up(v, &op, 0..op.columns()),
+        StepOp::ExpertsDown(op) => moe::down(v, &op, 0..op.out_features),
         StepOp::PageLists(ops::PageLists { select, lists, .. }) => lists::make(v, select, lists),
         StepOp::GatherRows(ops::GatherRows { width }) => pointwise::gather(v, width),
         StepOp::Sample(op) => pointwise::sample(v, op),
@@ -95,11 +95,11 @@ pub unsafe fn run_task(spec: &KernelSpec, context: &StepContext, operands: &[*mu
     let rows: Vec<u64> = (0..row_count(spec, context)).collect();
     // SAFETY: passed on from the caller.
     let v = &unsafe { Views::new(spec, context, operands, &rows) };
+    let columns = |all: u64| task * OUTPUTS..all.min((task + 1) * OUTPUTS);
     match spec.op {
-        StepOp::Linear(op) => {
-            let first = task * OUTPUTS;
-            linear::linear(v, &op, first..op.out_features.min(first + OUTPUTS));
-        }
+        StepOp::Linear(op) => linear::linear(v, &op, columns(op.out_features)),
+        StepOp::ExpertsUp(op) if split(&spec.op).is_some() => moe::up(v, &op, columns(op.columns())),
+        StepOp::ExpertsDown(op) => moe::down(v, &op, columns(op.out_features)),
         StepOp::QkvAppend(op) if split(&spec.op).is_some() => linear::qkv_strip(v, &op, task),
         // SAFETY: passed on from the caller.
         _ => unsafe { run(spec, context, operands) },

@@ -1,11 +1,13 @@
 //! Router and experts.
 
+use std::ops::Range;
+
 use hyc_plan::ops::{ExpertsDown, ExpertsUp, Router};
 use hyc_plan::{RouterRule, Scores};
 
 use super::attention::select_top;
 use super::pointwise::sigmoid;
-use super::view::{Views, WeightView};
+use super::view::Views;
 
 /// What the experts of row `row` are chosen by: a softmax's logits, which have its order, or sigmoids as f32 has them, with
 /// their bias.
@@ -54,26 +56,28 @@ pub fn router(v: &Views, op: Router) {
     }
 }
 
-pub fn up(v: &Views, op: &ExpertsUp) {
+/// Columns `columns` of all rows: those of slot s are from `s ffn` on.
+pub fn up(v: &Views, op: &ExpertsUp, columns: Range<u64>) {
     let ExpertsUp { active, in_features, ffn, shared, .. } = *op;
     let (x, index, h) = (v.tensor("x"), v.tensor("index"), v.tensor("h"));
+    let of = |gate: &str, up: &str| (v.weight(gate), v.weight(up));
+    let (chosen, shared) = (of("gate", "up"), shared.then(|| of("shared_gate", "shared_up")));
     for row in v.rows() {
         let x = x.row(row, in_features);
-        let expert = |slot: u64, (gate, up): (&WeightView, &WeightView), first: u64| {
-            for col in 0..ffn {
-                let g = gate.dot(first + col, &x);
-                h.set(row, slot * ffn + col, g * sigmoid(g) * up.dot(first + col, &x));
-            }
-        };
-        let (gate, up) = (v.weight("gate"), v.weight("up"));
-        (0..active).for_each(|slot| expert(slot, (&gate, &up), index.get_int(row, slot) as u64 * ffn));
-        if shared {
-            expert(active, (&v.weight("shared_gate"), &v.weight("shared_up")), 0);
+        for column in columns.clone() {
+            let (slot, col) = (column / ffn, column % ffn);
+            let (gate, up, first) = match &shared {
+                Some((gate, up)) if slot == active => (gate, up, 0),
+                _ => (&chosen.0, &chosen.1, index.get_int(row, slot) as u64 * ffn),
+            };
+            let g = gate.dot(first + col, &x);
+            h.set(row, column, g * sigmoid(g) * up.dot(first + col, &x));
         }
     }
 }
 
-pub fn down(v: &Views, op: &ExpertsDown) {
+/// Columns `columns` of all rows.
+pub fn down(v: &Views, op: &ExpertsDown, columns: Range<u64>) {
     let ExpertsDown { active, out_features: out, ffn, shared, .. } = *op;
     let (h, index, share) = (v.tensor("h"), v.tensor("index"), v.tensor("weight"));
     let (down, residual, to) = (v.weight("down"), v.tensor("residual"), v.tensor("out"));
@@ -81,7 +85,7 @@ pub fn down(v: &Views, op: &ExpertsDown) {
     for row in v.rows() {
         let h = h.row(row, (active + u64::from(shared.is_some())) * ffn);
         let of_slot = |slot: u64| &h[(slot * ffn) as usize..((slot + 1) * ffn) as usize];
-        for col in 0..out {
+        for col in columns.clone() {
             let part = |slot: u64| {
                 let expert = index.get_int(row, slot) as u64;
                 share.get(row, slot) * down.dot(expert * out + col, of_slot(slot))

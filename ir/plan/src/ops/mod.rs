@@ -285,6 +285,13 @@ pub struct ExpertsUp {
     pub shared: bool,
 }
 
+impl ExpertsUp {
+    /// Columns of a row of `h`: an expert's behind the other's.
+    pub fn columns(&self) -> u64 {
+        (self.active + u64::from(self.shared)) * self.ffn
+    }
+}
+
 /// `out[t] = r[t] + sum over s of weight[t, s] * D[e] h[t, s]`, and `D_shared h_shared` where there is a shared expert.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ExpertsDown {
@@ -299,6 +306,13 @@ pub struct ExpertsDown {
     /// Whether there is a shared expert, whose weight is 1.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,
+}
+
+impl ExpertsDown {
+    /// Columns of a row of `h`: an expert's behind the other's.
+    pub fn columns(&self) -> u64 {
+        (self.active + u64::from(self.shared)) * self.ffn
+    }
 }
 
 /// `out[o] = x[out_rows[o]]`.

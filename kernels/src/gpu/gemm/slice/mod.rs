@@ -29,7 +29,7 @@ use self::part::Part;
 use super::feed::WARPS;
 use super::kept::{Factors, KeptRow, Source};
 use super::matrices::RawRows;
-use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK};
+use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, Var};
 use crate::gpu::tile::pipeline::Ring;
 use crate::slices::OUTPUTS;
 
@@ -156,10 +156,15 @@ impl<'c> Slice<'c> {
     fn produce(&self, e: &Emit<'c>) {
         e.when(e.eq(e.lane(), e.int(0)), |e| {
             self.each(e, |e, part, share| {
-                let groups = part.groups();
+                if part.experts.is_some() {
+                    // Which experts, launches before this one say.
+                    e.wait_for_inputs();
+                }
                 part.strips(e, share, |e, strip, (first, last)| {
-                    let (weights, bytes) = part.rows(e, strip);
+                    let one = (!part.in_chunks()).then(|| part.rows(e, strip, e.int(0)));
                     e.each(first, last, 1, |e, group| {
+                        let (chunk, group) = part.chunk(e, group);
+                        let (weights, bytes) = one.clone().unwrap_or_else(|| part.rows(e, strip, chunk));
                         let at = e.mul_const(e.wide(group), WARPS * part.stored.next());
                         for pieces in &weights {
                             let from: Vec<Ptr<'c>> =
@@ -169,7 +174,7 @@ impl<'c> Slice<'c> {
                             match rest {
                                 0 => copies(e, WARPS),
                                 _ => e.either(
-                                    e.lt(group, e.int(groups - 1)),
+                                    e.lt(group, e.int(part.units() / WARPS)),
                                     |e| copies(e, WARPS),
                                     |e| copies(e, rest),
                                 ),
@@ -213,17 +218,31 @@ impl<'c> Slice<'c> {
                 let (units, bytes) = (part.units(), part.stored.bytes());
                 part.strips(e, share, |e, _, (first, last)| {
                     let sums = Factors::sums(e);
-                    sums.iter().for_each(|sum| e.set(*sum, e.float(0.0).into()));
+                    let own = if part.in_chunks() { Factors::sums(e) } else { sums.clone() };
+                    let none = |e: &Emit<'c>, sums: &[Var<'c>]| {
+                        sums.iter().for_each(|sum| e.set(*sum, e.float(0.0).into()));
+                    };
+                    none(e, &sums);
                     let stage = |e: &Emit<'c>, group: Int<'c>| {
+                        let (chunk, group) = part.chunk(e, group);
                         let unit = e.add(e.mul_const(group, WARPS), warp);
                         let inside = e.lt(unit, e.int(units));
                         // Before the weights are there.
-                        let x = row.factors(e, e.min(unit, e.int(units - 1)));
+                        let of_row = e.add(e.mul_const(chunk, units), e.min(unit, e.int(units - 1)));
+                        let x = row.factors(e, of_row);
+                        let share = part.share_of(e, chunk);
                         let stage = self.ring.full(e);
                         let at = e.add(e.mul_const(stage, self.stage_bytes), e.mul_const(warp, bytes));
                         let weights = e.byte_offset(e.dynamic_shared(), at);
                         let read = e.var(e.int(0).into());
-                        let multiply = |e: &Emit<'c>| e.set(read, x.multiply(e, weights, &sums).into());
+                        let multiply = |e: &Emit<'c>| {
+                            share.inspect(|_| none(e, &own));
+                            e.set(read, x.multiply(e, weights, &own).into());
+                            let Some(share) = share else { return };
+                            for (sum, own) in sums.iter().zip(&own) {
+                                e.accumulate(*sum, share, e.get_float(*own));
+                            }
+                        };
                         if units % WARPS == 0 {
                             multiply(e)
                         } else {
@@ -266,7 +285,7 @@ impl<'c> Slice<'c> {
 
     /// Waits for the part's counters, and keeps its row in shared memory. The threads that multiply.
     fn keep(&self, e: &Emit<'c>, part: &Part) -> KeptRow<'c> {
-        let x = e.operand("x");
+        let x = e.operand(part.row);
         let raw = (!part.tiled).then_some((x, RawRows { norm: part.norm }));
         let source = Source::new(e, raw, x, (part.in_features, THREADS));
         e.when(e.eq(e.thread(), e.int(0)), |e| self.wait(e, part));

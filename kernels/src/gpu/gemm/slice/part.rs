@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use hyc_plan::ops::{Linear, QkvAppend};
+use hyc_plan::ops::{ExpertsDown, ExpertsUp, Linear, QkvAppend};
 use hyc_plan::{Epilogue, KernelSpec, Part as Step, StepOp};
 
 use super::super::feed::WARPS;
@@ -11,9 +11,11 @@ use super::super::projections::Part as Projected;
 use super::super::qkv::parts;
 use super::super::qkv_small_m::Place;
 use super::super::stored::Stored;
-use crate::gpu::isa::{Emit, Int, Ptr};
+use crate::gpu::isa::{Emit, Float, Int, Ptr};
+use crate::gpu::moe::router::Choice;
 use crate::gpu::tile::TiledRows;
 use crate::operands::Operands;
+use crate::slices::OUTPUTS;
 
 /// What follows a strip's sums.
 pub enum End {
@@ -37,36 +39,96 @@ pub struct Part {
     pub tiled: bool,
     /// Weights of a strip: one, or that of a gate beside it.
     pub weights: u64,
+    /// The operand that is its row.
+    pub row: &'static str,
+    /// Whose weights are those of experts that are chosen before.
+    pub experts: Option<Experts>,
     pub end: End,
+}
+
+/// Experts: of up a strip is of one of them, of down its inputs are of one after the other.
+#[derive(Clone, Copy)]
+pub struct Experts {
+    pub choice: Choice,
+    ffn: u64,
+    down: bool,
 }
 
 impl Part {
     /// Step `number` of the slice; `first`: the launch's operand that is its first.
     pub fn new((spec, step): &(KernelSpec, Step), first: usize, number: u64) -> Result<Part, String> {
         let operands = Rc::new(Operands::new(spec));
-        let (in_features, norm, weights, end) = match spec.op {
-            StepOp::Linear(op) => {
-                let product = product(&operands, &op);
-                (op.in_features, op.norm, product.weights(), End::Linear(product))
+        let experts = |choice, ffn, down| Some(Experts { choice, ffn, down });
+        let (in_features, norm, experts, end) = match spec.op {
+            StepOp::Linear(op) => (op.in_features, op.norm, None, End::Linear(product(&operands, &op))),
+            StepOp::QkvAppend(op) => (op.in_features, op.norm, None, End::Qkv(Box::new(op), parts(&op))),
+            StepOp::ExpertsUp(op) => {
+                let ExpertsUp { experts: all, active, in_features, ffn, shared } = op;
+                let matrix = Matrix { name: "gate", out: op.columns(), column: 0 };
+                let product = Product { up: Some("up"), ..plain(&operands, (matrix, "h"), in_features) };
+                let experts = experts(Choice { experts: all, active, shared }, ffn, false);
+                (in_features, None, experts, End::Linear(product))
             }
-            StepOp::QkvAppend(op) => (op.in_features, op.norm, 1, End::Qkv(Box::new(op), parts(&op))),
+            StepOp::ExpertsDown(op) => {
+                let ExpertsDown { experts: all, active, out_features, ffn, shared } = op;
+                let matrix = Matrix { name: "down", out: out_features, column: 0 };
+                let product = plain(&operands, (matrix, "out"), op.columns());
+                let product = Product { plus: Some("residual"), ..product };
+                let experts = experts(Choice { experts: all, active, shared }, ffn, true);
+                (op.columns(), None, experts, End::Linear(product))
+            }
             other => return Err(format!("`{}` is in no slice", other.name())),
         };
-        let weight = if let End::Qkv(..) = end { "wq" } else { "weight" };
+        let (weights, weight) = match &end {
+            End::Linear(product) => (product.weights(), product.matrices[0].name),
+            End::Qkv(..) => (1, "wq"),
+        };
         let stored = Stored::of(operands.format(weight));
-        let tiled = operands.in_tiles("x");
+        let row = if experts.is_some_and(|experts| experts.down) { "h" } else { "x" };
+        let tiled = operands.in_tiles(row);
         let step = step.clone();
-        Ok(Part { operands, first, number, step, in_features, stored, norm, tiled, weights, end })
+        Ok(Part {
+            operands,
+            first,
+            number,
+            step,
+            in_features,
+            stored,
+            norm,
+            tiled,
+            weights,
+            row,
+            experts,
+            end,
+        })
     }
 
-    /// What one warp multiplies at once, of which one weight of a strip has so many.
+    /// Experts that a strip's inputs are of, one after the other; 1 where they are all of one.
+    fn chunks(&self) -> u64 {
+        self.experts.filter(|experts| experts.down).map_or(1, |experts| experts.choice.count())
+    }
+
+    /// Whether there are several.
+    pub fn in_chunks(&self) -> bool {
+        self.experts.is_some_and(|experts| experts.down)
+    }
+
+    /// Which of those stage `group` of a strip is of, and which of its own.
+    pub fn chunk<'c>(&self, e: &Emit<'c>, group: Int<'c>) -> (Int<'c>, Int<'c>) {
+        match self.chunks() {
+            1 => (e.int(0), group),
+            chunks => e.div_rem(group, self.groups() / chunks),
+        }
+    }
+
+    /// What one warp multiplies at once, of which one weight of a strip has so many, of each expert.
     pub fn units(&self) -> u64 {
-        self.stored.stages(self.in_features)
+        self.stored.stages(self.in_features / self.chunks())
     }
 
     /// Stages of one weight of a strip.
     pub fn groups(&self) -> u64 {
-        self.units().div_ceil(WARPS)
+        self.chunks() * self.units().div_ceil(WARPS)
     }
 
     /// Bytes of a stage.
@@ -102,14 +164,20 @@ impl Part {
         );
     }
 
-    /// A strip's first unit of each weight, in pieces of so many bytes.
-    pub fn rows<'c>(&self, e: &Emit<'c>, strip: Int<'c>) -> (Vec<Vec<Ptr<'c>>>, u64) {
+    /// A strip's first unit of each weight, in pieces of so many bytes; `chunk`: of which of its experts.
+    pub fn rows<'c>(&self, e: &Emit<'c>, strip: Int<'c>, chunk: Int<'c>) -> (Vec<Vec<Ptr<'c>>>, u64) {
         match &self.end {
             End::Linear(product) => {
-                let at = self.stored.strip(e, strip, self.in_features);
-                let names = [Some(product.matrices[0].name), product.up];
-                let rows = |name| vec![e.byte_offset(e.operand(name), at)];
-                (names.into_iter().flatten().map(rows).collect(), self.stored.bytes())
+                let names = [Some(product.matrices[0].name), product.up].into_iter().flatten();
+                let matrices: Vec<(Ptr<'c>, Int<'c>)> = match self.experts {
+                    None => {
+                        let at = self.stored.strip(e, strip, self.in_features);
+                        names.map(|name| (e.operand(name), at)).collect()
+                    }
+                    Some(experts) => experts.rows(e, self, names, (strip, chunk)),
+                };
+                let rows = |(matrix, at)| vec![e.byte_offset(matrix, at)];
+                (matrices.into_iter().map(rows).collect(), self.stored.bytes())
             }
             End::Qkv(_, parts) => {
                 let place = Place::new(e, parts, 8, || strip);
@@ -118,17 +186,53 @@ impl Part {
             }
         }
     }
+
+    /// What the sums of a stage count, where that is not once: an expert's share.
+    pub fn share_of<'c>(&self, e: &Emit<'c>, chunk: Int<'c>) -> Option<Float<'c>> {
+        let experts = self.experts.filter(|experts| experts.down)?;
+        Some(experts.choice.share(e, e.int(0), chunk))
+    }
+}
+
+impl Experts {
+    /// The matrices of a strip's expert, and where in them it begins.
+    fn rows<'c>(
+        self,
+        e: &Emit<'c>,
+        part: &Part,
+        names: impl Iterator<Item = &'static str>,
+        (strip, chunk): (Int<'c>, Int<'c>),
+    ) -> Vec<(Ptr<'c>, Int<'c>)> {
+        let Experts { choice, ffn, down } = self;
+        let ((slot, strip), shape) = match (down, &part.end) {
+            (true, End::Linear(product)) => ((chunk, strip), (product.matrices[0].out, ffn)),
+            _ => (e.div_rem(strip, ffn / OUTPUTS), (ffn, part.in_features)),
+        };
+        let expert = choice.expert(e, e.int(0), slot);
+        let at = part.stored.strip(e, strip, shape.1);
+        names.map(|name| (choice.matrix(e, (name, part.stored), expert, shape), at)).collect()
+    }
 }
 
 /// `y = W x` of an op, whose row is read as it lies.
 fn product(operands: &Operands, op: &Linear) -> Product {
+    let matrix = Matrix { name: "weight", out: op.out_features, column: 0 };
     Product {
-        in_features: op.in_features,
-        matrices: vec![Matrix { name: "weight", out: op.out_features, column: 0 }],
-        stored: Stored::of(operands.format("weight")),
         up: (op.epilogue == Epilogue::SwiGlu).then_some("up"),
-        inputs: Inputs { tiles: TiledRows::Operand("x"), raw: None, fp8: None },
-        to: To::lying(operands.in_tiles("out"), "out"),
         plus: (op.epilogue == Epilogue::Residual).then_some("residual"),
+        ..plain(operands, (matrix, "out"), op.in_features)
+    }
+}
+
+/// The same of a matrix, to `out`.
+fn plain(operands: &Operands, (matrix, out): (Matrix, &'static str), in_features: u64) -> Product {
+    Product {
+        in_features,
+        stored: Stored::of(operands.format(matrix.name)),
+        matrices: vec![matrix],
+        up: None,
+        inputs: Inputs { tiles: TiledRows::Operand("x"), raw: None, fp8: None },
+        to: To::lying(operands.in_tiles(out), out),
+        plus: None,
     }
 }
