@@ -1,5 +1,6 @@
 //! Products of rows and weights: `Linear`, `QkvAppend`, and what experts share with them.
 
+pub mod choice;
 pub mod digits;
 pub mod epilogue;
 pub mod feed;

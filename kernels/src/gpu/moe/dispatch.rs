@@ -9,8 +9,8 @@
 
 use hyc_plan::{Extent, TILE};
 
-use super::router::Choice;
 use crate::gpu::function::{Function, Kernel};
+use crate::gpu::gemm::choice::Choice;
 use crate::gpu::gemm::pack_rows::{eight, k_tiles, packed_bytes};
 use crate::gpu::isa::{Emit, Int, SHARED_SLACK};
 use crate::gpu::tile::TiledRows;

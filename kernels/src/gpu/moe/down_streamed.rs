@@ -11,8 +11,8 @@
 use hyc_plan::{Extent, TILE};
 
 use super::dispatch::BY_ROW;
-use super::router::Choice;
 use crate::gpu::function::{Function, Kernel, part};
+use crate::gpu::gemm::choice::Choice;
 use crate::gpu::gemm::feed::{THREADS, WARPS};
 use crate::gpu::gemm::kept::{Factors, KeptRow, Source};
 use crate::gpu::gemm::pack_rows::k_tiles;

@@ -11,8 +11,8 @@
 use hyc_plan::TILE;
 
 use super::dispatch::{Dispatch, GROUPED};
-use super::router::Choice;
 use crate::gpu::function::Kernel;
+use crate::gpu::gemm::choice::Choice;
 use crate::gpu::gemm::epilogue::{Columns, Line, Values, lanes_rows, write};
 use crate::gpu::gemm::large_m::{store_tiles, value};
 use crate::gpu::gemm::matrices::Section;

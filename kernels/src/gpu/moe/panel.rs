@@ -2,8 +2,8 @@
 
 use hyc_plan::{Extent, PANEL};
 
-use super::router::Choice;
 use crate::gpu::function::{Function, Kernel};
+use crate::gpu::gemm::choice::Choice;
 use crate::gpu::gemm::panel::{self, Input, Place, THREADS};
 use crate::gpu::isa::{Emit, Float, Int};
 

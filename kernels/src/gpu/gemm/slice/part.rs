@@ -5,6 +5,7 @@ use std::rc::Rc;
 use hyc_plan::ops::{ExpertsDown, ExpertsUp, Linear, QkvAppend};
 use hyc_plan::{Epilogue, KernelSpec, Part as Step, StepOp};
 
+use super::super::choice::Choice;
 use super::super::feed::WARPS;
 use super::super::matrices::{Inputs, Matrix, Product, To};
 use super::super::projections::Part as Projected;
@@ -12,7 +13,6 @@ use super::super::qkv::parts;
 use super::super::qkv_small_m::Place;
 use super::super::stored::Stored;
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
-use crate::gpu::moe::router::Choice;
 use crate::gpu::tile::TiledRows;
 use crate::operands::Operands;
 use crate::slices::OUTPUTS;
