@@ -24,6 +24,8 @@ use crate::gpu::isa::{Emit, Float, Int, LANES, Ptr, Var, WARP};
 const THREADS: u64 = 1024;
 /// Pieces of four logits that a thread has under way.
 const PIECES: u64 = 8;
+/// All but the sign.
+const MAGNITUDE: u64 = 0x7fff_ffff;
 /// An exponent of all ones: no finite number.
 const NO_NUMBER: u64 = 0x7f80_0000;
 
@@ -188,26 +190,40 @@ impl<'c> Row<'c> {
     }
 
     /// The largest place of the row, ~0 where a logit is no finite number.
+    ///
+    /// A thread keeps the first of its largest logits, which most pieces of four have nothing above, and of all the largest exponent.
     fn largest(&self, e: &Emit<'c>) -> Int<'c> {
-        let most = e.var(e.long(0).into());
-        let take = |e: &Emit<'c>, id: Int<'c>, x: Float<'c>| {
-            let place = e.pick(finite(e, x), place(e, x, id), e.long(u64::MAX));
-            e.set(most, e.max_unsigned(e.get(most).into_int_value(), place).into());
+        let (most, at, widest) =
+            (e.float_var(f32::NEG_INFINITY), e.var(e.int(0).into()), e.var(e.int(0).into()));
+        let take = |e: &Emit<'c>, id: Int<'c>, xs: &[Float<'c>]| {
+            let bits = xs.iter().map(|x| e.and(e.bits(*x), e.int(MAGNITUDE)));
+            let wide = bits.fold(e.get(widest).into_int_value(), |most, x| e.max_unsigned(most, x));
+            e.set(widest, wide.into());
+            let top = xs[1..].iter().fold(xs[0], |top, x| e.fmax(top, *x));
+            e.when(e.above(top, e.get_float(most)), |e| {
+                e.set(most, top.into());
+                let first = (1..xs.len()).rev().fold(e.int(xs.len() as u64 - 1), |first, i| {
+                    e.pick(e.same(xs[i - 1], top), e.int(i as u64 - 1), first)
+                });
+                e.set(at, e.add(id, first).into());
+            });
         };
-        // Pieces of 16 bytes, several under way: of rows that begin at such.
-        let each = if e.stride("logits").is_multiple_of(4) { 4 * PIECES } else { 0 };
-        let whole = if each > 0 { self.vocab / (each * THREADS) * each * THREADS } else { 0 };
-        e.each(e.int(0), e.int(whole), (each * THREADS).max(1), |e, first| {
-            let piece = |i| e.add(first, e.mul_const(e.add_const(e.thread(), (i * THREADS) as i64), 4));
-            let pieces: Vec<_> = (0..PIECES).map(|i| (piece(i), e.load4(self.logits, piece(i)))).collect();
-            for (id, words) in pieces {
-                (0..).zip(words).for_each(|(i, word)| take(e, e.add_const(id, i), e.widen(word)));
+        // Pieces of 16 bytes, several under way, of rows that begin at such; the last again where there are no more, which changes nothing.
+        let pieces = if e.stride("logits").is_multiple_of(4) { self.vocab / 4 } else { 0 };
+        e.each(e.thread(), e.int(pieces), PIECES * THREADS, |e, first| {
+            let piece = |i| e.min(e.add_const(first, (i * THREADS) as i64), e.int(pieces.max(1) - 1));
+            let ids: Vec<Int<'c>> = (0..PIECES).map(|i| e.mul_const(piece(i), 4)).collect();
+            let words: Vec<_> = ids.iter().map(|id| e.load4(self.logits, *id)).collect();
+            for (id, words) in ids.into_iter().zip(words) {
+                take(e, id, &words.map(|word| e.widen(word)));
             }
         });
-        e.each(e.add_const(e.thread(), whole as i64), e.int(self.vocab), THREADS, |e, id| {
-            take(e, id, e.load(self.logits, id));
+        e.each(e.add_const(e.thread(), 4 * pieces as i64), e.int(self.vocab), THREADS, |e, id| {
+            take(e, id, &[e.load(self.logits, id)]);
         });
-        self.reduce(e, e.get(most).into_int_value(), Emit::max_unsigned)
+        let finite = e.lt_unsigned(e.get(widest).into_int_value(), e.int(NO_NUMBER));
+        let place = place(e, e.get_float(most), e.get(at).into_int_value());
+        self.reduce(e, e.pick(finite, place, e.long(u64::MAX)), Emit::max_unsigned)
     }
 
     /// The sum or maximum over the block: every thread has it.
