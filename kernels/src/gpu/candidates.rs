@@ -1,12 +1,14 @@
 //! The variants of each kernel: which steps each can compute, and which it is usually taken for. `compile` makes them.
 
+use hyc_plan::abi::COUNTER_BYTES;
 use hyc_plan::{
     AttnShape, Codec, Elem, Epilogue, Format, Gpu, KernelSpec, Layout, OperandSpec, RowRange, StepOp, TILE,
     Variant, ops,
 };
 
 use super::attention::limits::{
-    CLUSTERS, FLASH, LISTS, NO_LISTS, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_LAST, SPLIT_KV_ROWS,
+    CLUSTERS, FLASH, LISTS, NO_LISTS, PARTS, PARTS_ROWS, SHARED_PAGES, SIMT, SPLIT_KV, SPLIT_KV_LAST,
+    SPLIT_KV_ROWS,
 };
 use super::attention::{flash_prefill, limits, simt, sparse_cluster, split_kv};
 use super::gemm::feed::MOST_WHOLE;
@@ -178,7 +180,16 @@ fn selected(shape: AttnShape, pages: u64, shares: Option<(u64, u64)>, gpu: &Gpu)
     let mut next = 1;
     for &(variant, blocks) in clusters {
         let last = sparse_cluster::usual_rows(shape, blocks, u64::from(gpu.multiprocessors)).min(most);
-        rows.push((variant, (1, ALL), (next, last), 1, 1));
+        // Clusters of four that fill most of the multiprocessors wait for each other's places.
+        let last = if blocks == PARTS.1 {
+            let able = PARTS_ROWS.min(COUNTER_BYTES / 4 / shape.kv_heads);
+            let last = last.min(able);
+            rows.extend([(variant, (1, ALL), (1, 0), 1, 1), (PARTS.0, (1, able), (next, last), 1, 1)]);
+            last
+        } else {
+            rows.push((variant, (1, ALL), (next, last), 1, 1));
+            last
+        };
         next = next.max(last.saturating_add(1));
     }
     let tile = lists::rows_of_a_tile(shape);

@@ -50,7 +50,7 @@ pub struct Layout {
     /// Bytes of a place, and of all shared memory before the inboxes.
     pub stage: u64,
     pub before: u64,
-    /// Elements of a branch that one block of the cluster sums, and words of what it gets for that.
+    /// Elements of a branch that one block of the cluster sums, and words of what it gets for that. None of blocks that are apart.
     pub share: u64,
     pub inbox: u64,
 }
@@ -58,14 +58,14 @@ pub struct Layout {
 impl Layout {
     pub fn new(
         shape: AttnShape,
-        blocks: u64,
+        (blocks, apart): (u64, bool),
         branches: &[Branch],
         (reader, stage): (&Reader, u64),
     ) -> Layout {
         let heads = group(shape);
         // Elements go four at a time.
-        let share = (heads * shape.v_dim / 4).div_ceil(blocks) * 4;
-        let inbox = (blocks * (share + 2 * heads)).next_multiple_of(4);
+        let share = if apart { 0 } else { (heads * shape.v_dim / 4).div_ceil(blocks) * 4 };
+        let inbox = if apart { 0 } else { (blocks * (share + 2 * heads)).next_multiple_of(4) };
         let mut sizes: Vec<u64> =
             branches.iter().map(|branch| branch.most_pages(&reader.cache).div_ceil(blocks)).collect();
         // Two read a page in half the time; alone, blocks leave each other more registers.
@@ -116,7 +116,7 @@ mod tests {
 
     use super::*;
     use crate::gpu::attention::branch::Source;
-    use crate::gpu::attention::limits::CLUSTERS;
+    use crate::gpu::attention::limits::{CLUSTERS, PARTS};
 
     /// What a block may have.
     const MOST: u64 = 227 << 10;
@@ -140,9 +140,14 @@ mod tests {
                     let far = branch(Source::Listed(select, None));
                     let near = branch(Source::Window(window));
                     for branches in [&[near][..], &[far], &[far, near]] {
-                        for (name, blocks) in CLUSTERS {
-                            let layout =
-                                Layout::new(shape, blocks, branches, (&reader, reader.stage_bytes()));
+                        let clusters = CLUSTERS.map(|(name, blocks)| (name, blocks, false));
+                        for (name, blocks, apart) in clusters.into_iter().chain([(PARTS.0, PARTS.1, true)]) {
+                            let layout = Layout::new(
+                                shape,
+                                (blocks, apart),
+                                branches,
+                                (&reader, reader.stage_bytes()),
+                            );
                             let places = (layout.places, layout.sharers);
                             let share = (blocks, layout.share);
                             let fixed = fixed_bytes(&reader, branches.len() as u64, places, share);

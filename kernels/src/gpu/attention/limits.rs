@@ -14,6 +14,9 @@ pub const FLASH: &str = "flash";
 pub const SPLIT_KV_ROWS: u64 = 64;
 /// Attention over selected blocks or a window: a cluster of so many blocks per (token, KV head).
 pub const CLUSTERS: [(&str, u64); 4] = [("cluster8", 8), ("cluster4", 4), ("cluster2", 2), ("cluster1", 1)];
+/// The same by as many blocks wherever they are, the last of which adds up what all have; most rows of that.
+pub const PARTS: (&str, u64) = ("parts4", 4);
+pub const PARTS_ROWS: u64 = 16;
 /// The same of tiles of rows that share the pages of each.
 pub const SHARED_PAGES: &str = "shared_pages";
 /// Page lists, in steps that have them; in others nothing is to be done.

@@ -17,4 +17,5 @@ pub mod sparse;
 pub mod sparse_cluster;
 pub mod split_kv;
 mod staged;
+mod states;
 mod warp_mma;

@@ -1,5 +1,5 @@
 //! `SparseAttention`, `WindowAttention` and `HybridAttention` of few rows: a cluster of eight, four, two blocks or one a (token,
-//! KV head).
+//! KV head), or as many blocks apart.
 //!
 //! ```text
 //! before the inputs   of eight blocks, block r takes every eighth page of each branch, one or two warps a page at a time. Their
@@ -7,7 +7,10 @@
 //! behind them         a guess that was wrong is copied anew; each warp's softmax
 //! block               the states of a branch's warps become one, an equal share of which each block of the cluster gets
 //! cluster             each block sums its share over the blocks' states of each branch, gated, and writes it
+//! apart               states to scratch; the last block to leave one sums them all, gated, and writes that
 //! ```
+//! Clusters want so many free multiprocessors side by side, which they find where few others are busy.
+//!
 //! The launch before is a product, and weights of the next are on their way meanwhile: each look into memory takes 2 to 3 us. Only
 //! queries, gates and the newest page are left to be looked up behind it. A selection is written launches before; whether that is
 //! through cannot be known before the inputs are there, so that the list is read again then. Where it is another, the guess has
@@ -20,13 +23,17 @@ use hyc_plan::{AttnShape, Extent};
 use super::branch::{Branch, Slots};
 use super::cluster_layout::{Layout, rounds};
 use super::combine::Partials;
-use super::limits::CLUSTERS;
+use super::limits::{CLUSTERS, PARTS, PARTS_ROWS};
 use super::rows::store_output;
 use super::staged::{Supply, Turns};
+use super::states::{States, arrive, beside};
 use super::warp_mma::Reader;
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, WARP};
 use crate::gpu::work_item::{WorkItem, group};
+
+/// Elements by fours that a thread looks up together.
+const TOGETHER: u64 = 2;
 
 /// Most rows that clusters of so many blocks are usual for: those whose blocks are on the multiprocessors at once.
 pub fn usual_rows(shape: AttnShape, blocks: u64, multiprocessors: u64) -> u64 {
@@ -39,6 +46,8 @@ struct Cluster<'a> {
     branches: &'a [Branch],
     readers: &'a [Reader],
     layout: Layout,
+    /// Of blocks that are apart.
+    states: Option<States>,
 }
 
 /// What each block of the cluster has sent to this one, of one branch.
@@ -52,29 +61,41 @@ struct Inbox<'c> {
 /// Sink and gate of each branch for an element.
 type Factors<'c> = Vec<[Option<Float<'c>>; 2]>;
 
-/// Adds the functions of [`CLUSTERS`].
+/// Adds the functions of [`CLUSTERS`] and [`PARTS`].
 pub fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
     for (variant, blocks) in CLUSTERS {
-        launch(k, shape, (variant, blocks), branches);
+        launch(k, shape, (variant, blocks, false), branches);
+    }
+    if k.wants(PARTS.0) {
+        launch(k, shape, (PARTS.0, PARTS.1, true), branches);
     }
 }
 
-fn launch(k: &mut Kernel<'_, '_>, shape: AttnShape, (variant, blocks): (&str, u64), branches: &[Branch]) {
+fn launch(
+    k: &mut Kernel<'_, '_>,
+    shape: AttnShape,
+    (variant, blocks, apart): (&str, u64, bool),
+    branches: &[Branch],
+) {
     let reader =
         |branch: &Branch, warps| Reader { shape, cache: k.cache(branch.cache), operand: branch.cache, warps };
     let Some(first) = branches.first() else { return };
     // A place takes a page of either branch.
     let stage = branches.iter().map(|branch| reader(branch, 1).stage_bytes()).max().unwrap_or(0);
-    let layout = Layout::new(shape, blocks, branches, (&reader(first, 1), stage));
+    let layout = Layout::new(shape, (blocks, apart), branches, (&reader(first, 1), stage));
     let readers: Vec<Reader> = branches.iter().map(|branch| reader(branch, layout.warps())).collect();
+    let states = apart.then(|| {
+        let items = PARTS_ROWS.min(k.spec.max_rows) * shape.kv_heads;
+        States::new(k, readers[0], items * blocks * branches.len() as u64)
+    });
     let grid = [k.rows(shape.kv_heads * blocks, 1), Extent::fixed(1)];
     let (part, variants) = (part(variant), [variant]);
     let function = Function::new(&part, grid, layout.threads())
         .of(&variants)
         .shared_bytes(layout.shared_bytes())
-        .clusters(blocks)
+        .clusters(if states.is_some() { 1 } else { blocks })
         .waits_itself();
-    k.function(function, |e| Cluster { shape, branches, readers: &readers, layout }.body(e));
+    k.function(function, |e| Cluster { shape, branches, readers: &readers, layout, states }.body(e));
 }
 
 impl Cluster<'_> {
@@ -84,7 +105,10 @@ impl Cluster<'_> {
         let item = WorkItem::new(e, index, self.shape.kv_heads);
         let slots: Vec<Slots<'c>> =
             self.branches.iter().zip(self.readers).map(|(branch, r)| branch.slots(e, r, item)).collect();
-        e.cluster_arrive();
+        let together = self.states.is_none();
+        if together {
+            e.cluster_arrive();
+        }
         let turns = Turns::new(e, (self.layout.places, self.layout.sharers), self.layout.stage);
         // First token that the warp's branch sees.
         let from = e.var(e.int(0).into());
@@ -111,7 +135,7 @@ impl Cluster<'_> {
         turns.begin(e, (slot, end, step), item.settled(e, first.cache.page), &supply);
         e.wait_for_inputs();
         let q = first.query(e, item);
-        let finish = self.prepare(e, item, rank);
+        let finish = together.then(|| self.prepare(e, item, rank));
         let state = first.nothing(e);
         turns.run(e, &supply, item.pages(e, first.cache.page), |e, place, logical| {
             let from = e.get(from).into_int_value();
@@ -128,10 +152,15 @@ impl Cluster<'_> {
         e.barrier();
         let partials = first.partials(e);
         first.store_partial(e, &state, &partials);
+        if let Some(states) = &self.states {
+            return self.close(e, states, (item, index, rank), &partials);
+        }
         e.cluster_wait();
         self.send(e, first, rank, &partials);
         e.cluster_barrier();
-        finish(e);
+        if let Some(finish) = finish {
+            finish(e);
+        }
     }
 
     /// Looks up what the block's elements wait for that is known before the sums are, and gives what finishes them.
@@ -229,6 +258,75 @@ impl Cluster<'_> {
                 e.store_to_block(e.shared_address(e.at(to.sum, at)), block, e.bits(of.sum));
             });
         }
+    }
+
+    /// The number of a branch's state of a block of an item.
+    fn state<'c>(&self, e: &Emit<'c>, (index, block): (Int<'c>, Int<'c>), branch: u64) -> Int<'c> {
+        let block = e.add(e.mul_const(index, self.layout.blocks), block);
+        e.add_const(e.mul_const(block, self.branches.len() as u64), branch as i64)
+    }
+
+    /// Elements `element ..` of head `h` of an item's result.
+    fn over_all<'c>(
+        &self,
+        e: &Emit<'c>,
+        states: &States,
+        (item, index): (WorkItem<'c>, Int<'c>),
+        (h, element): (Int<'c>, Int<'c>),
+    ) -> [Float<'c>; 4] {
+        let blocks = self.layout.blocks;
+        let mut y = [e.float(0.0); 4];
+        for (n, (branch, r)) in (0..).zip(self.branches.iter().zip(self.readers)) {
+            let place = |i: i64| (h, e.add_const(element, i));
+            let gates = [0, 1, 2, 3].map(|i| branch.gate(e, self.shape, item, place(i)));
+            let sink = r.sink(e, item, branch.sink, h);
+            let number = |e: &Emit<'c>, block| self.state(e, (index, block), n);
+            let sum = states.sum(e, (e.int(blocks), blocks), &number, (h, element));
+            let (top, extra) = beside(e, sum.max, sink);
+            let grow = e.exp2(e.fsub(sum.max, top));
+            let factor = e.fdiv(grow, e.fma(sum.sum, grow, extra));
+            for ((y, x), gate) in y.iter_mut().zip(sum.elements).zip(gates) {
+                let x = e.fmul(x, factor);
+                *y = e.fadd(*y, gate.map_or(x, |gate| e.fmul(x, gate)));
+            }
+        }
+        y
+    }
+
+    /// Leaves the block's states in scratch; the last block of the item makes its result.
+    fn close<'c>(
+        &self,
+        e: &Emit<'c>,
+        states: &States,
+        (item, index, rank): (WorkItem<'c>, Int<'c>, Int<'c>),
+        from: &Partials<'c>,
+    ) {
+        for (branch, (begin, end)) in (0..).zip(&self.layout.teams) {
+            let warps = begin * self.layout.sharers..end * self.layout.sharers;
+            states.leave(e, self.state(e, (index, rank), branch), warps, from);
+        }
+        e.barrier();
+        let last = arrive(e, e.shared(1), index, e.int(self.layout.blocks));
+        e.when(e.eq(last, e.int(1)), |e| {
+            let (fours, threads) = (group(self.shape) * self.shape.v_dim / 4, self.layout.threads());
+            e.each(e.thread(), e.int(fours), TOGETHER * threads, |e, first| {
+                let four = |i: u64| e.add_const(first, (i * threads) as i64);
+                let results: Vec<_> = (0..TOGETHER)
+                    .map(|i| {
+                        let four = e.min(four(i), e.int(fours - 1));
+                        let (h, element) = e.div_rem(e.mul_const(four, 4), self.shape.v_dim);
+                        ((h, element), self.over_all(e, states, (item, index), (h, element)))
+                    })
+                    .collect();
+                for (i, ((h, element), y)) in (0..).zip(results) {
+                    e.when(e.lt(four(i), e.int(fours)), |e| {
+                        for (i, y) in (0..).zip(y) {
+                            store_output(e, self.shape, item, (h, e.add_const(element, i)), y);
+                        }
+                    });
+                }
+            });
+        });
     }
 
     /// Element `own` of the block's share over the whole cluster, both branches with sinks and gates, to its place.

@@ -3,9 +3,9 @@
 
 use super::choose::choose;
 use super::shares::Piece;
-use super::states::{States, beside};
 use super::{SELECTORS, Split, Table};
 use crate::gpu::attention::rows::store_output;
+use crate::gpu::attention::states::{States, beside};
 use crate::gpu::isa::{Emit, Float, Int, LANES, WARP};
 use crate::gpu::select::Heads;
 use crate::gpu::work_item::group;
@@ -65,7 +65,7 @@ impl Split {
         let warp = e.div_rem(e.thread(), WARP).0;
         e.each(warp, e.int(group(r.shape)), SELECTORS, |e, h| {
             let sink = r.sink(e, piece.item, self.sink.then_some("sink"), h);
-            let (logits, top, sum) = self.states.scalars(e, piece, h, self.splits).closed(e, sink);
+            let (logits, top, sum) = self.states.all.scalars(e, piece, h, self.splits).closed(e, sink);
             e.when(e.eq(e.lane(), e.int(0)), |e| heads.note(e, h, logits, top, e.log2(sum)));
         });
         e.barrier();
@@ -74,7 +74,7 @@ impl Split {
 
     /// One head of the group over all parts.
     fn head<'c>(&self, e: &Emit<'c>, (piece, h): (Piece<'c>, Int<'c>), warps: u64) {
-        let (r, states, parts) = (&self.reader, &self.states, self.splits);
+        let (r, states, parts) = (&self.reader, &self.states.all, self.splits);
         let fours = r.shape.v_dim / 4;
         // Threads that share an element: each has every so manieth part of it, all of which are looked up at once.
         let sharers = (warps * WARP / fours).clamp(1, parts);

@@ -21,7 +21,7 @@ use hyc_plan::{AttnShape, Extent, SelectShape};
 
 use self::choose::choose;
 use self::shares::{Piece, Shares};
-use self::states::{FEW, MOST_COUNTED, Parts, States};
+use self::states::{Counted, FEW, MOST_COUNTED, Parts};
 use super::limits::{SPLIT_KV, SPLIT_KV_LAST, SPLIT_KV_ROWS};
 use super::staged::{Supply, Turns};
 use super::warp_mma::Reader;
@@ -48,7 +48,7 @@ pub fn decode<'c>(k: &mut Kernel<'c, '_>, shape: AttnShape, sink: bool, select: 
     let mut reader = Reader { shape, cache: k.cache("cache"), operand: "cache", warps: 1 };
     reader.warps = (SHARED / reader.stage_bytes()).clamp(1, MOST_WARPS);
     let pages = k.spec.max_context.div_ceil(reader.cache.page);
-    let states = States::new(k, reader, blocks, few * shape.kv_heads * splits);
+    let states = Counted::new(k, reader, blocks, few * shape.kv_heads * splits);
     let table = select.map(|select| {
         let at = k.scratch(4 * rows * shape.kv_heads * group(shape) * pages);
         Table { at, rows: group(shape), pages, select }
@@ -100,7 +100,7 @@ impl Table {
 
 struct Split {
     reader: Reader,
-    states: States,
+    states: Counted,
     /// Most parts of an item that has blocks of its own.
     splits: u64,
     table: Option<Table>,
@@ -196,6 +196,6 @@ impl Split {
         e.barrier();
         let memory = r.partials(e);
         r.store_partial(e, &state, &memory);
-        self.states.leave(e, number, &memory);
+        self.states.all.leave(e, number, 0..r.warps, &memory);
     }
 }
