@@ -34,8 +34,10 @@ pub fn tasks(spec: &KernelSpec) -> Option<u64> {
     match spec.op {
         StepOp::Linear(op) if streamed("weight") && reads("x", op.in_features) => split(&spec.op),
         StepOp::QkvAppend(op) if streamed("wq") && reads("x", op.in_features) => split(&spec.op),
-        StepOp::ExpertsUp(op) if streamed("gate") && reads("x", op.in_features) => split(&spec.op),
-        // What a warp multiplies at once is of one expert.
+        // What a warp multiplies at once of down is of one expert; up is where down is.
+        StepOp::ExpertsUp(op) if streamed("gate") && op.ffn.is_multiple_of(whole("gate")) => {
+            reads("x", op.in_features).then(|| split(&spec.op)).flatten()
+        }
         StepOp::ExpertsDown(op) if streamed("down") && op.ffn.is_multiple_of(whole("down")) => {
             reads("h", op.columns()).then(|| split(&spec.op)).flatten()
         }

@@ -79,7 +79,7 @@ run() {
   # Racecheck 2025.3 fails to handle an exception in `strips-*` and `tiled-all`, even where it looks at no kernel (`--kernel-name
   # kernel_substring=nothing`): that is not the slices' doing, and it says nothing of them.
   slices)
-    for model in dense-bf16 strips-int4 strips-mixed sliced-moe; do
+    for model in dense-bf16 strips-int4 strips-mixed sliced-moe sliced-strips-moe; do
       sliced "$model" memcheck && sliced "$model" initcheck || return 1
     done
     sliced dense-bf16 racecheck --kernel-name kernel_substring=slice

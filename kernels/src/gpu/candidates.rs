@@ -180,16 +180,13 @@ fn selected(shape: AttnShape, pages: u64, shares: Option<(u64, u64)>, gpu: &Gpu)
     let mut next = 1;
     for &(variant, blocks) in clusters {
         let last = sparse_cluster::usual_rows(shape, blocks, u64::from(gpu.multiprocessors)).min(most);
-        // Clusters of four that fill most of the multiprocessors wait for each other's places.
-        let last = if blocks == PARTS.1 {
+        if blocks == PARTS.1 {
+            // Clusters of four that fill most of the multiprocessors wait for each other's places.
             let able = PARTS_ROWS.min(COUNTER_BYTES / 4 / shape.kv_heads);
-            let last = last.min(able);
-            rows.extend([(variant, (1, ALL), (1, 0), 1, 1), (PARTS.0, (1, able), (next, last), 1, 1)]);
-            last
-        } else {
-            rows.push((variant, (1, ALL), (next, last), 1, 1));
-            last
-        };
+            rows.push((PARTS.0, (1, able), (next, last.min(able)), 1, 1));
+            next = next.max(last.min(able) + 1);
+        }
+        rows.push((variant, (1, ALL), (next, last), 1, 1));
         next = next.max(last.saturating_add(1));
     }
     let tile = lists::rows_of_a_tile(shape);

@@ -83,7 +83,7 @@ pub fn down(v: &Views, op: &ExpertsDown, columns: Range<u64>) {
     let (down, residual, to) = (v.weight("down"), v.tensor("residual"), v.tensor("out"));
     let shared = shared.then(|| v.weight("shared_down"));
     for row in v.rows() {
-        let h = h.row(row, (active + u64::from(shared.is_some())) * ffn);
+        let h = h.row(row, op.columns());
         let of_slot = |slot: u64| &h[(slot * ffn) as usize..((slot + 1) * ffn) as usize];
         for col in columns.clone() {
             let part = |slot: u64| {

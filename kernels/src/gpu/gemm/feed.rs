@@ -68,7 +68,8 @@ const MOST_KEPT: u64 = 40 << 10;
 /// Shared memory of a block: two share a multiprocessor.
 const SHARED: u64 = 100 << 10;
 const SHARED_WHOLE: u64 = 108 << 10;
-/// The same where a block ends so soon that a third one had better begin meanwhile: that of one weight's short strip.
+/// The same where a block ends so soon that a third one had better begin meanwhile: that of one weight's short strip, or of
+/// blocks of which there shall be three.
 const SHARED_SHORT: u64 = 73 << 10;
 const SHORT: u64 = 4096;
 /// The same of eights of rows in a block that has a multiprocessor for itself.
@@ -86,7 +87,7 @@ pub struct Shape {
     pub warps: u64,
     /// Whether a multiprocessor has one block at most, whose rings then hold all that they ever will.
     alone: bool,
-    /// Whether it has three at least.
+    /// Whether it has three where two stages leave them room.
     thirds: bool,
 }
 
@@ -110,7 +111,7 @@ impl Shape {
         Shape { alone: blocks <= multiprocessors, ..self }
     }
 
-    /// The same of blocks of which a multiprocessor has three.
+    /// The same of blocks of which a multiprocessor has three, where their rows are not too long.
     pub fn of_thirds(self) -> Shape {
         Shape { thirds: true, ..self }
     }

@@ -6,11 +6,13 @@
 //!   behind the inputs: the choices again, and where they are others, the rings anew; what up made to shared memory
 //!   strip: warp w k tiles w, w + 8, ... of all chosen experts, one behind the other; sums by shares; one warp ends it
 //! ```
-//! Blocks have as many strips as any, so that nobody is late, and their memory is on its way until the last one.
+//! Blocks have equally many strips but for one, so that nobody is late, and their memory is on its way until the last one. Shared memory:
+//! rings, two rows of what up made, sums. Reference: `reference::moe`.
 
 use hyc_plan::{Extent, TILE};
 
 use super::dispatch::BY_ROW;
+use super::grouped_gemm::BY_ROW_ROWS;
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::gemm::choice::Choice;
 use crate::gpu::gemm::feed::{THREADS, WARPS};
@@ -23,7 +25,7 @@ use crate::gpu::tile::TiledRows;
 use crate::gpu::tile::pipeline::{Fill, WarpRing};
 use crate::gpu::work_item::row_count;
 
-/// Rows that a block has strips of, at most: it has no more of them than a row.
+/// Rows that a block has strips of, at most: there are no fewer blocks than rows, so that it has no more strips than a row.
 const ROWS: u64 = 2;
 /// Shared memory of a block.
 const SHARED: u64 = 224 << 10;
@@ -53,7 +55,7 @@ pub fn add<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (ffn, out): (u64, u64), r
     let (spec, slots, strips) = (k.spec, choice.count(), out.div_ceil(16));
     let spans = slots * k_tiles(ffn);
     let (width, kept, stages) = (spans * TILE, kept_bytes(spans), stages(spans));
-    let blocks = k.multiprocessors.min(strips * spec.max_rows);
+    let blocks = k.multiprocessors.max(BY_ROW_ROWS).min(strips * spec.max_rows);
     let kept_at = WARPS * stages * STORED.bytes();
     let sums_at = kept_at + ROWS * kept;
     let name = part(BY_ROW);

@@ -1,7 +1,7 @@
 //! `ExpertsUp` and `ExpertsDown`; in panels as `panel` has them, in bf16 tiles:
 //!
 //! ```text
-//! by_row     block: 16 outputs of one (row, chosen expert); down: of one row, a warp an expert
+//! by_row     block: 16 outputs of one (row, chosen expert); down: of one row, a warp an expert, or as `down_streamed` has it
 //! grouped    dispatch, gather, grouped; combine (down): the weighted sum over a row's choices, plus the residual; products are
 //!            bf16 in between where outputs are whole tiles
 //! ```

@@ -1,7 +1,7 @@
 //! `Sample`: a token for each row of logits. Reference: `reference::pointwise::sample`, and with it
 //! [`hyc_plan::sample::choose`], whose arithmetic this is to the bit.
 //!
-//! Block: one row after the other, [`THREADS`] threads, each with the row's elements `thread + i * THREADS`. The
+//! Block: one row after the other, [`THREADS`] threads, each with the row's elements `thread + i * THREADS`, of which the largest is found by fours. The
 //! order of the tokens is that of the numbers `(key << 32) | !id` ([`hyc_plan::sample::key`]), their places, all of them
 //! different. Every step (top-k, top-p, the draw) looks for the place in that order where a sum passes a target, by
 //! bisection: first over keys, then over ids where keys are equal. A sum is one look at all elements that have a
@@ -191,7 +191,7 @@ impl<'c> Row<'c> {
 
     /// The largest place of the row, ~0 where a logit is no finite number.
     ///
-    /// A thread keeps the first of its largest logits, which most pieces of four have nothing above, and of all the largest exponent.
+    /// A thread keeps the first of its largest logits, which most pieces of four have nothing above, and of all the largest magnitude.
     fn largest(&self, e: &Emit<'c>) -> Int<'c> {
         let (most, at, widest) =
             (e.float_var(f32::NEG_INFINITY), e.var(e.int(0).into()), e.var(e.int(0).into()));

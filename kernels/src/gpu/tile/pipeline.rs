@@ -345,6 +345,8 @@ impl<'c> WarpRing<'c> {
                 self.advance(e);
             });
         }
+        // All lanes have seen a stage's phase before its next one may end.
+        e.warp_barrier();
     }
 
     /// The next stage, and its phase.

@@ -4,12 +4,14 @@
 //! warps 0 .. 16:      for each part: wait for its counters; the row to shared memory, normalised;
 //!                       for each strip of the share: a team's stages g: warp w of it multiplies unit 8 g + w; sums to a finisher
 //! warp 16, producer:  for each part: for each stage of this block's share: wait until it is empty, start its copies
-//!                     (weights alone, so that it waits for nobody's results: across parts it runs ahead as far as the ring goes)
+//!                     (weights alone, so that it waits for nobody's results: across parts it runs ahead as far as the ring goes; of
+//!                     experts it waits for the launch's inputs, which say of which)
 //! warps 17 .. 20,     for each part: for each of its strips: add the warps' sums, what follows the product, store;
 //!   finishers           then raise the part's counter by all of them
 //! ```
 //! A task is a strip of 16 outputs, a stage eight of its units: k tiles, or records of 256 inputs, as the weight is
-//! [stored](super::stored::Stored). Of two weights each team has one, of one every other stage of a strip, from its first one on. A part's stages are split evenly over
+//! [stored](super::stored::Stored). Of two weights each team has one, of one every other stage of a strip, from its first one on. A strip of experts' down goes from expert to
+//! expert, of each in whole stages, whose sums count by its share. A part's stages are split evenly over
 //! the blocks, each of which has a contiguous range; ranges are no shorter than a strip, so that two blocks at most share one. The later
 //! of the two has the end of the strip, computes it first and hands its sums over; the earlier one, whose last it is, finishes the
 //! strip. Whose sums are added when is the same in every run.
@@ -161,7 +163,7 @@ impl<'c> Slice<'c> {
                     e.wait_for_inputs();
                 }
                 part.strips(e, share, |e, strip, (first, last)| {
-                    let one = (!part.in_chunks()).then(|| part.rows(e, strip, e.int(0)));
+                    let one = (!part.sums_experts()).then(|| part.rows(e, strip, e.int(0)));
                     e.each(first, last, 1, |e, group| {
                         let (chunk, group) = part.chunk(e, group);
                         let (weights, bytes) = one.clone().unwrap_or_else(|| part.rows(e, strip, chunk));
@@ -218,7 +220,7 @@ impl<'c> Slice<'c> {
                 let (units, bytes) = (part.units(), part.stored.bytes());
                 part.strips(e, share, |e, _, (first, last)| {
                     let sums = Factors::sums(e);
-                    let own = if part.in_chunks() { Factors::sums(e) } else { sums.clone() };
+                    let own = if part.sums_experts() { Factors::sums(e) } else { sums.clone() };
                     let none = |e: &Emit<'c>, sums: &[Var<'c>]| {
                         sums.iter().for_each(|sum| e.set(*sum, e.float(0.0).into()));
                     };

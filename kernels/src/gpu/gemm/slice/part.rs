@@ -51,7 +51,8 @@ pub struct Part {
 pub struct Experts {
     pub choice: Choice,
     ffn: u64,
-    down: bool,
+    /// Outputs of down.
+    down: Option<u64>,
 }
 
 impl Part {
@@ -66,7 +67,7 @@ impl Part {
                 let ExpertsUp { experts: all, active, in_features, ffn, shared } = op;
                 let matrix = Matrix { name: "gate", out: op.columns(), column: 0 };
                 let product = Product { up: Some("up"), ..plain(&operands, (matrix, "h"), in_features) };
-                let experts = experts(Choice { experts: all, active, shared }, ffn, false);
+                let experts = experts(Choice { experts: all, active, shared }, ffn, None);
                 (in_features, None, experts, End::Linear(product))
             }
             StepOp::ExpertsDown(op) => {
@@ -74,7 +75,7 @@ impl Part {
                 let matrix = Matrix { name: "down", out: out_features, column: 0 };
                 let product = plain(&operands, (matrix, "out"), op.columns());
                 let product = Product { plus: Some("residual"), ..product };
-                let experts = experts(Choice { experts: all, active, shared }, ffn, true);
+                let experts = experts(Choice { experts: all, active, shared }, ffn, Some(out_features));
                 (op.columns(), None, experts, End::Linear(product))
             }
             other => return Err(format!("`{}` is in no slice", other.name())),
@@ -84,7 +85,7 @@ impl Part {
             End::Qkv(..) => (1, "wq"),
         };
         let stored = Stored::of(operands.format(weight));
-        let row = if experts.is_some_and(|experts| experts.down) { "h" } else { "x" };
+        let row = if experts.is_some_and(|experts| experts.down.is_some()) { "h" } else { "x" };
         let tiled = operands.in_tiles(row);
         let step = step.clone();
         Ok(Part {
@@ -105,12 +106,12 @@ impl Part {
 
     /// Experts that a strip's inputs are of, one after the other; 1 where they are all of one.
     fn chunks(&self) -> u64 {
-        self.experts.filter(|experts| experts.down).map_or(1, |experts| experts.choice.count())
+        self.experts.filter(|experts| experts.down.is_some()).map_or(1, |experts| experts.choice.count())
     }
 
-    /// Whether there are several.
-    pub fn in_chunks(&self) -> bool {
-        self.experts.is_some_and(|experts| experts.down)
+    /// Whether a strip sums experts by their shares.
+    pub fn sums_experts(&self) -> bool {
+        self.experts.is_some_and(|experts| experts.down.is_some())
     }
 
     /// Which of those stage `group` of a strip is of, and which of its own.
@@ -189,7 +190,7 @@ impl Part {
 
     /// What the sums of a stage count, where that is not once: an expert's share.
     pub fn share_of<'c>(&self, e: &Emit<'c>, chunk: Int<'c>) -> Option<Float<'c>> {
-        let experts = self.experts.filter(|experts| experts.down)?;
+        let experts = self.experts.filter(|experts| experts.down.is_some())?;
         Some(experts.choice.share(e, e.int(0), chunk))
     }
 }
@@ -204,9 +205,9 @@ impl Experts {
         (strip, chunk): (Int<'c>, Int<'c>),
     ) -> Vec<(Ptr<'c>, Int<'c>)> {
         let Experts { choice, ffn, down } = self;
-        let ((slot, strip), shape) = match (down, &part.end) {
-            (true, End::Linear(product)) => ((chunk, strip), (product.matrices[0].out, ffn)),
-            _ => (e.div_rem(strip, ffn / OUTPUTS), (ffn, part.in_features)),
+        let ((slot, strip), shape) = match down {
+            Some(out) => ((chunk, strip), (out, ffn)),
+            None => (e.div_rem(strip, ffn / OUTPUTS), (ffn, part.in_features)),
         };
         let expert = choice.expert(e, e.int(0), slot);
         let at = part.stored.strip(e, strip, shape.1);
