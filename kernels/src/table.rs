@@ -159,6 +159,12 @@ impl Table {
         }
     }
 
+    /// With what another has, too, as [`add`](Self::add) says.
+    pub fn and(mut self, other: Table) -> Table {
+        self.add(other.entries);
+        self
+    }
+
     /// Whether it has anything of a spec on a card.
     pub fn has(&self, card: &str, spec: &str) -> bool {
         self.entries.iter().any(|entry| entry.card == card && entry.spec == spec)

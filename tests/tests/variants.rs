@@ -46,7 +46,8 @@ fn only_clocked_code_has_a_timeline() {
     assert!(code == 2 && said.contains("the artefact"), "{said}");
 }
 
-/// The table that comes with hyc has the kernels of the published models, whatever their specs are called today.
+/// The table that comes with hyc has the kernels of the published models, whatever their specs are called today: of the card that its
+/// target usually is, or of another with the same processor.
 #[test]
 fn the_shipped_table_has_the_published_models() {
     let gpu = Gpu::of(NvidiaArch::Sm90a);
@@ -63,7 +64,8 @@ fn the_shipped_table_has_the_published_models() {
         for step in steps {
             let kernel = &plan.kernels[step.kernel.index()].name;
             let key = table::key(&plan.spec(step));
-            assert!(shipped().has(gpu.arch.card(), &key), "{name}: {kernel}: run `hyc tune` again");
+            let known = [gpu.arch.card(), "NVIDIA H200"].iter().any(|card| shipped().has(card, &key));
+            assert!(known, "{name}: {kernel}: run `hyc tune` again");
             count += 1;
         }
         assert!(count > 100, "{name}");

@@ -23,6 +23,7 @@ pub mod slice;
 pub mod small_m;
 pub mod stored;
 pub mod stream;
+mod stream_rows;
 pub mod turned;
 pub mod wgmma;
 pub mod wgmma_strips;

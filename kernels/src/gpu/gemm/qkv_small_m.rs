@@ -1,7 +1,8 @@
 //! `QkvAppend` of few rows, which lie in tiles or were packed before: projections, RoPE and append in one function.
 //!
 //! ```text
-//! block: 16 outputs of one head by one (or 8, or 32) rows, or 32 by 8
+//! block: 16 outputs of one head by one (or 8, or 32) rows, or 32 by 8; where there are many, several strips of 16 one behind the
+//!        other by one row (`stream`), or by eight in registers (`stream_rows`)
 //!   q, k: dims 8 b .. 8 b + 8 and the same half a head further: RoPE's pairs, in lanes i and i + 8; of 32 outputs in one lane
 //!   v, gates: dims 16 b .. 16 b + 16
 //! ```
@@ -22,6 +23,7 @@ use super::rope::{angles, grown};
 use super::small_m::{Strip, StripRows, reduce, rounds};
 use super::stored::Stored;
 use super::stream::{Stream, streams};
+use super::stream_rows::RowsStream;
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr};
 use crate::gpu::paged_kv::{key_index, page_of, value_index};
@@ -31,9 +33,13 @@ use crate::gpu::work_item::row_count;
 pub fn launches(k: &mut Kernel<'_, '_>, c: &QkvAppend, parts: &[Part], (inputs, stored): (Inputs, Stored)) {
     let strips = blocks(parts, 16);
     for (variant, feed) in few_rows(stored) {
-        match variant == M1 && streams((1, stored), strips, k.multiprocessors) {
-            true => streamed(k, variant, c, parts, (inputs, stored)),
-            false => function(k, variant, c, parts, (inputs, stored, feed)),
+        let rows = RowsStream::new(Shape::new((1, stored), feed, c.in_features), strips, k.multiprocessors);
+        match rows {
+            Some(rows) => streamed_rows(k, variant, c, parts, (inputs, rows)),
+            None if variant == M1 && streams((1, stored), strips, k.multiprocessors) => {
+                streamed(k, variant, c, parts, (inputs, stored));
+            }
+            None => function(k, variant, c, parts, (inputs, stored, feed)),
         }
     }
 }
@@ -75,6 +81,40 @@ fn streamed<'c>(
             let turn = place.turn(e, (c, table), position, at);
             let spot = Spot { row, inside, is_far, at, turn, page: &page };
             finish(e, (c, &logits), &place, &spot, (results[0], e.shuffle(results[0], 8)));
+        });
+    });
+}
+
+/// That of eight rows in registers, strip by strip.
+fn streamed_rows<'c>(
+    k: &mut Kernel<'c, '_>,
+    variant: &str,
+    c: &QkvAppend,
+    parts: &[Part],
+    (inputs, stream): (Inputs, RowsStream),
+) {
+    let spec = k.spec;
+    let logits: Vec<To> = gates(c).map(|(_, name)| To::operand(k, name)).collect();
+    let (name, variants) = (part(variant), [variant]);
+    let function = Function::new(&name, [stream.grid(), k.rows(1, 8)], THREADS).of(&variants);
+    k.function(function.shared_bytes(stream.shared_bytes()).waits_itself(), |e: &Emit<'c>| {
+        let first_row = e.mul_const(e.block_y(), 8);
+        let (local, output) = stream.result(e);
+        let (row, rows) = (e.add(first_row, local), row_count(e, spec));
+        let (inside, row) = (e.lt(row, rows), e.min(row, e.add_const(rows, -1)));
+        let table = angles(e, c.rope);
+        let position = e.load_int(e.list(offset_of!(StepContext, positions)), row);
+        let page = c.own_kv.then(|| page_of(e, &e.cache("cache"), row, position));
+        let weights = |e: &Emit<'c>, strip: Int<'c>| {
+            let place = Place::new(e, parts, 8, || strip);
+            place.dims.map(|dim| place.row(e, Stored::Tiles, dim, c.in_features))
+        };
+        stream.run(e, inputs.tiles.row(e, first_row, c.in_features), &weights, &|e, strip, value| {
+            let place = Place::new(e, parts, 8, || strip);
+            let (is_far, at) = place.half(e, output);
+            let turn = place.turn(e, (c, table), position, at);
+            let spot = Spot { row, inside, is_far, at, turn, page: &|_| page };
+            finish(e, (c, &logits), &place, &spot, (value, e.shuffle(value, 8)));
         });
     });
 }

@@ -189,7 +189,7 @@ impl<'c> Strip<'c> {
     }
 
     /// This lane's two pieces of a row in each k tile of its warp; the last tile's again where there are no more.
-    fn held_rows(&self, e: &Emit<'c>, pieces: [Int<'c>; 2]) -> Vec<[Chunk<'c>; 2]> {
+    pub fn held_rows(&self, e: &Emit<'c>, pieces: [Int<'c>; 2]) -> Vec<[Chunk<'c>; 2]> {
         let (stored, tiles) = (self.shape.stored, k_tiles(self.shape.in_features));
         let tile = |turn: u64, i: u64| {
             let stage = e.add_const(self.first, (turn * self.step) as i64);

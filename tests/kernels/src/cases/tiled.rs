@@ -123,6 +123,15 @@ fn projections() -> Vec<Case> {
             }
         }
     }
+    // So many strips that blocks take several one behind the other, by rows in registers, too.
+    let shape = shape(40, 2, 128, 128);
+    let (store, cache, rope) = (Store::Tiles, tiled_caches(shape)[0], rope(shape.qk_dim));
+    let (in_features, norm, gates) = (512, Some(1e-6), 1);
+    let q = Qkv { in_features, shape, norm, qk_norm: None, rope, own_kv: true, gates, store, cache };
+    let spec = qkv(q, MANY);
+    for (i, batch) in APPENDS.iter().enumerate() {
+        cases.push(sized(case("qkv gates", &spec, batch, ERROR), [0, 1].contains(&i)));
+    }
     cases
 }
 
