@@ -38,6 +38,15 @@ fn fixed_bytes(
     reader.query_bytes() + 4 * (kept + states + 5 * places)
 }
 
+/// How the blocks of an item hand on what they have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Exchange {
+    /// A cluster's, through shared memory: each sums a share.
+    Cluster,
+    /// Those of blocks anywhere, through scratch: the last sums all.
+    Scratch,
+}
+
 /// What a block's warps are for, and where its shared memory has what.
 pub struct Layout {
     /// Blocks of a cluster.
@@ -58,14 +67,19 @@ pub struct Layout {
 impl Layout {
     pub fn new(
         shape: AttnShape,
-        (blocks, apart): (u64, bool),
+        (blocks, exchange): (u64, Exchange),
         branches: &[Branch],
         (reader, stage): (&Reader, u64),
     ) -> Layout {
         let heads = group(shape);
         // Elements go four at a time.
-        let share = if apart { 0 } else { (heads * shape.v_dim / 4).div_ceil(blocks) * 4 };
-        let inbox = if apart { 0 } else { (blocks * (share + 2 * heads)).next_multiple_of(4) };
+        let (share, inbox) = match exchange {
+            Exchange::Cluster => {
+                let share = (heads * shape.v_dim / 4).div_ceil(blocks) * 4;
+                (share, (blocks * (share + 2 * heads)).next_multiple_of(4))
+            }
+            Exchange::Scratch => (0, 0),
+        };
         let mut sizes: Vec<u64> =
             branches.iter().map(|branch| branch.most_pages(&reader.cache).div_ceil(blocks)).collect();
         // Two read a page in half the time; alone, blocks leave each other more registers.
@@ -140,11 +154,12 @@ mod tests {
                     let far = branch(Source::Listed(select, None));
                     let near = branch(Source::Window(window));
                     for branches in [&[near][..], &[far], &[far, near]] {
-                        let clusters = CLUSTERS.map(|(name, blocks)| (name, blocks, false));
-                        for (name, blocks, apart) in clusters.into_iter().chain([(PARTS.0, PARTS.1, true)]) {
+                        let clusters = CLUSTERS.map(|(name, blocks)| (name, blocks, Exchange::Cluster));
+                        let parts = (PARTS.0, PARTS.1, Exchange::Scratch);
+                        for (name, blocks, exchange) in clusters.into_iter().chain([parts]) {
                             let layout = Layout::new(
                                 shape,
-                                (blocks, apart),
+                                (blocks, exchange),
                                 branches,
                                 (&reader, reader.stage_bytes()),
                             );

@@ -21,7 +21,7 @@
 use hyc_plan::{AttnShape, Extent};
 
 use super::branch::{Branch, Slots};
-use super::cluster_layout::{Layout, rounds};
+use super::cluster_layout::{Exchange, Layout, rounds};
 use super::combine::Partials;
 use super::limits::{CLUSTERS, PARTS, PARTS_ROWS};
 use super::rows::store_output;
@@ -64,17 +64,17 @@ type Factors<'c> = Vec<[Option<Float<'c>>; 2]>;
 /// Adds the functions of [`CLUSTERS`] and [`PARTS`].
 pub fn launches(k: &mut Kernel<'_, '_>, shape: AttnShape, branches: &[Branch]) {
     for (variant, blocks) in CLUSTERS {
-        launch(k, shape, (variant, blocks, false), branches);
+        launch(k, shape, (variant, blocks, Exchange::Cluster), branches);
     }
     if k.wants(PARTS.0) {
-        launch(k, shape, (PARTS.0, PARTS.1, true), branches);
+        launch(k, shape, (PARTS.0, PARTS.1, Exchange::Scratch), branches);
     }
 }
 
 fn launch(
     k: &mut Kernel<'_, '_>,
     shape: AttnShape,
-    (variant, blocks, apart): (&str, u64, bool),
+    (variant, blocks, exchange): (&str, u64, Exchange),
     branches: &[Branch],
 ) {
     let reader =
@@ -82,9 +82,9 @@ fn launch(
     let Some(first) = branches.first() else { return };
     // A place takes a page of either branch.
     let stage = branches.iter().map(|branch| reader(branch, 1).stage_bytes()).max().unwrap_or(0);
-    let layout = Layout::new(shape, (blocks, apart), branches, (&reader(first, 1), stage));
+    let layout = Layout::new(shape, (blocks, exchange), branches, (&reader(first, 1), stage));
     let readers: Vec<Reader> = branches.iter().map(|branch| reader(branch, layout.warps())).collect();
-    let states = apart.then(|| {
+    let states = (exchange == Exchange::Scratch).then(|| {
         let items = PARTS_ROWS.min(k.spec.max_rows) * shape.kv_heads;
         States::new(k, readers[0], items * blocks * branches.len() as u64)
     });

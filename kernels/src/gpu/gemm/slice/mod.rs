@@ -31,7 +31,7 @@ use self::part::Part;
 use super::feed::WARPS;
 use super::kept::{Factors, KeptRow, Source};
 use super::matrices::RawRows;
-use crate::gpu::isa::{Emit, Int, Ptr, SHARED_SLACK, Var};
+use crate::gpu::isa::{Emit, Float, Int, Ptr, SHARED_SLACK, Var};
 use crate::gpu::tile::pipeline::Ring;
 use crate::slices::OUTPUTS;
 
@@ -82,6 +82,37 @@ struct Slice<'c> {
     /// The row, and the sums: `[strip % WAITING][team][warp][output]`.
     row: Ptr<'c>,
     partial: Ptr<'c>,
+}
+
+/// A warp's sums of a strip, and of a stage where that counts by a share.
+struct Sums<'c> {
+    all: Vec<Var<'c>>,
+    of_stage: Option<Vec<Var<'c>>>,
+}
+
+impl<'c> Sums<'c> {
+    /// Zeros.
+    fn new(e: &Emit<'c>, part: &Part) -> Sums<'c> {
+        let all = Factors::sums(e);
+        let of_stage = part.sums_experts().then(|| Factors::sums(e));
+        Sums::clear(e, &all);
+        Sums { all, of_stage }
+    }
+
+    fn clear(e: &Emit<'c>, sums: &[Var<'c>]) {
+        sums.iter().for_each(|sum| e.set(*sum, e.float(0.0).into()));
+    }
+
+    /// Adds a unit's products; returns what [`Factors::multiply`] does.
+    fn add(&self, e: &Emit<'c>, share: Option<Float<'c>>, x: &Factors<'c>, weights: Ptr<'c>) -> Int<'c> {
+        let Some((share, own)) = share.zip(self.of_stage.as_ref()) else {
+            return x.multiply(e, weights, &self.all);
+        };
+        Sums::clear(e, own);
+        let read = x.multiply(e, weights, own);
+        self.all.iter().zip(own).for_each(|(sum, own)| e.accumulate(*sum, share, e.get_float(*own)));
+        read
+    }
 }
 
 /// Makes the function of a slice.
@@ -217,43 +248,9 @@ impl<'c> Slice<'c> {
             let first_column = e.eq(t, e.int(0));
             self.each(e, |e, part, share| {
                 let row = self.keep(e, part);
-                let (units, bytes) = (part.units(), part.stored.bytes());
                 part.strips(e, share, |e, _, (first, last)| {
-                    let sums = Factors::sums(e);
-                    let own = if part.sums_experts() { Factors::sums(e) } else { sums.clone() };
-                    let none = |e: &Emit<'c>, sums: &[Var<'c>]| {
-                        sums.iter().for_each(|sum| e.set(*sum, e.float(0.0).into()));
-                    };
-                    none(e, &sums);
-                    let stage = |e: &Emit<'c>, group: Int<'c>| {
-                        let (chunk, group) = part.chunk(e, group);
-                        let unit = e.add(e.mul_const(group, WARPS), warp);
-                        let inside = e.lt(unit, e.int(units));
-                        // Before the weights are there.
-                        let of_row = e.add(e.mul_const(chunk, units), e.min(unit, e.int(units - 1)));
-                        let x = row.factors(e, of_row);
-                        let share = part.share_of(e, chunk);
-                        let stage = self.ring.full(e);
-                        let at = e.add(e.mul_const(stage, self.stage_bytes), e.mul_const(warp, bytes));
-                        let weights = e.byte_offset(e.dynamic_shared(), at);
-                        let read = e.var(e.int(0).into());
-                        let multiply = |e: &Emit<'c>| {
-                            share.inspect(|_| none(e, &own));
-                            e.set(read, x.multiply(e, weights, &own).into());
-                            let Some(share) = share else { return };
-                            for (sum, own) in sums.iter().zip(&own) {
-                                e.accumulate(*sum, share, e.get_float(*own));
-                            }
-                        };
-                        if units % WARPS == 0 {
-                            multiply(e)
-                        } else {
-                            e.when(inside, multiply)
-                        }
-                        e.warp_barrier();
-                        let read = e.get(read).into_int_value();
-                        self.ring.release(e, e.first_lane_behind(read));
-                    };
+                    let sums = Sums::new(e, part);
+                    let stage = |e: &Emit<'c>, group| self.stage(e, (part, &row), (group, warp), &sums);
                     e.each(first, last, 1, |e, group| match part.weights {
                         // A team has one of both.
                         TEAMS => {
@@ -270,13 +267,43 @@ impl<'c> Slice<'c> {
                     let stage = self.sums.empty(e);
                     e.when(first_column, |e| {
                         let at = self.partial_at(e, (stage, team), warp);
-                        e.store(self.partial, e.add(at, g), e.get(sums[0]));
-                        e.store(self.partial, e.add_const(e.add(at, g), 8), e.get(sums[2]));
+                        e.store(self.partial, e.add(at, g), e.get(sums.all[0]));
+                        e.store(self.partial, e.add_const(e.add(at, g), 8), e.get(sums.all[2]));
                     });
                     self.sums.filled(e, e.holds());
                 });
             });
         });
+    }
+
+    /// A warp's unit of stage `group` of a strip, by the row.
+    fn stage(
+        &self,
+        e: &Emit<'c>,
+        (part, row): (&Part, &KeptRow<'c>),
+        (group, warp): (Int<'c>, Int<'c>),
+        sums: &Sums<'c>,
+    ) {
+        let (units, bytes) = (part.units(), part.stored.bytes());
+        let (chunk, group) = part.chunk(e, group);
+        let unit = e.add(e.mul_const(group, WARPS), warp);
+        let inside = e.lt(unit, e.int(units));
+        // Before the weights are there.
+        let x = row.factors(e, e.add(e.mul_const(chunk, units), e.min(unit, e.int(units - 1))));
+        let share = part.share_of(e, chunk);
+        let stage = self.ring.full(e);
+        let at = e.add(e.mul_const(stage, self.stage_bytes), e.mul_const(warp, bytes));
+        let weights = e.byte_offset(e.dynamic_shared(), at);
+        let read = e.var(e.int(0).into());
+        let multiply = |e: &Emit<'c>| e.set(read, sums.add(e, share, &x, weights).into());
+        if units % WARPS == 0 {
+            multiply(e)
+        } else {
+            e.when(inside, multiply)
+        }
+        e.warp_barrier();
+        let read = e.get(read).into_int_value();
+        self.ring.release(e, e.first_lane_behind(read));
     }
 
     /// Where a warp's sums begin.
