@@ -16,16 +16,18 @@ const MOST_KEPT: u64 = 16384;
 /// Tasks of a step of one row; `None`: it is in no slice.
 pub fn tasks(spec: &KernelSpec) -> Option<u64> {
     let operand = |name: &str| spec.at(name).and_then(|at| spec.operands.get(at));
-    let streamed = |name: &str| match operand(name) {
-        Some(OperandSpec::Weight(format)) => {
-            matches!(format.layout, Layout::Tiles { .. } | Layout::Strips { .. })
-        }
-        _ => false,
+    // Inputs that a warp multiplies a streamed weight's outputs by at once.
+    let at_once = |name: &str| match operand(name) {
+        Some(OperandSpec::Weight(format)) => match format.layout {
+            Layout::Tiles { .. } => Some(TILE),
+            Layout::Strips { .. } => Some(SPAN),
+            _ => None,
+        },
+        _ => None,
     };
-    let whole = |name: &str| match operand(name) {
-        Some(OperandSpec::Weight(format)) if matches!(format.layout, Layout::Strips { .. }) => SPAN,
-        _ => TILE,
-    };
+    let streamed = |name: &str| at_once(name).is_some();
+    // Of down that is of one expert; up is where down is.
+    let of_experts = |name: &str, ffn: u64| at_once(name).is_some_and(|inputs| ffn.is_multiple_of(inputs));
     let reads = |name: &str, in_features: u64| match operand(name) {
         Some(OperandSpec::Tensor { elem: Elem::Bf16, .. }) => in_features <= MOST_KEPT,
         Some(OperandSpec::Tensor { .. }) => in_features <= MOST_RAW,
@@ -34,13 +36,8 @@ pub fn tasks(spec: &KernelSpec) -> Option<u64> {
     match spec.op {
         StepOp::Linear(op) if streamed("weight") && reads("x", op.in_features) => split(&spec.op),
         StepOp::QkvAppend(op) if streamed("wq") && reads("x", op.in_features) => split(&spec.op),
-        // What a warp multiplies at once of down is of one expert; up is where down is.
-        StepOp::ExpertsUp(op) if streamed("gate") && op.ffn.is_multiple_of(whole("gate")) => {
-            reads("x", op.in_features).then(|| split(&spec.op)).flatten()
-        }
-        StepOp::ExpertsDown(op) if streamed("down") && op.ffn.is_multiple_of(whole("down")) => {
-            reads("h", op.columns()).then(|| split(&spec.op)).flatten()
-        }
+        StepOp::ExpertsUp(op) if of_experts("gate", op.ffn) && reads("x", op.in_features) => split(&spec.op),
+        StepOp::ExpertsDown(op) if of_experts("down", op.ffn) && reads("h", op.columns()) => split(&spec.op),
         _ => None,
     }
 }

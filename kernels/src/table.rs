@@ -43,6 +43,16 @@ pub struct Entry {
     pub times: Vec<Timing>,
 }
 
+impl Entry {
+    /// Whether another was measured of the same code of the same kernel's variant on the same card.
+    fn is_of(&self, other: &Entry) -> bool {
+        self.spec == other.spec
+            && self.card == other.card
+            && self.variant == other.variant
+            && self.code == other.code
+    }
+}
+
 /// What a table has of a variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found<'t> {
@@ -145,8 +155,7 @@ impl Table {
     /// it does not have; at another context, nothing.
     pub fn add(&mut self, entries: Vec<Entry>) {
         for entry in entries {
-            let name = |e: &Entry| (e.card.clone(), e.spec.clone(), e.variant.clone(), e.code.clone());
-            match self.entries.iter_mut().find(|known| name(known) == name(&entry)) {
+            match self.entries.iter_mut().find(|known| known.is_of(&entry)) {
                 None => self.entries.push(entry),
                 Some(known) if known.context == entry.context => {
                     let has = |rows| known.times.iter().any(|time| time.rows == rows);

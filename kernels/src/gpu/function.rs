@@ -42,7 +42,7 @@ pub struct Function<'s> {
     /// Blocks of a multiprocessor that registers must leave room for.
     pub at_once: u64,
     /// Whether the next launch begins no sooner than this one's inputs are there: what stands before them is then settled for it.
-    /// A body that waits itself lets it begin itself.
+    /// Its body lets it begin.
     pub late: bool,
     /// Whether its body calls [`Emit::wait_for_inputs`] itself, before it touches what an earlier launch wrote: weights,
     /// the step's context and settled pages ([`WorkItem::settled`](super::work_item::WorkItem::settled)) may be read at once,
@@ -86,9 +86,9 @@ impl<'s> Function<'s> {
         Function { at_once, ..self }
     }
 
-    /// The same, behind whose inputs alone the next launch begins.
+    /// The same, whose body waits and lets the next launch begin behind its inputs.
     pub fn late(self) -> Function<'s> {
-        Function { late: true, ..self }
+        Function { late: true, waits_itself: true, ..self }
     }
 
     /// The same of a body that waits itself.
@@ -185,9 +185,6 @@ impl<'c, 's> Kernel<'c, 's> {
         }
         if !f.waits_itself {
             e.wait_for_inputs();
-        }
-        if f.late && !f.waits_itself {
-            e.let_dependents_start();
         }
         body(&e);
         e.finish();

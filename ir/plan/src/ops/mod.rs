@@ -288,7 +288,7 @@ pub struct ExpertsUp {
 impl ExpertsUp {
     /// Columns of a row of `h`: an expert's behind the other's.
     pub fn columns(&self) -> u64 {
-        (self.active + u64::from(self.shared)) * self.ffn
+        columns((self.active, self.shared), self.ffn)
     }
 }
 
@@ -311,8 +311,13 @@ pub struct ExpertsDown {
 impl ExpertsDown {
     /// Columns of a row of `h`: an expert's behind the other's.
     pub fn columns(&self) -> u64 {
-        (self.active + u64::from(self.shared)) * self.ffn
+        columns((self.active, self.shared), self.ffn)
     }
+}
+
+/// Columns of so many experts, and a shared one's.
+fn columns((active, shared): (u64, bool), ffn: u64) -> u64 {
+    active.saturating_add(u64::from(shared)).saturating_mul(ffn)
 }
 
 /// `out[o] = x[out_rows[o]]`.

@@ -26,7 +26,7 @@ use super::combine::Partials;
 use super::limits::{CLUSTERS, PARTS, PARTS_ROWS};
 use super::rows::store_output;
 use super::staged::{Supply, Turns};
-use super::states::{States, arrive, beside};
+use super::states::{States, arrive};
 use super::warp_mma::Reader;
 use crate::gpu::function::{Function, Kernel, part};
 use crate::gpu::isa::{Emit, Float, Int, Ptr, WARP};
@@ -152,14 +152,13 @@ impl Cluster<'_> {
         e.barrier();
         let partials = first.partials(e);
         first.store_partial(e, &state, &partials);
-        if let Some(states) = &self.states {
-            return self.close(e, states, (item, index, rank), &partials);
-        }
-        e.cluster_wait();
-        self.send(e, first, rank, &partials);
-        e.cluster_barrier();
         if let Some(finish) = finish {
+            e.cluster_wait();
+            self.send(e, first, rank, &partials);
+            e.cluster_barrier();
             finish(e);
+        } else if let Some(states) = &self.states {
+            self.close(e, states, (item, index, rank), &partials);
         }
     }
 
@@ -282,9 +281,7 @@ impl Cluster<'_> {
             let sink = r.sink(e, item, branch.sink, h);
             let number = |e: &Emit<'c>, block| self.state(e, (index, block), n);
             let sum = states.sum(e, (e.int(blocks), blocks), &number, (h, element));
-            let (top, extra) = beside(e, sum.max, sink);
-            let grow = e.exp2(e.fsub(sum.max, top));
-            let factor = e.fdiv(grow, e.fma(sum.sum, grow, extra));
+            let factor = sum.closed(e, sink).2;
             for ((y, x), gate) in y.iter_mut().zip(sum.elements).zip(gates) {
                 let x = e.fmul(x, factor);
                 *y = e.fadd(*y, gate.map_or(x, |gate| e.fmul(x, gate)));

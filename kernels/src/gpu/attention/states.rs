@@ -29,6 +29,16 @@ pub struct Sum<'c> {
     pub elements: [Float<'c>; 4],
 }
 
+impl<'c> Sum<'c> {
+    /// The larger of the largest logit and the sink, the sum of exponentials relative to that, and what the elements are multiplied by.
+    pub fn closed(&self, e: &Emit<'c>, sink: Option<Float<'c>>) -> (Float<'c>, Float<'c>, Float<'c>) {
+        let (top, extra) = beside(e, self.max, sink);
+        let grow = e.exp2(e.fsub(self.max, top));
+        let total = e.fma(self.sum, grow, extra);
+        (top, total, e.fdiv(grow, total))
+    }
+}
+
 impl States {
     /// Room for so many.
     pub fn new(k: &mut Kernel<'_, '_>, reader: Reader, states: u64) -> States {

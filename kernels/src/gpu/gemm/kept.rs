@@ -6,7 +6,7 @@ use super::digits::{self, Digits};
 use super::matrices::RawRows;
 use super::pack_rows::{RowPieces, k_tiles, read_row};
 use super::stored::{Record, Stored, inside};
-use crate::gpu::isa::{Chunk, Emit, Int, Ptr, Var};
+use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, Var};
 use crate::gpu::tile::{Fragment, Swizzle};
 
 /// Where a row comes from, and what of it does not wait for inputs.
@@ -145,6 +145,25 @@ impl<'c> Factors<'c> {
     /// Sums of 16 outputs, as [`Emit::mma`] has them; what is output g's is in the first, output g + 8's in the third.
     pub fn sums(e: &Emit<'c>) -> Vec<Var<'c>> {
         (0..4).map(|_| e.float_var(0.0)).collect()
+    }
+
+    /// Zeros.
+    pub fn clear(e: &Emit<'c>, sums: &[Var<'c>]) {
+        sums.iter().for_each(|sum| e.set(*sum, e.float(0.0).into()));
+    }
+
+    /// [`multiply`](Self::multiply), the products times `share`; `own` is used for them alone.
+    pub fn multiply_share(
+        &self,
+        e: &Emit<'c>,
+        weights: Ptr<'c>,
+        (sums, own): (&[Var<'c>], &[Var<'c>]),
+        share: Float<'c>,
+    ) -> Int<'c> {
+        Factors::clear(e, own);
+        let read = self.multiply(e, weights, own);
+        sums.iter().zip(own).for_each(|(sum, own)| e.accumulate(*sum, share, e.get_float(*own)));
+        read
     }
 
     /// Adds the products with the outputs at `weights`. Lanes t = 0 have theirs. Returns what is not known before all that is loaded is

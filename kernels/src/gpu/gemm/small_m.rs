@@ -83,22 +83,13 @@ impl<'c> Strip<'c> {
         let eights = feed.eights();
         let sums: Vec<Vec<Vec<Var<'c>>>> =
             self.weights.iter().map(|_| (0..eights).map(|_| Factors::sums(e)).collect()).collect();
-        let (g, t) = e.lane_pair();
-        // This lane's two 16-byte pieces of row g; rows g + 8 have the same swizzle.
-        let pieces = [0, 4].map(|first| Swizzle::words(e, g, e.add_const(t, first)));
+        let pieces = lane_pieces(e, e.lane_pair());
         let bytes = self.shape.stage_bytes();
         let weights = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
             let (at, bytes) = (e.mul_const(e.wide(k), stored.next()), stored.bytes());
             for (i, weight) in self.weights.iter().enumerate() {
-                let to = e.add_const(to, bytes as i64 * i as i64);
-                match self.far.filter(|_| i == 0) {
-                    Some(far) => {
-                        e.bulk_copy(to, e.byte_offset(*weight, at), bytes / 2, full);
-                        let second = e.add_const(to, bytes as i64 / 2);
-                        e.bulk_copy(second, e.byte_offset(far, at), bytes / 2, full);
-                    }
-                    None => e.bulk_copy(to, e.byte_offset(*weight, at), bytes, full),
-                }
+                let far = self.far.filter(|_| i == 0);
+                stored.copy(e, (*weight, far), at, (e.add_const(to, bytes as i64 * i as i64), full));
             }
         };
         let inputs = |e: &Emit<'c>, k: Int<'c>, to: Int<'c>, full: Int<'c>| {
@@ -118,7 +109,10 @@ impl<'c> Strip<'c> {
             there(e);
             match feed {
                 Feed::Tiles(_) => {}
-                Feed::Registers => *held.borrow_mut() = self.held_rows(e, pieces),
+                Feed::Registers => {
+                    *held.borrow_mut() =
+                        held_rows(e, self.shape, self.rows.tiles, (self.first, self.step), pieces)
+                }
                 Feed::Whole => {
                     kept.keep(e, (e.thread(), THREADS), &source);
                     e.barrier();
@@ -187,23 +181,34 @@ impl<'c> Strip<'c> {
     fn k_tile(&self, e: &Emit<'c>, stage: Int<'c>, i: u64) -> (Int<'c>, Option<Int<'c>>) {
         self.shape.stored.k_tile(e, (stage, i), self.shape.in_features)
     }
+}
 
-    /// This lane's two pieces of a row in each k tile of its warp; the last tile's again where there are no more.
-    pub fn held_rows(&self, e: &Emit<'c>, pieces: [Int<'c>; 2]) -> Vec<[Chunk<'c>; 2]> {
-        let (stored, tiles) = (self.shape.stored, k_tiles(self.shape.in_features));
-        let tile = |turn: u64, i: u64| {
-            let stage = e.add_const(self.first, (turn * self.step) as i64);
-            let (tile, there) = self.k_tile(e, stage, i);
-            let tile = e.mul_const(e.wide(e.min(tile, e.int(tiles - 1))), TILE_BYTES);
-            let x = pieces.map(|piece| e.load4(e.byte_offset(self.rows.tiles, tile), piece));
-            inside(e, there, x)
-        };
-        let turns = stored.stages(self.shape.in_features).div_ceil(self.step);
-        (0..turns)
-            .flat_map(|turn| (0..stored.tiles()).map(move |i| (turn, i)))
-            .map(|(turn, i)| tile(turn, i))
-            .collect()
-    }
+/// This lane's two pieces of a row of those at `tiles` in each k tile of its warp, whose first stage and step these are; the last tile's
+/// again where there are no more.
+pub fn held_rows<'c>(
+    e: &Emit<'c>,
+    shape: Shape,
+    tiles: Ptr<'c>,
+    (first, step): (Int<'c>, u64),
+    pieces: [Int<'c>; 2],
+) -> Vec<[Chunk<'c>; 2]> {
+    let (stored, in_features) = (shape.stored, shape.in_features);
+    let tile = |turn: u64, i: u64| {
+        let stage = e.add_const(first, (turn * step) as i64);
+        let (tile, there) = stored.k_tile(e, (stage, i), in_features);
+        let tile = e.mul_const(e.wide(e.min(tile, e.int(k_tiles(in_features) - 1))), TILE_BYTES);
+        inside(e, there, pieces.map(|piece| e.load4(e.byte_offset(tiles, tile), piece)))
+    };
+    let turns = stored.stages(in_features).div_ceil(step);
+    (0..turns)
+        .flat_map(|turn| (0..stored.tiles()).map(move |i| (turn, i)))
+        .map(|(turn, i)| tile(turn, i))
+        .collect()
+}
+
+/// This lane's two 16-byte pieces of row g of a tile; rows g + 8 have the same swizzle.
+pub fn lane_pieces<'c>(e: &Emit<'c>, (g, t): (Int<'c>, Int<'c>)) -> [Int<'c>; 2] {
+    [0, 4].map(|first| Swizzle::words(e, g, e.add_const(t, first)))
 }
 
 /// Results of a thread behind [`reduce`].

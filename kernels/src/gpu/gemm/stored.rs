@@ -74,6 +74,22 @@ impl Stored {
         }
     }
 
+    /// Starts the copies of a stage of 16 outputs, `at` bytes from their first, to byte address `to`: `far` is where the second eight are,
+    /// where they are not behind the first.
+    pub fn copy<'c>(
+        self,
+        e: &Emit<'c>,
+        (near, far): (Ptr<'c>, Option<Ptr<'c>>),
+        at: Int<'c>,
+        (to, full): (Int<'c>, Int<'c>),
+    ) {
+        let bytes = if far.is_some() { self.bytes() / 2 } else { self.bytes() };
+        e.bulk_copy(to, e.byte_offset(near, at), bytes, full);
+        if let Some(far) = far {
+            e.bulk_copy(e.add_const(to, bytes as i64), e.byte_offset(far, at), bytes, full);
+        }
+    }
+
     /// Bytes of a matrix.
     pub fn matrix_bytes(self, out: u64, in_features: u64) -> u64 {
         match self {

@@ -122,23 +122,17 @@ impl Stream {
         let at = e.byte_offset(memory, e.int(self.kept_at()));
         let kept = KeptRow::new((self.stored, self.in_features), row.row, at);
         let warp = e.div_rem(e.thread(), 32).0;
-        let count = e
-            .div_rem(e.add_const(e.sub(e.int(self.strips), e.block_x()), self.blocks as i64 - 1), self.blocks)
-            .0;
-        let strip = |e: &Emit<'c>, turn| e.add(e.block_x(), e.mul_const(turn, self.blocks));
+        let of = (self.strips, self.blocks);
+        let count = own_strips(e, of);
+        let strip = |e: &Emit<'c>, turn| own_strip(e, of, turn);
         let bytes = self.stored.bytes();
         // Unit by unit: a span of a strip.
         let weights = |e: &Emit<'c>, unit: Int<'c>, to: Int<'c>, full: Int<'c>| {
             let (turn, span) = e.div_rem(unit, spans);
             let places = place(e, strip(e, turn));
             let at = e.mul_const(e.wide(span), self.stored.next());
-            for (i, (near, far)) in (0..).zip(places) {
-                let first = if far.is_some() { bytes / 2 } else { bytes };
-                e.bulk_copy(e.add_const(to, (bytes * i) as i64), e.byte_offset(near, at), first, full);
-                far.inspect(|far| {
-                    let to = e.add_const(to, (bytes * i + first) as i64);
-                    e.bulk_copy(to, e.byte_offset(*far, at), first, full);
-                });
+            for (i, place) in (0..).zip(places) {
+                self.stored.copy(e, place, at, (e.add_const(to, (bytes * i) as i64), full));
             }
         };
         let units = e.mul_const(count, spans);
@@ -164,6 +158,16 @@ impl Stream {
             end(e, strip(e, turn), output, results);
         });
     }
+}
+
+/// How many of so many strips a block has, of so many blocks: b, b + blocks, ...
+pub fn own_strips<'c>(e: &Emit<'c>, (strips, blocks): (u64, u64)) -> Int<'c> {
+    e.div_rem(e.add_const(e.sub(e.int(strips), e.block_x()), blocks as i64 - 1), blocks).0
+}
+
+/// The `turn`-th of them.
+pub fn own_strip<'c>(e: &Emit<'c>, (_, blocks): (u64, u64), turn: Int<'c>) -> Int<'c> {
+    e.add(e.block_x(), e.mul_const(turn, blocks))
 }
 
 /// A warp's part of strips one behind the other, unit by unit: of `spans` of each.
@@ -204,7 +208,7 @@ impl<'c> Strips<'_, 'c> {
         let (weights, units) = (self.sums.len() as u64, e.mul_const(self.count, self.spans));
         let unit = e.var(warp.into());
         e.each(e.int(0), self.count, 1, |e, turn| {
-            self.sums.iter().flatten().for_each(|sum| e.set(*sum, e.float(0.0).into()));
+            self.sums.iter().for_each(|sums| Factors::clear(e, sums));
             let last = e.mul_const(e.add_const(turn, 1), self.spans);
             e.advance(unit, last, WARPS, |e, unit| {
                 let span = e.sub(unit, e.mul_const(turn, self.spans));

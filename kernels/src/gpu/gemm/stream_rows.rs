@@ -13,10 +13,10 @@ use hyc_plan::Extent;
 use super::feed::{Feed, Shape, THREADS, WARPS};
 use super::kept::Factors;
 use super::pack_rows::k_tiles;
-use super::small_m::{Strip, StripRows};
+use super::small_m::{held_rows, lane_pieces};
 use super::stored::Stored;
+use super::stream::{own_strip, own_strips};
 use crate::gpu::isa::{Chunk, Emit, Float, Int, Ptr, SHARED_SLACK};
-use crate::gpu::tile::Swizzle;
 use crate::gpu::tile::pipeline::{Fill, WarpRing};
 
 /// Stages of a warp, and blocks of a multiprocessor: six stages take as long, three blocks longer.
@@ -29,7 +29,7 @@ const RESULTS: u64 = 8 * 16;
 /// What is streamed.
 #[derive(Clone, Copy)]
 pub struct RowsStream {
-    in_features: u64,
+    shape: Shape,
     strips: u64,
     blocks: u64,
 }
@@ -43,8 +43,7 @@ impl RowsStream {
         let blocks = BLOCKS * multiprocessors;
         let held = shape.feed == Feed::Registers && shape.stored == STORED;
         let whole = k_tiles(shape.in_features).is_multiple_of(WARPS);
-        let stream = RowsStream { in_features: shape.in_features, strips, blocks };
-        (held && whole && strips > blocks).then_some(stream)
+        (held && whole && strips > blocks).then_some(RowsStream { shape, strips, blocks })
     }
 
     pub fn grid(self) -> Extent {
@@ -73,33 +72,21 @@ impl RowsStream {
         place: &dyn Fn(&Emit<'c>, Int<'c>) -> Halves<'c>,
         end: &dyn Fn(&Emit<'c>, Int<'c>, Float<'c>),
     ) {
-        let (spans, half) = (k_tiles(self.in_features), STORED.bytes() / 2);
+        let spans = k_tiles(self.shape.in_features);
         let ring = WarpRing::new(e, WARPS, STAGES, STORED.bytes());
         let (warp, (g, t)) = (e.div_rem(e.thread(), 32).0, e.lane_pair());
-        let left = e.add_const(e.sub(e.int(self.strips), e.block_x()), self.blocks as i64 - 1);
-        let count = e.div_rem(left, self.blocks).0;
-        let strip = |e: &Emit<'c>, turn| e.add(e.block_x(), e.mul_const(turn, self.blocks));
+        let of = (self.strips, self.blocks);
+        let count = own_strips(e, of);
+        let strip = |e: &Emit<'c>, turn| own_strip(e, of, turn);
         let weights = |e: &Emit<'c>, unit: Int<'c>, to: Int<'c>, full: Int<'c>| {
             let (turn, span) = e.div_rem(unit, spans);
             let at = e.mul_const(e.wide(span), STORED.next());
-            for (i, eight) in (0..).zip(place(e, strip(e, turn))) {
-                e.bulk_copy(e.add_const(to, half as i64 * i), e.byte_offset(eight, at), half, full);
-            }
-        };
-        let shape = Shape::new((1, STORED), Feed::Tiles(1), self.in_features);
-        let rows = Strip {
-            weights: vec![],
-            far: None,
-            rows: StripRows { tiles, row: e.int(0), raw: None },
-            shape,
-            first: warp,
-            step: WARPS,
-            early: true,
+            let [near, far] = place(e, strip(e, turn));
+            STORED.copy(e, (near, Some(far)), at, (to, full));
         };
         let held: RefCell<Vec<[Chunk<'c>; 2]>> = RefCell::default();
         let then = |e: &Emit<'c>| {
-            let pieces = [0, 4].map(|first| Swizzle::words(e, g, e.add_const(t, first)));
-            held.replace(rows.held_rows(e, pieces));
+            held.replace(held_rows(e, self.shape, tiles, (warp, WARPS), lane_pieces(e, (g, t))));
         };
         let nothing = |_: &Emit<'c>, _, _, _| {};
         let fill =
@@ -109,7 +96,7 @@ impl RowsStream {
         let (held, sums) = (held.take(), Factors::sums(e));
         let sums_at = e.byte_offset(e.dynamic_shared(), e.int(self.sums_at()));
         e.each(e.int(0), count, 1, |e, turn| {
-            sums.iter().for_each(|sum| e.set(*sum, e.float(0.0).into()));
+            Factors::clear(e, &sums);
             let first = e.add(e.mul_const(turn, spans), warp);
             for (i, x) in (0..).zip(held) {
                 Factors::Tile(x).multiply(e, ring.full(e), &sums);

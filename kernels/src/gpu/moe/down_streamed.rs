@@ -80,7 +80,7 @@ pub fn add<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (ffn, out): (u64, u64), r
             let (slot, tile) = e.div_rem(span, k_tiles(ffn));
             let matrix = choice.matrix(e, ("down", STORED), choices.expert(e, row, slot), (out, ffn));
             let at = e.add(STORED.strip(e, strip, ffn), e.mul_const(e.wide(tile), STORED.next()));
-            e.bulk_copy(to, e.byte_offset(matrix, at), STORED.bytes(), full);
+            STORED.copy(e, (matrix, None), at, (to, full));
         };
         // A row of the block as it is kept.
         let kept_row = |e: &Emit<'c>, row: Int<'c>| {
@@ -114,9 +114,7 @@ pub fn add<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (ffn, out): (u64, u64), r
             let row = e.div_rem(e.add(first, turn), strips).0;
             let x = kept_row(e, row).factors(e, span);
             let share = choices.share(e, row, e.div_rem(span, k_tiles(ffn)).0);
-            parts.iter().for_each(|part| e.set(*part, e.float(0.0).into()));
-            x.multiply(e, weights(e), &parts);
-            sums[0].iter().zip(&parts).for_each(|(sum, part)| e.accumulate(*sum, share, e.get_float(*part)));
+            x.multiply_share(e, weights(e), (&sums[0], &parts), share);
         };
         let streamed = Strips { count, spans, sums: &sums, parts: at(sums_at) };
         streamed.run(e, (&ring, &fill), &multiply, &|e, turn, output, results| {

@@ -73,7 +73,7 @@ fn tiled_up<'c>(k: &mut Kernel<'c, '_>, choice: Choice, (in_features, ffn): (u64
     let function = Function::new(&name, grid, THREADS).of(&[BY_ROW]).shared_bytes(shape.shared_bytes());
     let function = if stored == Stored::Tiles { function } else { function.at_once(AT_ONCE) };
     // `down` guesses the choice, which is there once this waits no more.
-    k.function(function.late().waits_itself(), |e| {
+    k.function(function.late(), |e| {
         let ring = shape.ring(e);
         let (row, turn) = e.div_rem(e.block_y(), active);
         // Nobody chooses a shared expert: its weights are on their way while the choice is not known yet.

@@ -5,7 +5,7 @@ use hyc_plan::abi::COUNTER_BYTES;
 
 use super::shares::Piece;
 use crate::gpu::attention::rows::store_output;
-use crate::gpu::attention::states::{States, Sum, arrive, beside};
+use crate::gpu::attention::states::{States, Sum, arrive};
 use crate::gpu::attention::warp_mma::Reader;
 use crate::gpu::function::Kernel;
 use crate::gpu::isa::{Emit, Int, Var, WARP};
@@ -134,10 +134,7 @@ impl Counted {
         let heads = selects.then(|| Heads::new(e, rows, rows, r.warps, sink));
         self.each(e, piece, parts, |e, (h, element), sum| {
             let sink = r.sink(e, piece.item, sink.then_some("sink"), h);
-            let (top, extra) = beside(e, sum.max, sink);
-            let grow = e.exp2(e.fsub(sum.max, top));
-            let total = e.fma(sum.sum, grow, extra);
-            let factor = e.fdiv(grow, total);
+            let (top, total, factor) = sum.closed(e, sink);
             for (i, x) in (0..).zip(sum.elements) {
                 store_output(e, r.shape, piece.item, (h, e.add_const(element, i)), e.fmul(x, factor));
             }

@@ -95,23 +95,16 @@ impl<'c> Sums<'c> {
     fn new(e: &Emit<'c>, part: &Part) -> Sums<'c> {
         let all = Factors::sums(e);
         let of_stage = part.sums_experts().then(|| Factors::sums(e));
-        Sums::clear(e, &all);
+        Factors::clear(e, &all);
         Sums { all, of_stage }
-    }
-
-    fn clear(e: &Emit<'c>, sums: &[Var<'c>]) {
-        sums.iter().for_each(|sum| e.set(*sum, e.float(0.0).into()));
     }
 
     /// Adds a unit's products; returns what [`Factors::multiply`] does.
     fn add(&self, e: &Emit<'c>, share: Option<Float<'c>>, x: &Factors<'c>, weights: Ptr<'c>) -> Int<'c> {
-        let Some((share, own)) = share.zip(self.of_stage.as_ref()) else {
-            return x.multiply(e, weights, &self.all);
-        };
-        Sums::clear(e, own);
-        let read = x.multiply(e, weights, own);
-        self.all.iter().zip(own).for_each(|(sum, own)| e.accumulate(*sum, share, e.get_float(*own)));
-        read
+        match share.zip(self.of_stage.as_ref()) {
+            Some((share, own)) => x.multiply_share(e, weights, (&self.all, own), share),
+            None => x.multiply(e, weights, &self.all),
+        }
     }
 }
 

@@ -49,7 +49,7 @@ pub struct Part {
 /// Experts: of up a strip is of one of them, of down its inputs are of one after the other.
 #[derive(Clone, Copy)]
 pub struct Experts {
-    pub choice: Choice,
+    choice: Choice,
     ffn: u64,
     /// Outputs of down.
     down: Option<u64>,
@@ -106,12 +106,17 @@ impl Part {
 
     /// Experts that a strip's inputs are of, one after the other; 1 where they are all of one.
     fn chunks(&self) -> u64 {
-        self.experts.filter(|experts| experts.down.is_some()).map_or(1, |experts| experts.choice.count())
+        self.summed().map_or(1, Choice::count)
     }
 
     /// Whether a strip sums experts by their shares.
     pub fn sums_experts(&self) -> bool {
-        self.experts.is_some_and(|experts| experts.down.is_some())
+        self.summed().is_some()
+    }
+
+    /// Those experts.
+    fn summed(&self) -> Option<Choice> {
+        self.experts.filter(|experts| experts.down.is_some()).map(|experts| experts.choice)
     }
 
     /// Which of those stage `group` of a strip is of, and which of its own.
@@ -190,8 +195,7 @@ impl Part {
 
     /// What the sums of a stage count, where that is not once: an expert's share.
     pub fn share_of<'c>(&self, e: &Emit<'c>, chunk: Int<'c>) -> Option<Float<'c>> {
-        let experts = self.experts.filter(|experts| experts.down.is_some())?;
-        Some(experts.choice.share(e, e.int(0), chunk))
+        self.summed().map(|choice| choice.share(e, e.int(0), chunk))
     }
 }
 
